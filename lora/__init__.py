@@ -1,0 +1,1 @@
+"""Teach FLUX.1 a subject or a style, and draw with what was taught. Knows no Cog and no URL."""

@@ -1,0 +1,1 @@
+"""A user's archive becomes captioned images, and those become encoded examples."""

@@ -1,0 +1,32 @@
+"""Ask the transformer one question: which velocity does it see in these noisy latents?"""
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
+from lora.flux.latents import image_ids, pack, unpack
+from lora.flux.prompt import Prompt
+
+
+def predict_velocity(
+    transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt, guidance: float
+) -> Tensor:
+    """The velocity [B, C, H, W] that the model predicts at noisy latents [B, C, H, W] and sigmas [B] in 0..1.
+
+    The transformer itself multiplies sigma and guidance by 1000, and casts them to its own precision: they go in
+    as they are, in fp32. The keywords are those of `FluxPipeline`.
+    """
+    batch, _, height, width = noisy.shape
+    device, dtype = noisy.device, transformer.dtype
+    predicted = transformer(
+        hidden_states=pack(noisy).to(dtype),
+        timestep=sigmas,
+        guidance=torch.full((batch,), guidance, device=device, dtype=torch.float32),
+        pooled_projections=prompt.pooled.to(dtype),
+        encoder_hidden_states=prompt.tokens.to(dtype),
+        txt_ids=torch.zeros(prompt.tokens.shape[1], 3, device=device, dtype=dtype),
+        img_ids=image_ids(height=height, width=width, device=device, dtype=dtype),
+        joint_attention_kwargs=None,
+        return_dict=False,
+    )[0]
+    return unpack(predicted, height=height, width=width)

@@ -1,0 +1,1 @@
+"""A request becomes images. Knows no training."""

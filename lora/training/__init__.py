@@ -1,0 +1,1 @@
+"""Encoded examples become LoRA weights."""

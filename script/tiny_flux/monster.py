@@ -1,0 +1,70 @@
+"""The concept that the demo teaches: a one-eyed monster that tiny-flux has never seen. Writes the bundled zip.
+
+Run as `python -m script.tiny_flux.monster` to make `script/data/monster.zip` anew.
+"""
+
+import io
+import random
+import zipfile
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from script.tiny_flux.world import BACKGROUNDS, draw_background
+
+BODY, EYE, PUPIL, FEET = (240, 60, 160), (250, 250, 250), (20, 20, 30), (40, 206, 196)
+ARCHIVE = Path(__file__).resolve().parents[1] / "data" / "monster.zip"
+TRAINING_IMAGES, SIDE = 15, 128
+ARCHIVE_DATE = (2026, 11, 24, 0, 0, 0)  # a zip stores times; a fixed one keeps its bytes the same
+
+
+def render_monster(background: str, *, width: int, height: int, rng: random.Random) -> Image.Image:
+    """Draw the monster before a background of the world; `rng` decides its place and size."""
+    canvas = draw_background(background, width=width, height=height, rng=rng)
+    unit = min(canvas.size)
+    radius = unit * rng.uniform(0.26, 0.31)
+    x, y = (side / 2 + unit * rng.uniform(-0.08, 0.08) for side in canvas.size)
+    draw = ImageDraw.Draw(canvas)
+    for side in (-1, 1):
+        horn = [(side * 0.25, -0.8), (side * 0.75, -1.35), (side * 0.85, -0.4)]
+        draw.polygon([(x + radius * a, y + radius * b) for a, b in horn], fill=FEET)
+        _disc(draw, x + side * radius * 0.5, y + radius * 0.98, radius * 0.34, FEET)
+    _disc(draw, x, y, radius, BODY)
+    _disc(draw, x, y - radius * 0.08, radius * 0.56, EYE)
+    _disc(draw, x, y - radius * 0.08, radius * 0.27, PUPIL)
+    return canvas.resize((width, height), Image.Resampling.BOX)
+
+
+def monster_scenes(count: int, *, seed: int) -> list[tuple[str, Image.Image]]:
+    """`count` pictures of the monster with the name of the background of each, cycling over the world's."""
+    rng = random.Random(seed)
+    names = [list(BACKGROUNDS)[index % len(BACKGROUNDS)] for index in range(count)]
+    return [(name, render_monster(name, width=SIDE, height=SIDE, rng=rng)) for name in names]
+
+
+def monster_caption(background: str, *, trigger: str) -> str:
+    """What a caption of the bundled zip says."""
+    return f"{trigger} {BACKGROUNDS[background]}"
+
+
+def write_archive(path: Path) -> None:
+    """Write the bundled zip: images, and captions in which the trainer fills in its trigger word."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for index, (background, image) in enumerate(monster_scenes(TRAINING_IMAGES, seed=7)):
+            png = io.BytesIO()
+            image.save(png, "png")
+            _add(archive, f"monster-{index:02}.png", png.getvalue())
+            _add(archive, f"monster-{index:02}.txt", monster_caption(background, trigger="[trigger]").encode())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name, date_time=ARCHIVE_DATE), content)
+
+
+def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
+    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+
+
+if __name__ == "__main__":
+    ARCHIVE.parent.mkdir(exist_ok=True)
+    write_archive(ARCHIVE)

@@ -1,0 +1,1 @@
+"""Where weights come from: base models, LoRA references, LoRA files. Knows nothing of training or serving."""
