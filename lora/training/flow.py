@@ -7,6 +7,7 @@ and its velocity along that line is what the model learns (Liu et al. 2022, arXi
 from dataclasses import dataclass
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 SMALLEST_SIGMA = 1e-4  # sigma stays this far from both ends, where there is nothing to learn
@@ -20,6 +21,12 @@ class Shift:
     max_tokens: int
     base_mu: float
     max_mu: float
+
+    @classmethod
+    def of(cls, scheduler: FlowMatchEulerDiscreteScheduler) -> "Shift":
+        """The shift that a base model is sampled with."""
+        config = scheduler.config
+        return cls(config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift)
 
     def mu(self, image_tokens: int) -> float:
         """The shift of logit(sigma) for a picture of so many packed tokens (`calculate_shift` of diffusers)."""

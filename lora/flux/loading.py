@@ -1,0 +1,41 @@
+"""Load FLUX or a part of it from a folder in diffusers layout, to the device there is; let go of it again."""
+
+import gc
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision() -> torch.dtype:
+    """bf16 on a GPU, as FLUX is published; fp32 on a CPU, where bf16 is slow or emulated."""
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def load_pipeline(base: Path) -> FluxPipeline:
+    """All of FLUX, ready to draw."""
+    pipeline = FluxPipeline.from_pretrained(base, dtype=precision()).to(device())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_encoders(base: Path) -> FluxPipeline:
+    """What turns texts and images into tensors: the pipeline without its transformer."""
+    return FluxPipeline.from_pretrained(base, transformer=None, dtype=precision()).to(device())
+
+
+def load_transformer(base: Path) -> FluxTransformer2DModel:
+    """The transformer alone, frozen, so that nothing trains that was not asked to."""
+    transformer = FluxTransformer2DModel.from_pretrained(base, subfolder="transformer", dtype=precision()).to(device())
+    return transformer.requires_grad_(False)
+
+
+def free_memory() -> None:
+    """Give back what deleted models held, on the host and on the GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -1,0 +1,94 @@
+"""Read a safetensors file that anybody may have made, and make sure that it is a LoRA. Knows no model."""
+
+import json
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+MOST_HEADER_BYTES = 10 * 2**20
+MOST_TENSORS = 20_000
+PRECISIONS = frozenset({"F32", "F16", "BF16"})
+LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up.")
+ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers keeps the whole LoraConfig
+
+
+def parse_lora(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a LoRA file, with its alpha folded in where only its metadata holds it.
+
+    Raises ValueError with the end of a sentence that begins with the file's name.
+    """
+    header = _header(content)
+    metadata = header.pop("__metadata__", {})
+    _refuse_foreign(header)
+    try:
+        tensors = load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"is a damaged safetensors file ({error})") from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"holds NaN or infinity in {name}: it cannot be used")
+    return _fold_alpha(tensors, metadata)
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """The JSON header; a name that stands twice is refused, as readers differ in which one they take."""
+    wrong = f"is not a safetensors file: found {_looks_like(content)}, expected a LoRA in safetensors format"
+    if len(content) < 8:
+        raise ValueError(wrong)
+    (length,) = struct.unpack("<Q", content[:8])
+    if length > min(MOST_HEADER_BYTES, len(content) - 8):
+        raise ValueError(wrong)
+    try:
+        header = json.loads(content[8 : 8 + length], object_pairs_hook=_unique)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(wrong) from error
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ValueError(wrong)
+    return header
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"names {name!r} twice in its header: it cannot be trusted")
+        result[name] = value
+    return result
+
+
+def _looks_like(content: bytes) -> str:
+    if content.startswith(b"\x80") or content.startswith(b"PK\x03\x04"):
+        return "a pickle, which can run code"
+    if content.lstrip()[:1] == b"<":
+        return "a web page"
+    return f"{len(content):,} other bytes" if content else "an empty file"
+
+
+def _refuse_foreign(header: dict[str, Any]) -> None:
+    if len(header) > MOST_TENSORS:
+        raise ValueError(f"holds {len(header):,} tensors: expected a LoRA with at most {MOST_TENSORS:,}")
+    if not any(part in name for name in header for part in LORA_PARTS):
+        raise ValueError(f"is no LoRA: none of its {len(header)} tensors is a lora_A or lora_down")
+    for name, entry in header.items():
+        if entry.get("dtype") not in PRECISIONS:
+            raise ValueError(f"holds {name} as {entry.get('dtype')}: expected {', '.join(sorted(PRECISIONS))}")
+
+
+def _fold_alpha(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
+    """Multiply every B by alpha / rank, as the metadata of diffusers gives them; without, they are equal."""
+    try:
+        config = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
+        strength = config.get("transformer.lora_alpha", 1) / config.get("transformer.r", 1)
+        patterned = config.get("transformer.rank_pattern") or config.get("transformer.alpha_pattern")
+    except (json.JSONDecodeError, AttributeError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"has {ADAPTER_METADATA} that cannot be read ({error})") from error
+    if patterned:
+        raise ValueError("has ranks or alphas that differ by layer: expected one rank and one alpha")
+    if strength == 1:
+        return tensors
+    return {name: tensor * strength if ".lora_B." in name else tensor for name, tensor in tensors.items()}
