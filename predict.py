@@ -17,7 +17,7 @@ from weights.references import Lora, read_lora
 class Runner(BaseRunner):
     """FLUX.1, wearing whichever LoRA a request names."""
 
-    def setup(self, weights: Optional[Path] = None) -> None:  # noqa: UP045 - Cog reads Optional
+    def setup(self, weights: Optional[Path] = None) -> None:
         """Load the base model, and the LoRA of a trained version (COG_WEIGHTS) if there is one."""
         self.trained = read_lora(str(weights), named="COG_WEIGHTS") if weights else None
         self.pipeline = load_pipeline(find_base().path)
@@ -30,7 +30,9 @@ class Runner(BaseRunner):
         # Which LoRA
         lora_weights: Optional[str] = Input(description="A LoRA: a .safetensors or .tar, or a data URI", default=None),
         lora_scale: float = Input(description="Strength: 0 is the base, -1 subtracts", default=1.0, ge=-1.0, le=3.0),
-        replicate_weights: Optional[str] = Input(description="As lora_weights, which wins; set by Replicate", default=None),
+        replicate_weights: Optional[str] = Input(
+            description="As lora_weights, which wins over it; set by Replicate", default=None
+        ),
         # How to draw it
         aspect_ratio: str = Input(
             description="Shape of the image; custom takes width and height",
@@ -42,7 +44,9 @@ class Runner(BaseRunner):
         num_outputs: int = Input(description="Images to draw", default=1, ge=1, le=4),
         num_inference_steps: int = Input(description="Denoising steps", default=28, ge=1, le=50),
         guidance_scale: float = Input(description="How closely to follow the prompt", default=3.5, ge=0.0, le=10.0),
-        seed: Optional[int] = Input(description="Seed of image 1; image i has seed + i - 1", default=None, ge=0, le=2147483647),
+        seed: Optional[int] = Input(
+            description="Seed of image 1; image i has seed + i - 1", default=None, ge=0, le=2147483647
+        ),
         # How to save it
         output_format: str = Input(description="File format", default="webp", choices=["webp", "jpg", "png"]),
         output_quality: int = Input(description="Quality of webp and jpg", default=90, ge=0, le=100),

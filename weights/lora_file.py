@@ -1,7 +1,6 @@
 """Read a safetensors file that anybody may have made, and make sure that it is a LoRA. Knows no model."""
 
 import json
-import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 MOST_HEADER_BYTES = 10 * 2**20
 MOST_TENSORS = 20_000
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
@@ -38,13 +38,11 @@ def parse_lora(content: bytes) -> dict[str, Tensor]:
 def _header(content: bytes) -> dict[str, Any]:
     """The JSON header; a name that stands twice is refused, as readers differ in which one they take."""
     wrong = f"is not a safetensors file: found {_looks_like(content)}, expected a LoRA in safetensors format"
-    if len(content) < 8:
-        raise ValueError(wrong)
-    (length,) = struct.unpack("<Q", content[:8])
-    if length > min(MOST_HEADER_BYTES, len(content) - 8):
+    length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    if length > min(MOST_HEADER_BYTES, len(content) - LENGTH_BYTES):
         raise ValueError(wrong)
     try:
-        header = json.loads(content[8 : 8 + length], object_pairs_hook=_unique)
+        header = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(wrong) from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):

@@ -12,6 +12,7 @@ from weights.lora_file import parse_lora
 from weights.lora_tar import is_tar, lora_in_tar
 
 MOST_BYTES = 4 * 2**30
+SHOWN = 80  # characters of a reference that an error repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +45,21 @@ def _content(reference: str, named: str) -> bytes:
         expected = "expected the path of a .safetensors or .tar file that is there, or a data URI"
         raise ValueError(f"{named} is {_short(reference)!r}: {expected}")
     if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{named} {_short(reference)!r} has {path.stat().st_size:,} bytes: expected {MOST_BYTES:,} at most")
+        size = f"{path.stat().st_size:,} bytes"
+        raise ValueError(f"{named} {_short(reference)!r} has {size}: expected at most {MOST_BYTES:,}")
     return path.read_bytes()
 
 
 def _decode(uri: str, named: str) -> bytes:
-    header, comma, payload = uri.partition(",")
+    header, _, payload = uri.partition(",")
+    if not header.endswith(";base64"):
+        raise ValueError(f"{named} is a data URI without base64: expected data:...;base64,...")
     try:
-        if not comma or not header.endswith(";base64"):
-            raise ValueError("no base64 part")
         return base64.b64decode(payload, validate=True)
-    except (ValueError, binascii.Error) as error:
+    except binascii.Error as error:
         raise ValueError(f"{named} is a damaged data URI ({error}): expected data:...;base64,...") from error
 
 
 def _short(reference: str) -> str:
     """A data URI can be megabytes; an error shows its start."""
-    return reference if len(reference) <= 100 else f"{reference[:40]}..."
+    return reference if len(reference) <= SHOWN else f"{reference[:SHOWN]}..."

@@ -3,6 +3,7 @@
 Knows nothing of images or captions.
 """
 
+import itertools
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -96,7 +97,7 @@ def _refuse_bombs(infos: list[zipfile.ZipInfo]) -> None:
 def _refuse_overlaps(infos: list[zipfile.ZipInfo]) -> None:
     """Members that share bytes are a bomb too (CVE-2024-0450, which older Pythons do not refuse themselves)."""
     ordered = sorted(infos, key=lambda info: info.header_offset)
-    for info, following in zip(ordered, ordered[1:], strict=False):
+    for info, following in itertools.pairwise(ordered):
         if info.header_offset + LOCAL_HEADER + len(info.orig_filename) + info.compress_size > following.header_offset:
             raise ValueError(f"input_images: {info.filename!r} and {following.filename!r} overlap: not an honest zip")
 

@@ -3,7 +3,9 @@
 import gc
 from pathlib import Path
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 
@@ -19,6 +21,7 @@ def precision() -> torch.dtype:
 
 def load_pipeline(base: Path) -> FluxPipeline:
     """All of FLUX, ready to draw."""
+    _hide_progress_bars()
     pipeline = FluxPipeline.from_pretrained(base, dtype=precision()).to(device())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -26,6 +29,7 @@ def load_pipeline(base: Path) -> FluxPipeline:
 
 def load_encoders(base: Path) -> FluxPipeline:
     """What turns texts and images into tensors: the pipeline without its transformer."""
+    _hide_progress_bars()
     return FluxPipeline.from_pretrained(base, transformer=None, dtype=precision()).to(device())
 
 
@@ -39,3 +43,9 @@ def free_memory() -> None:
     """Give back what deleted models held, on the host and on the GPU."""
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def _hide_progress_bars() -> None:
+    """They fill a log with lines that nobody reads; ours says what matters."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -6,7 +6,7 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-TEXT_TOKENS = 512  # what FLUX.1-dev is sampled with; padding takes part in attention, so it must be the same in training
+TEXT_TOKENS = 512  # as FLUX.1-dev is sampled; padding takes part in attention, so training needs the same
 
 
 @dataclass(frozen=True, slots=True)

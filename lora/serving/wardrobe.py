@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from lora.serving.fitting import module_shapes, refuse_misfit
+from lora.serving.fitting import FittedLora, fit_lora, module_shapes
 
 
 class Wardrobe:
@@ -23,27 +23,28 @@ class Wardrobe:
     def wear(self, tensors: Mapping[str, Tensor], *, name: str, scale: float) -> None:
         """Wear a LoRA at `scale` times its strength, and nothing else. At scale 0 nothing at all is worn.
 
-        Raises ValueError, and leaves nothing worn, if the LoRA does not fit the model.
+        Raises ValueError if the LoRA does not fit the model; what was worn before is then worn still.
         """
-        refuse_misfit(tensors, self._shapes)
+        fitted = fit_lora(tensors, self._shapes)
         if scale == 0:
             self.take_off()
             return
         if self._worn() != [name]:
-            self._put_on(tensors, name)
+            self._put_on(fitted, name)
         self._pipeline.set_adapters([name], [scale])
 
     def take_off(self) -> None:
         """Be the base model again, bit for bit: adapters never touch its weights."""
         self._pipeline.unload_lora_weights(reset_to_overwritten_params=True)
 
-    def _put_on(self, tensors: Mapping[str, Tensor], name: str) -> None:
+    def _put_on(self, lora: FittedLora, name: str) -> None:
         self.take_off()
         with contextlib.ExitStack() as undo:
             undo.callback(self.take_off)  # an error or a cancel half-way leaves nothing behind
-            self._pipeline.load_lora_weights(dict(tensors), adapter_name=name)
+            self._pipeline.load_lora_into_transformer(
+                lora.tensors, network_alphas=lora.alphas, transformer=self._pipeline.transformer, adapter_name=name
+            )
             undo.pop_all()
 
     def _worn(self) -> list[str]:
         return self._pipeline.get_list_adapters().get("transformer", [])
-

@@ -36,16 +36,12 @@ def endless_batches(
             yield _batch(examples, dataset.dropped, caption_dropout=caption_dropout, generator=generator)
 
 
-def _epoch(
-    examples: tuple[Example, ...], *, batch_size: int, generator: torch.Generator
-) -> Iterator[list[Example]]:
+def _epoch(examples: tuple[Example, ...], *, batch_size: int, generator: torch.Generator) -> Iterator[list[Example]]:
     by_size: dict[torch.Size, list[Example]] = defaultdict(list)
     for example in _shuffled(list(examples), generator):
         by_size[example.latents.shape].append(example)
     batches = [
-        group[start : start + batch_size]
-        for group in by_size.values()
-        for start in range(0, len(group), batch_size)
+        group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
     ]
     yield from _shuffled(batches, generator)
 
@@ -54,9 +50,7 @@ def _shuffled(items: list[Item], generator: torch.Generator) -> list[Item]:
     return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]
 
 
-def _batch(
-    examples: list[Example], dropped: Prompt, *, caption_dropout: float, generator: torch.Generator
-) -> Batch:
+def _batch(examples: list[Example], dropped: Prompt, *, caption_dropout: float, generator: torch.Generator) -> Batch:
     """T5's and CLIP's part of a caption are one record, and so are dropped together."""
     drops = (torch.rand(len(examples), generator=generator) < caption_dropout).tolist()
     prompts = [dropped if drop else example.prompt for example, drop in zip(examples, drops, strict=True)]

@@ -48,7 +48,7 @@ class TrainConfig:
 
 
 def _resolutions(resolution: str) -> tuple[int, ...]:
-    """"512,768" as (512, 768)."""
+    """ "512,768" as (512, 768)."""
     expected = f"expected sides in pixels such as 512,768,1024, each {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION}"
     parts = text("resolution", resolution, at_most=200).split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):

@@ -68,7 +68,5 @@ def loss_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor,
     batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
     noisy = point_on_path(batch.latents, noise, sigmas)
     with torch.autocast(device.type, torch.bfloat16, enabled=transformer.dtype == torch.bfloat16):
-        predicted = predict_velocity(
-            transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=TRAINING_GUIDANCE
-        )
+        predicted = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=TRAINING_GUIDANCE)
     return flow_loss(predicted, velocity_of_path(batch.latents, noise))

@@ -27,6 +27,7 @@ class Progress:
         self._shown = now
         seconds = (now - self._started) / step
         left = round(seconds * (self._steps - step))
-        print(f"step {step}/{self._steps}  loss {self._loss:.4f}  {seconds:.2f} s a step  {left // 60}:{left % 60:02} left")
+        time_left = f"{left // 60}:{left % 60:02} left"
+        print(f"step {step}/{self._steps}  loss {self._loss:.4f}  {seconds:.2f} s a step  {time_left}")
         self._record("train.step", step)
         self._record("train.loss", round(self._loss, 6))

@@ -9,7 +9,6 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
-from torch.nn import functional
 
 from script.tiny_flux.schedule import Average, Progress, warm_up_then_cosine
 from script.tiny_flux.world import render, seen_scenes
@@ -122,7 +121,8 @@ def _with_statistics(vae: AutoencoderKL, seed: int) -> AutoencoderKL:
     with torch.no_grad():
         pixels = _pool(seed + 1)[: POOL // 8].float() / 127.5 - 1.0
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(50)])
-    vae.register_to_config(shift_factor=round(latents.mean().item(), 4), scaling_factor=round(1 / latents.std().item(), 4))
+    shift, scaling = latents.mean().item(), 1 / latents.std().item()
+    vae.register_to_config(shift_factor=round(shift, 4), scaling_factor=round(scaling, 4))
     return vae
 
 

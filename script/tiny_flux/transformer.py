@@ -69,13 +69,12 @@ class Pictures:
     scenes: list[Scene]
 
 
-def train_transformer(
-    vae: AutoencoderKL, tokenizers: Tokenizers, *, shift: Shift, steps: int, seed: int
-) -> TinyFlux:
+def train_transformer(vae: AutoencoderKL, tokenizers: Tokenizers, *, shift: Shift, steps: int, seed: int) -> TinyFlux:
     """Teach the world: a quarter of the steps on small pictures, the rest on full ones with all else mixed in."""
     torch.manual_seed(seed)
     model = TinyFlux(tokenizers)
-    pictures = {size: _encode_pictures(vae, *size, seed=seed) for size in ((64, 64), (128, 128), (160, 112), (112, 160))}
+    sizes = {(course.width, course.height) for course in (SMALL, FULL, WIDE, TALL)}
+    pictures = {size: _encode_pictures(vae, *size, seed=seed) for size in sorted(sizes)}
     optimizers = _optimizers(model)
     factor = warm_up_then_decay(steps, warm_up=100)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
@@ -132,9 +131,7 @@ def _loss(
     with torch.autocast("cpu", torch.bfloat16), _fast_attention(course):
         prompt = _encode(model, tokenizers, captions, text_tokens=course.text_tokens)
         noisy = point_on_path(clean, noise, sigmas)
-        predicted = predict_velocity(
-            transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=rng.uniform(*GUIDANCE)
-        )
+        predicted = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=rng.uniform(*GUIDANCE))
     return flow_loss(predicted, velocity_of_path(clean, noise))
 
 

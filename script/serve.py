@@ -1,0 +1,47 @@
+"""Serve the package as Replicate does, on this machine, until Ctrl-C."""
+
+import argparse
+import contextlib
+import sys
+import time
+from typing import BinaryIO
+
+from script.cog_server import SECONDS_BETWEEN_LOOKS, Server, health, started_server
+
+
+def main() -> int:
+    """Returns what the process should exit with: 0 after Ctrl-C, 1 if the server ended or never began."""
+    parser = argparse.ArgumentParser(prog="script/serve", description=__doc__)
+    parser.add_argument("mode", nargs="?", choices=["predict", "train"], default="predict", help="default: predict")
+    parser.add_argument("--port", type=int, default=5000, help="default: 5000")
+    arguments = parser.parse_args()
+    with contextlib.suppress(KeyboardInterrupt), started_server(arguments.mode, port=arguments.port) as server:
+        _follow(server, announcement=_announcement(arguments.mode, server.url))
+        return 1
+    return 0
+
+
+def _announcement(mode: str, url: str) -> str:
+    path = {"predict": "predictions", "train": "trainings"}[mode]
+    return f"\nReady: POST {url}/{path}\n  its inputs: {url}/openapi.json\n  its health: {url}/health-check\n"
+
+
+def _follow(server: Server, *, announcement: str) -> None:
+    """Show what the server prints until it ends or cannot start; say once when it is ready."""
+    status = "STARTING"
+    with server.output.open("rb") as output:
+        while server.process.poll() is None and status != "SETUP_FAILED":
+            _show(output)
+            if status == "STARTING" and (status := health(server)["status"]) == "READY":
+                print(announcement, flush=True)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        _show(output)
+
+
+def _show(output: BinaryIO) -> None:
+    sys.stdout.write(output.read().decode(errors="replace"))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Train without Cog's server or Docker: the same job, with a flag for each input of the training signature."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from script.openapi import training_inputs
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCHIVE = "input_images"
+TYPES = {"integer": int, "number": float, "string": str}
+
+
+def main() -> None:
+    """Parse the flags, train, keep the tar."""
+    arguments = vars(_parser(training_inputs(ROOT)).parse_args())
+    output: Path = arguments.pop("output")
+    if not output.parent.is_dir():
+        sys.exit(f"--output is {str(output)!r}: there is no folder {str(output.parent)!r}")
+    try:
+        shutil.copyfile(_train(arguments), output)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {output}")
+
+
+def _train(arguments: dict[str, Any]) -> str:
+    from train import train  # noqa: PLC0415 - takes seconds, which --help and a wrong flag need not wait for
+
+    return str(train(**arguments).weights)
+
+
+def _parser(inputs: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
+    parser.add_argument(ARCHIVE, metavar="photos.zip", help=inputs[ARCHIVE]["description"])
+    parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
+    for name, schema in inputs.items():
+        if name != ARCHIVE:
+            flag, kind = f"--{name.replace('_', '-')}", TYPES[schema["type"]]
+            help_text = f"{schema['description']} (default: %(default)s)"
+            parser.add_argument(flag, type=kind, default=schema["default"], help=help_text)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the tests share: the training images, both real Cog servers on the tiny base, and one training."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from script.cog_server import ROOT, Server, running_server
+from tests.cog_client import Json, content_of, data_uri, post_training
+
+# A training that takes seconds; its learning rate is high, so that the LoRA shows in what is drawn with it.
+SHORT = {"steps": 6, "resolution": "128", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
+
+
+@pytest.fixture(scope="session")
+def train_server() -> Iterator[Server]:
+    """A Cog server that trains."""
+    with running_server("train", base="tiny") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def predict_server() -> Iterator[Server]:
+    """A Cog server that draws."""
+    with running_server("predict", base="tiny") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def monster_zip() -> Path:
+    """The training images of the example."""
+    return ROOT / "script/data/monster.zip"
+
+
+@pytest.fixture(scope="session")
+def short_training(train_server: Server, monster_zip: Path) -> Json:
+    """What the server answered to a short training by data URI."""
+    answer = post_training(train_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
+    assert answer.body.get("status") == "succeeded", answer
+    return answer.body
+
+
+@pytest.fixture(scope="session")
+def trained_tar(short_training: Json) -> bytes:
+    """The tar that the short training returned."""
+    return content_of(short_training["output"]["weights"])

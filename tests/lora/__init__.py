@@ -1,0 +1,1 @@
+"""The rooms of lora/, one test file per module."""

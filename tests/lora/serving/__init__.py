@@ -1,0 +1,1 @@
+"""Serving: what is worn, and what was asked for."""

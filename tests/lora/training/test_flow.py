@@ -1,0 +1,110 @@
+"""Flow matching, held against the scheduler of diffusers and against its own identities."""
+
+import math
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+from lora.training.flow import (
+    SMALLEST_SIGMA,
+    Shift,
+    flow_loss,
+    point_on_path,
+    sample_sigmas,
+    velocity_of_path,
+)
+from tests.tiny import SHIFT, TINY_FLUX
+
+SIZES = [(64, 64), (512, 512), (768, 512), (1024, 1024), (1344, 768)]
+
+
+def normal_cdf(x):
+    return 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def many_sigmas(mu):
+    return sample_sigmas(100_000, mu=mu, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_shift_counts_packed_tokens(width, height):
+    """Trap 1."""
+    tokens = (height // 16) * (width // 16)
+    assert SHIFT.mu(tokens) == pytest.approx(calculate_shift(tokens, 256, 4096, 0.5, 1.15), abs=1e-12)
+
+
+def test_the_shift_of_a_square_megapixel_is_3_158():
+    """Trap 1."""
+    assert math.exp(SHIFT.mu(4096)) == pytest.approx(3.1582, abs=1e-4)
+
+
+def test_the_shift_is_read_from_the_base():
+    """Trap 2."""
+    assert Shift.of(FlowMatchEulerDiscreteScheduler.from_pretrained(TINY_FLUX, subfolder="scheduler")) == SHIFT
+
+
+@pytest.mark.parametrize("mu", [0.5, 0.8, 1.15])
+def test_sigmas_are_the_logit_normal_around_mu(mu):
+    """Trap 3."""
+    sigmas = many_sigmas(mu)
+    assert sigmas.median().item() == pytest.approx(1 / (1 + math.exp(-mu)), abs=0.005)
+    above = (sigmas > 0.9).float().mean().item()
+    assert above == pytest.approx(1 - normal_cdf(math.log(9) - mu), abs=0.005)
+
+
+def test_adding_mu_is_the_schedulers_own_shift():
+    """Trap 3."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(TINY_FLUX, subfolder="scheduler")
+    normal = torch.randn(1000, dtype=torch.float64)
+    shifted = scheduler.time_shift(1.15, 1.0, torch.sigmoid(normal))
+    assert torch.allclose(torch.sigmoid(normal + 1.15), shifted, atol=1e-12)
+
+
+def test_sigmas_are_fp32_and_stay_off_both_ends():
+    """Trap 7."""
+    sigmas = many_sigmas(12.0)
+    assert sigmas.dtype == torch.float32
+    assert sigmas.max() <= 1 - SMALLEST_SIGMA + 1e-7
+    assert many_sigmas(-12.0).min() >= SMALLEST_SIGMA
+
+
+def test_sigmas_are_far_more_than_bf16_could_tell_apart():
+    """Trap 7."""
+    assert many_sigmas(1.15).unique().numel() > 50_000
+
+
+def test_each_sample_has_a_sigma_of_its_own():
+    """Trap 17."""
+    assert sample_sigmas(4, mu=1.0, generator=torch.Generator().manual_seed(0)).unique().numel() == 4
+
+
+def test_each_sample_moves_by_its_own_sigma():
+    """Trap 17: broadcast over the batch, not over the width."""
+    clean, noise = torch.randn(4, 2, 4, 4), torch.randn(4, 2, 4, 4)
+    sigmas = torch.tensor([0.1, 0.4, 0.7, 0.95])
+    together = point_on_path(clean, noise, sigmas)
+    for index, sigma in enumerate(sigmas):
+        assert torch.equal(together[index], (1 - sigma) * clean[index] + sigma * noise[index])
+
+
+def test_velocity_is_the_derivative_of_the_path():
+    """Trap 9."""
+    clean, noise = torch.randn(2, 4, 6, 8, dtype=torch.float64), torch.randn(2, 4, 6, 8, dtype=torch.float64)
+    sigmas, step = torch.tensor([0.3, 0.8], dtype=torch.float64), 1e-3
+    moved = point_on_path(clean, noise, sigmas + step) - point_on_path(clean, noise, sigmas)
+    assert torch.allclose(moved / step, velocity_of_path(clean, noise), atol=1e-9)
+
+
+def test_the_path_runs_from_the_picture_to_the_noise():
+    clean, noise = torch.randn(1, 4, 6, 8), torch.randn(1, 4, 6, 8)
+    assert torch.equal(point_on_path(clean, noise, torch.zeros(1)), clean)
+    assert torch.equal(point_on_path(clean, noise, torch.ones(1)), noise)
+
+
+def test_the_loss_is_the_plain_mean_square_in_fp32():
+    predicted, velocity = torch.randn(3, 4, 6, 8).bfloat16(), torch.randn(3, 4, 6, 8)
+    loss = flow_loss(predicted, velocity)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx((predicted.float() - velocity).square().mean().item(), rel=1e-6)

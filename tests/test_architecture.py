@@ -1,0 +1,158 @@
+"""The house keeps its rules, and each rule sees what breaks it."""
+
+import pytest
+
+from script.openapi import openapi
+from tests.house_rules import (
+    ROOT,
+    complaints,
+    errors_are_caught_by_their_names,
+    files_are_short,
+    files_say_what_they_are_for,
+    functions_are_short,
+    imports_run_one_way,
+    modules,
+    nobody_bends_the_import_path,
+    nobody_declares_globals,
+    only_progress_prints,
+    parse,
+    public_names_are_explained,
+)
+
+
+def test_there_is_a_house_to_check():
+    assert {"train", "predict", "lora.flux", "lora.training", "weights", "script.openapi"} <= {
+        m.name for m in modules()
+    }
+
+
+def test_imports_run_one_way_and_only_the_entry_files_know_cog():
+    assert complaints(imports_run_one_way) == []
+
+
+def test_no_file_is_too_long():
+    assert complaints(files_are_short) == []
+
+
+def test_no_function_is_too_long():
+    assert complaints(functions_are_short) == []
+
+
+def test_every_file_says_what_it_is_for():
+    assert complaints(files_say_what_they_are_for) == []
+
+
+def test_every_public_name_is_explained():
+    assert complaints(public_names_are_explained) == []
+
+
+def test_no_error_is_caught_without_its_name():
+    assert complaints(errors_are_caught_by_their_names) == []
+
+
+def test_the_import_path_is_left_alone():
+    assert complaints(nobody_bends_the_import_path) == []
+
+
+def test_nothing_is_declared_global():
+    assert complaints(nobody_declares_globals) == []
+
+
+def test_the_libraries_do_not_print():
+    assert complaints(only_progress_prints) == []
+
+
+def test_cog_can_read_every_input_without_running_it():
+    openapi(ROOT)
+
+
+def function_of(lines: int, *, name: str = "f") -> str:
+    return f"def {name}(\n    a: int,\n) -> None:\n" + "    a += 1\n" * (lines - 3)
+
+
+BAD = [
+    (imports_run_one_way, "lora/flux/a.py", "import lora.dataset.reading"),
+    (imports_run_one_way, "lora/flux/a.py", "from lora import training"),
+    (imports_run_one_way, "lora/flux/a.py", "def f():\n    from lora.serving.drawing import draw"),
+    (imports_run_one_way, "lora/flux/a.py", "from ..serving import drawing"),
+    (imports_run_one_way, "lora/flux/a.py", "from .. import dataset"),
+    (imports_run_one_way, "lora/flux/__init__.py", "from ..dataset import reading"),
+    (imports_run_one_way, "lora/dataset/a.py", "from lora.training.config import TrainConfig"),
+    (imports_run_one_way, "lora/dataset/a.py", "import lora.serving"),
+    (imports_run_one_way, "lora/training/a.py", "from lora.serving.drawing import draw"),
+    (imports_run_one_way, "lora/serving/a.py", "from lora.training.config import TrainConfig"),
+    (imports_run_one_way, "lora/serving/a.py", "from lora.dataset import sizes as s"),
+    (imports_run_one_way, "lora/checks.py", "from lora.flux import prompt"),
+    (imports_run_one_way, "lora/__init__.py", "from lora.serving import drawing"),
+    (imports_run_one_way, "lora/__init__.py", "from . import training"),
+    (imports_run_one_way, "lora/training/a.py", "from cog import Path"),
+    (imports_run_one_way, "lora/training/a.py", "import cog.types"),
+    (imports_run_one_way, "lora/training/a.py", "from weights.bases import find_base"),
+    (imports_run_one_way, "lora/training/a.py", "import train"),
+    (imports_run_one_way, "lora/serving/a.py", "import predict"),
+    (imports_run_one_way, "lora/workspace.py", "from script.openapi import openapi"),
+    (imports_run_one_way, "weights/a.py", "from lora.checks import text"),
+    (imports_run_one_way, "weights/a.py", "import lora"),
+    (imports_run_one_way, "weights/a.py", "import cog"),
+    (imports_run_one_way, "weights/a.py", "import script.openapi"),
+    (imports_run_one_way, "script/a.py", "from cog import Path"),
+    (imports_run_one_way, "bench/a.py", "import cog"),
+    (imports_run_one_way, "predict.py", "from lora.training.config import TrainConfig"),
+    (imports_run_one_way, "predict.py", "from lora import dataset"),
+    (imports_run_one_way, "predict.py", "import train"),
+    (imports_run_one_way, "train.py", "import predict"),
+    (files_are_short, "train.py", "a = 1\n" * 301),
+    (functions_are_short, "lora/a.py", function_of(41)),
+    (functions_are_short, "lora/a.py", "async " + function_of(41)),
+    (functions_are_short, "lora/a.py", function_of(41, name="train")),
+    (functions_are_short, "predict.py", function_of(41, name="train")),
+    (functions_are_short, "train.py", function_of(49, name="train")),
+    (files_say_what_they_are_for, "lora/a.py", "import os"),
+    (files_say_what_they_are_for, "lora/a.py", ""),
+    (files_say_what_they_are_for, "lora/a.py", '"""\nToo late.\n"""'),
+    (public_names_are_explained, "lora/a.py", "def f():\n    pass"),
+    (public_names_are_explained, "weights/a.py", "async def f():\n    pass"),
+    (public_names_are_explained, "lora/a.py", "class A:\n    pass"),
+    (public_names_are_explained, "lora/a.py", 'class A:\n    """An A."""\n    def f(self):\n        pass'),
+    (errors_are_caught_by_their_names, "lora/a.py", "try:\n    f()\nexcept:\n    pass"),
+    (errors_are_caught_by_their_names, "lora/a.py", "try:\n    f()\nexcept Exception:\n    pass"),
+    (
+        errors_are_caught_by_their_names,
+        "lora/a.py",
+        "try:\n    f()\nexcept (OSError, BaseException) as error:\n    raise",
+    ),
+    (errors_are_caught_by_their_names, "lora/a.py", "with contextlib.suppress(Exception):\n    f()"),
+    (nobody_bends_the_import_path, "script/a.py", "import sys\nsys.path.insert(0, '.')"),
+    (nobody_bends_the_import_path, "script/a.py", "from sys import path"),
+    (nobody_declares_globals, "predict.py", "def f():\n    global a\n    a = 1"),
+    (only_progress_prints, "lora/training/loop.py", "print(1)"),
+    (only_progress_prints, "weights/a.py", "def f():\n    builtins.print(1)"),
+]
+GOOD = [
+    (imports_run_one_way, "train.py", "from cog import Path\nfrom lora.training.loop import a\nimport weights.bases"),
+    (imports_run_one_way, "predict.py", "from cog import Path\nfrom lora.serving.drawing import draw\nimport weights"),
+    (imports_run_one_way, "lora/training/a.py", "from lora.dataset.reading import a\nfrom lora.flux import b"),
+    (imports_run_one_way, "lora/training/a.py", "from . import loop\nfrom ..flux import b\nimport cogwheel"),
+    (imports_run_one_way, "lora/serving/a.py", "from lora.flux.prompt import a\nfrom lora.checks import text"),
+    (imports_run_one_way, "lora/workspace.py", "from lora.checks import text\nimport lora"),
+    (imports_run_one_way, "script/a.py", "import lora.training.loop\nimport weights.bases\nimport train"),
+    (files_are_short, "train.py", "a = 1\n" * 300),
+    (functions_are_short, "lora/a.py", function_of(40)),
+    (functions_are_short, "train.py", function_of(48, name="train")),
+    (functions_are_short, "predict.py", function_of(48, name="run")),
+    (public_names_are_explained, "lora/a.py", "def _f():\n    pass\nclass _A:\n    def f(self):\n        pass"),
+    (public_names_are_explained, "script/a.py", "def f():\n    pass"),
+    (errors_are_caught_by_their_names, "lora/a.py", "try:\n    f()\nexcept (OSError, ValueError):\n    pass"),
+    (only_progress_prints, "lora/training/progress.py", "print(1)"),
+    (only_progress_prints, "script/a.py", "print(1)"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), BAD)
+def test_each_rule_sees_what_breaks_it(rule, path, text):
+    assert list(rule(parse(path, text)))
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), GOOD)
+def test_each_rule_lets_pass_what_keeps_it(rule, path, text):
+    assert not list(rule(parse(path, text)))

@@ -1,0 +1,111 @@
+"""The demo's training really learns, keeps the world, and is worn as strongly as asked: on the trained tiny base."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from lora.dataset.encoding import encode_dataset
+from lora.dataset.reading import read_dataset
+from lora.flux.loading import load_encoders, load_pipeline, load_transformer
+from lora.serving.drawing import draw
+from lora.serving.wardrobe import Wardrobe
+from lora.training.adapter import add_lora, lora_tensors
+from lora.training.flow import Shift
+from lora.training.loop import train_lora
+from script.demo import PROMPTS, TRAINING
+from script.tiny_flux import learning
+from script.tiny_flux.following import plain_request, score_base
+from script.tiny_flux.measure import monster_share
+from script.tiny_flux.monster import ARCHIVE, write_archive
+from script.tiny_flux.world import held_out_scenes
+from tests.tiny import a_config
+from weights.bases import WEIGHTS
+
+pytestmark = pytest.mark.xdist_group("learning")
+BASE = WEIGHTS / "tiny-flux"
+SCALES = (0.0, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The demo's training, with the losses before and after."""
+
+    tensors: dict[str, torch.Tensor]
+    monster: tuple[learning.Losses, learning.Losses]
+    world: tuple[learning.Losses, learning.Losses]
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory) -> Lesson:
+    encoders, transformer = load_encoders(BASE), load_transformer(BASE)
+    images = read_dataset(ARCHIVE, into=tmp_path_factory.mktemp("lesson") / "images", trigger_word="TOK")
+    config = a_config(**TRAINING)
+    dataset = encode_dataset(encoders, images, resolutions=config.resolutions, trigger_word="TOK")
+    monsters, world = learning.monsters(encoders), learning.world(encoders)
+    before = learning.losses(transformer, monsters), learning.losses(transformer, world)
+    add_lora(transformer, rank=config.lora_rank, seed=config.seed)
+    train_lora(transformer, dataset, config, shift=Shift.of(encoders.scheduler), report=lambda step, loss: None)
+    after = learning.losses(transformer, monsters), learning.losses(transformer, world)
+    return Lesson(lora_tensors(transformer), (before[0], after[0]), (before[1], after[1]))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> FluxPipeline:
+    return load_pipeline(BASE)
+
+
+@pytest.fixture(scope="module")
+def wardrobe(pipeline) -> Wardrobe:
+    return Wardrobe(pipeline)
+
+
+def test_the_loss_on_new_pictures_of_the_concept_falls_beyond_chance(lesson, record_property):
+    before, after = lesson.monster
+    fall, error = before.fall_to(after)
+    share = fall / (before.mean - lesson.world[0].mean)
+    record_property("share_of_the_gap_closed", share)
+    print(f"\nconcept: {before.mean:.4f} to {after.mean:.4f}, {share:.0%} of the gap to the world closed")
+    assert fall > 3 * error
+    assert share > 0.3
+
+
+def test_the_loss_on_the_world_hardly_rises(lesson):
+    before, after = lesson.world
+    print(f"\nworld: {before.mean:.4f} to {after.mean:.4f}")
+    assert after.mean < before.mean * 1.05
+
+
+def test_the_concept_appears_as_strongly_as_asked(lesson, pipeline, wardrobe):
+    with_trigger = [prompt for prompt in PROMPTS if "TOK" in prompt]
+    shares = [_monster_share(pipeline, wardrobe, lesson, with_trigger, scale) for scale in SCALES]
+    print(f"\nshare of the picture in the monster's colours at {SCALES}: {shares}")
+    assert shares[0] < 0.02 < shares[1] < shares[2]
+
+
+def test_prompts_without_the_trigger_keep_following_the_world(lesson, pipeline, wardrobe):
+    wardrobe.take_off()
+    scenes = held_out_scenes()
+    without = score_base(pipeline, scenes, seeds=1)
+    wardrobe.wear(lesson.tensors, name="lesson", scale=1.0)
+    worn = score_base(pipeline, scenes, seeds=1)
+    print(f"\nwithout the LoRA {without}, with it {worn}")
+    assert worn.colour >= without.colour - 0.1
+    assert worn.shape >= without.shape - 0.1
+
+
+def _monster_share(
+    pipeline: FluxPipeline, wardrobe: Wardrobe, lesson: Lesson, prompts: list[str], scale: float
+) -> float:
+    wardrobe.wear(lesson.tensors, name="lesson", scale=scale)
+    images = [image for prompt in prompts for image in draw(pipeline, plain_request(prompt, count=3))]
+    return sum(monster_share(image) for image in images) / len(images)
+
+
+def test_the_zip_is_what_its_source_makes(tmp_path: Path):
+    write_archive(tmp_path / "again.zip")
+    with zipfile.ZipFile(tmp_path / "again.zip") as again, zipfile.ZipFile(ARCHIVE) as bundled:
+        assert [(i.filename, i.CRC) for i in again.infolist()] == [(i.filename, i.CRC) for i in bundled.infolist()]

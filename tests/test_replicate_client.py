@@ -1,0 +1,61 @@
+"""What a user of Replicate does, with its Python client: train, then draw with the version that comes of it."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from replicate.client import Client
+from replicate.exceptions import ModelError
+
+from script.cog_server import Server
+from tests.conftest import SHORT
+from tests.fake_replicate import fake_replicate
+
+pytestmark = pytest.mark.xdist_group("servers")
+
+TRAINER = f"me/flux-lora:{'0' * 64}"
+DRAWING = {"prompt": "a drawing of TOK", "num_inference_steps": 2, "seed": 7, "output_format": "png"}
+
+
+@pytest.fixture(scope="module")
+def client(train_server: Server, predict_server: Server) -> Iterator[Client]:
+    """Replicate's client, of a platform that runs both servers."""
+    with fake_replicate(trainer=train_server, predictor=predict_server) as replicate:
+        yield Client(api_token="none", base_url=replicate.url)
+
+
+@pytest.fixture(scope="module")
+def version(client: Client, monster_zip: Path) -> str:
+    """The version that a training made of the destination."""
+    with monster_zip.open("rb") as images:
+        training = client.trainings.create(
+            version=TRAINER, input={"input_images": images, **SHORT}, destination="me/monster"
+        )
+    training.wait()
+    assert training.output, training.error
+    return training.output["version"]
+
+
+def test_a_training_makes_a_new_version_of_the_destination(version: str) -> None:
+    assert version.startswith("me/monster:")
+
+
+def test_a_trained_version_draws_with_its_lora(client: Client, version: str) -> None:
+    (trained,) = client.run(version, input=DRAWING)
+    (base,) = client.run(TRAINER, input=DRAWING)
+    image = trained.read()
+    assert Image.open(io.BytesIO(image)).format == "PNG"
+    assert image != base.read()
+
+
+def test_the_destination_runs_its_latest_version(client: Client, version: str) -> None:
+    (latest,) = client.run("me/monster", input=DRAWING)
+    (trained,) = client.run(version, input=DRAWING)
+    assert latest.read() == trained.read()
+
+
+def test_a_refused_input_reaches_the_user_by_name(client: Client) -> None:
+    with pytest.raises(ModelError, match="num_outputs"):
+        client.run(TRAINER, input={**DRAWING, "num_outputs": 5})

@@ -1,0 +1,176 @@
+"""Training through the real Cog server."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from script.cog_server import ROOT, Server, health, running_server
+from tests.cog_client import Answer, Json, call, content_of, data_uri, post_training, when_free
+from tests.conftest import SHORT
+from tests.loopback import Webhook, offered_file, webhook
+from weights.bases import WEIGHTS
+
+pytestmark = pytest.mark.xdist_group("servers")
+
+FOLDER = "output/flux_train_replicate"
+ACCEPTED, UNPROCESSABLE = 202, 422
+SECONDS_FOR_AN_EVENT = 120
+TRAIN_ALONE = """
+import json, pathlib, sys, train
+inputs = json.load(sys.stdin)
+print(train.train(input_images=pathlib.Path(inputs.pop("input_images")), **inputs).weights)
+"""
+
+
+def zip_of(**files: bytes) -> bytes:
+    """A zip with these files; `_` in a name is a dot."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("_", "."), content)
+    return packed.getvalue()
+
+
+def assert_refused(answer: Answer, *, naming: str) -> None:
+    """The job failed with one line that names what was wrong."""
+    assert answer.body["status"] == "failed", answer
+    assert naming in answer.body["error"]
+    assert "\n" not in answer.body["error"]
+
+
+def test_the_schema_shows_the_inputs_of_both_modes(train_server: Server) -> None:
+    schemas = call("GET", f"{train_server.url}/openapi.json").body["components"]["schemas"]
+    assert schemas["TrainingInput"]["required"] == ["input_images"]
+    assert {"steps", "lora_rank", "resolution"} <= schemas["TrainingInput"]["properties"].keys()
+    assert schemas["Input"]["required"] == ["prompt"]
+    assert {"lora_weights", "lora_scale", "replicate_weights"} <= schemas["Input"]["properties"].keys()
+
+
+def test_a_training_returns_the_tar_that_replicate_expects(trained_tar: bytes) -> None:
+    with tarfile.open(fileobj=io.BytesIO(trained_tar), mode="r:") as tar:
+        names = tar.getnames()
+    captions = [f"{FOLDER}/captions/{index:04}.txt" for index in range(15)]
+    assert names == [f"{FOLDER}/lora.safetensors", f"{FOLDER}/config.yaml", *captions]
+
+
+def test_a_training_reports_its_loss_as_metric_and_in_its_logs(short_training: Json) -> None:
+    assert short_training["metrics"]["train"]["step"] == SHORT["steps"]
+    assert short_training["metrics"]["train"]["loss"] > 0
+    assert "step 6/6" in short_training["logs"]
+
+
+def test_images_by_url_train_the_same_lora_as_by_data_uri(
+    train_server: Server, monster_zip: Path, trained_tar: bytes
+) -> None:
+    with offered_file(monster_zip.read_bytes()) as url:
+        answer = post_training(train_server, input_images=url, **SHORT)
+    assert content_of(answer.body["output"]["weights"]) == trained_tar
+
+
+def test_a_server_trains_the_same_lora_as_a_fresh_process(monster_zip: Path, trained_tar: bytes) -> None:
+    inputs = {"input_images": str(monster_zip), "trigger_word": "TOK", "caption_dropout_rate": 0.05, **SHORT}
+    alone = subprocess.run(
+        [sys.executable, "-c", TRAIN_ALONE],
+        cwd=ROOT,
+        env={**os.environ, "FLUX_BASE": "tiny"},
+        input=json.dumps(inputs),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(alone.stdout.splitlines()[-1]).read_bytes() == trained_tar
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 2),
+        ("steps", 6001),
+        ("lora_rank", 0),
+        ("lora_rank", 129),
+        ("batch_size", 0),
+        ("batch_size", 17),
+        ("caption_dropout_rate", -0.1),
+        ("caption_dropout_rate", 1.1),
+    ],
+)
+def test_an_input_out_of_bounds_never_becomes_a_training(train_server: Server, name: str, value: float) -> None:
+    answer = post_training(train_server, input_images="https://example.invalid/images.zip", **{name: value})
+    assert answer.status == UNPROCESSABLE
+    assert [error["loc"] for error in answer.body["detail"]] == [["body", "input", name]]
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [b"", b"not a zip", zip_of(readme_md=b"no images"), zip_of(a_png=b"no png"), zip_of(a_png=b"x" * 4096)[:2048]],
+    ids=["empty", "not a zip", "without images", "with a broken image", "cut off"],
+)
+def test_an_archive_that_cannot_be_trained_is_refused_and_the_server_lives_on(
+    train_server: Server, archive: bytes
+) -> None:
+    answer = post_training(train_server, input_images=data_uri(archive), **SHORT)
+    assert_refused(answer, naming="input_images")
+    assert health(train_server)["status"] in {"READY", "BUSY"}
+
+
+def test_a_cancelled_training_ends_and_leaves_no_trace_in_the_next(
+    train_server: Server, monster_zip: Path, trained_tar: bytes
+) -> None:
+    images = data_uri(monster_zip.read_bytes())
+    with webhook() as receiver:
+        start_training(train_server, "endless", receiver, input_images=images, **{**SHORT, "steps": 6000})
+        wait_for(receiver, logged="/6000")
+        call("POST", f"{train_server.url}/trainings/endless/cancel", {})
+        wait_for(receiver, status="canceled")
+    answer = post_training(train_server, input_images=images, **SHORT)
+    assert content_of(answer.body["output"]["weights"]) == trained_tar
+
+
+def start_training(server: Server, name: str, receiver: Webhook, **inputs: object) -> None:
+    """Start a training under a name of ours, without waiting for its end."""
+    body = {"input": inputs, "webhook": receiver.url}
+    answer = when_free("PUT", f"{server.url}/trainings/{name}", body, prefer="respond-async")
+    assert answer.status == ACCEPTED, answer
+
+
+def wait_for(receiver: Webhook, *, logged: str = "", status: str = "") -> None:
+    """Until an event comes that has both; fails if there is none for long."""
+    while event := receiver.events.get(timeout=SECONDS_FOR_AN_EVENT):
+        if logged in (event.get("logs") or "") and status in event["status"]:
+            return
+
+
+@pytest.fixture(scope="module")
+def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that has neither a schema to check inputs by nor weights to train."""
+    if (WEIGHTS / "dev").exists():
+        pytest.skip("weights/dev is there")
+    with running_server("train", base="dev", cwd=tmp_path_factory.mktemp("bare")) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 10**9), ("lora_rank", 0), ("resolution", "abc")])
+def test_without_a_schema_a_wrong_input_is_refused_all_the_same(bare_server: Server, name: str, value: object) -> None:
+    answer = post_training(bare_server, **all_inputs(name=name, value=value))
+    assert_refused(answer, naming=f"{name} is {value!r}")
+
+
+def test_without_weights_a_training_says_which_are_missing_and_how_to_get_them(
+    bare_server: Server, monster_zip: Path
+) -> None:
+    answer = post_training(bare_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
+    assert_refused(answer, naming=f"no model_index.json in {WEIGHTS / 'dev'}")
+    assert "hf download" in answer.body["error"]
+
+
+def all_inputs(*, name: str, value: object) -> Json:
+    """The inputs of a short training, one of them replaced."""
+    return {"input_images": data_uri(b"never read"), **SHORT, name: value}

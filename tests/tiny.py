@@ -1,0 +1,191 @@
+"""Small real things that the tests share: a FLUX of two blocks, a handful of examples, images and zips."""
+
+import copy
+import io
+import random
+import zipfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from PIL import Image
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from lora.dataset.encoding import EncodedDataset, Example
+from lora.flux.prompt import Prompt
+from lora.training.adapter import add_lora, lora_tensors
+from lora.training.batches import Batch
+from lora.training.config import TrainConfig
+from lora.training.flow import Shift
+from weights.bases import WEIGHTS
+
+TINY_FLUX = WEIGHTS / "tiny-flux"
+SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)
+CHANNELS, HEIGHT, WIDTH = 4, 8, 12  # latents that are not square, so that a swap of rows and columns shows
+TEXT, TEXT_WIDTH, POOLED = 6, 32, 32
+PROJ_OUT_GAIN = 6  # a random proj_out bounds the velocity so low that nothing can be fitted
+LAYERS = 40  # linear layers in the two double and the two single blocks
+
+
+def tiny_transformer(*, dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
+    """A frozen FLUX transformer of two double and two single blocks, always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=TEXT_WIDTH,
+            pooled_projection_dim=POOLED,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 4, 8),
+        )
+    transformer.proj_out.weight.data.mul_(PROJ_OUT_GAIN)
+    return transformer.requires_grad_(False).to(dtype)
+
+
+def tiny_lora_transformer(*, dtype: torch.dtype = torch.float32, rank: int = 4, seed: int = 0):
+    """The same, wearing a LoRA that changes nothing yet."""
+    transformer = tiny_transformer(dtype=dtype)
+    add_lora(transformer, rank=rank, seed=seed)
+    return transformer
+
+
+def tiny_pipeline() -> FluxPipeline:
+    """weights/tiny-flux, in fp32 on the CPU wherever the tests run."""
+    pipeline = FluxPipeline.from_pretrained(TINY_FLUX, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """What of a transformer belongs to its LoRA."""
+    return {name: parameter for name, parameter in transformer.named_parameters() if ".lora_" in name}
+
+
+def randomize_lora(transformer: nn.Module, *, seed: int = 0, spread: float = 0.05) -> None:
+    """Fill every B with random numbers, so that the LoRA does something."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in lora_parameters(transformer).items():
+        if ".lora_B." in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+
+
+def random_lora(bare: FluxTransformer2DModel, *, rank: int = 4, seed: int = 0, spread: float = 0.05):
+    """The saved tensors of a LoRA for a transformer, which itself is left alone."""
+    transformer = copy.deepcopy(bare)
+    add_lora(transformer, rank=rank, seed=seed)
+    randomize_lora(transformer, seed=seed, spread=spread)
+    return lora_tensors(transformer)
+
+
+def tiny_prompt(*, seed: int) -> Prompt:
+    """A prompt that nobody encoded."""
+    generator = torch.Generator().manual_seed(seed)
+    return Prompt(torch.randn(TEXT, TEXT_WIDTH, generator=generator), torch.randn(POOLED, generator=generator))
+
+
+def tiny_example(*, seed: int, height: int = HEIGHT, width: int = WIDTH) -> Example:
+    """An example whose latents and prompt belong together by their seed."""
+    latents = torch.randn(CHANNELS, height, width, generator=torch.Generator().manual_seed(1000 + seed))
+    return Example(latents, tiny_prompt(seed=seed))
+
+
+def tiny_dataset(count: int = 4) -> EncodedDataset:
+    """Examples of one size."""
+    return EncodedDataset(tuple(tiny_example(seed=index) for index in range(count)), dropped=tiny_prompt(seed=999))
+
+
+def tiny_batch(count: int = 4) -> Batch:
+    """A batch of examples in order."""
+    examples = tiny_dataset(count).examples
+    return Batch(torch.stack([e.latents for e in examples]), Prompt.stack([e.prompt for e in examples]))
+
+
+def a_config(**changes: object) -> TrainConfig:
+    """A short training, with what a test changes about it."""
+    settings = {
+        "trigger_word": "TOK",
+        "steps": 3,
+        "learning_rate": 1e-3,
+        "batch_size": 2,
+        "resolutions": (64,),
+        "lora_rank": 4,
+        "caption_dropout_rate": 0.0,
+        "seed": 42,
+    }
+    return TrainConfig(**settings | changes)
+
+
+@contextmanager
+def recorded_calls(transformer: nn.Module):
+    """A list that fills with the keyword arguments of each call of a transformer."""
+    calls: list[dict[str, object]] = []
+    hook = transformer.register_forward_pre_hook(lambda _module, _args, kwargs: calls.append(kwargs), with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+def assert_same_call(ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
+    """Equal names; equal values, shapes and precisions."""
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if isinstance(value, Tensor):
+            assert ours[name].dtype == value.dtype, name
+            assert ours[name].shape == value.shape, name
+            assert torch.equal(ours[name], value), name
+        else:
+            assert ours[name] == value, name
+
+
+def assert_one_sentence(error: object, *found: str) -> None:
+    """An error that a person reads: one line, which names the input and what was found."""
+    message = str(error)
+    assert "\n" not in message
+    for part in found:
+        assert part in message, message
+
+
+def load_tensors(content: bytes) -> dict[str, Tensor]:
+    """What a safetensors file holds, by the library that everybody reads it with."""
+    return load(content)
+
+
+def picture(width: int = 96, height: int = 80, *, color: object = (200, 30, 60), mode: str = "RGB") -> Image.Image:
+    """A plain picture."""
+    return Image.new(mode, (width, height), color)
+
+
+def noisy_picture(width: int = 96, height: int = 80, *, seed: int = 0) -> Image.Image:
+    """A picture that no compression makes small."""
+    return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def zipped(members: Mapping[str, bytes | str], *, compression: int = zipfile.ZIP_STORED) -> bytes:
+    """The bytes of a zip."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def write(path: Path, content: bytes) -> Path:
+    """A file with that content."""
+    path.write_bytes(content)
+    return path
