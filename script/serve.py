@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 import time
 from typing import BinaryIO
@@ -10,11 +11,13 @@ from script.cog_server import SECONDS_BETWEEN_LOOKS, Server, health, started_ser
 
 
 def main() -> int:
-    """Returns what the process should exit with: 0 after Ctrl-C, 1 if the server ended or never began."""
+    """Returns what the process should exit with: 0 after Ctrl-C or a plain kill, 1 if the server ended or never began."""
     parser = argparse.ArgumentParser(prog="script/serve", description=__doc__)
     parser.add_argument("mode", nargs="?", choices=["predict", "train"], default="predict", help="default: predict")
     parser.add_argument("--port", type=int, default=5000, help="default: 5000")
     arguments = parser.parse_args()
+    for stop in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started this in the background
+        signal.signal(stop, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), started_server(arguments.mode, port=arguments.port) as server:
         _follow(server, announcement=_announcement(arguments.mode, server.url))
         return 1

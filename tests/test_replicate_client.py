@@ -1,6 +1,7 @@
 """What a user of Replicate does, with its Python client: train, then draw with the version that comes of it."""
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def version(client: Client, monster_zip: Path) -> str:
         training = client.trainings.create(
             version=TRAINER, input={"input_images": images, **SHORT}, destination="me/monster"
         )
-    training.wait()
+    while training.status not in {"succeeded", "failed"}:
+        time.sleep(0.5)
+        training.reload()
     assert training.output, training.error
     return training.output["version"]
 

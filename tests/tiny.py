@@ -143,7 +143,7 @@ def assert_same_call(ours: Mapping[str, object], theirs: Mapping[str, object]) -
             assert ours[name].shape == value.shape, name
             assert torch.equal(ours[name], value), name
         else:
-            assert ours[name] == value, name
+            assert (ours[name] or None) == (value or None), name  # no options, said as {} or as None
 
 
 def assert_one_sentence(error: object, *found: str) -> None:

@@ -74,7 +74,8 @@ def test_time_is_told_between_0_and_1(pipeline, drawn_calls):
 def test_text_is_512_tokens_and_one_pooled_vector(pipeline, drawn_calls):
     """Traps 15, 16."""
     prompt = encode_prompt(pipeline, TEXT)
-    tokens, pooled, text_ids = pipeline.encode_prompt(prompt=TEXT, prompt_2=None)
+    with torch.no_grad():
+        tokens, pooled, text_ids = pipeline.encode_prompt(prompt=TEXT, prompt_2=None)
     assert prompt.tokens.shape[0] == TEXT_TOKENS
     assert torch.equal(prompt.tokens, tokens[0])
     assert torch.equal(prompt.pooled, pooled[0])

@@ -1,0 +1,56 @@
+"""Checks of what a person typed: the value, or one sentence with the name, the value and what was expected."""
+
+import pytest
+
+from lora.checks import number, one_of, text, whole_number
+from tests.tiny import assert_one_sentence
+
+
+@pytest.mark.parametrize("value", [3, 3.0])
+def test_a_whole_number_is_an_int_however_it_arrives(value):
+    result = whole_number("steps", value, at_least=3, at_most=6)
+    assert result == 3
+    assert isinstance(result, int)
+
+
+@pytest.mark.parametrize("value", [2, 7, 3.5, True, None, "3", float("nan"), float("inf"), -float("inf"), [3]])
+def test_what_is_not_a_whole_number_within_bounds_is_refused(value):
+    with pytest.raises(ValueError, match="^steps is") as error:
+        whole_number("steps", value, at_least=3, at_most=6)
+    assert_one_sentence(error.value, "steps", str(value), "expected")
+
+
+@pytest.mark.parametrize("value", [0, 0.5, 1])
+def test_a_number_within_bounds_is_a_float(value):
+    result = number("rate", value, at_least=0, at_most=1)
+    assert result == value
+    assert isinstance(result, float)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, True, None, "0.5", float("nan"), float("inf")])
+def test_what_is_not_a_number_within_bounds_is_refused(value):
+    with pytest.raises(ValueError, match="^rate is") as error:
+        number("rate", value, at_least=0, at_most=1)
+    assert_one_sentence(error.value, "rate", str(value), "expected a number from 0 to 1")
+
+
+def test_text_is_kept_as_it_is():
+    assert text("prompt", " é\n", at_most=3) == " é\n"
+
+
+@pytest.mark.parametrize("value", ["four", None, 4])
+def test_long_text_and_no_text_are_refused(value):
+    with pytest.raises(ValueError, match="^prompt ") as error:
+        text("prompt", value, at_most=3)
+    assert_one_sentence(error.value, "prompt", "expected")
+
+
+def test_one_of_the_choices_is_kept():
+    assert one_of("format", "png", ["webp", "png"]) == "png"
+
+
+@pytest.mark.parametrize("value", ["PNG", "", None, 3, ["png"]])
+def test_what_is_no_choice_is_refused_with_the_choices(value):
+    with pytest.raises(ValueError, match="^format is") as error:
+        one_of("format", value, ["webp", "png"])
+    assert_one_sentence(error.value, "format", repr(value), "webp, png")

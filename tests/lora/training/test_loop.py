@@ -1,0 +1,188 @@
+"""The loop: what it asks, what it changes, what it leaves behind."""
+
+import pytest
+import torch
+
+from lora.flux.latents import pack
+from lora.flux.prompt import Prompt
+from lora.flux.velocity import predict_velocity
+from lora.training.batches import Batch
+from lora.training.flow import point_on_path
+from lora.training.loop import EMA_DECAY, loss_at, train_lora
+from lora.training.progress import Progress
+from tests.tiny import (
+    SHIFT,
+    a_config,
+    lora_parameters,
+    randomize_lora,
+    recorded_calls,
+    tiny_batch,
+    tiny_dataset,
+    tiny_lora_transformer,
+    tiny_transformer,
+)
+
+SIGMAS = torch.tensor([0.1234567, 0.4, 0.7, 0.9876543])
+
+
+def single(batch, index):
+    only = slice(index, index + 1)
+    return Batch(batch.latents[only], Prompt(batch.prompt.tokens[only], batch.prompt.pooled[only]))
+
+
+def noise_like(batch):
+    return torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(3))
+
+
+def train(transformer, *, report=lambda _step, _loss: None, **changes):
+    train_lora(transformer, tiny_dataset(), a_config(**changes), shift=SHIFT, report=report)
+
+
+def snapshot(parameters):
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def test_the_model_is_told_the_sigma_that_mixed_the_noise_in():
+    """Traps 5, 6, 7, 8: bit for bit, in fp32, between 0 and 1, with guidance 1."""
+    transformer, batch = tiny_transformer(), tiny_batch()
+    noise = noise_like(batch)
+    with recorded_calls(transformer) as calls, torch.no_grad():
+        loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    assert torch.equal(calls[0]["timestep"], SIGMAS)
+    assert calls[0]["timestep"].dtype == torch.float32
+    assert torch.equal(calls[0]["hidden_states"], pack(point_on_path(batch.latents, noise, SIGMAS)))
+    assert torch.equal(calls[0]["guidance"], torch.ones(4))
+    assert calls[0]["guidance"].dtype == torch.float32
+
+
+def test_a_bf16_model_is_told_sigmas_in_fp32_all_the_same():
+    """Trap 7."""
+    transformer, batch = tiny_transformer(dtype=torch.bfloat16), tiny_batch()
+    noise = noise_like(batch)
+    with recorded_calls(transformer) as calls, torch.no_grad():
+        loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    assert torch.equal(calls[0]["timestep"], SIGMAS)
+    mixed = pack(point_on_path(batch.latents, noise, SIGMAS)).bfloat16()
+    assert torch.equal(calls[0]["hidden_states"], mixed)  # mixed in fp32, and only then cast
+
+
+def test_one_step_along_the_velocity_misses_by_sigma_times_the_root_of_the_loss():
+    """Trap 10: what the sampler would make of a prediction and what the loss says of it agree."""
+    transformer, batch = tiny_lora_transformer(), single(tiny_batch(), 0)
+    randomize_lora(transformer)
+    noise, sigmas = noise_like(batch), SIGMAS[2:3]
+    with torch.no_grad():
+        loss = loss_at(transformer, batch, noise=noise, sigmas=sigmas)
+        noisy = point_on_path(batch.latents, noise, sigmas)
+        velocity = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=1.0)
+    guess = noisy - sigmas * velocity
+    missed = (guess - batch.latents).square().mean().sqrt()
+    assert missed.item() == pytest.approx(sigmas.item() * loss.item() ** 0.5, rel=1e-5)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_samples():
+    """Trap 17."""
+    transformer, batch = tiny_transformer(), tiny_batch()
+    noise = noise_like(batch)
+    with torch.no_grad():
+        together = loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+        alone = [
+            loss_at(transformer, single(batch, i), noise=noise[i : i + 1], sigmas=SIGMAS[i : i + 1]) for i in range(4)
+        ]
+    assert together.item() == pytest.approx(torch.stack(alone).mean().item(), rel=1e-5)
+    assert len({loss.item() for loss in alone}) == 4
+
+
+def test_a_batch_in_training_has_a_sigma_for_each_sample():
+    """Trap 17."""
+    transformer = tiny_lora_transformer()
+    with recorded_calls(transformer) as calls:
+        train(transformer, batch_size=4, steps=1)
+    assert calls[0]["timestep"].unique().numel() == 4
+
+
+def test_training_leaves_the_base_alone():
+    """Trap 42."""
+    transformer = tiny_lora_transformer()
+    base = {name: value for name, value in transformer.named_parameters() if ".lora_" not in name}
+    before = snapshot(base)
+    train(transformer, steps=3)
+    assert all(torch.equal(before[name], value) for name, value in base.items())
+    assert not any(value.requires_grad or value.grad is not None for value in base.values())
+
+
+def test_training_changes_every_tensor_of_the_lora():
+    """Trap 43."""
+    transformer = tiny_lora_transformer()
+    before = snapshot(lora_parameters(transformer))
+    train(transformer, steps=4)
+    for name, parameter in lora_parameters(transformer).items():
+        assert not torch.equal(parameter, before[name]), name
+        assert parameter.isfinite().all()
+
+
+def test_training_lowers_the_loss():
+    transformer, batch = tiny_lora_transformer(), tiny_batch()
+    noise = noise_like(batch)
+    with torch.no_grad():
+        before = loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    train(transformer, steps=60, learning_rate=1e-2, batch_size=4)
+    with torch.no_grad():
+        after = loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    assert after < 0.7 * before
+
+
+def test_a_step_has_the_gradient_of_its_own_batch_alone():
+    transformer = tiny_lora_transformer()
+    parameter = next(value for name, value in lora_parameters(transformer).items() if ".lora_B." in name)
+    fresh, held = [], []
+    parameter.register_hook(lambda gradient: fresh.append(gradient.clone()))
+    parameter.register_post_accumulate_grad_hook(lambda value: held.append(value.grad.clone()))
+    train(transformer, steps=4)
+    assert len(held) == 4
+    assert all(torch.equal(a, b) for a, b in zip(fresh, held, strict=True))
+    assert parameter.grad is None
+
+
+def test_the_average_of_the_weights_is_left_not_the_last_of_them():
+    """Traps 30, 31: warmed up, so that it forgets the start."""
+    transformer = tiny_lora_transformer()
+    parameters = lora_parameters(transformer)
+    steps = []
+    train(transformer, steps=12, report=lambda _step, _loss: steps.append(snapshot(parameters)))
+    for name, parameter in parameters.items():
+        average = steps[0][name]
+        for count, raw in enumerate(steps[1:], start=1):
+            decay = min(EMA_DECAY, (1 + count) / (10 + count))
+            average = decay * average + (1 - decay) * raw[name]
+        assert torch.allclose(parameter, average, rtol=1e-5, atol=1e-7), name
+        assert not torch.equal(parameter, steps[-1][name])
+
+
+def test_each_step_is_reported_once_with_its_loss():
+    reports = []
+    train(tiny_lora_transformer(), steps=5, report=lambda *report: reports.append(report))
+    assert [step for step, _ in reports] == [1, 2, 3, 4, 5]
+    assert all(isinstance(loss, float) and loss > 0 for _, loss in reports)
+
+
+def test_the_same_seed_trains_the_same_lora():
+    """Trap 50."""
+    first, again, other = tiny_lora_transformer(), tiny_lora_transformer(), tiny_lora_transformer()
+    for transformer, seed in ((first, 1), (again, 1), (other, 2)):
+        train(transformer, seed=seed, caption_dropout_rate=0.5)
+    first, again, other = lora_parameters(first), lora_parameters(again), lora_parameters(other)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_line_a_second_at_most_and_always_the_last_step(capsys):
+    metrics = []
+    progress = Progress(1000, record_metric=lambda *metric: metrics.append(metric))
+    for step in range(1, 1001):
+        progress.report(step, 0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 2
+    assert lines[-1].startswith("step 1000/1000  loss 0.5000")
+    assert lines[-1].endswith("0:00 left")
+    assert metrics[-2:] == [("train.step", 1000), ("train.loss", 0.5)]

@@ -1,0 +1,184 @@
+"""The file that leaves the house does in the stock pipeline what the LoRA did in training."""
+
+import copy
+import json
+import tarfile
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
+
+from lora.dataset.reading import CaptionedImage, Dataset
+from lora.training.adapter import TARGET_MODULES, add_lora, lora_tensors
+from lora.training.loop import train_lora
+from lora.training.output import LORA_NAME, check_tar, lora_file, write_tar
+from tests.tiny import (
+    LAYERS,
+    SHIFT,
+    a_config,
+    load_tensors,
+    lora_parameters,
+    randomize_lora,
+    tiny_dataset,
+    tiny_lora_transformer,
+    tiny_pipeline,
+    write,
+)
+
+SETTINGS = {
+    "trigger_word": "TOK",
+    "steps": 3,
+    "learning_rate": 1e-3,
+    "resolutions": (64,),
+    "lora_rank": 4,
+    "caption_dropout_rate": 0.0,
+    "seed": 42,
+    "images": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    names = ("a.png", "b.png")
+    images = (CaptionedImage(name, tmp_path / name, f"a TOK in {name}, é", 96, 80) for name in names)
+    return Dataset(tuple(images), (), 2)
+
+
+def velocity(transformer):
+    """What a transformer answers to one fixed question."""
+    config, generator = transformer.config, torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        return transformer(
+            hidden_states=torch.randn(1, 15, config.in_channels, generator=generator),
+            timestep=torch.tensor([0.7]),
+            guidance=torch.ones(1),
+            pooled_projections=torch.randn(1, config.pooled_projection_dim, generator=generator),
+            encoder_hidden_states=torch.randn(1, 8, config.joint_attention_dim, generator=generator),
+            txt_ids=torch.zeros(8, 3),
+            img_ids=torch.cartesian_prod(torch.zeros(1), torch.arange(3.0), torch.arange(5.0)),
+        ).sample
+
+
+def representable(transformer):
+    """Round a LoRA to what the file can hold, so that saving loses nothing."""
+    for parameter in lora_parameters(transformer).values():
+        parameter.data = parameter.data.bfloat16().float()
+
+
+def reloaded(pipeline, path):
+    """What the stock pipeline answers with a file worn, and the layers that wear it."""
+    pipeline.load_lora_weights(path)
+    try:
+        layers = [module for module in pipeline.transformer.modules() if isinstance(module, LoraLayer)]
+        return velocity(pipeline.transformer), len(layers)
+    finally:
+        pipeline.unload_lora_weights()
+
+
+@pytest.mark.parametrize("alpha", [8, 16])
+def test_the_stock_pipeline_does_what_the_trained_one_did(pipeline, tmp_path, alpha):
+    """Traps 24, 29: every layer is loaded, the base answers differently, and twice the alpha is twice the effect."""
+    trained = copy.deepcopy(pipeline.transformer)
+    trained.add_adapter(LoraConfig(r=8, lora_alpha=alpha, target_modules=TARGET_MODULES))
+    randomize_lora(trained)
+    representable(trained)
+    path = write(tmp_path / "lora.safetensors", lora_file(trained, SETTINGS))
+    base = velocity(pipeline.transformer)
+    answer, layers = reloaded(pipeline, path)
+    assert 2 * layers == len(lora_tensors(trained))
+    assert (answer - base).abs().max() > 1e-3
+    assert torch.allclose(answer, velocity(trained), atol=1e-5)
+    assert torch.equal(velocity(pipeline.transformer), base)
+
+
+def test_what_train_makes_is_loaded_by_the_stock_pipeline(pipeline, tmp_path):
+    """Trap 29."""
+    trained = copy.deepcopy(pipeline.transformer)
+    add_lora(trained, rank=4, seed=0)
+    randomize_lora(trained)
+    path = write(tmp_path / "lora.safetensors", lora_file(trained, SETTINGS))
+    answer, _ = reloaded(pipeline, path)
+    expected, base = velocity(trained), velocity(pipeline.transformer)
+    assert (answer - expected).norm() / (expected - base).norm() < 0.02
+
+
+def test_names_and_precision_are_those_that_others_read():
+    tensors = load_tensors(lora_file(tiny_lora_transformer(), SETTINGS))
+    assert len(tensors) == 2 * LAYERS
+    assert all(name.startswith("transformer.") for name in tensors)
+    assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in tensors)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+
+def test_metadata_tells_the_rank_and_the_trigger_word(tmp_path):
+    path = write(tmp_path / "lora.safetensors", lora_file(tiny_lora_transformer(), SETTINGS))
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.trigger_phrase"] == "TOK"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "4")
+    assert json.loads(metadata["trainer_config"])["steps"] == 3
+
+
+def test_the_tar_holds_one_lora_where_clients_look_for_it(tmp_path, dataset):
+    """Trap 49."""
+    transformer = tiny_lora_transformer()
+    path = write_tar(transformer, dataset, a_config(), base="dev", into=tmp_path)
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+        assert path.name == "trained_model.tar"
+        assert [name for name in names if name.endswith(".safetensors")] == [LORA_NAME]
+        assert LORA_NAME == "output/flux_train_replicate/lora.safetensors"
+        assert load_tensors(tar.extractfile(LORA_NAME).read()).keys() == lora_tensors(transformer).keys()
+
+
+def test_the_tar_tells_the_settings_and_the_captions(tmp_path, dataset):
+    path = write_tar(tiny_lora_transformer(), dataset, a_config(), base="dev", into=tmp_path)
+    with tarfile.open(path) as tar:
+        settings = yaml.safe_load(tar.extractfile("output/flux_train_replicate/config.yaml").read())
+        captions = [
+            tar.extractfile(f"output/flux_train_replicate/captions/{index:04}.txt").read().decode() for index in (0, 1)
+        ]
+    assert settings["base_model"] == "dev"
+    assert settings["resolutions"] == [64]
+    assert captions == ["a TOK in a.png, é", "a TOK in b.png, é"]
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, dataset):
+    """Trap 50."""
+    contents = []
+    for index, seed in enumerate((1, 1, 2)):
+        transformer = tiny_lora_transformer(seed=seed)
+        config = a_config(seed=seed)
+        train_lora(transformer, tiny_dataset(), config, shift=SHIFT, report=lambda _step, _loss: None)
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        contents.append(write_tar(transformer, dataset, config, base="dev", into=folder).read_bytes())
+    assert contents[0] == contents[1]
+    assert contents[0] != contents[2]
+
+
+def test_a_good_tar_passes_its_check(tmp_path, dataset):
+    transformer = tiny_lora_transformer()
+    randomize_lora(transformer)
+    check_tar(write_tar(transformer, dataset, a_config(), base="dev", into=tmp_path), transformer)
+
+
+@pytest.mark.parametrize(("value", "found"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (0, "zero")])
+def test_a_useless_lora_is_refused(tmp_path, dataset, value, found):
+    transformer = tiny_lora_transformer()
+    randomize_lora(transformer)
+    name, parameter = next(iter(lora_parameters(transformer).items()))
+    parameter.data.fill_(value)
+    tar = write_tar(transformer, dataset, a_config(), base="dev", into=tmp_path)
+    with pytest.raises(RuntimeError, match=found) as error:
+        check_tar(tar, transformer)
+    assert name.replace(".default", "") in str(error.value)
+    assert "learning_rate" in str(error.value)
