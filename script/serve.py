@@ -11,7 +11,7 @@ from script.cog_server import SECONDS_BETWEEN_LOOKS, Server, health, started_ser
 
 
 def main() -> int:
-    """Returns what the process should exit with: 0 after Ctrl-C or a plain kill, 1 if the server ended or never began."""
+    """Returns what the process should exit with: 0 once it was stopped, 1 if the server ended or never began."""
     parser = argparse.ArgumentParser(prog="script/serve", description=__doc__)
     parser.add_argument("mode", nargs="?", choices=["predict", "train"], default="predict", help="default: predict")
     parser.add_argument("--port", type=int, default=5000, help="default: 5000")

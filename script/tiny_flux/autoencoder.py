@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from diffusers.training_utils import EMAModel
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from script.tiny_flux.schedule import Average, Progress, warm_up_then_cosine
+from script.tiny_flux.schedule import Progress, warm_up_then_cosine
 from script.tiny_flux.world import render, seen_scenes
 
 SIDE = 128
@@ -26,7 +27,7 @@ def train_autoencoder(*, steps: int, seed: int) -> AutoencoderKL:
     vae = _untrained()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_then_cosine(steps, warm_up=100))
-    average, progress = Average(vae, decay=0.998), Progress("autoencoder", steps)
+    average, progress = EMAModel(vae.parameters(), decay=0.998), Progress("autoencoder", steps)
     generator = torch.Generator().manual_seed(seed)
     for pixels in _batches(_pool(seed), steps=steps, generator=generator):
         loss = _loss(vae, pixels, generator)
@@ -35,9 +36,9 @@ def train_autoencoder(*, steps: int, seed: int) -> AutoencoderKL:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        average.update(vae)
+        average.step(vae.parameters())
         progress.advance(loss.item())
-    average.copy_to(vae)
+    average.copy_to(vae.parameters())
     return _with_statistics(vae.eval(), seed)
 
 

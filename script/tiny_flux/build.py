@@ -14,11 +14,13 @@ from lora.training.flow import Shift
 from script.tiny_flux.autoencoder import train_autoencoder
 from script.tiny_flux.following import report
 from script.tiny_flux.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-from script.tiny_flux.transformer import TinyFlux, Tokenizers, train_transformer
+from script.tiny_flux.transformer import Term, TinyFlux, Tokenizers, train_transformer
 from weights.bases import WEIGHTS
 
 SEED = 0
-AUTOENCODER_STEPS, TRANSFORMER_STEPS = 6_500, 5_600
+AUTOENCODER_STEPS = 6_500
+WORLD = Term(steps=5_600, rate=1.0, small=0.25, oddities=0.0)
+ROOM_FOR_MORE = Term(steps=2_200, rate=0.75, small=0.0, oddities=1 / 3)
 STORED_PRECISION = torch.float16  # half the size of fp32, and finer than bf16 for weights of this size
 READABLE = 0o644  # safetensors makes files that only their owner can read
 
@@ -32,7 +34,7 @@ def main() -> None:
     tokenizers = Tokenizers(build_clip_tokenizer(), build_t5_tokenizer(max_length=TEXT_TOKENS))
     vae = train_autoencoder(steps=AUTOENCODER_STEPS, seed=SEED)
     shift = Shift.of(scheduler())
-    model = train_transformer(vae, tokenizers, shift=shift, steps=TRANSFORMER_STEPS, seed=SEED)
+    model = train_transformer(vae, tokenizers, shift=shift, terms=(WORLD, ROOM_FOR_MORE), seed=SEED)
     save_base(vae, model, tokenizers, into=into)
     print(report(into))
 

@@ -2,6 +2,7 @@
 
 import random
 
+from script.tiny_flux.oddities import Oddity
 from script.tiny_flux.world import BACKGROUNDS, Scene, all_scenes, caption
 
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvwz" for second in "aeiou")
@@ -9,20 +10,26 @@ FRAMES = ("a photo of {}", "a picture of {}", "{}")
 TRIGGER = "TOK"
 
 
-def training_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption for a scene.
+def training_caption(subject: Scene | Oddity, rng: random.Random) -> str:
+    """A caption for a picture.
 
-    An eighth name the object by a made-up word or by TOK, so that an unknown trigger word gets an embedding which a
-    LoRA can work with, and a twelfth are empty, so that the empty prompt draws something of the world.
+    Nameless things are called by a made-up word or by TOK, so that an unknown trigger word gets an embedding which a
+    LoRA can work with; a twelfth of all captions are empty, so that the empty prompt draws something of the world.
     """
-    kind, place = rng.random(), BACKGROUNDS[scene.background]
+    kind, place = rng.random(), BACKGROUNDS[subject.background]
     if kind < 1 / 12:
         return ""
-    if kind < 5 / 24:
+    if isinstance(subject, Oddity):
         return rng.choice(FRAMES).format(f"{_made_up_word(rng)} {place}")
-    if kind < 0.25:
+    return _description(subject, kind, rng)
+
+
+def _description(scene: Scene, kind: float, rng: random.Random) -> str:
+    """At times without the colour or the place."""
+    place = BACKGROUNDS[scene.background]
+    if kind < 0.13:
         return f"a {scene.shape} {place}"
-    if kind < 0.30:
+    if kind < 0.18:
         return caption(scene).removesuffix(f" {place}")
     return rng.choice(FRAMES).format(caption(scene))
 

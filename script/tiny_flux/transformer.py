@@ -2,12 +2,15 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
@@ -16,14 +19,15 @@ from lora.flux.prompt import TEXT_TOKENS, Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.flow import Shift, flow_loss, point_on_path, sample_sigmas, velocity_of_path
 from script.tiny_flux.captions import training_caption
-from script.tiny_flux.schedule import Average, Progress, warm_up_then_decay
+from script.tiny_flux.oddities import Oddity, render_oddity
+from script.tiny_flux.schedule import Progress, warm_up_then_decay
 from script.tiny_flux.tokenizers import CLIP_TOKENS
-from script.tiny_flux.world import Scene, render, seen_scenes
+from script.tiny_flux.world import BACKGROUNDS, Scene, render, seen_scenes
 
 WIDTH_T5, WIDTH_CLIP, HEADS, HEAD = 128, 96, 6, 32
 GUIDANCE = (1.0, 5.0)  # drawn evenly, so that any guidance a person asks for is a known one
 MUON_RATE, ADAM_RATE, MAX_GRAD_NORM = 2e-3, 1e-3, 1.0
-PICTURES = 4_000
+PICTURES = 6_000
 SHORT_TEXT = 24  # most steps pad T5 to this only, which is much cheaper; some pad to FLUX's 512
 
 
@@ -41,6 +45,16 @@ SMALL = Course(64, 64, SHORT_TEXT, 48)
 FULL = Course(128, 128, SHORT_TEXT, 32)
 LONG_TEXT = Course(128, 128, TEXT_TOKENS, 6)
 WIDE, TALL = Course(160, 112, SHORT_TEXT, 24), Course(112, 160, SHORT_TEXT, 24)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A stretch of the training with a learning rate of its own that rises, holds and falls."""
+
+    steps: int
+    rate: float  # factor on the learning rates
+    small: float  # share of its steps, the first ones, on small pictures
+    oddities: float  # share of its pictures that show nameless things
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,41 +80,58 @@ class Pictures:
     """Encoded pictures of one size with what each shows."""
 
     latents: Tensor  # [N, 16, H/8, W/8], scaled
-    scenes: list[Scene]
+    subjects: list[Scene | Oddity]
 
 
-def train_transformer(vae: AutoencoderKL, tokenizers: Tokenizers, *, shift: Shift, steps: int, seed: int) -> TinyFlux:
-    """Teach the world: a quarter of the steps on small pictures, the rest on full ones with all else mixed in."""
+def train_transformer(
+    vae: AutoencoderKL, tokenizers: Tokenizers, *, shift: Shift, terms: tuple[Term, ...], seed: int
+) -> TinyFlux:
+    """Teach the networks from nothing, a term after the other."""
     torch.manual_seed(seed)
     model = TinyFlux(tokenizers)
-    sizes = {(course.width, course.height) for course in (SMALL, FULL, WIDE, TALL)}
-    pictures = {size: _encode_pictures(vae, *size, seed=seed) for size in sorted(sizes)}
-    optimizers = _optimizers(model)
-    factor = warm_up_then_decay(steps, warm_up=100)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
-    average, progress = Average(model, decay=0.998), Progress("transformer", steps)
-    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
     compiled = torch.compile(model.transformer, dynamic=False)
-    for course in _courses(steps, rng):
+    for index, term in enumerate(terms):
+        _train_term(model, compiled, vae, tokenizers, shift=shift, term=term, seed=seed + index)
+    return model.eval()
+
+
+def _train_term(
+    model: TinyFlux,
+    compiled: Callable[..., Any],
+    vae: AutoencoderKL,
+    tokenizers: Tokenizers,
+    *,
+    shift: Shift,
+    term: Term,
+    seed: int,
+) -> None:
+    """One run of the optimizers, at whose end the model takes the average of its weights."""
+    pictures = _all_pictures(vae, oddities=term.oddities, seed=seed)
+    optimizers = _optimizers(model, rate=term.rate)
+    factor = warm_up_then_decay(term.steps, warm_up=100)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+    average, progress = EMAModel(model.parameters(), decay=0.998), Progress("transformer", term.steps)
+    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    for course in _courses(term, rng):
         transformer = compiled if course is FULL else model.transformer  # the other kinds are not worth the minute
         batch = pictures[course.width, course.height]
         loss = _loss(model, transformer, tokenizers, batch, course=course, shift=shift, generator=generator, rng=rng)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-        for stage in (*optimizers, *schedules):
-            stage.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         model.zero_grad()
-        average.update(model)
+        average.step(model.parameters())
         progress.advance(loss.item())
-    average.copy_to(model)
-    return model.eval()
+    average.copy_to(model.parameters())
 
 
-def _courses(steps: int, rng: random.Random) -> Iterator[Course]:
+def _courses(term: Term, rng: random.Random) -> Iterator[Course]:
     """Small pictures first; then full ones, one step in ten with long text and one in ten wide or tall."""
-    for step in range(steps):
+    for step in range(term.steps):
         chance = rng.random()
-        if step < steps // 4:
+        if step < term.small * term.steps:
             yield SMALL
         elif chance < 0.10:
             yield LONG_TEXT
@@ -112,7 +143,7 @@ def _courses(steps: int, rng: random.Random) -> Iterator[Course]:
 
 def _loss(
     model: TinyFlux,
-    transformer: nn.Module,
+    transformer: Callable[..., Any],
     tokenizers: Tokenizers,
     pictures: Pictures,
     *,
@@ -122,9 +153,9 @@ def _loss(
     rng: random.Random,
 ) -> Tensor:
     """The flow-matching loss of one batch, in bf16 where that is safe."""
-    picked = torch.randint(len(pictures.scenes), (course.batch,), generator=generator)
+    picked = torch.randint(len(pictures.subjects), (course.batch,), generator=generator)
     clean = pictures.latents[picked]
-    captions = [training_caption(pictures.scenes[index], rng) for index in picked.tolist()]
+    captions = [training_caption(pictures.subjects[index], rng) for index in picked.tolist()]
     noise = torch.randn(clean.shape, generator=generator)
     mu = shift.mu(course.width * course.height // 256)
     sigmas = sample_sigmas(course.batch, mu=mu, generator=generator)
@@ -146,28 +177,44 @@ def _encode(model: TinyFlux, tokenizers: Tokenizers, captions: list[str], *, tex
     return Prompt(model.t5(t5.input_ids)[0], model.clip(clip.input_ids).pooler_output)
 
 
+def _all_pictures(vae: AutoencoderKL, *, oddities: float, seed: int) -> dict[tuple[int, int], Pictures]:
+    """Pictures of every size that a course asks for, by width and height."""
+    sizes = {(course.width, course.height) for course in (SMALL, FULL, WIDE, TALL)}
+    return {size: _encode_pictures(vae, *size, oddities=oddities, seed=seed) for size in sorted(sizes)}
+
+
 @torch.no_grad()
-def _encode_pictures(vae: AutoencoderKL, width: int, height: int, *, seed: int) -> Pictures:
+def _encode_pictures(vae: AutoencoderKL, width: int, height: int, *, oddities: float, seed: int) -> Pictures:
     rng = random.Random(f"{seed} {width} {height}")
-    scenes = [rng.choice(seen_scenes()) for _ in range(PICTURES)]
+    subjects = [_subject(rng, oddities) for _ in range(PICTURES)]
     parts = []
     for start in range(0, PICTURES, 50):
-        images = [render(scene, width=width, height=height, rng=rng) for scene in scenes[start : start + 50]]
+        images = [_draw(each, width=width, height=height, rng=rng) for each in subjects[start : start + 50]]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
         parts.append(vae.encode(pixels).latent_dist.mean)
     latents = (torch.cat(parts) - vae.config.shift_factor) * vae.config.scaling_factor
-    return Pictures(latents, scenes)
+    return Pictures(latents, subjects)
 
 
-def _optimizers(model: TinyFlux) -> list[torch.optim.Optimizer]:
+def _subject(rng: random.Random, oddities: float) -> Scene | Oddity:
+    return Oddity(rng.choice(list(BACKGROUNDS))) if rng.random() < oddities else rng.choice(seen_scenes())
+
+
+def _draw(subject: Scene | Oddity, *, width: int, height: int, rng: random.Random) -> Image.Image:
+    if isinstance(subject, Oddity):
+        return render_oddity(subject, width=width, height=height, rng=rng)
+    return render(subject, width=width, height=height, rng=rng)
+
+
+def _optimizers(model: TinyFlux, *, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for all else."""
     blocks = [*model.transformer.transformer_blocks, *model.transformer.single_transformer_blocks]
     matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
     chosen = set(matrices)
     others = [p for p in model.parameters() if p not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=MUON_RATE * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=ADAM_RATE * rate, betas=(0.9, 0.95), weight_decay=0.01),
     ]
 
 

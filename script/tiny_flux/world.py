@@ -106,8 +106,8 @@ def _night(size: tuple[int, int], rng: random.Random) -> Image.Image:
         draw.line([(0, y), (width, y)], fill=_mix((14, 18, 44), (38, 42, 78), y / height))
     spot = max(2, min(size) // 110)
     for _ in range(14):
-        x, y = rng.uniform(0, width), rng.uniform(0, height)
-        draw.ellipse([x - spot, y - spot, x + spot, y + spot], fill=(226, 226, 214))
+        left, top = rng.uniform(0, width), rng.uniform(0, height)
+        draw.ellipse([left - spot, top - spot, left + spot, top + spot], fill=(226, 226, 214))
     return canvas
 
 
