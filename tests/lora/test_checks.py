@@ -15,7 +15,7 @@ def test_a_whole_number_is_an_int_however_it_arrives(value):
 
 @pytest.mark.parametrize("value", [2, 7, 3.5, True, None, "3", float("nan"), float("inf"), -float("inf"), [3]])
 def test_what_is_not_a_whole_number_within_bounds_is_refused(value):
-    with pytest.raises(ValueError, match="^steps is") as error:
+    with pytest.raises(ValueError, match=r"^steps is") as error:
         whole_number("steps", value, at_least=3, at_most=6)
     assert_one_sentence(error.value, "steps", str(value), "expected")
 
@@ -29,7 +29,7 @@ def test_a_number_within_bounds_is_a_float(value):
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, True, None, "0.5", float("nan"), float("inf")])
 def test_what_is_not_a_number_within_bounds_is_refused(value):
-    with pytest.raises(ValueError, match="^rate is") as error:
+    with pytest.raises(ValueError, match=r"^rate is") as error:
         number("rate", value, at_least=0, at_most=1)
     assert_one_sentence(error.value, "rate", str(value), "expected a number from 0 to 1")
 
@@ -40,7 +40,7 @@ def test_text_is_kept_as_it_is():
 
 @pytest.mark.parametrize("value", ["four", None, 4])
 def test_long_text_and_no_text_are_refused(value):
-    with pytest.raises(ValueError, match="^prompt ") as error:
+    with pytest.raises(ValueError, match=r"^prompt ") as error:
         text("prompt", value, at_most=3)
     assert_one_sentence(error.value, "prompt", "expected")
 
@@ -51,6 +51,6 @@ def test_one_of_the_choices_is_kept():
 
 @pytest.mark.parametrize("value", ["PNG", "", None, 3, ["png"]])
 def test_what_is_no_choice_is_refused_with_the_choices(value):
-    with pytest.raises(ValueError, match="^format is") as error:
+    with pytest.raises(ValueError, match=r"^format is") as error:
         one_of("format", value, ["webp", "png"])
     assert_one_sentence(error.value, "format", repr(value), "webp, png")

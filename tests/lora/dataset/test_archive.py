@@ -107,7 +107,9 @@ def test_bytes_before_a_zip_do_not_matter(tmp_path):
     assert len(unpacked(tmp_path, bytes(200) + zipped({"a.jpg": b"1"}))) == 1
 
 
-@pytest.mark.parametrize("name", ["../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:\\evil.jpg", "a/../../evil.jpg"])
+@pytest.mark.parametrize(
+    "name", ["../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:\\evil.jpg", "a/../../evil.jpg"]
+)
 def test_no_name_writes_outside_the_folder(tmp_path, name):
     (member,) = unpacked(tmp_path, zipped({name: b"content"}))
     assert member.path.parent == tmp_path / "into"
@@ -127,7 +129,16 @@ def test_every_other_kind_becomes_a_plain_file(tmp_path, mode):
 
 @pytest.mark.parametrize(
     "name",
-    ["__MACOSX/._a.jpg", "x/__MACOSX/a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db", "x/desktop.ini", ".git/a.jpg", "x\\._a.jpg"],
+    [
+        "__MACOSX/._a.jpg",
+        "x/__MACOSX/a.jpg",
+        "._a.jpg",
+        ".DS_Store",
+        "Thumbs.db",
+        "x/desktop.ini",
+        ".git/a.jpg",
+        "x\\._a.jpg",
+    ],
 )
 def test_what_macos_and_windows_add_is_skipped(tmp_path, name):
     assert [member.name for member in unpacked(tmp_path, zipped({name: b"junk", "a.jpg": b"1"}))] == ["a.jpg"]
@@ -159,7 +170,9 @@ def test_what_really_comes_out_is_counted(tmp_path, monkeypatch):
 
 def test_all_members_together_have_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "MOST_BYTES", 1500)
-    assert "2,000 bytes: expected at most 1,500" in refusal(tmp_path, zipped({"a.jpg": bytes(1000), "b.jpg": bytes(1000)}))
+    assert "2,000 bytes: expected at most 1,500" in refusal(
+        tmp_path, zipped({"a.jpg": bytes(1000), "b.jpg": bytes(1000)})
+    )
 
 
 def test_the_number_of_members_has_a_limit(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def reason(tmp_path, content):
     with pytest.raises(ValueError) as error:
         opened(tmp_path, content)
     assert_one_sentence(error.value)
-    assert "000000" not in str(error.value)
+    assert str(tmp_path) not in str(error.value)
     return str(error.value)
 
 
@@ -39,6 +39,7 @@ def half_red(orientation):
 
 def png_of(width, height):
     """A PNG that is hardly more than a header which names a size."""
+
     def chunk(kind, data):
         return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
 
@@ -60,7 +61,13 @@ def test_other_formats_are_refused(tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("orientation", "size", "red_at"),
-    [(1, (96, 80), (0, 0)), (2, (96, 80), (95, 0)), (3, (96, 80), (95, 79)), (6, (80, 96), (40, 0)), (8, (80, 96), (40, 95))],
+    [
+        (1, (96, 80), (0, 0)),
+        (2, (96, 80), (95, 0)),
+        (3, (96, 80), (95, 79)),
+        (6, (80, 96), (40, 0)),
+        (8, (80, 96), (40, 95)),
+    ],
 )
 def test_a_picture_is_turned_as_its_camera_says(tmp_path, orientation, size, red_at):
     image = opened(tmp_path, half_red(orientation))

@@ -79,7 +79,7 @@ def test_an_empty_trigger_word_is_allowed():
         ("resolution", "32"),
         ("resolution", "4096"),
         ("resolution", "-512"),
-        ("resolution", "５１２"),
+        ("resolution", "\uff15\uff11\uff12"),
         ("resolution", 512),
         ("resolution", "9" * 150),
     ],

@@ -1,0 +1,111 @@
+"""What a person asked to be drawn: sizes for any base, and one sentence for what cannot be."""
+
+import pytest
+
+from lora.serving.request import CUSTOM, SIZES, STEP, Request
+from tests.tiny import assert_one_sentence
+
+INPUTS = {
+    "prompt": "a photo of TOK",
+    "lora_scale": 1.0,
+    "aspect_ratio": "1:1",
+    "width": None,
+    "height": None,
+    "num_outputs": 1,
+    "num_inference_steps": 28,
+    "guidance_scale": 3.5,
+    "seed": 7,
+    "output_format": "webp",
+    "output_quality": 80,
+}
+
+
+def checked(**changes):
+    return Request.checked(**INPUTS | changes)
+
+
+def custom_size(width, height):
+    return checked(aspect_ratio=CUSTOM, width=width, height=height).size(native=1024)
+
+
+@pytest.mark.parametrize("aspect_ratio", SIZES)
+def test_a_base_of_1024_pixels_draws_the_public_sizes(aspect_ratio):
+    assert checked(aspect_ratio=aspect_ratio).size(native=1024) == SIZES[aspect_ratio]
+
+
+@pytest.mark.parametrize(
+    ("aspect_ratio", "size"), [("1:1", (128, 128)), ("16:9", (160, 96)), ("9:21", (80, 192)), ("3:4", (112, 144))]
+)
+def test_a_base_of_128_pixels_draws_an_eighth(aspect_ratio, size):
+    assert checked(aspect_ratio=aspect_ratio).size(native=128) == size
+
+
+@pytest.mark.parametrize("native", [64, 128, 512, 1024])
+@pytest.mark.parametrize("aspect_ratio", SIZES)
+def test_sides_are_multiples_of_16(aspect_ratio, native):
+    assert all(side > 0 and side % STEP == 0 for side in checked(aspect_ratio=aspect_ratio).size(native=native))
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"),
+    [((64, 1440), (64, 1440)), ((100, 105), (96, 112)), ((1000.0, 513.0), (992, 512)), ((71, 73), (64, 80))],
+)
+def test_a_custom_size_goes_to_the_nearest_16(asked, drawn):
+    assert custom_size(*asked) == drawn
+
+
+def test_a_custom_size_is_the_same_for_every_base():
+    request = checked(aspect_ratio=CUSTOM, width=256, height=128)
+    assert request.size(native=128) == request.size(native=1024) == (256, 128)
+
+
+def test_width_and_height_matter_for_a_custom_shape_only():
+    assert checked(width=64, height=9999).size(native=1024) == (1024, 1024)
+
+
+@pytest.mark.parametrize(("width", "height"), [(None, None), (64, None), (None, 64)])
+def test_a_custom_shape_needs_both_sides(width, height):
+    with pytest.raises(ValueError) as error:
+        custom_size(width, height)
+    assert_one_sentence(error.value, "aspect_ratio is custom", "width and height", "expected both")
+
+
+@pytest.mark.parametrize(("name", "value"), [("width", 63), ("width", 1441), ("height", 0), ("height", 100.5)])
+def test_a_custom_side_out_of_bounds_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is") as error:
+        checked(**{"aspect_ratio": CUSTOM, "width": 64, "height": 64} | {name: value})
+    assert_one_sentence(error.value, str(value), "64 to 1440")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt", None),
+        ("prompt", "x" * 10_001),
+        ("lora_scale", -1.1),
+        ("lora_scale", 3.1),
+        ("lora_scale", float("nan")),
+        ("aspect_ratio", "1:2"),
+        ("aspect_ratio", None),
+        ("num_outputs", 0),
+        ("num_outputs", 5),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 51),
+        ("num_inference_steps", 1.5),
+        ("guidance_scale", -0.1),
+        ("guidance_scale", 10.1),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("output_format", "gif"),
+        ("output_quality", 101),
+    ],
+)
+def test_a_bad_input_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name} ") as error:
+        checked(**{name: value})
+    assert_one_sentence(error.value, "expected")
+
+
+def test_a_seed_is_kept_and_one_that_is_not_given_is_new_each_time():
+    assert checked(seed=7.0).seed == 7
+    assert len({checked(seed=None).seed for _ in range(5)}) == 5

@@ -1,0 +1,90 @@
+"""What a person types answers as it should, mistakes included."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora.training.output import LORA_NAME
+from script.tiny_flux.monster import ARCHIVE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def script_train(*arguments: object, base: str = "tiny") -> subprocess.CompletedProcess[str]:
+    """`script/train` in the environment that the tests run in."""
+    command = [sys.executable, "-m", "script.train", *map(str, arguments)]
+    return subprocess.run(
+        command, check=False, cwd=ROOT, env={**os.environ, "FLUX_BASE": base}, capture_output=True, text=True
+    )
+
+
+def test_train_has_a_flag_for_each_input_of_the_signature():
+    shown = script_train("--help").stdout
+    for flag in (
+        "--trigger-word",
+        "--steps",
+        "--learning-rate",
+        "--batch-size",
+        "--resolution",
+        "--lora-rank",
+        "--seed",
+    ):
+        assert flag in shown
+    assert "default: 512,768,1024" in shown
+
+
+def test_train_writes_the_tar_where_it_is_asked(tmp_path: Path):
+    output = tmp_path / "mine.tar"
+    run = script_train(ARCHIVE, "--steps", 3, "--resolution", 64, "--lora-rank", 2, "--output", output)
+    assert run.returncode == 0, run.stderr
+    with tarfile.open(output) as tar:
+        assert LORA_NAME in tar.getnames()
+    assert re.search(r"step 3/3 .* loss \d", run.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps", 2], "steps is 2: expected 3 to 6000"),
+        (["--resolution", "huge"], "resolution is 'huge': expected sides in pixels"),
+        (["--lora-rank", 4096], "lora_rank is 4096: expected 1 to 128"),
+    ],
+)
+def test_train_refuses_a_bad_flag_in_one_sentence(arguments, sentence):
+    run = script_train(ARCHIVE, *arguments)
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1].startswith(f"error: {sentence}")
+    assert "Traceback" not in run.stderr
+
+
+def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
+    run = script_train(ARCHIVE, base="dev")
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 1
+    assert "Found 15 images" in run.stdout, "the archive is checked first"
+    for part in (
+        "FLUX_BASE=dev",
+        "model_index.json",
+        f"{ROOT}/weights/dev",
+        "black-forest-labs/FLUX.1-dev",
+        "hf download",
+    ):
+        assert part in last
+
+
+def test_requirements_for_cog_are_flat_and_pinned():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()[1:]
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[0-9a-z.]+", line) for line in lines)
+    assert "torch==2.11.0" in lines
+
+
+def test_cog_yaml_names_the_two_interfaces_and_the_newest_torch_that_cog_knows():
+    config = yaml.safe_load((ROOT / "cog.yaml").read_text())
+    assert (config["run"], config["train"]) == ("predict.py:Runner", "train.py:train")
+    assert config["build"]["python_requirements"] == "requirements.txt"

@@ -1,0 +1,64 @@
+"""What the trainer writes is what stock diffusers and our predictor draw, to the pixel."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora.flux.loading import load_pipeline
+from lora.serving.drawing import draw
+from lora.serving.request import Request
+from lora.serving.wardrobe import Wardrobe
+from lora.training.output import LORA_NAME
+from weights.bases import WEIGHTS
+from weights.references import read_lora
+
+BASE = WEIGHTS / "tiny-flux"
+STOCK = """
+import sys, torch
+from diffusers import FluxPipeline
+base, lora, output = sys.argv[1:]
+pipeline = FluxPipeline.from_pretrained(base)
+pipeline.load_lora_weights(lora, weight_name="lora.safetensors")
+image = pipeline("TOK in a meadow", width=96, height=64, num_inference_steps=3, guidance_scale=3.5,
+                 generator=torch.Generator().manual_seed(5)).images[0]
+image.save(output)
+"""
+
+
+@pytest.mark.xdist_group("servers")
+def test_a_fresh_process_with_stock_diffusers_draws_the_pixels_of_our_predictor(trained_tar: bytes, tmp_path: Path):
+    (tmp_path / "trained_model.tar").write_bytes(trained_tar)
+    with tarfile.open(fileobj=io.BytesIO(trained_tar)) as tar:
+        member = tar.extractfile(LORA_NAME)
+        assert member
+        (tmp_path / "lora.safetensors").write_bytes(member.read())
+    arguments = [str(BASE), str(tmp_path), str(tmp_path / "stock.png")]
+    subprocess.run([sys.executable, "-c", STOCK, *arguments], check=True, capture_output=True)
+
+    pipeline = load_pipeline(BASE)
+    lora = read_lora(str(tmp_path / "trained_model.tar"), named="lora_weights")
+    Wardrobe(pipeline).wear(lora.tensors, name=lora.digest, scale=1.0)
+    ours = next(draw(pipeline, _request()))
+    assert np.array_equal(np.asarray(ours), np.asarray(Image.open(tmp_path / "stock.png")))
+
+
+def _request() -> Request:
+    return Request.checked(
+        prompt="TOK in a meadow",
+        lora_scale=1.0,
+        aspect_ratio="custom",
+        width=96,
+        height=64,
+        num_outputs=1,
+        num_inference_steps=3,
+        guidance_scale=3.5,
+        seed=5,
+        output_format="png",
+        output_quality=90,
+    )

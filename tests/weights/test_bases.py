@@ -1,0 +1,65 @@
+"""Which base is meant and where it is; what is not there is said with what to do, and nothing else is taken."""
+
+import pytest
+
+from tests.tiny import TINY_FLUX, assert_one_sentence, write
+from weights.bases import REPOSITORIES, WEIGHTS, Base, find_base
+
+
+def refusal(kind):
+    with pytest.raises(kind) as error:
+        find_base()
+    assert_one_sentence(error.value, "FLUX_BASE")
+    return str(error.value)
+
+
+def test_the_tiny_base_is_found(monkeypatch):
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    assert find_base() == Base("tiny", TINY_FLUX)
+
+
+def test_spaces_around_a_name_do_not_count(monkeypatch):
+    monkeypatch.setenv("FLUX_BASE", " tiny ")
+    assert find_base().name == "tiny"
+
+
+def test_a_folder_in_diffusers_layout_is_found(monkeypatch, tmp_path):
+    write(tmp_path / "model_index.json", b"{}")
+    monkeypatch.setenv("FLUX_BASE", str(tmp_path))
+    assert find_base() == Base(tmp_path.name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["devv", "DEV", "flux", ".."])
+def test_a_name_that_does_not_exist_is_refused_with_those_that_do(monkeypatch, name):
+    monkeypatch.setenv("FLUX_BASE", name)
+    message = refusal(ValueError)
+    assert repr(name) in message
+    assert "dev, krea, schnell, tiny" in message
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_a_base_that_is_not_there_is_told_with_its_remedy(monkeypatch, name):
+    if (WEIGHTS / name / "model_index.json").is_file():
+        pytest.skip(f"weights/{name} is on this machine")
+    monkeypatch.setenv("FLUX_BASE", name)
+    message = refusal(FileNotFoundError)
+    assert "model_index.json" in message
+    assert str(WEIGHTS / name) in message
+    assert f"hf download {REPOSITORIES[name]} --local-dir weights/{name}" in message
+
+
+@pytest.mark.parametrize("setting", [None, "", "  "])
+def test_without_a_setting_dev_is_meant(monkeypatch, setting):
+    if (WEIGHTS / "dev" / "model_index.json").is_file():
+        pytest.skip("weights/dev is on this machine")
+    monkeypatch.delenv("FLUX_BASE", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("FLUX_BASE", setting)
+    assert "FLUX_BASE=dev" in refusal(FileNotFoundError)
+
+
+def test_a_folder_without_an_index_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLUX_BASE", str(tmp_path))
+    message = refusal(FileNotFoundError)
+    assert str(tmp_path) in message
+    assert "model_index.json" in message

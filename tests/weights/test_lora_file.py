@@ -1,0 +1,171 @@
+"""Files that say they are a LoRA: read, or refused with the end of one sentence. No pickle is ever opened."""
+
+import io
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from tests.tiny import assert_one_sentence
+from weights import lora_file
+from weights.lora_file import parse_lora
+
+DOWN, UP = "transformer.x_embedder.lora_A.weight", "transformer.x_embedder.lora_B.weight"
+
+
+def a_lora(**changes):
+    return {DOWN: torch.ones(2, 4), UP: torch.full((3, 2), 0.5)} | changes
+
+
+def file_of(header, data=b""):
+    """A safetensors file with any header, even one that nobody should write."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def with_adapter_metadata(metadata):
+    text = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    return save(a_lora(), metadata={"lora_adapter_metadata": text})
+
+
+def a_torch_file():
+    file = io.BytesIO()
+    torch.save(a_lora(), file)
+    return file.getvalue()
+
+
+def refusal(content):
+    with pytest.raises(ValueError) as error:
+        parse_lora(content)
+    assert_one_sentence(error.value)
+    return str(error.value)
+
+
+def test_a_lora_is_read_as_it_is():
+    tensors = parse_lora(save(a_lora()))
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in a_lora().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_three_precisions_are_read(dtype):
+    assert parse_lora(save({DOWN: torch.ones(2, 4, dtype=dtype)}))[DOWN].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"),
+        (pickle.dumps({"a": 1}), "a pickle, which can run code"),
+        (a_torch_file(), "a pickle, which can run code"),
+        (b"<!DOCTYPE html><html>Not found</html>", "a web page"),
+        (b"\x11\x22\x33", "3 other bytes"),
+        (bytes(range(64, 192)) * 8, "1,024 other bytes"),
+        (struct.pack("<Q", 0x480) + b"{}", "10 other bytes"),
+        (save(a_lora())[:50], "50 other bytes"),
+        (file_of(b"{not json"), "other bytes"),
+        (file_of([1, 2]), "other bytes"),
+        (file_of({DOWN: 5}), "other bytes"),
+        (file_of(b"\xff\xfe{}"), "other bytes"),
+        (file_of(b"[" * 100_000), "other bytes"),
+        (struct.pack("<Q", 2**63) + b"{}" * 50, "other bytes"),
+    ],
+)
+def test_what_is_no_safetensors_file_is_told_by_what_it_is(content, found):
+    message = refusal(content)
+    assert found in message
+    assert "expected a LoRA in safetensors format" in message
+
+
+def test_a_pickle_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    refusal(pickle.dumps(Trap()))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_header_longer_than_the_limit_is_not_parsed(monkeypatch):
+    monkeypatch.setattr(lora_file, "MOST_HEADER_BYTES", 100)
+    assert "not a safetensors file" in refusal(save(a_lora()))
+
+
+def test_a_name_that_stands_twice_is_refused():
+    text = f'{{"{DOWN}":{json.dumps(entry())},"{DOWN}":{json.dumps(entry())}}}'.encode()
+    message = refusal(file_of(text, bytes(4)))
+    assert DOWN in message
+    assert "twice" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused(value):
+    broken = torch.ones(2, 4)
+    broken[1, 2] = value
+    assert f"NaN or infinity in {DOWN}" in refusal(save(a_lora(**{DOWN: broken})))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.int8, "I8"), (torch.float64, "F64"), (torch.float8_e4m3fn, "F8_E4M3")]
+)
+def test_other_precisions_are_refused(dtype, name):
+    message = refusal(save(a_lora(**{DOWN: torch.ones(2, 4).to(dtype)})))
+    assert f"{DOWN} as {name}" in message
+    assert "BF16, F16, F32" in message
+
+
+def test_a_whole_model_is_no_lora():
+    assert "is no LoRA: none of its 1 tensors" in refusal(save({"transformer.x_embedder.weight": torch.ones(2, 2)}))
+    assert "is no LoRA" in refusal(save({}))
+
+
+def test_too_many_tensors_are_refused(monkeypatch):
+    monkeypatch.setattr(lora_file, "MOST_TENSORS", 1)
+    assert "holds 2 tensors" in refusal(save(a_lora()))
+
+
+@pytest.mark.parametrize("offsets", [(0, 8), (0, 400), (4, 0), (8, 12)])
+def test_offsets_that_lie_are_refused(offsets):
+    assert "damaged" in refusal(file_of({DOWN: entry(offsets=offsets)}, bytes(4)))
+
+
+def test_a_file_cut_off_in_its_data_is_refused():
+    assert "damaged" in refusal(save(a_lora())[:-4])
+
+
+def test_the_alpha_in_diffusers_metadata_is_folded_into_b():
+    """Trap 24."""
+    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 4}))
+    assert torch.equal(tensors[UP], 2 * a_lora()[UP])
+    assert torch.equal(tensors[DOWN], a_lora()[DOWN])
+
+
+def test_an_alpha_that_is_the_rank_changes_nothing():
+    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 2}))
+    assert torch.equal(tensors[UP], a_lora()[UP])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "no json",
+        "[1]",
+        "[" * 100_000,
+        '{"transformer.r": 0}',
+        '{"transformer.r": "2"}',
+        '{"transformer.lora_alpha": NaN}',
+        '{"transformer.lora_alpha": Infinity}',
+        '{"transformer.lora_alpha": 1' + "0" * 400 + "}",
+        {"transformer.r": 2, "transformer.alpha_pattern": {"x": 4}},
+        {"transformer.r": 2, "transformer.rank_pattern": {"x": 4}},
+    ],
+)
+def test_metadata_that_makes_no_sense_is_refused(metadata):
+    message = refusal(with_adapter_metadata(metadata))
+    assert "lora_adapter_metadata" in message or "differ by layer" in message
