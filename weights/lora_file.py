@@ -1,6 +1,7 @@
 """Read a safetensors file that anybody may have made, and make sure that it is a LoRA. Knows no model."""
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -60,7 +61,8 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _looks_like(content: bytes) -> str:
-    if content.startswith(b"\x80") or content.startswith(b"PK\x03\x04"):
+    small_number = content[3:8] == bytes(5)  # a safetensors file begins with the length of its header
+    if (content.startswith(b"\x80") and not small_number) or content.startswith(b"PK\x03\x04"):
         return "a pickle, which can run code"
     if content.lstrip()[:1] == b"<":
         return "a web page"
@@ -83,8 +85,10 @@ def _fold_alpha(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[st
         config = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
         strength = config.get("transformer.lora_alpha", 1) / config.get("transformer.r", 1)
         patterned = config.get("transformer.rank_pattern") or config.get("transformer.alpha_pattern")
-    except (json.JSONDecodeError, AttributeError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"has {ADAPTER_METADATA} that cannot be read ({error})") from error
+    if not math.isfinite(strength):
+        raise ValueError(f"has {ADAPTER_METADATA} with an alpha of {strength} times the rank: it cannot be used")
     if patterned:
         raise ValueError("has ranks or alphas that differ by layer: expected one rank and one alpha")
     if strength == 1:

@@ -37,4 +37,4 @@ def _members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
 def _is_lora(member: tarfile.TarInfo) -> bool:
     """Links and devices are never followed, and what macOS adds beside a file is not the file."""
     name = member.name.rsplit("/", 1)[-1]
-    return member.isreg() and name.endswith(".safetensors") and not name.startswith("._")
+    return member.isreg() and not member.issparse() and name.endswith(".safetensors") and not name.startswith("._")

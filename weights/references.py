@@ -1,7 +1,6 @@
 """What a person gave as a LoRA (a path or a data URI) becomes its tensors. Knows no pipeline."""
 
 import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ def _content(reference: str, named: str) -> bytes:
     if reference.startswith("data:"):
         return _decode(reference, named)
     path = Path(reference)
-    if path.suffix not in {".safetensors", ".tar"} or not path.is_file():
+    if path.suffix not in {".safetensors", ".tar"} or not _is_file(path):
         expected = "expected the path of a .safetensors or .tar file that is there, or a data URI"
         raise ValueError(f"{named} is {_short(reference)!r}: {expected}")
     if path.stat().st_size > MOST_BYTES:
@@ -50,13 +49,21 @@ def _content(reference: str, named: str) -> bytes:
     return path.read_bytes()
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is one; a name too long for any file is no error, but the name of nothing."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _decode(uri: str, named: str) -> bytes:
-    header, _, payload = uri.partition(",")
-    if not header.endswith(";base64"):
+    header, comma, payload = uri.partition(",")
+    if not comma or not header.endswith(";base64"):
         raise ValueError(f"{named} is a data URI without base64: expected data:...;base64,...")
     try:
         return base64.b64decode(payload, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ValueError(f"{named} is a damaged data URI ({error}): expected data:...;base64,...") from error
 
 

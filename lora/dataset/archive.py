@@ -4,8 +4,11 @@ Knows nothing of images or captions.
 """
 
 import itertools
+import lzma
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +20,8 @@ MOST_BYTES_OF_A_MEMBER = 256 * MEBIBYTE
 SUSPECT_BYTES, SUSPECT_RATIO = 50 * MEBIBYTE, 200  # photographs hardly shrink: this much from this little is a bomb
 LOCAL_HEADER = 30  # bytes that a zip puts before each member's name
 BLOCK = MEBIBYTE
+# what zipfile and its decompressors raise at bytes that are not what the directory says
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError, EOFError, OSError)
 JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -125,6 +130,6 @@ def _copy_member(source: zipfile.ZipFile, info: zipfile.ZipInfo, *, to: Path, at
                 file.write(block)
     except NotImplementedError as error:
         raise ValueError(f"input_images: {name!r} uses an unsupported compression: zip it anew") from error
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise ValueError(f"input_images: {name!r} is damaged in the zip ({error})") from error
     return copied

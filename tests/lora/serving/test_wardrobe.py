@@ -1,5 +1,6 @@
 """Whatever was worn before, a request finds the base or exactly its own LoRA; a misfit leaves no trace."""
 
+import peft
 import pytest
 import torch
 
@@ -126,6 +127,7 @@ def test_scale_0_is_no_lora_bit_for_bit(pipeline, wardrobe, base, loras, before)
         wardrobe.wear(loras[before], name=before, scale=1.0)
     wardrobe.wear(loras["a"], name="a", scale=0.0)
     assert torch.equal(drawn(pipeline), base)
+    assert worn_layers(pipeline) == []
 
 
 def test_a_lora_draws_the_same_whatever_was_worn_before(pipeline, wardrobe, base, loras):
@@ -193,5 +195,21 @@ def test_a_load_that_fails_leaves_nothing_worn(pipeline, wardrobe, base, loras):
         wardrobe.wear(loras["a"], name="no.module.may.be.called.this", scale=1.0)
     assert torch.equal(drawn(pipeline), base)
     assert worn_layers(pipeline) == []
+    wardrobe.wear(loras["a"], name="a", scale=1.0)
+    assert not torch.equal(drawn(pipeline), base)
+
+
+def test_a_cancel_in_the_middle_of_a_load_leaves_nothing_worn(monkeypatch, pipeline, wardrobe, base, loras):
+    """The layers are there by then, without their weights, and diffusers tidies up after an Exception only."""
+
+    def cancel(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(peft, "set_peft_model_state_dict", cancel)
+        with pytest.raises(KeyboardInterrupt):
+            wardrobe.wear(loras["a"], name="a", scale=1.0)
+    assert worn_layers(pipeline) == []
+    assert torch.equal(drawn(pipeline), base)
     wardrobe.wear(loras["a"], name="a", scale=1.0)
     assert not torch.equal(drawn(pipeline), base)
