@@ -40,7 +40,7 @@ def test_a_lora_of_photographs_learns_and_loads(tmp_path: Path):
         for index, crop in enumerate(crops[:6]):
             with file.open(f"cat {index}.jpg", "w") as member:
                 crop.save(member, "jpeg", quality=92)
-    config = a_config(steps=50, learning_rate=5e-4, batch_size=1, resolution=str(SIDE), lora_rank=8)
+    config = a_config(steps=50, learning_rate=5e-4, batch_size=1, resolutions=(SIDE,), lora_rank=8)
     encoders, transformer = load_encoders(BASE), load_transformer(BASE)
     images = read_dataset(archive, into=tmp_path / "images", trigger_word="TOK")
     dataset = encode_dataset(encoders, images, resolutions=config.resolutions, trigger_word="TOK")
