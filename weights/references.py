@@ -68,5 +68,7 @@ def _decode(uri: str, named: str) -> bytes:
 
 
 def _short(reference: str) -> str:
-    """A data URI can be megabytes; an error shows its start."""
-    return reference if len(reference) <= SHOWN else f"{reference[:SHOWN]}..."
+    """What tells a reference from others: of a data URI, which can be megabytes, the start; of a long path, the end."""
+    if len(reference) <= SHOWN:
+        return reference
+    return f"{reference[:SHOWN]}..." if reference.startswith("data:") else f"...{reference[-SHOWN:]}"

@@ -13,14 +13,17 @@ from lora.flux.prompt import TEXT_TOKENS
 from lora.training.flow import Shift
 from script.tiny_flux.autoencoder import train_autoencoder
 from script.tiny_flux.following import report
+from script.tiny_flux.networks import TinyFlux, Tokenizers
 from script.tiny_flux.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-from script.tiny_flux.transformer import Term, TinyFlux, Tokenizers, train_transformer
+from script.tiny_flux.transformer import Term, train_transformer
 from weights.bases import WEIGHTS
 
 SEED = 0
 AUTOENCODER_STEPS = 6_500
-WORLD = Term(steps=5_600, rate=1.0, small=0.25, oddities=0.0)
-ROOM_FOR_MORE = Term(steps=2_200, rate=0.75, small=0.0, oddities=1 / 3)
+TERMS = (
+    Term(steps=4_400, rate=1.0, small=0.25, creatures=0.3, rehearsed=False),
+    Term(steps=5_200, rate=0.8, small=0.0, creatures=0.35, rehearsed=True),
+)
 STORED_PRECISION = torch.float16  # half the size of fp32, and finer than bf16 for weights of this size
 READABLE = 0o644  # safetensors makes files that only their owner can read
 
@@ -34,7 +37,7 @@ def main() -> None:
     tokenizers = Tokenizers(build_clip_tokenizer(), build_t5_tokenizer(max_length=TEXT_TOKENS))
     vae = train_autoencoder(steps=AUTOENCODER_STEPS, seed=SEED)
     shift = Shift.of(scheduler())
-    model = train_transformer(vae, tokenizers, shift=shift, terms=(WORLD, ROOM_FOR_MORE), seed=SEED)
+    model = train_transformer(vae, tokenizers, shift=shift, terms=TERMS, seed=SEED)
     save_base(vae, model, tokenizers, into=into)
     print(report(into))
 
@@ -55,12 +58,12 @@ def save_base(vae: AutoencoderKL, model: TinyFlux, tokenizers: Tokenizers, *, in
     """Write a pipeline that stock diffusers loads; the small text encoders stay fp32, the rest is halved."""
     pipeline = FluxPipeline(
         scheduler=scheduler(),
-        vae=vae.to(STORED_PRECISION),
+        vae=vae.to(dtype=STORED_PRECISION),
         text_encoder=model.clip,
         tokenizer=tokenizers.clip,
         text_encoder_2=model.t5,
         tokenizer_2=tokenizers.t5,
-        transformer=model.transformer.to(STORED_PRECISION),
+        transformer=model.transformer.to(dtype=STORED_PRECISION),
     )
     pipeline.save_pretrained(into)
     for path in into.rglob("*"):

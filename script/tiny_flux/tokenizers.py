@@ -7,7 +7,8 @@ from collections import Counter
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from script.tiny_flux.captions import SYLLABLES, vocabulary
+from script.tiny_flux.captions import vocabulary
+from script.tiny_flux.creatures import SYLLABLES
 
 CLIP_TOKENS = 77  # as many as FLUX's CLIP reads
 CLIP_PIECES = 256 + 220  # the alphabet with and without end of word, and what the captions need beyond it

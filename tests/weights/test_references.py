@@ -140,8 +140,16 @@ def test_a_damaged_data_uri_is_refused(reference):
     assert "data URI" in refusal(reference)
 
 
-def test_a_long_reference_is_shown_by_its_start():
-    assert "..." in refusal(uri(b"no lora" * 1000))
+def test_a_long_data_uri_is_shown_by_its_start():
+    shown = refusal(uri(b"no lora" * 1000))
+    assert "'data:" in shown
+    assert len(shown) < 300
+
+
+def test_a_long_path_is_shown_by_its_end():
+    shown = refusal(f"/{'folder/' * 100}mine.safetensors")
+    assert "/mine.safetensors'" in shown
+    assert len(shown) < 300
 
 
 @pytest.mark.parametrize(

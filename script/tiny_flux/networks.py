@@ -1,0 +1,115 @@
+"""The networks of tiny-flux before they learn anything, and the optimizers that suit them."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+from lora.flux.prompt import Prompt
+from script.tiny_flux.tokenizers import CLIP_TOKENS
+
+WIDTH_T5, WIDTH_CLIP, HEADS, HEAD = 128, 96, 6, 32
+MATRIX = 2  # dimensions
+MUON_RATE, ADAM_RATE = 2e-3, 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizers:
+    """CLIP's and T5's."""
+
+    clip: CLIPTokenizer
+    t5: T5TokenizerFast
+
+
+class TinyFlux(nn.Module):
+    """The three networks that learn together, and what reads text for them."""
+
+    def __init__(self, tokenizers: Tokenizers) -> None:
+        super().__init__()
+        self.tokenizers = tokenizers
+        self.clip = _untrained_clip(tokenizers.clip)
+        self.t5 = _untrained_t5(tokenizers.t5)
+        self.transformer = _untrained_transformer()
+
+    def encode(self, captions: list[str], *, text_tokens: int) -> Prompt:
+        """Captions [B] as the pipeline would encode them, with T5 padded to `text_tokens`."""
+        padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        t5 = self.tokenizers.t5(captions, max_length=text_tokens, **padded)
+        clip = self.tokenizers.clip(captions, max_length=CLIP_TOKENS, **padded)
+        return Prompt(self.t5(t5.input_ids)[0], self.clip(clip.input_ids).pooler_output)
+
+    def block_matrices(self) -> list[nn.Parameter]:
+        """The weights of the linear layers inside the blocks: those that a LoRA sits on."""
+        blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+        return [parameter for block in blocks for parameter in block.parameters() if parameter.ndim == MATRIX]
+
+
+def optimizers_for(model: TinyFlux, *, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all else; `rate` is a factor on their learning rates."""
+    matrices = model.block_matrices()
+    chosen = set(matrices)
+    others = [parameter for parameter in model.parameters() if parameter not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=MUON_RATE * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=ADAM_RATE * rate, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+
+
+def _untrained_transformer() -> FluxTransformer2DModel:
+    """diffusers does not start adaLN at zero; without that, training crawls."""
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=HEAD,
+        num_attention_heads=HEADS,
+        joint_attention_dim=WIDTH_T5,
+        pooled_projection_dim=WIDTH_CLIP,
+        guidance_embeds=True,
+        axes_dims_rope=(8, 12, 12),
+    )
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith(("norm1.linear", "norm1_context.linear", "norm.linear")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in (transformer.norm_out.linear, transformer.proj_out):
+        nn.init.zeros_(module.weight)
+        nn.init.zeros_(module.bias)
+    return transformer
+
+
+def _untrained_t5(tokenizer: T5TokenizerFast) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=WIDTH_T5,
+            d_kv=32,
+            d_ff=256,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def _untrained_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH_CLIP,
+            intermediate_size=256,
+            projection_dim=WIDTH_CLIP,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            max_position_embeddings=CLIP_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
