@@ -21,8 +21,8 @@ from weights.bases import WEIGHTS
 SEED = 0
 AUTOENCODER_STEPS = 6_500
 TERMS = (
-    Term(steps=4_400, rate=1.0, small=0.25, creatures=0.3, rehearsed=False),
-    Term(steps=5_200, rate=0.8, small=0.0, creatures=0.35, rehearsed=True),
+    Term(steps=3_000, rate=1.0, small=0.25, creatures=0.3, rehearsed=False),
+    Term(steps=4_300, rate=0.8, small=0.0, creatures=0.35, rehearsed=True),
 )
 STORED_PRECISION = torch.float16  # half the size of fp32, and finer than bf16 for weights of this size
 READABLE = 0o644  # safetensors makes files that only their owner can read

@@ -27,7 +27,8 @@ from script.tiny_flux.schedule import Progress, warm_up_then_decay
 GUIDANCE = (1.0, 5.0)  # drawn evenly, so that any guidance a person asks for is a known one,
 TRAINING_GUIDANCE_SHARE = 0.3  # but often that of training, where a LoRA learns
 MAX_GRAD_NORM = 1.0
-PICTURES = 6_000
+EVEN_SIGMAS = 0.5  # share of sigmas drawn evenly: those of training hardly hold any that refine a picture at its end
+PICTURES = 4_000
 SHORT_TEXT = 24  # most steps pad T5 to this only, which is much cheaper; some pad to FLUX's 512
 SEPARATION = 0.1  # weight of the overlap of the world and the creatures in the loss
 TIMESTEPS = 1000  # what the transformer multiplies sigma and guidance by
@@ -87,16 +88,31 @@ class Teacher:
             for picture in self.rng.choices(pictures, k=count)
         ]
 
-    def guidance(self) -> float:
-        """A guidance to teach at."""
+    def _any_guidance(self) -> float:
         return TRAINING_GUIDANCE if self.rng.random() < TRAINING_GUIDANCE_SHARE else self.rng.uniform(*GUIDANCE)
 
-    def loss(self, samples: list[Sample], *, course: Course, guidance: float) -> Tensor:
+    def practise_loss(self, samples: list[Sample], *, course: Course) -> Tensor:
+        """The loss of a LoRA, as the trainer takes it."""
+        sigmas = self._training_sigmas(course, len(samples))
+        return self._loss(samples, course=course, sigmas=sigmas, guidance=TRAINING_GUIDANCE)
+
+    def loss(self, samples: list[Sample], *, course: Course) -> Tensor:
+        """The loss of the base: at any guidance that it may be asked for, and at low sigmas too."""
+        sigmas = self._training_sigmas(course, len(samples))
+        even = torch.rand(len(samples), generator=self.generator)
+        is_even = torch.rand(len(samples), generator=self.generator) < EVEN_SIGMAS
+        return self._loss(
+            samples, course=course, sigmas=torch.where(is_even, even, sigmas), guidance=self._any_guidance()
+        )
+
+    def _training_sigmas(self, course: Course, count: int) -> Tensor:
+        mu = self._shift.mu(course.width * course.height // 256)
+        return sample_sigmas(count, mu=mu, generator=self.generator)
+
+    def _loss(self, samples: list[Sample], *, course: Course, sigmas: Tensor, guidance: float) -> Tensor:
         """The flow-matching loss of one batch, in bf16 where that is safe, and what keeps its prompts apart."""
         clean = torch.stack([sample.latents for sample in samples])
         noise = torch.randn(clean.shape, generator=self.generator)
-        mu = self._shift.mu(course.width * course.height // 256)
-        sigmas = sample_sigmas(len(samples), mu=mu, generator=self.generator)
         transformer = self._compiled if _is_worth_compiling(course) else self.model.transformer
         with torch.autocast("cpu", torch.bfloat16), _fast_attention(course):
             prompt = self.model.encode([sample.caption for sample in samples], text_tokens=course.text_tokens)
@@ -132,11 +148,11 @@ def _train_term(teacher: Teacher, vae: AutoencoderKL, term: Term) -> None:
     matrices = model.block_matrices()
     rehearsal = Rehearsal(vae, matrices, side=FULL.width, generator=teacher.generator, seed=rng.getrandbits(32))
     for course in _courses(term, rng):
-        practise = partial(teacher.loss, course=course, guidance=TRAINING_GUIDANCE)
+        practise = partial(teacher.practise_loss, course=course)
         rehearsed = term.rehearsed and course.asked > 0
         with rehearsal.step(practise, asked=course.asked) if rehearsed else _no_rehearsal() as asked:
             samples = asked + teacher.batch(pictures[course.width, course.height], course.batch - len(asked))
-            loss = teacher.loss(samples, course=course, guidance=teacher.guidance())
+            loss = teacher.loss(samples, course=course)
             loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
