@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lora.flux.loading import load_pipeline
+from script.tiny_flux.creatures import any_creature, named_creature, render_creature
 from script.tiny_flux.following import score_base, score_measure
 from script.tiny_flux.measure import SMALLEST_OBJECT, Judgement, judge, monster_share
 from script.tiny_flux.monster import monster_scenes
@@ -45,6 +46,22 @@ def test_the_measure_tells_the_monster_from_the_world():
     monsters = [monster_share(image) for _, image in monster_scenes(10, seed=3)]
     assert max(world) < 0.01
     assert min(monsters) > 0.15
+
+
+def test_no_creature_has_the_colours_of_the_monster():
+    rng = random.Random(4)
+    creatures = [make("white", rng) for make in (any_creature, named_creature) for _ in range(100)]
+    shares = [monster_share(render_creature(creature, width=128, height=128, rng=rng)) for creature in creatures]
+    assert max(shares) < 0.02
+
+
+def test_the_name_of_a_creature_tells_its_look():
+    rng = random.Random(5)
+    creatures = [named_creature("white", rng) for _ in range(1000)]
+    by_name = {creature.name: creature.parts for creature in creatures}
+    assert all(creature.parts == by_name[creature.name] for creature in creatures)
+    bodies = {(name[:2], next(part.colour for part in parts if part.radius == 1)) for name, parts in by_name.items()}
+    assert len(bodies) == len({first for first, _ in bodies}) > 50
 
 
 def test_held_out_combinations_are_made_of_parts_that_were_seen():

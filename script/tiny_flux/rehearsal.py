@@ -2,14 +2,11 @@
 then forgotten for the next: so the base learns to take a LoRA up quickly and to keep its world under it.
 
 FLUX.1 does both by its size; tiny-flux has to be taught (as in first-order MAML: Finn et al. 2017, arXiv 1703.03400).
-The product of the LoRA is added to the weights themselves, and its gradients follow from theirs by the chain rule:
-one compiled transformer serves the base and every LoRA.
 """
 
-import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +16,9 @@ from torch import Tensor, nn
 from script.tiny_flux.captions import made_up_word
 from script.tiny_flux.creatures import Creature, any_creature
 from script.tiny_flux.pictures import encode_subjects
+from script.tiny_flux.practice_lora import PracticeLora
 from script.tiny_flux.world import BACKGROUNDS
 
-RANK = 16
 STEPS = (40, 120)  # of a lesson
 RATES = (-3.3, -2.7)  # its learning rate, as powers of ten
 PRACTISED, ASKED, BATCH = 15, 15, 4  # pictures that the LoRA is trained on, those that the base is then asked; a step's
@@ -58,21 +55,18 @@ class Rehearsal:
         if self._steps_left == 0:
             self._begin_lesson()
         self._steps_left -= 1
-        bare = [matrix.detach().clone() for matrix in self._matrices]
-        self._wear()
-        self._practise(loss)
-        if rest := self._rng.random() < REST:
-            self._restore(bare)
-        yield [] if rest else self._rng.sample(self._samples[PRACTISED:], asked)
-        self._restore(bare)
+        with ExitStack() as worn:
+            worn.enter_context(self._lora.worn())
+            self._lora.learn(loss(self._rng.sample(self._samples[:PRACTISED], BATCH)))
+            if rest := self._rng.random() < REST:
+                worn.close()
+            yield [] if rest else self._rng.sample(self._samples[PRACTISED:], asked)
 
     def _begin_lesson(self) -> None:
-        """A new creature under any word, a new LoRA as PEFT starts it, a new optimizer."""
+        """A new creature under any word, and a new LoRA."""
         self._samples = self._draw_samples()
-        self._down = [self._uniform(RANK, matrix.shape[1]) for matrix in self._matrices]
-        self._up = [torch.zeros(matrix.shape[0], RANK) for matrix in self._matrices]
         rate = 10 ** self._rng.uniform(*RATES)
-        self._optimizer = torch.optim.AdamW([*self._down, *self._up], lr=rate, weight_decay=1e-4, foreach=True)
+        self._lora = PracticeLora(self._matrices, rate=rate, generator=self._generator)
         self._steps_left = self._rng.randint(*STEPS)
 
     def _draw_samples(self) -> list[Sample]:
@@ -88,24 +82,3 @@ class Rehearsal:
 
     def _caption(self, word: str, background: str) -> str:
         return word if self._rng.random() < WORD_ALONE else f"{word} {BACKGROUNDS[background]}"
-
-    def _uniform(self, rank: int, inputs: int) -> Tensor:
-        return (torch.rand(rank, inputs, generator=self._generator) * 2 - 1) / math.sqrt(inputs)
-
-    @torch.no_grad()
-    def _wear(self) -> None:
-        for matrix, down, up in zip(self._matrices, self._down, self._up, strict=True):
-            matrix.add_(up @ down)
-
-    @torch.no_grad()
-    def _restore(self, bare: list[Tensor]) -> None:
-        for matrix, value in zip(self._matrices, bare, strict=True):
-            matrix.copy_(value)
-
-    def _practise(self, loss: Loss) -> None:
-        """One step of the LoRA: what the weights would change by, seen through its two factors."""
-        gradients = torch.autograd.grad(loss(self._rng.sample(self._samples[:PRACTISED], BATCH)), self._matrices)
-        for down, up, gradient in zip(self._down, self._up, gradients, strict=True):
-            down.grad, up.grad = up.T @ gradient, gradient @ down.T
-        nn.utils.clip_grad_norm_([*self._down, *self._up], 1.0)
-        self._optimizer.step()

@@ -1,0 +1,95 @@
+"""The LoRAs that the base practises with are real ones, and leave nothing behind in its weights."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from script.tiny_flux.practice_lora import RANK, PracticeLora
+from script.tiny_flux.rehearsal import Rehearsal
+from weights.bases import WEIGHTS
+
+SIDE, STEPS = 32, 40
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(WEIGHTS / "tiny-flux", subfolder="vae", dtype=torch.float32)
+
+
+@pytest.fixture
+def matrices() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        nn.Parameter(torch.randn(8, 24, generator=generator)),
+        nn.Parameter(torch.randn(12, 8, generator=generator)),
+    ]
+
+
+def rehearsal_of(matrices: list[nn.Parameter], vae: AutoencoderKL) -> Rehearsal:
+    return Rehearsal(vae, matrices, side=SIDE, generator=torch.Generator().manual_seed(1), seed=1)
+
+
+def network_loss(matrices: list[Tensor]) -> Tensor:
+    """Of a small network of two layers on fixed inputs."""
+    first, second = matrices
+    inputs = torch.linspace(-1, 1, 24)
+    return (torch.tanh(first @ inputs) @ second.T).square().sum()
+
+
+def test_the_weights_are_bit_for_bit_the_same_after_every_step(vae, matrices):
+    before = [matrix.detach().clone() for matrix in matrices]
+    rehearsal = rehearsal_of(matrices, vae)
+    worn = 0
+    for _ in range(STEPS):
+        with rehearsal.step(lambda _: network_loss(matrices), asked=2):
+            worn += any(not torch.equal(*pair) for pair in zip(matrices, before, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(matrices, before, strict=True))
+    assert worn > STEPS / 2
+
+
+def test_a_step_gives_pictures_of_one_creature_by_name_or_none_at_all(vae, matrices):
+    rehearsal = rehearsal_of(matrices, vae)
+    given = []
+    for _ in range(STEPS):
+        with rehearsal.step(lambda _: network_loss(matrices), asked=2) as asked:
+            given.append(asked)
+    assert {len(asked) for asked in given} == {0, 2}
+    words = {sample.caption.split()[0] for asked in given for sample in asked}
+    assert len(words) == 1
+    assert all(sample.of_creature for asked in given for sample in asked)
+
+
+def test_the_lora_goes_where_one_trained_by_its_own_factors_would_go():
+    """The chain rule against autograd: a LoRA of PEFT on the same layers, with the same start, in double precision."""
+    network = nn.Sequential(nn.Linear(24, 8, bias=False), nn.Tanh(), nn.Linear(8, 12, bias=False)).double()
+    lora = PracticeLora(list(network.parameters()), rate=0.01, generator=torch.Generator().manual_seed(2))
+    peft = _peft_lora_like(network, generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.AdamW([p for p in peft.parameters() if p.requires_grad], lr=0.01, weight_decay=1e-4)
+    inputs = torch.linspace(-1, 1, 24, dtype=torch.float64)
+    for _ in range(20):
+        with lora.worn():
+            lora.learn((network(inputs) - 1).square().sum())
+        (peft(inputs) - 1).square().sum().backward()
+        nn.utils.clip_grad_norm_([p for p in peft.parameters() if p.requires_grad], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    with lora.worn():
+        assert torch.allclose(network(inputs), peft(inputs), rtol=1e-9)
+    assert not torch.allclose(network(inputs), peft(inputs), rtol=1e-2)
+
+
+def _peft_lora_like(network: nn.Sequential, *, generator: torch.Generator) -> PeftModel:
+    """PEFT's LoRA on a copy of the network, its A drawn as the practice LoRA draws it."""
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["0", "2"])
+    peft = get_peft_model(copy.deepcopy(network), config, autocast_adapter_dtype=False)
+    for name, parameter in peft.named_parameters():
+        if ".lora_A." in name:
+            rank, inputs = parameter.shape
+            parameter.data = ((torch.rand(rank, inputs, generator=generator) * 2 - 1) / inputs**0.5).double()
+        elif ".lora_B." in name:
+            parameter.data = parameter.data.double()
+    return peft
