@@ -63,6 +63,15 @@ def test_train_refuses_a_bad_flag_in_one_sentence(arguments, sentence):
     assert "Traceback" not in run.stderr
 
 
+def test_train_takes_paths_as_its_caller_sees_them(tmp_path: Path):
+    (tmp_path / "photos.zip").write_bytes(b"no zip")
+    (tmp_path / "train.py").write_text("raise RuntimeError('the wrong train.py')")
+    run = subprocess.run(
+        [ROOT / "script/train", "photos.zip"], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.stderr.startswith("error: input_images is not a zip that can be read"), run.stderr
+
+
 def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
     run = script_train(ARCHIVE, base="dev")
     last = run.stderr.strip().splitlines()[-1]
