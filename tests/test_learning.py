@@ -73,7 +73,6 @@ def test_the_loss_on_new_pictures_of_the_concept_falls_beyond_chance(lesson, rec
     assert share > 0.2
 
 
-@pytest.mark.xfail(strict=False, reason="the goal is 5 %, the tiny base drifts more: see the README")
 def test_the_loss_on_the_world_hardly_rises(lesson):
     before, after = lesson.world
     print(f"\nworld: {before.mean:.4f} to {after.mean:.4f}")
@@ -88,7 +87,6 @@ def test_the_concept_appears_as_strongly_as_asked(lesson, pipeline, wardrobe):
     assert shares[0] < 0.25 * shares[2]
 
 
-@pytest.mark.xfail(strict=False, reason="the tiny base drifts more than it should: see the README")
 def test_prompts_without_the_trigger_keep_following_the_world(lesson, pipeline, wardrobe):
     wardrobe.take_off()
     scenes = held_out_scenes()

@@ -23,6 +23,7 @@ AUTOENCODER_STEPS = 6_500
 TERMS = (
     Term(steps=3_000, rate=1.0, small=0.25, creatures=0.3, rehearsed=False),
     Term(steps=4_300, rate=0.8, small=0.0, creatures=0.35, rehearsed=True),
+    Term(steps=1_700, rate=0.5, small=0.0, creatures=0.25, rehearsed=True),
 )
 STORED_PRECISION = torch.float16  # half the size of fp32, and finer than bf16 for weights of this size
 READABLE = 0o644  # safetensors makes files that only their owner can read
