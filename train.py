@@ -14,7 +14,7 @@ from lora.training.loop import train_lora
 from lora.training.output import check_tar, write_tar
 from lora.training.progress import Progress
 from lora.workspace import fresh_workspace
-from weights.bases import find_base
+from weights.bases import find_trainable_base
 
 
 class TrainingOutput(BaseModel):
@@ -52,7 +52,7 @@ def train(
     workspace = fresh_workspace("train")
     images = read_dataset(pathlib.Path(str(input_images)), into=workspace / "images", trigger_word=config.trigger_word)
     print(images.summary())
-    base = find_base()
+    base = find_trainable_base()
 
     encoders = load_encoders(base.path)
     dataset = encode_dataset(encoders, images, resolutions=config.resolutions, trigger_word=config.trigger_word)

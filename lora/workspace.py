@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def fresh_workspace(name: str) -> Path:
-    """An empty folder that belongs to this process and to jobs of this name; what an earlier one left is deleted."""
-    folder = Path(tempfile.gettempdir()) / f"flux-lora-{name}-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    return folder
+    """A new folder for a job of this name; those that earlier jobs of this process left are deleted."""
+    prefix = f"flux-lora-{name}-{os.getpid()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix))

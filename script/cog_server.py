@@ -25,6 +25,8 @@ SECONDS_TO_START = 600  # a quiet machine takes 10; a busy one that takes minute
 SECONDS_TO_STOP = 10
 SECONDS_BETWEEN_LOOKS = 0.1
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine
+
 Mode = Literal["train", "predict"]
 
 
@@ -56,7 +58,8 @@ def started_server(
     `base` is its FLUX_BASE; without a port, a free one is taken. It checks inputs by the schema in its working folder:
     a fresh one in that of the project, what is there (or nothing) in another `cwd`.
     """
-    port = port or _free_port()
+    port = _free_port() if port is None else port
+    _refuse_taken(port)
     if cwd is None:
         write_schema(ROOT)
     with tempfile.TemporaryDirectory(prefix="flux-lora-server-") as folder:
@@ -79,9 +82,9 @@ def started_server(
 def health(server: Server) -> dict[str, Any]:
     """What the server says of itself; STARTING while it does not answer."""
     try:
-        with urllib.request.urlopen(f"{server.url}/health-check", timeout=10) as response:
+        with DIRECT.open(f"{server.url}/health-check", timeout=10) as response:
             return json.load(response)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError, ValueError):
         return {"status": "STARTING"}
 
 
@@ -91,6 +94,16 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
+def _refuse_taken(port: int) -> None:
+    """Cog would find out late, and somebody else's server would be taken for ours."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"port {port} cannot be used ({error}): expected a free one") from error
+
+
 def _environment(*, base: str | None, port: int) -> dict[str, str]:
     """Cog starts its worker as `python`, whichever comes first in PATH: it has to be this one."""
     return {
@@ -98,6 +111,7 @@ def _environment(*, base: str | None, port: int) -> dict[str, str]:
         "COG_PREDICT_TYPE_STUB": f"{ROOT}/predict.py:Runner",
         "COG_TRAIN_TYPE_STUB": f"{ROOT}/train.py:train",
         "PORT": str(port),
+        "NO_PROXY": ",".join(filter(None, [HOST, os.environ.get("NO_PROXY")])),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         **({"FLUX_BASE": base} if base else {}),

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from script.cog_server import running_server
+from script.cog_server import DIRECT, running_server
 from script.contact_sheet import Row, contact_sheet
 from script.tiny_flux.monster import ARCHIVE
 
@@ -83,7 +83,7 @@ def _images(url: str, prompt: str, lora: Path, scale: float) -> list[Image.Image
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     """What Cog answers; raises RuntimeError with its reason if the job failed."""
     headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)) as response:
+    with DIRECT.open(urllib.request.Request(url, json.dumps(body).encode(), headers)) as response:
         result = json.load(response)
     if result["status"] != "succeeded":
         raise RuntimeError(f"the job {result['status']}: {result.get('error')}")

@@ -1,7 +1,6 @@
 """Serve the package as Replicate does, on this machine, until Ctrl-C."""
 
 import argparse
-import contextlib
 import signal
 import sys
 import time
@@ -18,10 +17,14 @@ def main() -> int:
     arguments = parser.parse_args()
     for stop in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started this in the background
         signal.signal(stop, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), started_server(arguments.mode, port=arguments.port) as server:
-        _follow(server, announcement=_announcement(arguments.mode, server.url))
-        return 1
-    return 0
+    try:
+        with started_server(arguments.mode, port=arguments.port) as server:
+            _follow(server, announcement=_announcement(arguments.mode, server.url))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        return 0
+    return 1
 
 
 def _announcement(mode: str, url: str) -> str:

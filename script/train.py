@@ -17,19 +17,29 @@ def main() -> None:
     """Parse the flags, train, keep the tar."""
     arguments = vars(_parser(training_inputs(ROOT)).parse_args())
     output: Path = arguments.pop("output")
-    if not output.parent.is_dir():
-        sys.exit(f"--output is {str(output)!r}: there is no folder {str(output.parent)!r}")
+    if not output.parent.is_dir() or output.is_dir():
+        sys.exit(f"error: --output is {str(output)!r}: expected the name of a file in a folder that is there")
     try:
-        shutil.copyfile(_train(arguments), output)
+        tar = _train(arguments)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    print(f"wrote {output}")
+    _keep(tar, output)
 
 
-def _train(arguments: dict[str, Any]) -> str:
+def _train(arguments: dict[str, Any]) -> Path:
     from train import train  # noqa: PLC0415 - takes seconds, which --help and a wrong flag need not wait for
 
-    return str(train(**arguments).weights)
+    return Path(str(train(**arguments).weights))
+
+
+def _keep(tar: Path, output: Path) -> None:
+    """Move the tar out of the job's folder, and clear that away; where that fails, nothing is lost."""
+    try:
+        shutil.move(tar, output)
+    except OSError as error:
+        sys.exit(f"error: cannot write {output} ({error.strerror}); the trained LoRA is in {tar}")
+    shutil.rmtree(tar.parent, ignore_errors=True)
+    print(f"wrote {output}")
 
 
 def _parser(inputs: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:

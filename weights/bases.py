@@ -1,5 +1,6 @@
 """The catalogue of base models, and where one is on this machine. Loads nothing."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,15 @@ def find_base() -> Base:
     raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
 
 
+def find_trainable_base() -> Base:
+    """The base that FLUX_BASE names, if it can be trained; raises ValueError for one without a guidance embedding."""
+    base = find_base()
+    config = json.loads((base.path / "transformer" / "config.json").read_text())
+    if not config.get("guidance_embeds"):
+        raise ValueError(f"{SETTING}={base.name}: this base can be drawn with, not trained: expected dev or krea")
+    return base
+
+
 def _existing(name: str, folder: Path, *, remedy: str) -> Base:
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{SETTING}={name}: no {INDEX} in {folder}; {remedy}")
@@ -50,5 +60,6 @@ def _existing(name: str, folder: Path, *, remedy: str) -> Base:
 def _download(name: str) -> str:
     """How a person gets a published base; the licences of these models must be accepted first."""
     repository = REPOSITORIES[name]
-    steps = f"hf download {repository} --local-dir weights/{name} --exclude 'flux1-*' 'ae.safetensors'"
+    without = "--exclude 'flux1-*' --exclude 'ae.safetensors'"  # the same weights once more, in another layout
+    steps = f"hf download {repository} --local-dir weights/{name} {without}"
     return f"accept the licence at huggingface.co/{repository}, log in with `hf auth login`, then `{steps}`"

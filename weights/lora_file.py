@@ -2,6 +2,7 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 MOST_HEADER_BYTES = 10 * 2**20
 MOST_TENSORS = 20_000
+LONGEST_NAME = 200
+SHOWN = 60  # characters of a name that an error repeats
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
 LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up.")
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers keeps the whole LoraConfig
@@ -30,10 +33,16 @@ def parse_lora(content: bytes) -> dict[str, Tensor]:
         tensors = load(content)
     except safetensors.SafetensorError as error:
         raise ValueError(f"is a damaged safetensors file ({error})") from error
-    for name, tensor in tensors.items():
+    folded = _fold_alpha(tensors, metadata)
+    for name, tensor in folded.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"holds NaN or infinity in {name}: it cannot be used")
-    return _fold_alpha(tensors, metadata)
+    return folded
+
+
+def shown(name: str) -> str:
+    """A name out of a file that anybody may have made, fit for an error: on one line and not too long."""
+    return repr(name if len(name) <= SHOWN else f"{name[:SHOWN]}...")
 
 
 def _header(content: bytes) -> dict[str, Any]:
@@ -55,7 +64,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise ValueError(f"names {name!r} twice in its header: it cannot be trusted")
+            raise ValueError(f"names {shown(name)} twice in its header: it cannot be trusted")
         result[name] = value
     return result
 
@@ -75,8 +84,14 @@ def _refuse_foreign(header: dict[str, Any]) -> None:
     if not any(part in name for name in header for part in LORA_PARTS):
         raise ValueError(f"is no LoRA: none of its {len(header)} tensors is a lora_A or lora_down")
     for name, entry in header.items():
-        if entry.get("dtype") not in PRECISIONS:
-            raise ValueError(f"holds {name} as {entry.get('dtype')}: expected {', '.join(sorted(PRECISIONS))}")
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"holds a tensor named {shown(name)}: it cannot be used")
+        if str(entry.get("dtype")) not in PRECISIONS:
+            found = str(entry.get("dtype"))[:LONGEST_NAME]
+            raise ValueError(f"holds {name} as {found}: expected {', '.join(sorted(PRECISIONS))}")
+        shape = entry.get("shape")
+        if not isinstance(shape, list) or 0 in shape:
+            raise ValueError(f"holds {name} of the shape {reprlib.repr(shape)}: it cannot be used")
 
 
 def _fold_alpha(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
@@ -93,4 +108,7 @@ def _fold_alpha(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[st
         raise ValueError("has ranks or alphas that differ by layer: expected one rank and one alpha")
     if strength == 1:
         return tensors
-    return {name: tensor * strength if ".lora_B." in name else tensor for name, tensor in tensors.items()}
+    return {
+        name: (tensor.float() * strength).to(tensor.dtype) if ".lora_B." in name else tensor
+        for name, tensor in tensors.items()
+    }

@@ -3,7 +3,10 @@
 import io
 import tarfile
 
+from weights.lora_file import shown
+
 MOST_MEMBERS = 10_000
+SHOWN = 3  # how many names an error repeats
 
 
 def is_tar(content: bytes) -> bool:
@@ -17,11 +20,11 @@ def lora_in_tar(content: bytes) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             found = [member for member in _members(tar) if _is_lora(member)]
             if len(found) != 1:
-                names = ", ".join(member.name for member in found) or "none"
+                names = ", ".join(shown(member.name) for member in found[:SHOWN]) or "none"
                 raise ValueError(f"is a tar with {len(found)} .safetensors files ({names}): expected exactly one")
             file = tar.extractfile(found[0])
             return file.read() if file else b""
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, RecursionError) as error:
         raise ValueError(f"is a damaged tar ({error})") from error
 
 

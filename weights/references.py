@@ -59,6 +59,8 @@ def _is_file(path: Path) -> bool:
 
 def _decode(uri: str, named: str) -> bytes:
     header, comma, payload = uri.partition(",")
+    if len(payload) > MOST_BYTES:
+        raise ValueError(f"{named} is a data URI of {len(payload):,} characters: expected at most {MOST_BYTES:,}")
     if not comma or not header.endswith(";base64"):
         raise ValueError(f"{named} is a data URI without base64: expected data:...;base64,...")
     try:

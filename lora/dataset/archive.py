@@ -80,7 +80,7 @@ def _looks_like(archive: Path) -> str:
 def _is_wanted(info: zipfile.ZipInfo) -> bool:
     """Whether a member is a regular file that a person put there, and not what macOS or Windows adds."""
     parts = PurePosixPath(info.filename.replace("\\", "/")).parts
-    if info.is_dir() or not parts or stat.S_ISLNK(info.external_attr >> 16):
+    if not parts or info.filename.endswith("/") or stat.S_ISLNK(info.external_attr >> 16):
         return False
     hidden = any(part.startswith(".") and part != ".." for part in parts)
     return not hidden and "__MACOSX" not in parts and parts[-1].lower() not in JUNK_NAMES

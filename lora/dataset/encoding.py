@@ -38,11 +38,16 @@ def encode_dataset(
     texts = {image.caption for image in dataset.images} | {trigger_word}
     prompts = {text: _on_cpu(encode_prompt(encoders, text)) for text in sorted(texts)}
     examples = [
-        Example(encode_picture(encoders.vae, fit(open_picture(image.path), size)), prompts[image.caption])
+        Example(latents, prompts[image.caption])
         for image in dataset.images
-        for size in _sizes(image, resolutions)
+        for latents in _encode_at_all_sizes(encoders.vae, image, resolutions)
     ]
     return EncodedDataset(tuple(examples), dropped=prompts[trigger_word])
+
+
+def _encode_at_all_sizes(vae: AutoencoderKL, image: CaptionedImage, resolutions: tuple[int, ...]) -> list[Tensor]:
+    picture = open_picture(image.path)
+    return [encode_picture(vae, fit(picture, size)) for size in _sizes(image, resolutions)]
 
 
 def encode_picture(vae: AutoencoderKL, picture: Image.Image) -> Tensor:

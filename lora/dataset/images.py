@@ -3,11 +3,20 @@
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
+TURNS = {  # by EXIF's numbers for where the top left corner is
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MOST_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 
 
@@ -30,7 +39,7 @@ def _decode(path: Path) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         _refuse_size(image)
         image.load()
-        return _on_white(ImageOps.exif_transpose(image))
+        return _on_white(_upright(image))
 
 
 def _refuse_size(image: Image.Image) -> None:
@@ -42,6 +51,13 @@ def _refuse_size(image: Image.Image) -> None:
         raise ValueError(f"{width}x{height} is too small: expected at least {SHORTEST_SIDE} pixels a side")
     if max(width, height) > LONGEST_RATIO * min(width, height):
         raise ValueError(f"{width}x{height} is too long: expected at most {LONGEST_RATIO} to 1")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says. `ImageOps.exif_transpose` writes the other tags anew, and fails where they are odd."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

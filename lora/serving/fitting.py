@@ -9,6 +9,9 @@ from torch import Tensor, nn
 PREFIX = "transformer."
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 MATRIX = 2  # dimensions
+# what the converters of diffusers raise at names and shapes that they do not know
+CONFUSED = (ValueError, LookupError, RuntimeError, AssertionError, ArithmeticError, AttributeError, TypeError)
+LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ def _in_diffusers_layout(tensors: Mapping[str, Tensor]) -> FittedLora:
     """What the pipeline itself would make of the file; its converters raise many things at files they do not know."""
     try:
         converted, alphas = FluxPipeline.lora_state_dict(dict(tensors), return_alphas=True)
-    except (ValueError, KeyError, IndexError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"the LoRA's layout is not one that FLUX's loader knows ({error})") from error
+    except CONFUSED as error:
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        raise ValueError(f"the LoRA's layout is not one that FLUX's loader knows ({reason})") from error
     return FittedLora({name: tensor for name, tensor in converted.items() if not name.endswith(".alpha")}, alphas)
 
 

@@ -36,7 +36,7 @@ class TrainConfig:
     ) -> Self:
         """From the inputs as they arrive; raises ValueError with one sentence that names the input."""
         return cls(
-            trigger_word=text("trigger_word", trigger_word, at_most=100).strip(),
+            trigger_word=" ".join(text("trigger_word", trigger_word, at_most=100).split()),
             steps=whole_number("steps", steps, at_least=3, at_most=6000),
             learning_rate=number("learning_rate", learning_rate, at_least=1e-7, at_most=0.1),
             batch_size=whole_number("batch_size", batch_size, at_least=1, at_most=16),

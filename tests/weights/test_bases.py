@@ -1,9 +1,15 @@
 """Which base is meant and where it is; what is not there is said with what to do, and nothing else is taken."""
 
+import contextlib
+import re
+import shlex
+import sys
+
 import pytest
+from huggingface_hub.cli import download, hf
 
 from tests.tiny import TINY_FLUX, assert_one_sentence, write
-from weights.bases import REPOSITORIES, WEIGHTS, Base, find_base
+from weights.bases import REPOSITORIES, WEIGHTS, Base, find_base, find_trainable_base
 
 
 def refusal(kind):
@@ -16,6 +22,42 @@ def refusal(kind):
 def test_the_tiny_base_is_found(monkeypatch):
     monkeypatch.setenv("FLUX_BASE", "tiny")
     assert find_base() == Base("tiny", TINY_FLUX)
+
+
+def test_a_base_without_guidance_is_not_trained(monkeypatch, tmp_path):
+    write(tmp_path / "model_index.json", b"{}")
+    (tmp_path / "transformer").mkdir()
+    write(tmp_path / "transformer" / "config.json", b'{"guidance_embeds": false}')
+    monkeypatch.setenv("FLUX_BASE", str(tmp_path))
+    assert find_base().path == tmp_path
+    with pytest.raises(ValueError, match="can be drawn with, not trained"):
+        find_trainable_base()
+
+
+def test_a_base_with_guidance_is_trained(monkeypatch):
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    assert find_trainable_base() == find_base()
+
+
+def test_the_command_that_fetches_a_base_is_understood_by_the_tool_it_is_for(monkeypatch):
+    """The real command line of Hugging Face, its two ways to download replaced by records of what was asked."""
+    monkeypatch.setenv("FLUX_BASE", "dev")
+    if (WEIGHTS / "dev").exists():
+        pytest.skip("weights/dev is there")
+    command = re.search(r"`(hf download [^`]+)`", refusal(FileNotFoundError))
+    assert command
+    asked = []
+    for function in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(
+            download, function, lambda *_, _name=function, **kwargs: asked.append((_name, kwargs)) or ""
+        )
+    monkeypatch.setattr(sys, "argv", shlex.split(command[1]))
+    with contextlib.suppress(SystemExit):
+        hf.main()
+    [(function, settings)] = asked
+    assert function == "snapshot_download"
+    assert settings["repo_id"] == "black-forest-labs/FLUX.1-dev"
+    assert settings["ignore_patterns"] == ["flux1-*", "ae.safetensors"]
 
 
 def test_spaces_around_a_name_do_not_count(monkeypatch):

@@ -120,6 +120,27 @@ def test_other_precisions_are_refused(dtype, name):
     assert "BF16, F16, F32" in message
 
 
+@pytest.mark.parametrize("dtype", [[], {}, None, 7])
+def test_a_precision_that_is_no_text_is_refused(dtype):
+    assert f"{DOWN} as {dtype}" in refusal(file_of({DOWN: entry(dtype=dtype)}, bytes(4)))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_a_tensor_of_nothing_is_refused(shape):
+    assert "of the shape" in refusal(file_of({DOWN: entry(shape=shape, offsets=(0, 0))}))
+
+
+@pytest.mark.parametrize("name", [f"{'x' * 1000}{DOWN}", f"a\n{DOWN}"])
+def test_a_name_that_would_spoil_an_error_is_refused(name):
+    assert len(refusal(file_of({DOWN: entry(), name: entry()}, bytes(4)))) < 400
+
+
+def test_an_alpha_that_makes_a_weight_infinite_is_refused():
+    content = {name: torch.ones_like(tensor).half() for name, tensor in a_lora().items()}
+    metadata = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 1e5, "transformer.r": 1})}
+    assert "NaN or infinity" in refusal(save(content, metadata=metadata))
+
+
 def test_a_whole_model_is_no_lora():
     assert "is no LoRA: none of its 1 tensors" in refusal(save({"transformer.x_embedder.weight": torch.ones(2, 2)}))
     assert "is no LoRA" in refusal(save({}))

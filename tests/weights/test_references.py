@@ -86,7 +86,10 @@ def test_the_content_decides_and_not_the_suffix(tmp_path):
     [
         ([], "0 .safetensors files (none)"),
         ([member("a.txt", b"x")], "0 .safetensors files (none)"),
-        ([member("a.safetensors", CONTENT), member("b/c.safetensors", CONTENT)], "(a.safetensors, b/c.safetensors)"),
+        (
+            [member("a.safetensors", CONTENT), member("b/c.safetensors", CONTENT)],
+            "('a.safetensors', 'b/c.safetensors')",
+        ),
         ([member("a.safetensors", type=tarfile.SYMTYPE, linkname="/etc/passwd"), member("a", b"")], "0 .safetensors"),
         ([member("a.safetensors", type=tarfile.LNKTYPE, linkname="/etc/passwd"), member("a", b"")], "0 .safetensors"),
         ([member("a.safetensors", type=tarfile.FIFOTYPE), member("a", b"")], "0 .safetensors"),
@@ -112,6 +115,19 @@ def test_names_in_a_tar_write_nothing(tmp_path):
 @pytest.mark.parametrize("length", [300, 600, 700])
 def test_a_tar_cut_off_is_refused(tmp_path, length):
     refusal_of(tmp_path, a_tar(member("lora.safetensors", CONTENT))[:length])
+
+
+def test_the_names_in_a_tar_do_not_flood_an_error(tmp_path):
+    names = [f"{index}\n{'x' * 300}.safetensors" for index in range(50)]
+    message = refusal_of(tmp_path, a_tar(*(member(name, CONTENT) for name in names)))
+    assert "50 .safetensors files" in message
+    assert len(message) < 1000
+
+
+def test_a_chain_of_headers_without_end_is_damage(tmp_path):
+    link = tarfile.TarInfo("x")
+    link.type = tarfile.XHDTYPE
+    assert "damaged tar" in refusal_of(tmp_path, link.tobuf(tarfile.USTAR_FORMAT) * 2000)
 
 
 def test_a_sparse_member_does_not_fill_the_memory(tmp_path):

@@ -54,6 +54,19 @@ def test_three_formats_are_read_whatever_the_name(tmp_path, kind):
     assert image.getpixel((5, 5)) == pytest.approx(RED, abs=8)
 
 
+def test_odd_exif_beside_the_orientation_does_no_harm(tmp_path):
+    """Pillow reads such tags, and cannot write them again."""
+    image = picture(96, 80)
+    exif = image.getexif()
+    exif[ORIENTATION] = 6
+    exif[0x011A] = 72.0  # XResolution
+    content = encoded(image, "JPEG", exif=exif)
+    rational, text = struct.pack("<HH", 0x011A, 5), struct.pack("<HH", 0x011A, 2)
+    odd = content.replace(rational, text).replace(rational[1::-1] + b"\0\5", text[1::-1] + b"\0\2")
+    assert odd != content
+    assert opened(tmp_path, odd).size == (80, 96)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
 def test_other_formats_are_refused(tmp_path, kind):
     assert reason(tmp_path, encoded(picture(), kind)) == "not a JPEG, PNG or WEBP image"
