@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -85,6 +86,21 @@ def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
         "hf download",
     ):
         assert part in last
+
+
+def test_train_does_not_begin_where_its_result_could_not_be_kept(tmp_path: Path):
+    run = script_train(ARCHIVE, "--output", tmp_path)
+    assert run.stderr.startswith(f"error: --output is {str(tmp_path)!r}: expected the name of a file")
+
+
+def test_serve_refuses_a_port_that_another_server_has():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "script.serve", "--port", str(port)]
+        run = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert run.stderr.startswith(f"error: port {port} cannot be used")
 
 
 def test_requirements_for_cog_are_flat_and_pinned():

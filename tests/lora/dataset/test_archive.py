@@ -144,6 +144,11 @@ def test_what_macos_and_windows_add_is_skipped(tmp_path, name):
     assert [member.name for member in unpacked(tmp_path, zipped({name: b"junk", "a.jpg": b"1"}))] == ["a.jpg"]
 
 
+def test_a_member_without_a_name_is_skipped(tmp_path):
+    content = zipped({"\1.png": b"1", "a.jpg": b"1"}).replace(b"\1.png", b"\0.png")
+    assert [member.name for member in unpacked(tmp_path, content)] == ["a.jpg"]
+
+
 def test_folders_are_no_members(tmp_path):
     assert [m.name for m in unpacked(tmp_path, zipped({"d.jpg/": b"", "d.jpg/a.jpg": b"1"}))] == ["d.jpg/a.jpg"]
 

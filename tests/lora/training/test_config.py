@@ -41,6 +41,10 @@ def test_spaces_around_a_trigger_word_and_a_resolution_do_not_count():
     assert config.resolutions == (512, 768)
 
 
+def test_a_trigger_word_is_on_one_line():
+    assert checked(trigger_word="my\n  dog").trigger_word == "my dog"
+
+
 def test_a_resolution_counts_once():
     assert checked(resolution="512,768,512").resolutions == (512, 768)
 
