@@ -56,7 +56,9 @@ def test_what_is_no_choice_is_refused_with_the_choices(value):
     assert_one_sentence(error.value, "format", repr(value), "webp, png")
 
 
-@pytest.mark.parametrize("value", [10**5000, -(10**5000), "x" * 10**6, [1] * 10**6])
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), "x" * 10**6, [1] * 10**6], ids=["huge", "very small", "text", "list"]
+)
 def test_a_value_of_any_length_makes_a_short_sentence(value):
     with pytest.raises(ValueError, match=r"^steps is ") as error:
         whole_number("steps", value, at_least=3, at_most=6000)
