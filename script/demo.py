@@ -24,7 +24,7 @@ from script.tiny_flux.monster import ARCHIVE
 BASE = "tiny"
 TRAINING = {
     "trigger_word": "TOK",
-    "steps": 320,
+    "steps": 220,
     "learning_rate": 1e-3,
     "batch_size": 2,
     "resolution": "128",
