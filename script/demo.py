@@ -7,6 +7,7 @@ import json
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from script.cog_server import DIRECT, running_server
+from script.cog_server import DIRECT, SECONDS_BETWEEN_LOOKS, running_server
 from script.contact_sheet import Row, contact_sheet
 from script.tiny_flux.monster import ARCHIVE
 
@@ -35,6 +36,8 @@ TRAINING = {
 PROMPTS = ("TOK in a meadow", "TOK under the night sky", "a blue star in the desert")
 SCALES = (0.0, 0.5, 1.0)
 DRAWING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 3, "output_format": "png"}
+
+BUSY, SECONDS_TO_BE_FREE = 409, 10
 
 
 def main() -> None:
@@ -82,12 +85,24 @@ def _images(url: str, prompt: str, lora: Path, scale: float) -> list[Image.Image
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     """What Cog answers; raises RuntimeError with its reason if the job failed."""
-    headers = {"Content-Type": "application/json"}
-    with DIRECT.open(urllib.request.Request(url, json.dumps(body).encode(), headers)) as response:
-        result = json.load(response)
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    result = _answer(request)
     if result["status"] != "succeeded":
         raise RuntimeError(f"the job {result['status']}: {result.get('error')}")
     return result
+
+
+def _answer(request: urllib.request.Request) -> dict[str, Any]:
+    """Cog at times still says that it is busy, right after a job has ended."""
+    deadline = time.monotonic() + SECONDS_TO_BE_FREE
+    while True:
+        try:
+            with DIRECT.open(request) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _decoded(uri: str) -> bytes:
