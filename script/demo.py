@@ -25,7 +25,7 @@ from script.tiny_flux.monster import ARCHIVE
 BASE = "tiny"
 TRAINING = {
     "trigger_word": "TOK",
-    "steps": 220,
+    "steps": 360,
     "learning_rate": 1e-3,
     "batch_size": 2,
     "resolution": "128",
@@ -35,7 +35,7 @@ TRAINING = {
 }
 PROMPTS = ("TOK in a meadow", "TOK under the night sky", "a blue star in the desert")
 SCALES = (0.0, 0.5, 1.0)
-DRAWING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 3, "output_format": "png"}
+DRAWING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 100, "output_format": "png"}
 
 BUSY, SECONDS_TO_BE_FREE = 409, 10
 
