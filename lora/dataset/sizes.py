@@ -1,13 +1,16 @@
-"""Which size an image is trained at, and how it gets there. Knows no latents and no caption."""
+"""Which sizes an image is trained at, and how it gets there. Knows no latents and no caption."""
 
-import itertools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 STEP = 16  # FLUX's tokens are 16 pixels a side
+TOKENS_OF_A_TILE = 128  # attention and matrix kernels work in tiles of so many tokens; the text is four of them
+MOST_AREA_FOR_TILES = 0.03
 MOST_UPSCALING = 1.1
+REDUCING_GAP = 2.0  # far larger pictures are first averaged down to twice the size: 54 dB from a plain resize
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -17,33 +20,85 @@ class Size:
     width: int
     height: int
 
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """A size in steps, lying on its long side."""
+
+    long: int
+    short: int
+
+    @property
+    def tokens(self) -> int:
+        return self.long * self.short
+
+    def cut(self, ratio: float) -> float:
+        """How many steps of a picture of this ratio stand over on the side that does not fit."""
+        return max(self.long / ratio - self.short, self.short * ratio - self.long)
+
+
+def training_sizes(original: Size, *, resolutions: Iterable[int]) -> list[Size]:
+    """The sizes an image is trained at, smallest first. One too small for two resolutions has the same size at both,
+    and is trained at that size once."""
+    return sorted({training_size(original, resolution=resolution) for resolution in resolutions})
+
 
 def training_size(original: Size, *, resolution: int) -> Size:
-    """The size nearest in shape to the original whose sides are multiples of 16 and area is at most resolution².
+    """The bucket for an image at a resolution: sides in multiples of 16, area at most resolution².
 
-    An image too small for the resolution is trained as large as it is; nothing is enlarged by more than a tenth.
+    Less than half a step is cut off on one side, and nothing is enlarged by more than a tenth. Of the sizes that allow
+    this it is the largest, or one whose tokens are a multiple of 128 where that costs less than 3 % of the area. An
+    image too small for the resolution is trained as large as it is, to an eighth, so that such images share sizes.
     """
-    area = original.width * original.height
-    scale = min(resolution / math.sqrt(area), MOST_UPSCALING)
-    widths = _steps_around(original.width * scale, at_most=original.width * MOST_UPSCALING)
-    heights = _steps_around(original.height * scale, at_most=original.height * MOST_UPSCALING)
-    fitting = [Size(w, h) for w, h in itertools.product(widths, heights) if w * h <= max(resolution, STEP) ** 2]
-    return max(fitting, key=lambda size: (-_distortion(size, original), size.width * size.height))
+    long, short = max(original.width, original.height), min(original.width, original.height)
+    buckets = list(_buckets(long, short, tokens=(_side(original, resolution) / STEP) ** 2))
+    largest = max(bucket.tokens for bucket in buckets)
+    tiled = [
+        bucket
+        for bucket in buckets
+        if bucket.tokens % TOKENS_OF_A_TILE == 0 and bucket.tokens > (1 - MOST_AREA_FOR_TILES) * largest
+    ]
+    best = max(tiled or buckets, key=lambda bucket: (bucket.tokens, -bucket.cut(long / short)))
+    sides = best.long * STEP, best.short * STEP
+    return Size(*sides) if original.width >= original.height else Size(*reversed(sides))
+
+
+def cover_scale(original: Size, size: Size) -> float:
+    """How much a picture is scaled so that it covers a size."""
+    return max(size.width / original.width, size.height / original.height)
 
 
 def fit(picture: Image.Image, size: Size) -> Image.Image:
     """Scale a picture to cover `size` and cut what stands over, the same on both sides: resized, never stretched."""
-    return ImageOps.fit(picture, (size.width, size.height), method=Image.Resampling.LANCZOS)
+    scale = max(size.width / picture.width, size.height / picture.height)
+    width, height = size.width / scale, size.height / scale
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    box = (left, top, min(left + width, picture.width), min(top + height, picture.height))
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, box, REDUCING_GAP)
 
 
-def _steps_around(length: float, *, at_most: float) -> list[int]:
-    """The multiples of 16 just below and above a length, as far as they are allowed; at least one."""
-    below = max(STEP, math.floor(length / STEP) * STEP)
-    above = below + STEP
-    return [below, above] if above <= at_most else [below]
+def _side(original: Size, resolution: int) -> int:
+    """The resolution, or what comes nearest to it in a smaller image, rounded down to an eighth of an octave."""
+    own = math.isqrt(original.width * original.height)
+    if resolution <= own * MOST_UPSCALING:
+        return resolution
+    grain = max(STEP, 2 ** (own.bit_length() - 4))
+    return own // grain * grain
 
 
-def _distortion(size: Size, original: Size) -> float:
-    """How far the shape is from the original's, in steps of a side, to a precision where equal shapes tie."""
-    ratio = math.log(size.width / size.height) - math.log(original.width / original.height)
-    return round(abs(ratio) * max(size.width, size.height) / STEP, 2)
+def _buckets(long: int, short: int, *, tokens: float) -> Iterator[_Bucket]:
+    """All sizes of at most so many tokens that hold a picture of these sides as `training_size` promises, of those
+    near the largest; a size of half the tokens is not looked for."""
+    ratio, found = long / short, 0
+    for rows in range(math.isqrt(int(tokens / ratio)) + 1, 0, -1):
+        for columns in (math.floor(rows * ratio), math.ceil(rows * ratio)):
+            bucket = _Bucket(columns, rows)
+            enlarged = max(columns * STEP / long, rows * STEP / short)
+            if bucket.tokens <= tokens and enlarged <= MOST_UPSCALING and bucket.cut(ratio) < 1 / 2:
+                found = max(found, bucket.tokens)
+                yield bucket
+        if rows * rows * ratio * 2 < found:
+            return

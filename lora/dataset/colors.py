@@ -1,0 +1,58 @@
+"""Pixels of any kind become 8-bit RGB, with white where they were transparent. Knows no file."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BAND_PIXELS = 4_000_000  # how many pixels are converted at a time, so that a large image is never held twice
+WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what the brightest pixel can be where no format says it
+
+Convert = Callable[[Image.Image], Image.Image]
+
+
+def rgb_on_white(image: Image.Image, *, shrink_by: int) -> Image.Image:
+    """The image in RGB, shrunk by a whole factor (each pixel the mean of a square), converted in bands of rows."""
+    convert = _converter(image)
+    if convert is _as_it_is and shrink_by == 1:
+        return image
+    rows = max(BAND_PIXELS // image.width // shrink_by, 1) * shrink_by
+    canvas = Image.new("RGB", (-(-image.width // shrink_by), -(-image.height // shrink_by)))
+    for top in range(0, image.height, rows):
+        band = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
+        canvas.paste(band.reduce(shrink_by) if shrink_by > 1 else band, (0, top // shrink_by))
+    return canvas
+
+
+def _converter(image: Image.Image) -> Convert:
+    """How the bands of an image are converted, by its mode."""
+    if image.mode.startswith("I;16"):
+        return lambda band: _from_numbers(band, white=65535.0)
+    if image.mode in ("I", "F"):
+        white = _white(np.asarray(image))
+        return lambda band: _from_numbers(band, white=white)
+    if image.has_transparency_data:
+        return _on_white
+    return _as_it_is if image.mode == "RGB" else lambda band: band.convert("RGB")
+
+
+def _as_it_is(band: Image.Image) -> Image.Image:
+    return band
+
+
+def _on_white(band: Image.Image) -> Image.Image:
+    layer = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _from_numbers(band: Image.Image, *, white: float) -> Image.Image:
+    """Gray from numbers, 0 to `white`; `convert` alone clips them at 255. What is no number is black."""
+    scaled = np.nan_to_num(np.asarray(band, dtype=np.float32)) * (255.0 / white)
+    return Image.fromarray(np.rint(scaled.clip(0.0, 255.0)).astype(np.uint8)).convert("RGB")
+
+
+def _white(numbers: NDArray[np.generic]) -> float:
+    """What stands for white in numbers of an unknown range: the first of the usual ones that holds them all."""
+    brightest = float(np.max(numbers, where=np.isfinite(numbers), initial=0.0))
+    return next((white for white in WHITES if brightest <= white), brightest)

@@ -1,0 +1,56 @@
+"""What can be told of a picture by its pixels: whether it is sharp, and which others look the same."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+GRID = 8
+MOST_DIFFERENT_BITS = 10  # of 128
+MOST_DIFFERENT_COLOR = 12.0  # of 255, in any channel of the mean
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """A perceptual hash: where a picture gets brighter from cell to cell of a coarse grid, and its mean color."""
+
+    bits: bytes  # 64 steps to the right, 64 steps down
+    color: tuple[float, float, float]  # 0 to 255
+
+
+def likeness(picture: Image.Image) -> Likeness:
+    """The hash of an RGB picture, hardly changed by its size, its compression or its brightness (dHash, both ways)."""
+    gray = picture.convert("L")
+    right = np.asarray(gray.resize((GRID + 1, GRID), Image.Resampling.BOX), dtype=np.int16)
+    down = np.asarray(gray.resize((GRID, GRID + 1), Image.Resampling.BOX), dtype=np.int16)
+    bits = np.concatenate([(np.diff(right, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()])
+    red, green, blue = np.asarray(picture.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0].tolist()
+    return Likeness(np.packbits(bits).tobytes(), (red, green, blue))
+
+
+def look_alikes(hashes: list[Likeness]) -> list[list[int]]:
+    """Groups of two or more indices whose pictures look the same as the group's first, each index in one group."""
+    bits = np.array([np.frombuffer(each.bits, dtype=np.uint64) for each in hashes]).reshape(len(hashes), -1)
+    colors = np.array([each.color for each in hashes]).reshape(len(hashes), 3)
+    is_free, groups = np.ones(len(hashes), dtype=bool), []
+    for index in range(len(hashes)):
+        if not is_free[index]:
+            continue
+        differing = np.bitwise_count(bits ^ bits[index]).sum(axis=1)
+        is_near = np.abs(colors - colors[index]).max(axis=1) <= MOST_DIFFERENT_COLOR
+        members = np.flatnonzero(is_free & is_near & (differing <= MOST_DIFFERENT_BITS)).tolist()
+        is_free[members] = False
+        if len(members) > 1:
+            groups.append(members)
+    return groups
+
+
+def sharpness(picture: Image.Image) -> float:
+    """The share of a picture's contrast that is between neighbouring pixels: the variance of its Laplacian against its
+    own. About 0.1 for a photograph in focus, 0.001 for one blurred over 4 pixels, 0 for a picture of one color."""
+    gray: NDArray[np.float32] = np.asarray(picture.convert("L"), dtype=np.float32)
+    middle = gray[1:-1, 1:-1]
+    laplacian = 4 * middle - gray[:-2, 1:-1] - gray[2:, 1:-1] - gray[1:-1, :-2] - gray[1:-1, 2:]
+    contrast = float(gray.var())
+    return float(laplacian.var()) / contrast if contrast else 0.0

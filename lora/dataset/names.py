@@ -1,0 +1,44 @@
+"""What files are called inside an archive: which of them a person put there, and how names are compared and shown.
+
+A name from an archive is only ever compared and shown. Nothing on disk is called by it.
+"""
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+JUNK_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFile:
+    """A file inside an archive, with its content in blocks, which can be read once."""
+
+    name: str
+    blocks: Iterator[bytes]
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a person put it there: not hidden, and not what macOS or Windows adds, at any depth."""
+    parts = path_of(name).parts
+    if not parts or any(part.startswith(".") and part != ".." for part in parts):
+        return False
+    return parts[-1].lower() not in JUNK_FILES and not any(part.lower() in JUNK_FOLDERS for part in parts)
+
+
+def path_of(name: str) -> PurePosixPath:
+    """A name as a path, however its folders are separated and its accents are spelled."""
+    return PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in lower case, with its dot; empty if there is none."""
+    return path_of(name).suffix.lower()
+
+
+def printable(name: str) -> str:
+    """The name without what no terminal or JSON takes: bytes that are no text, and control characters."""
+    text = name.encode("utf-8", "replace").decode("utf-8")
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,0 +1,48 @@
+"""Pictures fitted to their training sizes wait on disk for the encoder, so that each image is decoded once."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lora.dataset.limits import GIBIBYTE
+from lora.dataset.sizes import Size
+
+MOST_BYTES = 4 * GIBIBYTE
+SHARE_OF_DISK = 1 / 4
+
+Pixels = NDArray[np.uint8]
+
+
+class PixelStore:
+    """Pixels [H, W, 3] by an image's content and size. It keeps what it has room for: the rest is made anew."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._room = min(MOST_BYTES, int(shutil.disk_usage(folder).free * SHARE_OF_DISK))
+        self._lock = threading.Lock()
+
+    def put(self, content: str, picture: Image.Image) -> None:
+        """Keep a fitted picture, if there is room."""
+        size = Size(*picture.size)
+        with self._lock:
+            path, count = self._path(content, size), size.width * size.height * 3
+            if path.exists() or count > self._room:
+                return
+            self._room -= count
+            path.touch()
+        path.write_bytes(picture.tobytes())
+
+    def get(self, content: str, size: Size) -> Pixels | None:
+        """The pixels of an image at a size, or None if they were not kept."""
+        path = self._path(content, size)
+        if not path.exists():
+            return None
+        return np.fromfile(path, dtype=np.uint8).reshape(size.height, size.width, 3)
+
+    def _path(self, content: str, size: Size) -> Path:
+        return self._folder / f"{content}-{size}.rgb"

@@ -1,0 +1,40 @@
+"""Work on threads whose results come in order. Pillow, libheif and PyTorch leave the interpreter to others meanwhile."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST_WORKERS = 8  # each may hold a whole image
+AHEAD = 2  # results that wait for their turn, per worker
+SECONDS_BETWEEN_LOOKS = 0.1  # Cog's cancellation reaches a thread only while that runs Python
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """function(item) for each item, in the order of the items, a few computed ahead.
+
+    An error of the function is raised in its turn. Whoever stops listening waits for nobody: what has not begun never
+    will.
+    """
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > AHEAD * workers:
+                yield _result(pending.popleft())
+        while pending:
+            yield _result(pending.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[Result]) -> Result:
+    while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
+        pass
+    return future.result()
