@@ -9,7 +9,7 @@ from lora.serving.drawing import draw
 from lora.serving.outputs import save_images
 from lora.serving.request import Request
 from lora.serving.wardrobe import Wardrobe
-from lora.workspace import fresh_workspace
+from lora.workspace import workspace
 from weights.bases import find_base
 from weights.references import Lora, read_lora
 
@@ -72,7 +72,8 @@ class Runner(BaseRunner):
         else:
             self.wardrobe.wear(lora.tensors, name=lora.digest, scale=request.lora_scale)
         images = draw(self.pipeline, request)
-        return [Path(path) for path in save_images(images, request, into=fresh_workspace("predict"))]
+        with workspace("predict") as folder:
+            return [Path(path) for path in save_images(images, request, into=folder)]
 
     def _lora(self, lora_weights: str | None, replicate_weights: str | None) -> Lora | None:
         """The LoRA that a request asks for; without one, that of the trained version."""

@@ -1,11 +1,17 @@
 """The training interface: one signature, then the job, read downwards."""
 
-import pathlib
+from typing import Optional
 
 from cog import BaseModel, Input, Path, current_scope
 
-from lora.dataset.encoding import encode_dataset
+from lora.dataset.archive import Archives
+from lora.dataset.cache import open_cache
+from lora.dataset.encoding import encode_dataset, encoded_bytes
+from lora.dataset.inspection import Inspector
+from lora.dataset.keys import Keys
+from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import read_dataset
+from lora.dataset.report import report_on
 from lora.flux.loading import free_memory, load_encoders, load_transformer
 from lora.training.adapter import add_lora
 from lora.training.config import TrainConfig
@@ -13,7 +19,7 @@ from lora.training.flow import Shift
 from lora.training.loop import train_lora
 from lora.training.output import check_tar, write_tar
 from lora.training.progress import Progress
-from lora.workspace import fresh_workspace
+from lora.workspace import workspace
 from weights.bases import find_trainable_base
 
 
@@ -25,8 +31,19 @@ class TrainingOutput(BaseModel):
 
 def train(
     # What to learn
-    input_images: Path = Input(description="A zip of training images, each with a caption in a .txt file of its name"),
+    input_images: Path = Input(
+        description="A zip, tar or tar.gz of images, each with a caption in a .txt file of its name if you like"
+    ),
     trigger_word: str = Input(description="The word that will stand for what is learned", default="TOK"),
+    input_captions: Optional[Path] = Input(
+        description="Captions from elsewhere: the tar of an earlier training, or an archive of .txt files", default=None
+    ),
+    autocaption_prefix: Optional[str] = Input(
+        description="Text at the start of every caption, such as 'a photo of TOK,'", default=None
+    ),
+    autocaption_suffix: Optional[str] = Input(
+        description="Text at the end of every caption, such as 'in the style of TOK'", default=None
+    ),
     # How long, and how hard
     steps: int = Input(description="Training steps", default=1000, ge=3, le=6000),
     learning_rate: float = Input(description="How far a step goes", default=4e-4, ge=1e-7, le=0.1),
@@ -36,35 +53,48 @@ def train(
     caption_dropout_rate: float = Input(
         description="Share of captions replaced by the trigger word alone", default=0.05, ge=0.0, le=1.0
     ),
+    cache_latents_to_disk: bool = Input(
+        description="Keep encoded images on disk: for large sets, and for training again on the same images",
+        default=False,
+    ),
     seed: int = Input(description="The same seed gives the same LoRA", default=42, ge=0, le=2147483647),
 ) -> TrainingOutput:
-    """Teach FLUX.1 a subject or a style from a zip of images."""
+    """Teach FLUX.1 a subject or a style from an archive of images."""
     config = TrainConfig.checked(
         trigger_word=trigger_word,
+        autocaption_prefix=autocaption_prefix,
+        autocaption_suffix=autocaption_suffix,
         steps=steps,
         learning_rate=learning_rate,
         batch_size=batch_size,
         resolution=resolution,
         lora_rank=lora_rank,
         caption_dropout_rate=caption_dropout_rate,
+        cache_latents_to_disk=cache_latents_to_disk,
         seed=seed,
     )
-    workspace = fresh_workspace("train")
-    images = read_dataset(pathlib.Path(str(input_images)), into=workspace / "images", trigger_word=config.trigger_word)
-    print(images.summary())
-    base = find_trainable_base()
+    with workspace("train") as folder:
+        inspector = Inspector(config.resolutions, PixelStore(folder / "dataset/pixels"))
+        archives = Archives.given(input_images, captions=input_captions)
+        images = read_dataset(archives, into=folder / "dataset", inspector=inspector, rule=config.prompt_rule)
+        report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
+        print(report.as_text())
+        base = find_trainable_base()
+        cache = open_cache(on_disk=config.cache_latents_to_disk, needed=encoded_bytes(images, base.path))
 
-    encoders = load_encoders(base.path)
-    dataset = encode_dataset(encoders, images, resolutions=config.resolutions, trigger_word=config.trigger_word)
-    shift = Shift.of(encoders.scheduler)
-    del encoders
-    free_memory()
+        encoders = load_encoders(base.path)
+        keys = Keys.of(encoders, base.path)
+        dataset = encode_dataset(encoders, images, inspector, config.trigger_word, keys=keys, cache=cache)
+        print(dataset.summary())
+        shift = Shift.of(encoders.scheduler)
+        del encoders
+        free_memory()
 
-    transformer = load_transformer(base.path)
-    add_lora(transformer, rank=config.lora_rank, seed=config.seed)
-    progress = Progress(config.steps, record_metric=current_scope().record_metric)
-    train_lora(transformer, dataset, config, shift=shift, report=progress.report)
+        transformer = load_transformer(base.path)
+        add_lora(transformer, rank=config.lora_rank, seed=config.seed)
+        progress = Progress(config.steps, record_metric=current_scope().record_metric)
+        train_lora(transformer, dataset, config, shift=shift, report=progress.report)
 
-    tar = write_tar(transformer, images, config, base=base.name, into=workspace)
-    check_tar(tar, transformer)
-    return TrainingOutput(weights=Path(tar))
+        tar = write_tar(transformer, images, report, config, base=base.name, into=folder)
+        check_tar(tar, transformer)
+        return TrainingOutput(weights=Path(tar))

@@ -31,6 +31,13 @@ def text(name: str, value: object, *, at_most: int) -> str:
     return value
 
 
+def yes_or_no(name: str, value: object) -> bool:
+    """`value` as it is; raises ValueError unless it is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {_shown(value)}: expected true or false")
+    return value
+
+
 def one_of(name: str, value: object, choices: Sequence[str]) -> str:
     """`value` as it is; raises ValueError unless it is one of the choices."""
     if not isinstance(value, str) or value not in choices:

@@ -6,21 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from script.openapi import training_inputs
-
-ROOT = Path(__file__).resolve().parents[1]
-ARCHIVE = "input_images"
-TYPES = {"integer": int, "number": float, "string": str}
+from script.training_flags import ARCHIVE, add_inputs, archived
 
 
 def main() -> None:
     """Parse the flags, train, keep the tar."""
-    arguments = vars(_parser(training_inputs(ROOT)).parse_args())
+    parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
+    add_inputs(parser)
+    arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
     if not output.parent.is_dir() or output.is_dir():
         sys.exit(f"error: --output is {str(output)!r}: expected the name of a file in a folder that is there")
     try:
-        tar = _train(arguments)
+        with archived(arguments.pop(ARCHIVE)) as archive:
+            tar = _train({ARCHIVE: archive, **arguments})
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     _keep(tar, output)
@@ -40,18 +40,6 @@ def _keep(tar: Path, output: Path) -> None:
         sys.exit(f"error: cannot write {output} ({error.strerror}); the trained LoRA is in {tar}")
     shutil.rmtree(tar.parent, ignore_errors=True)
     print(f"wrote {output}")
-
-
-def _parser(inputs: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
-    parser.add_argument(ARCHIVE, metavar="photos.zip", help=inputs[ARCHIVE]["description"])
-    parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
-    for name, schema in inputs.items():
-        if name != ARCHIVE:
-            flag, kind = f"--{name.replace('_', '-')}", TYPES[schema["type"]]
-            help_text = f"{schema['description']} (default: %(default)s)"
-            parser.add_argument(flag, type=kind, default=schema["default"], help=help_text)
-    return parser
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.dataset.limits import MOST_ARCHIVE_BYTES, MOST_BYTES_OF_A_MEMBER, Budget
-from lora.dataset.names import PackedFile
+from lora.dataset.names import PackedFile, Wanted, is_personal
+from lora.dataset.refusal import ContentError
 from lora.dataset.tars import GZIP_MAGIC, is_tar_header, tar_files
 from lora.dataset.zips import zip_files
 
-Reader = Callable[[Path, Budget], Iterator[PackedFile]]
+Reader = Callable[[Path, Wanted, Budget], Iterator[PackedFile]]
 EXPECTED = "expected a zip, tar or tar.gz of images"
 ZIP_MAGIC = b"PK\x03\x04"
 OTHERS = {  # by how they begin
@@ -39,32 +40,46 @@ class Member:
     path: Path
 
 
-def unpack_archive(archive: Path, *, into: Path) -> list[Member]:
+@dataclass(frozen=True, slots=True)
+class Archives:
+    """What a person sent."""
+
+    images: Path
+    captions: Path | None  # an archive whose captions go before those beside the images
+
+    @classmethod
+    def given(cls, images: object, *, captions: object) -> "Archives":
+        """From inputs as they arrive: paths of some kind, or plain text."""
+        return cls(Path(str(images)), Path(str(captions)) if captions else None)
+
+
+def unpack_archive(archive: Path, *, into: Path, wanted: Wanted = is_personal) -> list[Member]:
     """Stream the regular files of a zip, tar or tar.gz into the new folder `into`, in the archive's order.
 
-    Raises ValueError if it is none of these, is damaged, encrypted, or larger than limits.py allows.
+    Those whose name is not wanted are left out. Raises ContentError if it is no such archive, is damaged, encrypted, or
+    larger than limits.py allows.
     """
     reader = _reader(archive)
     into.mkdir(parents=True)
-    budget = Budget.of_folder(into)
-    return [_keep(file, into / f"{index:06}") for index, file in enumerate(reader(archive, budget))]
+    files = reader(archive, wanted, Budget.of_folder(into))
+    return [_keep(file, into / f"{index:06}") for index, file in enumerate(files)]
 
 
 def _reader(archive: Path) -> Reader:
     """By the content, as an upload has lost its name."""
     if not archive.is_file():
-        found = "a folder" if archive.is_dir() else "no such file is there"
-        raise ValueError(f"input_images is {str(archive)!r}, {found}: {EXPECTED}")
+        found = "a folder" if archive.is_dir() else "where no file is"
+        raise ContentError(f"is {str(archive)!r}, {found}: {EXPECTED}")
     size = archive.stat().st_size
     if size > MOST_ARCHIVE_BYTES:
-        raise ValueError(f"input_images has {size:,} bytes: expected at most {MOST_ARCHIVE_BYTES:,}")
+        raise ContentError(f"has {size:,} bytes: expected at most {MOST_ARCHIVE_BYTES:,}")
     with archive.open("rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
     if start.startswith(GZIP_MAGIC) or is_tar_header(start):
         return tar_files
     if start.startswith(ZIP_MAGIC) or zipfile.is_zipfile(archive):
         return zip_files
-    raise ValueError(f"input_images is {_looks_like(start, size)}: {EXPECTED}")
+    raise ContentError(f"is {_looks_like(start, size)}: {EXPECTED}")
 
 
 def _looks_like(start: bytes, size: int) -> str:
@@ -84,6 +99,7 @@ def _keep(file: PackedFile, path: Path) -> Member:
         for block in file.blocks:
             copied += len(block)
             if copied > MOST_BYTES_OF_A_MEMBER:
-                raise ValueError(f"input_images: {file.name!r} unpacks to more than {MOST_BYTES_OF_A_MEMBER:,} bytes")
+                limit = f"{MOST_BYTES_OF_A_MEMBER:,} bytes"
+                raise ContentError(f"holds {file.name!r}, which unpacks to more than {limit}: expected at most that")
             output.write(block)
     return Member(file.name, path)

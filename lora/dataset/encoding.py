@@ -1,17 +1,23 @@
 """Captioned images become tensors, once. Knows the encoders, not the transformer."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxPipeline
-from PIL import Image
+from diffusers import FluxPipeline
 from torch import Tensor
 
-from lora.dataset.images import open_picture
-from lora.dataset.reading import CaptionedImage, Dataset
-from lora.dataset.sizes import Size, fit, training_size
-from lora.flux.prompt import Prompt, encode_prompt
+from lora.dataset.cache import Cache
+from lora.dataset.inspection import Inspector
+from lora.dataset.keys import Keys
+from lora.dataset.latents import Fitted, encode_images
+from lora.dataset.reading import Dataset
+from lora.dataset.wording import counted, named
+from lora.flux.prompt import TEXT_TOKENS, Prompt, encode_prompt, token_count
+
+LATENT_BYTES = 16 * 4 / 8**2  # a pixel: 16 channels in fp32, of squares of 8 pixels a side
+MOST_BYTES_OF_A_NUMBER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,40 +34,46 @@ class EncodedDataset:
 
     examples: tuple[Example, ...]
     dropped: Prompt  # takes the place of a dropped caption: the trigger word alone, or the empty prompt without one
+    cut: tuple[str, ...] = ()  # images whose prompt is longer than T5 reads
+
+    def summary(self) -> str:
+        """For a person: what was encoded, and a warning if a prompt was cut."""
+        encoded = f"encoded {counted(len(self.examples), 'example')}"
+        cut = f"{counted(len(self.cut), 'prompt')} longer than {TEXT_TOKENS} tokens, cut: {named(list(self.cut))}"
+        return f"{encoded}\n{cut}" if self.cut else encoded
+
+
+def encoded_bytes(dataset: Dataset, base: Path) -> int:
+    """How many bytes the tensors of a data set take, at the most, with the encoders of a base."""
+    width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
+    fitted = {Fitted(size, image.look.content) for image in dataset.images for size in image.look.sizes}
+    pixels = sum(each.size.width * each.size.height for each in fitted)
+    texts = len({image.prompt for image in dataset.images})
+    return int(pixels * LATENT_BYTES) + texts * TEXT_TOKENS * width * MOST_BYTES_OF_A_NUMBER
 
 
 @torch.no_grad()
 def encode_dataset(
-    encoders: FluxPipeline, dataset: Dataset, *, resolutions: tuple[int, ...], trigger_word: str
+    encoders: FluxPipeline, dataset: Dataset, inspector: Inspector, trigger_word: str, *, keys: Keys, cache: Cache
 ) -> EncodedDataset:
-    """Encode every image at every resolution that it supports, and each distinct text once. Tensors are on the CPU."""
-    texts = {image.caption for image in dataset.images} | {trigger_word}
-    prompts = {text: _on_cpu(encode_prompt(encoders, text)) for text in sorted(texts)}
+    """Encode every image at every size that it is trained at, and each distinct text once. Tensors are on the CPU."""
+    latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache)
+    texts = {image.prompt for image in dataset.images} | {trigger_word}
+    prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
     examples = [
-        Example(latents, prompts[image.caption])
+        Example(latents[Fitted(size, image.look.content)], prompts[image.prompt])
         for image in dataset.images
-        for latents in _encode_at_all_sizes(encoders.vae, image, resolutions)
+        for size in image.look.sizes
     ]
-    return EncodedDataset(tuple(examples), dropped=prompts[trigger_word])
+    counts = {image.name: token_count(encoders, image.prompt) for image in dataset.images}
+    cut = tuple(f"{name} ({count} tokens)" for name, count in counts.items() if count > TEXT_TOKENS)
+    return EncodedDataset(tuple(examples), dropped=prompts[trigger_word], cut=cut)
 
 
-def _encode_at_all_sizes(vae: AutoencoderKL, image: CaptionedImage, resolutions: tuple[int, ...]) -> list[Tensor]:
-    picture = open_picture(image.path)
-    return [encode_picture(vae, fit(picture, size)) for size in _sizes(image, resolutions)]
-
-
-def encode_picture(vae: AutoencoderKL, picture: Image.Image) -> Tensor:
-    """Latents [C, H, W] in fp32 on the CPU: the mean of the posterior, shifted and scaled as FLUX's are."""
-    pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1.0
-    mean = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean[0].float().cpu()
-    return (mean - vae.config.shift_factor) * vae.config.scaling_factor
-
-
-def _sizes(image: CaptionedImage, resolutions: tuple[int, ...]) -> list[Size]:
-    """An image too small for two resolutions has the same size at both: it is trained at that size once."""
-    original = Size(image.width, image.height)
-    return sorted({training_size(original, resolution=resolution) for resolution in resolutions})
-
-
-def _on_cpu(prompt: Prompt) -> Prompt:
-    return Prompt(prompt.tokens.cpu(), prompt.pooled.cpu())
+def _encoded_text(encoders: FluxPipeline, text: str, *, keys: Keys, cache: Cache) -> Prompt:
+    key = keys.prompt(text)
+    kept = cache.get(key)
+    if kept is None:
+        prompt = encode_prompt(encoders, text)
+        kept = cache.put(key, {"tokens": prompt.tokens.cpu(), "pooled": prompt.pooled.cpu()})
+    return Prompt(kept["tokens"], kept["pooled"])

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora.dataset.refusal import ContentError
+
 MEBIBYTE = 2**20
 GIBIBYTE = 2**30
 BLOCK = MEBIBYTE  # bytes that are moved at a time: little enough to be cancelled between two of them
@@ -33,13 +35,13 @@ class Budget:
         return cls(limit=min(MOST_BYTES, room), of_disk=room < MOST_BYTES)
 
     def spend(self, count: int) -> None:
-        """Count bytes; raises ValueError if they are more than there may be."""
+        """Count bytes; raises ContentError if they are more than there may be."""
         self.spent += count
         if self.spent > self.limit:
             reason = ", as the disk has no more room" if self.of_disk else ""
             found = f"{self.spent:,} bytes or more"
-            raise ValueError(f"input_images unpacks to {found}: expected at most {self.limit:,}{reason}")
+            raise ContentError(f"unpacks to {found}: expected at most {self.limit:,}{reason}")
 
     def refuse(self, total: int) -> None:
-        """Raises ValueError if so many bytes are more than there may be, before the first of them is written."""
+        """Raises ContentError if so many bytes are more than there may be, before the first of them is written."""
         Budget(self.limit, self.of_disk).spend(total)

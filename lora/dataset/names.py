@@ -4,12 +4,16 @@ A name from an archive is only ever compared and shown. Nothing on disk is calle
 """
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+MOST_BYTES_OF_A_PART = 200  # file systems take 255, and a suffix comes after it
 JUNK_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
+
+
+Wanted = Callable[[str], bool]  # of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class PackedFile:
     blocks: Iterator[bytes]
 
 
-def is_wanted(name: str) -> bool:
+def is_personal(name: str) -> bool:
     """Whether a person put it there: not hidden, and not what macOS or Windows adds, at any depth."""
     parts = path_of(name).parts
     if not parts or any(part.startswith(".") and part != ".." for part in parts):
@@ -36,6 +40,14 @@ def path_of(name: str) -> PurePosixPath:
 def suffix_of(name: str) -> str:
     """The suffix in lower case, with its dot; empty if there is none."""
     return path_of(name).suffix.lower()
+
+
+def inside(name: str) -> PurePosixPath:
+    """A name as a path that can be written below any folder of any system: no way up, no drive, no endless part."""
+    parts = [
+        part.replace(":", "_").encode()[:MOST_BYTES_OF_A_PART].decode("utf-8", "ignore") for part in path_of(name).parts
+    ]
+    return PurePosixPath(*[part for part in parts if part.strip("./ ")] or ["_"])
 
 
 def printable(name: str) -> str:

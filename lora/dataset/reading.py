@@ -1,17 +1,27 @@
-"""A user's archive becomes captioned images, all checked. Knows no tensors."""
+"""A person's archive becomes captioned images, all checked. Knows no tensors."""
 
-import unicodedata
+import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from lora.dataset.archive import Member, unpack_archive
-from lora.dataset.captions import with_trigger
-from lora.dataset.images import open_picture
+from lora.dataset.archive import Archives, Member, unpack_archive
+from lora.dataset.caption_files import CaptionFiles, is_caption_file, read_captions
+from lora.dataset.captions import PromptRule
+from lora.dataset.images import READABLE, is_image
+from lora.dataset.inspection import Inspector, Look
+from lora.dataset.limits import MOST_IMAGES
+from lora.dataset.names import is_personal
+from lora.dataset.pairing import Caption, Pairing, pair
+from lora.dataset.refusal import ContentError, said_of
+from lora.dataset.workers import in_order
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-CAPTION_SUFFIX = ".txt"
-MOST_CAPTION_BYTES = 64 * 1024
-SHOWN = 3  # how many skipped files a summary names
+# A file with such a name was meant to be an image, whatever is in it.
+IMAGE_NAME = re.compile(
+    r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|avif|hei[cf]|hif"
+    r"|jp2|jxl|psd|svg|tga|ico|dng|cr[23]|nef|arw|raf|orf|rw2|raw|exr|hdr)$",
+    re.IGNORECASE,
+)
+ARCHIVE_NAME = re.compile(r"\.(zip|tar|gz|tgz|bz2|xz|rar|7z)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +30,9 @@ class CaptionedImage:
 
     name: str  # in the archive
     path: Path
-    caption: str
-    width: int
-    height: int
+    caption: Caption | None  # its own, as it was written
+    prompt: str  # as it is trained
+    look: Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,67 +49,88 @@ class Dataset:
 
     images: tuple[CaptionedImage, ...]
     skipped: tuple[Skipped, ...]
-    captions_found: int
-
-    def summary(self) -> str:
-        """What a person wants to know before the training starts."""
-        counts = f"{len(self.images)} images, {self.captions_found} with a caption of their own"
-        lines = [f"Found {counts}, {len(self.skipped)} files skipped"]
-        lines += [f"  skipped {file.name!r}: {file.reason}" for file in self.skipped[:SHOWN]]
-        return "\n".join([*lines, f"  a training prompt: {self.images[0].caption!r}"])
+    pairing: Pairing
+    encodings: tuple[tuple[str, str], ...]  # caption files that are not UTF-8, and what they were taken for
 
 
-def read_dataset(archive: Path, *, into: Path, trigger_word: str) -> Dataset:
-    """Unpack an archive into the new folder `into`, decode every image once and pair it with its caption.
+def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
+    """Unpack archives below the folder `into`, decode every image once and pair it with its caption.
 
-    Raises ValueError if it cannot be read, holds no image, or if more than half of its images are bad.
+    Raises ValueError if an archive cannot be read, if there is no image, or if more than half of the images are bad.
     """
-    members = unpack_archive(archive, into=into)
-    texts = {_stem(member.name): member for member in members if _suffix(member) == CAPTION_SUFFIX}
-    candidates = [member for member in members if _suffix(member) in IMAGE_SUFFIXES]
-    if not candidates:
-        raise ValueError(f"input_images holds {_describe(members)}: expected .jpg, .jpeg, .png or .webp images")
-    images, skipped = [], []
-    for member in candidates:
+    with said_of("input_captions"):
+        given = _given_captions(archives.captions, into=into / "captions")
+    with said_of("input_images"):
+        members = unpack_archive(archives.images, into=into / "images")
+        texts = read_captions(member for member in members if is_caption_file(member.name))
+        files = [member for member in members if not is_caption_file(member.name)]
+        images = [file for file in files if IMAGE_NAME.search(file.name) or is_image(file.path)]
+        _refuse_count(images, members)
+        looks, bad = _look_at(images, inspector)
+    pairing = _paired([member.name for member, _ in looks], given, texts)
+    skipped = [*bad, *_others(files, images), *(Skipped(*each) for each in given.unreadable + texts.unreadable)]
+    captioned = [
+        CaptionedImage(member.name, member.path, caption, rule.prompt(caption.text if caption else ""), look)
+        for (member, look), caption in zip(looks, pairing.captions, strict=True)
+    ]
+    return Dataset(tuple(captioned), tuple(skipped), pairing, given.encodings + texts.encodings)
+
+
+def _given_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
+    if archive is None:
+        return CaptionFiles((), (), ())
+    members = unpack_archive(archive, into=into, wanted=lambda name: is_personal(name) and is_caption_file(name))
+    texts = read_captions(members)
+    if not texts.captions:
+        raise ContentError("holds no captions: expected the tar of a training, or an archive with .txt files")
+    return texts
+
+
+def _refuse_count(images: list[Member], members: list[Member]) -> None:
+    if len(images) > MOST_IMAGES:
+        raise ContentError(f"holds {len(images):,} images: expected at most {MOST_IMAGES:,}")
+    inner = [member.name for member in members if ARCHIVE_NAME.search(member.name)]
+    if not images and inner:
+        raise ContentError(f"holds no images, but the archive {inner[0]!r}: expected the images themselves; send that")
+    if not images:
+        others = f"only {len(members)} other files such as {members[0].name!r}" if members else "no files at all"
+        raise ContentError(f"holds no images, {others}: expected {READABLE} images")
+
+
+def _look_at(images: list[Member], inspector: Inspector) -> tuple[list[tuple[Member, Look]], list[Skipped]]:
+    """The images that can be trained, and those that cannot; raises ContentError if those are more than half."""
+
+    def looked(member: Member) -> Look | Skipped:
         try:
-            images.append(_captioned(member, texts.get(_stem(member.name)), trigger_word))
+            return inspector.look(member.path)
         except ValueError as error:
-            skipped.append(Skipped(member.name, str(error)))
-    if len(skipped) * 2 > len(candidates):
-        worst = skipped[0]
-        counts = f"{len(skipped)} of {len(candidates)} images that cannot be used"
-        raise ValueError(f"input_images holds {counts}; the first is {worst.name!r}: {worst.reason}")
-    found = sum(_stem(image.name) in texts for image in images)
-    return Dataset(tuple(images), tuple(skipped), found)
+            return Skipped(member.name, str(error))
+
+    looks, bad = [], []
+    for member, look in zip(images, in_order(looked, images), strict=True):
+        if isinstance(look, Look):
+            looks.append((member, look))
+        else:
+            bad.append(look)
+    if len(bad) > len(looks):
+        counts = f"{len(bad)} of {len(images)} images that cannot be used"
+        raise ContentError(f"holds {counts}; the first is {bad[0].name!r}: {bad[0].reason}")
+    return looks, bad
 
 
-def _captioned(member: Member, text: Member | None, trigger_word: str) -> CaptionedImage:
-    picture = open_picture(member.path)
-    caption = with_trigger(_read_text(text) if text else "", trigger_word)
-    return CaptionedImage(member.name, member.path, caption, *picture.size)
+def _paired(names: list[str], given: CaptionFiles, own: CaptionFiles) -> Pairing:
+    first, second = pair(names, given.captions), pair(names, own.captions)
+    captions = tuple(one or other for one, other in zip(first.captions, second.captions, strict=True))
+    return Pairing(captions, first.unused + second.unused, first.overruled + second.overruled)
 
 
-def _read_text(member: Member) -> str:
-    content = member.path.read_bytes()
-    if len(content) > MOST_CAPTION_BYTES:
-        raise ValueError(f"its caption has {len(content):,} bytes: expected at most {MOST_CAPTION_BYTES:,}")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError("its caption is not UTF-8 text") from error
+def _others(files: list[Member], images: list[Member]) -> list[Skipped]:
+    """What is neither image nor caption."""
+    known = set(images)
+    return [Skipped(file.name, _kind(file.name)) for file in files if file not in known]
 
 
-def _stem(name: str) -> str:
-    """What an image and its caption have in common: the name without suffix, in one normal form and case."""
-    plain = unicodedata.normalize("NFC", name.replace("\\", "/"))
-    return str(PurePosixPath(plain).with_suffix("")).casefold()
-
-
-def _suffix(member: Member) -> str:
-    return PurePosixPath(member.name.replace("\\", "/")).suffix.lower()
-
-
-def _describe(members: list[Member]) -> str:
-    if not members:
-        return "no files"
-    return f"no images, only {len(members)} other files such as {members[0].name!r}"
+def _kind(name: str) -> str:
+    if ARCHIVE_NAME.search(name):
+        return "an archive inside the archive: put its images in directly"
+    return "neither an image nor a caption"

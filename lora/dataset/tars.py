@@ -16,7 +16,8 @@ from lora.dataset.limits import (
     SUSPECT_RATIO,
     Budget,
 )
-from lora.dataset.names import PackedFile, is_wanted, printable
+from lora.dataset.names import PackedFile, Wanted, printable
+from lora.dataset.refusal import ContentError
 
 GZIP_MAGIC = b"\x1f\x8b"
 # What tarfile, gzip and zlib raise at bytes that are no tar. A number in a header that is none is a ValueError; headers
@@ -24,19 +25,15 @@ GZIP_MAGIC = b"\x1f\x8b"
 DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError)
 
 
-class RefusedError(ValueError):
-    """A refusal in words for a person, which is no sign of damage."""
+def tar_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedFile]:
+    """The wanted regular files of a tar or a tar.gz, in its order, each to be read before the next is asked for.
 
-
-def tar_files(archive: Path, budget: Budget) -> Iterator[PackedFile]:
-    """The regular files of a tar or a tar.gz, in its order, each to be read before the next is asked for.
-
-    Links, devices and sparse files are left out. Raises ValueError if it is damaged or a bomb.
+    Links, devices and sparse files are left out. Raises ContentError if it is damaged or a bomb.
     """
     with archive.open("rb") as raw, _damage_explained():
         stream = _Forward(raw, budget)
         with tarfile.open(fileobj=stream, mode="r:") as tar:  # type: ignore[call-overload]
-            yield from _files(tar)
+            yield from _files(tar, wanted)
             stream.refuse_anything_but_the_end()
 
 
@@ -53,23 +50,23 @@ def is_tar_header(block: bytes) -> bool:
 def _damage_explained() -> Iterator[None]:
     try:
         yield
-    except RefusedError:
+    except ContentError:
         raise
     except DAMAGE as error:
         expected = "expected a zip, tar or tar.gz of images"
-        raise RefusedError(f"input_images is a tar or gzip file that cannot be read ({error}): {expected}") from error
+        raise ContentError(f"is a tar or gzip file that cannot be read ({error}): {expected}") from error
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[PackedFile]:
+def _files(tar: tarfile.TarFile, wanted: Wanted) -> Iterator[PackedFile]:
     for number, info in enumerate(tar, 1):
         if number > MOST_MEMBERS:
-            raise RefusedError(f"input_images holds more than {MOST_MEMBERS:,} files: expected at most that")
+            raise ContentError(f"holds more than {MOST_MEMBERS:,} files: expected at most that")
         name = printable(info.name)
-        if not info.isreg() or info.issparse() or not is_wanted(name):
+        if not info.isreg() or info.issparse() or not wanted(name):
             continue
         if info.size > MOST_BYTES_OF_A_MEMBER:
             sizes = f"{info.size:,} bytes: expected at most {MOST_BYTES_OF_A_MEMBER:,}"
-            raise RefusedError(f"input_images: {name!r} unpacks to {sizes}")
+            raise ContentError(f"holds {name!r}, which unpacks to {sizes}")
         yield PackedFile(name, _blocks(tar, info))
 
 
@@ -101,11 +98,8 @@ class _Forward:
         self._position += len(self._last)
         if self._position > max(SUSPECT_BYTES, SUSPECT_RATIO * self._raw.tell()):
             sizes = f"{self._position:,} bytes or more from {self._raw.tell():,}"
-            raise RefusedError(f"input_images unpacks to {sizes}: expected photographs, not a bomb")
-        try:
-            self._budget.spend(len(self._last))
-        except ValueError as error:
-            raise RefusedError(str(error)) from error
+            raise ContentError(f"unpacks to {sizes}: expected photographs, not a bomb")
+        self._budget.spend(len(self._last))
         return self._last
 
     def tell(self) -> int:

@@ -1,4 +1,4 @@
-"""Work on threads whose results come in order. Pillow, libheif and PyTorch leave the interpreter to others meanwhile."""
+"""Work on threads whose results come in order. Pillow, libheif and PyTorch let go of the interpreter meanwhile."""
 
 import os
 from collections import deque

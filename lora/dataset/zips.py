@@ -19,7 +19,8 @@ from lora.dataset.limits import (
     SUSPECT_TOTAL_RATIO,
     Budget,
 )
-from lora.dataset.names import PackedFile, is_wanted, printable
+from lora.dataset.names import PackedFile, Wanted, printable
+from lora.dataset.refusal import ContentError
 
 LOCAL_HEADER = 30  # bytes that a zip puts before each member's name
 ENCRYPTED, UTF_8 = 0x1, 0x800  # flags of a member
@@ -28,27 +29,25 @@ READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError, EOFError, OSError)
 
 
-def zip_files(archive: Path, budget: Budget) -> Iterator[PackedFile]:
-    """The regular files of a zip, in its order, each to be read before the next is asked for.
+def zip_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedFile]:
+    """The wanted regular files of a zip, in its order, each to be read before the next is asked for.
 
-    Raises ValueError if it is damaged, encrypted, compressed in a way that cannot be read, or a bomb.
+    Raises ContentError if it is damaged, encrypted, compressed in a way that cannot be read, or a bomb.
     """
     try:
         source = zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise ValueError("input_images is a zip that is cut off or damaged: expected one that opens") from error
+        raise ContentError(f"is a zip that is cut off or damaged ({error}): zip it anew") from error
     with source:
-        wanted = [info for info in source.infolist() if _is_wanted(info)]
-        _refuse_bombs(source, budget)
-        _refuse_unreadable(wanted)
-        for info in wanted:
-            name = _name(info)
-            yield PackedFile(name, _blocks(source, info, budget))
+        _refuse_bombs(source.infolist(), budget)
+        infos = [info for info in source.infolist() if _is_file(info) and wanted(_name(info))]
+        _refuse_unreadable(infos)
+        for info in infos:
+            yield PackedFile(_name(info), _blocks(source, info, budget))
 
 
-def _is_wanted(info: zipfile.ZipInfo) -> bool:
-    is_file = not info.filename.endswith(("/", "\\")) and not stat.S_ISLNK(info.external_attr >> 16)
-    return is_file and is_wanted(_name(info))
+def _is_file(info: zipfile.ZipInfo) -> bool:
+    return not info.filename.endswith(("/", "\\")) and not stat.S_ISLNK(info.external_attr >> 16)
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -60,19 +59,18 @@ def _name(info: zipfile.ZipInfo) -> str:
     return printable(name)
 
 
-def _refuse_bombs(source: zipfile.ZipFile, budget: Budget) -> None:
+def _refuse_bombs(infos: list[zipfile.ZipInfo], budget: Budget) -> None:
     """Judge by the directory alone, before anything is inflated; the bytes are counted again, as directories lie."""
-    infos = source.infolist()
     if len(infos) > MOST_MEMBERS:
-        raise ValueError(f"input_images holds {len(infos):,} files: expected at most {MOST_MEMBERS:,}")
+        raise ContentError(f"holds {len(infos):,} files: expected at most {MOST_MEMBERS:,}")
     total, packed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
     budget.refuse(total)
     if total > max(SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO * packed):
-        raise ValueError(f"input_images unpacks to {total:,} bytes from {packed:,}: expected photographs, not a bomb")
+        raise ContentError(f"unpacks to {total:,} bytes from {packed:,}: expected photographs, not a bomb")
     for info in infos:
         if info.file_size > max(SUSPECT_BYTES, SUSPECT_RATIO * info.compress_size):
             sizes = f"{info.file_size:,} bytes from {info.compress_size:,}"
-            raise ValueError(f"input_images: {_name(info)!r} unpacks to {sizes}: expected photographs, not a bomb")
+            raise ContentError(f"holds {_name(info)!r}, which unpacks to {sizes}: expected photographs, not a bomb")
     _refuse_overlaps(infos)
 
 
@@ -82,15 +80,15 @@ def _refuse_overlaps(infos: list[zipfile.ZipInfo]) -> None:
     for info, following in itertools.pairwise(ordered):
         if info.header_offset + LOCAL_HEADER + len(info.orig_filename) + info.compress_size > following.header_offset:
             pair = f"{_name(info)!r} and {_name(following)!r}"
-            raise ValueError(f"input_images: {pair} overlap: expected a zip whose files have bytes of their own")
+            raise ContentError(f"holds {pair}, which overlap: expected a zip whose files have bytes of their own")
 
 
 def _refuse_unreadable(infos: list[zipfile.ZipInfo]) -> None:
     for info in infos:
         if info.flag_bits & ENCRYPTED:
-            raise ValueError(f"input_images: {_name(info)!r} is encrypted: expected a zip without a password")
+            raise ContentError(f"holds {_name(info)!r}, which is encrypted: expected a zip without a password")
         if info.compress_type not in READABLE:
-            raise ValueError(f"input_images: {_name(info)!r} uses an unsupported compression: zip it anew")
+            raise ContentError(f"holds {_name(info)!r}, which uses an unsupported compression: zip it anew")
 
 
 def _blocks(source: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
@@ -101,6 +99,6 @@ def _blocks(source: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> I
                 budget.spend(len(block))
                 yield block
     except (NotImplementedError, RuntimeError) as error:  # what the member's own header asks for, against the directory
-        raise ValueError(f"input_images: {name!r} cannot be read from the zip ({error}): zip it anew") from error
+        raise ContentError(f"holds {name!r}, which cannot be read ({error}): zip it anew") from error
     except DAMAGE as error:
-        raise ValueError(f"input_images: {name!r} is damaged in the zip ({error})") from error
+        raise ContentError(f"holds {name!r}, which is damaged ({error}): zip it anew") from error

@@ -1,5 +1,8 @@
 """What the transformer is told about a picture: text, encoded."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,5 +28,23 @@ class Prompt:
 @torch.no_grad()
 def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
     """Encode one text as the pipeline does when it draws: T5 padded to 512 tokens without a mask, CLIP pooled."""
-    tokens, pooled, _ = encoders.encode_prompt(prompt=text, prompt_2=None, max_sequence_length=TEXT_TOKENS)
+    with _quiet():
+        tokens, pooled, _ = encoders.encode_prompt(prompt=text, prompt_2=None, max_sequence_length=TEXT_TOKENS)
     return Prompt(tokens[0], pooled[0])
+
+
+def token_count(encoders: FluxPipeline, text: str) -> int:
+    """How many tokens a text is to T5, its end included; what is past `TEXT_TOKENS` is never seen."""
+    return len(encoders.tokenizer_2(text, verbose=False).input_ids)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a line for each text that CLIP reads no further than 77 tokens, as it always does."""
+    logger = logging.getLogger(FluxPipeline.__module__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -13,7 +13,9 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lora.dataset.names import inside
 from lora.dataset.reading import Dataset
+from lora.dataset.report import Report
 from lora.training.adapter import lora_tensors
 from lora.training.config import TrainConfig
 
@@ -23,22 +25,43 @@ HEADER_ALIGNMENT = 8  # safetensors pads its header with spaces to this
 
 
 def write_tar(
-    transformer: FluxTransformer2DModel, dataset: Dataset, config: TrainConfig, *, base: str, into: Path
+    transformer: FluxTransformer2DModel,
+    dataset: Dataset,
+    report: Report,
+    config: TrainConfig,
+    *,
+    base: str,
+    into: Path,
 ) -> Path:
-    """Write `trained_model.tar`: the LoRA, the settings and the captions. The same training gives the same bytes."""
+    """Write `trained_model.tar`: the LoRA, the settings, all captions, and the report on the data set.
+
+    The captions go by the names of their images, so that they can be given to another training. The same training
+    gives the same bytes.
+    """
     settings = asdict(config) | {"base_model": base, "images": len(dataset.images)}
     path = into / "trained_model.tar"
     with tarfile.open(path, "w") as tar:
         _add(tar, LORA_NAME, lora_file(transformer, settings))
         _add(tar, f"{FOLDER}/config.yaml", yaml.safe_dump(_plain(settings), sort_keys=False).encode())
-        for index, image in enumerate(dataset.images):
-            _add(tar, f"{FOLDER}/captions/{index:04}.txt", image.caption.encode())
+        for name, prompt in _caption_files(dataset).items():
+            _add(tar, f"{FOLDER}/captions/{name}.txt", prompt.encode())
+        _add(tar, f"{FOLDER}/report/dataset.json", json.dumps(report.as_json(), indent=1).encode())
     return path
 
 
 def lora_file(transformer: FluxTransformer2DModel, settings: dict[str, object]) -> bytes:
     """The bytes of a safetensors file with the LoRA and metadata that other programs read."""
     return _with_sorted_header(save(lora_tensors(transformer), metadata=_metadata(settings)))
+
+
+def _caption_files(dataset: Dataset) -> dict[str, str]:
+    """Prompts by the names of their images without suffix; with suffix, or a number, where that is taken."""
+    files: dict[str, str] = {}
+    for index, image in enumerate(dataset.images):
+        path = inside(image.name)
+        names = [str(path.with_suffix("")), str(path), f"{path}-{index}"]
+        files[next(name for name in names if name not in files)] = image.prompt
+    return files
 
 
 def check_tar(path: Path, transformer: FluxTransformer2DModel) -> None:

@@ -5,11 +5,13 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
-from lora.dataset.encoding import Example, encode_picture
+from lora.dataset.encoding import Example
+from lora.dataset.latents import encode_pixels
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.training.batches import Batch
 from lora.training.loop import loss_at
@@ -55,7 +57,10 @@ def world(encoders: FluxPipeline, *, count: int = 30) -> list[Example]:
 @torch.no_grad()
 def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]]) -> list[Example]:
     """Pictures and their captions as training would see them."""
-    return [Example(encode_picture(encoders.vae, image), encode_prompt(encoders, text)) for image, text in pictures]
+    return [
+        Example(encode_pixels(encoders.vae, np.asarray(image)[None])[0], encode_prompt(encoders, text))
+        for image, text in pictures
+    ]
 
 
 @torch.no_grad()

@@ -1,0 +1,136 @@
+"""Where encoded tensors are kept: in memory for one job, or on disk for later ones too. Knows no image, no text."""
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
+
+FOLDER_VARIABLE, CAP_VARIABLE = "FLUX_LORA_CACHE", "FLUX_LORA_CACHE_GIB"
+DEFAULT_FOLDER, DEFAULT_CAP_GIB = "~/.cache/flux-lora", 20
+SHARE_OF_MEMORY = 1 / 2
+SWEPT_TO = 0.9  # of the cap, so that it is not swept at every file
+SECONDS_UNFINISHED = 3600  # a file that nobody finished for so long was left by a job that was killed
+
+Tensors = dict[str, Tensor]
+
+
+class Cache(Protocol):
+    """Tensors on the CPU by a key that says all that they depend on."""
+
+    def get(self, key: str) -> Tensors | None:
+        """What is kept under a key, if anything is."""
+
+    def put(self, key: str, tensors: Tensors) -> Tensors:
+        """Keep tensors; those that come back are to be used, and may live on disk."""
+
+
+def open_cache(*, on_disk: bool, needed: int) -> Cache:
+    """The cache for a job that needs so many bytes; raises ValueError if they are more than it may take."""
+    if not on_disk:
+        room = int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
+        if needed > room:
+            sizes = f"{_gib(needed)} of memory for its encoded images and captions: expected at most {_gib(room)}"
+            raise ValueError(f"input_images needs {sizes}; set cache_latents_to_disk, or send fewer images")
+        return MemoryCache()
+    return DiskCache.opened(needed=needed)
+
+
+class MemoryCache:
+    """Keeps tensors for as long as it lives."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensors] = {}
+
+    def get(self, key: str) -> Tensors | None:
+        """What is kept under a key."""
+        return self._kept.get(key)
+
+    def put(self, key: str, tensors: Tensors) -> Tensors:
+        """Keep tensors, and return the same."""
+        return self._kept.setdefault(key, tensors)
+
+
+class DiskCache:
+    """A folder of safetensors files. Tensors are mapped from disk, not read into memory; what was not used for longest
+    goes when there are too many. Processes may share it, and may be killed at any moment."""
+
+    def __init__(self, folder: Path, *, most_bytes: int) -> None:
+        self._folder, self._most_bytes, self._begun = folder, most_bytes, time.time()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._bytes = sum(path.stat().st_size for path in self._files())
+
+    @classmethod
+    def opened(cls, *, needed: int) -> "DiskCache":
+        """The cache that the environment names; raises ValueError if it cannot take so many bytes more."""
+        folder = Path(os.environ.get(FOLDER_VARIABLE, DEFAULT_FOLDER)).expanduser() / "encoded"
+        most_bytes = int(float(os.environ.get(CAP_VARIABLE, DEFAULT_CAP_GIB)) * GIBIBYTE)
+        try:
+            cache = cls(folder, most_bytes=most_bytes)
+        except OSError as error:
+            reason = f"{error.strerror}; {FOLDER_VARIABLE} names another folder"
+            raise ValueError(f"cache_latents_to_disk needs the folder {str(folder)!r}: {reason}") from error
+        cache.refuse(needed)
+        return cache
+
+    def refuse(self, needed: int) -> None:
+        """Raises ValueError if so many bytes are more than the cap, or than the disk has room for."""
+        if needed > self._most_bytes:
+            limits = f"{_gib(needed)} on disk: expected at most {_gib(self._most_bytes)}, which {CAP_VARIABLE} sets"
+            raise ValueError(f"cache_latents_to_disk needs {limits}")
+        room = shutil.disk_usage(self._folder).free + self._bytes - DISK_TO_SPARE
+        if needed > room:
+            raise ValueError(f"cache_latents_to_disk needs {_gib(needed)} on disk: found room for {_gib(max(room, 0))}")
+
+    def get(self, key: str) -> Tensors | None:
+        """What is kept under a key; a file that is damaged counts as none."""
+        path = self._path(key)
+        try:
+            os.utime(path)
+            return load_file(path)
+        except (OSError, SafetensorError):
+            return None
+
+    def put(self, key: str, tensors: Tensors) -> Tensors:
+        """Write tensors, whole or not at all, and map them."""
+        path = self._path(key)
+        unfinished = path.with_suffix(f".{uuid.uuid4().hex}.part")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+        unfinished.replace(path)
+        self._bytes += path.stat().st_size
+        if self._bytes > self._most_bytes:
+            self._sweep()
+        return load_file(path)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.safetensors"
+
+    def _files(self) -> list[Path]:
+        for path in self._folder.glob("*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > SECONDS_UNFINISHED:
+                    path.unlink()
+        return list(self._folder.glob("*.safetensors"))
+
+    def _sweep(self) -> None:
+        """Delete what was not used for longest, but nothing that this job used."""
+        by_age = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self._files())
+        self._bytes = sum(size for _, size, _ in by_age)
+        for used, size, path in by_age:
+            if self._bytes <= SWEPT_TO * self._most_bytes or used >= self._begun:
+                return
+            path.unlink(missing_ok=True)
+            self._bytes -= size
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIBIBYTE:.1f} GiB"

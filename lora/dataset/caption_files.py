@@ -1,0 +1,73 @@
+"""Find the captions among the files of an archive and read them. Knows no image."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from lora.dataset.archive import Member
+from lora.dataset.caption_tables import SUFFIXES as TABLE_SUFFIXES
+from lora.dataset.caption_tables import Row, is_table, read_table
+from lora.dataset.limits import MEBIBYTE
+from lora.dataset.names import path_of, suffix_of
+from lora.dataset.pairing import Caption
+from lora.dataset.refusal import ContentError
+from lora.dataset.text_files import Text, decode_text
+
+SUFFIXES = (".txt", ".caption")
+MOST_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
+MOST_TABLE_BYTES = 32 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionFiles:
+    """The captions of an archive."""
+
+    captions: tuple[Caption, ...]
+    unreadable: tuple[tuple[str, str], ...]  # name and reason
+    encodings: tuple[tuple[str, str], ...]  # name and encoding of files that are not UTF-8
+
+
+def is_caption_file(name: str) -> bool:
+    """Whether a file's name says that it holds one caption or many."""
+    return suffix_of(name) in SUFFIXES or is_table(name)
+
+
+def read_captions(members: Iterable[Member]) -> CaptionFiles:
+    """The captions of all caption files; raises ContentError if a table of captions is not of a form that is read."""
+    captions: list[Caption] = []
+    unreadable, encodings = [], []
+    for member in members:
+        try:
+            text = _text(member)
+        except ValueError as error:
+            if is_table(member.name):
+                raise ContentError(f"holds {member.name!r}, which cannot be read as captions: {error}") from error
+            unreadable.append((member.name, str(error)))
+            continue
+        if not text.encoding.startswith("utf"):
+            encodings.append((member.name, text.encoding))
+        captions += _captions(member.name, text.content)
+    return CaptionFiles(tuple(captions), tuple(unreadable), tuple(encodings))
+
+
+def _text(member: Member) -> Text:
+    most = MOST_TABLE_BYTES if is_table(member.name) else MOST_CAPTION_BYTES
+    size = member.path.stat().st_size
+    if size > most:
+        raise ValueError(f"it has {size:,} bytes: expected at most {most:,}")
+    return decode_text(member.path.read_bytes())
+
+
+def _captions(name: str, text: str) -> list[Caption]:
+    """The captions of one file; empty ones are none."""
+    path, suffix = path_of(name), suffix_of(name)
+    if suffix in SUFFIXES:
+        caption = Caption(text, name, path.with_suffix(""), SUFFIXES.index(suffix))
+        return [caption] if text.strip() else []
+    rank = len(SUFFIXES) + TABLE_SUFFIXES.index(suffix)
+    return [Caption(row.text, name, _target(path.parent, row), rank) for row in read_table(name, text)]
+
+
+def _target(folder: PurePosixPath, row: Row) -> PurePosixPath:
+    """A table names images from where it stands."""
+    return folder / str(path_of(row.file_name)).lstrip("/")

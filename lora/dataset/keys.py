@@ -1,0 +1,43 @@
+"""The names that tensors are cached under: each says all that the tensor depends on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from diffusers import FluxPipeline
+
+from lora.dataset.sizes import Size
+from lora.flux.fingerprint import fingerprint
+from lora.flux.prompt import TEXT_TOKENS
+
+REVISION = 1  # of all code between a file and its tensors: to be raised with any change of what comes out
+LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "pi-heif")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys for what the encoders of one base make on one device in one precision, with these libraries."""
+
+    images: str
+    texts: str
+
+    @classmethod
+    def of(cls, encoders: FluxPipeline, base: Path) -> "Keys":
+        """For encoders that were loaded from a folder."""
+        machine = [str(REVISION), str(encoders.device), str(encoders.dtype), *map(version, LIBRARIES)]
+        texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
+        return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(TEXT_TOKENS)))
+
+    def latents(self, content: str, size: Size, *, decoded_for: Size) -> str:
+        """For an image (sha256 of its file) at a size; its pixels depend on the largest it was decoded for, too."""
+        return _digest("latents", self.images, content, str(size), str(decoded_for))
+
+    def prompt(self, text: str) -> str:
+        """For an encoded text."""
+        return _digest("prompt", self.texts, text)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

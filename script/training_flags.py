@@ -1,0 +1,52 @@
+"""Flags for the inputs of the training signature, for commands that take the same."""
+
+import argparse
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from script.openapi import training_inputs
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCHIVE = "input_images"
+TYPES = {"integer": int, "number": float, "string": str}
+
+
+def add_inputs(parser: argparse.ArgumentParser, *, only: Iterable[str] | None = None) -> None:
+    """The archive as an argument, and a flag for each other input, or for those that are named."""
+    inputs = training_inputs(ROOT)
+    parser.add_argument(ARCHIVE, metavar="photos.zip", help=f"{inputs[ARCHIVE]['description']}; or a folder of them")
+    for name in inputs if only is None else only:
+        if name != ARCHIVE:
+            _add_flag(parser, f"--{name.replace('_', '-')}", inputs[name])
+
+
+def _add_flag(parser: argparse.ArgumentParser, flag: str, schema: dict[str, Any]) -> None:
+    if schema["type"] == "boolean":
+        action = argparse.BooleanOptionalAction
+        parser.add_argument(flag, action=action, default=schema["default"], help=schema["description"])
+        return
+    default = schema.get("default")
+    help_text = schema["description"] + ("" if default is None else " (default: %(default)s)")
+    parser.add_argument(flag, type=TYPES[schema["type"]], default=default, help=help_text)
+
+
+@contextmanager
+def archived(path: str) -> Iterator[str]:
+    """The path of an archive; a folder becomes a tar for as long as the context lasts.
+
+    So the training reads archives alone, and a client of a server cannot name a folder there.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary:
+        tar = Path(temporary) / "folder.tar"
+        with tarfile.open(tar, "w", dereference=True) as output:
+            for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+                output.add(file, arcname=file.relative_to(folder))
+        yield str(tar)
