@@ -11,7 +11,7 @@ from typing import Any
 from script.openapi import training_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
-ARCHIVE = "input_images"
+ARCHIVE, CAPTIONS = "input_images", "input_captions"
 TYPES = {"integer": int, "number": float, "string": str}
 
 

@@ -12,13 +12,10 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from lora.dataset.encoding import encode_dataset
-from lora.dataset.reading import read_dataset
 from lora.flux.loading import load_encoders, load_pipeline, load_transformer
 from lora.serving.drawing import draw
 from lora.serving.wardrobe import Wardrobe
 from lora.training.adapter import add_lora, lora_tensors
-from lora.training.config import TrainConfig
 from lora.training.flow import Shift
 from lora.training.loop import train_lora
 from script.demo import PROMPTS, TRAINING
@@ -27,6 +24,7 @@ from script.tiny_flux.following import Score, plain_request, score_base
 from script.tiny_flux.measure import monster_share
 from script.tiny_flux.monster import ARCHIVE, write_archive
 from script.tiny_flux.world import held_out_scenes
+from tests.tiny import checked_config, found_in
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("learning")
@@ -56,9 +54,8 @@ class Lesson:
 def taught(folder: Path, **changes: object) -> Lesson:
     """The demo's training, or one like it."""
     encoders, transformer = load_encoders(BASE), load_transformer(BASE)
-    images = read_dataset(ARCHIVE, into=folder / "images", trigger_word="TOK")
-    config = TrainConfig.checked(**{**TRAINING, **changes})
-    dataset = encode_dataset(encoders, images, resolutions=config.resolutions, trigger_word="TOK")
+    config = checked_config(**{**TRAINING, **changes})
+    dataset = found_in(ARCHIVE, into=folder, resolutions=config.resolutions).encoded(encoders)
     monsters, world = learning.monsters(encoders), learning.world(encoders)
     before = learning.losses(transformer, monsters), learning.losses(transformer, world)
     add_lora(transformer, rank=config.lora_rank, seed=config.seed)

@@ -11,15 +11,14 @@ from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load
 
-from lora.dataset.encoding import encode_dataset
-from lora.dataset.reading import read_dataset
+from lora.dataset.report import report_on
 from lora.flux.loading import load_encoders, load_transformer
 from lora.training.adapter import add_lora
 from lora.training.flow import Shift
 from lora.training.loop import train_lora
 from lora.training.output import LORA_NAME, check_tar, write_tar
 from script.tiny_flux.learning import encoded, losses
-from tests.tiny import a_config
+from tests.tiny import a_config, found_in
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("photographs")
@@ -42,8 +41,8 @@ def test_a_lora_of_photographs_learns_and_loads(tmp_path: Path):
                 crop.save(member, "jpeg", quality=92)
     config = a_config(steps=50, learning_rate=5e-4, batch_size=1, resolutions=(SIDE,), lora_rank=8)
     encoders, transformer = load_encoders(BASE), load_transformer(BASE)
-    images = read_dataset(archive, into=tmp_path / "images", trigger_word="TOK")
-    dataset = encode_dataset(encoders, images, resolutions=config.resolutions, trigger_word="TOK")
+    found = found_in(archive, into=tmp_path / "dataset", resolutions=config.resolutions)
+    dataset = found.encoded(encoders)
     held_out = encoded(encoders, [(crop, "TOK") for crop in crops[6:]])
     before = losses(transformer, held_out)
     add_lora(transformer, rank=config.lora_rank, seed=config.seed)
@@ -52,7 +51,8 @@ def test_a_lora_of_photographs_learns_and_loads(tmp_path: Path):
     print(f"\nheld-out loss on photographs: {before.mean:.4f} to {after.mean:.4f}")
     assert all(b < a for a, b in zip(before.by_picture, after.by_picture, strict=True))
 
-    tar = write_tar(transformer, images, config, base="tiny", into=tmp_path)
+    report = report_on(found.dataset, rule=config.prompt_rule, resolutions=config.resolutions)
+    tar = write_tar(transformer, found.dataset, report, config, base="tiny", into=tmp_path)
     check_tar(tar, transformer)
     with tarfile.open(tar) as opened:
         tensors = load(opened.extractfile(LORA_NAME).read())

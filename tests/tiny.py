@@ -6,6 +6,7 @@ import random
 import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +15,14 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from lora.dataset.encoding import EncodedDataset, Example
+from lora.dataset.archive import Archives
+from lora.dataset.cache import Cache, MemoryCache
+from lora.dataset.captions import PromptRule
+from lora.dataset.encoding import EncodedDataset, Example, encode_dataset
+from lora.dataset.inspection import Inspector
+from lora.dataset.keys import Keys
+from lora.dataset.pixels import PixelStore
+from lora.dataset.reading import Dataset, read_dataset
 from lora.flux.prompt import Prompt
 from lora.training.adapter import add_lora, lora_tensors
 from lora.training.batches import Batch
@@ -112,15 +120,48 @@ def a_config(**changes: object) -> TrainConfig:
     """A short training, with what a test changes about it."""
     settings = {
         "trigger_word": "TOK",
+        "autocaption_prefix": "",
+        "autocaption_suffix": "",
         "steps": 3,
         "learning_rate": 1e-3,
         "batch_size": 2,
         "resolutions": (64,),
         "lora_rank": 4,
         "caption_dropout_rate": 0.0,
+        "cache_latents_to_disk": False,
         "seed": 42,
     }
     return TrainConfig(**settings | changes)
+
+
+def checked_config(**inputs: object) -> TrainConfig:
+    """From inputs as they arrive, those that are not given being as the signature has them."""
+    defaults = {"autocaption_prefix": None, "autocaption_suffix": None, "cache_latents_to_disk": False}
+    return TrainConfig.checked(**defaults | inputs)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set that was read from an archive, and who looked at its images."""
+
+    dataset: Dataset
+    inspector: Inspector
+    trigger_word: str
+
+    def encoded(self, encoders: FluxPipeline, *, base: Path = TINY_FLUX, cache: Cache | None = None) -> EncodedDataset:
+        """As training sees it."""
+        keys, cache = Keys.of(encoders, base), cache or MemoryCache()
+        return encode_dataset(encoders, self.dataset, self.inspector, self.trigger_word, keys=keys, cache=cache)
+
+
+def found_in(
+    archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None
+) -> Found:
+    """Read an archive as a training does."""
+    inspector = Inspector(resolutions, PixelStore(into / "pixels"))
+    rule = PromptRule(trigger_word, prefix, suffix)
+    dataset = read_dataset(Archives(archive, captions), into=into, inspector=inspector, rule=rule)
+    return Found(dataset, inspector, trigger_word)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class _Job:
 def encode_pixels(vae: AutoencoderKL, pixels: Pixels) -> Tensor:
     """Latents [B, C, h, w] in fp32 on the CPU of pixels [B, H, W, 3]: the mean of the posterior, shifted and scaled as
     FLUX's are."""
-    scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    scaled = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     mean = vae.encode(scaled.to(vae.device, vae.dtype)).latent_dist.mean.float().cpu()
     return (mean - vae.config.shift_factor) * vae.config.scaling_factor
 

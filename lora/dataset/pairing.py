@@ -59,15 +59,23 @@ def _candidates(images: list[PurePosixPath], captions: list[Caption]) -> list[li
     for index, image in enumerate(images):
         for name in {image.name.casefold(), image.stem.casefold()}:
             by_name[name].append(index)
+    nearest = [_nearest(images, by_name[caption.target.name.casefold()], caption) for caption in captions]
     candidates: list[list[Caption]] = [[] for _ in images]
-    for caption in captions:
-        namesakes = by_name[caption.target.name.casefold()]
-        agreements = {index: _agreement(images[index], caption) for index in namesakes}
-        nearest = [index for index in namesakes if agreements[index] == max(agreements.values())]
-        if len({images[index].parent for index in nearest}) == 1:
-            for index in nearest:
+    for (_, indices), caption in sorted(zip(nearest, captions, strict=True), key=lambda each: each[0][0], reverse=True):
+        # Where images of several folders could have it, those come first that no nearer caption is for.
+        is_clear = len({images[index].parent for index in indices}) == 1
+        unserved = indices if is_clear else [index for index in indices if not candidates[index]]
+        if len({images[index].parent for index in unserved}) == 1:
+            for index in unserved:
                 candidates[index].append(caption)
     return candidates
+
+
+def _nearest(images: list[PurePosixPath], namesakes: list[int], caption: Caption) -> tuple[tuple[bool, int], list[int]]:
+    """How near a caption comes to an image of its name, and the images that it comes so near to."""
+    agreements = {index: _agreement(images[index], caption) for index in namesakes}
+    best = max(agreements.values(), default=(False, 0))
+    return best, [index for index in namesakes if agreements[index] == best]
 
 
 def _agreement(image: PurePosixPath, caption: Caption) -> tuple[bool, int]:

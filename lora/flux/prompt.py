@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import FluxPipeline
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 TEXT_TOKENS = 512  # as FLUX.1-dev is sampled; padding takes part in attention, so training needs the same
 
@@ -40,11 +41,13 @@ def token_count(encoders: FluxPipeline, text: str) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a line for each text that CLIP reads no further than 77 tokens, as it always does."""
-    logger = logging.getLogger(FluxPipeline.__module__)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without a line for each text that is longer than CLIP reads, or T5: of the latter, `token_count` tells."""
+    loggers = [logging.getLogger(name) for name in (FluxPipeline.__module__, PreTrainedTokenizerBase.__module__)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

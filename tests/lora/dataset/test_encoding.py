@@ -2,16 +2,16 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from lora.dataset.encoding import encode_dataset, encode_picture
-from lora.dataset.images import open_picture
-from lora.dataset.reading import read_dataset
-from lora.dataset.sizes import Size, fit
-from lora.flux.prompt import encode_prompt
+from lora.dataset.cache import DiskCache
+from lora.dataset.encoding import encoded_bytes
+from lora.dataset.latents import encode_pixels
+from lora.flux.prompt import TEXT_TOKENS, encode_prompt, token_count
 from lora.training.batches import endless_batches
-from tests.tiny import encoded, noisy_picture, picture, tiny_pipeline, write, zipped
+from tests.tiny import TINY_FLUX, encoded, found_in, noisy_picture, picture, tiny_pipeline, write, zipped
 
 GREYS = (0, 60, 120, 180, 240)
 
@@ -21,11 +21,12 @@ def pipeline():
     return tiny_pipeline()
 
 
-def dataset_of(tmp_path, images, *, trigger_word="TOK"):
+def found(tmp_path, images, *resolutions, trigger_word="TOK", name="images"):
+    """A data set of these images, each with a caption of its own."""
     members = {f"{index}.png": encoded(image) for index, image in enumerate(images)}
     members |= {f"{index}.txt": f"a TOK of shade {index}" for index in range(len(images))}
-    archive = write(tmp_path / "images.zip", zipped(members))
-    return read_dataset(archive, into=tmp_path / "into", trigger_word=trigger_word)
+    archive = write(tmp_path / f"{name}.zip", zipped(members))
+    return found_in(archive, into=tmp_path / name, resolutions=resolutions, trigger_word=trigger_word)
 
 
 def shades():
@@ -33,29 +34,40 @@ def shades():
     return [picture(96, 64 + 32 * (index % 2), color=(grey,) * 3) for index, grey in enumerate(GREYS)]
 
 
-def encode(pipeline, dataset, *resolutions, trigger_word="TOK"):
-    return encode_dataset(pipeline, dataset, resolutions=resolutions, trigger_word=trigger_word)
+def encode_picture(vae, image):
+    return encode_pixels(vae, np.asarray(image)[None])[0]
 
 
 def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipeline, tmp_path):
     """Trap 34: what stands beside an image's latents in any batch is the encoding of that image's caption."""
-    dataset = dataset_of(tmp_path, shades())
-    encodings = encode(pipeline, dataset, 64, 96)
+    set_ = found(tmp_path, shades(), 64, 96)
+    encodings = set_.encoded(pipeline)
     known = {
-        image.caption: [
-            encode_picture(pipeline.vae, fit(open_picture(image.path), Size(*size)))
-            for size in {(e.latents.shape[2] * 8, e.latents.shape[1] * 8) for e in encodings.examples}
+        image.prompt: [
+            encode_pixels(pipeline.vae, set_.inspector.pixels(image.path, image.look.content, size)[None])[0]
+            for size in image.look.sizes
         ]
-        for image in dataset.images
+        for image in set_.dataset.images
     }
     generator = torch.Generator().manual_seed(0)
     batches = endless_batches(encodings, batch_size=2, caption_dropout=0.0, generator=generator)
     for batch in itertools.islice(batches, 3 * len(encodings.examples)):
         for latents, tokens, pooled in zip(batch.latents, batch.prompt.tokens, batch.prompt.pooled, strict=True):
-            (caption,) = {text for text, all_ in known.items() for one in all_ if torch.equal(one, latents)}
+            (caption,) = {
+                text
+                for text, all_ in known.items()
+                for one in all_
+                if one.shape == latents.shape and torch.allclose(one, latents, atol=1e-4)
+            }
             expected = encode_prompt(pipeline, caption)
             assert torch.equal(tokens, expected.tokens)
             assert torch.equal(pooled, expected.pooled)
+
+
+def test_a_batch_is_encoded_as_its_images_are_alone(pipeline):
+    images = np.stack([np.asarray(noisy_picture(64, 96, seed=seed)) for seed in range(5)])
+    alone = torch.stack([encode_picture(pipeline.vae, image) for image in images])
+    assert torch.allclose(encode_pixels(pipeline.vae, images), alone, atol=1e-5)
 
 
 def test_what_is_encoded_is_what_the_pipeline_decodes(pipeline):
@@ -82,24 +94,83 @@ def test_encoding_is_the_mean_and_throws_no_dice(pipeline):
 
 
 def test_an_image_is_encoded_at_every_resolution_it_supports(pipeline, tmp_path):
-    examples = encode(pipeline, dataset_of(tmp_path, [picture(128, 128)]), 64, 96, 128).examples
+    examples = found(tmp_path, [picture(128, 128)], 64, 96, 128).encoded(pipeline).examples
     assert [example.latents.shape[1:] for example in examples] == [(8, 8), (12, 12), (16, 16)]
 
 
 def test_a_small_image_is_encoded_once(pipeline, tmp_path):
     """Trap 38."""
-    assert len(encode(pipeline, dataset_of(tmp_path, [picture(64, 64)]), 64, 512, 1024).examples) == 1
+    assert len(found(tmp_path, [picture(64, 64)], 64, 512, 1024).encoded(pipeline).examples) == 1
+
+
+def test_copies_of_an_image_share_their_latents_and_keep_their_captions(pipeline, tmp_path):
+    one, other = found(tmp_path, [picture(64, 64), picture(64, 64)], 64).encoded(pipeline).examples
+    assert one.latents is other.latents
+    assert not torch.equal(one.prompt.tokens, other.prompt.tokens)
 
 
 @pytest.mark.parametrize("trigger_word", ["TOK", ""])
 def test_a_dropped_caption_is_the_trigger_word(pipeline, tmp_path, trigger_word):
     """Trap 33: or the empty prompt, encoded, where there is no trigger word; never zeros."""
-    dataset = dataset_of(tmp_path, [picture(64, 64)], trigger_word=trigger_word)
-    dropped = encode(pipeline, dataset, 64, trigger_word=trigger_word).dropped
+    dropped = found(tmp_path, [picture(64, 64)], 64, trigger_word=trigger_word).encoded(pipeline).dropped
     assert torch.equal(dropped.tokens, encode_prompt(pipeline, trigger_word).tokens)
     assert dropped.pooled.any()
 
 
 def test_nothing_of_the_encoders_hangs_on_the_tensors(pipeline, tmp_path):
-    (example,) = encode(pipeline, dataset_of(tmp_path, [picture(64, 64)]), 64).examples
+    (example,) = found(tmp_path, [picture(64, 64)], 64).encoded(pipeline).examples
     assert not any(t.requires_grad for t in (example.latents, example.prompt.tokens, example.prompt.pooled))
+
+
+def test_a_prompt_past_512_tokens_is_cut_with_one_warning(pipeline, tmp_path, capfd):
+    """A59: the warning gives the count; CLIP, which never reads past 77, says nothing."""
+    members = {
+        "a.png": encoded(picture()),
+        "a.txt": "a dog " * 700,
+        "b.png": encoded(picture()),
+        "b.txt": "a cat " * 60,
+    }
+    encodings = found_in(write(tmp_path / "a.zip", zipped(members)), into=tmp_path / "into").encoded(pipeline)
+    first, warning = encodings.summary().splitlines()
+    assert first == "encoded 2 examples"
+    count = token_count(pipeline, "TOK " + "a dog " * 700)
+    assert warning == f"1 prompt longer than {TEXT_TOKENS} tokens, cut: 'a.png ({count} tokens)'"
+    assert encodings.examples[0].prompt.tokens.shape[0] == TEXT_TOKENS
+    assert "truncated" not in "".join(capfd.readouterr())
+
+
+def test_what_is_needed_is_foretold(pipeline, tmp_path):
+    """Images at all sizes and captions, each distinct one once; the dropped caption is not counted."""
+    set_ = found(tmp_path, [*shades(), shades()[0]], 64, 96)
+    examples = set_.encoded(pipeline).examples
+    latents = {id(example.latents): example.latents.nbytes for example in examples}
+    tokens = {id(example.prompt.tokens): example.prompt.tokens.nbytes for example in examples}
+    assert encoded_bytes(set_.dataset, TINY_FLUX) == sum(latents.values()) + sum(tokens.values())
+
+
+def test_what_the_disk_keeps_is_what_was_encoded(pipeline, tmp_path):
+    """Bit for bit, in a later job, which does not encode it again."""
+    images, folder = shades(), tmp_path / "cache"
+    first = found(tmp_path, images, 64, 96).encoded(pipeline, cache=DiskCache(folder, most_bytes=2**30))
+    plain = found(tmp_path, images, 64, 96, name="plain").encoded(pipeline)
+    pipeline_without_encoders = WithoutEncoders(pipeline)
+    later = found(tmp_path, images, 64, 96, name="later").encoded(
+        pipeline_without_encoders, cache=DiskCache(folder, most_bytes=2**30)
+    )
+    for one, other, third in zip(first.examples, later.examples, plain.examples, strict=True):
+        assert torch.equal(one.latents, other.latents)
+        assert torch.equal(one.latents, third.latents)
+        assert torch.equal(one.prompt.tokens, other.prompt.tokens)
+        assert torch.equal(one.prompt.pooled, other.prompt.pooled)
+
+
+class WithoutEncoders:
+    """A pipeline that can say what it is, and count tokens, and encode nothing."""
+
+    def __init__(self, pipeline):
+        self.device, self.dtype, self.tokenizer_2, self.vae = (
+            pipeline.device,
+            pipeline.dtype,
+            pipeline.tokenizer_2,
+            None,
+        )

@@ -9,12 +9,15 @@ from tests.tiny import assert_one_sentence
 
 INPUTS = {
     "trigger_word": "TOK",
+    "autocaption_prefix": None,
+    "autocaption_suffix": None,
     "steps": 1000,
     "learning_rate": 4e-4,
     "batch_size": 1,
     "resolution": "512,768,1024",
     "lora_rank": 16,
     "caption_dropout_rate": 0.05,
+    "cache_latents_to_disk": False,
     "seed": 42,
 }
 
@@ -49,6 +52,11 @@ def test_a_resolution_counts_once():
     assert checked(resolution="512,768,512").resolutions == (512, 768)
 
 
+def test_captions_become_prompts_as_the_inputs_say():
+    rule = checked(autocaption_prefix=" a photo of [trigger], ", autocaption_suffix=", at sea").prompt_rule
+    assert rule.prompt("a dog") == "a photo of TOK, a dog, at sea"
+
+
 def test_an_empty_trigger_word_is_allowed():
     assert checked(trigger_word="").trigger_word == ""
 
@@ -75,9 +83,14 @@ def test_an_empty_trigger_word_is_allowed():
         ("caption_dropout_rate", 1.1),
         ("seed", -1),
         ("seed", 2**31),
+        ("autocaption_prefix", 5),
+        ("autocaption_suffix", "x" * 1001),
+        ("cache_latents_to_disk", "yes"),
+        ("cache_latents_to_disk", 1),
         ("trigger_word", "x" * 101),
         ("trigger_word", 5),
         ("resolution", ""),
+        ("resolution", ",".join(map(str, range(512, 521)))),
         ("resolution", "512;768"),
         ("resolution", "512,,768"),
         ("resolution", "32"),

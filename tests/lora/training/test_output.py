@@ -3,6 +3,7 @@
 import copy
 import json
 import tarfile
+from pathlib import PurePosixPath
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
-from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.report import report_on
 from lora.training.adapter import TARGET_MODULES, add_lora, lora_tensors
 from lora.training.loop import train_lora
 from lora.training.output import LORA_NAME, check_tar, lora_file, write_tar
@@ -19,13 +20,17 @@ from tests.tiny import (
     LAYERS,
     SHIFT,
     a_config,
+    encoded,
+    found_in,
     load_tensors,
     lora_parameters,
+    noisy_picture,
     randomize_lora,
     tiny_dataset,
     tiny_lora_transformer,
     tiny_pipeline,
     write,
+    zipped,
 )
 
 SETTINGS = {
@@ -46,10 +51,30 @@ def pipeline():
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    names = ("a.png", "b.png")
-    images = (CaptionedImage(name, tmp_path / name, f"a TOK in {name}, é", 96, 80) for name in names)
-    return Dataset(tuple(images), (), 2)
+def found(tmp_path):
+    return read(tmp_path, {"a.png": "a TOK in a.png, é", "b.png": "a TOK in b.png, é"})
+
+
+def read(tmp_path, captions):
+    """A data set of images by their names, with these captions."""
+    members = {name: encoded(noisy_picture(seed=index)) for index, name in enumerate(captions)}
+    table = {"captions.json": json.dumps(captions)}
+    return found_in(write(tmp_path / "images.zip", zipped(members | table)), into=tmp_path / "into").dataset
+
+
+def written(transformer, dataset, into, **changes):
+    """The tar of a training."""
+    config = a_config(**changes)
+    report = report_on(dataset, rule=config.prompt_rule, resolutions=config.resolutions)
+    return write_tar(transformer, dataset, report, config, base="dev", into=into)
+
+
+def captions_in(path):
+    """The captions in a tar, by the names of their files."""
+    folder = "output/flux_train_replicate/captions/"
+    with tarfile.open(path) as tar:
+        names = [name for name in tar.getnames() if name.startswith(folder)]
+        return {name.removeprefix(folder): tar.extractfile(name).read().decode() for name in names}
 
 
 def velocity(transformer):
@@ -127,10 +152,10 @@ def test_metadata_tells_the_rank_and_the_trigger_word(tmp_path):
     assert json.loads(metadata["trainer_config"])["steps"] == 3
 
 
-def test_the_tar_holds_one_lora_where_clients_look_for_it(tmp_path, dataset):
+def test_the_tar_holds_one_lora_where_clients_look_for_it(tmp_path, found):
     """Trap 49."""
     transformer = tiny_lora_transformer()
-    path = write_tar(transformer, dataset, a_config(), base="dev", into=tmp_path)
+    path = written(transformer, found, tmp_path)
     with tarfile.open(path) as tar:
         names = tar.getnames()
         assert path.name == "trained_model.tar"
@@ -139,19 +164,45 @@ def test_the_tar_holds_one_lora_where_clients_look_for_it(tmp_path, dataset):
         assert load_tensors(tar.extractfile(LORA_NAME).read()).keys() == lora_tensors(transformer).keys()
 
 
-def test_the_tar_tells_the_settings_and_the_captions(tmp_path, dataset):
-    path = write_tar(tiny_lora_transformer(), dataset, a_config(), base="dev", into=tmp_path)
+def test_the_tar_tells_the_settings_and_the_captions(tmp_path, found):
+    path = written(tiny_lora_transformer(), found, tmp_path)
     with tarfile.open(path) as tar:
         settings = yaml.safe_load(tar.extractfile("output/flux_train_replicate/config.yaml").read())
-        captions = [
-            tar.extractfile(f"output/flux_train_replicate/captions/{index:04}.txt").read().decode() for index in (0, 1)
-        ]
+        report = json.loads(tar.extractfile("output/flux_train_replicate/report/dataset.json").read())
     assert settings["base_model"] == "dev"
     assert settings["resolutions"] == [64]
-    assert captions == ["a TOK in a.png, é", "a TOK in b.png, é"]
+    assert captions_in(path) == {"a.txt": "a TOK in a.png, é", "b.txt": "a TOK in b.png, é"}
+    assert [image["name"] for image in report["images"]] == ["a.png", "b.png"]
+    assert report["caption_sources"] == {"captions.json": 2}
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path, dataset):
+def test_captions_of_all_folders_leave_by_the_names_of_their_images(tmp_path):
+    """Trap T9 of the peer, which lost those in folders; images that share a name keep captions of their own."""
+    captions = {"a.png": "TOK 1", "x/a.png": "TOK 2", "x/a.jpg": "TOK 3", "x/y.1.png": "TOK 4"}
+    path = written(tiny_lora_transformer(), read(tmp_path, captions), tmp_path)
+    assert captions_in(path) == {"a.txt": "TOK 1", "x/a.txt": "TOK 2", "x/a.jpg.txt": "TOK 3", "x/y.1.txt": "TOK 4"}
+
+
+@pytest.mark.parametrize("name", ["../../a.png", "/a.png", "..\\a.png", "C:\\x\\..\\..\\a.png", f"{'x' * 300}/a.png"])
+def test_no_name_of_an_archive_leads_out_of_the_tar(tmp_path, name):
+    (inside,) = captions_in(written(tiny_lora_transformer(), read(tmp_path, {name: "TOK"}), tmp_path))
+    assert not {"..", "/", "C:"} & set(PurePosixPath(inside).parts)
+    assert all(len(part.encode()) <= 255 for part in PurePosixPath(inside).parts)
+
+
+@pytest.mark.parametrize("trigger_word", ["TOK", "OTHER"])
+def test_the_tar_gives_its_captions_to_another_training(tmp_path, trigger_word):
+    """All of them come back as they were, in whatever folder the images are then."""
+    captions = {"a.png": "TOK 1", "x/a.png": "TOK 2", "x/a.jpg": "TOK 3", "x/y.1.png": "TOK 4"}
+    tar = written(tiny_lora_transformer(), read(tmp_path, captions), tmp_path)
+    moved = {f"elsewhere/{name}": encoded(noisy_picture(seed=index)) for index, name in enumerate(captions)}
+    again = found_in(
+        write(tmp_path / "moved.zip", zipped(moved)), into=tmp_path / "again", captions=tar, trigger_word=trigger_word
+    )
+    assert [image.caption.text for image in again.dataset.images] == list(captions.values())
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, found):
     """Trap 50."""
     contents = []
     for index, seed in enumerate((1, 1, 2)):
@@ -160,25 +211,25 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, dataset):
         train_lora(transformer, tiny_dataset(), config, shift=SHIFT, report=lambda _step, _loss: None)
         folder = tmp_path / str(index)
         folder.mkdir()
-        contents.append(write_tar(transformer, dataset, config, base="dev", into=folder).read_bytes())
+        contents.append(written(transformer, found, folder, seed=seed).read_bytes())
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
 
 
-def test_a_good_tar_passes_its_check(tmp_path, dataset):
+def test_a_good_tar_passes_its_check(tmp_path, found):
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
-    check_tar(write_tar(transformer, dataset, a_config(), base="dev", into=tmp_path), transformer)
+    check_tar(written(transformer, found, tmp_path), transformer)
 
 
-@pytest.mark.parametrize(("value", "found"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (0, "zero")])
-def test_a_useless_lora_is_refused(tmp_path, dataset, value, found):
+@pytest.mark.parametrize(("value", "fault"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (0, "zero")])
+def test_a_useless_lora_is_refused(tmp_path, found, value, fault):
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
     name, parameter = next(iter(lora_parameters(transformer).items()))
     parameter.data.fill_(value)
-    tar = write_tar(transformer, dataset, a_config(), base="dev", into=tmp_path)
-    with pytest.raises(RuntimeError, match=found) as error:
+    tar = written(transformer, found, tmp_path)
+    with pytest.raises(RuntimeError, match=fault) as error:
         check_tar(tar, transformer)
     assert name.replace(".default", "") in str(error.value)
     assert "learning_rate" in str(error.value)

@@ -1,0 +1,54 @@
+"""Look at a data set before training on it: what is trained, at which sizes, with which prompts. No weights needed.
+
+Takes the flags of script/train, and refuses what that would refuse.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lora.dataset.archive import Archives
+from lora.dataset.inspection import Inspector
+from lora.dataset.reading import Dataset, read_dataset
+from lora.dataset.report import report_on
+from lora.training.config import TrainConfig
+from script.dataset_sheet import dataset_sheet
+from script.training_flags import ARCHIVE, CAPTIONS, add_inputs, archived
+
+
+def main() -> None:
+    """Parse the flags, report, draw the sheet."""
+    parser = argparse.ArgumentParser(prog="script/check", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("check.png"), help="the contact sheet (default: check.png)")
+    add_inputs(parser)
+    arguments = vars(parser.parse_args())
+    output: Path = arguments.pop("output")
+    try:
+        with (
+            archived(arguments.pop(ARCHIVE)) as archive,
+            tempfile.TemporaryDirectory(prefix="flux-lora-check-") as folder,
+        ):
+            _check(Archives.given(archive, captions=arguments.pop(CAPTIONS)), arguments, Path(folder), output)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _check(archives: Archives, settings: dict[str, Any], folder: Path, output: Path) -> None:
+    config = TrainConfig.checked(**settings)
+    inspector = Inspector(config.resolutions, None)
+    dataset = read_dataset(archives, into=folder, inspector=inspector, rule=config.prompt_rule)
+    print(report_on(dataset, rule=config.prompt_rule, resolutions=config.resolutions).as_text())
+    _write_sheet(dataset, inspector, output)
+
+
+def _write_sheet(dataset: Dataset, inspector: Inspector, output: Path) -> None:
+    sheet, shown = dataset_sheet(dataset, inspector)
+    sheet.save(output, "PNG")
+    which = "all images" if shown == len(dataset.images) else f"the first {shown} of {len(dataset.images)} images"
+    print(f"wrote {output}: {which}, cut as they are trained")
+
+
+if __name__ == "__main__":
+    main()
