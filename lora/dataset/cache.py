@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -16,7 +17,7 @@ from torch import Tensor
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
 
 FOLDER_VARIABLE, CAP_VARIABLE = "FLUX_LORA_CACHE", "FLUX_LORA_CACHE_GIB"
-DEFAULT_FOLDER, DEFAULT_CAP_GIB = "~/.cache/flux-lora", 20
+DEFAULT_FOLDER, DEFAULT_CAP_GIB = "~/.cache/flux-lora", "20"
 SHARE_OF_MEMORY = 1 / 2
 SWEPT_TO = 0.9  # of the cap, so that it is not swept at every file
 SECONDS_UNFINISHED = 3600  # a file that nobody finished for so long was left by a job that was killed
@@ -73,9 +74,8 @@ class DiskCache:
     def opened(cls, *, needed: int) -> "DiskCache":
         """The cache that the environment names; raises ValueError if it cannot take so many bytes more."""
         folder = Path(os.environ.get(FOLDER_VARIABLE, DEFAULT_FOLDER)).expanduser() / "encoded"
-        most_bytes = int(float(os.environ.get(CAP_VARIABLE, DEFAULT_CAP_GIB)) * GIBIBYTE)
         try:
-            cache = cls(folder, most_bytes=most_bytes)
+            cache = cls(folder, most_bytes=_cap())
         except OSError as error:
             reason = f"{error.strerror}; {FOLDER_VARIABLE} names another folder"
             raise ValueError(f"cache_latents_to_disk needs the folder {str(folder)!r}: {reason}") from error
@@ -130,6 +130,13 @@ class DiskCache:
                 return
             path.unlink(missing_ok=True)
             self._bytes -= size
+
+
+def _cap() -> int:
+    value = os.environ.get(CAP_VARIABLE, DEFAULT_CAP_GIB)
+    if not re.fullmatch(r"\d+(\.\d+)?", value):
+        raise ValueError(f"{CAP_VARIABLE} is {value!r}: expected a number of gibibytes such as {DEFAULT_CAP_GIB}")
+    return int(float(value) * GIBIBYTE)
 
 
 def _gib(count: int) -> str:
