@@ -32,7 +32,7 @@ class TrainingOutput(BaseModel):
 def train(
     # What to learn
     input_images: Path = Input(
-        description="A zip, tar or tar.gz of images, each with a caption in a .txt file of its name if you like"
+        description="A zip, tar or tar.gz of images; captions, if any, in .txt files of the same names"
     ),
     trigger_word: str = Input(description="The word that will stand for what is learned", default="TOK"),
     input_captions: Optional[Path] = Input(

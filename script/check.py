@@ -15,7 +15,7 @@ from lora.dataset.reading import Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.training.config import TrainConfig
 from script.dataset_sheet import dataset_sheet
-from script.training_flags import ARCHIVE, CAPTIONS, add_inputs, archived
+from script.training_flags import ARCHIVE, CAPTIONS, add_inputs, archived, refuse_output
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     add_inputs(parser)
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
+    refuse_output(output)
     try:
         with (
             archived(arguments.pop(ARCHIVE)) as archive,

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from script.training_flags import ARCHIVE, add_inputs, archived
+from script.training_flags import ARCHIVE, add_inputs, archived, refuse_output
 
 
 def main() -> None:
@@ -16,8 +16,7 @@ def main() -> None:
     add_inputs(parser)
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
-    if not output.parent.is_dir() or output.is_dir():
-        sys.exit(f"error: --output is {str(output)!r}: expected the name of a file in a folder that is there")
+    refuse_output(output)
     try:
         with archived(arguments.pop(ARCHIVE)) as archive:
             tar = _train({ARCHIVE: archive, **arguments})

@@ -1,6 +1,7 @@
 """Flags for the inputs of the training signature, for commands that take the same."""
 
 import argparse
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,12 @@ def _add_flag(parser: argparse.ArgumentParser, flag: str, schema: dict[str, Any]
     default = schema.get("default")
     help_text = schema["description"] + ("" if default is None else " (default: %(default)s)")
     parser.add_argument(flag, type=TYPES[schema["type"]], default=default, help=help_text)
+
+
+def refuse_output(path: Path) -> None:
+    """Exit with one sentence if a file could not be written there."""
+    if not path.parent.is_dir() or path.is_dir():
+        sys.exit(f"error: --output is {str(path)!r}: expected the name of a file in a folder that is there")
 
 
 @contextmanager

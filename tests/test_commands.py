@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from lora.training.output import LORA_NAME
 from script.tiny_flux.monster import ARCHIVE
+from tests.tiny import found_in
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,6 +38,8 @@ def test_train_has_a_flag_for_each_input_of_the_signature():
         "--resolution",
         "--lora-rank",
         "--seed",
+        "--input-captions",
+        "--cache-latents-to-disk",
     ):
         assert flag in shown
     assert "default: 512,768,1024" in shown
@@ -70,14 +75,14 @@ def test_train_takes_paths_as_its_caller_sees_them(tmp_path: Path):
     run = subprocess.run(
         [ROOT / "script/train", "photos.zip"], check=False, cwd=tmp_path, capture_output=True, text=True
     )
-    assert run.stderr.startswith("error: input_images is not a zip that can be read"), run.stderr
+    assert run.stderr.startswith("error: input_images is something else of 6 bytes: expected a zip"), run.stderr
 
 
 def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
     run = script_train(ARCHIVE, base="dev")
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1
-    assert "Found 15 images" in run.stdout, "the archive is checked first"
+    assert "15 images, 15 with a caption" in run.stdout, "the archive is checked first"
     for part in (
         "FLUX_BASE=dev",
         "model_index.json",
@@ -86,6 +91,59 @@ def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
         "hf download",
     ):
         assert part in last
+
+
+def test_train_and_check_take_a_folder_as_they_take_an_archive(tmp_path: Path):
+    folder, output = tmp_path / "photos", tmp_path / "mine.tar"
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(folder / "deep")
+    run = script_train(folder, "--steps", 3, "--resolution", 64, "--lora-rank", 2, "--output", output)
+    assert "15 images, 15 with a caption: 15 from .txt files" in run.stdout, run.stderr
+    assert output.is_file()
+    checked = script_check(folder, "--output", tmp_path / "sheet.png")
+    assert checked.stdout.startswith("15 images, 15 with a caption: 15 from .txt files"), checked.stderr
+
+
+def test_a_server_does_not_take_a_folder(tmp_path: Path):
+    """A client names its files, and is not to look about in the server's."""
+    with pytest.raises(ValueError, match=r"^input_images is '.*', a folder: expected a zip, tar or tar.gz of images$"):
+        found_in(tmp_path, into=tmp_path / "into")
+
+
+def script_check(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`script/check` where no base is."""
+    command = [sys.executable, "-m", "script.check", *map(str, arguments)]
+    environment = {**os.environ, "FLUX_BASE": "none"}
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_check_shows_what_a_training_would_be_made_of(tmp_path: Path):
+    """Without any base: the summary, and every image on a sheet."""
+    output = tmp_path / "sheet.png"
+    run = script_check(ARCHIVE, "--resolution", 64, "--autocaption-prefix", "a photo of", "--output", output)
+    lines = run.stdout.splitlines()
+    assert lines[1:3] == ["sizes in training", "  64x64: 15 images"], run.stderr
+    assert "  a photo of TOK on a white background" in lines
+    assert lines[-1] == f"wrote {output}: all images, cut as they are trained"
+    with Image.open(output) as sheet:
+        assert sheet.width > 1000
+        assert len(sheet.convert("RGB").getcolors(2**24)) > 1000, "there are pictures on it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nothing.zip"], "input_images is 'nothing.zip', where no file is: expected a zip"),
+        ([ARCHIVE, "--resolution", "huge"], "resolution is 'huge': expected sides in pixels"),
+        ([ARCHIVE, "--input-captions", "nothing.tar"], "input_captions is 'nothing.tar', where no file is"),
+        ([ARCHIVE, "--output", "no/folder/sheet.png"], "--output is 'no/folder/sheet.png': expected"),
+    ],
+)
+def test_check_refuses_in_one_sentence(arguments, sentence):
+    run = script_check(*arguments)
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1].startswith(f"error: {sentence}"), run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_train_does_not_begin_where_its_result_could_not_be_kept(tmp_path: Path):

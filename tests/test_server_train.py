@@ -57,8 +57,9 @@ def test_the_schema_shows_the_inputs_of_both_modes(train_server: Server) -> None
 def test_a_training_returns_the_tar_that_replicate_expects(trained_tar: bytes) -> None:
     with tarfile.open(fileobj=io.BytesIO(trained_tar), mode="r:") as tar:
         names = tar.getnames()
-    captions = [f"{FOLDER}/captions/{index:04}.txt" for index in range(15)]
-    assert names == [f"{FOLDER}/lora.safetensors", f"{FOLDER}/config.yaml", *captions]
+    captions = [f"{FOLDER}/captions/monster-{index:02}.txt" for index in range(15)]
+    report = f"{FOLDER}/report/dataset.json"
+    assert names == [f"{FOLDER}/lora.safetensors", f"{FOLDER}/config.yaml", *captions, report]
 
 
 def test_a_training_reports_its_loss_as_metric_and_in_its_logs(short_training: Json) -> None:

@@ -1,0 +1,1 @@
+"""Speed and memory, measured: one module per protocol, run by script/bench."""

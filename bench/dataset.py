@@ -1,0 +1,169 @@
+"""From an archive to ready tensors, without the model: ours against a plain loop, time and memory.
+
+Plain is what a script would do: one thread, Pillow, each image decoded whole, turned, made RGB, and fitted to each of
+its training sizes. Ours also checks, hashes and judges every image meanwhile. Each contender runs in a process of its
+own, in turn; tensors are made one after the other, as an encoder would take them, and let go.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from pi_heif import register_heif_opener
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from bench.photos import PhotoSet, write_archive
+from lora.dataset.archive import Archives
+from lora.dataset.captions import PromptRule
+from lora.dataset.inspection import Inspector
+from lora.dataset.pixels import PixelStore
+from lora.dataset.reading import read_dataset
+from lora.dataset.sizes import Size, training_sizes
+from lora.dataset.workers import in_order
+
+RESULTS = Path(__file__).parent / "results"
+RESOLUTIONS = (512, 768, 1024)
+SETS = (
+    PhotoSet("100 JPEG photos of 12 megapixels", "JPEG", 100, 4000, 3000),
+    PhotoSet("100 HEIC photos of 12 megapixels", "HEIF", 100, 4000, 3000),
+    PhotoSet("1,000 JPEG photos of 0.5 megapixels", "JPEG", 1000, 816, 612),
+)
+SMALL_SETS = (PhotoSet("6 small JPEG photos", "JPEG", 6, 400, 300),)
+DISTINCT, ROUNDS = 6, 3
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one contender took for one archive."""
+
+    seconds: float
+    peak_mib: float  # above the process before it began
+    tensors: int
+
+
+def main() -> None:
+    """Measure all sets, print a table, keep the numbers."""
+    parser = argparse.ArgumentParser(prog="script/bench dataset", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="a few small photos, to see that it runs")
+    parser.add_argument("--output", type=Path, help="where to write the numbers (default: in bench/results)")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contender:
+        print(json.dumps(asdict(_measured(CONTENDERS[arguments.contender], arguments.archive))))
+        return
+    rows = [
+        _row(photos, rounds=1 if arguments.small else ROUNDS) for photos in (SMALL_SETS if arguments.small else SETS)
+    ]
+    output = arguments.output or RESULTS / f"dataset-{date.today()}.json"
+    output.write_text(json.dumps({"machine": _machine(), "resolutions": RESOLUTIONS, "rows": rows}, indent=1) + "\n")
+    _print_table(rows)
+    print(f"wrote {output}")
+
+
+def plain(archive: Path, _folder: Path) -> Iterator[Tensor]:
+    """A plain loop."""
+    register_heif_opener()
+    with zipfile.ZipFile(archive) as source:
+        for name in source.namelist():
+            with source.open(name) as file, Image.open(file) as image:
+                picture = ImageOps.exif_transpose(image).convert("RGB")
+            for size in training_sizes(Size(*picture.size), resolutions=RESOLUTIONS):
+                fitted = ImageOps.fit(picture, (size.width, size.height), method=Image.Resampling.LANCZOS)
+                yield _tensor(np.array(fitted))
+
+
+def ours(archive: Path, folder: Path) -> Iterator[Tensor]:
+    """What a training does."""
+    inspector = Inspector(RESOLUTIONS, PixelStore(folder / "pixels"))
+    rule = PromptRule("TOK", "", "")
+    images = read_dataset(Archives(archive, None), into=folder, inspector=inspector, rule=rule).images
+    jobs = [(image.path, image.look.content, size) for image in images for size in image.look.sizes]
+    yield from map(_tensor, in_order(lambda job: inspector.pixels(*job), jobs))
+
+
+Contender = Callable[[Path, Path], Iterator[Tensor]]
+CONTENDERS: dict[str, Contender] = {"plain": plain, "ours": ours}
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def _measured(contender: Contender, archive: Path) -> Run:
+    torch.zeros(1)  # what torch takes when it is first used is no contender's
+    idle = psutil.Process().memory_info().rss
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        tensors = sum(1 for _ in contender(archive, Path(folder) / "work"))
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Run(round(seconds, 3), round((peak - idle) / MEBIBYTE, 1), tensors)
+
+
+def _row(photos: PhotoSet, *, rounds: int) -> dict[str, object]:
+    """Both contenders in turn, each as often."""
+    print(f"{photos.name}: making them ...", file=sys.stderr)
+    runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "photos.zip"
+        write_archive(photos, archive, distinct=DISTINCT)
+        for _ in range(rounds):
+            for name, done in runs.items():
+                done.append(_in_own_process(name, archive))
+                print(f"  {name}: {done[-1].seconds:.1f} s, {done[-1].peak_mib:.0f} MiB", file=sys.stderr)
+    return {"set": asdict(photos), "runs": {name: [asdict(run) for run in done] for name, done in runs.items()}}
+
+
+def _in_own_process(name: str, archive: Path) -> Run:
+    command = [sys.executable, "-m", "bench.dataset", "--contender", name, "--archive", str(archive)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return Run(**json.loads(done.stdout))
+
+
+def _machine() -> dict[str, object]:
+    libraries = {name: version(name) for name in ("pillow", "pi-heif", "numpy", "torch")}
+    return {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version(), **libraries}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _print_table(rows: list[dict[str, object]]) -> None:
+    """Medians, side by side."""
+    print("| archive | plain loop | ours | times as fast | peak memory, plain | ours |\n|---|---|---|---|---|---|")
+    for row in rows:
+        runs = row["runs"]
+        assert isinstance(runs, dict)
+        seconds = {name: statistics.median(run["seconds"] for run in done) for name, done in runs.items()}
+        peaks = {name: max(run["peak_mib"] for run in done) for name, done in runs.items()}
+        ratio = seconds["plain"] / seconds["ours"]
+        times = f"{seconds['plain']:.1f} s | {seconds['ours']:.1f} s | {ratio:.1f}"
+        print(f"| {row['set']['name']} | {times} | {peaks['plain']:.0f} MiB | {peaks['ours']:.0f} MiB |")  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    main()
