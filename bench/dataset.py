@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from pi_heif import register_heif_opener
@@ -111,13 +109,18 @@ def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 def _measured(contender: Contender, archive: Path) -> Run:
     torch.zeros(1)  # what torch takes when it is first used is no contender's
-    idle = psutil.Process().memory_info().rss
+    idle = _peak_bytes()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         tensors = sum(1 for _ in contender(archive, Path(folder) / "work"))
         seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Run(round(seconds, 3), round((peak - idle) / MEBIBYTE, 1), tensors)
+    return Run(round(seconds, 3), round((_peak_bytes() - idle) / MEBIBYTE, 1), tensors)
+
+
+def _peak_bytes() -> int:
+    """The most memory this process ever held. `ru_maxrss` would count that of the process that started it, too."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def _row(photos: PhotoSet, *, rounds: int) -> dict[str, object]:
