@@ -9,7 +9,7 @@ from lora.dataset.sizes import MOST_UPSCALING
 from lora.dataset.wording import counted, named
 
 FEW_IMAGES = 5
-BLURRED = 0.003  # sharpness below which a picture is very blurred; see likeness.py
+BLURRED = 0.002  # sharpness below which a picture is very blurred; see likeness.py
 Images = list[CaptionedImage]
 
 
@@ -65,10 +65,8 @@ def _about_captions(images: Images, rule: PromptRule) -> Iterator[str]:
         yield "all captions are the same: what differs between the images goes into captions, what is learned does not"
     silent = [name for name, text in captions.items() if not rule.mentions_trigger(text)]
     if rule.trigger_word and silent:
-        all_or_some = (
-            "no caption mentions" if len(silent) == len(captions) else f"{len(silent)} captions do not mention"
-        )
-        yield f"{all_or_some} {rule.trigger_word!r}: it is put in front; 'a photo of [trigger] ...' reads better"
+        which = "all captions" if len(silent) == len(captions) else counted(len(silent), "caption")
+        yield f"{which} without {rule.trigger_word!r}: it is put in front; 'a photo of [trigger] ...' reads better"
     shared = Counter(id(image.caption) for image in images if image.caption)
     sharers = [image.name for image in images if shared[id(image.caption)] > 1]
     if sharers:

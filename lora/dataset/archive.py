@@ -3,21 +3,20 @@
 Knows nothing of images or captions.
 """
 
+import contextlib
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora.dataset.limits import MOST_ARCHIVE_BYTES, MOST_BYTES_OF_A_MEMBER, Budget
-from lora.dataset.names import PackedFile, Wanted, is_personal
+from lora.dataset.limits import MOST_ARCHIVE_BYTES, MOST_BYTES_OF_A_MEMBER, MOST_LETTERS_OF_A_NAME, Budget
+from lora.dataset.names import PackedFile, Wanted, is_personal, quoted
 from lora.dataset.refusal import ContentError
 from lora.dataset.tars import GZIP_MAGIC, is_tar_header, tar_files
-from lora.dataset.zips import zip_files
+from lora.dataset.zips import is_zip, zip_files
 
 Reader = Callable[[Path, Wanted, Budget], Iterator[PackedFile]]
 EXPECTED = "expected a zip, tar or tar.gz of images"
-ZIP_MAGIC = b"PK\x03\x04"
 OTHERS = {  # by how they begin
     b"Rar!": "a rar archive",
     b"7z\xbc\xaf": "a 7z archive",
@@ -67,9 +66,7 @@ def unpack_archive(archive: Path, *, into: Path, wanted: Wanted = is_personal) -
 
 def _reader(archive: Path) -> Reader:
     """By the content, as an upload has lost its name."""
-    if not archive.is_file():
-        found = "a folder" if archive.is_dir() else "where no file is"
-        raise ContentError(f"is {str(archive)!r}, {found}: {EXPECTED}")
+    _refuse_no_file(archive)
     size = archive.stat().st_size
     if size > MOST_ARCHIVE_BYTES:
         raise ContentError(f"has {size:,} bytes: expected at most {MOST_ARCHIVE_BYTES:,}")
@@ -77,15 +74,26 @@ def _reader(archive: Path) -> Reader:
         start = file.read(tarfile.BLOCKSIZE)
     if start.startswith(GZIP_MAGIC) or is_tar_header(start):
         return tar_files
-    if start.startswith(ZIP_MAGIC) or zipfile.is_zipfile(archive):
+    if is_zip(archive):
         return zip_files
     raise ContentError(f"is {_looks_like(start, size)}: {EXPECTED}")
+
+
+def _refuse_no_file(archive: Path) -> None:
+    found = "where no file is"
+    with contextlib.suppress(OSError):  # of a name too long for any file, or below a folder that may not be entered
+        if archive.is_file():
+            return
+        found = "a folder" if archive.is_dir() else found
+    raise ContentError(f"is {quoted(str(archive))}, {found}: {EXPECTED}")
 
 
 def _looks_like(start: bytes, size: int) -> str:
     """What a file that is no archive of ours seems to be."""
     if not size:
         return "an empty file"
+    if not any(start):
+        return f"an empty tar, or nothing but zeros, of {size:,} bytes"
     if start.lstrip()[:1] == b"<":
         return f"a web page of {size:,} bytes"
     named = [name for magic, name in OTHERS.items() if start.startswith(magic)]
@@ -94,12 +102,16 @@ def _looks_like(start: bytes, size: int) -> str:
 
 def _keep(file: PackedFile, path: Path) -> Member:
     """Copy one file in blocks, counting what really comes out."""
+    if len(file.name) > MOST_LETTERS_OF_A_NAME:
+        raise ContentError(f"holds {quoted(file.name)}, a name of {len(file.name):,} letters: expected a shorter one")
     copied = 0
     with path.open("wb") as output:
         for block in file.blocks:
             copied += len(block)
             if copied > MOST_BYTES_OF_A_MEMBER:
                 limit = f"{MOST_BYTES_OF_A_MEMBER:,} bytes"
-                raise ContentError(f"holds {file.name!r}, which unpacks to more than {limit}: expected at most that")
+                raise ContentError(
+                    f"holds {quoted(file.name)}, which unpacks to more than {limit}: expected at most that"
+                )
             output.write(block)
     return Member(file.name, path)

@@ -1,14 +1,16 @@
 """Find the captions among the files of an archive and read them. Knows no image."""
 
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 
 from lora.dataset.archive import Member
 from lora.dataset.caption_tables import SUFFIXES as TABLE_SUFFIXES
 from lora.dataset.caption_tables import Row, is_table, read_table
 from lora.dataset.limits import MEBIBYTE
-from lora.dataset.names import path_of, suffix_of
+from lora.dataset.names import path_of, quoted, suffix_of
 from lora.dataset.pairing import Caption
 from lora.dataset.refusal import ContentError
 from lora.dataset.text_files import Text, decode_text
@@ -16,6 +18,7 @@ from lora.dataset.text_files import Text, decode_text
 SUFFIXES = (".txt", ".caption")
 MOST_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
 MOST_TABLE_BYTES = 32 * MEBIBYTE
+MOST_CAPTIONS = 100_000  # a table may be that of a larger data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ def is_caption_file(name: str) -> bool:
 
 
 def read_captions(members: Iterable[Member]) -> CaptionFiles:
-    """The captions of all caption files; raises ContentError if a table of captions is not of a form that is read."""
+    """The captions of all caption files; raises ContentError if a table of captions is not of a form that is read, or
+    if there are more captions than anybody has images."""
     captions: list[Caption] = []
     unreadable, encodings = [], []
     for member in members:
@@ -41,12 +45,14 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
             text = _text(member)
         except ValueError as error:
             if is_table(member.name):
-                raise ContentError(f"holds {member.name!r}, which cannot be read as captions: {error}") from error
+                raise ContentError(f"holds {quoted(member.name)}, which cannot be read as captions: {error}") from error
             unreadable.append((member.name, str(error)))
             continue
         if not text.encoding.startswith("utf"):
             encodings.append((member.name, text.encoding))
-        captions += _captions(member.name, text.content)
+        captions += islice(_captions(member.name, text.content), MOST_CAPTIONS + 1 - len(captions))
+        if len(captions) > MOST_CAPTIONS:
+            raise ContentError(f"holds more than {MOST_CAPTIONS:,} captions: expected at most that")
     return CaptionFiles(tuple(captions), tuple(unreadable), tuple(encodings))
 
 
@@ -58,16 +64,17 @@ def _text(member: Member) -> Text:
     return decode_text(member.path.read_bytes())
 
 
-def _captions(name: str, text: str) -> list[Caption]:
+def _captions(name: str, text: str) -> Iterator[Caption]:
     """The captions of one file; empty ones are none."""
     path, suffix = path_of(name), suffix_of(name)
-    if suffix in SUFFIXES:
-        caption = Caption(text, name, path.with_suffix(""), SUFFIXES.index(suffix))
-        return [caption] if text.strip() else []
-    rank = len(SUFFIXES) + TABLE_SUFFIXES.index(suffix)
-    return [Caption(row.text, name, _target(path.parent, row), rank) for row in read_table(name, text)]
+    if text.strip() and suffix in SUFFIXES:
+        yield Caption(text, name, path.with_suffix(""), SUFFIXES.index(suffix))
+    elif text.strip():
+        rank = len(SUFFIXES) + TABLE_SUFFIXES.index(suffix)
+        for row in read_table(name, text):
+            yield Caption(row.text, name, _target(path.parent, row), rank)
 
 
 def _target(folder: PurePosixPath, row: Row) -> PurePosixPath:
     """A table names images from where it stands."""
-    return folder / str(path_of(row.file_name)).lstrip("/")
+    return PurePosixPath(posixpath.normpath(folder / str(path_of(row.file_name)).lstrip("/")))

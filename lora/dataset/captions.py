@@ -1,11 +1,14 @@
 """What a caption says once prefix, suffix and trigger word are in it. Text in, text out."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
-PLACEHOLDER = re.compile(r"\[trigger\]", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"(?<!\[)\[+trigger\]+", re.IGNORECASE)
 CLOSING = tuple(",.;:!?)")  # what follows a word without a space
-TRAILING = " ,;:"
+SEPARATORS = " ,;:"
+BORDER = r"(?!(?<=\w)\w)"  # anywhere but inside a word
+BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,40 +26,69 @@ class PromptRule:
         removed where there is none; else a trigger word that is there as a whole word, in any case, is left alone;
         else it is put in front of the caption. Applied to its own result, the rule changes nothing.
         """
-        prefix, line, suffix = self._replaced(self.prefix), self._replaced(caption), self._replaced(self.suffix)
-        whole = _with_suffix(_with_prefix(line, prefix), suffix)
+        line = self._replaced(caption)
+        whole = self._framed(line)
         if not self.trigger_word or _holds(whole, self.trigger_word):
             return whole
-        return _with_suffix(_with_prefix(f"{self.trigger_word} {line}".strip(), prefix), suffix)
+        return self._framed(f"{self.trigger_word} {self._bare(line)}".rstrip())
 
     def mentions_trigger(self, caption: str) -> bool:
-        """Whether a caption says the trigger word itself, or where it goes."""
-        return PLACEHOLDER.search(caption) is not None or _holds(caption, self.trigger_word)
+        """Whether a caption, its prefix or its suffix says the trigger word itself, or where it goes."""
+        return _holds(self._framed(self._replaced(caption)), self.trigger_word)
 
     def _replaced(self, text: str) -> str:
-        return one_line(PLACEHOLDER.sub(lambda _: self.trigger_word, text))
+        line = PLACEHOLDER.sub(lambda _: self.trigger_word, one_line(text))
+        return one_line(PLACEHOLDER.sub("trigger", line))  # in "[tri[trigger]gger]" is another one
+
+    def _framed(self, line: str) -> str:
+        return _with_suffix(_with_prefix(line, self._replaced(self.prefix)), self._replaced(self.suffix))
+
+    def _bare(self, line: str) -> str:
+        """A line without the prefix and suffix that it has already."""
+        start, end = _start(self._replaced(self.prefix)), _end(self._replaced(self.suffix))
+        if _starts(line, start):
+            line = line[len(start) :].lstrip(SEPARATORS)
+        return line[: -len(end)].rstrip(SEPARATORS) if _ends(line, end) else line
 
 
 def one_line(text: str) -> str:
-    """Text in words with a space between, without what no tokenizer should see: control characters, half characters."""
-    whole = text.encode("utf-8", "replace").decode("utf-8").replace("\ufeff", "")
-    return " ".join("".join(c if c.isprintable() or not c.isascii() else " " for c in whole).split())
+    """Text in words with a space between, in one spelling of accents, without what no tokenizer should see: control
+    characters, half characters."""
+    whole = text.encode("utf-8", "replace").decode("utf-8").replace(BYTE_ORDER_MARK, "")
+    visible = "".join(" " if unicodedata.category(character) == "Cc" else character for character in whole)
+    return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
 def _with_prefix(line: str, prefix: str) -> str:
-    start = re.escape(prefix.rstrip(TRAILING))
-    if not prefix or re.match(rf"{start}(?!\w)", line, re.IGNORECASE):
+    if not prefix or _starts(line, _start(prefix)):
         return line
-    return f"{prefix} {line}".rstrip(TRAILING)
+    return f"{prefix} {line}" if line else _start(prefix)
 
 
 def _with_suffix(line: str, suffix: str) -> str:
-    end = re.escape(suffix.lstrip(TRAILING))
-    if not suffix or re.search(rf"(?<!\w){end}$", line, re.IGNORECASE):
+    if not suffix or _ends(line, _end(suffix)):
         return line
     if not line:
-        return suffix.lstrip(TRAILING)
+        return _end(suffix)
     return f"{line}{suffix}" if suffix.startswith(CLOSING) else f"{line} {suffix}"
+
+
+def _start(prefix: str) -> str:
+    """What a line with this prefix starts with, whatever separates the two."""
+    return prefix.rstrip(SEPARATORS) or prefix
+
+
+def _end(suffix: str) -> str:
+    return suffix.lstrip(SEPARATORS) or suffix
+
+
+def _starts(line: str, start: str) -> bool:
+    return bool(start) and re.match(rf"{re.escape(start)}{BORDER}", line, re.IGNORECASE) is not None
+
+
+def _ends(line: str, end: str) -> bool:
+    at = max(len(line) - len(end), 0)
+    return bool(end) and re.compile(rf"{BORDER}{re.escape(end)}\Z", re.IGNORECASE).match(line, at) is not None
 
 
 def _holds(line: str, word: str) -> bool:

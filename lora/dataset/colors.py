@@ -1,6 +1,6 @@
 """Pixels of any kind become 8-bit RGB, with white where they were transparent. Knows no file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from PIL import Image
 
 BAND_PIXELS = 4_000_000  # how many pixels are converted at a time, so that a large image is never held twice
 WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what the brightest pixel can be where no format says it
+OVERSHOOT = 1.5  # numbers beyond white by as much are highlights, or what sharpening made
 
 Convert = Callable[[Image.Image], Image.Image]
 
@@ -19,10 +20,16 @@ def rgb_on_white(image: Image.Image, *, shrink_by: int) -> Image.Image:
         return image
     rows = max(BAND_PIXELS // image.width // shrink_by, 1) * shrink_by
     canvas = Image.new("RGB", (-(-image.width // shrink_by), -(-image.height // shrink_by)))
-    for top in range(0, image.height, rows):
-        band = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
+    for top, strip in _bands(image, rows):
+        band = convert(strip)
         canvas.paste(band.reduce(shrink_by) if shrink_by > 1 else band, (0, top // shrink_by))
     return canvas
+
+
+def _bands(image: Image.Image, rows: int) -> Iterator[tuple[int, Image.Image]]:
+    """With where each begins."""
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _converter(image: Image.Image) -> Convert:
@@ -30,7 +37,7 @@ def _converter(image: Image.Image) -> Convert:
     if image.mode.startswith("I;16"):
         return lambda band: _from_numbers(band, white=65535.0)
     if image.mode in ("I", "F"):
-        white = _white(np.asarray(image))
+        white = _white(image)
         return lambda band: _from_numbers(band, white=white)
     if image.has_transparency_data:
         return _on_white
@@ -48,11 +55,19 @@ def _on_white(band: Image.Image) -> Image.Image:
 
 def _from_numbers(band: Image.Image, *, white: float) -> Image.Image:
     """Gray from numbers, 0 to `white`; `convert` alone clips them at 255. What is no number is black."""
-    scaled = np.nan_to_num(np.asarray(band, dtype=np.float32)) * (255.0 / white)
-    return Image.fromarray(np.rint(scaled.clip(0.0, 255.0)).astype(np.uint8)).convert("RGB")
+    numbers = np.asarray(band, dtype=np.float32)
+    if band.info.get("transparency") is not None:
+        numbers = np.where(numbers == band.info["transparency"], white, numbers)
+    scaled = np.nan_to_num(numbers).clip(0.0, white) * (255.0 / white)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
 
 
-def _white(numbers: NDArray[np.generic]) -> float:
+def _white(image: Image.Image) -> float:
     """What stands for white in numbers of an unknown range: the first of the usual ones that holds them all."""
-    brightest = float(np.max(numbers, where=np.isfinite(numbers), initial=0.0))
-    return next((white for white in WHITES if brightest <= white), brightest)
+    bands = _bands(image, max(BAND_PIXELS // image.width, 1))
+    brightest = max(_brightest(np.asarray(band)) for _, band in bands)
+    return next((white for white in WHITES if brightest <= white * OVERSHOOT), brightest)
+
+
+def _brightest(numbers: NDArray[np.generic]) -> float:
+    return float(np.max(numbers, where=np.isfinite(numbers), initial=0.0))

@@ -1,29 +1,34 @@
 """One image file becomes an upright RGB picture, or one reason why not. Knows no archive and no caption."""
 
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pi_heif import HeifImageFile
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from lora.dataset.colors import rgb_on_white
-from lora.dataset.sizes import Size
+from lora.dataset.sizes import Box, Size, fit
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # a JPEG's or HEIC's other pictures are previews and the like
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+ITEM = re.compile(rb"(.{4})infe(.)", re.DOTALL)  # a HEIC's name for what it holds: the size of the box, its version
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
 MOST_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 LARGE_PIXELS = 30_000_000  # a few of these at once would fill the memory
 UNGUARDED: AbstractContextManager[object] = nullcontext()
-HEADROOM = 1.5  # a picture decoded this much larger than it is needed scales down as one decoded whole does: 53 dB
+# A picture decoded this much larger than it is needed scales down as one decoded whole does, photographs to 45 dB and
+# more. What JPEG scales itself is sharper than the means of squares.
+HEADROOM_OF_DRAFTS, HEADROOM_OF_MEANS = 1.5, 2.0
 TURNS = {  # by EXIF's numbers for where the top left corner is
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,8 +39,21 @@ TURNS = {  # by EXIF's numbers for where the top left corner is
     8: Image.Transpose.ROTATE_90,
 }
 ON_ITS_SIDE = {TURNS[number] for number in (5, 6, 7, 8)}
+RIGHT_TO_LEFT = {TURNS[number] for number in (2, 3, 6, 7)}
+BOTTOM_UP = {TURNS[number] for number in (3, 4, 7, 8)}
 # what Pillow, libheif and their decoders raise at bytes that are no image, besides a plain ValueError
-DAMAGE = (OSError, SyntaxError, EOFError, RuntimeError, ValueError, TypeError, IndexError, KeyError, struct.error)
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    struct.error,
+)
 
 ScaleNeeded = Callable[[Size], float]
 
@@ -45,8 +63,13 @@ class Picture:
     """A decoded image, upright, in RGB."""
 
     image: Image.Image  # may be smaller than the original where less was needed
+    box: Box  # what of it the original takes: of a smaller one's last pixels, a fraction
     original: Size  # upright
     is_animated: bool  # of which this is the first frame
+
+    def fitted(self, size: Size) -> Image.Image:
+        """The picture at a training size."""
+        return fit(self.image, size, self.box)
 
 
 def whole(_original: Size) -> float:
@@ -65,26 +88,29 @@ def open_picture(
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is fine; the error stays
+            warnings.filterwarnings("ignore", module="PIL")  # large is fine, and so are odd tags; the errors stay
             with _opened(path) as image:
                 original = Size(*image.size)
                 _refuse_size(original)
                 is_large = original.width * original.height > LARGE_PIXELS
                 with large if is_large else UNGUARDED:
-                    return _decode(image, original, scale=min(scale_needed(original) * HEADROOM, 1.0))
+                    return _decode(image, original, needed=scale_needed(original))
     except _UnfitError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError(f"not a {READABLE} image") from error
-    except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be decoded ({error})".replace(str(path), "it")) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"too large: expected at most {MOST_PIXELS:,} pixels") from error
+    except DAMAGE as error:
+        said = " ".join(str(error).replace(str(path), "it").split())
+        raise ValueError(f"cannot be decoded ({said or 'it is damaged'})") from error
 
 
 def is_image(path: Path) -> bool:
     """Whether a file is an image of a kind that is read, by its content; it may still be damaged."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.filterwarnings("ignore", module="PIL")
             with _opened(path):
                 return True
     except (*DAMAGE, Image.DecompressionBombError) as error:
@@ -98,27 +124,70 @@ class _UnfitError(ValueError):
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The file's header. Pillow's list of formats is left as it is: HEIC is opened by its own class."""
-    with path.open("rb") as file:
-        start = file.read(12)
-        file.seek(0)
-        is_heic = start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
-        with HeifImageFile(file) if is_heic else Image.open(file, formats=FORMATS) as image:
-            yield image
+    with path.open("rb") as file, _heic(file) if _is_heic(file) else Image.open(file, formats=FORMATS) as image:
+        yield image
 
 
-def _decode(image: ImageFile.ImageFile, original: Size, *, scale: float) -> Picture:
-    is_animated = image.format in ANIMATIONS and getattr(image, "n_frames", 1) > 1
-    image.draft(None, (math.ceil(original.width * scale), math.ceil(original.height * scale)))  # of JPEG alone
+def _is_heic(file: BinaryIO) -> bool:
+    """By its brands; `mif1` alone says nothing, and is an AVIF's too."""
+    start = file.read(64)
+    file.seek(0)
+    brands = start[8 : int.from_bytes(start[:4])]
+    return start[4:8] == b"ftyp" and brands[:4] in HEIC_BRANDS and b"avif" not in brands
+
+
+def _heic(file: BinaryIO) -> HeifImageFile:
+    """Raises ValueError where the names of its items are not UTF-8: pi-heif takes the whole process down at those."""
+    content = file.read()
+    for item in ITEM.finditer(content):
+        size, start = int.from_bytes(item[1]), item.start()
+        names = content[start + (18 if item[2] == b"\3" else 16) : start + size]
+        if size in (0, 1) or (start + size <= len(content) and not _is_text(names)):
+            raise ValueError("its list of contents is damaged")
+    return HeifImageFile(file)
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> Picture:
+    is_animated = image.format in ANIMATIONS and getattr(image, "is_animated", False)  # counting them takes its time
+    least = needed * HEADROOM_OF_DRAFTS
+    drafted = image.draft(
+        None, (math.ceil(original.width * least), math.ceil(original.height * least))
+    )  # of JPEG alone
     image.load()
-    # After load, which turns a TIFF itself; and by hand, as `ImageOps.exif_transpose` fails where other tags are odd.
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    factor = int(min(image.width / (original.width * scale), image.height / (original.height * scale)))
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    upright = rgb_on_white(image, shrink_by=max(factor, 1))
-    if turn is None:
-        return Picture(upright, original, is_animated)
-    size = Size(original.height, original.width) if turn in ON_ITS_SIDE else original
-    return Picture(upright.transpose(turn), size, is_animated)
+    width, height = drafted[1][2:] if drafted else image.size
+    factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)
+    box = 0.0, 0.0, width / factor, height / factor
+    picture = Picture(rgb_on_white(image, shrink_by=factor), box, original, is_animated)
+    turn = _turn(image)  # after load, which turns a TIFF itself
+    return picture if turn is None else _turned(picture, turn)
+
+
+def _turned(picture: Picture, turn: Image.Transpose) -> Picture:
+    image, original = picture.image.transpose(turn), picture.original
+    width, height = picture.box[2:]
+    if turn in ON_ITS_SIDE:
+        width, height, original = height, width, Size(original.height, original.width)
+    left, right = (image.width - width, image.width) if turn in RIGHT_TO_LEFT else (0.0, width)
+    top, bottom = (image.height - height, image.height) if turn in BOTTOM_UP else (0.0, height)
+    return Picture(image, (left, top, right, bottom), original, picture.is_animated)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes an image upright. By hand, as `ImageOps.exif_transpose` fails where other tags are odd; and EXIF that
+    cannot be read says nothing."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except DAMAGE:
+        return None
+    return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _refuse_size(size: Size) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from lora.dataset.images import open_picture
 from lora.dataset.likeness import Likeness, likeness, sharpness
 from lora.dataset.pixels import Pixels, PixelStore
-from lora.dataset.sizes import Size, cover_scale, fit, training_sizes
+from lora.dataset.sizes import Size, cover_scale, training_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Inspector:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         sizes = training_sizes(picture.original, resolutions=self._resolutions)
-        largest = fit(picture.image, sizes[-1])
+        largest = picture.fitted(sizes[-1])
         if self._store:
             for size in sizes:
-                self._store.put(content, largest if size == sizes[-1] else fit(picture.image, size))
+                self._store.put(content, largest if size == sizes[-1] else picture.fitted(size))
         return Look(content, picture.original, tuple(sizes), sharpness(largest), likeness(largest), picture.is_animated)
 
     def pixels(self, path: Path, content: str, size: Size) -> Pixels:
@@ -49,7 +49,7 @@ class Inspector:
         kept = self._store.get(content, size) if self._store else None
         if kept is not None:
             return kept
-        return np.asarray(fit(open_picture(path, self._scale_needed, large=self._large).image, size))
+        return np.asarray(open_picture(path, self._scale_needed, large=self._large).fitted(size))
 
     def _scale_needed(self, original: Size) -> float:
         return max(cover_scale(original, size) for size in training_sizes(original, resolutions=self._resolutions))

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-MOST_BYTES_OF_A_PART = 200  # file systems take 255, and a suffix comes after it
+JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon?"})  # Icon and a carriage return, on macOS
 JUNK_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
-
+MOST_BYTES_OF_A_PART = 200  # file systems take 255, and a suffix comes after it
+# Categories of Unicode: controls, marks that turn or hide text, halves of a character, ends of lines.
+UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+JOINERS = "\u200c\u200d"  # in Persian and Hindi words, and in emoji
+MOST_SHOWN = 200  # letters of a name in an error
 
 Wanted = Callable[[str], bool]  # of a name
 
@@ -52,5 +55,14 @@ def inside(name: str) -> PurePosixPath:
 
 def printable(name: str) -> str:
     """The name without what no terminal or JSON takes: bytes that are no text, and control characters."""
-    text = name.encode("utf-8", "replace").decode("utf-8")
-    return "".join(character if character.isprintable() else "?" for character in text)
+    if name.isprintable():
+        return name
+    return "".join(
+        "?" if unicodedata.category(character) in UNPRINTABLE and character not in JOINERS else character
+        for character in name
+    )
+
+
+def quoted(name: str) -> str:
+    """The name as an error shows it: in quotes, and not without end."""
+    return repr(name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}…")

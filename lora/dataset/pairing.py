@@ -1,11 +1,15 @@
 """Which caption belongs to which image: the same name, as near as can be. Knows names and texts, no pictures."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import PurePosixPath
 
 from lora.dataset.names import path_of
+
+MOST_FOLDERS = 16  # that are compared, from the end
+TOP = "/"  # stands above the outermost folder, so that two paths which agree down to it are in the same one
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +21,26 @@ class Caption:
     target: PurePosixPath
     rank: int  # of two that say something else, the one of the lower rank holds
 
-    @property
-    def folder(self) -> tuple[str, ...]:
-        """Where the image is expected."""
-        return self.target.parts[:-1]
-
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
     """For each image its caption, or None; and what a person should know about them."""
 
     captions: tuple[Caption | None, ...]
-    unused: tuple[Caption, ...]
+    unused: tuple[Caption, ...]  # those for which no image was found, or several in several folders
     overruled: tuple[Caption, ...]  # those that say something else than the one that was taken
+
+
+Tail = tuple[str, ...]  # a name, then its folders from the innermost outwards
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """Captions whose paths agree equally far with those of some images, and which of the images may have them."""
+
+    agreement: int  # length of the tail that they share
+    captions: list[Caption]  # those that hold first
+    images: list[int]
 
 
 def pair(images: list[str], captions: Iterable[Caption]) -> Pairing:
@@ -37,65 +48,72 @@ def pair(images: list[str], captions: Iterable[Caption]) -> Pairing:
 
     Names are compared in one normal form of Unicode. A caption in the image's own folder comes first, then one whose
     folders agree with the image's from the end (as `captions/x/a.txt` does with `photos/x/a.png`), unless images of
-    several folders could have it. A caption named `a.png.txt` is for that file before `a.txt`; and one with the same
-    upper and lower case before others.
+    several folders could have it. Of those, one with the same upper and lower case comes before others, then one of a
+    lower rank, then one named `a.png.txt` before `a.txt`.
     """
-    found = list(captions)
-    paths = [path_of(image) for image in images]
-    candidates = _candidates(paths, found)
-    taken, overruled = [], []
-    for path, mine in zip(paths, candidates, strict=True):
-        ordered = sorted(mine, key=lambda caption: _distance(path, caption))
-        taken.append(ordered[0] if ordered else None)
-        overruled += [other for other in ordered[1:] if _contradicts(path, ordered[0], other)]
-    used = {id(caption) for mine in candidates for caption in mine}
-    unused = [caption for caption in found if id(caption) not in used]
-    return Pairing(tuple(taken), tuple(unused), tuple({id(each): each for each in overruled}.values()))
+    found, paths = list(captions), [path_of(image) for image in images]
+    offers = _offers(paths, found)
+    taken = _taken(paths, offers)
+    offered = {id(caption) for offer in offers if offer.images for caption in offer.captions}
+    unused = [caption for caption in found if id(caption) not in offered]
+    return Pairing(tuple(taken), tuple(unused), tuple(_overruled(offers, taken)))
 
 
-def _candidates(images: list[PurePosixPath], captions: list[Caption]) -> list[list[Caption]]:
-    """For each image the captions that may be its own."""
-    by_name: dict[str, list[int]] = defaultdict(list)
+def _offers(images: list[PurePosixPath], captions: list[Caption]) -> list[_Offer]:
+    """The nearest first. It takes time for each image and each caption, not for each two of them."""
+    by_tail: dict[Tail, list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         for name in {image.name.casefold(), image.stem.casefold()}:
-            by_name[name].append(index)
-    nearest = [_nearest(images, by_name[caption.target.name.casefold()], caption) for caption in captions]
-    candidates: list[list[Caption]] = [[] for _ in images]
-    for (_, indices), caption in sorted(zip(nearest, captions, strict=True), key=lambda each: each[0][0], reverse=True):
-        # Where images of several folders could have it, those come first that no nearer caption is for.
-        is_clear = len({images[index].parent for index in indices}) == 1
-        unserved = indices if is_clear else [index for index in indices if not candidates[index]]
-        if len({images[index].parent for index in unserved}) == 1:
-            for index in unserved:
-                candidates[index].append(caption)
-    return candidates
+            for tail in _tails(name, image):
+                by_tail[tail].append(index)
+    groups: dict[Tail, list[Caption]] = defaultdict(list)
+    for caption in captions:
+        known = [tail for tail in _tails(caption.target.name, caption.target) if tail in by_tail]
+        groups[known[-1] if known else ()].append(caption)
+    offers, served = [], set[int]()
+    for tail in sorted(groups, key=len, reverse=True):
+        receivers = _receivers(images, by_tail.get(tail, []), served)
+        served.update(receivers)
+        offers.append(_Offer(len(tail), sorted(groups[tail], key=lambda caption: caption.rank), receivers))
+    return offers
 
 
-def _nearest(images: list[PurePosixPath], namesakes: list[int], caption: Caption) -> tuple[tuple[bool, int], list[int]]:
-    """How near a caption comes to an image of its name, and the images that it comes so near to."""
-    agreements = {index: _agreement(images[index], caption) for index in namesakes}
-    best = max(agreements.values(), default=(False, 0))
-    return best, [index for index in namesakes if agreements[index] == best]
+def _tails(name: str, path: PurePosixPath) -> Iterator[Tail]:
+    """A name alone, with the folder of its path, and so on outwards, in one case."""
+    parts = [part.casefold() for part in (name, *path.parts[-2::-1][:MOST_FOLDERS], TOP)]
+    for length in range(1, len(parts) + 1):
+        yield tuple(parts[:length])
 
 
-def _agreement(image: PurePosixPath, caption: Caption) -> tuple[bool, int]:
-    """How well the folders agree: whether they are the same, and else how many are, counted from the end."""
-    mine, theirs = image.parts[:-1], caption.folder
-    same = 0
-    while same < min(len(mine), len(theirs)) and mine[-1 - same].casefold() == theirs[-1 - same].casefold():
-        same += 1
-    return same == len(mine) == len(theirs), same
+def _receivers(images: list[PurePosixPath], named: list[int], served: set[int]) -> list[int]:
+    """Where images of several folders could have a caption, those come first that no nearer caption is for."""
+    for some in (named, [index for index in named if index not in served]):
+        if len({images[index].parent for index in some}) == 1:
+            return some
+    return []
 
 
-def _distance(image: PurePosixPath, caption: Caption) -> tuple[bool, int, bool, bool, int]:
-    """Smaller is nearer."""
-    is_same_folder, same = _agreement(image, caption)
-    name = caption.target.name
-    is_whole_name = name.casefold() == image.name.casefold()
-    return not is_same_folder, -same, not is_whole_name, name not in (image.name, image.stem), caption.rank
+def _taken(images: list[PurePosixPath], offers: list[_Offer]) -> list[Caption | None]:
+    """For each image the best that it is offered."""
+    choices: list[list[tuple[tuple[int, bool, int, bool], Caption]]] = [[] for _ in images]
+    for offer in offers:
+        by_name = {caption.target.name: caption for caption in reversed(offer.captions)}
+        for index in offer.images:
+            names = images[index].name, images[index].stem
+            exact = [by_name[name] for name in names if name in by_name]
+            for caption in exact or offer.captions[:1]:
+                is_whole_name = caption.target.name.casefold() == images[index].name.casefold()
+                distance = (-offer.agreement, not exact, caption.rank, not is_whole_name)
+                choices[index].append((distance, caption))
+    return [min(mine, key=itemgetter(0))[1] if mine else None for mine in choices]
 
 
-def _contradicts(image: PurePosixPath, taken: Caption, other: Caption) -> bool:
-    is_as_near = _distance(image, taken)[:2] == _distance(image, other)[:2]
-    is_as_exact = _distance(image, taken)[3] == _distance(image, other)[3]
-    return is_as_near and is_as_exact and taken.text.split() != other.text.split()
+def _overruled(offers: list[_Offer], taken: list[Caption | None]) -> Iterator[Caption]:
+    """What nobody took of what was offered, and would have said something else."""
+    for offer in offers:
+        said = {_words(caption) for caption in (taken[index] for index in offer.images) if caption}
+        yield from (caption for caption in offer.captions if said and _words(caption) not in said)
+
+
+def _words(caption: Caption) -> str:
+    return " ".join(caption.text.split())

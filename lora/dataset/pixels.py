@@ -1,5 +1,6 @@
 """Pictures fitted to their training sizes wait on disk for the encoder, so that each image is decoded once."""
 
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -38,11 +39,12 @@ class PixelStore:
         path.write_bytes(picture.tobytes())
 
     def get(self, content: str, size: Size) -> Pixels | None:
-        """The pixels of an image at a size, or None if they were not kept."""
-        path = self._path(content, size)
+        """The pixels of an image at a size, or None if they were not kept, or not to their end."""
+        path, shape = self._path(content, size), (size.height, size.width, 3)
         if not path.exists():
             return None
-        return np.fromfile(path, dtype=np.uint8).reshape(size.height, size.width, 3)
+        pixels = np.fromfile(path, dtype=np.uint8)
+        return pixels.reshape(shape) if pixels.size == math.prod(shape) else None
 
     def _path(self, content: str, size: Size) -> Path:
         return self._folder / f"{content}-{size}.rgb"

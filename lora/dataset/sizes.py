@@ -10,7 +10,10 @@ STEP = 16  # FLUX's tokens are 16 pixels a side
 TOKENS_OF_A_TILE = 128  # attention and matrix kernels work in tiles of so many tokens; the text is four of them
 MOST_AREA_FOR_TILES = 0.03
 MOST_UPSCALING = 1.1
+MOST_CUT = 0.499999  # of a step: less than half, however it is rounded
 REDUCING_GAP = 2.0  # far larger pictures are first averaged down to twice the size: 54 dB from a plain resize
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,9 +52,10 @@ def training_sizes(original: Size, *, resolutions: Iterable[int]) -> list[Size]:
 def training_size(original: Size, *, resolution: int) -> Size:
     """The bucket for an image at a resolution: sides in multiples of 16, area at most resolution².
 
-    Less than half a step is cut off on one side, and nothing is enlarged by more than a tenth. Of the sizes that allow
-    this it is the largest, or one whose tokens are a multiple of 128 where that costs less than 3 % of the area. An
-    image too small for the resolution is trained as large as it is, to an eighth, so that such images share sizes.
+    Less than half a step is cut off on one side, and nothing is enlarged by more than a tenth. Of the sizes next to its
+    shape that allow this it is the largest, or one whose tokens are a multiple of 128 where that costs less than 3 % of
+    the area. An image too small for the resolution is trained as large as it is, to an eighth, so that such images
+    share sizes.
     """
     long, short = max(original.width, original.height), min(original.width, original.height)
     buckets = list(_buckets(long, short, tokens=(_side(original, resolution) / STEP) ** 2))
@@ -71,13 +75,15 @@ def cover_scale(original: Size, size: Size) -> float:
     return max(size.width / original.width, size.height / original.height)
 
 
-def fit(picture: Image.Image, size: Size) -> Image.Image:
-    """Scale a picture to cover `size` and cut what stands over, the same on both sides: resized, never stretched."""
-    scale = max(size.width / picture.width, size.height / picture.height)
-    width, height = size.width / scale, size.height / scale
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    box = (left, top, min(left + width, picture.width), min(top + height, picture.height))
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, box, REDUCING_GAP)
+def fit(picture: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
+    """Scale a picture, or a box of it, to cover `size` and cut what stands over, the same on both sides: resized, never
+    stretched."""
+    left, top, right, bottom = box or (0.0, 0.0, picture.width, picture.height)
+    scale = max(size.width / (right - left), size.height / (bottom - top))
+    over_x = max(right - left - size.width / scale, 0.0) / 2
+    over_y = max(bottom - top - size.height / scale, 0.0) / 2
+    middle = left + over_x, top + over_y, right - over_x, bottom - over_y
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
 
 
 def _side(original: Size, resolution: int) -> int:
@@ -97,7 +103,7 @@ def _buckets(long: int, short: int, *, tokens: float) -> Iterator[_Bucket]:
         for columns in (math.floor(rows * ratio), math.ceil(rows * ratio)):
             bucket = _Bucket(columns, rows)
             enlarged = max(columns * STEP / long, rows * STEP / short)
-            if bucket.tokens <= tokens and enlarged <= MOST_UPSCALING and bucket.cut(ratio) < 1 / 2:
+            if bucket.tokens <= tokens and enlarged <= MOST_UPSCALING and bucket.cut(ratio) < MOST_CUT:
                 found = max(found, bucket.tokens)
                 yield bucket
         if rows * rows * ratio * 2 < found:

@@ -1,24 +1,29 @@
 """The bytes of a text file become text, whatever program wrote it. Knows no caption."""
 
 import codecs
+import re
+import unicodedata
 from dataclasses import dataclass
 
 from charset_normalizer import from_bytes
 
+BYTE_ORDER_MARK = "\ufeff"
 BYTE_ORDER_MARKS = {  # the longer ones first: UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-WESTERN = "cp1252"
+WESTERN, JAPANESE = "cp1252", "cp932"
 MOSTLY_ASCII = 0.7  # in western languages accents are few; elsewhere hardly a letter is ASCII
+MOSTLY_KANA = 0.2  # which Japanese is written with, and which no other encoding has in the place of Japanese's
+KANA = re.compile("[\u3041-\u30fa]")
 COMMON = ["cp932", "gb18030", "big5", "cp949", "cp1251", "cp1250", "cp1253", "cp1255", "cp1256"]
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text, and how its bytes were taken."""
+    """Text without byte order marks, its lines ended by `\\n`, and how its bytes were taken."""
 
     content: str
     encoding: str
@@ -26,35 +31,43 @@ class Text:
 
 def decode_text(content: bytes) -> Text:
     """By its byte order mark, else as UTF-8, else by what the bytes look like; raises ValueError if it is no text."""
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            return _decoded(content, encoding)
-    try:
-        text = Text(content.decode("utf-8-sig"), "utf-8")
-    except UnicodeDecodeError:
-        text = _decoded(content, _guess(content))
-    if "\0" in text.content:
-        text = _decoded(content, "utf-16-le" if content[1::2].count(0) > content[::2].count(0) else "utf-16-be")
-    return text
-
-
-def _decoded(content: bytes, encoding: str) -> Text:
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError("it is no text") from error
-    if "\0" in text or not _is_readable(text):
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
+    encoding = encoding or _unmarked_utf16(content)
+    text = _decoded(content, encoding or "utf-8")
+    if text is None and encoding is None:
+        encoding = _guess(content)
+        text = _decoded(content, encoding)
+    if text is None or "\0" in text or not _is_readable(text):
         raise ValueError("it is no text")
-    return Text(text, encoding)
+    lines = text.replace(BYTE_ORDER_MARK, "").replace("\r\n", "\n").replace("\r", "\n")
+    return Text(lines, encoding or "utf-8")
+
+
+def _decoded(content: bytes, encoding: str) -> str | None:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _unmarked_utf16(content: bytes) -> str | None:
+    """In western languages every second byte of it is zero, or nearly."""
+    for first, encoding in enumerate(("utf-16-be", "utf-16-le")):
+        if content[first::2].count(0) * 4 > len(content):
+            return encoding
+    return None
 
 
 def _guess(content: bytes) -> str:
     if len(content.decode("ascii", "ignore")) > MOSTLY_ASCII * len(content):
         return WESTERN
+    japanese = _decoded(content, JAPANESE) or ""
+    if len(KANA.findall(japanese)) > MOSTLY_KANA * len(japanese):
+        return JAPANESE
     best = from_bytes(content, cp_isolation=COMMON).best()
     return best.encoding if best else WESTERN
 
 
 def _is_readable(text: str) -> bool:
     """Bytes of a picture decode as something, too, but with control characters all over."""
-    return sum(not c.isprintable() and not c.isspace() for c in text) * 20 <= len(text)
+    return sum(unicodedata.category(c) == "Cc" and not c.isspace() for c in text) * 20 <= len(text)

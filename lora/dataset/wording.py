@@ -1,5 +1,7 @@
 """Counts and names as sentences have them."""
 
+from lora.dataset.names import quoted
+
 SHOWN = 5  # how many names a sentence or a list holds
 
 
@@ -11,4 +13,4 @@ def counted(number: int, noun: str) -> str:
 def named(names: list[str]) -> str:
     """The first few names, quoted, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(repr(name) for name in names[:SHOWN]) + more
+    return ", ".join(quoted(name) for name in names[:SHOWN]) + more

@@ -1,8 +1,8 @@
 """Read a zip without trusting it: what its directory says is judged first, and every byte is counted by the reader."""
 
 import contextlib
+import io
 import itertools
-import lzma
 import stat
 import struct
 import zipfile
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lora.dataset.limits import (
     BLOCK,
+    MOST_DIRECTORY_BYTES,
     MOST_MEMBERS,
     SUSPECT_BYTES,
     SUSPECT_RATIO,
@@ -19,14 +20,18 @@ from lora.dataset.limits import (
     SUSPECT_TOTAL_RATIO,
     Budget,
 )
-from lora.dataset.names import PackedFile, Wanted, printable
+from lora.dataset.names import PackedFile, Wanted, printable, quoted
 from lora.dataset.refusal import ContentError
 
+MAGIC = b"PK\x03\x04"
 LOCAL_HEADER = 30  # bytes that a zip puts before each member's name
 ENCRYPTED, UTF_8 = 0x1, 0x800  # flags of a member
-READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
-# what zipfile and its decompressors raise at bytes that are not what the directory says
-DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError, EOFError, OSError)
+# What almost every zip uses. The others that zipfile reads (bzip2, LZMA) it inflates without a bound: a megabyte of
+# them can be gigabytes.
+READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+# what zipfile and zlib raise at bytes that are not what the directory says; a place that no file has is a ValueError
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, OSError)
+MOST_OF_A_REASON = 200  # letters of what zipfile says, which may hold endless names
 
 
 def zip_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedFile]:
@@ -34,16 +39,47 @@ def zip_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedF
 
     Raises ContentError if it is damaged, encrypted, compressed in a way that cannot be read, or a bomb.
     """
-    try:
-        source = zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise ContentError(f"is a zip that is cut off or damaged ({error}): zip it anew") from error
-    with source:
+    with _Bounded(io.FileIO(archive)) as file, _opened(file) as source:
         _refuse_bombs(source.infolist(), budget)
         infos = [info for info in source.infolist() if _is_file(info) and wanted(_name(info))]
         _refuse_unreadable(infos)
         for info in infos:
             yield PackedFile(_name(info), _blocks(source, info, budget))
+
+
+def is_zip(archive: Path) -> bool:
+    """By how it begins, or by how it ends, as anything may stand before a zip."""
+    with archive.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            return True
+    try:
+        return zipfile.is_zipfile(archive)
+    except zipfile.BadZipFile:  # one in several parts, as is said when it is opened
+        return True
+
+
+class _Bounded(io.BufferedReader):
+    """A file that does not let zipfile read itself full: a directory is as large as it says."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Raises ContentError at a size that no directory of a person has."""
+        if size and size > MOST_DIRECTORY_BYTES:
+            found = f"a list of its files of {size:,} bytes"
+            raise ContentError(f"holds {found}: expected at most {MOST_DIRECTORY_BYTES:,}, or {MOST_MEMBERS:,} files")
+        return super().read(size)
+
+
+def _opened(file: io.BufferedReader) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except ContentError:
+        raise
+    except (NotImplementedError, *DAMAGE) as error:
+        raise ContentError(f"is a zip that is cut off or damaged ({_reason(error)}): zip it anew") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error)[:MOST_OF_A_REASON] or "its bytes end too early"
 
 
 def _is_file(info: zipfile.ZipInfo) -> bool:
@@ -70,7 +106,9 @@ def _refuse_bombs(infos: list[zipfile.ZipInfo], budget: Budget) -> None:
     for info in infos:
         if info.file_size > max(SUSPECT_BYTES, SUSPECT_RATIO * info.compress_size):
             sizes = f"{info.file_size:,} bytes from {info.compress_size:,}"
-            raise ContentError(f"holds {_name(info)!r}, which unpacks to {sizes}: expected photographs, not a bomb")
+            raise ContentError(
+                f"holds {quoted(_name(info))}, which unpacks to {sizes}: expected photographs, not a bomb"
+            )
     _refuse_overlaps(infos)
 
 
@@ -79,26 +117,29 @@ def _refuse_overlaps(infos: list[zipfile.ZipInfo]) -> None:
     ordered = sorted(infos, key=lambda info: info.header_offset)
     for info, following in itertools.pairwise(ordered):
         if info.header_offset + LOCAL_HEADER + len(info.orig_filename) + info.compress_size > following.header_offset:
-            pair = f"{_name(info)!r} and {_name(following)!r}"
+            pair = f"{quoted(_name(info))} and {quoted(_name(following))}"
             raise ContentError(f"holds {pair}, which overlap: expected a zip whose files have bytes of their own")
 
 
 def _refuse_unreadable(infos: list[zipfile.ZipInfo]) -> None:
     for info in infos:
         if info.flag_bits & ENCRYPTED:
-            raise ContentError(f"holds {_name(info)!r}, which is encrypted: expected a zip without a password")
+            raise ContentError(f"holds {quoted(_name(info))}, which is encrypted: expected a zip without a password")
         if info.compress_type not in READABLE:
-            raise ContentError(f"holds {_name(info)!r}, which uses an unsupported compression: zip it anew")
+            compression = f"an unsupported compression (number {info.compress_type})"
+            raise ContentError(f"holds {quoted(_name(info))}, which uses {compression}: zip it anew")
 
 
 def _blocks(source: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
-    name = _name(info)
+    name = quoted(_name(info))
     try:
         with source.open(info) as packed:
             while block := packed.read(BLOCK):
                 budget.spend(len(block))
                 yield block
-    except (NotImplementedError, RuntimeError) as error:  # what the member's own header asks for, against the directory
-        raise ContentError(f"holds {name!r}, which cannot be read ({error}): zip it anew") from error
+    except ContentError:
+        raise
+    except NotImplementedError as error:  # patched, or encrypted in a way of its own
+        raise ContentError(f"holds {name}, which cannot be read ({_reason(error)}): zip it anew") from error
     except DAMAGE as error:
-        raise ContentError(f"holds {name!r}, which is damaged ({error}): zip it anew") from error
+        raise ContentError(f"holds {name}, which is damaged ({_reason(error)}): zip it anew") from error

@@ -1,50 +1,200 @@
-"""The trigger rule: replaced, found, or put in front; once."""
+"""A prompt has prefix, suffix and trigger word in it, once, and a second reading changes nothing."""
+
+import time
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from lora.dataset.captions import with_trigger
+from lora.dataset.captions import PromptRule, one_line
+
+PIECES = ["TOK", "tok", "[trigger]", "[[Trigger]]", "[tri", "gger]", "a", "photo", "dog", ",", "!", " ", "\n", "\ud83d"]
+texts = st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(max_size=12)
+lines = texts.map(one_line)
+triggers = st.sampled_from(["", "TOK", "a", "!", "<s1>", "red fox", "(", "trigger"]) | lines.filter(
+    lambda line: "[trigger]" not in line.lower()
+)
+
+
+def trained(caption, trigger_word="TOK", *, prefix="", suffix=""):
+    return PromptRule(trigger_word, prefix, suffix).prompt(caption)
+
+
+def steadily(test):
+    return settings(max_examples=300, deadline=None, derandomize=True)(test)
 
 
 @pytest.mark.parametrize(
-    ("caption", "trained"),
+    ("caption", "prompt"),
     [
         ("a photo of [trigger] at sea", "a photo of TOK at sea"),
         ("[TRIGGER] and [Trigger]", "TOK and TOK"),
+        ("[trigger]'s dog", "TOK's dog"),
+        ("[[trigger]] at sea", "TOK at sea"),
         ("a TOK dog", "a TOK dog"),
         ("a tok dog", "a tok dog"),
         ("Tok, sitting", "Tok, sitting"),
+        ("a (TOK) dog", "a (TOK) dog"),
+        ("TOK's dog", "TOK's dog"),
         ("a dog", "TOK a dog"),
         ("in TOKYO", "TOK in TOKYO"),
+        ("of STOK", "TOK of STOK"),
         ("STOKE and TOK_1", "TOK STOKE and TOK_1"),
-        ("TOK's dog", "TOK's dog"),
+        ("[trigger", "TOK [trigger"),
         ("", "TOK"),
         (" \n\t ", "TOK"),
-        ("a dog\r\non a   mat\n", "TOK a dog on a mat"),
     ],
 )
-def test_a_caption_names_the_trigger_word(caption, trained):
-    assert with_trigger(caption, "TOK") == trained
+def test_a_prompt_names_the_trigger_word(caption, prompt):
+    """A61, A62."""
+    assert trained(caption) == prompt
 
 
 @pytest.mark.parametrize(
-    ("caption", "trained"),
+    ("caption", "prompt"),
     [("a dog", "a dog"), ("a photo of [trigger] at sea", "a photo of at sea"), ("", ""), ("[trigger]", "")],
 )
-def test_without_a_trigger_word_nothing_is_added(caption, trained):
-    assert with_trigger(caption, "") == trained
+def test_without_a_trigger_word_nothing_is_added(caption, prompt):
+    assert trained(caption, "") == prompt
 
 
-@pytest.mark.parametrize("trigger", ["a\\1b", "x+y", "(", "\\g<0>", "[trigger]"])
+@pytest.mark.parametrize("trigger", ["a\\1b", "x+y", "(", "\\g<0>", "<s1>", "!", "ohwx-man", "猫", "🦊"])
 def test_a_trigger_word_is_text_and_no_pattern(trigger):
-    assert with_trigger("of [trigger]", trigger) == f"of {trigger}"
-    assert with_trigger("a dog", trigger) == f"{trigger} a dog"
+    assert trained("of [trigger]", trigger) == f"of {trigger}"
+    assert trained("x dog", trigger) == f"{trigger} x dog"
+    assert trained(f"x {trigger} dog", trigger) == f"x {trigger} dog"
 
 
-def test_a_trigger_of_two_words_is_found_as_a_whole():
-    assert with_trigger("the red fox runs", "red fox") == "the red fox runs"
-    assert with_trigger("the red foxes run", "red fox") == "red fox the red foxes run"
+@pytest.mark.parametrize(
+    ("caption", "prompt"),
+    [
+        ("the red fox runs", "the red fox runs"),
+        ("the Red\nFox runs", "the Red Fox runs"),
+        ("the red foxes run", "red fox the red foxes run"),
+    ],
+)
+def test_a_trigger_of_two_words_is_found_as_a_whole(caption, prompt):
+    assert trained(caption, "red fox") == prompt
 
 
-def test_the_rule_changes_nothing_when_it_is_applied_twice():
-    once = with_trigger("a dog", "TOK")
-    assert with_trigger(once, "TOK") == once
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a dog\r\non a   mat\n", "a dog on a mat"),
+        ("a\u2028b\u2029c\x0bd\x85e\u00a0f", "a b c d e f"),
+        ("a\x00b\x1bc\x9bd", "a b c d"),
+        ("\ufeffa\ufeff dog", "a dog"),
+        ("cafe\u0301", "café"),
+        ("half \ud83d a face", "half ? a face"),
+        ("👩\u200d🚀 क\u200cष", "👩\u200d🚀 क\u200cष"),
+    ],
+)
+def test_text_becomes_one_line(text, line):
+    """A56, A58."""
+    assert one_line(text) == line
+
+
+@pytest.mark.parametrize(
+    ("caption", "prompt"),
+    [
+        ("a dog", "a photo of TOK, a dog"),
+        ("", "a photo of TOK"),
+        ("a photo of TOK, a dog", "a photo of TOK, a dog"),
+        ("A photo of tok: a dog", "A photo of tok: a dog"),
+        ("a photo of TOKYO", "a photo of TOK, a photo of TOKYO"),
+        ("a photo of TOK", "a photo of TOK"),
+    ],
+)
+def test_a_prompt_begins_with_the_prefix_once(caption, prompt):
+    assert trained(caption, prefix="a photo of [trigger],") == prompt
+
+
+@pytest.mark.parametrize(
+    ("suffix", "caption", "prompt"),
+    [
+        ("in the style of TOK", "a dog", "a dog in the style of TOK"),
+        (", in the style of TOK", "a dog", "a dog, in the style of TOK"),
+        (", in the style of TOK", "a dog in the style of tok", "a dog in the style of tok"),
+        (", in the style of TOK", "", "in the style of TOK"),
+        ("TOK", "a STOK", "a STOK TOK"),
+        ("by TOK!", "a dog", "a dog by TOK!"),
+        ("TOK,", "a dog TOK,", "a dog TOK,"),
+    ],
+)
+def test_a_prompt_ends_with_the_suffix_once(suffix, caption, prompt):
+    assert trained(caption, suffix=suffix) == prompt
+
+
+@pytest.mark.parametrize(
+    ("caption", "prompt"),
+    [
+        ("a dog", "a photo of TOK a dog, film"),
+        ("a photo of a dog", "a photo of TOK a dog, film"),
+        ("a dog, film", "a photo of TOK a dog, film"),
+        ("a photo of a dog, film", "a photo of TOK a dog, film"),
+        ("a photo of, film", "a photo of TOK, film"),
+        ("", "a photo of TOK, film"),
+    ],
+)
+def test_the_trigger_word_goes_between_prefix_and_suffix(caption, prompt):
+    assert trained(caption, prefix="a photo of", suffix=", film") == prompt
+
+
+def test_a_line_that_the_prefix_and_the_suffix_share_is_left_alone():
+    assert trained("a photo of TOK", prefix="a photo of TOK", suffix="of TOK") == "a photo of TOK"
+    assert trained("", prefix="a photo of TOK", suffix="of TOK") == "a photo of TOK"
+
+
+def test_a_comma_before_a_suffix_stays_where_a_prefix_is_added():
+    assert trained("dog by TOK,", prefix="a", suffix="by TOK,") == "a dog by TOK,"
+
+
+@steadily
+@given(texts, triggers, lines, lines)
+@example("a dog", "TOK", "", "!")
+@example("a dog", "!", "(", ")")
+@example("a photo of a dog", "TOK", "a photo of", "a dog")
+@example("[tri[trigger]gger]", "", "", "")
+@example("a", "TOK", ",", ";")
+def test_the_rule_changes_nothing_when_it_is_applied_twice(caption, trigger, prefix, suffix):
+    rule = PromptRule(trigger, prefix, suffix)
+    once = rule.prompt(caption)
+    assert rule.prompt(once) == once
+
+
+@steadily
+@given(texts, triggers, lines, lines)
+def test_a_prompt_is_one_line_that_any_program_takes(caption, trigger, prefix, suffix):
+    prompt = trained(caption, trigger, prefix=prefix, suffix=suffix)
+    assert prompt.encode().decode() == prompt == one_line(prompt)
+
+
+@steadily
+@given(texts, triggers, lines, lines)
+def test_a_prompt_says_the_trigger_word(caption, trigger, prefix, suffix):
+    rule = PromptRule(trigger, prefix, suffix)
+    assert not trigger or rule.mentions_trigger(rule.prompt(caption))
+
+
+@pytest.mark.parametrize(
+    ("rule", "caption", "is_mentioned"),
+    [
+        (PromptRule("TOK", "", ""), "a tok", True),
+        (PromptRule("TOK", "", ""), "a [trigger]", True),
+        (PromptRule("TOK", "", ""), "TOKYO", False),
+        (PromptRule("red fox", "", ""), "red\nfox", True),
+        (PromptRule("TOK", "a photo of TOK,", ""), "a dog", True),
+        (PromptRule("TOK", "", "by [trigger]"), "a dog", True),
+        (PromptRule("", "", ""), "a dog", False),
+    ],
+)
+def test_it_can_be_asked_whether_the_trigger_word_has_its_place(rule, caption, is_mentioned):
+    assert rule.mentions_trigger(caption) is is_mentioned
+
+
+def test_no_caption_takes_long():
+    """Patterns that go back and forth would take minutes here."""
+    rule = PromptRule("a" * 99 + "!", "ab" * 500, "a" * 999 + "b")
+    started = time.process_time()
+    assert rule.prompt("[" * 40_000 + "a" * 20_000).startswith("abab")
+    assert time.process_time() - started < 2

@@ -1,0 +1,172 @@
+"""What trains badly is said before it is trained, in a sentence each; and a good data set is left in peace."""
+
+import json
+
+import pytest
+from PIL import ImageFilter
+
+from lora.dataset.advice import warnings_about
+from lora.dataset.captions import PromptRule
+from lora.dataset.likeness import look_alikes
+from tests.tiny import encoded, found_in, noisy_picture, picture, write, zipped
+
+
+def images(count=6, *, side=128):
+    return {f"{index}.png": encoded(noisy_picture(side, side, seed=index)) for index in range(count)}
+
+
+def captions(count=6, *, text="TOK at place"):
+    return {f"{index}.txt": f"{text} {index}" for index in range(count)}
+
+
+def warnings(tmp_path, members, *, trigger_word="TOK", prefix="", suffix="", resolutions=(128,), given=None):
+    archive = write(tmp_path / "images.zip", zipped(members))
+    elsewhere = write(tmp_path / "captions.zip", zipped(given)) if given else None
+    wrapped = {"trigger_word": trigger_word, "prefix": prefix, "suffix": suffix}
+    into = tmp_path / "into"
+    dataset = found_in(archive, into=into, resolutions=resolutions, captions=elsewhere, **wrapped).dataset
+    groups = look_alikes([image.look.likeness for image in dataset.images])
+    alike = [[dataset.images[index] for index in group] for group in groups]
+    rule = PromptRule(trigger_word, prefix, suffix)
+    found = list(warnings_about(dataset, alike, rule=rule, resolutions=resolutions))
+    assert all(warning.isprintable() for warning in found)
+    return found
+
+
+def the_warning(tmp_path, members, **options):
+    (warning,) = warnings(tmp_path, members, **options)
+    return warning
+
+
+@pytest.mark.parametrize("members", [images() | captions(), images()])
+def test_a_good_data_set_is_left_in_peace(tmp_path, members):
+    """With captions, or with none at all."""
+    assert warnings(tmp_path, members) == []
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "only 1 image:"), (4, "only 4 images:")])
+def test_few_images_are_said_to_be_few(tmp_path, count, said):
+    assert the_warning(tmp_path, images(count)).startswith(said)
+
+
+def test_five_images_are_not_few(tmp_path):
+    assert warnings(tmp_path, images(5)) == []
+
+
+def test_the_same_file_twice_is_named_once(tmp_path):
+    """A49."""
+    members = images() | {"x/copy.jpg": images()["0.png"]}
+    assert the_warning(tmp_path, members).startswith("'0.png', 'x/copy.jpg' are the same file")
+
+
+def test_pictures_that_look_the_same_are_named(tmp_path):
+    members = images() | {"smaller.jpg": encoded(noisy_picture(128, 128, seed=0).resize((124, 124)), "JPEG")}
+    assert the_warning(tmp_path, members).startswith("'0.png', 'smaller.jpg' look almost the same")
+
+
+def test_small_pictures_are_named_with_their_size(tmp_path):
+    members = images() | {"small.png": encoded(noisy_picture(116, 116, seed=9))}
+    said = "smaller than 128x128, and trained as they are: 'small.png (116x116)'"
+    assert the_warning(tmp_path, members, resolutions=(128, 256)) == said
+
+
+def test_a_picture_that_is_enlarged_by_less_than_a_tenth_is_not_small(tmp_path):
+    assert warnings(tmp_path, images() | {"small.png": encoded(noisy_picture(117, 117, seed=9))}) == []
+
+
+def test_blurred_pictures_are_named(tmp_path):
+    blurred = noisy_picture(128, 128, seed=9).filter(ImageFilter.GaussianBlur(8))
+    assert (
+        the_warning(tmp_path, images() | {"b.png": encoded(blurred)}) == "very blurred, and learned like that: 'b.png'"
+    )
+
+
+def test_a_plain_picture_is_not_called_blurred(tmp_path):
+    assert warnings(tmp_path, images() | {"white.png": encoded(picture(128, 128))}) == []
+
+
+def test_animations_are_named(tmp_path):
+    """A43."""
+    frames = [noisy_picture(128, 128, seed=seed) for seed in (8, 9)]
+    moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert the_warning(tmp_path, images() | {"moving.gif": moving}).endswith("first picture is trained: 'moving.gif'")
+
+
+def test_images_without_a_caption_are_named_where_others_have_one(tmp_path):
+    """A53."""
+    members = images() | captions(3) | {"3.txt": " "}
+    assert the_warning(tmp_path, members) == "3 images without a caption: '3.png', '4.png', '5.png'"
+
+
+def test_a_single_caption_is_not_the_same_as_others(tmp_path):
+    assert "5 images without a caption" in the_warning(tmp_path, images() | {"0.txt": "TOK"})
+
+
+def test_captions_that_are_all_the_same_are_said_to_be(tmp_path):
+    members = images() | {f"{index}.txt": "a photo of TOK" for index in range(6)}
+    assert the_warning(tmp_path, members).startswith("all captions are the same")
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (captions(text="a dog at place"), "all captions without 'TOK': it is put in front"),
+        (captions() | {"0.txt": "a dog in TOKYO"}, "1 caption without 'TOK': it is put in front"),
+        (captions() | captions(2, text="a dog at place"), "2 captions without 'TOK': it is put in front"),
+    ],
+)
+def test_captions_without_the_trigger_word_are_counted(tmp_path, texts, said):
+    assert the_warning(tmp_path, images() | texts).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"trigger_word": ""},
+        {"prefix": "a photo of TOK,"},
+        {"suffix": "by [trigger]"},
+        {"trigger_word": "a DOG"},
+    ],
+)
+def test_where_nothing_is_put_in_front_nothing_is_said_of_it(tmp_path, said):
+    assert warnings(tmp_path, images() | captions(text="a dog at place"), **said) == []
+
+
+def test_images_that_share_a_caption_are_named(tmp_path):
+    """A25."""
+    members = images() | captions() | {"0.jpg": encoded(noisy_picture(128, 128, seed=9), "JPEG")}
+    said = "one caption serves several images of the same name: '0.png', '0.jpg'"
+    assert the_warning(tmp_path, members) == said
+
+
+def test_captions_without_an_image_are_named(tmp_path):
+    rows = json.dumps({"gone.png": "TOK", "half\ud83d.png": "TOK"})
+    members = images() | captions() | {"readme.txt": "TOK", "captions.json": rows}
+    warning = the_warning(tmp_path, members)
+    assert warning.startswith("3 captions without an image of that name: ")
+    for named in ("'readme in readme.txt'", "'gone.png in captions.json'", "'half\\ud83d.png in captions.json'"):
+        assert named in warning
+
+
+def test_many_names_do_not_make_a_long_warning(tmp_path):
+    rows = json.dumps({f"{index}{'x' * 5_000}.png": "TOK" for index in range(900)})
+    warning = the_warning(tmp_path, images() | captions() | {"captions.json": rows})
+    assert warning.endswith(" and 895 more")
+    assert len(warning) < 1_500
+
+
+def test_captions_that_disagree_are_named_by_the_file_that_gives_way(tmp_path):
+    """A65."""
+    rows = json.dumps({"0.png": "TOK elsewhere", "1.png": "TOK nowhere"})
+    members = images() | captions() | {"captions.json": rows}
+    said = "some images have two captions that differ; those in 'captions.json' are not used"
+    assert the_warning(tmp_path, members) == said
+
+
+def test_captions_from_elsewhere_that_replace_others_need_no_warning(tmp_path):
+    assert warnings(tmp_path, images() | captions(), given=captions(text="TOK in words of")) == []
+
+
+def test_a_caption_that_is_not_in_unicode_is_named_with_what_it_was_taken_for(tmp_path):
+    members = images() | captions() | {"0.txt": "TOK l'été, à la plage".encode("cp1252")}
+    assert the_warning(tmp_path, members) == "not in UTF-8, and taken for what it looks like: '0.txt as cp1252'"

@@ -1,0 +1,151 @@
+"""Captions are found by the names of their files; what cannot be read is named, and nothing is guessed."""
+
+import json
+
+import pytest
+
+from lora.dataset import caption_files
+from lora.dataset.archive import unpack_archive
+from lora.dataset.caption_files import is_caption_file, read_captions
+from lora.dataset.refusal import ContentError
+from tests.tiny import assert_one_sentence, write, zipped
+
+
+def found(tmp_path, files, *, into="into"):
+    return read_captions(unpack_archive(write(tmp_path / "captions.zip", zipped(files)), into=tmp_path / into))
+
+
+def texts(tmp_path, files):
+    return {str(caption.target): caption.text for caption in found(tmp_path, files).captions}
+
+
+def refusal(tmp_path, files):
+    with pytest.raises(ContentError) as error:
+        found(tmp_path, files)
+    assert_one_sentence(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "x/a.caption", "x\\a.png.txt", "metadata.jsonl", "captions.csv"])
+def test_a_caption_file_is_known_by_its_name(name):
+    assert is_caption_file(name)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.json", "a.csv", "txt", "a.txt.png", "a.txt/b"])
+def test_other_files_are_no_caption_files(name):
+    assert not is_caption_file(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("a.txt", "a"),
+        ("a.caption", "a"),
+        ("a.png.txt", "a.png"),
+        ("x/y z/a.b.TXT", "x/y z/a.b"),
+        ("x\\a.txt", "x/a"),
+        ("cafe\u0301.txt", "café"),
+    ],
+)
+def test_a_caption_is_for_the_image_of_its_name(tmp_path, name, target):
+    assert texts(tmp_path, {name: "a dog"}) == {target: "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("named", "target"),
+    [
+        ("a.png", "x/a.png"),
+        (" a.png ", "x/a.png"),
+        ("./images/a.png", "x/images/a.png"),
+        ("images\\a.png", "x/images/a.png"),
+        ("../images/a.png", "images/a.png"),
+        ("../../a.png", "../a.png"),
+        ("/home/me/a.png", "x/home/me/a.png"),
+        ("C:\\me\\a.png", "x/C:/me/a.png"),
+        ("cafe\u0301.png", "x/café.png"),
+        ("a", "x/a"),
+    ],
+)
+def test_a_table_names_images_from_where_it_stands(tmp_path, named, target):
+    assert texts(tmp_path, {"x/captions.json": json.dumps({named: "a dog"})}) == {target: "a dog"}
+
+
+def test_a_text_file_holds_before_a_caption_file_and_that_before_a_table(tmp_path):
+    files = {
+        "captions.csv": "a.png,a dog",
+        "captions.json": '{"a.png": "a dog"}',
+        "metadata.jsonl": '{"file_name": "a.png", "text": "a dog"}',
+        "a.caption": "a dog",
+        "a.txt": "a dog",
+    }
+    captions = sorted(found(tmp_path, files).captions, key=lambda caption: caption.rank)
+    assert [caption.source for caption in captions] == list(reversed(files))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b""),
+        ("a.txt", b" \r\n\t"),
+        ("a.txt", b"\xef\xbb\xbf"),
+        ("captions.json", b""),
+        ("captions.csv", b"\n"),
+        ("metadata.jsonl", b""),
+    ],
+)
+def test_an_empty_file_holds_no_caption(tmp_path, name, content):
+    """A55."""
+    assert found(tmp_path, {name: content}).captions == ()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_a_table_of_excel_is_read_in_every_encoding_that_it_saves(tmp_path, encoding):
+    content = "file_name;text\r\ncafé.png;un café, l'été\r\n".encode(encoding)
+    assert texts(tmp_path, {"captions.csv": content}) == {"café.png": "un café, l'été"}
+
+
+def test_an_encoding_is_named_unless_it_is_unicode(tmp_path):
+    files = {"a.txt": "été, à la plage".encode("cp1252"), "b.txt": "é".encode("utf-16"), "c.txt": "é".encode()}
+    assert found(tmp_path, files).encodings == (("a.txt", "cp1252"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "it is no text"),
+        (b"a dog\0", "it is no text"),
+        (b"x" * 65_537, "it has 65,537 bytes: expected at most 65,536"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path, content, reason):
+    captions = found(tmp_path, {"a.txt": content, "b.txt": "a cat"})
+    assert captions.unreadable == (("a.txt", reason),)
+    assert [caption.text for caption in captions.captions] == ["a cat"]
+
+
+def test_a_file_of_64_kibibytes_is_read(tmp_path):
+    assert texts(tmp_path, {"a.txt": b"x" * 65_536}) == {"a": "x" * 65_536}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "it is no text"),
+        (b'{"a.png": 5}', "the caption of 'a.png' is 5: expected text"),
+        (b'{"a.png": "a dog, asleep"}', "it has 26 bytes: expected at most 25"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_by_name(tmp_path, content, reason, monkeypatch):
+    """A64."""
+    monkeypatch.setattr(caption_files, "MOST_TABLE_BYTES", 25)
+    assert refusal(tmp_path, {"x/captions.json": content}) == (
+        f"holds 'x/captions.json', which cannot be read as captions: {reason}"
+    )
+
+
+@pytest.mark.parametrize("files", [{"captions.csv": "x,a\ny,b\nz,c"}, {"x.txt": "a", "y.txt": "b", "z.txt": "c"}])
+def test_there_is_a_largest_number_of_captions(tmp_path, files, monkeypatch):
+    monkeypatch.setattr(caption_files, "MOST_CAPTIONS", 2)
+    assert "more than 2 captions" in refusal(tmp_path, files)
+    monkeypatch.setattr(caption_files, "MOST_CAPTIONS", 3)
+    assert len(found(tmp_path, files, into="again").captions) == 3

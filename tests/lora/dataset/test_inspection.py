@@ -1,0 +1,120 @@
+"""An image is looked at once: what it is, what it is trained as, and its pixels, kept or made anew."""
+
+import hashlib
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from lora.dataset.inspection import Inspector
+from lora.dataset.pixels import PixelStore
+from lora.dataset.sizes import Size
+from script.cog_server import ROOT
+from tests.tiny import encoded, noisy_picture, picture, write
+
+RESOLUTIONS = (128, 256, 384)
+LARGE_SIDE = 9000  # 81 megapixels
+MEGABYTES_OF_TWO = 320  # one of them takes 200, both at once 400
+
+# Two threads look at the same file; what they take is told in megabytes.
+LOOK_AT_TWO = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from lora.dataset.inspection import Inspector
+
+inspector, before = Inspector((512,), None), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ThreadPoolExecutor(2) as threads:
+    looks = list(threads.map(inspector.look, [Path(sys.argv[1])] * 2))
+print(looks[0].original, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def photo(tmp_path, *, orientation=1, kind="JPEG"):
+    image = Image.fromarray(skimage.data.retina()).crop((0, 0, 1301, 903))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    return write(tmp_path / "photo", encoded(image, kind, exif=exif))
+
+
+def chunk(kind, data):
+    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
+
+
+def large_palette(side):
+    """A square PNG with a palette that is half transparent."""
+    deflate, row = zlib.compressobj(1), b"\0" + b"\x5a" * side
+    rows = b"".join(deflate.compress(row) for _ in range(side)) + deflate.flush()
+    header = chunk(b"IHDR", struct.pack(">LLBBBBB", side, side, 8, 3, 0, 0, 0))
+    colors = chunk(b"PLTE", bytes(range(256)) * 3) + chunk(b"tRNS", b"\x80" * 256)
+    return b"\x89PNG\r\n\x1a\n" + header + colors + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_look_tells_what_an_image_is(tmp_path):
+    path = photo(tmp_path)
+    look = Inspector(RESOLUTIONS, None).look(path)
+    assert look.content == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert look.original == Size(1301, 903)
+    assert look.sizes == (Size(144, 96), Size(304, 208), Size(448, 304))
+    assert not look.is_animated
+
+
+def test_a_look_at_a_picture_on_its_side_is_upright(tmp_path):
+    look = Inspector(RESOLUTIONS, None).look(photo(tmp_path, orientation=6))
+    assert look.original == Size(903, 1301)
+    assert look.sizes == (Size(96, 144), Size(208, 304), Size(304, 448))
+
+
+def test_a_look_sees_an_animation(tmp_path):
+    frames = [noisy_picture(seed=seed) for seed in range(2)]
+    path = write(tmp_path / "a", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert Inspector((64,), None).look(path).is_animated
+
+
+def test_the_same_picture_looks_the_same_in_any_file(tmp_path):
+    inspector = Inspector(RESOLUTIONS, None)
+    one, other = (inspector.look(photo(tmp_path, kind=kind)) for kind in ("PNG", "TIFF"))
+    assert one.content != other.content
+    assert (one.likeness, one.sharpness) == (other.likeness, other.sharpness)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_pixels_made_anew_are_those_that_were_kept(tmp_path, kind, orientation):
+    path, store = photo(tmp_path, orientation=orientation, kind=kind), PixelStore(tmp_path / "pixels")
+    inspector = Inspector(RESOLUTIONS, store)
+    look = inspector.look(path)
+    assert len(look.sizes) == 3
+    for size in look.sizes:
+        kept = store.get(look.content, size)
+        assert kept.shape == (size.height, size.width, 3)
+        assert np.array_equal(kept, inspector.pixels(path, look.content, size))
+        assert np.array_equal(kept, Inspector(RESOLUTIONS, None).pixels(path, look.content, size))
+
+
+def test_pixels_that_were_kept_need_no_file(tmp_path):
+    path, inspector = photo(tmp_path), Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"))
+    look = inspector.look(path)
+    path.unlink()
+    assert inspector.pixels(path, look.content, look.sizes[0]).shape == (96, 144, 3)
+
+
+def test_an_image_that_cannot_be_trained_is_refused_and_not_kept(tmp_path):
+    inspector = Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"))
+    with pytest.raises(ValueError, match="63x80 is too small"):
+        inspector.look(write(tmp_path / "a", encoded(picture(63, 80))))
+    assert list((tmp_path / "pixels").iterdir()) == []
+
+
+def test_two_large_images_are_not_in_memory_at_once(tmp_path):
+    path = write(tmp_path / "large.png", large_palette(LARGE_SIDE))
+    command = [sys.executable, "-W", "error", "-c", LOOK_AT_TWO, path]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    original, megabytes = said.split()
+    assert original == f"{LARGE_SIDE}x{LARGE_SIDE}"
+    assert int(megabytes) < MEGABYTES_OF_TWO

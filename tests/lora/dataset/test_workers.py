@@ -1,0 +1,100 @@
+"""Work on threads: in order, a little ahead, and left at once by whoever stops listening."""
+
+import ctypes
+import itertools
+import threading
+import time
+
+import pytest
+
+from lora.dataset.workers import AHEAD, MOST_WORKERS, in_order
+
+
+class StoppedError(Exception):
+    """What Cog raises in a thread whose job was cancelled."""
+
+
+@pytest.fixture
+def gate():
+    """An event that the workers wait for, set at the end at the latest."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_results_come_in_the_order_of_the_items():
+    def slow_at_first(number):
+        time.sleep(0.05 if number < 2 else 0)
+        return number * 10
+
+    assert list(in_order(slow_at_first, range(30))) == [number * 10 for number in range(30)]
+
+
+def test_no_items_give_no_results():
+    assert list(in_order(str, [])) == []
+
+
+def test_several_are_worked_on_at_once():
+    together = threading.Barrier(2)
+    assert list(in_order(lambda _: together.wait(timeout=5) >= 0, range(2))) == [True, True]
+
+
+def test_an_error_is_raised_in_its_turn():
+    results = in_order(lambda number: 10 // number, [5, 2, 0, 1])
+    assert [next(results), next(results)] == [2, 5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == []
+
+
+def test_an_error_of_the_items_is_raised():
+    def items():
+        yield 1
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        list(in_order(str, items()))
+
+
+def test_endless_items_are_taken_only_a_little_ahead():
+    taken = itertools.count()
+    results = in_order(str, taken)
+    assert [next(results) for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert next(taken) <= 5 + AHEAD * MOST_WORKERS
+
+
+def test_whoever_stops_listening_waits_for_nobody(gate):
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        return number == 0 or gate.wait()
+
+    results = in_order(work, range(100))
+    assert next(results)
+    start = time.monotonic()
+    results.close()
+    assert time.monotonic() - start < 0.2
+    before = len(begun)
+    gate.set()
+    time.sleep(0.1)
+    assert len(begun) <= before + 1  # one may have been between the queue and its first line
+
+
+def test_a_cancelled_job_leaves_while_the_workers_are_busy(gate):
+    left = []
+
+    def consume():
+        try:
+            list(in_order(lambda _: gate.wait(), range(100)))
+        except StoppedError:
+            left.append(time.monotonic())
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    time.sleep(0.3)
+    start = time.monotonic()
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(StoppedError)) == 1
+    thread.join(timeout=5)
+    assert left
+    assert left[0] - start < 0.5
