@@ -106,7 +106,7 @@ def _refuse_misread(text: str, lines: list[list[str]]) -> None:
     """Raises ValueError where the reader would be content with what nobody meant."""
     if lines and max(map(len, lines)) == 1:
         raise ValueError(f"its first row is {quoted(lines[0][0])}: expected two columns, file_name,text")
-    if lines and lines[-1][-1].endswith("\n") :
+    if lines and lines[-1][-1].endswith("\n") and not text.rstrip().endswith('"'):
         raise ValueError(f"the row of {quoted(lines[-1][0])} opens a quotation mark: expected another that closes it")
 
 
