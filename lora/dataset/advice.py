@@ -1,12 +1,12 @@
 """What of a data set is likely to train badly, each in a sentence that says what to do about it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lora.dataset.captions import PromptRule
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.sizes import MOST_UPSCALING
-from lora.dataset.wording import counted, named
+from lora.dataset.wording import SHOWN, counted, named
 
 FEW_IMAGES = 5
 BLURRED = 0.002  # sharpness below which a picture is very blurred; see likeness.py
@@ -30,14 +30,17 @@ def _about_copies(images: Images, alike: list[Images]) -> Iterator[str]:
     copies: dict[str, Images] = defaultdict(list)
     for image in images:
         copies[image.look.content].append(image)
-    for same in copies.values():
-        if len(same) > 1:
-            where = named([image.name for image in same])
-            yield f"{where} are the same file: its background is learned with it; keep one"
-    for group in alike:
-        names = [image.name for image in {image.look.content: image for image in group}.values()]
-        if len(names) > 1:
-            yield f"{named(names)} look almost the same: keep the best, or their background is learned too"
+    yield from _about_groups(copies.values(), "are the same file: its background is learned with it; keep one")
+    different = [list({image.look.content: image for image in group}.values()) for group in alike]
+    yield from _about_groups(different, "look almost the same: keep the best, or their background is learned too")
+
+
+def _about_groups(groups: Iterable[Images], fault: str) -> Iterator[str]:
+    found = [group for group in groups if len(group) > 1]
+    for group in found[:SHOWN]:
+        yield f"{named([image.name for image in group])} {fault}"
+    if len(found) > SHOWN:
+        yield f"and so in {counted(len(found) - SHOWN, 'more group')}"
 
 
 def _about_quality(images: Images, resolution: int) -> Iterator[str]:

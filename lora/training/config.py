@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from lora.checks import number, text, whole_number, yes_or_no
-from lora.dataset.captions import PromptRule, one_line
+from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
 
 SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
 MOST_RESOLUTIONS = 8
@@ -49,7 +49,7 @@ class TrainConfig:
     ) -> Self:
         """From the inputs as they arrive; raises ValueError with one sentence that names the input."""
         return cls(
-            trigger_word=one_line(text("trigger_word", trigger_word, at_most=100)),
+            trigger_word=_trigger_word(trigger_word),
             autocaption_prefix=one_line(text("autocaption_prefix", autocaption_prefix or "", at_most=1000)),
             autocaption_suffix=one_line(text("autocaption_suffix", autocaption_suffix or "", at_most=1000)),
             steps=whole_number("steps", steps, at_least=3, at_most=6000),
@@ -61,6 +61,13 @@ class TrainConfig:
             cache_latents_to_disk=yes_or_no("cache_latents_to_disk", cache_latents_to_disk),
             seed=whole_number("seed", seed, at_least=0, at_most=2**31 - 1),
         )
+
+
+def _trigger_word(trigger_word: str) -> str:
+    word = one_line(text("trigger_word", trigger_word, at_most=100))
+    if PLACEHOLDER.search(word):
+        raise ValueError(f"trigger_word is {word!r}: expected a word, for which captions may say [trigger]")
+    return word
 
 
 def _resolutions(resolution: str) -> tuple[int, ...]:

@@ -53,6 +53,13 @@ def test_five_images_are_not_few(tmp_path):
     assert warnings(tmp_path, images(5)) == []
 
 
+def test_many_copies_are_counted_and_not_all_named(tmp_path):
+    copies = {f"{index}-{copy}": image for index, image in images(7).items() for copy in "ab"}
+    found = warnings(tmp_path, copies)
+    assert len(found) == 6
+    assert found[-1] == "and so in 2 more groups"
+
+
 def test_the_same_file_twice_is_named_once(tmp_path):
     """A49."""
     members = images() | {"x/copy.jpg": images()["0.png"]}

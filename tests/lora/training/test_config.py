@@ -89,6 +89,7 @@ def test_an_empty_trigger_word_is_allowed():
         ("cache_latents_to_disk", 1),
         ("trigger_word", "x" * 101),
         ("trigger_word", 5),
+        ("trigger_word", "[trigger]"),
         ("resolution", ""),
         ("resolution", ",".join(map(str, range(512, 521)))),
         ("resolution", "512;768"),
