@@ -11,6 +11,7 @@ import pytest
 import skimage
 from PIL import Image
 
+from lora.dataset.images import open_picture
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.dataset.sizes import Size
@@ -19,7 +20,7 @@ from tests.tiny import encoded, noisy_picture, picture, write
 
 RESOLUTIONS = (128, 256, 384)
 LARGE_SIDE = 9000  # 81 megapixels
-MEGABYTES_OF_TWO = 320  # one of them takes 200, both at once 400
+MEGABYTES_OF_TWO = 270  # one after the other take 210, both at once 320
 
 # Two threads look at the same file; what they take is told in megabytes.
 LOOK_AT_TWO = """
@@ -95,6 +96,14 @@ def test_pixels_made_anew_are_those_that_were_kept(tmp_path, kind, orientation):
         assert kept.shape == (size.height, size.width, 3)
         assert np.array_equal(kept, inspector.pixels(path, look.content, size))
         assert np.array_equal(kept, Inspector(RESOLUTIONS, None).pixels(path, look.content, size))
+
+
+def test_pixels_are_as_fine_as_those_of_the_whole_picture(tmp_path):
+    path, inspector = photo(tmp_path, kind="PNG"), Inspector(RESOLUTIONS, None)
+    whole, look = open_picture(path), inspector.look(path)
+    for size in look.sizes:
+        pixels = inspector.pixels(path, look.content, size).astype(int)
+        assert np.abs(pixels - np.asarray(whole.fitted(size), dtype=int)).mean() < 0.5
 
 
 def test_pixels_that_were_kept_need_no_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Copies of a picture are alike, different pictures are not; photographs in focus are sharp, and blurred ones are not."""
+"""Copies of a picture are alike, other pictures are not; photographs in focus are sharp, and blurred ones are not."""
 
 import io
 import zipfile
