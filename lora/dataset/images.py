@@ -20,7 +20,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # a JPEG's or HEIC's other pictures are previews and the like
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-ITEM = re.compile(rb"(.{4})infe(.)", re.DOTALL)  # a HEIC's name for what it holds: the size of the box, its version
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
 MOST_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
@@ -139,9 +138,10 @@ def _is_heic(file: BinaryIO) -> bool:
 def _heic(file: BinaryIO) -> HeifImageFile:
     """Raises ValueError where the names of its items are not UTF-8: pi-heif takes the whole process down at those."""
     content = file.read()
-    for item in ITEM.finditer(content):
-        size, start = int.from_bytes(item[1]), item.start()
-        names = content[start + (18 if item[2] == b"\3" else 16) : start + size]
+    for item in re.finditer(b"infe", content):
+        start, version = item.start() - 4, content[item.end() : item.end() + 1]
+        size = int.from_bytes(content[max(start, 0) : item.start()])
+        names = content[start + (18 if version == b"\3" else 16) : start + size]
         if size in (0, 1) or (start + size <= len(content) and not _is_text(names)):
             raise ValueError("its list of contents is damaged")
     return HeifImageFile(file)
@@ -157,10 +157,8 @@ def _is_text(content: bytes) -> bool:
 
 def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> Picture:
     is_animated = image.format in ANIMATIONS and getattr(image, "is_animated", False)  # counting them takes its time
-    least = needed * HEADROOM_OF_DRAFTS
-    drafted = image.draft(
-        None, (math.ceil(original.width * least), math.ceil(original.height * least))
-    )  # of JPEG alone
+    least = needed * HEADROOM_OF_DRAFTS  # of JPEG alone; nothing else can be drafted
+    drafted = image.draft(None, (math.ceil(original.width * least), math.ceil(original.height * least)))
     image.load()
     width, height = drafted[1][2:] if drafted else image.size
     factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)

@@ -31,7 +31,7 @@ def trained():
         sides = short, int(short * ratio)
         original = Size(*dice.sample(sides, 2))
         own = math.isqrt(sides[0] * sides[1])
-        resolution = dice.choice([64, 512, 768, 1024, int(own * MOST_UPSCALING), dice.randint(64, 2048)])
+        resolution = dice.choice([64, 512, 768, 1024, min(int(own * MOST_UPSCALING), 2048), dice.randint(64, 2048)])
         found.append((original, resolution, training_size(original, resolution=resolution)))
     return found
 
