@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageDraw, ImageFont
 
+from lora.dataset.images import quiet_pillow
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.workers import in_order
@@ -36,7 +37,8 @@ def _pictures(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Itera
         picture.thumbnail((TILE - GAP, PICTURE - GAP))
         return picture
 
-    return in_order(thumbnail, images)
+    with quiet_pillow():
+        yield from in_order(thumbnail, images)
 
 
 def _draw(sheet: Image.Image, image: CaptionedImage, picture: Image.Image, place: tuple[int, int]) -> None:

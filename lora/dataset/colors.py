@@ -1,20 +1,26 @@
 """Pixels of any kind become 8-bit RGB, with white where they were transparent. Knows no file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lora.dataset.profiles import Convert, to_srgb
+
 BAND_PIXELS = 4_000_000  # how many pixels are converted at a time, so that a large image is never held twice
 WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what the brightest pixel can be where no format says it
 OVERSHOOT = 1.5  # numbers beyond white by as much are highlights, or what sharpening made
 
-Convert = Callable[[Image.Image], Image.Image]
-
 
 def rgb_on_white(image: Image.Image, *, shrink_by: int) -> Image.Image:
-    """The image in RGB, shrunk by a whole factor (each pixel the mean of a square), converted in bands of rows."""
+    """The image in sRGB, shrunk by a whole factor (each pixel the mean of a square), converted in bands of rows."""
+    picture = _rgb(image, shrink_by)
+    in_srgb = None if image.mode == "CMYK" else to_srgb("RGB", image.info.get("icc_profile"))
+    return in_srgb(picture) if in_srgb else picture
+
+
+def _rgb(image: Image.Image, shrink_by: int) -> Image.Image:
     convert = _converter(image)
     if convert is _as_it_is and shrink_by == 1:
         return image
@@ -41,6 +47,8 @@ def _converter(image: Image.Image) -> Convert:
         return lambda band: _from_numbers(band, white=white)
     if image.has_transparency_data:
         return _on_white
+    if image.mode == "CMYK" and (from_inks := to_srgb("CMYK", image.info.get("icc_profile"))):
+        return from_inks
     return _as_it_is if image.mode == "RGB" else lambda band: band.convert("RGB")
 
 

@@ -86,14 +86,12 @@ def open_picture(
     is in memory. Raises ValueError with the reason, without naming the file, if it cannot be a training image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # large is fine, and so are odd tags; the errors stay
-            with _opened(path) as image:
-                original = Size(*image.size)
-                _refuse_size(original)
-                is_large = original.width * original.height > LARGE_PIXELS
-                with large if is_large else UNGUARDED:
-                    return _decode(image, original, needed=scale_needed(original))
+        with _opened(path) as image:
+            original = Size(*image.size)
+            _refuse_size(original)
+            is_large = original.width * original.height > LARGE_PIXELS
+            with large if is_large else UNGUARDED:
+                return _decode(image, original, needed=scale_needed(original))
     except _UnfitError:
         raise
     except UnidentifiedImageError as error:
@@ -108,12 +106,20 @@ def open_picture(
 def is_image(path: Path) -> bool:
     """Whether a file is an image of a kind that is read, by its content; it may still be damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")
-            with _opened(path):
-                return True
+        with _opened(path):
+            return True
     except (*DAMAGE, Image.DecompressionBombError) as error:
         return isinstance(error, Image.DecompressionBombError)
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings: large is fine, and so are odd tags; the errors stay.
+
+    For one thread to hold while others decode, as filters of warnings belong to the process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 class _UnfitError(ValueError):

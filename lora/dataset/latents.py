@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from lora.dataset.cache import Cache
+from lora.dataset.images import quiet_pillow
 from lora.dataset.inspection import Inspector
 from lora.dataset.keys import Keys
 from lora.dataset.pixels import Pixels
@@ -57,10 +58,11 @@ def encode_images(
         else:
             latents[job.fitted] = kept["latents"]
     pixels = in_order(lambda job: inspector.pixels(job.path, job.fitted.content, job.fitted.size), missing)
-    for batch in _batches(missing):
-        encoded = encode_pixels(vae, np.stack([next(pixels) for _ in batch]))
-        for job, latent in zip(batch, encoded, strict=True):
-            latents[job.fitted] = cache.put(job.key, {"latents": latent})["latents"]
+    with quiet_pillow():
+        for batch in _batches(missing):
+            encoded = encode_pixels(vae, np.stack([next(pixels) for _ in batch]))
+            for job, latent in zip(batch, encoded, strict=True):
+                latents[job.fitted] = cache.put(job.key, {"latents": latent})["latents"]
     return latents
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lora.dataset.archive import Archives, Member, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, is_caption_file, read_captions
 from lora.dataset.captions import PromptRule
-from lora.dataset.images import READABLE, is_image
+from lora.dataset.images import READABLE, is_image, quiet_pillow
 from lora.dataset.inspection import Inspector, Look
 from lora.dataset.limits import MOST_IMAGES
 from lora.dataset.names import is_personal
@@ -60,7 +60,7 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     """
     with said_of("input_captions"):
         given = _given_captions(archives.captions, into=into / "captions")
-    with said_of("input_images"):
+    with said_of("input_images"), quiet_pillow():
         members = unpack_archive(archives.images, into=into / "images")
         texts = read_captions(member for member in members if is_caption_file(member.name))
         files = [member for member in members if not is_caption_file(member.name)]

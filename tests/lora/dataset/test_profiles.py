@@ -1,4 +1,4 @@
-"""Colors are those that the photographer saw: an ICC profile is heeded where it says something, and never in the way."""
+"""Colors are those that the photographer saw: an ICC profile is heeded where it says something, or passed over."""
 
 import struct
 
