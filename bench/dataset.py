@@ -45,7 +45,7 @@ SETS = (
     PhotoSet("1,000 JPEG photos of 0.5 megapixels", "JPEG", 1000, 816, 612),
 )
 SMALL_SETS = (PhotoSet("6 small JPEG photos", "JPEG", 6, 400, 300),)
-DISTINCT, ROUNDS = 6, 3
+DISTINCT, ROUNDS = 6, 2
 MEBIBYTE = 2**20
 
 
