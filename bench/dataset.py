@@ -32,10 +32,10 @@ from bench.photos import PhotoSet, write_archive
 from lora.dataset.archive import Archives
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
+from lora.dataset.latents import fitted_batches
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import read_dataset
 from lora.dataset.sizes import Size, training_sizes
-from lora.dataset.workers import in_order
 
 RESULTS = Path(__file__).parent / "results"
 RESOLUTIONS = (512, 768, 1024)
@@ -95,8 +95,8 @@ def ours(archive: Path, folder: Path) -> Iterator[Tensor]:
     inspector = Inspector(RESOLUTIONS, PixelStore(folder / "pixels"))
     rule = PromptRule("TOK", "", "")
     images = read_dataset(Archives(archive, None), into=folder, inspector=inspector, rule=rule).images
-    jobs = [(image.path, image.look.content, size) for image in images for size in image.look.sizes]
-    yield from map(_tensor, in_order(lambda job: inspector.pixels(*job), jobs))
+    for batch in fitted_batches(images, inspector):
+        yield from map(_tensor, batch.pixels)
 
 
 Contender = Callable[[Path, Path], Iterator[Tensor]]

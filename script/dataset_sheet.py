@@ -33,7 +33,8 @@ def _pictures(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Itera
     """Thumbnails of the largest size that each image is trained at."""
 
     def thumbnail(image: CaptionedImage) -> Image.Image:
-        picture = Image.fromarray(inspector.pixels(image.path, image.look.content, image.look.sizes[-1]))
+        (pixels,) = inspector.pixels(image.path, image.look.content, image.look.sizes[-1:])
+        picture = Image.fromarray(pixels)
         picture.thumbnail((TILE - GAP, PICTURE - GAP))
         return picture
 

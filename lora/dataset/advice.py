@@ -47,7 +47,7 @@ def _about_quality(images: Images, resolution: int) -> Iterator[str]:
     small = [
         f"{image.name} ({image.look.original})"
         for image in images
-        if image.look.original.width * image.look.original.height * MOST_UPSCALING**2 < resolution**2
+        if image.look.original.pixels * MOST_UPSCALING**2 < resolution**2
     ]
     if small:
         yield f"smaller than {resolution}x{resolution}, and trained as they are: {named(small)}"

@@ -46,8 +46,8 @@ class EncodedDataset:
 def encoded_bytes(dataset: Dataset, base: Path) -> int:
     """How many bytes the tensors of a data set take, at the most, with the encoders of a base."""
     width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
-    fitted = {Fitted(size, image.look.content) for image in dataset.images for size in image.look.sizes}
-    pixels = sum(each.size.width * each.size.height for each in fitted)
+    fitted = {Fitted(image.look.content, size) for image in dataset.images for size in image.look.sizes}
+    pixels = sum(each.size.pixels for each in fitted)
     texts = len({image.prompt for image in dataset.images})
     return int(pixels * LATENT_BYTES) + texts * TEXT_TOKENS * width * MOST_BYTES_OF_A_NUMBER
 
@@ -61,7 +61,7 @@ def encode_dataset(
     texts = {image.prompt for image in dataset.images} | {trigger_word}
     prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
     examples = [
-        Example(latents[Fitted(size, image.look.content)], prompts[image.prompt])
+        Example(latents[Fitted(image.look.content, size)], prompts[image.prompt])
         for image in dataset.images
         for size in image.look.sizes
     ]

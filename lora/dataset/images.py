@@ -64,6 +64,7 @@ class Picture:
     image: Image.Image  # may be smaller than the original where less was needed
     box: Box  # what of it the original takes: of a smaller one's last pixels, a fraction
     original: Size  # upright
+    decoded: int  # pixels that had to be decoded for it: of a JPEG they may be fewer than the original's
     is_animated: bool  # of which this is the first frame
 
     def fitted(self, size: Size) -> Image.Image:
@@ -169,7 +170,8 @@ def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> Pic
     width, height = drafted[1][2:] if drafted else image.size
     factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)
     box = 0.0, 0.0, width / factor, height / factor
-    picture = Picture(rgb_on_white(image, shrink_by=factor), box, original, is_animated)
+    decoded = image.width * image.height
+    picture = Picture(rgb_on_white(image, shrink_by=factor), box, original, decoded, is_animated)
     turn = _turn(image)  # after load, which turns a TIFF itself
     return picture if turn is None else _turned(picture, turn)
 
@@ -181,7 +183,7 @@ def _turned(picture: Picture, turn: Image.Transpose) -> Picture:
         width, height, original = height, width, Size(original.height, original.width)
     left, right = (image.width - width, image.width) if turn in RIGHT_TO_LEFT else (0.0, width)
     top, bottom = (image.height - height, image.height) if turn in BOTTOM_UP else (0.0, height)
-    return Picture(image, (left, top, right, bottom), original, picture.is_animated)
+    return Picture(image, (left, top, right, bottom), original, picture.decoded, picture.is_animated)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -20,21 +20,23 @@ from lora.dataset.sizes import Size
 from lora.dataset.workers import in_order
 
 PIXELS_PER_CALL = 2**20  # nothing interrupts a call of the VAE: one image of 1024x1024, or four of 512x512
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Fitted:
-    """An image at a size; copies of an image are equal."""
-
-    size: Size
-    content: str
+PIXELS_AT_HAND = 2**23  # of images that wait for others of their sizes
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    fitted: Fitted
-    path: Path
-    key: str
+class Fitted:
+    """An image at a size; copies of an image are equal."""
+
+    content: str  # sha256 of its file
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images fitted to one size."""
+
+    fitted: list[Fitted]
+    pixels: Pixels  # [B, H, W, 3]
 
 
 @torch.no_grad()
@@ -50,34 +52,50 @@ def encode_images(
     vae: AutoencoderKL, images: Iterable[CaptionedImage], inspector: Inspector, *, keys: Keys, cache: Cache
 ) -> dict[Fitted, Tensor]:
     """The latents [C, h, w] of every image at each of its sizes, each distinct one once."""
-    latents, missing = {}, []
-    for job in _jobs(images, keys):
-        kept = cache.get(job.key)
-        if kept is None:
-            missing.append(job)
-        else:
-            latents[job.fitted] = kept["latents"]
-    pixels = in_order(lambda job: inspector.pixels(job.path, job.fitted.content, job.fitted.size), missing)
-    with quiet_pillow():
-        for batch in _batches(missing):
-            encoded = encode_pixels(vae, np.stack([next(pixels) for _ in batch]))
-            for job, latent in zip(batch, encoded, strict=True):
-                latents[job.fitted] = cache.put(job.key, {"latents": latent})["latents"]
+    latents, keyed, missing = {}, {}, []
+    for image in images:
+        content, sizes = image.look.content, image.look.sizes
+        wanted = {Fitted(content, size): keys.latents(content, size, decoded_for=sizes[-1]) for size in sizes}
+        keyed.update(wanted)
+        kept = {fitted: cache.get(key) for fitted, key in wanted.items()}
+        latents.update({fitted: tensors["latents"] for fitted, tensors in kept.items() if tensors})
+        missing.append(_Work(tuple(each.size for each, tensors in kept.items() if not tensors), content, image.path))
+    for batch in _batches(missing, inspector):
+        for fitted, latent in zip(batch.fitted, encode_pixels(vae, batch.pixels), strict=True):
+            latents[fitted] = cache.put(keyed[fitted], {"latents": latent})["latents"]
     return latents
 
 
-def _jobs(images: Iterable[CaptionedImage], keys: Keys) -> list[_Job]:
-    """By size, so that batches are full."""
-    jobs = {}
-    for image in images:
-        content, sizes = image.look.content, image.look.sizes
-        for size in sizes:
-            fitted = Fitted(size, content)
-            jobs[fitted] = _Job(fitted, image.path, keys.latents(content, size, decoded_for=sizes[-1]))
-    return [jobs[fitted] for fitted in sorted(jobs)]
+def fitted_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
+    """Every image at each of its sizes, each distinct one once, as the VAE takes them."""
+    yield from _batches([_Work(image.look.sizes, image.look.content, image.path) for image in images], inspector)
 
 
-def _batches(jobs: list[_Job]) -> Iterator[list[_Job]]:
-    for size, group in groupby(jobs, key=lambda job: job.fitted.size):
-        same, count = list(group), max(PIXELS_PER_CALL // (size.width * size.height), 1)
-        yield from (same[start : start + count] for start in range(0, len(same), count))
+@dataclass(frozen=True, slots=True, order=True)
+class _Work:
+    """What is needed of an image, which is decoded once for all of it."""
+
+    sizes: tuple[Size, ...]
+    content: str
+    path: Path
+
+
+def _batches(works: Iterable[_Work], inspector: Inspector) -> Iterator[Batch]:
+    """Images of the same sizes are taken together."""
+    distinct = {work.content: work for work in works if work.sizes}
+    ordered = sorted(distinct.values())
+    fitted = in_order(lambda work: inspector.pixels(work.path, work.content, work.sizes), ordered)
+    with quiet_pillow():
+        for sizes, group in groupby(ordered, key=lambda work: work.sizes):
+            same, at_hand = list(group), max(PIXELS_AT_HAND // sum(size.pixels for size in sizes), 1)
+            for start in range(0, len(same), at_hand):
+                contents = [work.content for work in same[start : start + at_hand]]
+                yield from _by_size(sizes, contents, [next(fitted) for _ in contents])
+
+
+def _by_size(sizes: tuple[Size, ...], contents: list[str], fitted: list[list[Pixels]]) -> Iterator[Batch]:
+    for size, pixels in zip(sizes, zip(*fitted, strict=True), strict=True):
+        count = max(PIXELS_PER_CALL // size.pixels, 1)
+        for start in range(0, len(contents), count):
+            some = contents[start : start + count]
+            yield Batch([Fitted(content, size) for content in some], np.stack(pixels[start : start + count]))

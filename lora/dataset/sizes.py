@@ -23,6 +23,11 @@ class Size:
     width: int
     height: int
 
+    @property
+    def pixels(self) -> int:
+        """The area."""
+        return self.width * self.height
+
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
 

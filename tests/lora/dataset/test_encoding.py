@@ -44,8 +44,8 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
     encodings = set_.encoded(pipeline)
     known = {
         image.prompt: [
-            encode_pixels(pipeline.vae, set_.inspector.pixels(image.path, image.look.content, size)[None])[0]
-            for size in image.look.sizes
+            encode_pixels(pipeline.vae, pixels[None])[0]
+            for pixels in set_.inspector.pixels(image.path, image.look.content, image.look.sizes)
         ]
         for image in set_.dataset.images
     }

@@ -98,15 +98,15 @@ def test_pixels_made_anew_are_those_that_were_kept(tmp_path, kind, orientation):
     for size in look.sizes:
         kept = store.get(look.content, size)
         assert kept.shape == (size.height, size.width, 3)
-        assert np.array_equal(kept, inspector.pixels(path, look.content, size))
-        assert np.array_equal(kept, Inspector(RESOLUTIONS, None).pixels(path, look.content, size))
+        assert np.array_equal(kept, inspector.pixels(path, look.content, [size])[0])
+        assert np.array_equal(kept, Inspector(RESOLUTIONS, None).pixels(path, look.content, [size])[0])
 
 
 def test_pixels_are_as_fine_as_those_of_the_whole_picture(tmp_path):
     path, inspector = photo(tmp_path, kind="PNG"), Inspector(RESOLUTIONS, None)
     whole, look = open_picture(path), inspector.look(path)
     for size in look.sizes:
-        pixels = inspector.pixels(path, look.content, size).astype(int)
+        pixels = inspector.pixels(path, look.content, [size])[0].astype(int)
         assert np.abs(pixels - np.asarray(whole.fitted(size), dtype=int)).mean() < 0.5
 
 
@@ -114,7 +114,14 @@ def test_pixels_that_were_kept_need_no_file(tmp_path):
     path, inspector = photo(tmp_path), Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"))
     look = inspector.look(path)
     path.unlink()
-    assert inspector.pixels(path, look.content, look.sizes[0]).shape == (96, 144, 3)
+    assert [pixels.shape for pixels in inspector.pixels(path, look.content, look.sizes[:1])] == [(96, 144, 3)]
+
+
+def test_what_is_decoded_as_fast_as_it_is_read_is_not_kept(tmp_path):
+    """Writing it takes longer than it saves."""
+    inspector = Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"))
+    inspector.look(write(tmp_path / "a", encoded(noisy_picture(384, 384))))
+    assert list((tmp_path / "pixels").iterdir()) == []
 
 
 def test_an_image_that_cannot_be_trained_is_refused_and_not_kept(tmp_path):
