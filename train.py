@@ -1,5 +1,6 @@
 """The training interface: one signature, then the job, read downwards."""
 
+import shutil
 from typing import Optional
 
 from cog import BaseModel, Input, Path, current_scope
@@ -89,6 +90,7 @@ def train(
         shift = Shift.of(encoders.scheduler)
         del encoders
         free_memory()
+        shutil.rmtree(folder / "dataset")
 
         transformer = load_transformer(base.path)
         add_lora(transformer, rank=config.lora_rank, seed=config.seed)

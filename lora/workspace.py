@@ -3,9 +3,12 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+SECONDS_ABANDONED = 24 * 3600  # no job lasts as long
 
 
 @contextmanager
@@ -13,11 +16,10 @@ def workspace(name: str) -> Iterator[Path]:
     """A new folder for a job of this name, which is deleted if the job fails or is cancelled.
 
     Of a job that succeeds it stays; what earlier jobs of this process left, also where their own clearing away was
-    interrupted, is deleted first.
+    interrupted, is deleted first, and so is what any process left a day ago.
     """
     prefix = f"flux-lora-{name}-{os.getpid()}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    _sweep(prefix, name)
     folder, is_done = Path(tempfile.mkdtemp(prefix=prefix)), False
     try:
         yield folder
@@ -25,3 +27,11 @@ def workspace(name: str) -> Iterator[Path]:
     finally:
         if not is_done:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(prefix: str, name: str) -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"flux-lora-{name}-*"):
+        with suppress(OSError):
+            is_abandoned = time.time() - folder.stat().st_mtime > SECONDS_ABANDONED
+            if is_abandoned or folder.name.startswith(prefix):
+                shutil.rmtree(folder, ignore_errors=True)

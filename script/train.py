@@ -20,7 +20,7 @@ def main() -> None:
     try:
         with archived(arguments.pop(ARCHIVE)) as archive:
             tar = _train({ARCHIVE: archive, **arguments})
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     _keep(tar, output)
 

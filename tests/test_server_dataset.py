@@ -125,14 +125,13 @@ def test_a_tar_trains_the_same_lora_as_a_zip(place: Place, first_tar: bytes, mod
         assert trained(place, url) == first_tar
 
 
-def test_the_disk_cache_gives_the_same_lora_bit_for_bit(place: Place, first_tar: bytes):
+def test_the_disk_cache_gives_the_same_lora_bit_for_bit(place: Place):
     filled = trained(place, data_uri(MONSTER), cache_latents_to_disk=True)
     kept = {path: path.stat().st_mtime_ns for path in place.cache.rglob("*.safetensors")}
     reused = trained(place, data_uri(MONSTER), cache_latents_to_disk=True)
     assert len(kept) > len(json.loads(report_of(filled))["images"])
     assert set(place.cache.rglob("*.safetensors")) == set(kept)
     assert filled == reused
-    assert same(filled, first_tar)
 
 
 def test_the_log_shows_what_will_be_trained(place: Place):

@@ -14,12 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
+from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE, MEBIBYTE
+from lora.heap import give_back
 
 FOLDER_VARIABLE, CAP_VARIABLE = "FLUX_LORA_CACHE", "FLUX_LORA_CACHE_GIB"
 DEFAULT_FOLDER, DEFAULT_CAP_GIB = "~/.cache/flux-lora", "20"
 SHARE_OF_MEMORY = 1 / 2
+CONTAINER = Path("/sys/fs/cgroup")
 SWEPT_TO = 0.9  # of the cap, so that it is not swept at every file
+BYTES_BETWEEN_GIVING_BACK = 128 * MEBIBYTE
 SECONDS_UNFINISHED = 3600  # a file that nobody finished for so long was left by a job that was killed
 
 Tensors = dict[str, Tensor]
@@ -27,6 +30,8 @@ Tensors = dict[str, Tensor]
 
 class Cache(Protocol):
     """Tensors on the CPU by a key that says all that they depend on."""
+
+    outlives_job: bool  # then what is put may depend on nothing else that the job has encoded
 
     def get(self, key: str) -> Tensors | None:
         """What is kept under a key, if anything is."""
@@ -38,7 +43,7 @@ class Cache(Protocol):
 def open_cache(*, on_disk: bool, needed: int) -> Cache:
     """The cache for a job that needs so many bytes; raises ValueError if they are more than it may take."""
     if not on_disk:
-        room = int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
+        room = int(_free_memory() * SHARE_OF_MEMORY)
         if needed > room:
             sizes = f"{_gib(needed)} of memory for its encoded images and captions: expected at most {_gib(room)}"
             raise ValueError(f"input_images needs {sizes}; set cache_latents_to_disk, or send fewer images")
@@ -48,6 +53,8 @@ def open_cache(*, on_disk: bool, needed: int) -> Cache:
 
 class MemoryCache:
     """Keeps tensors for as long as it lives."""
+
+    outlives_job = False
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensors] = {}
@@ -65,10 +72,13 @@ class DiskCache:
     """A folder of safetensors files. Tensors are mapped from disk, not read into memory; what was not used for longest
     goes when there are too many. Processes may share it, and may be killed at any moment."""
 
+    outlives_job = True
+
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         self._folder, self._most_bytes, self._begun = folder, most_bytes, time.time()
+        self._since_given_back = 0
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._bytes = sum(path.stat().st_size for path in self._files())
+        self._bytes = sum(size for _, size, _ in self._files())
 
     @classmethod
     def opened(cls, *, needed: int) -> "DiskCache":
@@ -105,31 +115,53 @@ class DiskCache:
         path = self._path(key)
         unfinished = path.with_suffix(f".{uuid.uuid4().hex}.part")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())  # or a power failure could leave a whole file of zeros
+        mapped, size = load_file(unfinished), unfinished.stat().st_size
         unfinished.replace(path)
-        self._bytes += path.stat().st_size
+        self._bytes += size
         if self._bytes > self._most_bytes:
             self._sweep()
-        return load_file(path)
+        self._since_given_back += size
+        if self._since_given_back > BYTES_BETWEEN_GIVING_BACK:
+            self._since_given_back = 0
+            give_back()
+        return mapped
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.safetensors"
 
-    def _files(self) -> list[Path]:
-        for path in self._folder.glob("*.part"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > SECONDS_UNFINISHED:
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """When each was last used, its size, its path; another process may delete some meanwhile."""
+        files = []
+        for path in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if path.suffix == ".safetensors":
+                    files.append((status.st_mtime, status.st_size, path))
+                elif time.time() - status.st_mtime > SECONDS_UNFINISHED:
                     path.unlink()
-        return list(self._folder.glob("*.safetensors"))
+        return files
 
     def _sweep(self) -> None:
         """Delete what was not used for longest, but nothing that this job used."""
-        by_age = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self._files())
+        by_age = sorted(self._files())
         self._bytes = sum(size for _, size, _ in by_age)
         for used, size, path in by_age:
             if self._bytes <= SWEPT_TO * self._most_bytes or used >= self._begun:
                 return
             path.unlink(missing_ok=True)
             self._bytes -= size
+
+
+def _free_memory() -> int:
+    """Of the machine, or of the container where that has less."""
+    limit, used = CONTAINER / "memory.max", CONTAINER / "memory.current"
+    try:
+        of_container = int(limit.read_text()) - int(used.read_text())
+    except (OSError, ValueError):  # no container, or one without a limit, which says "max"
+        return psutil.virtual_memory().available
+    return min(of_container, psutil.virtual_memory().available)
 
 
 def _cap() -> int:

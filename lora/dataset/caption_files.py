@@ -10,7 +10,7 @@ from lora.dataset.archive import Member
 from lora.dataset.caption_tables import SUFFIXES as TABLE_SUFFIXES
 from lora.dataset.caption_tables import Row, is_table, read_table
 from lora.dataset.limits import MEBIBYTE
-from lora.dataset.names import path_of, quoted, suffix_of
+from lora.dataset.names import inside, path_of, quoted, suffix_of
 from lora.dataset.pairing import Caption
 from lora.dataset.refusal import ContentError
 from lora.dataset.text_files import Text, decode_text
@@ -18,6 +18,7 @@ from lora.dataset.text_files import Text, decode_text
 SUFFIXES = (".txt", ".caption")
 MOST_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
 MOST_TABLE_BYTES = 32 * MEBIBYTE
+MOST_TEXT_BYTES = 64 * MEBIBYTE  # in all
 MOST_CAPTIONS = 100_000  # a table may be that of a larger data set
 
 
@@ -39,8 +40,12 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
     """The captions of all caption files; raises ContentError if a table of captions is not of a form that is read, or
     if there are more captions than anybody has images."""
     captions: list[Caption] = []
+    left = MOST_TEXT_BYTES
     unreadable, encodings = [], []
     for member in members:
+        left -= member.path.stat().st_size
+        if left < 0:
+            raise ContentError(f"holds more than {MOST_TEXT_BYTES:,} bytes of captions: expected at most that")
         try:
             text = _text(member)
         except ValueError as error:
@@ -68,7 +73,7 @@ def _captions(name: str, text: str) -> Iterator[Caption]:
     """The captions of one file; empty ones are none."""
     path, suffix = path_of(name), suffix_of(name)
     if text.strip() and suffix in SUFFIXES:
-        yield Caption(text, name, path.with_suffix(""), SUFFIXES.index(suffix))
+        yield Caption(text, name, inside(str(path.with_suffix(""))), SUFFIXES.index(suffix))
     elif text.strip():
         rank = len(SUFFIXES) + TABLE_SUFFIXES.index(suffix)
         for row in read_table(name, text):
@@ -77,4 +82,4 @@ def _captions(name: str, text: str) -> Iterator[Caption]:
 
 def _target(folder: PurePosixPath, row: Row) -> PurePosixPath:
     """A table names images from where it stands."""
-    return PurePosixPath(posixpath.normpath(folder / str(path_of(row.file_name)).lstrip("/")))
+    return inside(posixpath.normpath(folder / str(path_of(row.file_name)).lstrip("/")))

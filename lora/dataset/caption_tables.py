@@ -88,6 +88,8 @@ def _csv(text: str) -> Iterator[Row]:
     _refuse_misread(text, lines)
     headings = [cell.strip().lower().replace(" ", "_") for cell in lines[0]] if lines else []
     if not (set(headings) & set(NAME_KEYS) and set(headings) & set(TEXT_KEYS)):
+        if set(headings) & set(NAME_KEYS):
+            raise ValueError(f"its columns are {named(headings)}: expected one of {', '.join(TEXT_KEYS)}")
         headings = [NAME_KEYS[0], TEXT_KEYS[0]]
         lines.insert(0, headings)
     for number, cells in enumerate(lines[1:], 2):

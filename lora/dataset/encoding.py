@@ -65,8 +65,8 @@ def encode_dataset(
         for image in dataset.images
         for size in image.look.sizes
     ]
-    counts = {image.name: token_count(encoders, image.prompt) for image in dataset.images}
-    cut = tuple(f"{name} ({count} tokens)" for name, count in counts.items() if count > TEXT_TOKENS)
+    counted_images = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
+    cut = tuple(f"{name} ({count} tokens)" for name, count in counted_images if count > TEXT_TOKENS)
     return EncodedDataset(tuple(examples), dropped=prompts[trigger_word], cut=cut)
 
 

@@ -14,16 +14,19 @@ from pi_heif import HeifImageFile
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from lora.dataset.colors import rgb_on_white
+from lora.dataset.limits import BLOCK
 from lora.dataset.sizes import Box, Size, fit
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # a JPEG's or HEIC's other pictures are previews and the like
+BOX_HEADER, MOST_ITEM_BYTES = 8, 64 * 1024
+START_OF_SCAN, MOST_SCANS = b"\xff\xda", 500  # a progressive JPEG has ten or so
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
 MOST_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
-LARGE_PIXELS = 30_000_000  # a few of these at once would fill the memory
+LARGE_PIXELS = 16_000_000  # a few of these at once would fill the memory
 UNGUARDED: AbstractContextManager[object] = nullcontext()
 # A picture decoded this much larger than it is needed scales down as one decoded whole does, photographs to 45 dB and
 # more. What JPEG scales itself is sharper than the means of squares.
@@ -90,6 +93,8 @@ def open_picture(
         with _opened(path) as image:
             original = Size(*image.size)
             _refuse_size(original)
+            if image.format in ("JPEG", "MPO"):
+                _refuse_scans(path)
             is_large = original.width * original.height > LARGE_PIXELS
             with large if is_large else UNGUARDED:
                 return _decode(image, original, needed=scale_needed(original))
@@ -144,14 +149,40 @@ def _is_heic(file: BinaryIO) -> bool:
 
 def _heic(file: BinaryIO) -> HeifImageFile:
     """Raises ValueError where the names of its items are not UTF-8: pi-heif takes the whole process down at those."""
-    content = file.read()
-    for item in re.finditer(b"infe", content):
-        start, version = item.start() - 4, content[item.end() : item.end() + 1]
-        size = int.from_bytes(content[max(start, 0) : item.start()])
-        names = content[start + (18 if version == b"\3" else 16) : start + size]
-        if size in (0, 1) or (start + size <= len(content) and not _is_text(names)):
-            raise ValueError("its list of contents is damaged")
+    for box in _boxes(file.read()):
+        for item in re.finditer(b"infe", box):
+            start, version = item.start() - 4, box[item.end() : item.end() + 1]
+            size = int.from_bytes(box[max(start, 0) : item.start()])
+            names = box[start + (18 if version == b"\3" else 16) : start + min(size, MOST_ITEM_BYTES)]
+            if not 1 < size < MOST_ITEM_BYTES or not _is_text(names):
+                raise ValueError("its list of contents is damaged")
     return HeifImageFile(file)
+
+
+def _boxes(content: bytes) -> Iterator[bytes]:
+    """The outermost boxes of a HEIC, but for those of pixels alone."""
+    position = 0
+    while position < len(content):
+        size, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
+        if size == 1:
+            size = int.from_bytes(content[position + 8 : position + 16])
+        size = size or len(content) - position
+        if size < BOX_HEADER:
+            raise ValueError("its boxes do not add up")
+        if kind != b"mdat":
+            yield content[position : position + size]
+        position += size
+
+
+def _refuse_scans(path: Path) -> None:
+    """A JPEG is decoded once for each of its scans, and thousands of them take few bytes."""
+    scans, last = 0, b""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            scans += (last + block).count(START_OF_SCAN)
+            last = block[-1:]
+    if scans > MOST_SCANS:
+        raise ValueError(f"it has {scans:,} scans: expected at most {MOST_SCANS}")
 
 
 def _is_text(content: bytes) -> bool:

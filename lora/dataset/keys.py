@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from diffusers import FluxPipeline
 
 from lora.dataset.sizes import Size
@@ -26,7 +27,7 @@ class Keys:
     @classmethod
     def of(cls, encoders: FluxPipeline, base: Path) -> "Keys":
         """For encoders that were loaded from a folder."""
-        machine = [str(REVISION), str(encoders.device), str(encoders.dtype), *map(version, LIBRARIES)]
+        machine = [str(REVISION), _processor(encoders.device), str(encoders.dtype), *map(version, LIBRARIES)]
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
         return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(TEXT_TOKENS)))
 
@@ -37,6 +38,13 @@ class Keys:
     def prompt(self, text: str) -> str:
         """For an encoded text."""
         return _digest("prompt", self.texts, text)
+
+
+def _processor(device: torch.device) -> str:
+    """What computes: another kind of it rounds in another way."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {torch.backends.cudnn.version()}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _digest(*parts: str) -> str:

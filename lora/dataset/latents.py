@@ -1,6 +1,7 @@
 """Fitted pictures become latents: in batches of one size, while threads read the next ones."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -60,7 +61,9 @@ def encode_images(
         kept = {fitted: cache.get(key) for fitted, key in wanted.items()}
         latents.update({fitted: tensors["latents"] for fitted, tensors in kept.items() if tensors})
         missing.append(_Work(tuple(each.size for each, tensors in kept.items() if not tensors), content, image.path))
-    for batch in _batches(missing, inspector):
+    # What an image becomes differs in its last bits by what is encoded beside it.
+    per_call = 1 if cache.outlives_job else PIXELS_PER_CALL
+    for batch in _batches(missing, inspector, per_call):
         for fitted, latent in zip(batch.fitted, encode_pixels(vae, batch.pixels), strict=True):
             latents[fitted] = cache.put(keyed[fitted], {"latents": latent})["latents"]
     return latents
@@ -68,7 +71,8 @@ def encode_images(
 
 def fitted_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
     """Every image at each of its sizes, each distinct one once, as the VAE takes them."""
-    yield from _batches([_Work(image.look.sizes, image.look.content, image.path) for image in images], inspector)
+    works = [_Work(image.look.sizes, image.look.content, image.path) for image in images]
+    yield from _batches(works, inspector, PIXELS_PER_CALL)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,22 +84,24 @@ class _Work:
     path: Path
 
 
-def _batches(works: Iterable[_Work], inspector: Inspector) -> Iterator[Batch]:
-    """Images of the same sizes are taken together."""
+def _batches(works: Iterable[_Work], inspector: Inspector, per_call: int) -> Iterator[Batch]:
+    """Images of the same sizes are taken together, those of one size in batches of so many pixels or one image."""
     distinct = {work.content: work for work in works if work.sizes}
     ordered = sorted(distinct.values())
     fitted = in_order(lambda work: inspector.pixels(work.path, work.content, work.sizes), ordered)
-    with quiet_pillow():
+    with quiet_pillow(), closing(fitted):
         for sizes, group in groupby(ordered, key=lambda work: work.sizes):
             same, at_hand = list(group), max(PIXELS_AT_HAND // sum(size.pixels for size in sizes), 1)
             for start in range(0, len(same), at_hand):
                 contents = [work.content for work in same[start : start + at_hand]]
-                yield from _by_size(sizes, contents, [next(fitted) for _ in contents])
+                yield from _by_size(sizes, contents, [next(fitted) for _ in contents], per_call)
 
 
-def _by_size(sizes: tuple[Size, ...], contents: list[str], fitted: list[list[Pixels]]) -> Iterator[Batch]:
+def _by_size(
+    sizes: tuple[Size, ...], contents: list[str], fitted: list[list[Pixels]], per_call: int
+) -> Iterator[Batch]:
     for size, pixels in zip(sizes, zip(*fitted, strict=True), strict=True):
-        count = max(PIXELS_PER_CALL // size.pixels, 1)
+        count = max(per_call // size.pixels, 1)
         for start in range(0, len(contents), count):
             some = contents[start : start + count]
             yield Batch([Fitted(content, size) for content in some], np.stack(pixels[start : start + count]))

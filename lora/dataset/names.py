@@ -14,6 +14,7 @@ MOST_BYTES_OF_A_PART = 200  # file systems take 255, and a suffix comes after it
 # Categories of Unicode: controls, marks that turn or hide text, halves of a character, ends of lines.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"  # in Persian and Hindi words, and in emoji
+RESERVED = str.maketrans(dict.fromkeys('<>:"|?*', "_"))  # which Windows does not write
 MOST_SHOWN = 200  # letters of a name in an error
 
 Wanted = Callable[[str], bool]  # of a name
@@ -48,7 +49,8 @@ def suffix_of(name: str) -> str:
 def inside(name: str) -> PurePosixPath:
     """A name as a path that can be written below any folder of any system: no way up, no drive, no endless part."""
     parts = [
-        part.replace(":", "_").encode()[:MOST_BYTES_OF_A_PART].decode("utf-8", "ignore") for part in path_of(name).parts
+        part.translate(RESERVED).encode()[:MOST_BYTES_OF_A_PART].decode("utf-8", "ignore")
+        for part in path_of(name).parts
     ]
     return PurePosixPath(*[part for part in parts if part.strip("./ ")] or ["_"])
 

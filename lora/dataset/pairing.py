@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import PurePosixPath
 
-from lora.dataset.names import path_of
+from lora.dataset.names import inside
 
 MOST_FOLDERS = 16  # that are compared, from the end
 TOP = "/"  # stands above the outermost folder, so that two paths which agree down to it are in the same one
@@ -51,7 +51,7 @@ def pair(images: list[str], captions: Iterable[Caption]) -> Pairing:
     several folders could have it. Of those, one with the same upper and lower case comes before others, then one of a
     lower rank, then one named `a.png.txt` before `a.txt`.
     """
-    found, paths = list(captions), [path_of(image) for image in images]
+    found, paths = list(captions), [inside(image) for image in images]
     offers = _offers(paths, found)
     taken = _taken(paths, offers)
     offered = {id(caption) for offer in offers if offer.images for caption in offer.captions}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lora.dataset.limits import GIBIBYTE
+from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
 from lora.dataset.sizes import Size
 
 MOST_BYTES = 4 * GIBIBYTE
@@ -28,15 +28,19 @@ class PixelStore:
         self._lock = threading.Lock()
 
     def put(self, content: str, picture: Image.Image) -> None:
-        """Keep a fitted picture, if there is room."""
+        """Keep a fitted picture, if there is room for it, on the disk too."""
         size = Size(*picture.size)
         with self._lock:
             path, count = self._path(content, size), size.width * size.height * 3
-            if path.exists() or count > self._room:
+            is_room = min(self._room, shutil.disk_usage(self._folder).free - DISK_TO_SPARE) >= count
+            if path.exists() or not is_room:
                 return
             self._room -= count
             path.touch()
-        path.write_bytes(picture.tobytes())
+        try:
+            path.write_bytes(picture.tobytes())
+        except OSError:  # somebody else was faster to fill the disk
+            path.unlink(missing_ok=True)
 
     def get(self, content: str, size: Size) -> Pixels | None:
         """The pixels of an image at a size, or None if they were not kept, or not to their end."""

@@ -1,6 +1,7 @@
 """A person's archive becomes captioned images, all checked. Knows no tensors."""
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from lora.dataset.workers import in_order
 
 # A file with such a name was meant to be an image, whatever is in it.
 IMAGE_NAME = re.compile(
-    r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|avif|hei[cf]|hif"
-    r"|jp2|jxl|psd|svg|tga|ico|dng|cr[23]|nef|arw|raf|orf|rw2|raw|exr|hdr)$",
-    re.IGNORECASE,
+    r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|avif|hei[cf]|hif|jp2|jxl|tga|ico)$", re.IGNORECASE
+)
+# These stand beside the photographs that were made of them. Some are TIFFs, whose first picture is a thumbnail.
+SOURCE_NAME = re.compile(
+    r"\.(dng|cr[23w]|nef|nrw|arw|srf|sr2|raf|orf|rw2|pef|raw|3fr|iiq|psd|psb|xcf|ai|svg|exr|hdr)$", re.IGNORECASE
 )
 ARCHIVE_NAME = re.compile(r"\.(zip|tar|gz|tgz|bz2|xz|rar|7z)$", re.IGNORECASE)
 
@@ -64,7 +67,7 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
         members = unpack_archive(archives.images, into=into / "images")
         texts = read_captions(member for member in members if is_caption_file(member.name))
         files = [member for member in members if not is_caption_file(member.name)]
-        images = [file for file in files if IMAGE_NAME.search(file.name) or is_image(file.path)]
+        images = [file for file in files if _is_candidate(file)]
         _refuse_count(images, members)
         looks, bad = _look_at(images, inspector)
     pairing = _paired([member.name for member, _ in looks], given, texts)
@@ -74,6 +77,12 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
         for (member, look), caption in zip(looks, pairing.captions, strict=True)
     ]
     return Dataset(tuple(captioned), tuple(skipped), pairing, given.encodings + texts.encodings)
+
+
+def _is_candidate(file: Member) -> bool:
+    if SOURCE_NAME.search(file.name):
+        return False
+    return IMAGE_NAME.search(file.name) is not None or is_image(file.path)
 
 
 def _given_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
@@ -107,11 +116,12 @@ def _look_at(images: list[Member], inspector: Inspector) -> tuple[list[tuple[Mem
             return Skipped(member.name, str(error))
 
     looks, bad = [], []
-    for member, look in zip(images, in_order(looked, images), strict=True):
-        if isinstance(look, Look):
-            looks.append((member, look))
-        else:
-            bad.append(look)
+    with closing(in_order(looked, images)) as found:
+        for member, look in zip(images, found, strict=True):
+            if isinstance(look, Look):
+                looks.append((member, look))
+            else:
+                bad.append(look)
     if len(bad) > len(looks):
         counts = f"{len(bad)} of {len(images)} images that cannot be used"
         raise ContentError(f"holds {counts}; the first is {bad[0].name!r}: {bad[0].reason}")
@@ -133,4 +143,6 @@ def _others(files: list[Member], images: list[Member]) -> list[Skipped]:
 def _kind(name: str) -> str:
     if ARCHIVE_NAME.search(name):
         return "an archive inside the archive: put its images in directly"
+    if SOURCE_NAME.search(name):
+        return "a kind of picture that is not read: send a JPEG or PNG of it"
     return "neither an image nor a caption"

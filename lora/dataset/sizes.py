@@ -105,7 +105,7 @@ def _buckets(long: int, short: int, *, tokens: float) -> Iterator[_Bucket]:
     near the largest; a size of half the tokens is not looked for."""
     ratio, found = long / short, 0
     for rows in range(math.isqrt(int(tokens / ratio)) + 1, 0, -1):
-        for columns in (math.floor(rows * ratio), math.ceil(rows * ratio)):
+        for columns in range(math.floor(rows * ratio), math.ceil((rows + MOST_CUT) * ratio) + 1):
             bucket = _Bucket(columns, rows)
             enlarged = max(columns * STEP / long, rows * STEP / short)
             if bucket.tokens <= tokens and enlarged <= MOST_UPSCALING and bucket.cut(ratio) < MOST_CUT:

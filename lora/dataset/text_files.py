@@ -2,7 +2,6 @@
 
 import codecs
 import re
-import unicodedata
 from dataclasses import dataclass
 
 from charset_normalizer import from_bytes
@@ -21,6 +20,9 @@ KANA = re.compile("[\u3041-\u30fa]")
 COMMON = ["cp932", "gb18030", "big5", "cp949", "cp1251", "cp1250", "cp1253", "cp1255", "cp1256"]
 
 
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are no space
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """Text without byte order marks, its lines ended by `\\n`, and how its bytes were taken."""
@@ -35,7 +37,7 @@ def decode_text(content: bytes) -> Text:
     encoding = encoding or _unmarked_utf16(content)
     text = _decoded(content, encoding or "utf-8")
     if text is None and encoding is None:
-        encoding = _guess(content)
+        encoding = guess_encoding(content)
         text = _decoded(content, encoding)
     if text is None or "\0" in text or not _is_readable(text):
         raise ValueError("it is no text")
@@ -58,7 +60,8 @@ def _unmarked_utf16(content: bytes) -> str | None:
     return None
 
 
-def _guess(content: bytes) -> str:
+def guess_encoding(content: bytes) -> str:
+    """What bytes are likely to be that are no UTF-8."""
     if len(content.decode("ascii", "ignore")) > MOSTLY_ASCII * len(content):
         return WESTERN
     japanese = _decoded(content, JAPANESE) or ""
@@ -70,4 +73,4 @@ def _guess(content: bytes) -> str:
 
 def _is_readable(text: str) -> bool:
     """Bytes of a picture decode as something, too, but with control characters all over."""
-    return sum(unicodedata.category(c) == "Cc" and not c.isspace() for c in text) * 20 <= len(text)
+    return len(CONTROLS.findall(text)) * 20 <= len(text)

@@ -2,20 +2,20 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_WORKERS = 8  # each may hold a whole image
+MOST_WORKERS = 4  # each may hold a whole image
 AHEAD = 2  # results that wait for their turn, per worker
 SECONDS_TO_FINISH = 1.0  # longer than most images take, shorter than a person waits for a cancelled job
 SECONDS_BETWEEN_LOOKS = 0.1  # Cog's cancellation reaches a thread only while that runs Python
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """function(item) for each item, in the order of the items, a few computed ahead.
 
     An error of the function is raised in its turn. Who stops listening waits for what has begun, but not long; what has

@@ -1,6 +1,5 @@
 """Read a zip without trusting it: what its directory says is judged first, and every byte is counted by the reader."""
 
-import contextlib
 import io
 import itertools
 import stat
@@ -20,12 +19,13 @@ from lora.dataset.limits import (
     SUSPECT_TOTAL_RATIO,
     Budget,
 )
-from lora.dataset.names import PackedFile, Wanted, printable, quoted
+from lora.dataset.names import PackedFile, Wanted, quoted
 from lora.dataset.refusal import ContentError
+from lora.dataset.zip_names import spell_out
 
 MAGIC = b"PK\x03\x04"
 LOCAL_HEADER = 30  # bytes that a zip puts before each member's name
-ENCRYPTED, UTF_8 = 0x1, 0x800  # flags of a member
+ENCRYPTED = 0x1  # the flag of a member
 # What almost every zip uses. The others that zipfile reads (bzip2, LZMA) it inflates without a bound: a megabyte of
 # them can be gigabytes.
 READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
@@ -40,11 +40,13 @@ def zip_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedF
     Raises ContentError if it is damaged, encrypted, compressed in a way that cannot be read, or a bomb.
     """
     with _Bounded(io.FileIO(archive)) as file, _opened(file) as source:
-        _refuse_bombs(source.infolist(), budget)
-        infos = [info for info in source.infolist() if _is_file(info) and wanted(_name(info))]
+        infos = source.infolist()
+        _refuse_bombs(infos, budget)
+        spell_out(infos)
+        infos = [info for info in infos if _is_file(info) and wanted(info.filename)]
         _refuse_unreadable(infos)
         for info in infos:
-            yield PackedFile(_name(info), _blocks(source, info, budget))
+            yield PackedFile(info.filename, _blocks(source, info, budget))
 
 
 def is_zip(archive: Path) -> bool:
@@ -86,15 +88,6 @@ def _is_file(info: zipfile.ZipInfo) -> bool:
     return not info.filename.endswith(("/", "\\")) and not stat.S_ISLNK(info.external_attr >> 16)
 
 
-def _name(info: zipfile.ZipInfo) -> str:
-    """The name as it was meant: macOS writes UTF-8 without saying so, which zipfile then reads as cp437."""
-    name = info.filename
-    if not info.flag_bits & UTF_8:
-        with contextlib.suppress(UnicodeError):  # then it is what zipfile took it for
-            name = name.encode("cp437").decode("utf-8")
-    return printable(name)
-
-
 def _refuse_bombs(infos: list[zipfile.ZipInfo], budget: Budget) -> None:
     """Judge by the directory alone, before anything is inflated; the bytes are counted again, as directories lie."""
     if len(infos) > MOST_MEMBERS:
@@ -107,7 +100,7 @@ def _refuse_bombs(infos: list[zipfile.ZipInfo], budget: Budget) -> None:
         if info.file_size > max(SUSPECT_BYTES, SUSPECT_RATIO * info.compress_size):
             sizes = f"{info.file_size:,} bytes from {info.compress_size:,}"
             raise ContentError(
-                f"holds {quoted(_name(info))}, which unpacks to {sizes}: expected photographs, not a bomb"
+                f"holds {quoted(info.filename)}, which unpacks to {sizes}: expected photographs, not a bomb"
             )
     _refuse_overlaps(infos)
 
@@ -117,21 +110,21 @@ def _refuse_overlaps(infos: list[zipfile.ZipInfo]) -> None:
     ordered = sorted(infos, key=lambda info: info.header_offset)
     for info, following in itertools.pairwise(ordered):
         if info.header_offset + LOCAL_HEADER + len(info.orig_filename) + info.compress_size > following.header_offset:
-            pair = f"{quoted(_name(info))} and {quoted(_name(following))}"
+            pair = f"{quoted(info.filename)} and {quoted(following.filename)}"
             raise ContentError(f"holds {pair}, which overlap: expected a zip whose files have bytes of their own")
 
 
 def _refuse_unreadable(infos: list[zipfile.ZipInfo]) -> None:
     for info in infos:
         if info.flag_bits & ENCRYPTED:
-            raise ContentError(f"holds {quoted(_name(info))}, which is encrypted: expected a zip without a password")
+            raise ContentError(f"holds {quoted(info.filename)}, which is encrypted: expected a zip without a password")
         if info.compress_type not in READABLE:
             compression = f"an unsupported compression (number {info.compress_type})"
-            raise ContentError(f"holds {quoted(_name(info))}, which uses {compression}: zip it anew")
+            raise ContentError(f"holds {quoted(info.filename)}, which uses {compression}: zip it anew")
 
 
 def _blocks(source: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
-    name = quoted(_name(info))
+    name = quoted(info.filename)
     try:
         with source.open(info) as packed:
             while block := packed.read(BLOCK):

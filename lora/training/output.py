@@ -1,6 +1,7 @@
 """The LoRA leaves the house: one safetensors file in the tar that Replicate and its clients expect."""
 
 import io
+import itertools
 import json
 import struct
 import tarfile
@@ -57,9 +58,10 @@ def lora_file(transformer: FluxTransformer2DModel, settings: dict[str, object]) 
 def _caption_files(dataset: Dataset) -> dict[str, str]:
     """Prompts by the names of their images without suffix; with suffix, or a number, where that is taken."""
     files: dict[str, str] = {}
-    for index, image in enumerate(dataset.images):
+    for image in dataset.images:
         path = inside(image.name)
-        names = [str(path.with_suffix("")), str(path), f"{path}-{index}"]
+        numbered = (f"{path}-{number}" for number in itertools.count(2))
+        names = itertools.chain([str(path.with_suffix("")), str(path)], numbered)
         files[next(name for name in names if name not in files)] = image.prompt
     return files
 
