@@ -97,6 +97,8 @@ def test_train_and_check_take_a_folder_as_they_take_an_archive(tmp_path: Path):
     folder, output = tmp_path / "photos", tmp_path / "mine.tar"
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(folder / "deep")
+    (folder / ".git").mkdir()
+    (folder / ".git/a.png").write_bytes(b"not the person's")
     run = script_train(folder, "--steps", 3, "--resolution", 64, "--lora-rank", 2, "--output", output)
     assert "15 images, 15 with a caption: 15 from .txt files" in run.stdout, run.stderr
     assert output.is_file()

@@ -47,12 +47,17 @@ def suffix_of(name: str) -> str:
 
 
 def inside(name: str) -> PurePosixPath:
-    """A name as a path that can be written below any folder of any system: no way up, no drive, no endless part."""
-    parts = [
-        part.translate(RESERVED).encode()[:MOST_BYTES_OF_A_PART].decode("utf-8", "ignore")
-        for part in path_of(name).parts
-    ]
+    """A name as a path that can be written below any folder of any system: no way up, no drive, no endless part.
+
+    Applied to its own result, it changes nothing.
+    """
+    parts = [_writable(part) for part in path_of(name).parts]
     return PurePosixPath(*[part for part in parts if part.strip("./ ")] or ["_"])
+
+
+def _writable(part: str) -> str:
+    text = part.encode("utf-8", "replace").decode("utf-8").translate(RESERVED)
+    return text.encode()[:MOST_BYTES_OF_A_PART].decode("utf-8", "ignore")
 
 
 def printable(name: str) -> str:

@@ -43,6 +43,10 @@ class _Bucket:
     def tokens(self) -> int:
         return self.long * self.short
 
+    def is_next_to(self, ratio: float) -> bool:
+        """Whether no size of as many rows comes nearer to a ratio from its side."""
+        return abs(self.long - self.short * ratio) < 1
+
     def cut(self, ratio: float) -> float:
         """How many steps of a picture of this ratio stand over on the side that does not fit."""
         return max(self.long / ratio - self.short, self.short * ratio - self.long)
@@ -64,13 +68,10 @@ def training_size(original: Size, *, resolution: int) -> Size:
     """
     long, short = max(original.width, original.height), min(original.width, original.height)
     buckets = list(_buckets(long, short, tokens=(_side(original, resolution) / STEP) ** 2))
-    largest = max(bucket.tokens for bucket in buckets)
-    tiled = [
-        bucket
-        for bucket in buckets
-        if bucket.tokens % TOKENS_OF_A_TILE == 0 and bucket.tokens > (1 - MOST_AREA_FOR_TILES) * largest
-    ]
-    best = max(tiled or buckets, key=lambda bucket: (bucket.tokens, -bucket.cut(long / short)))
+    nearest = [bucket for bucket in buckets if bucket.is_next_to(long / short)]
+    least = (1 - MOST_AREA_FOR_TILES) * max(bucket.tokens for bucket in nearest)
+    tiled = [bucket for bucket in buckets if bucket.tokens % TOKENS_OF_A_TILE == 0 and bucket.tokens > least]
+    best = max(tiled or nearest, key=lambda bucket: (bucket.tokens, -bucket.cut(long / short)))
     sides = best.long * STEP, best.short * STEP
     return Size(*sides) if original.width >= original.height else Size(*reversed(sides))
 

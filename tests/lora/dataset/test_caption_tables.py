@@ -160,3 +160,10 @@ def test_a_table_that_would_be_guessed_at_is_refused(name, text, found):
 def test_a_caption_has_a_longest(name, text, monkeypatch):
     monkeypatch.setattr(caption_tables, "MOST_LETTERS", 5)
     assert "the caption of 'a.png' has 10 letters: expected at most 5" in refusal(name, text)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "captions.csv"])
+def test_a_table_of_something_else_is_no_table_of_captions(name):
+    """Or its numbers would be trained as captions."""
+    with pytest.raises(ContentError, match="its columns are 'file_name', 'width', 'height': expected one of text"):
+        list(read_table(name, "file_name,width,height\na.png,200,160\n"))

@@ -38,6 +38,7 @@ def steadily(test):
         ("TOK's dog", "TOK's dog"),
         ("a dog", "TOK a dog"),
         ("in TOKYO", "TOK in TOKYO"),
+        ("照片TOK在海边", "照片TOK在海边"),
         ("of STOK", "TOK of STOK"),
         ("STOKE and TOK_1", "TOK STOKE and TOK_1"),
         ("[trigger", "TOK [trigger"),
@@ -198,3 +199,17 @@ def test_no_caption_takes_long():
     started = time.process_time()
     assert rule.prompt("[" * 40_000 + "a" * 20_000).startswith("abab")
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("trigger", "caption", "trained"),
+    [
+        ("小明", "小明在海边跑步", "小明在海边跑步"),
+        ("小明", "小王在海边", "小明 小王在海边"),
+        ("แมว", "รูปแมวดำ", "รูปแมวดำ"),
+        ("кот", "котик спит", "кот котик спит"),
+        ("кот", "чёрный кот спит", "чёрный кот спит"),
+    ],
+)
+def test_a_trigger_word_is_found_where_words_have_no_spaces_between(trigger, caption, trained):
+    assert PromptRule(trigger, "", "").prompt(caption) == trained

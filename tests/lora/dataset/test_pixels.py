@@ -88,6 +88,14 @@ def test_pixels_that_were_not_written_to_their_end_are_not_there(tmp_path):
     assert store.get("a", SIZE) is None
 
 
+def test_what_the_disk_has_no_more_room_for_is_not_kept(tmp_path, monkeypatch):
+    """Some of it stays free for the rest of the machine."""
+    store = PixelStore(tmp_path / "pixels")
+    monkeypatch.setattr(pixels, "DISK_TO_SPARE", 2**62)
+    store.put("a", noisy_picture())
+    assert kept(store, "a") == [False]
+
+
 def test_nobody_elses_folder_is_taken(tmp_path):
     PixelStore(tmp_path / "pixels")
     with pytest.raises(FileExistsError):

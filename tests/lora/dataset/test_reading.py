@@ -110,7 +110,9 @@ def test_a_table_of_captions_that_cannot_be_read_is_refused_by_name(tmp_path):
     ("name", "content", "reason"),
     [
         ("b.png", b"no image", "not a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image"),
-        ("b.cr2", b"raw", "not a JPEG"),
+        ("b.cr2", b"raw", "not read: send a JPEG or PNG of it"),
+        ("b.NEF", encoded(picture(), "TIFF"), "not read: send a JPEG or PNG of it"),
+        ("b.jxl", b"jpeg xl", "not a JPEG"),
         ("b.png", encoded(noisy_picture())[:9000], "cannot be decoded"),
         ("b.png", encoded(picture(20, 20)), "20x20 is too small"),
         ("b.txt", b"\x00\x01\x02" * 50, "no text"),

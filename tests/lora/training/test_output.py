@@ -1,8 +1,11 @@
 """The file that leaves the house does in the stock pipeline what the LoRA did in training."""
 
 import copy
+import io
 import json
 import tarfile
+import warnings
+import zipfile
 from pathlib import PurePosixPath
 
 import pytest
@@ -183,6 +186,20 @@ def test_captions_of_all_folders_leave_by_the_names_of_their_images(tmp_path):
     assert captions_in(path) == {"a.txt": "TOK 1", "x/a.txt": "TOK 2", "x/a.jpg.txt": "TOK 3", "x/y.1.txt": "TOK 4"}
 
 
+def test_every_caption_leaves_however_its_image_is_called(tmp_path):
+    """Copies of a name, and a name that looks like the number of another."""
+    names = ["a.jpg-2.png", "a.jpg", "a.jpg", "a.jpg", "a.png", "con:1?.png"]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's, of names that are there twice
+        for index, name in enumerate(names):
+            archive.writestr(name, encoded(noisy_picture(seed=index)))
+    found = found_in(write(tmp_path / "images.zip", file.getvalue()), into=tmp_path / "into")
+    captions = captions_in(written(tiny_lora_transformer(), found.dataset, tmp_path))
+    assert len(captions) == len(names)
+    assert not any(character in name for name in captions for character in '<>:"|?*')
+
+
 @pytest.mark.parametrize("name", ["../../a.png", "/a.png", "..\\a.png", "C:\\x\\..\\..\\a.png", f"{'x' * 300}/a.png"])
 def test_no_name_of_an_archive_leads_out_of_the_tar(tmp_path, name):
     (inside,) = captions_in(written(tiny_lora_transformer(), read(tmp_path, {name: "TOK"}), tmp_path))
@@ -194,6 +211,7 @@ def test_no_name_of_an_archive_leads_out_of_the_tar(tmp_path, name):
 def test_the_tar_gives_its_captions_to_another_training(tmp_path, trigger_word):
     """All of them come back as they were, in whatever folder the images are then."""
     captions = {"a.png": "TOK 1", "x/a.png": "TOK 2", "x/a.jpg": "TOK 3", "x/y.1.png": "TOK 4"}
+    captions |= {"what?.png": "TOK 5", "a:b.png": "TOK 6", f"{'x' * 240}.png": "TOK 7"}
     tar = written(tiny_lora_transformer(), read(tmp_path, captions), tmp_path)
     moved = {f"elsewhere/{name}": encoded(noisy_picture(seed=index)) for index, name in enumerate(captions)}
     again = found_in(

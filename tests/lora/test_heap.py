@@ -1,0 +1,30 @@
+"""Freed memory goes back to the system."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora.dataset.cache import DiskCache
+from lora.heap import give_back
+
+MEBIBYTE = 2**20
+
+
+def anonymous_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def test_it_may_be_called_at_any_time():
+    give_back()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
+def test_what_goes_to_the_disk_cache_does_not_stay_in_memory(tmp_path):
+    """400 MiB of encoded captions."""
+    cache, caption = DiskCache(tmp_path, most_bytes=2**30), torch.randn(512, 2048)
+    before = anonymous_bytes()
+    kept = [cache.put(str(index), {"tokens": caption.clone()}) for index in range(100)]
+    assert len(kept) == 100
+    assert anonymous_bytes() - before < 200 * MEBIBYTE

@@ -1,0 +1,43 @@
+"""A job's folder is there as long as it is needed, and goes however the job ends."""
+
+import os
+import tempfile
+import time
+
+import pytest
+
+from lora.workspace import workspace
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_what_a_job_returns_is_there_until_the_next_job_of_its_kind(temporary):
+    with workspace("train") as folder:
+        (folder / "result").write_text("1")
+    assert (folder / "result").read_text() == "1"
+    with workspace("predict"):
+        assert folder.exists()
+    with workspace("train") as other:
+        assert list(temporary.glob("*-train-*")) == [other]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_job_that_fails_or_is_cancelled_leaves_nothing(temporary, error):
+    with pytest.raises(error), workspace("train") as folder:
+        (folder / "half").write_text("")
+        raise error
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(("hours", "stays"), [(1, True), (25, False)])
+def test_what_another_process_left_goes_after_a_day(temporary, hours, stays):
+    """It may have been killed; or it may be at work."""
+    left = temporary / f"flux-lora-train-{os.getpid() + 1}-x"
+    left.mkdir()
+    os.utime(left, (time.time() - 3600 * hours,) * 2)
+    with workspace("train"):
+        assert left.exists() is stays
