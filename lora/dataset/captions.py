@@ -94,4 +94,4 @@ def _ends(line: str, end: str) -> bool:
 
 
 def _holds(line: str, word: str) -> bool:
-    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", line, re.IGNORECASE) is not None
+    return bool(word) and re.search(rf"{BORDER}{re.escape(word)}{BORDER}", line, re.IGNORECASE) is not None
