@@ -5,13 +5,12 @@ from typing import Optional
 
 from cog import BaseModel, Input, Path, current_scope
 
-from lora.dataset.archive import Archives
 from lora.dataset.cache import open_cache
 from lora.dataset.encoding import encode_dataset, encoded_bytes
 from lora.dataset.inspection import Inspector
 from lora.dataset.keys import Keys
 from lora.dataset.pixels import PixelStore
-from lora.dataset.reading import read_dataset
+from lora.dataset.reading import Archives, read_dataset
 from lora.dataset.report import report_on
 from lora.flux.loading import free_memory, load_encoders, load_transformer
 from lora.training.adapter import add_lora

@@ -29,12 +29,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from bench.photos import PhotoSet, write_archive
-from lora.dataset.archive import Archives
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
 from lora.dataset.latents import fitted_batches
 from lora.dataset.pixels import PixelStore
-from lora.dataset.reading import read_dataset
+from lora.dataset.reading import Archives, read_dataset
 from lora.dataset.sizes import Size, training_sizes
 
 RESULTS = Path(__file__).parent / "results"

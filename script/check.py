@@ -1,6 +1,6 @@
 """Look at a data set before training on it: what is trained, at which sizes, with which prompts. No weights needed.
 
-Takes the flags of script/train, and refuses what that would refuse.
+Takes the flags of script/train, and refuses the archives and settings that it would refuse.
 """
 
 import argparse
@@ -9,9 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lora.dataset.archive import Archives
 from lora.dataset.inspection import Inspector
-from lora.dataset.reading import Dataset, read_dataset
+from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.training.config import TrainConfig
 from script.dataset_sheet import dataset_sheet

@@ -15,14 +15,13 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from lora.dataset.archive import Archives
 from lora.dataset.cache import Cache, MemoryCache
 from lora.dataset.captions import PromptRule
 from lora.dataset.encoding import EncodedDataset, Example, encode_dataset
 from lora.dataset.inspection import Inspector
 from lora.dataset.keys import Keys
 from lora.dataset.pixels import PixelStore
-from lora.dataset.reading import Dataset, read_dataset
+from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.flux.prompt import Prompt
 from lora.training.adapter import add_lora, lora_tensors
 from lora.training.batches import Batch

@@ -84,6 +84,6 @@ def _about_caption_files(dataset: Dataset) -> Iterator[str]:
     if overruled:
         sources = named(sorted({caption.source for caption in overruled}))
         yield f"some images have two captions that differ; those in {sources} are not used"
-    if dataset.encodings:
-        taken = named([f"{name} as {encoding}" for name, encoding in dataset.encodings])
+    if dataset.guessed:
+        taken = named([f"{file.name} as {file.encoding}" for file in dataset.guessed])
         yield f"not in UTF-8, and taken for what it looks like: {taken}"

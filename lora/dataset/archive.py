@@ -1,6 +1,6 @@
 """Take an archive apart without trusting it: its files are streamed to names of our own, within limits.
 
-Knows nothing of images or captions.
+Knows nothing of captions, and of images only that a single one is no archive.
 """
 
 import contextlib
@@ -11,12 +11,11 @@ from pathlib import Path
 
 from lora.dataset.limits import MOST_ARCHIVE_BYTES, MOST_BYTES_OF_A_MEMBER, MOST_LETTERS_OF_A_NAME, Budget
 from lora.dataset.names import PackedFile, Wanted, is_personal, quoted
-from lora.dataset.refusal import ContentError
+from lora.dataset.refusal import EXPECTED, ContentError
 from lora.dataset.tars import GZIP_MAGIC, is_tar_header, tar_files
 from lora.dataset.zips import is_zip, zip_files
 
 Reader = Callable[[Path, Wanted, Budget], Iterator[PackedFile]]
-EXPECTED = "expected a zip, tar or tar.gz of images"
 OTHERS = {  # by how they begin
     b"Rar!": "a rar archive",
     b"7z\xbc\xaf": "a 7z archive",
@@ -40,16 +39,11 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Archives:
-    """What a person sent."""
+class Skipped:
+    """A file that will not be trained, and why."""
 
-    images: Path
-    captions: Path | None  # an archive whose captions go before those beside the images
-
-    @classmethod
-    def given(cls, images: object, *, captions: object) -> "Archives":
-        """From inputs as they arrive: paths of some kind, or plain text."""
-        return cls(Path(str(images)), Path(str(captions)) if captions else None)
+    name: str
+    reason: str
 
 
 def unpack_archive(archive: Path, *, into: Path, wanted: Wanted = is_personal) -> list[Member]:

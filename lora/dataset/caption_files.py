@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
 
-from lora.dataset.archive import Member
+from lora.dataset.archive import Member, Skipped
 from lora.dataset.caption_tables import SUFFIXES as TABLE_SUFFIXES
 from lora.dataset.caption_tables import Row, is_table, read_table
 from lora.dataset.limits import MEBIBYTE
@@ -23,12 +23,20 @@ MOST_CAPTIONS = 100_000  # a table may be that of a larger data set
 
 
 @dataclass(frozen=True, slots=True)
+class Guessed:
+    """A file that is not UTF-8, and what it was taken for."""
+
+    name: str
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
 class CaptionFiles:
     """The captions of an archive."""
 
     captions: tuple[Caption, ...]
-    unreadable: tuple[tuple[str, str], ...]  # name and reason
-    encodings: tuple[tuple[str, str], ...]  # name and encoding of files that are not UTF-8
+    unreadable: tuple[Skipped, ...]
+    guessed: tuple[Guessed, ...]
 
 
 def is_caption_file(name: str) -> bool:
@@ -41,7 +49,7 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
     if there are more captions than anybody has images."""
     captions: list[Caption] = []
     left = MOST_TEXT_BYTES
-    unreadable, encodings = [], []
+    unreadable, guessed = [], []
     for member in members:
         left -= member.path.stat().st_size
         if left < 0:
@@ -51,14 +59,14 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
         except ValueError as error:
             if is_table(member.name):
                 raise ContentError(f"holds {quoted(member.name)}, which cannot be read as captions: {error}") from error
-            unreadable.append((member.name, str(error)))
+            unreadable.append(Skipped(member.name, str(error)))
             continue
         if not text.encoding.startswith("utf"):
-            encodings.append((member.name, text.encoding))
+            guessed.append(Guessed(member.name, text.encoding))
         captions += islice(_captions(member.name, text.content), MOST_CAPTIONS + 1 - len(captions))
         if len(captions) > MOST_CAPTIONS:
             raise ContentError(f"holds more than {MOST_CAPTIONS:,} captions: expected at most that")
-    return CaptionFiles(tuple(captions), tuple(unreadable), tuple(encodings))
+    return CaptionFiles(tuple(captions), tuple(unreadable), tuple(guessed))
 
 
 def _text(member: Member) -> Text:

@@ -4,13 +4,14 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from lora.dataset.text_files import BYTE_ORDER_MARK
+
 PLACEHOLDER = re.compile(r"(?<!\[)\[+trigger\]+", re.IGNORECASE)
 CLOSING = tuple(",.;:!?)")  # what follows a word without a space
 SEPARATORS = " ,;:"
 # Letters of scripts that put spaces between words: not Thai to Khmer, nor Japanese and Chinese.
 LETTER = r"[^\W\u0e00-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 BORDER = rf"(?!(?<={LETTER}){LETTER})"  # anywhere but inside a word
-BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)

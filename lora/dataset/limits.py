@@ -1,4 +1,4 @@
-"""How much of a person's archive is read, and how what is read is counted. Knows no archive and no image."""
+"""How much of a person's archive is read, and how what is read is counted. Knows no format of any."""
 
 import shutil
 from dataclasses import dataclass

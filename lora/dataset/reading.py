@@ -5,8 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora.dataset.archive import Archives, Member, unpack_archive
-from lora.dataset.caption_files import CaptionFiles, is_caption_file, read_captions
+from lora.dataset.archive import Member, Skipped, unpack_archive
+from lora.dataset.caption_files import CaptionFiles, Guessed, is_caption_file, read_captions
 from lora.dataset.captions import PromptRule
 from lora.dataset.images import READABLE, is_image, quiet_pillow
 from lora.dataset.inspection import Inspector, Look
@@ -28,6 +28,19 @@ ARCHIVE_NAME = re.compile(r"\.(zip|tar|gz|tgz|bz2|xz|rar|7z)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
+class Archives:
+    """What a person sent."""
+
+    images: Path
+    captions: Path | None  # an archive whose captions go before those beside the images
+
+    @classmethod
+    def given(cls, images: object, *, captions: object) -> "Archives":
+        """From inputs as they arrive: paths of some kind, or plain text."""
+        return cls(Path(str(images)), Path(str(captions)) if captions else None)
+
+
+@dataclass(frozen=True, slots=True)
 class CaptionedImage:
     """An image and what it is trained with."""
 
@@ -39,21 +52,13 @@ class CaptionedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file that will not be trained, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Dataset:
     """What was found in an archive."""
 
     images: tuple[CaptionedImage, ...]
     skipped: tuple[Skipped, ...]
     pairing: Pairing
-    encodings: tuple[tuple[str, str], ...]  # caption files that are not UTF-8, and what they were taken for
+    guessed: tuple[Guessed, ...]  # caption files that are not UTF-8
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
@@ -71,12 +76,12 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
         _refuse_count(images, members)
         looks, bad = _look_at(images, inspector)
     pairing = _paired([member.name for member, _ in looks], given, texts)
-    skipped = [*bad, *_others(files, images), *(Skipped(*each) for each in given.unreadable + texts.unreadable)]
+    skipped = [*bad, *_others(files, images), *given.unreadable, *texts.unreadable]
     captioned = [
         CaptionedImage(member.name, member.path, caption, rule.prompt(caption.text if caption else ""), look)
         for (member, look), caption in zip(looks, pairing.captions, strict=True)
     ]
-    return Dataset(tuple(captioned), tuple(skipped), pairing, given.encodings + texts.encodings)
+    return Dataset(tuple(captioned), tuple(skipped), pairing, given.guessed + texts.guessed)
 
 
 def _is_candidate(file: Member) -> bool:

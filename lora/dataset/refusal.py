@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+EXPECTED = "expected a zip, tar or tar.gz of images"
+
 
 class ContentError(ValueError):
     """What is wrong with an archive: the end of a sentence that begins with the name of the input."""

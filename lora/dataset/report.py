@@ -4,11 +4,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from lora.dataset.advice import warnings_about
+from lora.dataset.archive import Skipped
 from lora.dataset.caption_files import SUFFIXES
 from lora.dataset.captions import PromptRule
 from lora.dataset.likeness import look_alikes
 from lora.dataset.names import suffix_of
-from lora.dataset.reading import CaptionedImage, Dataset, Skipped
+from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import SHOWN, counted
 
 SIZES_SHOWN = 12

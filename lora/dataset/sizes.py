@@ -55,7 +55,8 @@ class _Bucket:
 def training_sizes(original: Size, *, resolutions: Iterable[int]) -> list[Size]:
     """The sizes an image is trained at, smallest first. One too small for two resolutions has the same size at both,
     and is trained at that size once."""
-    return sorted({training_size(original, resolution=resolution) for resolution in resolutions})
+    sizes = {training_size(original, resolution=resolution) for resolution in resolutions}
+    return sorted(sizes, key=lambda size: size.pixels)
 
 
 def training_size(original: Size, *, resolution: int) -> Size:

@@ -24,7 +24,7 @@ from lora.dataset.limits import (
     Budget,
 )
 from lora.dataset.names import PackedFile, Wanted, printable, quoted
-from lora.dataset.refusal import ContentError
+from lora.dataset.refusal import EXPECTED, ContentError
 
 GZIP_MAGIC = b"\x1f\x8b"
 DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError)  # what is raised at bytes that are no tar or no gzip
@@ -78,8 +78,7 @@ def _damage_explained() -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        expected = "expected a zip, tar or tar.gz of images"
-        raise ContentError(f"is a tar or gzip file that cannot be read ({error}): {expected}") from error
+        raise ContentError(f"is a tar or gzip file that cannot be read ({error}): {EXPECTED}") from error
 
 
 def _refuse_size(entry: _Entry) -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from lora.dataset import caption_files
-from lora.dataset.archive import unpack_archive
-from lora.dataset.caption_files import is_caption_file, read_captions
+from lora.dataset.archive import Skipped, unpack_archive
+from lora.dataset.caption_files import Guessed, is_caption_file, read_captions
 from lora.dataset.refusal import ContentError
 from tests.tiny import assert_one_sentence, write, zipped
 
@@ -106,7 +106,7 @@ def test_a_table_of_excel_is_read_in_every_encoding_that_it_saves(tmp_path, enco
 
 def test_an_encoding_is_named_unless_it_is_unicode(tmp_path):
     files = {"a.txt": "été, à la plage".encode("cp1252"), "b.txt": "é".encode("utf-16"), "c.txt": "é".encode()}
-    assert found(tmp_path, files).encodings == (("a.txt", "cp1252"),)
+    assert found(tmp_path, files).guessed == (Guessed("a.txt", "cp1252"),)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_an_encoding_is_named_unless_it_is_unicode(tmp_path):
 )
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path, content, reason):
     captions = found(tmp_path, {"a.txt": content, "b.txt": "a cat"})
-    assert captions.unreadable == (("a.txt", reason),)
+    assert captions.unreadable == (Skipped("a.txt", reason),)
     assert [caption.text for caption in captions.captions] == ["a cat"]
 
 
