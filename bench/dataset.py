@@ -86,7 +86,7 @@ def plain(archive: Path, _folder: Path) -> Iterator[Tensor]:
                 picture = ImageOps.exif_transpose(image).convert("RGB")
             for size in training_sizes(Size(*picture.size), resolutions=RESOLUTIONS):
                 fitted = ImageOps.fit(picture, (size.width, size.height), method=Image.Resampling.LANCZOS)
-                yield _tensor(np.array(fitted))
+                yield _tensor(np.asarray(fitted))
 
 
 def ours(archive: Path, folder: Path) -> Iterator[Tensor]:
@@ -103,10 +103,11 @@ CONTENDERS: dict[str, Contender] = {"plain": plain, "ours": ours}
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1.0
+    return torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
 def _measured(contender: Contender, archive: Path) -> Run:
+    torch.set_num_threads(1)  # plain is one thread, and ours are Pillow's
     torch.zeros(1)  # what torch takes when it is first used is no contender's
     idle = _peak_bytes()
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from lora.dataset.pixels import Pixels, PixelStore
 from lora.dataset.sizes import Size, cover_scale, training_sizes
 
 WORTH_KEEPING = 2.0  # pixels to be decoded for each that is kept: writing and reading them takes its time, too
-LOOKED_AT_SIDE = 1024
+LOOKED_AT_SIDE = 512  # pixels that suffice to tell whether a picture is sharp, and which others it is like
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,6 @@ class Inspector:
 
 
 def _shrunk(picture: Image.Image) -> Image.Image:
-    """About as large as it is trained, for what is told of a picture by its pixels."""
+    """As large as it has to be for what is told of a picture by its pixels."""
     factor = -(-max(picture.size) // LOOKED_AT_SIDE)
     return picture.reduce(factor) if factor > 1 else picture

@@ -103,5 +103,8 @@ def _by_size(
     for size, pixels in zip(sizes, zip(*fitted, strict=True), strict=True):
         count = max(per_call // size.pixels, 1)
         for start in range(0, len(contents), count):
-            some = contents[start : start + count]
-            yield Batch([Fitted(content, size) for content in some], np.stack(pixels[start : start + count]))
+            some, theirs = contents[start : start + count], pixels[start : start + count]
+            stacked = (
+                np.stack(theirs) if len(theirs) > 1 else theirs[0][None]
+            )  # large ones come alone, and need no copy
+            yield Batch([Fitted(content, size) for content in some], stacked)
