@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lora.dataset import archive, limits
-from lora.dataset.archive import Archives, unpack_archive
+from lora.dataset.archive import unpack_archive
+from lora.dataset.reading import Archives
 from lora.dataset.refusal import ContentError
 from tests.lora.dataset.archives import contents, refusal, tarred, unpacked
 from tests.tiny import assert_one_sentence, encoded, picture, write, zipped
