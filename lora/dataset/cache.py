@@ -155,13 +155,15 @@ class DiskCache:
 
 
 def _free_memory() -> int:
-    """Of the machine, or of the container where that has less."""
-    limit, used = CONTAINER / "memory.max", CONTAINER / "memory.current"
+    """Of the machine, or of the container where that has less. Pages of files count as free: they go when others are
+    needed."""
+    of_machine = psutil.virtual_memory().available
     try:
-        of_container = int(limit.read_text()) - int(used.read_text())
-    except (OSError, ValueError):  # no container, or one without a limit, which says "max"
-        return psutil.virtual_memory().available
-    return min(of_container, psutil.virtual_memory().available)
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        return min(limit - used + int(statistics["file"]), of_machine)
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit, which says "max"
+        return of_machine
 
 
 def _cap() -> int:

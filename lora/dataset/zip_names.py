@@ -41,7 +41,7 @@ def _name(info: zipfile.ZipInfo, encoding: str) -> str:
 def _as_utf8(info: zipfile.ZipInfo) -> str | None:
     """As an extra field has it; or as it is, for macOS writes UTF-8 without saying so."""
     for kind, content in _extra_fields(info.extra):
-        if kind == UNICODE_PATH:
+        if kind == UNICODE_PATH and len(content) > PATH_START:
             with contextlib.suppress(UnicodeError):
                 return content[PATH_START:].decode("utf-8")
     with contextlib.suppress(UnicodeError):

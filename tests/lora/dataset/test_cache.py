@@ -141,3 +141,17 @@ def test_without_the_disk_tensors_are_kept_as_they_are():
     assert isinstance(cache, MemoryCache)
     assert cache.put("key", put) is put
     assert cache.get("key") is put
+
+
+@pytest.mark.parametrize(("limit", "fits"), [("4000000", True), ("2000000", False), ("max", True)])
+def test_a_container_has_the_memory_that_its_limit_leaves(tmp_path, monkeypatch, limit, fits):
+    """Half of it may be taken; pages of files, such as weights that were read, count as free."""
+    files = {"memory.max": limit, "memory.current": "1500000", "memory.stat": "anon 500000\nfile 1000000\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(f"{content}\n" if name != "memory.stat" else content)
+    monkeypatch.setattr(cache_module, "CONTAINER", tmp_path)
+    if fits:
+        open_cache(on_disk=False, needed=1_500_000)
+    else:
+        with pytest.raises(ValueError, match="set cache_latents_to_disk"):
+            open_cache(on_disk=False, needed=1_500_000)

@@ -51,4 +51,4 @@ def test_a_name_in_an_extra_field_goes_before_the_others(tmp_path):
 
 @pytest.mark.parametrize("extra", [b"\x75\x70\x02\x00\x01\x00", b"\x75\x70\x06\x00\x01\x00\x00\x00\x00\xff", b"\x01"])
 def test_an_extra_field_that_is_cut_off_says_nothing(tmp_path, extra):
-    assert len(names_in(tmp_path, packed(["a.jpg"], "cp437", extra=extra))) <= 1
+    assert names_in(tmp_path, packed(["a.jpg"], "cp437", extra=extra)) == ["a.jpg"]
