@@ -1,1 +1,6 @@
 """Teach FLUX.1 a subject or a style, and draw with what was taught. Knows no Cog and no URL."""
+
+import logging
+
+# Warns, when it is first imported, that a kernel is missing which speeds up 4-bit layers on a CPU.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,12 +1,17 @@
 """Load FLUX or a part of it from a folder in diffusers layout, to the device there is; let go of it again."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
+from transformers import PreTrainedModel
 
 
 def device() -> torch.device:
@@ -27,16 +32,28 @@ def load_pipeline(base: Path) -> FluxPipeline:
     return pipeline
 
 
-def load_encoders(base: Path) -> FluxPipeline:
+def transformer_config(base: Path) -> dict[str, Any]:
+    """The shape of a base's transformer, by the names of diffusers."""
+    return FluxTransformer2DModel.load_config(base / "transformer")
+
+
+def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
     """What turns texts and images into tensors: the pipeline without its transformer."""
     _hide_progress_bars()
-    return FluxPipeline.from_pretrained(base, transformer=None, dtype=precision()).to(device())
+    return FluxPipeline.from_pretrained(base, transformer=None, dtype=precision()).to(on)
 
 
-def load_transformer(base: Path) -> FluxTransformer2DModel:
-    """The transformer alone, frozen, so that nothing trains that was not asked to."""
-    transformer = FluxTransformer2DModel.from_pretrained(base, subfolder="transformer", dtype=precision()).to(device())
-    return transformer.requires_grad_(False)
+@contextmanager
+def visiting(target: torch.device, *modules: PreTrainedModel | ModelMixin) -> Iterator[None]:
+    """Modules are on a device for as long as they work there; those that live there already stay."""
+    homes = [module.device for module in modules]
+    for module in modules:
+        module.to(target)
+    try:
+        yield
+    finally:
+        for module, home in zip(modules, homes, strict=True):
+            module.to(home)
 
 
 def free_memory() -> None:

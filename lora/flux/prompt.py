@@ -29,8 +29,11 @@ class Prompt:
 @torch.no_grad()
 def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
     """Encode one text as the pipeline does when it draws: T5 padded to 512 tokens without a mask, CLIP pooled."""
+    device = encoders.text_encoder_2.device  # other parts of the pipeline may be elsewhere
     with _quiet():
-        tokens, pooled, _ = encoders.encode_prompt(prompt=text, prompt_2=None, max_sequence_length=TEXT_TOKENS)
+        tokens, pooled, _ = encoders.encode_prompt(
+            prompt=text, prompt_2=None, device=device, max_sequence_length=TEXT_TOKENS
+        )
     return Prompt(tokens[0], pooled[0])
 
 

@@ -94,7 +94,7 @@ def test_places_of_text_do_not_grow_with_the_batch(pipeline):
 
 @pytest.mark.parametrize("steps", [1, 4, 28])
 def test_the_pipeline_finds_the_picture_again_along_our_velocity(monkeypatch, pipeline, noise, steps):
-    """Trap 9: a transformer that answers with our target leads the real scheduler back to the clean latents."""
+    """Traps 9, 45: a transformer that answers with our target leads the real scheduler back to the clean latents."""
     clean = torch.randn(noise.shape, generator=torch.Generator().manual_seed(8))
     answer = pack(velocity_of_path(clean, noise))
     monkeypatch.setattr(pipeline.transformer, "forward", lambda **_: (answer,))
