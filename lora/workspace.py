@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SECONDS_ABANDONED = 24 * 3600  # no job lasts as long
+SECONDS_ABANDONED = 8 * 24 * 3600  # no job lasts as long: time_limit is a week at most
 
 
 @contextmanager

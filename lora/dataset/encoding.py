@@ -14,6 +14,7 @@ from lora.dataset.keys import Keys
 from lora.dataset.latents import Fitted, encode_images
 from lora.dataset.reading import Dataset
 from lora.dataset.wording import counted, named
+from lora.flux.loading import visiting
 from lora.flux.prompt import TEXT_TOKENS, Prompt, encode_prompt, token_count
 
 LATENT_BYTES = 16 * 4 / 8**2  # a pixel: 16 channels in fp32, of squares of 8 pixels a side
@@ -26,6 +27,15 @@ class Example:
 
     latents: Tensor  # [C, H, W] fp32, scaled as the transformer knows them
     prompt: Prompt
+    content: str  # sha256 of the image's file: equal for all sizes of an image, and for its copies
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraTexts:
+    """What is to be encoded beside the captions."""
+
+    dropped: str  # the trigger word alone, or nothing
+    samples: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,8 @@ class EncodedDataset:
     """All that training needs to see."""
 
     examples: tuple[Example, ...]
-    dropped: Prompt  # takes the place of a dropped caption: the trigger word alone, or the empty prompt without one
+    dropped: Prompt  # takes the place of a dropped caption
+    samples: tuple[Prompt, ...] = ()  # to be drawn now and then
     cut: tuple[str, ...] = ()  # images whose prompt is longer than T5 reads
 
     def summary(self) -> str:
@@ -54,20 +65,33 @@ def encoded_bytes(dataset: Dataset, base: Path) -> int:
 
 @torch.no_grad()
 def encode_dataset(
-    encoders: FluxPipeline, dataset: Dataset, inspector: Inspector, trigger_word: str, *, keys: Keys, cache: Cache
+    encoders: FluxPipeline,
+    dataset: Dataset,
+    inspector: Inspector,
+    extra: ExtraTexts,
+    *,
+    on: torch.device,
+    keys: Keys,
+    cache: Cache,
 ) -> EncodedDataset:
-    """Encode every image at every size that it is trained at, and each distinct text once. Tensors are on the CPU."""
-    latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache)
-    texts = {image.prompt for image in dataset.images} | {trigger_word}
-    prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
+    """Encode every image at every size that it is trained at, and each distinct text once. Tensors are on the CPU.
+
+    The encoders work on a device, where each is only for as long as it takes if they live elsewhere.
+    """
+    with visiting(on, encoders.vae):
+        latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache)
+    texts = {image.prompt for image in dataset.images} | {extra.dropped, *extra.samples}
+    with visiting(on, encoders.text_encoder, encoders.text_encoder_2):
+        prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
     examples = [
-        Example(latents[Fitted(image.look.content, size)], prompts[image.prompt])
+        Example(latents[Fitted(image.look.content, size)], prompts[image.prompt], image.look.content)
         for image in dataset.images
         for size in image.look.sizes
     ]
     counted_images = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
     cut = tuple(f"{name} ({count} tokens)" for name, count in counted_images if count > TEXT_TOKENS)
-    return EncodedDataset(tuple(examples), dropped=prompts[trigger_word], cut=cut)
+    samples = tuple(prompts[text] for text in extra.samples)
+    return EncodedDataset(tuple(examples), prompts[extra.dropped], samples, cut)
 
 
 def _encoded_text(encoders: FluxPipeline, text: str, *, keys: Keys, cache: Cache) -> Prompt:

@@ -25,9 +25,9 @@ class Keys:
     texts: str
 
     @classmethod
-    def of(cls, encoders: FluxPipeline, base: Path) -> "Keys":
-        """For encoders that were loaded from a folder."""
-        machine = [str(REVISION), _processor(encoders.device), str(encoders.dtype), *map(version, LIBRARIES)]
+    def of(cls, encoders: FluxPipeline, base: Path, *, on: torch.device) -> "Keys":
+        """For encoders that were loaded from a folder and work on a device."""
+        machine = [str(REVISION), _processor(on), str(encoders.dtype), *map(version, LIBRARIES)]
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
         return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(TEXT_TOKENS)))
 

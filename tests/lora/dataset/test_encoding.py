@@ -1,7 +1,5 @@
 """Images and captions become tensors that the pipeline would understand, each with its own."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -10,8 +8,18 @@ from lora.dataset.cache import DiskCache
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.latents import encode_pixels
 from lora.flux.prompt import TEXT_TOKENS, encode_prompt, token_count
-from lora.training.batches import endless_batches
-from tests.tiny import TINY_FLUX, encoded, found_in, noisy_picture, picture, tiny_pipeline, write, zipped
+from tests.tiny import (
+    TINY_FLUX,
+    a_recipe,
+    encoded,
+    found_in,
+    noisy_picture,
+    picture,
+    tiny_batches,
+    tiny_pipeline,
+    write,
+    zipped,
+)
 
 GREYS = (0, 60, 120, 180, 240)
 
@@ -49,9 +57,9 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
         ]
         for image in set_.dataset.images
     }
-    generator = torch.Generator().manual_seed(0)
-    batches = endless_batches(encodings, batch_size=2, caption_dropout=0.0, generator=generator)
-    for batch in itertools.islice(batches, 3 * len(encodings.examples)):
+    batches = tiny_batches(a_recipe(batch_size=2), encodings)
+    for index in range(3 * len(encodings.examples)):
+        batch = batches.noised(index).batch
         for latents, tokens, pooled in zip(batch.latents, batch.prompt.tokens, batch.prompt.pooled, strict=True):
             (caption,) = {
                 text
@@ -168,9 +176,14 @@ class WithoutEncoders:
     """A pipeline that can say what it is, and count tokens, and encode nothing."""
 
     def __init__(self, pipeline):
-        self.device, self.dtype, self.tokenizer_2, self.vae = (
-            pipeline.device,
-            pipeline.dtype,
-            pipeline.tokenizer_2,
-            None,
-        )
+        self.device, self.dtype, self.tokenizer_2 = pipeline.device, pipeline.dtype, pipeline.tokenizer_2
+        self.vae, self.text_encoder, self.text_encoder_2 = Unable(), Unable(), Unable()
+
+
+class Unable:
+    """A part of such a pipeline, which can only be moved."""
+
+    device = torch.device("cpu")
+
+    def to(self, _device):
+        return self

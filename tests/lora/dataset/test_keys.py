@@ -3,11 +3,14 @@
 import shutil
 
 import pytest
+import torch
 
 from lora.dataset import keys as keys_module
 from lora.dataset.keys import Keys
 from lora.dataset.sizes import Size
 from tests.tiny import TINY_FLUX, tiny_pipeline
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -20,24 +23,24 @@ def latents_key(keys, content="a" * 64, size=(64, 96), decoded_for=(64, 96)):
 
 
 def test_the_same_things_have_the_same_key(pipeline):
-    one, other = Keys.of(pipeline, TINY_FLUX), Keys.of(pipeline, TINY_FLUX)
+    one, other = Keys.of(pipeline, TINY_FLUX, on=CPU), Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert latents_key(one) == latents_key(other)
     assert one.prompt("a dog") == other.prompt("a dog")
 
 
 @pytest.mark.parametrize("changed", [{"content": "b" * 64}, {"size": (96, 64)}, {"decoded_for": (128, 192)}])
 def test_another_image_or_size_has_another_key(pipeline, changed):
-    keys = Keys.of(pipeline, TINY_FLUX)
+    keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert latents_key(keys, **changed) != latents_key(keys)
 
 
 def test_another_text_has_another_key(pipeline):
-    keys = Keys.of(pipeline, TINY_FLUX)
+    keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert len({keys.prompt(text) for text in ("a dog", "a Dog", "a dog ", "")}) == 4
 
 
 def test_an_image_and_a_text_never_share_a_key(pipeline):
-    keys = Keys.of(pipeline, TINY_FLUX)
+    keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert latents_key(keys, content="a dog") != keys.prompt("a dog")
 
 
@@ -46,14 +49,14 @@ def test_other_weights_have_other_keys_and_leave_those_of_the_rest(pipeline, tmp
     shutil.copytree(TINY_FLUX, tmp_path / "base")
     path = next((tmp_path / "base" / part).glob("*.json"))
     path.write_text(path.read_text() + "\n")
-    ours, theirs = Keys.of(pipeline, TINY_FLUX), Keys.of(pipeline, tmp_path / "base")
+    ours, theirs = Keys.of(pipeline, TINY_FLUX, on=CPU), Keys.of(pipeline, tmp_path / "base", on=CPU)
     assert (latents_key(ours) != latents_key(theirs)) is of_images
     assert (ours.prompt("a dog") != theirs.prompt("a dog")) is not of_images
 
 
 def test_a_change_of_the_code_makes_all_that_is_cached_stale(pipeline, monkeypatch):
-    before = Keys.of(pipeline, TINY_FLUX)
+    before = Keys.of(pipeline, TINY_FLUX, on=CPU)
     monkeypatch.setattr(keys_module, "REVISION", keys_module.REVISION + 1)
-    after = Keys.of(pipeline, TINY_FLUX)
+    after = Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert latents_key(before) != latents_key(after)
     assert before.prompt("a dog") != after.prompt("a dog")

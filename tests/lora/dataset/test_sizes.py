@@ -37,6 +37,7 @@ def trained():
 
 
 def test_sides_are_multiples_of_16():
+    """Trap 37, as the next three."""
     assert all(size.width % STEP == size.height % STEP == 0 for _, _, size in trained())
     assert all(min(size.width, size.height) >= STEP for _, _, size in trained())
 
