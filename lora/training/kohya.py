@@ -1,0 +1,90 @@
+"""The same LoRA in the layout of kohya's sd-scripts, where some layers are one. Knows no file and no model.
+
+The first FLUX.1 has one layer where diffusers has to_q, to_k and to_v (and proj_mlp in single blocks), and sd-scripts
+names layers as that one does.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PREFIX, DOWN, UP = "transformer.", ".lora_A.weight", ".lora_B.weight"
+KOHYA_PREFIX = "lora_unet_"
+# What a layer of sd-scripts is made of, top row first, as its own networks/convert_flux_lora.py has it.
+DOUBLE_BLOCK = {
+    "img_mod_lin": ("norm1.linear",),
+    "txt_mod_lin": ("norm1_context.linear",),
+    "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "img_attn_proj": ("attn.to_out.0",),
+    "txt_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "txt_attn_proj": ("attn.to_add_out",),
+    "img_mlp_0": ("ff.net.0.proj",),
+    "img_mlp_2": ("ff.net.2",),
+    "txt_mlp_0": ("ff_context.net.0.proj",),
+    "txt_mlp_2": ("ff_context.net.2",),
+}
+SINGLE_BLOCK = {
+    "modulation_lin": ("norm.linear",),
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    "linear2": ("proj_out",),
+}
+BLOCKS = {
+    "transformer_blocks": ("double_blocks", DOUBLE_BLOCK),
+    "single_transformer_blocks": ("single_blocks", SINGLE_BLOCK),
+}
+LAYER = re.compile(r"(?P<kind>(?:single_)?transformer_blocks)\.(?P<number>\d+)\.(?P<part>.+)")
+MLP, MLP_RATIO = (
+    ".proj_mlp",
+    4,
+)  # of diffusers' FluxSingleTransformerBlock; to_q, to_k and to_v are as wide as their input
+
+
+@dataclass(frozen=True, slots=True)
+class FusedLayer:
+    """A layer of sd-scripts, and the names in diffusers of all that it is made of, top row first."""
+
+    name: str
+    parts: tuple[str, ...]
+
+
+def fused_layer(name: str) -> FusedLayer:
+    """What the layer `name` of diffusers, without prefix, is part of; raises ValueError for one outside the blocks."""
+    match = LAYER.fullmatch(name)
+    if match:
+        kind, layers = BLOCKS[match["kind"]]
+        for layer, parts in layers.items():
+            if match["part"] in parts:
+                block = f"{match['kind']}.{match['number']}"
+                return FusedLayer(f"{kind}_{match['number']}_{layer}", tuple(f"{block}.{part}" for part in parts))
+    raise ValueError(f"{name} has no place in kohya's layout: expected a layer inside the blocks of FLUX.1")
+
+
+def kohya_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From `transformer.<layer>.lora_A/B.weight` (alpha = rank) to `lora_unet_<layer>.lora_down/up.weight` and alpha.
+
+    Precision is kept. Of a fused layer, A, [r, in], of the parts are below one another and B, [out, r], along a
+    diagonal; alpha is the sum of the ranks R, so that alpha / R stays 1. Parts that the LoRA leaves alone are rows of
+    zeros in B. Raises ValueError for a layer outside the blocks.
+    """
+    names = [name.removeprefix(PREFIX).removesuffix(DOWN) for name in tensors if name.endswith(DOWN)]
+    result: dict[str, Tensor] = {}
+    for layer in dict.fromkeys(fused_layer(name) for name in names):
+        down, up = _fused(tensors, layer.parts)
+        result[f"{KOHYA_PREFIX}{layer.name}.lora_down.weight"] = down
+        result[f"{KOHYA_PREFIX}{layer.name}.lora_up.weight"] = up
+        # in fp32, as bf16 knows no 381: three parts of rank 127
+        result[f"{KOHYA_PREFIX}{layer.name}.alpha"] = torch.tensor(float(down.shape[0]))
+    return result
+
+
+def _fused(tensors: Mapping[str, Tensor], parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """A, [R, in], and B, [out of all parts, R]; a part that is not there has rank 0."""
+    down = torch.cat([tensors[key] for part in parts if (key := f"{PREFIX}{part}{DOWN}") in tensors])
+    ups = []
+    for part in parts:
+        width = down.shape[1] * (MLP_RATIO if part.endswith(MLP) else 1)
+        ups.append(tensors.get(f"{PREFIX}{part}{UP}", down.new_zeros(width, 0)))
+    return down, torch.block_diag(*ups)

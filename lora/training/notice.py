@@ -1,0 +1,68 @@
+"""The NOTICE that goes out with a LoRA: whose model it changes, and under which licence. Knows no file and no folder.
+
+A LoRA is a Derivative under the licence of FLUX.1 [dev], 1(a), and 3(a) to (e) say what goes with one.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+APACHE = "Apache-2.0"
+APACHE_LINK = "https://www.apache.org/licenses/LICENSE-2.0"
+NON_COMMERCIAL = "flux-1-dev-non-commercial-license"  # its name on Hugging Face
+# As 3(b) of the licence has it, letter by letter: github.com/black-forest-labs/flux, model_licenses/LICENSE-FLUX1-dev.
+ATTRIBUTION = """\
+The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License. \
+Copyright Black Forest Labs. Inc.
+IN NO EVENT SHALL BLACK FOREST LABS, INC. BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION \
+OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH USE OF THIS MODEL.
+"""
+MODIFIED = "The FLUX.1 [dev] Model has been modified: this LoRA changes what it draws.\n"  # 3(c)
+UNOFFICIAL = "It is no official product of Black Forest Labs, Inc., who have not endorsed, approved or validated it.\n"
+GRANTED = """\
+Any rights to use the FLUX.1 [dev] Model and this LoRA are granted to you directly by Black Forest Labs, Inc. under that
+licence, for non-commercial purposes only. A copy of it:
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for a base model and for all that is made from it."""
+
+    model: str
+    licence: str
+    body: str
+
+
+def _non_commercial(model: str, repository: str) -> Terms:
+    link = f"https://huggingface.co/black-forest-labs/{repository}/blob/main/LICENSE.md\n"
+    return Terms(model, NON_COMMERCIAL, f"{UNOFFICIAL}\n{ATTRIBUTION}{MODIFIED}\n{GRANTED}{link}")
+
+
+def _apache(model: str, *, owner: str, more: str = "") -> Terms:
+    return Terms(model, APACHE, f"{more}\nThe base model is {owner}, under the Apache License 2.0:\n{APACHE_LINK}\n")
+
+
+TERMS = {
+    "dev": _non_commercial("FLUX.1 [dev] of Black Forest Labs", "FLUX.1-dev"),
+    "krea": _non_commercial("FLUX.1 Krea [dev] of Black Forest Labs and Krea", "FLUX.1-Krea-dev"),
+    "schnell": _apache("FLUX.1 [schnell] of Black Forest Labs", owner="by Black Forest Labs, Inc.", more=UNOFFICIAL),
+    "tiny": _apache(
+        "tiny-flux, the small model that the trainer brings along", owner="part of the trainer that made this LoRA"
+    ),
+}
+
+
+def notice(base: str) -> str:
+    """The NOTICE file of a LoRA for this base: a name of the catalogue, or of another folder."""
+    terms = TERMS.get(base) or _unknown(PurePath(base).name)
+    return f"This LoRA was trained on {terms.model}: it is a Derivative, which modifies that model.\n{terms.body}"
+
+
+def licence(base: str) -> str:
+    """The licence of a LoRA for this base in one short name, as `modelspec.license` and model cards have it."""
+    return (TERMS.get(base) or _unknown(PurePath(base).name)).licence
+
+
+def _unknown(name: str) -> Terms:
+    body = f"\nThe licence of {name} itself holds for this LoRA too: look it up where {name} comes from.\n"
+    return Terms(f"the base model {name}", f"that of the base model {name}", body)
