@@ -1,0 +1,249 @@
+"""Plan how a training fits into memory: from numbers to a ladder of plans. Knows no model, no device and no library.
+
+Counted, and checked against what is allocated on a CPU: weights, the LoRA with its optimizer, and what autograd saves.
+Estimated, and not measured on CUDA: TRANSIENT_UNITS, WORKSPACE, VAE_BYTES_PER_PIXEL and the units of autocast, which
+were counted with tensors that hold no data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from lora.flux.precision import Precision
+
+Encoders = Literal["together", "in turn", "host"]
+ENCODERS: tuple[Encoders, ...] = ("together", "in turn", "host")  # from the fastest to the smallest
+Rung = tuple[Precision, bool, bool]  # precision, checkpointing, modulation on host
+
+GB = 1e9
+FP32, BF16 = 4, 2
+INT8, INT8_ROW = 1, 4  # a code for each weight, and a scale in fp32 for each row
+# A code for each weight; for each block of 64 a scale in 8 bits, and for 256 of those a scale in fp32 (QLoRA, 2.).
+NF4 = 0.5 + (1 + 4 / 256) / 64
+NF4_LAYER = FP32 * (16 + 256 + 1)  # both tables of codes and a mean, of each layer
+TIME_CHANNELS = 256
+
+LORA_BYTES = 3 * FP32  # of a parameter, beside the optimizer's: itself, its gradient, its average (EMA)
+# What autograd saves in a block with a LoRA on each linear layer, in units of batch x tokens x width values, text and
+# image alike. fp32, double block: input, norm and modulated norm of attention and of feed-forward 6; q and k before
+# their norms 2; q, k, v and output of attention 4; its two parts, copied where a batch has several images, 1; into and
+# out of GELU 8; what the two gates multiply 2. Single block: 3, 2, 4, into GELU 4, into proj_out 5, under the gate 1.
+# Under autocast norms work in fp32 (2 for 1), and each LoRA keeps its own copy of its input.
+DOUBLE_UNITS, SINGLE_UNITS = 23, 19
+AUTOCAST_DOUBLE_UNITS, AUTOCAST_SINGLE_UNITS = 29, 24
+OUTER_UNITS, AUTOCAST_OUTER_UNITS = 1, 2  # after the blocks
+INPUT_UNITS = 1  # a block's inputs, which are all that checkpointing saves
+TRANSIENT_UNITS = 12  # gradients on their way through the widest part of a block
+WORKSPACE = 500_000_000  # of libraries, and what the allocator cannot use
+PIXELS_PER_TOKEN = 16 * 16
+VAE_BYTES_PER_PIXEL = 6 * 128 * BF16  # six maps of its first level at once
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a FLUX transformer."""
+
+    num_layers: int
+    num_single_layers: int
+    width: int
+    joint_attention_dim: int
+    pooled_dim: int
+    in_channels: int
+    guidance_embeds: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape":
+        """From a transformer's configuration, as in its config.json."""
+        return cls(
+            config["num_layers"],
+            config["num_single_layers"],
+            config["num_attention_heads"] * config["attention_head_dim"],
+            config["joint_attention_dim"],
+            config["pooled_projection_dim"],
+            config["in_channels"],
+            config["guidance_embeds"],
+        )
+
+    @property
+    def modulation_rows(self) -> int:
+        """Outputs of all modulation layers in the blocks, each of which has `width` inputs."""
+        return self.width * (self.num_layers * 2 * 6 + self.num_single_layers * 3)
+
+    @property
+    def block_rows(self) -> int:
+        """Outputs of all other linear layers in the blocks."""
+        double, single = 8 + 2 * (4 + 1), 3 + 4 + 1
+        return self.width * (self.num_layers * double + self.num_single_layers * single)
+
+    @property
+    def block_weights(self) -> int:
+        """Weights of those layers."""
+        double, single = 8 + 2 * (4 + 4), 3 + 4 + 5
+        return self.width**2 * (self.num_layers * double + self.num_single_layers * single)
+
+    @property
+    def modulation_layers(self) -> int:
+        """How many modulation layers the blocks hold."""
+        return self.num_layers * 2 + self.num_single_layers
+
+    @property
+    def block_layers(self) -> int:
+        """How many other linear layers they hold."""
+        return self.num_layers * 12 + self.num_single_layers * 5
+
+    @property
+    def outer_parameters(self) -> int:
+        """All parameters outside the blocks: embedders, norm_out and proj_out."""
+        numbers = 2 if self.guidance_embeds else 1  # the timestep, and the guidance
+        inputs = self.in_channels + self.joint_attention_dim + numbers * TIME_CHANNELS + self.pooled_dim
+        squares, biases = numbers + 1 + 2, 2 + 2 * (numbers + 1) + 2
+        proj_out = self.in_channels * (self.width + 1)
+        return self.width * (inputs + squares * self.width + biases) + proj_out
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a training asks for."""
+
+    shape: Shape
+    image_tokens: int  # of the largest training size
+    text_tokens: int
+    batch_size: int
+    lora_parameters: int
+    optimizer_bytes: float  # of state, for each LoRA parameter
+    encoder_bytes: tuple[int, ...]  # of each text encoder
+    vae_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the base is held, what is recomputed, where the encoders work; and the memory that this should take."""
+
+    precision: Precision
+    checkpointing: bool
+    modulation_on_host: bool
+    encoders: Encoders
+    peak_bytes: float
+    free_bytes: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the predicted peak is in what is free."""
+        return self.peak_bytes <= self.free_bytes
+
+    def line(self) -> str:
+        """The plan in one line for a person; GB are 10^9 bytes."""
+        activations = "activations recomputed" if self.checkpointing else "activations kept"
+        modulation = ", modulation layers in host memory" if self.modulation_on_host else ""
+        places = {"together": "together", "in turn": "one at a time", "host": "in host memory"}
+        peak = f"predicted peak {self.peak_bytes / GB:.1f} of {self.free_bytes / GB:.1f} GB free"
+        doubt = "" if self.fits else ", which may not fit"
+        base = f"base in {self.precision}, {activations}{modulation}, encoders {places[self.encoders]}"
+        return f"plan: {base}; {peak}{doubt}"
+
+
+def plans(
+    demand: Demand,
+    *,
+    free_bytes: float,
+    on_gpu: bool,
+    precision: Precision | Literal["auto"],
+    checkpointing: bool | None,
+) -> tuple[Plan, ...]:
+    """The best plan that fits, and all below it: where memory runs out after all, the next is worth a try.
+
+    `precision` and `checkpointing` are a person's wish ("auto" and None if there is none), which every plan grants.
+    Where nothing fits, the smallest plan alone.
+    """
+    rungs = _gpu_rungs(precision, checkpointing) if on_gpu else _cpu_rungs(precision, checkpointing)
+    ladder = [_plan(demand, rung, free_bytes=free_bytes, on_gpu=on_gpu) for rung in rungs]
+    fitting = (place for place, plan in enumerate(ladder) if plan.fits)
+    return tuple(ladder[next(fitting, -1) :])
+
+
+def weight_bytes(shape: Shape, *, precision: Precision, modulation_on_host: bool, on_gpu: bool) -> float:
+    """What the frozen base takes on the device; norms of q and k, some thousand numbers, do not count."""
+    other = BF16 if precision == "bf16" or (on_gpu and precision != "fp32") else FP32
+    rows = shape.block_rows + (0 if modulation_on_host else shape.modulation_rows)
+    weights = shape.block_weights + (0 if modulation_on_host else shape.modulation_rows * shape.width)
+    layers = shape.block_layers + (0 if modulation_on_host else shape.modulation_layers)
+    biases = shape.block_rows + shape.modulation_rows
+    each, each_row, each_layer = {"int8": (INT8, INT8_ROW, 0), "nf4": (NF4, 0, NF4_LAYER)}.get(precision, (other, 0, 0))
+    in_blocks = weights * each + rows * each_row + layers * each_layer
+    return in_blocks + (biases + shape.outer_parameters) * other
+
+
+def lora_bytes(parameters: int, *, optimizer_bytes: float) -> float:
+    """A LoRA in fp32 with its gradients, its average and its optimizer's state."""
+    return parameters * (LORA_BYTES + optimizer_bytes)
+
+
+def activation_bytes(demand: Demand, *, checkpointing: bool, autocast: bool) -> float:
+    """What autograd keeps at the most, with a LoRA on each linear layer of the blocks: of all blocks, or the inputs of
+    all and the whole of one."""
+    shape = demand.shape
+    double, single, outer = (
+        (AUTOCAST_DOUBLE_UNITS, AUTOCAST_SINGLE_UNITS, AUTOCAST_OUTER_UNITS)
+        if autocast
+        else (DOUBLE_UNITS, SINGLE_UNITS, OUTER_UNITS)
+    )
+    units = outer + shape.num_layers * double + shape.num_single_layers * single
+    if checkpointing:
+        units = outer + (shape.num_layers + shape.num_single_layers) * INPUT_UNITS + double
+    return units * _unit_bytes(demand, autocast=autocast)
+
+
+def _gpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None) -> list[Rung]:
+    """From the best to the smallest. Time is given up before precision; left to itself, all of it."""
+    precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
+    choices = (False, True) if checkpointing is None else (checkpointing,)
+    slowest = choices[-1]
+    return [
+        (held, recomputed, on_host)
+        for held, recomputed, on_host in product(precisions, choices, (False, True))
+        if recomputed == slowest or (held == precisions[0] and not on_host)
+    ]
+
+
+def _cpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None) -> list[Rung]:
+    return [("fp32" if precision == "auto" else precision, bool(checkpointing), False)]
+
+
+def _plan(demand: Demand, rung: Rung, *, free_bytes: float, on_gpu: bool) -> Plan:
+    precision, checkpointing, on_host = rung
+    encoders = _encoders(demand, free_bytes) if on_gpu else "together"
+    training = _training_bytes(demand, rung, on_gpu=on_gpu)
+    peak = max(training, _encoding_bytes(demand, encoders))
+    return Plan(precision, checkpointing, on_host, encoders, peak, free_bytes)
+
+
+def _training_bytes(demand: Demand, rung: Rung, *, on_gpu: bool) -> float:
+    precision, checkpointing, on_host = rung
+    autocast = precision == "bf16" or (on_gpu and precision != "fp32")
+    base = weight_bytes(demand.shape, precision=precision, modulation_on_host=on_host, on_gpu=on_gpu)
+    lora = lora_bytes(demand.lora_parameters, optimizer_bytes=demand.optimizer_bytes)
+    copies = demand.lora_parameters * BF16 if autocast else 0
+    activations = activation_bytes(demand, checkpointing=checkpointing, autocast=autocast)
+    transient = TRANSIENT_UNITS * _unit_bytes(demand, autocast=autocast)
+    largest = 6 * demand.shape.width**2 * (BF16 if autocast else FP32)  # of a weight that is made anew, or visits
+    visiting = largest if on_host or precision in ("int8", "nf4") else 0
+    return base + lora + copies + activations + transient + visiting + WORKSPACE
+
+
+def _unit_bytes(demand: Demand, *, autocast: bool) -> int:
+    tokens = demand.image_tokens + demand.text_tokens
+    return demand.batch_size * tokens * demand.shape.width * (BF16 if autocast else FP32)
+
+
+def _encoders(demand: Demand, free_bytes: float) -> Encoders:
+    """How the encoders, which are gone before the training, fit by themselves."""
+    if _encoding_bytes(demand, "together") <= free_bytes:
+        return "together"
+    return "in turn" if _encoding_bytes(demand, "in turn") <= free_bytes else "host"
+
+
+def _encoding_bytes(demand: Demand, encoders: Encoders) -> float:
+    vae = demand.vae_bytes + demand.image_tokens * PIXELS_PER_TOKEN * VAE_BYTES_PER_PIXEL
+    parts = (*demand.encoder_bytes, vae)
+    return {"together": sum(parts), "in turn": max(parts), "host": 0}[encoders] + WORKSPACE
