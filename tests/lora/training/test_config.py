@@ -4,26 +4,10 @@ import dataclasses
 
 import pytest
 
-from lora.training.config import TrainConfig
+from script.cog_server import ROOT
+from script.openapi import training_inputs
 from tests.tiny import assert_one_sentence
-
-INPUTS = {
-    "trigger_word": "TOK",
-    "autocaption_prefix": None,
-    "autocaption_suffix": None,
-    "steps": 1000,
-    "learning_rate": 4e-4,
-    "batch_size": 1,
-    "resolution": "512,768,1024",
-    "lora_rank": 16,
-    "caption_dropout_rate": 0.05,
-    "cache_latents_to_disk": False,
-    "seed": 42,
-}
-
-
-def checked(**changes):
-    return TrainConfig.checked(**INPUTS | changes)
+from tests.tiny import checked_config as checked
 
 
 def test_good_inputs_are_kept():
@@ -64,20 +48,22 @@ def test_an_empty_trigger_word_is_allowed():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("steps", 2),
+        ("steps", -1),
         ("steps", 6001),
         ("steps", 3.5),
         ("steps", True),
         ("steps", float("nan")),
         ("steps", float("inf")),
         ("steps", "1000"),
-        ("learning_rate", 0),
-        ("learning_rate", 0.2),
+        ("learning_rate", 1e-8),
+        ("learning_rate", -1e-4),
+        ("learning_rate", 1.1),
+        ("learning_rate", 1e300),
         ("learning_rate", float("nan")),
         ("learning_rate", None),
         ("batch_size", 0),
         ("batch_size", 17),
-        ("lora_rank", 0),
+        ("lora_rank", -1),
         ("lora_rank", 129),
         ("caption_dropout_rate", -0.1),
         ("caption_dropout_rate", 1.1),
@@ -100,6 +86,27 @@ def test_an_empty_trigger_word_is_allowed():
         ("resolution", "\uff15\uff11\uff12"),
         ("resolution", 512),
         ("resolution", "9" * 150),
+        ("lora_type", "person"),
+        ("training_steps", -1),
+        ("gradient_accumulation", 0),
+        ("gradient_accumulation", 65),
+        ("optimizer", "adamw9bit"),
+        ("optimizer", None),
+        ("lr_scheduler", "step"),
+        ("layers", "x" * 513),
+        ("layers_to_optimize_regex", "x" * 513),
+        ("timestep_logit_mean", 5),
+        ("timestep_logit_mean", float("nan")),
+        ("ema_decay", 1.0),
+        ("precision", "fp8"),
+        ("gradient_checkpointing", "auto"),
+        ("validation", 1),
+        ("sample_prompts", "\n".join("abcdefghi")),
+        ("sample_every", -1),
+        ("checkpoint_every", 0),
+        ("time_limit", 0),
+        ("keep_resume_state", None),
+        ("extra_layout", "comfyui"),
     ],
 )
 def test_a_bad_input_is_refused_by_name(name, value):
@@ -116,3 +123,41 @@ def test_a_misspelled_knob_does_not_exist():
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         checked().steps = 5
+
+
+def test_zero_and_nothing_leave_a_choice_open():
+    config = checked(steps=0, learning_rate=0, lora_rank=0, caption_dropout_rate=None, ema_decay=None)
+    assert (config.steps, config.learning_rate, config.lora_rank) == (0, 0, 0)
+    assert config.caption_dropout_rate is None
+    assert config.ema_decay is None
+
+
+def test_training_steps_is_another_name_for_steps_and_wins():
+    assert checked(training_steps=300).steps == 300
+    assert checked(steps=200, training_steps=None).steps == 200
+
+
+def test_the_defaults_are_the_peers():
+    """peers.md 2.1: what a client of ostris/flux-dev-lora-trainer gets who sends nothing but images."""
+    config = checked()
+    assert (config.steps, config.learning_rate, config.lora_rank, config.batch_size) == (1000, 4e-4, 16, 1)
+    assert (config.trigger_word, config.resolutions, config.optimizer) == ("TOK", (512, 768, 1024), "adamw8bit")
+
+
+def test_sample_prompts_are_one_a_line():
+    """Trap T12 of the peer, for which an empty line was a prompt."""
+    assert checked(sample_prompts="a TOK\n\n  a dog  \r\n").sample_prompts == ("a TOK", "a dog")
+
+
+def test_the_signature_and_the_checks_know_the_same_choices_and_bounds():
+    """With no schema at hand Cog checks nothing: code refuses what the form would."""
+    for name, schema in training_inputs(ROOT).items():
+        if name in ("input_images", "input_captions", "resume_from"):
+            continue
+        for bound, beyond in (("minimum", -1), ("maximum", 1)):
+            if bound in schema:
+                checked(**{name: schema[bound]})
+                with pytest.raises(ValueError, match=f"^{name} "):
+                    checked(**{name: schema[bound] + beyond})
+        for choice in schema.get("enum", ()):
+            checked(**{name: choice})
