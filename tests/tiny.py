@@ -1,6 +1,7 @@
 """Small real things that the tests share: a FLUX of two blocks, a handful of examples, images and zips."""
 
 import copy
+import functools
 import io
 import random
 import zipfile
@@ -17,16 +18,26 @@ from torch import Tensor, nn
 
 from lora.dataset.cache import Cache, MemoryCache
 from lora.dataset.captions import PromptRule
-from lora.dataset.encoding import EncodedDataset, Example, encode_dataset
+from lora.dataset.encoding import EncodedDataset, Example, ExtraTexts, encode_dataset
 from lora.dataset.inspection import Inspector
 from lora.dataset.keys import Keys
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
+from lora.dataset.report import report_on
 from lora.flux.prompt import Prompt
 from lora.training.adapter import add_lora, lora_tensors
-from lora.training.batches import Batch
+from lora.training.batches import Batch, Batches, Draws
 from lora.training.config import TrainConfig
-from lora.training.flow import Shift
+from lora.training.flow import Shift, SigmaRule
+from lora.training.layers import block_layers
+from lora.training.loop import take_step
+from lora.training.output import Product, write_tar
+from lora.training.recipe import Recipe
+from lora.training.session import Account, Outcome
+from lora.training.state import TrainingState
+from lora.training.team import Solo
+from script.cog_server import ROOT
+from script.openapi import training_inputs
 from weights.bases import WEIGHTS
 
 TINY_FLUX = WEIGHTS / "tiny-flux"
@@ -60,8 +71,13 @@ def tiny_transformer(*, dtype: torch.dtype = torch.float32) -> FluxTransformer2D
 def tiny_lora_transformer(*, dtype: torch.dtype = torch.float32, rank: int = 4, seed: int = 0):
     """The same, wearing a LoRA that changes nothing yet."""
     transformer = tiny_transformer(dtype=dtype)
-    add_lora(transformer, rank=rank, seed=seed)
+    add_lora(transformer, layers=all_layers(transformer), rank=rank, seed=seed)
     return transformer
+
+
+def all_layers(transformer: FluxTransformer2DModel) -> tuple[str, ...]:
+    """All layers that a LoRA can be on."""
+    return block_layers(transformer.config)
 
 
 def tiny_pipeline() -> FluxPipeline:
@@ -87,7 +103,7 @@ def randomize_lora(transformer: nn.Module, *, seed: int = 0, spread: float = 0.0
 def random_lora(bare: FluxTransformer2DModel, *, rank: int = 4, seed: int = 0, spread: float = 0.05):
     """The saved tensors of a LoRA for a transformer, which itself is left alone."""
     transformer = copy.deepcopy(bare)
-    add_lora(transformer, rank=rank, seed=seed)
+    add_lora(transformer, layers=all_layers(transformer), rank=rank, seed=seed)
     randomize_lora(transformer, seed=seed, spread=spread)
     return lora_tensors(transformer)
 
@@ -101,7 +117,7 @@ def tiny_prompt(*, seed: int) -> Prompt:
 def tiny_example(*, seed: int, height: int = HEIGHT, width: int = WIDTH) -> Example:
     """An example whose latents and prompt belong together by their seed."""
     latents = torch.randn(CHANNELS, height, width, generator=torch.Generator().manual_seed(1000 + seed))
-    return Example(latents, tiny_prompt(seed=seed))
+    return Example(latents, tiny_prompt(seed=seed), content=str(seed))
 
 
 def tiny_dataset(count: int = 4) -> EncodedDataset:
@@ -115,28 +131,71 @@ def tiny_batch(count: int = 4) -> Batch:
     return Batch(torch.stack([e.latents for e in examples]), Prompt.stack([e.prompt for e in examples]))
 
 
-def a_config(**changes: object) -> TrainConfig:
+def a_recipe(**changes: object) -> Recipe:
     """A short training, with what a test changes about it."""
     settings = {
-        "trigger_word": "TOK",
-        "autocaption_prefix": "",
-        "autocaption_suffix": "",
+        "lora_type": "subject",
         "steps": 3,
         "learning_rate": 1e-3,
         "batch_size": 2,
-        "resolutions": (64,),
+        "gradient_accumulation": 1,
         "lora_rank": 4,
+        "sigma_rule": SigmaRule(None, 1.0, 0.0),
+        "offset_noise": 0.0,
         "caption_dropout_rate": 0.0,
-        "cache_latents_to_disk": False,
+        "drops_to_trigger": True,
+        "optimizer": "adamw",
+        "weight_decay": 1e-4,
+        "epsilon": 1e-8,
+        "max_grad_norm": 1.0,
+        "lr_scheduler": "constant",
+        "ema_decay": 0.99,
+        "ema_warms_up": True,
         "seed": 42,
     }
-    return TrainConfig(**settings | changes)
+    return Recipe(**settings | changes)
+
+
+def tiny_batches(recipe: Recipe, dataset: EncodedDataset | None = None) -> Batches:
+    """The batches of a training on examples that nobody drew."""
+    draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+    return Batches(dataset or tiny_dataset(), batch_size=recipe.batch_size, draws=draws, seed=recipe.seed)
+
+
+def trained(transformer: FluxTransformer2DModel, recipe: Recipe, dataset: EncodedDataset | None = None):
+    """Take all steps of a recipe on a transformer that wears a LoRA, and leave the average of its weights in it."""
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe, dataset)
+    steps = [take_step(transformer, state, batches, recipe, team=Solo()) for _ in range(recipe.steps)]
+    state.average.copy_to(state.parameters)
+    return steps
+
+
+def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, **changes: object) -> Path:
+    """The tar of a training that is said to have ended with this LoRA; `changes` are of its product or recipe."""
+    names = {"samples", "layout", "checkpoints", "base_model"} & changes.keys()
+    of_product = {name: changes.pop(name) for name in names}
+    settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
+    settings |= {"base_model": of_product.pop("base_model", "dev"), "images": len(dataset.images)}
+    product = Product(
+        outcome=Outcome(lora_tensors(transformer), Account(3, "the last", 3, 0, None, ())),
+        settings=settings,
+        dataset=dataset,
+        report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),
+        **{"samples": into / "samples", "layout": "none", "checkpoints": {}} | of_product,
+    )
+    return write_tar(product, into=into)
+
+
+@functools.cache
+def _defaults() -> dict[str, object]:
+    return {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
 
 
 def checked_config(**inputs: object) -> TrainConfig:
     """From inputs as they arrive, those that are not given being as the signature has them."""
-    defaults = {"autocaption_prefix": None, "autocaption_suffix": None, "cache_latents_to_disk": False}
-    return TrainConfig.checked(**defaults | inputs)
+    defaults = _defaults()
+    not_settings = ("input_images", "input_captions", "resume_from")
+    return TrainConfig.checked(**{n: v for n, v in (defaults | inputs).items() if n not in not_settings})
 
 
 @dataclass(frozen=True)
@@ -146,11 +205,14 @@ class Found:
     dataset: Dataset
     inspector: Inspector
     trigger_word: str
+    sample_prompts: tuple[str, ...] = ()
 
     def encoded(self, encoders: FluxPipeline, *, base: Path = TINY_FLUX, cache: Cache | None = None) -> EncodedDataset:
         """As training sees it."""
-        keys, cache = Keys.of(encoders, base), cache or MemoryCache()
-        return encode_dataset(encoders, self.dataset, self.inspector, self.trigger_word, keys=keys, cache=cache)
+        on = encoders.device
+        keys, cache = Keys.of(encoders, base, on=on), cache or MemoryCache()
+        extra = ExtraTexts(self.trigger_word, self.sample_prompts)
+        return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache)
 
 
 def found_in(

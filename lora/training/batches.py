@@ -1,24 +1,25 @@
-"""Examples become endless shuffled batches. Knows no model and no file."""
+"""Examples become batches with their noise. Knows no model and no file, and remembers nothing: the batch of any step
+can be asked for, so that a training goes on where it stopped, and each of several processes takes its share."""
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
+from lora.flux.latents import PATCH
 from lora.flux.prompt import Prompt
-
-Item = TypeVar("Item")
+from lora.training.flow import Shift, SigmaRule
+from lora.training.randomness import generator_for
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Examples of one size."""
 
-    latents: Tensor  # [B, C, H, W]
+    latents: Tensor  # [B, C, H, W] fp32
     prompt: Prompt
 
     def to(self, device: torch.device) -> "Batch":
@@ -27,31 +28,68 @@ class Batch:
         return Batch(self.latents.to(device), prompt)
 
 
-def endless_batches(
-    dataset: EncodedDataset, *, batch_size: int, caption_dropout: float, generator: torch.Generator
-) -> Iterator[Batch]:
-    """Epoch after epoch, each example once an epoch, in a new order; a size's last batch may be smaller."""
-    while True:
-        for examples in _epoch(dataset.examples, batch_size=batch_size, generator=generator):
-            yield _batch(examples, dataset.dropped, caption_dropout=caption_dropout, generator=generator)
+@dataclass(frozen=True, slots=True)
+class Noised:
+    """A batch, and what it is mixed with."""
+
+    batch: Batch
+    noise: Tensor  # [B, C, H, W] fp32
+    sigmas: Tensor  # [B] fp32
 
 
-def _epoch(examples: tuple[Example, ...], *, batch_size: int, generator: torch.Generator) -> Iterator[list[Example]]:
-    by_size: dict[torch.Size, list[Example]] = defaultdict(list)
-    for example in _shuffled(list(examples), generator):
-        by_size[example.latents.shape].append(example)
-    batches = [
-        group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
-    ]
-    yield from _shuffled(batches, generator)
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What is drawn at random for each sample."""
+
+    sigma_rule: SigmaRule
+    offset_noise: float  # standard deviation of what is added to whole channels of the noise
+    caption_dropout: float
+    shift: Shift
 
 
-def _shuffled(items: list[Item], generator: torch.Generator) -> list[Item]:
-    return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]
+class Batches:
+    """Batch `index` of a training, for any index: each example once an epoch, in a new order each epoch.
 
+    The last batch of a size may be smaller.
+    """
 
-def _batch(examples: list[Example], dropped: Prompt, *, caption_dropout: float, generator: torch.Generator) -> Batch:
-    """T5's and CLIP's part of a caption are one record, and so are dropped together."""
-    drops = (torch.rand(len(examples), generator=generator) < caption_dropout).tolist()
-    prompts = [dropped if drop else example.prompt for example, drop in zip(examples, drops, strict=True)]
-    return Batch(torch.stack([example.latents for example in examples]), Prompt.stack(prompts))
+    def __init__(self, dataset: EncodedDataset, *, batch_size: int, draws: Draws, seed: int) -> None:
+        self._dataset, self._batch_size, self._draws, self._seed = dataset, batch_size, draws, seed
+        self._epoch = lru_cache(maxsize=1)(self._ordered)
+        self._per_epoch = len(self._ordered(0))
+
+    def examples(self, index: int) -> list[Example]:
+        """The examples of a batch."""
+        epoch, place = divmod(index, self._per_epoch)
+        return self._epoch(epoch)[place]
+
+    def noised(self, index: int, *, part: slice = slice(None)) -> Noised | None:
+        """A batch, or a part of it; None if the part is empty."""
+        numbered = list(enumerate(self.examples(index)))[part]
+        samples = [self._sample(example, index, place) for place, example in numbered]
+        if not samples:
+            return None
+        latents = torch.stack([example.latents for _, example in numbered])
+        prompts, noise, sigmas = zip(*samples, strict=True)
+        return Noised(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
+
+    def _sample(self, example: Example, index: int, place: int) -> tuple[Prompt, Tensor, Tensor]:
+        """Prompt, noise [C, H, W] and sigma [1]. T5's and CLIP's part of a caption are one record, and so are dropped
+        together."""
+        draws, generator = self._draws, generator_for(self._seed, "sample", index, place)
+        is_dropped = torch.rand(1, generator=generator).item() < draws.caption_dropout
+        channels, height, width = example.latents.shape
+        mu = draws.shift.mu(height // PATCH * (width // PATCH))
+        sigma = draws.sigma_rule.sample(1, mu=mu, generator=generator)
+        offset = torch.randn(channels, 1, 1, generator=generator) * draws.offset_noise
+        noise = torch.randn(example.latents.shape, generator=generator) + offset
+        return self._dataset.dropped if is_dropped else example.prompt, noise, sigma
+
+    def _ordered(self, epoch: int) -> list[list[Example]]:
+        generator, size = generator_for(self._seed, "order", epoch), self._batch_size
+        examples = self._dataset.examples
+        by_size: dict[torch.Size, list[Example]] = defaultdict(list)
+        for place in torch.randperm(len(examples), generator=generator).tolist():
+            by_size[examples[place].latents.shape].append(examples[place])
+        batches = [group[start : start + size] for group in by_size.values() for start in range(0, len(group), size)]
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]

@@ -11,6 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 SMALLEST_SIGMA = 1e-4  # sigma stays this far from both ends, where there is nothing to learn
+STYLE_LOGIT_MEAN = 3.0  # where style is decided (Style-Friendly SNR Sampler, arXiv 2411.14793)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,26 @@ class Shift:
         return self.base_mu + slope * (image_tokens - self.base_tokens)
 
 
-def sample_sigmas(count: int, *, mu: float, generator: torch.Generator) -> Tensor:
-    """Sigmas [count], fp32, on the generator's device, one a sample: the logistic function of a normal around `mu`.
+@dataclass(frozen=True, slots=True)
+class SigmaRule:
+    """Which sigmas are trained: a normal in logit space, or a mixture of two.
 
-    Shifting sigma as FLUX's scheduler does is the same as adding mu in logit space, so this is the logit-normal
-    distribution of Esser et al. (2024, arXiv 2403.03206, 3.1) shifted for the picture's size.
+    Shifting sigma as FLUX's scheduler does is the same as adding mu in logit space, so this one family holds the
+    logit-normal of Esser et al. (2024, arXiv 2403.03206, 3.1), shifted for the picture's size or not, and the sampler
+    for styles.
     """
-    normal = torch.randn(count, generator=generator, device=generator.device, dtype=torch.float32)
-    return torch.sigmoid(mu + normal).clamp(SMALLEST_SIGMA, 1 - SMALLEST_SIGMA)
+
+    logit_mean: float | None  # None is the shift for the picture's size
+    logit_std: float
+    style_share: float  # of samples, which are drawn around STYLE_LOGIT_MEAN instead
+
+    def sample(self, count: int, *, mu: float, generator: torch.Generator) -> Tensor:
+        """Sigmas [count], fp32, one a sample; `mu` is the shift for the picture's size."""
+        mean = torch.full((count,), mu if self.logit_mean is None else self.logit_mean)
+        if self.style_share:
+            mean[torch.rand(count, generator=generator) < self.style_share] = STYLE_LOGIT_MEAN
+        normal = torch.randn(count, generator=generator, dtype=torch.float32)
+        return torch.sigmoid(mean + self.logit_std * normal).clamp(SMALLEST_SIGMA, 1 - SMALLEST_SIGMA)
 
 
 def point_on_path(clean: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
@@ -55,6 +68,6 @@ def velocity_of_path(clean: Tensor, noise: Tensor) -> Tensor:
     return noise - clean
 
 
-def flow_loss(predicted: Tensor, velocity: Tensor) -> Tensor:
-    """Plain mean squared error in fp32; each sample counts the same whatever its size. Scalar."""
-    return (predicted.float() - velocity.float()).square().mean(dim=(1, 2, 3)).mean()
+def flow_losses(predicted: Tensor, velocity: Tensor) -> Tensor:
+    """Plain mean squared error of each sample in fp32, [B]: each counts the same whatever its size."""
+    return (predicted.float() - velocity.float()).square().mean(dim=(1, 2, 3))

@@ -7,16 +7,18 @@ from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 from torch import nn
 
-from lora.training.adapter import TARGET_MODULES, add_lora, lora_tensors
-from lora.training.loop import batch_loss, train_lora
+from lora.training.adapter import add_lora, lora_tensors
+from lora.training.layers import block_layers
+from lora.training.loop import losses_at, take_step
+from lora.training.state import TrainingState
+from lora.training.team import Solo
 from tests.tiny import (
     LAYERS,
-    SHIFT,
-    a_config,
+    a_recipe,
+    all_layers,
     lora_parameters,
     randomize_lora,
-    tiny_batch,
-    tiny_dataset,
+    tiny_batches,
     tiny_lora_transformer,
     tiny_transformer,
 )
@@ -26,9 +28,13 @@ def layers_of(tensors):
     return {name.rsplit(".lora_", 1)[0] for name in tensors}
 
 
+def first_losses(transformer):
+    noised = tiny_batches(a_recipe(batch_size=4)).noised(0)
+    return losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
+
+
 def first_gradients(transformer):
-    generator = torch.Generator().manual_seed(0)
-    batch_loss(transformer, tiny_batch(), shift=SHIFT, generator=generator).backward()
+    first_losses(transformer).mean().backward()
     return {name: parameter.grad for name, parameter in lora_parameters(transformer).items()}
 
 
@@ -44,7 +50,7 @@ def test_flux_dev_has_494_layers_and_all_are_inside_the_blocks():
             pooled_projection_dim=768,
             guidance_embeds=True,
         )
-        add_lora(transformer, rank=1, seed=0)
+        add_lora(transformer, layers=block_layers(transformer.config), rank=1, seed=0)
     layers = layers_of(lora_parameters(transformer))
     assert len(layers) == 494
     assert all("transformer_blocks." in layer for layer in layers)
@@ -75,7 +81,11 @@ def test_a_step_too_small_for_bf16_still_moves_every_number():
     gradients = {}
     for name, parameter in ups.items():
         parameter.register_hook(lambda gradient, name=name: gradients.update({name: gradient.clone()}))
-    train_lora(transformer, tiny_dataset(), a_config(steps=1, learning_rate=1e-6), shift=SHIFT, report=print)
+    recipe = a_recipe(steps=1, learning_rate=1e-6)
+    state = TrainingState(transformer, recipe)
+    for group in state.optimizer.param_groups:
+        group["lr"] = 1e-6  # at once, without its warm-up
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
     for name, parameter in ups.items():
         pulled = gradients[name].abs() > 1e-7  # where Adam's step is not swallowed by its epsilon
         assert pulled.any()
@@ -101,12 +111,7 @@ def test_a_starts_uniform_and_b_at_zero():
 
 
 def test_a_fresh_lora_changes_nothing():
-    batch = tiny_batch()
-    losses = [
-        batch_loss(transformer, batch, shift=SHIFT, generator=torch.Generator().manual_seed(0))
-        for transformer in (tiny_transformer(), tiny_lora_transformer())
-    ]
-    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(first_losses(tiny_transformer()), first_losses(tiny_lora_transformer()))
 
 
 def test_the_first_step_reaches_every_b_and_no_a():
@@ -150,10 +155,10 @@ def test_what_is_saved_keeps_the_change_of_each_weight():
 
 
 def test_alpha_is_folded_into_b():
-    """Trap 24."""
+    """Traps 24, 25."""
     plain, doubled = tiny_transformer(), tiny_transformer()
     for transformer, alpha in ((plain, 4), (doubled, 8)):
-        transformer.add_adapter(LoraConfig(r=4, lora_alpha=alpha, target_modules=TARGET_MODULES))
+        transformer.add_adapter(LoraConfig(r=4, lora_alpha=alpha, target_modules=list(all_layers(transformer))))
         randomize_lora(transformer)
     ones, twos = lora_tensors(plain), lora_tensors(doubled)
     assert not any("alpha" in name for name in twos)

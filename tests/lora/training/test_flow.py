@@ -9,10 +9,11 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from lora.training.flow import (
     SMALLEST_SIGMA,
+    STYLE_LOGIT_MEAN,
     Shift,
-    flow_loss,
+    SigmaRule,
+    flow_losses,
     point_on_path,
-    sample_sigmas,
     velocity_of_path,
 )
 from tests.tiny import SHIFT, TINY_FLUX
@@ -25,7 +26,11 @@ def normal_cdf(x):
 
 
 def many_sigmas(mu):
-    return sample_sigmas(100_000, mu=mu, generator=torch.Generator().manual_seed(0))
+    return sigmas_by(SigmaRule(None, 1.0, 0.0), mu=mu)
+
+
+def sigmas_by(rule, *, mu=0.0, count=100_000):
+    return rule.sample(count, mu=mu, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -55,7 +60,7 @@ def test_sigmas_are_the_logit_normal_around_mu(mu):
 
 
 def test_adding_mu_is_the_schedulers_own_shift():
-    """Trap 3."""
+    """Traps 3, 4: of its function, as its table is not shifted."""
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(TINY_FLUX, subfolder="scheduler")
     normal = torch.randn(1000, dtype=torch.float64)
     shifted = scheduler.time_shift(1.15, 1.0, torch.sigmoid(normal))
@@ -77,7 +82,7 @@ def test_sigmas_are_far_more_than_bf16_could_tell_apart():
 
 def test_each_sample_has_a_sigma_of_its_own():
     """Trap 17."""
-    assert sample_sigmas(4, mu=1.0, generator=torch.Generator().manual_seed(0)).unique().numel() == 4
+    assert sigmas_by(SigmaRule(None, 1.0, 0.0), count=4).unique().numel() == 4
 
 
 def test_each_sample_moves_by_its_own_sigma():
@@ -105,6 +110,25 @@ def test_the_path_runs_from_the_picture_to_the_noise():
 
 def test_the_loss_is_the_plain_mean_square_in_fp32():
     predicted, velocity = torch.randn(3, 4, 6, 8).bfloat16(), torch.randn(3, 4, 6, 8)
-    loss = flow_loss(predicted, velocity)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx((predicted.float() - velocity).square().mean().item(), rel=1e-6)
+    losses = flow_losses(predicted, velocity)
+    assert losses.dtype == torch.float32
+    assert losses.mean().item() == pytest.approx((predicted.float() - velocity).square().mean().item(), rel=1e-6)
+    assert losses[1].item() == pytest.approx((predicted[1].float() - velocity[1]).square().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.5, 0.5)])
+def test_a_given_mean_and_spread_take_the_place_of_the_shift(mean, std):
+    """Recipe 1.2: with 0 and 1 it is the peer's sampler, P(sigma > 0.9) = 0.014."""
+    sigmas = sigmas_by(SigmaRule(mean, std, 0.0), mu=5.0)
+    logits = torch.logit(sigmas)
+    assert logits.mean().item() == pytest.approx(mean, abs=0.02)
+    assert logits.std().item() == pytest.approx(std, abs=0.02)
+    above = (sigmas > 0.9).float().mean().item()
+    assert above == pytest.approx(1 - normal_cdf((math.log(9) - mean) / std), abs=0.005)
+
+
+def test_the_mixture_draws_its_share_where_style_is_decided():
+    sigmas = sigmas_by(SigmaRule(None, 1.0, 0.65), mu=0.63)
+    above = (sigmas > 0.9).float().mean().item()
+    tails = [1 - normal_cdf(math.log(9) - mean) for mean in (STYLE_LOGIT_MEAN, 0.63)]
+    assert above == pytest.approx(0.65 * tails[0] + 0.35 * tails[1], abs=0.006)

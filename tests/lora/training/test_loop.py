@@ -8,18 +8,19 @@ from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.batches import Batch
 from lora.training.flow import point_on_path
-from lora.training.loop import EMA_DECAY, loss_at, train_lora
-from lora.training.progress import Progress
+from lora.training.loop import loss_at, take_step
+from lora.training.state import TrainingState
+from lora.training.team import Solo
 from tests.tiny import (
-    SHIFT,
-    a_config,
+    a_recipe,
     lora_parameters,
     randomize_lora,
     recorded_calls,
     tiny_batch,
-    tiny_dataset,
+    tiny_batches,
     tiny_lora_transformer,
     tiny_transformer,
+    trained,
 )
 
 SIGMAS = torch.tensor([0.1234567, 0.4, 0.7, 0.9876543])
@@ -34,8 +35,8 @@ def noise_like(batch):
     return torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(3))
 
 
-def train(transformer, *, report=lambda _step, _loss: None, **changes):
-    train_lora(transformer, tiny_dataset(), a_config(**changes), shift=SHIFT, report=report)
+def train(transformer, **changes):
+    return trained(transformer, a_recipe(**changes))
 
 
 def snapshot(parameters):
@@ -144,26 +145,61 @@ def test_a_step_has_the_gradient_of_its_own_batch_alone():
     assert parameter.grad is None
 
 
-def test_the_average_of_the_weights_is_left_not_the_last_of_them():
-    """Traps 30, 31: warmed up, so that it forgets the start."""
+def test_each_step_tells_its_loss():
+    steps = train(tiny_lora_transformer(), steps=5)
+    assert len(steps) == 5
+    assert all(step.is_finite and isinstance(step.loss, float) and step.loss > 0 for step in steps)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_accumulation_is_the_mean_over_all_its_samples(batch_size):
+    """Trap 32: and one step of the optimizer, the learning rate and the average."""
     transformer = tiny_lora_transformer()
-    parameters = lora_parameters(transformer)
-    steps = []
-    train(transformer, steps=12, report=lambda _step, _loss: steps.append(snapshot(parameters)))
-    for name, parameter in parameters.items():
-        average = steps[0][name]
-        for count, raw in enumerate(steps[1:], start=1):
-            decay = min(EMA_DECAY, (1 + count) / (10 + count))
-            average = decay * average + (1 - decay) * raw[name]
-        assert torch.allclose(parameter, average, rtol=1e-5, atol=1e-7), name
-        assert not torch.equal(parameter, steps[-1][name])
+    randomize_lora(transformer)
+    recipe = a_recipe(batch_size=batch_size, gradient_accumulation=3, max_grad_norm=float("inf"))
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+    parts = [batches.noised(index) for index in range(3)]
+    losses = [
+        loss_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) * len(each.sigmas) for each in parts
+    ]
+    expected = sum(losses) / sum(len(each.sigmas) for each in parts)
+    wanted = torch.autograd.grad(expected, state.parameters)
+    found = []
+    state.optimizer.register_step_pre_hook(lambda *_: found.extend(each.grad.clone() for each in state.parameters))
+    step = take_step(transformer, state, batches, recipe, team=Solo())
+    assert step.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
+    assert (state.step, state.schedule.last_epoch, state.average.optimization_step) == (1, 1, 1)
 
 
-def test_each_step_is_reported_once_with_its_loss():
-    reports = []
-    train(tiny_lora_transformer(), steps=5, report=lambda *report: reports.append(report))
-    assert [step for step, _ in reports] == [1, 2, 3, 4, 5]
-    assert all(isinstance(loss, float) and loss > 0 for _, loss in reports)
+def test_gradients_are_clipped_over_all_layers_together():
+    """Trap 44."""
+    transformer = tiny_lora_transformer()
+    randomize_lora(transformer)
+    recipe = a_recipe(max_grad_norm=1e-3)
+    state = TrainingState(transformer, recipe)
+    norms = []
+    state.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.cat([each.grad.flatten() for each in state.parameters]).norm().item())
+    )
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
+def test_gradients_and_optimizer_state_are_fp32_on_a_bf16_base():
+    """Traps 19, 20: and what a layer with a LoRA answers has the base's precision."""
+    transformer, recipe = tiny_lora_transformer(dtype=torch.bfloat16), a_recipe()
+    state, seen = TrainingState(transformer, recipe), set()
+    for module in transformer.modules():
+        if hasattr(module, "lora_A"):
+            module.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
+    kept = []
+    state.optimizer.register_step_pre_hook(lambda *_: kept.extend(each.grad.dtype for each in state.parameters))
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
+    assert set(kept) == {torch.float32}
+    assert seen == {torch.bfloat16}
+    moments = [v for values in state.optimizer.state.values() for k, v in values.items() if k.startswith("exp")]
+    assert {moment.dtype for moment in moments} == {torch.float32}
 
 
 def test_the_same_seed_trains_the_same_lora():
@@ -174,15 +210,3 @@ def test_the_same_seed_trains_the_same_lora():
     first, again, other = lora_parameters(first), lora_parameters(again), lora_parameters(other)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
-
-
-def test_a_line_a_second_at_most_and_always_the_last_step(capsys):
-    metrics = []
-    progress = Progress(1000, record_metric=lambda *metric: metrics.append(metric))
-    for step in range(1, 1001):
-        progress.report(step, 0.5)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 2
-    assert lines[-1].startswith("step 1000/1000  loss 0.5000")
-    assert lines[-1].endswith("0:00 left")
-    assert metrics[-2:] == [("train.step", 1000), ("train.loss", 0.5)]

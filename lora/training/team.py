@@ -1,0 +1,62 @@
+"""The processes of one training, each with its share of every batch. One alone pays nothing for it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What all processes found in a step, added up."""
+
+    loss: float
+    are_to_stop: bool  # whether any process was asked to
+
+
+class Solo:
+    """One process with the whole batch."""
+
+    rank, size = 0, 1
+
+    def part(self, count: int) -> slice:
+        """The places in a batch of so many samples that this process takes."""
+        return slice(0, count)
+
+    def add_up(self, parameters: list[nn.Parameter], *, loss: float, is_to_stop: bool) -> Sums:
+        """Make every process's gradients the sum of all; and so with loss and the wish to stop."""
+        del parameters
+        return Sums(loss, is_to_stop)
+
+
+class Team(Solo):
+    """Several processes, started by accelerate; each takes an equal share of a batch, the last ones less or nothing."""
+
+    def __init__(self, *, rank: int, size: int, batch_size: int) -> None:
+        self.rank, self.size, self._batch_size = rank, size, batch_size
+
+    def part(self, count: int) -> slice:
+        """The places in a batch of so many samples that this process takes."""
+        start = self.rank * self._batch_size
+        return slice(start, min(start + self._batch_size, count))
+
+    def add_up(self, parameters: list[nn.Parameter], *, loss: float, is_to_stop: bool) -> Sums:
+        """Make every process's gradients the sum of all, in one call; and so with loss and the wish to stop.
+
+        Raises RuntimeError if another process has ended.
+        """
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        extras = torch.tensor([loss, float(is_to_stop)], device=parameters[0].device)
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), extras])
+        try:
+            torch.distributed.all_reduce(flat)
+        except RuntimeError as error:  # in the words of gloo or NCCL
+            raise RuntimeError("a process of the training is gone, as if killed: memory may have run out") from error
+        self._give(parameters, flat[: -len(extras)])
+        loss, stops = flat[-len(extras) :].tolist()
+        return Sums(loss, stops > 0)
+
+    def _give(self, parameters: list[nn.Parameter], flat: Tensor) -> None:
+        for parameter, gradient in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
