@@ -14,7 +14,7 @@ from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.training.config import TrainConfig
 from script.dataset_sheet import dataset_sheet
-from script.training_flags import ARCHIVE, CAPTIONS, add_inputs, archived, refuse_output
+from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, refuse_output
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
     add_inputs(parser)
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
+    arguments.pop(RESUME)  # says nothing of the images
     refuse_output(output)
     try:
         with (

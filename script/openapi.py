@@ -60,8 +60,10 @@ def openapi(root: Path) -> Schema:
 
 
 def training_inputs(root: Path) -> Schema:
-    """What a training may be given: the schema of each input of train.py by its name, in order."""
-    return openapi(root)["components"]["schemas"]["TrainingInput"]["properties"]
+    """What a training may be given: the schema of each input of train.py by its name, in order; choices in place."""
+    schemas = openapi(root)["components"]["schemas"]
+    inputs = schemas["TrainingInput"]["properties"]
+    return {name: {**schemas[name], **schema} if "allOf" in schema else schema for name, schema in inputs.items()}
 
 
 def write_schema(root: Path) -> Path:

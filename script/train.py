@@ -6,20 +6,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from script.training_flags import ARCHIVE, add_inputs, archived, refuse_output
+from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, refuse_output
+
+LATEST = "latest"
 
 
 def main() -> None:
     """Parse the flags, train, keep the tar."""
     parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
+    parser.add_argument("--resume", action="store_true", help="go on from this training's newest checkpoint")
     add_inputs(parser)
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
+    if arguments.pop("resume"):
+        arguments[RESUME] = LATEST
     refuse_output(output)
     try:
         with archived(arguments.pop(ARCHIVE)) as archive:
             tar = _train({ARCHIVE: archive, **arguments})
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command with --resume goes on from its last checkpoint")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     _keep(tar, output)

@@ -15,7 +15,7 @@ from lora.dataset.refusal import said_of
 from script.openapi import training_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
-ARCHIVE, CAPTIONS = "input_images", "input_captions"
+ARCHIVE, CAPTIONS, RESUME = "input_images", "input_captions", "resume_from"
 TYPES = {"integer": int, "number": float, "string": str}
 
 
@@ -35,7 +35,7 @@ def _add_flag(parser: argparse.ArgumentParser, flag: str, schema: dict[str, Any]
         return
     default = schema.get("default")
     help_text = schema["description"] + ("" if default is None else " (default: %(default)s)")
-    parser.add_argument(flag, type=TYPES[schema["type"]], default=default, help=help_text)
+    parser.add_argument(flag, type=TYPES[schema["type"]], choices=schema.get("enum"), default=default, help=help_text)
 
 
 def refuse_output(path: Path) -> None:

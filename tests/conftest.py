@@ -12,6 +12,15 @@ from tests.cog_client import Json, content_of, data_uri, post_training
 SHORT = {"steps": 6, "resolution": "128", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def checkpoints_in_no_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Trainings of the tests keep their checkpoints in this folder, not in the home of who runs them."""
+    folder = tmp_path_factory.mktemp("all-checkpoints")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLUX_LORA_CHECKPOINTS", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def train_server() -> Iterator[Server]:
     """A Cog server that trains."""

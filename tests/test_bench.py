@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.arms import ARMS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -18,3 +20,15 @@ def test_the_dataset_benchmark_compares_the_same_work(tmp_path: Path):
     assert row["runs"]["plain"][0]["tensors"] == row["runs"]["ours"][0]["tensors"] == 6
     assert numbers["machine"]["pillow"]
     assert run.stdout.splitlines()[0].startswith("| archive | plain loop | ours |")
+
+
+def test_the_learning_benchmark_trains_and_judges_every_arm(tmp_path: Path):
+    output = tmp_path / "numbers.json"
+    command = [sys.executable, "-m", "bench.learning", "--small", "--output", str(output)]
+    run = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    numbers = json.loads(output.read_text())
+    assert [each["arm"] for each in numbers["runs"]] == list(ARMS)
+    assert all(list(each["at"]) == ["0", "1", "2", "3"] for each in numbers["runs"])
+    assert all(each["at"]["3"]["colours"] and each["at"]["3"]["change"] for each in numbers["runs"])
+    assert all(f"| {arm} |" in run.stdout for arm in ARMS)
+    assert list(tmp_path.iterdir()) == [output]

@@ -12,23 +12,25 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from lora.flux.loading import load_encoders, load_pipeline, load_transformer
+from lora.flux.holding import Held, load_transformer
+from lora.flux.loading import load_encoders, load_pipeline
 from lora.serving.drawing import draw
 from lora.serving.wardrobe import Wardrobe
 from lora.training.adapter import add_lora, lora_tensors
-from lora.training.flow import Shift
-from lora.training.loop import train_lora
+from lora.training.recipe import choose
+from lora.training.validation import hold_out
 from script.demo import PROMPTS, TRAINING
 from script.tiny_flux import learning
 from script.tiny_flux.following import Score, plain_request, score_base
 from script.tiny_flux.measure import monster_share
-from script.tiny_flux.monster import ARCHIVE, write_archive
+from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, write_archive
 from script.tiny_flux.world import held_out_scenes
-from tests.tiny import checked_config, found_in
+from tests.tiny import all_layers, checked_config, found_in, trained
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("learning")
 BASE = WEIGHTS / "tiny-flux"
+CPU = torch.device("cpu")
 SCALES = (0.0, 0.5, 1.0)
 GENTLE = {"steps": 30, "learning_rate": 5e-4, "batch_size": 4}
 
@@ -53,13 +55,14 @@ class Lesson:
 
 def taught(folder: Path, **changes: object) -> Lesson:
     """The demo's training, or one like it."""
-    encoders, transformer = load_encoders(BASE), load_transformer(BASE)
+    encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, Held("fp32", False, CPU))
     config = checked_config(**{**TRAINING, **changes})
+    recipe = choose(config, images=TRAINING_IMAGES, processes=1).recipe
     dataset = found_in(ARCHIVE, into=folder, resolutions=config.resolutions).encoded(encoders)
     monsters, world = learning.monsters(encoders), learning.world(encoders)
     before = learning.losses(transformer, monsters), learning.losses(transformer, world)
-    add_lora(transformer, rank=config.lora_rank, seed=config.seed)
-    train_lora(transformer, dataset, config, shift=Shift.of(encoders.scheduler), report=lambda step, loss: None)
+    add_lora(transformer, layers=all_layers(transformer), rank=recipe.lora_rank, seed=recipe.seed)
+    trained(transformer, recipe, hold_out(dataset, seed=recipe.seed).trained)
     after = learning.losses(transformer, monsters), learning.losses(transformer, world)
     return Lesson(lora_tensors(transformer), (before[0], after[0]), (before[1], after[1]))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lora.training.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
+from lora.training.presets import PRESETS
 from script.openapi import openapi, training_inputs, write_schema
 
 ROOT = Path(__file__).parent.parent
@@ -210,6 +212,18 @@ def test_training_inputs_are_in_the_order_of_the_signature():
 
     assert next(iter(inputs)) == "input_images"
     assert [schema["x-order"] for schema in inputs.values()] == list(range(len(inputs)))
+
+
+def test_the_form_of_a_training_offers_every_choice_that_there_is():
+    offered = {name: schema["enum"] for name, schema in training_inputs(ROOT).items() if "enum" in schema}
+
+    assert offered == {
+        "lora_type": list(PRESETS),
+        "optimizer": list(OPTIMIZERS),
+        "lr_scheduler": list(SCHEDULES),
+        "precision": list(PRECISIONS),
+        "extra_layout": list(EXTRA_LAYOUTS),
+    }
 
 
 def test_the_file_lies_where_cog_looks_and_holds_the_document(tmp_path):

@@ -7,22 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
+import torch
 from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load
 
-from lora.dataset.report import report_on
-from lora.flux.loading import load_encoders, load_transformer
-from lora.training.adapter import add_lora
-from lora.training.flow import Shift
-from lora.training.loop import train_lora
-from lora.training.output import LORA_NAME, check_tar, write_tar
+from lora.flux.holding import Held, load_transformer
+from lora.flux.loading import load_encoders
+from lora.training.adapter import add_lora, lora_tensors
+from lora.training.output import LORA_NAME, check_tar
 from script.tiny_flux.learning import encoded, losses
-from tests.tiny import a_config, found_in
+from tests.tiny import a_recipe, all_layers, found_in, trained, written
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("photographs")
 BASE = WEIGHTS / "tiny-flux"
+CPU = torch.device("cpu")
 SIDE = 256
 
 
@@ -39,21 +39,20 @@ def test_a_lora_of_photographs_learns_and_loads(tmp_path: Path):
         for index, crop in enumerate(crops[:6]):
             with file.open(f"cat {index}.jpg", "w") as member:
                 crop.save(member, "jpeg", quality=92)
-    config = a_config(steps=50, learning_rate=5e-4, batch_size=1, resolutions=(SIDE,), lora_rank=8)
-    encoders, transformer = load_encoders(BASE), load_transformer(BASE)
-    found = found_in(archive, into=tmp_path / "dataset", resolutions=config.resolutions)
+    recipe = a_recipe(steps=50, learning_rate=5e-4, batch_size=1, lora_rank=8)
+    encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, Held("fp32", False, CPU))
+    found = found_in(archive, into=tmp_path / "dataset", resolutions=(SIDE,))
     dataset = found.encoded(encoders)
     held_out = encoded(encoders, [(crop, "TOK") for crop in crops[6:]])
     before = losses(transformer, held_out)
-    add_lora(transformer, rank=config.lora_rank, seed=config.seed)
-    train_lora(transformer, dataset, config, shift=Shift.of(encoders.scheduler), report=lambda step, loss: None)
+    add_lora(transformer, layers=all_layers(transformer), rank=recipe.lora_rank, seed=recipe.seed)
+    trained(transformer, recipe, dataset)
     after = losses(transformer, held_out)
     print(f"\nheld-out loss on photographs: {before.mean:.4f} to {after.mean:.4f}")
     assert all(b < a for a, b in zip(before.by_picture, after.by_picture, strict=True))
 
-    report = report_on(found.dataset, rule=config.prompt_rule, resolutions=config.resolutions)
-    tar = write_tar(transformer, found.dataset, report, config, base="tiny", into=tmp_path)
-    check_tar(tar, transformer)
+    tar = written(transformer, found.dataset, tmp_path, base_model="tiny")
+    check_tar(tar, lora_tensors(transformer))
     with tarfile.open(tar) as opened:
         tensors = load(opened.extractfile(LORA_NAME).read())
     stock = FluxPipeline.from_pretrained(BASE)

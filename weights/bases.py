@@ -38,7 +38,9 @@ def find_base() -> Base:
     if name in REPOSITORIES:
         return _existing(name, WEIGHTS / name, remedy=_download(name))
     if os.sep in name:
-        return _existing(Path(name).name, Path(name), remedy=f"expected a folder in diffusers layout, with {INDEX}")
+        return _existing(
+            f"folder {Path(name).name}", Path(name), remedy=f"expected a folder in diffusers layout, with {INDEX}"
+        )
     raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
 
 

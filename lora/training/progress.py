@@ -1,4 +1,4 @@
-"""What a person watching a training sees: at most one line a second."""
+"""What a person watching a training sees: at most one line a second of steps, and what there is to say between."""
 
 import time
 from collections.abc import Callable
@@ -6,28 +6,71 @@ from collections.abc import Callable
 SMOOTHING = 0.95  # how much of the shown loss is its past; single steps differ by their sigma above all
 SECONDS_BETWEEN_LINES = 1.0
 
+METRIC = "\x1emetric"  # begins a line that is a number for the process that reads it, not words for a person
+
 RecordMetric = Callable[[str, float], None]
 
 
+class Log:
+    """Lines and numbers for a person. One that can no longer be written is no reason to lose a training.
+
+    Cog closes the log of a job whose server shuts down: then `is_closed`, which is the only sign that there is.
+    """
+
+    def __init__(self, record_metric: RecordMetric) -> None:
+        self._record_metric = record_metric
+        self.is_closed = False
+
+    def say(self, *lines: str) -> None:
+        """Print lines."""
+        try:
+            for line in lines:
+                print(line, flush=True)
+        except OSError:
+            self.is_closed = True
+
+    def record(self, name: str, value: float) -> None:
+        """Record a number."""
+        try:
+            self._record_metric(name, value)
+        except OSError:
+            self.is_closed = True
+
+
+def print_metric(name: str, value: float) -> None:
+    """Record a number from a process whose output another one reads."""
+    print(METRIC, name, value, flush=True)
+
+
+def passed_on(line: str, log: Log) -> None:
+    """Say or record what such a process printed."""
+    if line.startswith(METRIC):
+        name, value = line.removeprefix(METRIC).split()
+        log.record(name, float(value))
+    else:
+        log.say(line)
+
+
 class Progress:
-    """Prints and records step, smoothed loss, seconds a step and time left."""
+    """Shows step, smoothed loss, seconds a step and time left; what is done between steps is not counted."""
 
-    def __init__(self, steps: int, *, record_metric: RecordMetric) -> None:
-        self._steps, self._record = steps, record_metric
-        self._loss = 0.0
-        self._started = self._shown = time.monotonic()
+    def __init__(self, log: Log, *, steps: int) -> None:
+        self._log, self._steps = log, steps
+        self._loss, self._seconds, self._count = 0.0, 0.0, 0
+        self._shown = time.monotonic()
 
-    def report(self, step: int, loss: float) -> None:
+    def report(self, step: int, loss: float, seconds: float) -> None:
         """Take note of a finished step, and show it if it is time or the last."""
-        weight = max(1 - SMOOTHING, 1 / step)
-        self._loss += weight * (loss - self._loss)
+        self._count += 1
+        self._seconds += seconds
+        self._loss += max(1 - SMOOTHING, 1 / self._count) * (loss - self._loss)
         now = time.monotonic()
         if now - self._shown < SECONDS_BETWEEN_LINES and step < self._steps:
             return
         self._shown = now
-        seconds = (now - self._started) / step
-        left = round(seconds * (self._steps - step))
+        each = self._seconds / self._count
+        left = round(each * (self._steps - step))
         time_left = f"{left // 60}:{left % 60:02} left"
-        print(f"step {step}/{self._steps}  loss {self._loss:.4f}  {seconds:.2f} s a step  {time_left}")
-        self._record("train.step", step)
-        self._record("train.loss", round(self._loss, 6))
+        self._log.say(f"step {step}/{self._steps}  loss {self._loss:.4f}  {each:.2f} s a step  {time_left}")
+        self._log.record("train.step", step)
+        self._log.record("train.loss", round(self._loss, 6))

@@ -58,8 +58,10 @@ def world(encoders: FluxPipeline, *, count: int = 30) -> list[Example]:
 def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]]) -> list[Example]:
     """Pictures and their captions as training would see them."""
     return [
-        Example(encode_pixels(encoders.vae, np.asarray(image)[None])[0], encode_prompt(encoders, text))
-        for image, text in pictures
+        Example(
+            encode_pixels(encoders.vae, np.asarray(image)[None])[0], encode_prompt(encoders, text), content=str(place)
+        )
+        for place, (image, text) in enumerate(pictures)
     ]
 
 

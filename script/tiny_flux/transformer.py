@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora.flux.prompt import TEXT_TOKENS, Prompt
 from lora.flux.velocity import predict_velocity
-from lora.training.flow import Shift, flow_loss, point_on_path, sample_sigmas, velocity_of_path
+from lora.training.flow import Shift, SigmaRule, flow_losses, point_on_path, velocity_of_path
 from lora.training.loop import TRAINING_GUIDANCE
 from script.tiny_flux.captions import training_caption
 from script.tiny_flux.creatures import Creature
@@ -32,6 +32,7 @@ PICTURES = 4_000
 SHORT_TEXT = 24  # most steps pad T5 to this only, which is much cheaper; some pad to FLUX's 512
 SEPARATION = 0.1  # weight of the overlap of the world and the creatures in the loss
 TIMESTEPS = 1000  # what the transformer multiplies sigma and guidance by
+LIKE_FLUX = SigmaRule(logit_mean=None, logit_std=1.0, style_share=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Teacher:
 
     def _training_sigmas(self, course: Course, count: int) -> Tensor:
         mu = self._shift.mu(course.width * course.height // 256)
-        return sample_sigmas(count, mu=mu, generator=self.generator)
+        return LIKE_FLUX.sample(count, mu=mu, generator=self.generator)
 
     def _loss(self, samples: list[Sample], *, course: Course, sigmas: Tensor, guidance: float) -> Tensor:
         """The flow-matching loss of one batch, in bf16 where that is safe, and what keeps its prompts apart."""
@@ -119,7 +120,7 @@ class Teacher:
             noisy = point_on_path(clean, noise, sigmas)
             predicted = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=guidance)
         overlap = self._overlap(samples, prompt, sigmas=sigmas, guidance=guidance)
-        return flow_loss(predicted, velocity_of_path(clean, noise)) + SEPARATION * overlap
+        return flow_losses(predicted, velocity_of_path(clean, noise)).mean() + SEPARATION * overlap
 
     def _overlap(self, samples: list[Sample], prompt: Prompt, *, sigmas: Tensor, guidance: float) -> Tensor:
         """How much the modulation of creatures has in common with that of the world: mean squared cosine, 0..1.

@@ -68,7 +68,7 @@ def test_spaces_around_a_name_do_not_count(monkeypatch):
 def test_a_folder_in_diffusers_layout_is_found(monkeypatch, tmp_path):
     write(tmp_path / "model_index.json", b"{}")
     monkeypatch.setenv("FLUX_BASE", str(tmp_path))
-    assert find_base() == Base(tmp_path.name, tmp_path)
+    assert find_base() == Base(f"folder {tmp_path.name}", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["devv", "DEV", "flux", ".."])

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import shutil
 import tarfile
 import warnings
 import zipfile
@@ -15,37 +16,26 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
-from lora.dataset.report import report_on
-from lora.training.adapter import TARGET_MODULES, add_lora, lora_tensors
-from lora.training.loop import train_lora
-from lora.training.output import LORA_NAME, check_tar, lora_file, write_tar
+from lora.training.adapter import add_lora, lora_tensors
+from lora.training.kohya import kohya_tensors
+from lora.training.output import LORA_NAME, check_tar, safetensors_file
 from tests.tiny import (
     LAYERS,
-    SHIFT,
-    a_config,
+    a_recipe,
+    all_layers,
     encoded,
     found_in,
     load_tensors,
     lora_parameters,
     noisy_picture,
     randomize_lora,
-    tiny_dataset,
     tiny_lora_transformer,
     tiny_pipeline,
+    trained,
     write,
+    written,
     zipped,
 )
-
-SETTINGS = {
-    "trigger_word": "TOK",
-    "steps": 3,
-    "learning_rate": 1e-3,
-    "resolutions": (64,),
-    "lora_rank": 4,
-    "caption_dropout_rate": 0.0,
-    "seed": 42,
-    "images": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +55,9 @@ def read(tmp_path, captions):
     return found_in(write(tmp_path / "images.zip", zipped(members | table)), into=tmp_path / "into").dataset
 
 
-def written(transformer, dataset, into, **changes):
-    """The tar of a training."""
-    config = a_config(**changes)
-    report = report_on(dataset, rule=config.prompt_rule, resolutions=config.resolutions)
-    return write_tar(transformer, dataset, report, config, base="dev", into=into)
+def lora_file(transformer):
+    """The bytes of a LoRA file without much metadata."""
+    return safetensors_file(lora_tensors(transformer), {"format": "pt"})
 
 
 def captions_in(path):
@@ -115,10 +103,10 @@ def reloaded(pipeline, path):
 def test_the_stock_pipeline_does_what_the_trained_one_did(pipeline, tmp_path, alpha):
     """Traps 24, 29: every layer is loaded, the base answers differently, and twice the alpha is twice the effect."""
     trained = copy.deepcopy(pipeline.transformer)
-    trained.add_adapter(LoraConfig(r=8, lora_alpha=alpha, target_modules=TARGET_MODULES))
+    trained.add_adapter(LoraConfig(r=8, lora_alpha=alpha, target_modules=list(all_layers(trained))))
     randomize_lora(trained)
     representable(trained)
-    path = write(tmp_path / "lora.safetensors", lora_file(trained, SETTINGS))
+    path = write(tmp_path / "lora.safetensors", lora_file(trained))
     base = velocity(pipeline.transformer)
     answer, layers = reloaded(pipeline, path)
     assert 2 * layers == len(lora_tensors(trained))
@@ -130,24 +118,25 @@ def test_the_stock_pipeline_does_what_the_trained_one_did(pipeline, tmp_path, al
 def test_what_train_makes_is_loaded_by_the_stock_pipeline(pipeline, tmp_path):
     """Trap 29."""
     trained = copy.deepcopy(pipeline.transformer)
-    add_lora(trained, rank=4, seed=0)
+    add_lora(trained, layers=all_layers(trained), rank=4, seed=0)
     randomize_lora(trained)
-    path = write(tmp_path / "lora.safetensors", lora_file(trained, SETTINGS))
+    path = write(tmp_path / "lora.safetensors", lora_file(trained))
     answer, _ = reloaded(pipeline, path)
     expected, base = velocity(trained), velocity(pipeline.transformer)
     assert (answer - expected).norm() / (expected - base).norm() < 0.02
 
 
 def test_names_and_precision_are_those_that_others_read():
-    tensors = load_tensors(lora_file(tiny_lora_transformer(), SETTINGS))
+    tensors = load_tensors(lora_file(tiny_lora_transformer()))
     assert len(tensors) == 2 * LAYERS
     assert all(name.startswith("transformer.") for name in tensors)
     assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in tensors)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
 
-def test_metadata_tells_the_rank_and_the_trigger_word(tmp_path):
-    path = write(tmp_path / "lora.safetensors", lora_file(tiny_lora_transformer(), SETTINGS))
+def test_metadata_tells_the_rank_and_the_trigger_word(tmp_path, found):
+    with tarfile.open(written(tiny_lora_transformer(), found, tmp_path)) as tar:
+        path = write(tmp_path / "lora.safetensors", tar.extractfile(LORA_NAME).read())
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["modelspec.trigger_phrase"] == "TOK"
@@ -225,8 +214,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, found):
     contents = []
     for index, seed in enumerate((1, 1, 2)):
         transformer = tiny_lora_transformer(seed=seed)
-        config = a_config(seed=seed)
-        train_lora(transformer, tiny_dataset(), config, shift=SHIFT, report=lambda _step, _loss: None)
+        trained(transformer, a_recipe(seed=seed))
         folder = tmp_path / str(index)
         folder.mkdir()
         contents.append(written(transformer, found, folder, seed=seed).read_bytes())
@@ -237,7 +225,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, found):
 def test_a_good_tar_passes_its_check(tmp_path, found):
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
-    check_tar(written(transformer, found, tmp_path), transformer)
+    check_tar(written(transformer, found, tmp_path), lora_tensors(transformer))
 
 
 @pytest.mark.parametrize(("value", "fault"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (0, "zero")])
@@ -248,6 +236,46 @@ def test_a_useless_lora_is_refused(tmp_path, found, value, fault):
     parameter.data.fill_(value)
     tar = written(transformer, found, tmp_path)
     with pytest.raises(RuntimeError, match=fault) as error:
-        check_tar(tar, transformer)
+        check_tar(tar, lora_tensors(transformer))
     assert name.replace(".default", "") in str(error.value)
     assert "learning_rate" in str(error.value)
+
+
+def test_the_tar_holds_the_licence_of_the_base_and_how_the_training_went(tmp_path, found):
+    with tarfile.open(written(tiny_lora_transformer(), found, tmp_path)) as tar:
+        licence = tar.extractfile("output/flux_train_replicate/NOTICE").read().decode()
+        account = json.loads(tar.extractfile("output/flux_train_replicate/report/training.json").read())
+    assert "FLUX.1 [dev] Non-Commercial License" in licence
+    assert (account["exported_step"], account["exported_why"], account["steps_skipped"]) == (3, "the last", 0)
+
+
+def test_samples_leave_with_the_lora(tmp_path, found):
+    samples = tmp_path / "drawn"
+    samples.mkdir()
+    for name in ("step-000250-1.jpg", "step-000250-2.unfinished"):
+        write(samples / name, encoded(noisy_picture(), "JPEG"))
+    with tarfile.open(written(tiny_lora_transformer(), found, tmp_path, samples=samples)) as tar:
+        names = [name for name in tar.getnames() if "/samples/" in name]
+    assert names == ["output/flux_train_replicate/samples/step-000250-1.jpg"]
+
+
+def test_the_second_layout_is_in_a_zip_and_no_second_safetensors(tmp_path, found):
+    """Trap 49: and its change of each weight is the first's."""
+    transformer = tiny_lora_transformer()
+    randomize_lora(transformer)
+    path = written(transformer, found, tmp_path, layout="kohya")
+    check_tar(path, lora_tensors(transformer))
+    with tarfile.open(path) as tar:
+        assert [name for name in tar.getnames() if name.endswith(".safetensors")] == [LORA_NAME]
+        inner = zipfile.ZipFile(io.BytesIO(tar.extractfile("output/flux_train_replicate/lora_kohya.zip").read()))
+    (name,) = inner.namelist()
+    assert load_tensors(inner.read(name)).keys() == kohya_tensors(lora_tensors(transformer)).keys()
+
+
+def test_a_full_disk_is_found_before_the_tar_is_begun(tmp_path, found, monkeypatch):
+    """Case B21: a tar that is cut off would be returned as if it were whole."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OSError, match="no room for the tar"):
+        written(tiny_lora_transformer(), found, tmp_path)
+    assert not (tmp_path / "trained_model.tar").exists()

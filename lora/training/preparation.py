@@ -1,0 +1,104 @@
+"""Everything that can be wrong with a training is found here, before anything expensive starts. Loads no weights."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lora.dataset.inspection import Inspector
+from lora.dataset.pixels import PixelStore
+from lora.dataset.reading import Archives, Dataset, read_dataset
+from lora.dataset.report import Report, report_on
+from lora.flux.loading import device, transformer_config
+from lora.training.checkpoints import CheckpointStore
+from lora.training.config import TrainConfig
+from lora.training.demand import demand_of, free_bytes
+from lora.training.identity import identity_of
+from lora.training.launch import count_processes
+from lora.training.layers import LayerChoice, block_layers, chosen_layers
+from lora.training.memory import Plan, plans
+from lora.training.progress import Log
+from lora.training.recipe import Recipe, choose
+from lora.training.start import Beginning, Start, beginning_of, open_store
+from lora.training.validation import count_held_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A training that nothing speaks against."""
+
+    config: TrainConfig
+    base: Path
+    base_name: str
+    images: Dataset
+    inspector: Inspector
+    report: Report
+    layers: LayerChoice
+    recipe: Recipe
+    processes: int
+    plans: tuple[Plan, ...]
+    store: CheckpointStore
+    beginning: Beginning
+
+    def settings(self) -> dict[str, object]:
+        """All that was asked and chosen, by name."""
+        return {
+            **asdict(self.config),
+            **self.recipe.settings(),
+            "base_model": self.base_name,
+            "images": len(self.images.images),
+            "layers_trained": len(self.layers.names),
+            "processes": self.processes,
+        }
+
+
+def prepare(
+    config: TrainConfig, archives: Archives, start: Start, *, base: Path, base_name: str, into: Path, log: Log
+) -> Prepared:
+    """Read the images, make all choices and say them. Raises ValueError with one sentence on what is wrong."""
+    processes = count_processes()
+    layers = _layers(config, base)
+    inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"))
+    images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
+    report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
+    recipe, reasons = choose(config, images=count_trained(images, config), processes=processes)
+    log.say(report.as_text(), layers.note, *reasons)
+    identity = identity_of(
+        recipe, images, config, layers=layers.names, base=base_name, weights=base, processes=processes
+    )
+    beginning = beginning_of(start, identity, steps=recipe.steps, log=log)
+    prepared = Prepared(
+        config=config,
+        base=base,
+        base_name=base_name,
+        images=images,
+        inspector=inspector,
+        report=report,
+        layers=layers,
+        recipe=recipe,
+        processes=processes,
+        plans=_plans(config, recipe, images, layers, base),
+        store=open_store(identity, beginning, log),
+        beginning=beginning,
+    )
+    log.say(f"settings: {', '.join(f'{name} {value}' for name, value in prepared.settings().items())}")
+    return prepared
+
+
+def count_trained(dataset: Dataset, config: TrainConfig) -> int:
+    """How many images are trained on: copies count once, and those that are held out do not."""
+    distinct = len({image.look.content for image in dataset.images})
+    return distinct - (count_held_out(distinct) if config.validation else 0)
+
+
+def _layers(config: TrainConfig, base: Path) -> LayerChoice:
+    names = block_layers(transformer_config(base))
+    return chosen_layers(names, layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex)
+
+
+def _plans(config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerChoice, base: Path) -> tuple[Plan, ...]:
+    return plans(
+        demand_of(base, images, recipe, layers.names),
+        free_bytes=free_bytes(),
+        on_gpu=device().type == "cuda",
+        precision=config.precision,
+        checkpointing=config.gradient_checkpointing or None,
+    )

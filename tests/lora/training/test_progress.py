@@ -1,0 +1,86 @@
+"""What a person sees of the steps, and a log that can no longer be written."""
+
+import pytest
+
+from lora.training import progress as progress_module
+from lora.training.progress import Log, Progress, passed_on, print_metric
+from tests.lora.training.sessions import a_log
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A time that passes when a test says so."""
+
+    class Clock:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    made = Clock()
+    monkeypatch.setattr(progress_module, "time", made)
+    return made
+
+
+def test_a_line_a_second_at_most_and_always_the_last_step(capsys):
+    metrics = []
+    progress = Progress(Log(lambda *metric: metrics.append(metric)), steps=1000)
+    for step in range(1, 1001):
+        progress.report(step, 0.5, 0.001)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 2
+    assert lines[-1].startswith("step 1000/1000  loss 0.5000")
+    assert lines[-1].endswith("0:00 left")
+    assert metrics[-2:] == [("train.step", 1000), ("train.loss", 0.5)]
+
+
+def test_time_between_steps_counts_neither_for_their_speed_nor_for_what_is_left(clock, capsys):
+    progress = Progress(a_log(), steps=100)
+    for step in range(1, 11):
+        clock.now += 60  # two seconds of work, and a picture
+        progress.report(step, 0.5, 2.0)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("2.00 s a step  3:00 left")
+
+
+def test_a_training_that_goes_on_knows_how_many_steps_are_left(clock, capsys):
+    progress = Progress(a_log(), steps=1000)
+    clock.now += 5
+    progress.report(991, 0.5, 1.0)
+    assert capsys.readouterr().out.startswith("step 991/1000  loss 0.5000  1.00 s a step  0:09 left")
+
+
+def test_the_loss_is_smoothed_and_has_no_memory_of_a_start_at_zero(clock, capsys):
+    progress = Progress(a_log(), steps=100)
+    for step, loss in enumerate([1.0, 3.0], 1):
+        clock.now += 5
+        progress.report(step, loss, 1.0)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "loss 1.0000" in first
+    assert "loss 2.0000" in second
+
+
+def test_a_closed_log_ends_no_training(monkeypatch):
+    """Case B: Cog closes the log of a job whose server shuts down."""
+
+    def closed(*_args, **_options):
+        raise BrokenPipeError
+
+    log = Log(closed)
+    assert not log.is_closed
+    monkeypatch.setattr("builtins.print", closed)
+    log.say("a line")
+    assert log.is_closed
+    other = Log(closed)
+    other.record("train.loss", 1.0)
+    assert other.is_closed
+
+
+def test_another_processes_lines_and_numbers_are_told_apart(capsys):
+    print_metric("train.loss", 0.25)
+    print("step 3: drew the sample prompts")
+    metrics, lines = [], capsys.readouterr().out.removesuffix("\n").split("\n")
+    log = Log(lambda *metric: metrics.append(metric))
+    for line in lines:
+        passed_on(line, log)
+    assert metrics == [("train.loss", 0.25)]
+    assert capsys.readouterr().out == "step 3: drew the sample prompts\n"

@@ -1,0 +1,160 @@
+"""Trainings that are killed, in processes of their own: whatever happened, going on ends where not stopping would."""
+
+import itertools
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lora.training.checkpoint_files import SUFFIX
+from tests.servers import Tar, wait_until
+from tests.tiny import encoded, noisy_picture, write, zipped
+from tests.warm_process import SECONDS_TO_TRAIN, Trainer, Training
+
+pytestmark = pytest.mark.xdist_group("resume")
+
+CHAINS, KILLS_IN_A_CHAIN = 5, 4
+BESIDE = 2  # at a time, as many as there are cores where this runs
+SHORT = {"resolution": "64", "lora_rank": 2, "batch_size": 1, "learning_rate": 0.01, "checkpoint_every": 2}
+IMAGES = {f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index in range(4)}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("images") / "images.zip", zipped(IMAGES))
+
+
+@pytest.fixture
+def trainer(tmp_path, archive) -> Trainer:
+    return Trainer(tmp_path, archive, SHORT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, archive):
+    """A training of 8 steps, and how long its steps took."""
+    trainer = Trainer(tmp_path_factory.mktemp("undisturbed"), archive, SHORT)
+    training = trainer.start(steps=8)
+    training.wait_for("plan:")
+    began = time.monotonic()
+    return training.tar(), time.monotonic() - began
+
+
+def killed_again_and_again(trainer: Trainer, seconds: float, seed: int) -> Tar:
+    """What a training makes that is killed at random moments, and each time goes on."""
+    chance = random.Random(seed)
+    for _ in range(KILLS_IN_A_CHAIN):
+        training = trainer.start(steps=8, checkpoint_every=1 + seed % 2, resume_from="latest")
+        training.wait_for("plan:")
+        wait_until(lambda: list(trainer.checkpoints.glob("*/*/step-*")), seconds=SECONDS_TO_TRAIN)
+        kill(training, after=chance.uniform(0, seconds / 2))
+    return trainer.train(steps=8, checkpoint_every=1 + seed % 2, resume_from="latest")
+
+
+def kill(training: Training, *, after: float) -> None:
+    time.sleep(after)
+    training.process.kill()
+    training.process.join()
+
+
+def test_killed_at_twenty_random_moments_a_training_ends_with_the_bytes_of_an_undisturbed_one(
+    tmp_path, archive, undisturbed
+):
+    undisturbed_tar, seconds = undisturbed
+    trainers = [Trainer(tmp_path / f"{number}", archive, SHORT) for number in range(CHAINS)]
+    with ThreadPoolExecutor(BESIDE) as pool:
+        tars = list(pool.map(killed_again_and_again, trainers, itertools.repeat(seconds), range(CHAINS)))
+    logs = [log.read_text() for log in tmp_path.glob("*/*/log")]
+    assert sum("goes on from step" in log for log in logs) == CHAINS * KILLS_IN_A_CHAIN
+    assert [tar.same_lora(undisturbed_tar) for tar in tars] == [True] * CHAINS
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def newest_checkpoint(trainer: Trainer) -> Path:
+    return max(trainer.checkpoints.glob(f"*/*/step-{'[0-9]' * 6}"), key=lambda folder: folder.name)
+
+
+@pytest.mark.parametrize("name", [f"optimizer{SUFFIX}", "manifest.json"])
+def test_a_cut_off_file_in_the_newest_checkpoint_falls_back_to_the_older_one_and_says_so(trainer, undisturbed, name):
+    unfinished = trainer.start(steps=8, checkpoint_every=1)
+    wait_until(lambda: list(trainer.checkpoints.glob("*/*/step-000003")), seconds=SECONDS_TO_TRAIN)
+    kill(unfinished, after=0)
+    damaged = newest_checkpoint(trainer)
+    path = damaged / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    training = trainer.start(steps=8, resume_from="latest")
+    assert training.tar().same_lora(undisturbed[0])
+    assert f"goes on from step {step_of(damaged) - 1}" in training.said
+    assert [line for line in training.said.splitlines() if damaged.name in line and name in line]
+
+
+def test_where_every_checkpoint_is_damaged_a_training_does_not_silently_begin_anew(trainer):
+    trainer.train(steps=2)
+    (newest_checkpoint(trainer) / "state.json").unlink()
+    error = trainer.start(steps=4, resume_from="latest").error()
+    assert error.startswith("resume_from latest: every checkpoint of this training is damaged: ")
+
+
+def other_images(trainer: Trainer) -> dict[str, object]:
+    other = IMAGES | {"3.png": encoded(noisy_picture(64, 64, seed=99))}
+    return {"input_images": str(write(trainer.folder / "other.zip", zipped(other)))}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("lora_rank 2: expected 4", lambda _: {"lora_rank": 4}),
+        ("images_and_captions ", other_images),
+        ("resolutions [64]: expected [96]", lambda _: {"resolution": "96"}),
+        ("seed 42: expected 7", lambda _: {"seed": 7}),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused_by_the_field_that_differs(trainer, field, changes):
+    trainer.train(steps=2)
+    given = str(newest_checkpoint(trainer))
+    error = trainer.start(steps=4, resume_from=given, **changes(trainer)).error()
+    assert error.startswith(f"resume_from holds a training of {field}")
+
+
+def test_a_tar_with_a_resume_state_goes_on_as_if_there_had_been_no_end(trainer, undisturbed):
+    trainer.train(steps=4, keep_resume_state=True)
+    first = trainer.folder / "1/made.tar"
+    trainer.settings = trainer.settings | {"checkpoint_every": 250}
+    training = trainer.start(steps=8, resume_from=str(first))
+    assert training.tar().same_lora(undisturbed[0])
+    assert "goes on from step 4" in training.said
+
+
+def test_a_tar_without_one_starts_warm_and_says_so(trainer, undisturbed):
+    trainer.train(steps=4)
+    training = trainer.start(steps=8, resume_from=str(trainer.folder / "1/made.tar"))
+    assert not training.tar().same_lora(undisturbed[0])
+    assert "begins with the LoRA of resume_from: 52 layers taken" in training.said
+    assert "goes on from step" not in training.said
+
+
+def test_latest_of_a_training_that_never_ran_begins_at_its_first_step_and_says_so(trainer, undisturbed):
+    training = trainer.start(steps=8, resume_from="latest")
+    assert training.tar().same_lora(undisturbed[0])
+    assert "this training has no checkpoint yet" in training.said
+
+
+class TestTheSameTraining:
+    """Determinism, through all of train()."""
+
+    def test_gives_the_same_bytes_with_the_same_seed(self, trainer, undisturbed):
+        assert trainer.train(steps=8).content == undisturbed[0].content
+
+    def test_gives_another_lora_with_another_seed(self, trainer, undisturbed):
+        other, tensors = trainer.train(steps=8, seed=7).tensors, undisturbed[0].tensors
+        assert other.keys() == tensors.keys()
+        assert not any(other[name].equal(tensors[name]) for name in tensors)
+
+    def test_gives_the_same_lora_whether_or_not_it_draws_samples(self, trainer, undisturbed):
+        tar = trainer.train(steps=8, sample_prompts="a cat", sample_every=0)
+        assert tar.file("output/flux_train_replicate/samples/step-000008-1.jpg")
+        assert tar.same_lora(undisturbed[0])

@@ -1,0 +1,123 @@
+"""Trainings in processes of their own that need not import anything first, so that a test can afford many and kill
+them."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+
+from script.cog_server import ROOT
+from script.openapi import training_inputs
+from tests.servers import Tar, wait_until
+
+SECONDS_TO_TRAIN = 240
+FORKING = multiprocessing.get_context("forkserver")  # whose server has run nothing that a fork could break
+FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.team_steps"])
+
+
+@dataclass(frozen=True)
+class Training:
+    """One that runs, or has run."""
+
+    process: BaseProcess
+    output: Path
+    log: Path
+
+    @property
+    def said(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def has_said(self, words: str) -> bool:
+        """Whether it printed that; fails if it has ended without."""
+        has_ended = not self.process.is_alive()
+        assert words in self.said or not has_ended, self.said
+        return words in self.said
+
+    def wait_for(self, words: str) -> None:
+        """Until it prints that."""
+        wait_until(lambda: self.has_said(words), seconds=SECONDS_TO_TRAIN)
+
+    def tar(self) -> Tar:
+        """What it made."""
+        self.process.join(SECONDS_TO_TRAIN)
+        assert self.process.exitcode == 0, self.said
+        return Tar(self.output.read_bytes())
+
+    def error(self) -> str:
+        """The sentence with which it failed."""
+        self.process.join(SECONDS_TO_TRAIN)
+        assert self.process.exitcode == 1, self.said
+        return self.said.splitlines()[-1]
+
+
+@dataclass
+class Trainer:
+    """Starts trainings of one archive, which share a folder of checkpoints and nothing else."""
+
+    folder: Path
+    archive: Path
+    settings: dict[str, object]
+    count: int = 0
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where all of them keep theirs."""
+        return self.folder / "checkpoints"
+
+    def start(self, *, processes: int = 1, **inputs: object) -> Training:
+        """A training in its own process."""
+        self.count += 1
+        own = self.folder / f"{self.count}"
+        (own / "t").mkdir(parents=True)
+        defaults = {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
+        given = defaults | {"input_images": str(self.archive)} | self.settings | inputs
+        environment = {
+            "FLUX_BASE": "tiny",
+            "FLUX_LORA_CHECKPOINTS": str(self.checkpoints),
+            "FLUX_LORA_CACHE": str(self.folder / "cache"),
+            "FLUX_LORA_PROCESSES": str(processes),
+            "TMPDIR": str(own / "t"),
+        }
+        training = Training(
+            FORKING.Process(target=_train, args=(given, environment, own / "made.tar", own / "log")),
+            own / "made.tar",
+            own / "log",
+        )
+        training.process.start()
+        return training
+
+    def train(self, **inputs: object) -> Tar:
+        """What a training makes that nobody disturbs."""
+        return self.start(**inputs).tar()
+
+
+def _train(inputs: dict[str, object], environment: dict[str, str], output: Path, log: Path) -> None:
+    os.environ.update(environment)
+    with log.open("wb", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from train import train  # noqa: PLC0415 - only here, in a process that is its own
+
+    try:
+        tar = Path(str(train(**inputs).weights))
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.stdout.flush()
+        print(error, flush=True)
+        sys.exit(1)
+    tar.rename(output)
+
+
+@contextmanager
+def no_process_left(training: Training) -> Iterator[None]:
+    """Fails if of the processes that a training has at the beginning one is left at the end, soon after."""
+    family = [training_process := psutil.Process(training.process.pid), *training_process.children(recursive=True)]
+    yield
+    gone, alive = psutil.wait_procs(family, timeout=15)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE], gone
