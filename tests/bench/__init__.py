@@ -1,0 +1,1 @@
+"""The rooms of bench/, one test file per module."""

@@ -1,0 +1,53 @@
+"""The learning benchmark goes on where it was stopped, and its tables say what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.arms import ARMS
+from bench.learning import SMALL, Job, all_runs, as_markdown, closed, named, world_rise
+
+
+def a_run(arm: str, seed: int, *, after: float, concept: str = "fox") -> dict:
+    """A run on two pictures each, with the loss on the figure that it ended at."""
+    drawn = {"colours": [0.1, 0.1], "form": [0.1, 0.1], "change": [0.0, 0.0]}
+    before = {"held_out": [0.2, 0.4], "world": [0.1, 0.1], **drawn}
+    end = {"held_out": [after, after + 0.2], "world": [0.11, 0.13], **drawn}
+    job = Job(concept, seed, arm, SMALL, None)
+    return named(job) | {"seconds": 1.0, "real": {"colours": [0.01], "form": [0.02]}, "at": {"0": before, "3": end}}
+
+
+def test_the_gap_is_that_between_the_figure_and_the_world():
+    assert closed(a_run("subject", 1, after=0.15), "3") == pytest.approx([25.0, 12.5 * 2])
+    assert closed(a_run("subject", 1, after=0.15), "0") == [0.0, 0.0]
+
+
+def test_the_world_rises_by_its_own_measure():
+    assert world_rise(a_run("subject", 1, after=0.15), "3") == pytest.approx([10.0, 30.0])
+
+
+def test_runs_that_are_kept_are_not_run_again(tmp_path: Path):
+    kept, jobs = tmp_path / "runs.jsonl", [Job("fox", 1, arm, SMALL, None) for arm in ("subject", "plain")]
+    runs = [a_run("plain", 1, after=0.2), a_run("subject", 1, after=0.15), a_run("subject", 2, after=0.1)]
+    kept.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    assert all_runs(jobs, kept, workers=1) == [runs[1], runs[0]]
+
+
+def test_a_line_that_was_cut_short_counts_as_not_run(tmp_path: Path):
+    kept, job = tmp_path / "runs.jsonl", Job("fox", 1, "plain", SMALL, None)
+    run = json.dumps(a_run("plain", 1, after=0.2))
+    kept.write_text(f"{run[:40]}\n{run}\n{run[:80]}")
+    assert all_runs([job], kept, workers=1) == [json.loads(run)]
+
+
+def test_the_tables_name_every_arm_and_say_which_is_better():
+    after = {"plain": 0.19, "replicate": 0.16, "subject": 0.15}
+    runs = [a_run(arm, seed, after=after[arm] + 0.001 * seed) for arm in ARMS for seed in (1, 2, 3)]
+    tables = as_markdown(runs).split("\n\n")
+    assert all(f"| {arm} |" in tables[0] for arm in ARMS)
+    (against,) = [table for table in tables if table.startswith("| subject minus replicate |")]
+    rows = [line.split(" | ") for line in against.splitlines()]
+    assert rows[2][0] == "| gap closed, %"
+    assert rows[2][-1] == "better |"
+    assert rows[3][-1] == "no difference beyond two standard errors |"

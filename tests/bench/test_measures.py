@@ -1,0 +1,114 @@
+"""The distances tell the figures apart, and the statistics tell luck from a difference."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+from PIL import Image
+
+from bench.concepts import CONCEPTS, HELD_OUT_SEED
+from bench.measures import References, change, colours, paired
+from lora.serving.drawing import draw
+from script.tiny_flux.following import plain_request
+from script.tiny_flux.world import BACKGROUNDS, Scene, render
+from tests.tiny import tiny_pipeline
+
+figures = pytest.mark.parametrize("name", CONCEPTS)
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, References]:
+    return {name: References(concept, count=20) for name, concept in CONCEPTS.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn_by_the_base() -> list[tuple[str, Image.Image]]:
+    pipeline = tiny_pipeline()
+    prompts = {name: f"TOK {BACKGROUNDS[name]}" for name in ("white", "meadow")}
+    requests = {name: dataclasses.replace(plain_request(text), num_inference_steps=6) for name, text in prompts.items()}
+    return [(name, image) for name, request in requests.items() for image in draw(pipeline, request)]
+
+
+@figures
+def test_a_new_picture_of_a_figure_is_near(references, name):
+    near = _mean_distance(references[name], CONCEPTS[name].pictures(15, seed=HELD_OUT_SEED))
+    assert near["colours"] < 0.03
+    assert near["form"] < 0.10
+
+
+@figures
+def test_another_figure_is_far(references, name):
+    near = _mean_distance(references[name], CONCEPTS[name].pictures(10, seed=HELD_OUT_SEED))
+    for other in CONCEPTS.keys() - {name}:
+        far = _mean_distance(references[name], CONCEPTS[other].pictures(10, seed=HELD_OUT_SEED))
+        assert far["colours"] > 8 * near["colours"]
+        assert far["form"] > 2 * near["form"]
+
+
+@figures
+def test_what_the_bare_base_draws_is_far(references, drawn_by_the_base, name):
+    near = _mean_distance(references[name], CONCEPTS[name].pictures(10, seed=HELD_OUT_SEED))
+    far = _mean_distance(references[name], drawn_by_the_base)
+    assert far["colours"] > 8 * near["colours"]
+    assert far["form"] > 1.7 * near["form"]
+
+
+@figures
+def test_a_shape_of_the_world_is_far(references, name):
+    rng = random.Random(0)
+    scenes = [(place, render(Scene("star", "blue", place), width=128, height=128, rng=rng)) for place in BACKGROUNDS]
+    assert _mean_distance(references[name], scenes)["colours"] > 0.15
+
+
+def test_every_pixel_counts_once_in_the_histogram():
+    picture = CONCEPTS["fox"].pictures(1, seed=1)[0][1]
+    assert colours(picture).sum() == pytest.approx(1)
+
+
+def test_colours_a_little_apart_are_near_even_at_the_border_of_two_cells():
+    one, other = (Image.new("RGB", (4, 4), (value, 0, 0)) for value in (76, 77))
+    assert abs(colours(one) - colours(other)).sum() / 2 < 0.05
+
+
+def test_the_change_goes_from_none_to_all():
+    white, black = (Image.new("RGB", (4, 4), colour) for colour in ("white", "black"))
+    assert change(white, white) == 0
+    assert change(white, black) == 1
+
+
+def test_pictures_are_compared_with_themselves_whatever_differs_between_them():
+    theirs = {("fox", 1): [10.0, 20.0, 30.0], ("fox", 2): [11.0, 22.0, 33.0]}
+    ours = {run: [value + 1 for value in values] for run, values in theirs.items()}
+    found = paired(ours, theirs)
+    assert (found.mean, found.error, found.verdict()) == (1.0, 0.0, "higher")
+    assert paired(theirs, ours).verdict() == "lower"
+
+
+def test_the_errors_are_those_of_the_textbook():
+    found = paired({1: [1.0, 3.0], 2: [5.0, 7.0]}, {1: [0.0, 0.0], 2: [0.0, 0.0]})
+    assert found.mean == 4.0
+    assert found.error_by_picture == pytest.approx(math.sqrt(20 / 3) / 2)
+    assert found.error_by_run == pytest.approx(math.sqrt(8) / math.sqrt(2))
+
+
+def test_many_pictures_of_few_runs_prove_less_than_they_seem_to():
+    found = paired({1: [4.0] * 50, 2: [0.5] * 50}, {1: [0.0] * 50, 2: [0.0] * 50})
+    assert found.error == found.error_by_run > 5 * found.error_by_picture
+    assert found.verdict() == "no difference beyond two standard errors"
+
+
+def test_one_run_proves_nothing():
+    assert paired({1: [5.0, 5.1]}, {1: [0.0, 0.0]}).verdict() == "too few runs to tell"
+
+
+def test_only_runs_that_both_have_are_compared():
+    assert paired({1: [1.0], 2: [2.0], 3: [9.0]}, {1: [0.0], 2: [0.0]}).mean == 1.5
+
+
+def _mean_distance(references: References, pictures: list[tuple[str, Image.Image]]) -> dict[str, float]:
+    found = [references.distance(image, background=place) for place, image in pictures]
+    return {
+        "colours": sum(each.colours for each in found) / len(found),
+        "form": sum(each.form for each in found) / len(found),
+    }
