@@ -83,7 +83,12 @@ def test_train_takes_paths_as_its_caller_sees_them(tmp_path: Path):
     (tmp_path / "photos.zip").write_bytes(b"no zip")
     (tmp_path / "train.py").write_text("raise RuntimeError('the wrong train.py')")
     run = subprocess.run(
-        [ROOT / "script/train", "photos.zip"], check=False, cwd=tmp_path, capture_output=True, text=True
+        [ROOT / "script/train", "photos.zip"],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "FLUX_BASE": "tiny"},
+        capture_output=True,
+        text=True,
     )
     assert run.stderr.startswith("error: input_images is something else of 6 bytes: expected a zip"), run.stderr
 

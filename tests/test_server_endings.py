@@ -82,11 +82,6 @@ PHASES = {
     ),
     "stepping": Phase(ENDLESS, IMAGES, lambda job: "step " in job.log),
     "saving": Phase({**WIDE, "checkpoint_every": 1}, IMAGES, Job.saves),
-    "tarring": Phase(
-        {**ENDLESS, "steps": 2, "lora_rank": 64, "keep_resume_state": True},
-        IMAGES,
-        lambda job: job.has("trained_model.tar"),
-    ),
 }
 NEXT = {
     "reading": "sigma: ",

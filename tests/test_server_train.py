@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from script.cog_server import ROOT, Server, health, running_server
+from script.openapi import training_inputs
 from tests.cog_client import Answer, Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT
 from tests.loopback import Webhook, offered_file, webhook
@@ -58,8 +59,9 @@ def test_a_training_returns_the_tar_that_replicate_expects(trained_tar: bytes) -
     with tarfile.open(fileobj=io.BytesIO(trained_tar), mode="r:") as tar:
         names = tar.getnames()
     captions = [f"{FOLDER}/captions/monster-{index:02}.txt" for index in range(15)]
-    report = f"{FOLDER}/report/dataset.json"
-    assert names == [f"{FOLDER}/lora.safetensors", f"{FOLDER}/config.yaml", *captions, report]
+    told = [f"{FOLDER}/{name}" for name in ("lora.safetensors", "config.yaml", "NOTICE")]
+    reports = [f"{FOLDER}/report/{name}.json" for name in ("dataset", "training")]
+    assert names == [*told, *captions, *reports]
 
 
 def test_a_training_reports_its_loss_as_metric_and_in_its_logs(short_training: Json) -> None:
@@ -77,9 +79,8 @@ def test_images_by_url_train_the_same_lora_as_by_data_uri(
 
 
 def test_a_server_trains_the_same_lora_as_a_fresh_process(monster_zip: Path, trained_tar: bytes) -> None:
-    others = {"input_captions": None, "autocaption_prefix": None, "autocaption_suffix": None}
-    others |= {"trigger_word": "TOK", "caption_dropout_rate": 0.05, "cache_latents_to_disk": False}
-    inputs = {"input_images": str(monster_zip), **others, **SHORT}
+    defaults = {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
+    inputs = {**defaults, **SHORT, "input_images": str(monster_zip)}
     alone = subprocess.run(
         [sys.executable, "-c", TRAIN_ALONE],
         cwd=ROOT,
@@ -95,9 +96,9 @@ def test_a_server_trains_the_same_lora_as_a_fresh_process(monster_zip: Path, tra
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("steps", 2),
+        ("steps", -1),
         ("steps", 6001),
-        ("lora_rank", 0),
+        ("lora_rank", -1),
         ("lora_rank", 129),
         ("batch_size", 0),
         ("batch_size", 17),
@@ -160,7 +161,7 @@ def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize(("name", "value"), [("steps", 10**9), ("lora_rank", 0), ("resolution", "abc")])
+@pytest.mark.parametrize(("name", "value"), [("steps", 10**9), ("lora_rank", -1), ("resolution", "abc")])
 def test_without_a_schema_a_wrong_input_is_refused_all_the_same(bare_server: Server, name: str, value: object) -> None:
     answer = post_training(bare_server, **all_inputs(name=name, value=value))
     assert_refused(answer, naming=f"{name} is {value!r}")

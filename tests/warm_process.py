@@ -3,6 +3,7 @@ them."""
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,7 @@ def _train(inputs: dict[str, object], environment: dict[str, str], output: Path,
     with log.open("wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have turned off for its children
     from train import train  # noqa: PLC0415 - only here, in a process that is its own
 
     try:

@@ -79,7 +79,8 @@ def prepare(
         store=open_store(identity, beginning, log),
         beginning=beginning,
     )
-    log.say(f"settings: {', '.join(f'{name} {value}' for name, value in prepared.settings().items())}")
+    settings = ", ".join(f"{name} {value}" for name, value in prepared.settings().items())
+    log.say(f"settings: {settings}", recipe.sigma_line())
     return prepared
 
 

@@ -50,13 +50,12 @@ class Recipe:
         """As plain values, by name."""
         return asdict(self)
 
-    def lines(self) -> list[str]:
-        """All of it, for a person."""
-        rule, settings = self.sigma_rule, self.settings() | {"sigma_rule": ""}
-        named = [f"{name} {value}" for name, value in settings.items() if value != ""]
+    def sigma_line(self) -> str:
+        """Which noise is trained, for a person."""
+        rule = self.sigma_rule
         mean = "FLUX's shift for the size" if rule.logit_mean is None else f"{rule.logit_mean:g}"
         style = f", {rule.style_share:.0%} around {STYLE_LOGIT_MEAN:g}" if rule.style_share else ""
-        return [f"settings: {', '.join(named)}", f"sigma: logit-normal around {mean}{style}"]
+        return f"sigma: logit-normal around {mean}{style}"
 
     def dropped_text(self, trigger_word: str) -> str:
         """What stands in for a dropped caption."""
