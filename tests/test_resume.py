@@ -11,19 +11,18 @@ import pytest
 from lora.training.checkpoint_files import SUFFIX
 from tests.servers import Tar, wait_until
 from tests.tiny import encoded, noisy_picture, write, zipped
-from tests.warm_process import SECONDS_TO_TRAIN, Trainer, Training
+from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, small_archive
 
 pytestmark = pytest.mark.xdist_group("resume")
 
 CHAINS, KILLS_IN_A_CHAIN = 5, 4
 BESIDE = 2  # at a time, as many as there are cores where this runs
 SHORT = {"resolution": "64", "lora_rank": 2, "batch_size": 1, "learning_rate": 0.01, "checkpoint_every": 2}
-IMAGES = {f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index in range(4)}
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("images") / "images.zip", zipped(IMAGES))
+    return small_archive(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

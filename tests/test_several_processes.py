@@ -11,13 +11,11 @@ import torch
 from lora.training.checkpoint_files import read_checkpoint
 from lora.training.team import Solo
 from tests.team_steps import EXAMPLES, STEPS, as_one_of, steps_of
-from tests.tiny import encoded, noisy_picture, write, zipped
-from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left
+from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left, small_archive
 
 pytestmark = pytest.mark.xdist_group("team")
 
 SHORT = {"resolution": "64", "lora_rank": 2, "learning_rate": 0.01, "optimizer": "adamw", "steps": 3}
-IMAGES = {f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index in range(4)}
 SECONDS_TO_MEET = 120
 
 
@@ -74,7 +72,7 @@ def test_each_process_takes_its_own_part_of_every_batch_with_its_own_noise(alone
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("images") / "images.zip", zipped(IMAGES))
+    return small_archive(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ import psutil
 from script.cog_server import ROOT
 from script.openapi import training_inputs
 from tests.servers import Tar, wait_until
+from tests.tiny import encoded, noisy_picture, write, zipped
 
+IMAGES = {f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index in range(4)}
 SECONDS_TO_TRAIN = 240
 FORKING = multiprocessing.get_context("forkserver")  # whose server has run nothing that a fork could break
 FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.team_steps"])
@@ -123,3 +125,8 @@ def no_process_left(training: Training) -> Iterator[None]:
     yield
     gone, alive = psutil.wait_procs(family, timeout=15)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE], gone
+
+
+def small_archive(folder: Path) -> Path:
+    """The images that these trainings learn."""
+    return write(folder / "images.zip", zipped(IMAGES))

@@ -28,7 +28,7 @@ from lora.training.session import Account, Outcome
 
 FOLDER = "output/flux_train_replicate"  # public clients have this path in their code
 LORA_NAME = f"{FOLDER}/lora.safetensors"
-KOHYA_NAME, KOHYA_INSIDE = f"{FOLDER}/lora_kohya.zip", "lora_kohya.safetensors"
+KOHYA_INSIDE = "lora_kohya.safetensors"
 HEADER_ALIGNMENT = 8  # safetensors pads its header with spaces to this
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a zip stores times; a fixed one keeps its bytes the same
 DISK_MARGIN = 1.5
