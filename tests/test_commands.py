@@ -99,7 +99,7 @@ def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
     assert run.returncode == 1
     assert run.stdout == "", "nothing is read before"
     for part in (
-        "FLUX_BASE=dev",
+        "FLUX_BASE is dev",
         "model_index.json",
         f"{ROOT}/weights/dev",
         "black-forest-labs/FLUX.1-dev",

@@ -77,7 +77,7 @@ def tiny_lora_transformer(*, dtype: torch.dtype = torch.float32, rank: int = 4, 
 
 def all_layers(transformer: FluxTransformer2DModel) -> tuple[str, ...]:
     """All layers that a LoRA can be on."""
-    return block_layers(transformer.config)
+    return tuple(block_layers(transformer.config))
 
 
 def tiny_pipeline() -> FluxPipeline:

@@ -49,13 +49,13 @@ def find_trainable_base() -> Base:
     base = find_base()
     config = json.loads((base.path / "transformer" / "config.json").read_text())
     if not config.get("guidance_embeds"):
-        raise ValueError(f"{SETTING}={base.name}: this base can be drawn with, not trained: expected dev or krea")
+        raise ValueError(f"{SETTING} is {base.name}: this base can be drawn with, not trained: expected dev or krea")
     return base
 
 
 def _existing(name: str, folder: Path, *, remedy: str) -> Base:
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{SETTING}={name}: no {INDEX} in {folder}; {remedy}")
+        raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}; {remedy}")
     return Base(name, folder)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from lora.serving.fitting import FittedLora, fit_lora, module_shapes
+from lora.flux.lora_layout import DiffusersLora, linear_shapes
+from lora.serving.fitting import fit_lora
 
 
 class Wardrobe:
@@ -18,7 +19,7 @@ class Wardrobe:
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         self._pipeline = pipeline
-        self._shapes = module_shapes(pipeline.transformer)
+        self._shapes = linear_shapes(pipeline.transformer)
 
     def wear(self, tensors: Mapping[str, Tensor], *, name: str, scale: float) -> None:
         """Wear a LoRA at `scale` times its strength, and nothing else. At scale 0 nothing at all is worn.
@@ -37,7 +38,7 @@ class Wardrobe:
         """Be the base model again, bit for bit: adapters never touch its weights."""
         self._pipeline.unload_lora_weights(reset_to_overwritten_params=True)
 
-    def _put_on(self, lora: FittedLora, name: str) -> None:
+    def _put_on(self, lora: DiffusersLora, name: str) -> None:
         self.take_off()
         with contextlib.ExitStack() as undo:
             undo.callback(self.take_off)  # an error or a cancel half-way leaves nothing behind

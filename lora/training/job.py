@@ -60,7 +60,7 @@ def run_job(
     if transformer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     if beginning.lora is not None:
-        log.say(begin_with(transformer, beginning.lora))
+        begin_with(transformer, beginning.lora)
     trained, held_out = _parted(job, dataset)
     draws, size = _draws(job), job.recipe.batch_size * team.size
     batches = Batches(trained, batch_size=size, draws=draws, seed=job.recipe.seed)

@@ -8,10 +8,10 @@ from typing import Any
 import regex
 import torch
 from diffusers import FluxTransformer2DModel
-from torch import nn
 
 from lora.checks import text
 from lora.dataset.wording import counted
+from lora.flux.lora_layout import Shape, linear_shapes
 from lora.training.kohya import PREFIX, fused_layer
 
 # Each is a regular expression for whole names. FLUX.1 has 494, 418, 266 and 4 of them.
@@ -37,33 +37,38 @@ Matcher = Callable[[str, float], regex.Match[str] | None]  # of a name, within s
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """Names of layers, without prefix and in the order of the model, and what a person should know of them."""
+    """Layers by their names without prefix, in the order of the model, and what a person should know of them."""
 
-    names: tuple[str, ...]
+    shapes: Mapping[str, Shape]
     note: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the layers."""
+        return tuple(self.shapes)
 
-def block_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
+
+def block_layers(config: Mapping[str, Any]) -> dict[str, Shape]:
     """Every linear layer inside the blocks of a FluxTransformer2DModel of this config: 494 of FLUX.1. Loads nothing."""
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(dict(config))
-    linears = (name for name, module in transformer.named_modules() if isinstance(module, nn.Linear))
-    return tuple(name for name in linears if "transformer_blocks." in name)
+    return {name: shape for name, shape in linear_shapes(transformer).items() if "transformer_blocks." in name}
 
 
-def chosen_layers(names: Sequence[str], *, layers: str, layers_to_optimize_regex: str | None) -> LayerChoice:
-    """Those of `names` that `layers` (a set's name, or a pattern for whole names) or the peer's pattern takes.
+def chosen_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimize_regex: str | None) -> LayerChoice:
+    """Those of `shapes` that `layers` (a set's name, or a pattern for whole names) or the peer's pattern takes.
 
     `layers_to_optimize_regex` is searched for anywhere in `transformer.<name>`, as ostris/flux-dev-lora-trainer does.
     Raises ValueError with one sentence if both are given, or a pattern is invalid, takes nothing or takes too long.
     """
     pattern = text(PATTERN, layers_to_optimize_regex or "", at_most=LONGEST_PATTERN)
+    names = tuple(shapes)
     if not pattern.strip():
-        return _choice(names, _whole(names, layers), inside_numbers=[])
+        return _choice(shapes, _whole(names, layers), inside_numbers=[])
     if layers != EVERY_LAYER:
         raise ValueError(f"{PATTERN} and {SETS} are both given: expected one of them")
     matches = _searched(names, pattern)
-    return _choice(names, tuple(matches), inside_numbers=_inside_numbers(matches))
+    return _choice(shapes, tuple(matches), inside_numbers=_inside_numbers(matches))
 
 
 def _whole(names: Sequence[str], layers: str) -> tuple[str, ...]:
@@ -123,9 +128,9 @@ def _seconds_until(end: float) -> float:
     return min(left, SEARCH_SECONDS)
 
 
-def _choice(names: Sequence[str], taken: tuple[str, ...], *, inside_numbers: list[str]) -> LayerChoice:
-    remarks = [f"LoRA on {len(taken)} of {len(names)} layers", *inside_numbers, *_torn_blocks(taken)]
-    return LayerChoice(taken, "; ".join(remarks))
+def _choice(shapes: Mapping[str, Shape], taken: tuple[str, ...], *, inside_numbers: list[str]) -> LayerChoice:
+    remarks = [f"LoRA on {len(taken)} of {len(shapes)} layers", *inside_numbers, *_torn_blocks(taken)]
+    return LayerChoice({name: shapes[name] for name in taken}, "; ".join(remarks))
 
 
 def _inside_numbers(matches: Mapping[str, regex.Match[str]]) -> list[str]:

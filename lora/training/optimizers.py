@@ -64,10 +64,20 @@ def make_optimizer(
 
 def make_schedule(name: str, optimizer: Optimizer, *, steps: int) -> LRScheduler:
     """One of SCHEDULES over so many optimizer steps, after a linear warm-up over 5 % of them, at most 50; cosine and
-    linear end at 0. Raises ValueError for another name. Its `state_dict` is JSON."""
+    linear are at 0 after the last. Raises ValueError for another name. Its `state_dict` is JSON.
+
+    Those of diffusers begin at a rate of 0, with which a step would teach nothing: they are entered one step later.
+    """
     one_of("lr_scheduler", name, SCHEDULES)
-    warm_up = warm_up_steps(steps)
-    return get_scheduler(DIFFUSERS_SCHEDULES[name], optimizer, num_warmup_steps=warm_up, num_training_steps=steps)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return get_scheduler(
+        DIFFUSERS_SCHEDULES[name],
+        optimizer,
+        num_warmup_steps=warm_up_steps(steps) + 1,
+        num_training_steps=steps + 1,
+        last_epoch=0,
+    )
 
 
 def warm_up_steps(steps: int) -> int:

@@ -19,6 +19,7 @@ from lora.training.progress import Log
 from lora.training.recipe import Recipe, choose
 from lora.training.start import Beginning, Start, beginning_of, open_store
 from lora.training.validation import count_held_out
+from lora.training.warm_start import matched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,8 @@ def prepare(
     processes = count_processes()
     layers = _layers(config, base)
     inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"))
+    if start.lora is not None:
+        log.say(matched(start.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     recipe, reasons = choose(config, images=count_trained(images, config), processes=processes)

@@ -71,11 +71,11 @@ def find_start(given: str, *, into: Path, read_lora: ReadLora) -> Start:
     if given == LATEST:
         return Start(is_latest=True)
     if (path / MANIFEST).is_file():
-        return Start(checkpoint=read_checkpoint(path))
+        return Start(checkpoint=_checkpoint(path))
     if path.is_dir():
         raise ValueError(f"{NAMED} is the folder {path.name!r} without {MANIFEST}: expected that of one checkpoint")
     if path.is_file() and _unpacked(path, into):
-        return Start(checkpoint=read_checkpoint(into / LAST))
+        return Start(checkpoint=_checkpoint(into / LAST))
     return Start(lora=read_lora(given, named=NAMED).tensors)
 
 
@@ -126,6 +126,13 @@ def newest_of(identity: Json, log: Log) -> Checkpoint | None:
 def checkpoints_folder() -> Path:
     """Where all trainings of this machine keep their checkpoints."""
     return Path(os.environ.get(FOLDER_VARIABLE, DEFAULT_FOLDER)).expanduser()
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    try:
+        return read_checkpoint(folder)
+    except ValueError as error:
+        raise ValueError(f"{NAMED}: {error}") from error
 
 
 def _unpacked(path: Path, into: Path) -> bool:

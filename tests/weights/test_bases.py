@@ -97,7 +97,7 @@ def test_without_a_setting_dev_is_meant(monkeypatch, setting):
     monkeypatch.delenv("FLUX_BASE", raising=False)
     if setting is not None:
         monkeypatch.setenv("FLUX_BASE", setting)
-    assert "FLUX_BASE=dev" in refusal(FileNotFoundError)
+    assert "FLUX_BASE is dev" in refusal(FileNotFoundError)
 
 
 def test_a_folder_without_an_index_is_refused(monkeypatch, tmp_path):

@@ -197,7 +197,7 @@ def test_schedules_warm_up_in_a_line_and_then_do_what_they_are_called(name, step
         rates.append(schedule.get_last_lr()[0] / RATE)
         optimizer.step()
         schedule.step()
-    assert rates[:warm_up] == pytest.approx([step / warm_up for step in range(warm_up)])
+    assert rates[:warm_up] == pytest.approx([(step + 1) / (warm_up + 1) for step in range(warm_up)])
     assert rates[warm_up] == pytest.approx(1)
     half = rates[warm_up + (steps - warm_up) // 2]
     last = {"constant": 1.0, "cosine": 0.0, "linear": 0.0}[name]

@@ -7,7 +7,8 @@ from peft.tuners.lora import LoraLayer
 
 from lora.training.adapter import add_lora, lora_tensors
 from lora.training.kohya import kohya_tensors
-from lora.training.warm_start import begin_with
+from lora.training.layers import block_layers
+from lora.training.warm_start import begin_with, matched
 from tests.tiny import (
     LAYERS,
     assert_one_sentence,
@@ -39,18 +40,27 @@ def changes_in(transformer):
 
 def begun(tensors, *, rank):
     transformer = tiny_lora_transformer(rank=rank)
-    return transformer, begin_with(transformer, tensors)
+    begin_with(transformer, tensors)
+    return transformer
+
+
+def shapes_of(transformer):
+    return block_layers(transformer.config)
 
 
 def test_at_the_same_rank_it_is_the_same_lora(lora):
-    transformer, line = begun(lora, rank=4)
+    transformer = begun(lora, rank=4)
     for name, parameter in lora_parameters(transformer).items():
         assert torch.equal(parameter, lora[f"transformer.{name.replace('.default', '')}"])
+
+
+def test_how_many_layers_are_taken_is_told(lora):
+    line = matched(lora, shapes_of(tiny_transformer())).line()
     assert line == f"begins with the LoRA of resume_from: {LAYERS} layers taken, 0 left out"
 
 
 def test_at_a_higher_rank_the_change_is_the_same_and_the_rest_can_learn(lora):
-    transformer, _ = begun(lora, rank=16)
+    transformer = begun(lora, rank=16)
     for name, parameter in lora_parameters(transformer).items():
         given = lora[f"transformer.{name.replace('.default', '')}"]
         if ".lora_A." in name:
@@ -65,7 +75,7 @@ def test_at_a_higher_rank_the_change_is_the_same_and_the_rest_can_learn(lora):
 
 def test_at_a_lower_rank_the_change_is_the_nearest_that_there_is(lora):
     """Eckart and Young: by the singular values of the change."""
-    transformer, _ = begun(lora, rank=2)
+    transformer = begun(lora, rank=2)
     for layer, found in changes_in(transformer).items():
         u, values, v = torch.linalg.svd(change_of(lora, layer).double(), full_matrices=False)
         nearest = (u[:, :2] * values[:2]) @ v[:2]
@@ -73,7 +83,7 @@ def test_at_a_lower_rank_the_change_is_the_nearest_that_there_is(lora):
 
 
 def test_both_halves_can_go_on_learning_at_a_lower_rank(lora):
-    transformer, _ = begun(lora, rank=2)
+    transformer = begun(lora, rank=2)
     for parameter in lora_parameters(transformer).values():
         assert parameter.dtype == torch.float32
         assert parameter.requires_grad
@@ -83,7 +93,7 @@ def test_both_halves_can_go_on_learning_at_a_lower_rank(lora):
 def test_it_may_be_in_bf16(lora):
     """As we save."""
     rounded = {name: tensor.bfloat16() for name, tensor in lora.items()}
-    transformer, _ = begun(rounded, rank=4)
+    transformer = begun(rounded, rank=4)
     for name, parameter in lora_parameters(transformer).items():
         assert parameter.dtype == torch.float32
         assert torch.equal(parameter, rounded[f"transformer.{name.replace('.default', '')}"].float())
@@ -91,7 +101,7 @@ def test_it_may_be_in_bf16(lora):
 
 def test_what_we_saved_is_taken_as_it_was():
     first = tiny_lora_transformer(rank=4, seed=1)
-    second, _ = begun(lora_tensors(first), rank=4)
+    second = begun(lora_tensors(first), rank=4)
     tensors = lora_tensors(second)
     assert all(torch.equal(tensors[name], each) for name, each in lora_tensors(first).items())
 
@@ -99,21 +109,21 @@ def test_what_we_saved_is_taken_as_it_was():
 def test_an_alpha_of_its_own_counts(lora):
     """Trap 24: else the training would begin with another LoRA than is drawn with."""
     alphas = {name.replace(".lora_A.weight", ".alpha"): torch.tensor(2.0) for name in lora if ".lora_A." in name}
-    transformer, _ = begun(lora | alphas, rank=4)
+    transformer = begun(lora | alphas, rank=4)
     for layer, change in changes_in(transformer).items():
         assert torch.allclose(change, 0.5 * change_of(lora, layer), rtol=0, atol=1e-7)
 
 
 def test_layers_that_this_training_does_not_have_are_left_out_and_counted(lora):
-    transformer = tiny_transformer()
-    add_lora(transformer, layers=["transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q"], rank=4, seed=0)
-    line = begin_with(transformer, lora)
+    shapes = shapes_of(tiny_transformer())
+    queries = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q")
+    line = matched(lora, {name: shapes[name] for name in queries}).line()
     assert line == f"begins with the LoRA of resume_from: 2 layers taken, {LAYERS - 2} left out"
 
 
 def test_layers_that_it_does_not_have_begin_at_nothing(lora):
     part = {name: tensor for name, tensor in lora.items() if ".attn.to_q." in name}
-    transformer, _ = begun(part, rank=4)
+    transformer = begun(part, rank=4)
     changes = changes_in(transformer)
     assert {layer for layer, change in changes.items() if change.any()} == {n for n in changes if "attn.to_q" in n}
 
@@ -148,8 +158,7 @@ def test_the_layout_of_kohya_is_taken():
         for layer in layers
         for half, shape in (("A", (2, 3072)), ("B", (3072, 2)))
     }
-    line = begin_with(transformer, kohya_tensors(tensors))
-    assert line == "begins with the LoRA of resume_from: 3 layers taken, 0 left out"
+    begin_with(transformer, kohya_tensors(tensors))
     for layer, change in changes_in(transformer).items():
         expected = change_of(tensors, layer)
         assert (change - expected).norm() / expected.norm() < 1e-5

@@ -1,0 +1,91 @@
+"""Everything that can be wrong is told before anything expensive starts, and every choice is said."""
+
+import pytest
+import torch
+
+from lora.dataset.reading import Archives
+from lora.training.adapter import lora_tensors
+from lora.training.preparation import count_trained, prepare
+from lora.training.progress import Log
+from lora.training.start import Start
+from tests.tiny import (
+    TINY_FLUX,
+    assert_one_sentence,
+    checked_config,
+    encoded,
+    found_in,
+    picture,
+    tiny_lora_transformer,
+    write,
+    zipped,
+)
+
+SDXL = "lora_unet_down_blocks_1_attentions_0_proj_in"
+
+
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLUX_LORA_CHECKPOINTS", str(tmp_path / "checkpoints"))
+
+
+def archive_of(colors, folder):
+    return write(folder / "a.zip", zipped({f"{i}.png": encoded(picture(color=c)) for i, c in enumerate(colors)}))
+
+
+def prepared(archive, folder, *, start=None, **inputs):
+    return prepare(
+        checked_config(resolution="64", **inputs),
+        Archives(archive, None),
+        start or Start(),
+        base=TINY_FLUX,
+        base_name="tiny",
+        into=folder,
+        log=Log(lambda _name, _value: None),
+    )
+
+
+def refusal(lora, tmp_path):
+    """Of a LoRA to begin with, told although the archive is none."""
+    not_an_archive = write(tmp_path / "a.zip", b"nothing")
+    with pytest.raises(ValueError) as error:
+        prepared(not_an_archive, tmp_path, start=Start(lora=lora))
+    assert_one_sentence(error.value, "resume_from")
+    return str(error.value)
+
+
+def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
+    """That of a base whose layers are 32 wide, where this one's are wider."""
+    assert "expected 1152 x 192" in refusal(lora_tensors(tiny_lora_transformer()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lora", "found"),
+    [
+        ({f"{SDXL}.lora_down.weight": torch.ones(4, 320), f"{SDXL}.lora_up.weight": torch.ones(320, 4)}, "layout"),
+        ({"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 192)}, "incomplete"),
+        (
+            {
+                "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 192),
+                "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": torch.ones(192, 3),
+            },
+            "different ranks",
+        ),
+        ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 32)}, "none of which this training has"),
+    ],
+)
+def test_a_lora_that_cannot_be_begun_with_is_refused_by_what_is_wrong(tmp_path, lora, found):
+    assert found in refusal(lora, tmp_path)
+
+
+def test_every_choice_is_said_once_before_anything_is_loaded(tmp_path, capsys):
+    prepared(archive_of(["red", "blue"], tmp_path), tmp_path, steps=0, learning_rate=0, lora_rank=0)
+    lines = capsys.readouterr().out.splitlines()
+    for beginning in ("LoRA on", "steps ", "learning_rate ", "lora_rank ", "checkpoints go to", "settings:", "sigma:"):
+        assert sum(line.startswith(beginning) for line in lines) == 1, beginning
+
+
+def test_copies_of_an_image_count_once_and_held_out_ones_not_at_all(tmp_path):
+    colors = [f"#{number:02x}{number:02x}ff" for number in range(0, 208, 16)]  # 13
+    dataset = found_in(archive_of([*colors, colors[0]], tmp_path), into=tmp_path).dataset
+    assert count_trained(dataset, checked_config(validation=False)) == 13
+    assert count_trained(dataset, checked_config(validation=True)) == 12
