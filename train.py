@@ -182,5 +182,5 @@ def train(
         prepared = prepare(config, archives, start, base=base.path, base_name=base.name, into=folder, log=log)
         dataset = encode(prepared, folder=folder, log=log)
         stop.raise_if_asked()
-        outcome = teach(prepared, dataset, folder=folder, log=log, stop=stop)
-        return TrainingOutput(weights=Path(pack(prepared, outcome, folder=folder, log=log)))
+        trained = teach(prepared, dataset, folder=folder, log=log, stop=stop)
+        return TrainingOutput(weights=Path(pack(prepared, trained, folder=folder, log=log)))

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,14 @@ Rung = TypeVar("Rung")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a training, and the plan that memory sufficed for."""
+
+    outcome: Outcome
+    plan: Plan
+
+
 def train_lora(
     job: Job,
     dataset: EncodedDataset,
@@ -34,19 +43,19 @@ def train_lora(
     folder: Path,
     log: Log,
     stop: Stop,
-) -> Outcome:
+) -> Trained:
     """Train on one of the plans, in this process or in several. Raises RuntimeError if memory suffices for no plan, and
     what `run_job` raises. A new try goes on from the last one's checkpoint."""
     tries = itertools.count(1)
 
-    def attempt(plan: Plan) -> Outcome:
+    def attempt(plan: Plan) -> Trained:
         log.say(plan.line())
         own = store.newest()
         begin = beginning if own is None else Beginning(own, None)
         if processes == 1:
             outcome = run_job(job, dataset, plan, begin, store=store, team=Solo(), log=log, stop=stop)
             assert outcome is not None
-            return outcome
+            return Trained(outcome, plan)
         work = Work(
             job=job,
             plan=plan,
@@ -58,7 +67,8 @@ def train_lora(
             identity=store.identity,
         )
         team = folder / f"team-{next(tries)}"
-        return train_in_team(work, dataset, begin.lora, processes=processes, folder=team, log=log, stop=stop)
+        outcome = train_in_team(work, dataset, begin.lora, processes=processes, folder=team, log=log, stop=stop)
+        return Trained(outcome, plan)
 
     return on_a_rung_that_holds(plans, attempt, log)
 

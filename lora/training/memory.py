@@ -132,6 +132,14 @@ class Plan:
         """Whether the predicted peak is in what is free."""
         return self.peak_bytes <= self.free_bytes
 
+    def settings(self) -> dict[str, object]:
+        """What was left to the plan, as it is done."""
+        return {
+            "precision": self.precision,
+            "gradient_checkpointing": self.checkpointing,
+            "modulation_on_host": self.modulation_on_host,
+        }
+
     def line(self) -> str:
         """The plan in one line for a person; GB are 10^9 bytes."""
         activations = "activations recomputed" if self.checkpointing else "activations kept"

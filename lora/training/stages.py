@@ -12,12 +12,12 @@ from lora.training.checkpoint_files import Checkpoint
 from lora.training.checkpoints import BEST, CheckpointStore
 from lora.training.demand import encoders_live_on, encoders_work_on
 from lora.training.job import Job
-from lora.training.ladder import on_a_rung_that_holds, train_lora
+from lora.training.ladder import Trained, on_a_rung_that_holds, train_lora
 from lora.training.memory import ENCODERS, Encoders
 from lora.training.output import Product, check_tar, write_tar
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
-from lora.training.session import Outcome, Schedule
+from lora.training.session import Schedule
 from lora.training.start import LAST
 from lora.training.stop import Stop
 
@@ -44,7 +44,7 @@ def _encoded(prepared: Prepared, place: Encoders, cache: Cache) -> EncodedDatase
     return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=work_on, keys=keys, cache=cache)
 
 
-def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> Outcome:
+def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> Trained:
     """The training itself, on whichever plan memory suffices for."""
     config, store = prepared.config, prepared.store
     job = Job(
@@ -69,12 +69,12 @@ def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log
     )
 
 
-def pack(prepared: Prepared, outcome: Outcome, *, folder: Path, log: Log) -> Path:
+def pack(prepared: Prepared, trained: Trained, *, folder: Path, log: Log) -> Path:
     """The tar, read back before it is given away."""
-    config, images = prepared.config, prepared.images
+    config, images, outcome = prepared.config, prepared.images, trained.outcome
     product = Product(
         outcome=outcome,
-        settings=prepared.settings(),
+        settings=prepared.settings() | trained.plan.settings(),
         dataset=images,
         report=prepared.report,
         samples=folder / SAMPLES,
