@@ -5,11 +5,11 @@ from typing import Optional
 from cog import BaseModel, Input, Path, current_scope
 
 from lora.dataset.reading import Archives
-from lora.training.config import TrainConfig
+from lora.training.checkpoints.start import find_start
 from lora.training.preparation import prepare
 from lora.training.progress import Log
+from lora.training.recipe.config import TrainConfig
 from lora.training.stages import encode, pack, teach
-from lora.training.start import find_start
 from lora.training.stop import Stop, Termination
 from lora.workspace import workspace
 from weights.bases import find_trainable_base

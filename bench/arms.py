@@ -8,16 +8,16 @@ from diffusers import FluxTransformer2DModel
 from bench.concepts import TRAINING_IMAGES
 from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
 from lora.dataset.encoding import EncodedDataset
-from lora.training.adapter import add_lora
-from lora.training.batches import Batches, Draws
-from lora.training.config import TrainConfig
-from lora.training.flow import Shift
-from lora.training.layers import block_layers
-from lora.training.loop import take_step
-from lora.training.presets import PRESETS
-from lora.training.recipe import Recipe, choose
-from lora.training.state import TrainingState
-from lora.training.team import Solo
+from lora.training.learning.adapter import add_lora
+from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.loop import take_step
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
+from lora.training.recipe.config import TrainConfig
+from lora.training.recipe.layers import block_layers
+from lora.training.recipe.presets import PRESETS
+from lora.training.recipe.recipe import Recipe, choose
+from lora.training.recipe.sigmas import Shift
 from script.openapi import training_inputs
 
 PLAIN = "plain"

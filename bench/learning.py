@@ -36,7 +36,7 @@ from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
 from bench.measures import Extent, Ground, examples_of, paired, standard_error
 from lora.dataset.encoding import EncodedDataset
 from lora.flux.prompt import encode_prompt
-from lora.training.flow import Shift
+from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.captions import TRIGGER
 from weights.bases import WEIGHTS
 

@@ -12,7 +12,7 @@ from typing import Any
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
-from lora.training.config import TrainConfig
+from lora.training.recipe.config import TrainConfig
 from script.dataset_sheet import dataset_sheet
 from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, refuse_output
 

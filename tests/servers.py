@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load
 from torch import Tensor
 
-from lora.training.checkpoint_files import MANIFEST
-from lora.training.output import FOLDER, LORA_NAME
+from lora.training.checkpoints.files import MANIFEST
+from lora.training.result.output import FOLDER, LORA_NAME
 from script.cog_server import Server, running_server
 from tests.cog_client import call, content_of, data_uri, post_training, when_free
 from tests.loopback import Webhook

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from lora.training.loop import take_step
-from lora.training.state import TrainingState
-from lora.training.team import Solo, Team
+from lora.training.learning.loop import take_step
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo, Team
 from tests.tiny import (
     a_recipe,
     lora_parameters,

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from lora.training.output import LORA_NAME
+from lora.training.result.output import LORA_NAME
 from script.tiny_flux.monster import ARCHIVE
 from tests.tiny import found_in
 

@@ -14,7 +14,7 @@ from lora.flux.loading import load_pipeline
 from lora.serving.drawing import draw
 from lora.serving.request import Request
 from lora.serving.wardrobe import Wardrobe
-from lora.training.output import LORA_NAME
+from lora.training.result.output import LORA_NAME
 from weights.bases import WEIGHTS
 from weights.references import read_lora
 

@@ -16,9 +16,9 @@ from lora.flux.holding import Held, load_transformer
 from lora.flux.loading import load_encoders, load_pipeline
 from lora.serving.drawing import draw
 from lora.serving.wardrobe import Wardrobe
-from lora.training.adapter import add_lora, lora_tensors
-from lora.training.recipe import choose
-from lora.training.validation import hold_out
+from lora.training.learning.adapter import add_lora, lora_tensors
+from lora.training.learning.validation import hold_out
+from lora.training.recipe.recipe import choose
 from script.demo import PROMPTS, TRAINING
 from script.tiny_flux import learning
 from script.tiny_flux.following import Score, plain_request, score_base

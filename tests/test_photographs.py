@@ -14,8 +14,8 @@ from safetensors.torch import load
 
 from lora.flux.holding import Held, load_transformer
 from lora.flux.loading import load_encoders
-from lora.training.adapter import add_lora, lora_tensors
-from lora.training.output import LORA_NAME, check_tar
+from lora.training.learning.adapter import add_lora, lora_tensors
+from lora.training.result.output import LORA_NAME, check_tar
 from script.tiny_flux.learning import encoded, losses
 from tests.tiny import a_recipe, all_layers, found_in, trained, written
 from weights.bases import WEIGHTS

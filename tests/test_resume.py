@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora.training.checkpoint_files import SUFFIX
+from lora.training.checkpoints.files import SUFFIX
 from tests.servers import Tar, wait_until
 from tests.tiny import encoded, noisy_picture, write, zipped
 from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, small_archive

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load
 
-from lora.training.output import FOLDER, LORA_NAME
+from lora.training.result.output import FOLDER, LORA_NAME
 from script.cog_server import ROOT, Server, health, running_server
 from tests.cog_client import Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
-from lora.training.checkpoint_files import read_checkpoint
-from lora.training.team import Solo
+from lora.training.checkpoints.files import read_checkpoint
+from lora.training.learning.team import Solo
 from tests.team_steps import EXAMPLES, STEPS, as_one_of, steps_of
 from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left, small_archive
 

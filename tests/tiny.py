@@ -25,17 +25,17 @@ from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.flux.prompt import Prompt
-from lora.training.adapter import add_lora, lora_tensors
-from lora.training.batches import Batch, Batches, Draws
-from lora.training.config import TrainConfig
-from lora.training.flow import Shift, SigmaRule
-from lora.training.layers import block_layers
-from lora.training.loop import take_step
-from lora.training.output import Product, write_tar
-from lora.training.recipe import Recipe
-from lora.training.session import Account, Outcome
-from lora.training.state import TrainingState
-from lora.training.team import Solo
+from lora.training.learning.adapter import add_lora, lora_tensors
+from lora.training.learning.batches import Batch, Batches, Draws
+from lora.training.learning.loop import take_step
+from lora.training.learning.session import Account, Outcome
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
+from lora.training.recipe.config import TrainConfig
+from lora.training.recipe.layers import block_layers
+from lora.training.recipe.recipe import Recipe
+from lora.training.recipe.sigmas import Shift, SigmaRule
+from lora.training.result.output import Product, write_tar
 from script.cog_server import ROOT
 from script.openapi import training_inputs
 from weights.bases import WEIGHTS

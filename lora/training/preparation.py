@@ -8,18 +8,18 @@ from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import Report, report_on
 from lora.flux.loading import device, transformer_config
-from lora.training.checkpoints import CheckpointStore
-from lora.training.config import TrainConfig
-from lora.training.demand import demand_of, free_bytes
-from lora.training.identity import identity_of
-from lora.training.launch import count_processes
-from lora.training.layers import LayerChoice, block_layers, chosen_layers
-from lora.training.memory import Plan, plans
+from lora.training.checkpoints.identity import identity_of
+from lora.training.checkpoints.start import Beginning, Start, beginning_of, open_store
+from lora.training.checkpoints.store import CheckpointStore
+from lora.training.learning.validation import count_held_out
+from lora.training.learning.warm_start import matched
+from lora.training.memory.demand import demand_of, free_bytes
+from lora.training.memory.plans import Plan, plans
 from lora.training.progress import Log
-from lora.training.recipe import Recipe, choose
-from lora.training.start import Beginning, Start, beginning_of, open_store
-from lora.training.validation import count_held_out
-from lora.training.warm_start import matched
+from lora.training.recipe.config import TrainConfig
+from lora.training.recipe.layers import LayerChoice, block_layers, chosen_layers
+from lora.training.recipe.recipe import Recipe, choose
+from lora.training.runs.launch import count_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

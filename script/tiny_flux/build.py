@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 from lora.flux.prompt import TEXT_TOKENS
-from lora.training.flow import Shift
+from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.autoencoder import train_autoencoder
 from script.tiny_flux.following import report
 from script.tiny_flux.networks import TinyFlux, Tokenizers

@@ -13,8 +13,8 @@ from PIL import Image
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
 from lora.flux.prompt import Prompt, encode_prompt
-from lora.training.batches import Batch
-from lora.training.loop import loss_at
+from lora.training.learning.batches import Batch
+from lora.training.learning.loop import loss_at
 from script.tiny_flux.captions import TRIGGER
 from script.tiny_flux.monster import monster_caption, monster_scenes
 from script.tiny_flux.world import all_scenes, caption, render

@@ -17,7 +17,7 @@ from lora.flux.holding import INDEX, WEIGHTS, Held, load_transformer
 from lora.flux.linears import HostLinear, Int8Linear, Nf4Linear
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
-from lora.training.adapter import add_lora
+from lora.training.learning.adapter import add_lora
 from script.tiny_flux.learning import world
 from tests.tiny import (
     LAYERS,

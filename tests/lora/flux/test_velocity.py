@@ -6,9 +6,9 @@ import torch
 from lora.flux.latents import pack, unpack
 from lora.flux.prompt import TEXT_TOKENS, Prompt, encode_prompt
 from lora.flux.velocity import predict_velocity
-from lora.training.batches import Batch
-from lora.training.flow import point_on_path, velocity_of_path
-from lora.training.loop import loss_at
+from lora.training.learning.batches import Batch
+from lora.training.learning.flow import point_on_path, velocity_of_path
+from lora.training.learning.loop import loss_at
 from tests.tiny import assert_same_call, recorded_calls, tiny_pipeline
 
 HEIGHT, WIDTH = 6, 10  # of latents: 48x80 pixels, not square

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from lora.training.checkpoint_files import read_checkpoint
-from lora.training.checkpoints import CheckpointStore
+from lora.training.checkpoints.files import read_checkpoint
+from lora.training.checkpoints.store import CheckpointStore
 from tests.tiny import assert_one_sentence
 
 IDENTITY = {"base": "tiny", "lora_rank": 16, "resolutions": (512, 768)}

@@ -12,14 +12,14 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.training.checkpoint_files import Checkpoint
-from lora.training.checkpoints import CheckpointStore
+from lora.training.checkpoints.files import Checkpoint
+from lora.training.checkpoints.store import CheckpointStore
+from lora.training.learning.samples import Painter
+from lora.training.learning.session import Meanwhile, Schedule, Session
+from lora.training.learning.team import Solo
 from lora.training.progress import Log
-from lora.training.recipe import Recipe
-from lora.training.samples import Painter
-from lora.training.session import Meanwhile, Schedule, Session
+from lora.training.recipe.recipe import Recipe
 from lora.training.stop import Stop, Termination
-from lora.training.team import Solo
 from tests.tiny import CHANNELS, TINY_FLUX, tiny_batches, tiny_example, tiny_lora_transformer, tiny_prompt
 
 SELDOM = 1000

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lora.dataset.reading import Archives
-from lora.training.adapter import lora_tensors
+from lora.training.checkpoints.start import Start
+from lora.training.learning.adapter import lora_tensors
 from lora.training.preparation import count_trained, prepare
 from lora.training.progress import Log
-from lora.training.start import Start
 from tests.tiny import (
     TINY_FLUX,
     assert_one_sentence,

@@ -1,0 +1,1 @@
+"""Nothing is lost: states on disk, and where a training begins."""

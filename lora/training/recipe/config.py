@@ -1,0 +1,151 @@
+"""What a person asked of a training: values, checked once, without defaults (those stand in train.py's signature)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Self
+
+from lora.checks import number, one_of, text, whole_number, yes_or_no
+from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
+from lora.flux.precision import Precision
+from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
+from lora.training.recipe.presets import PRESETS
+
+SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
+MOST_RESOLUTIONS, MOST_STEPS, MOST_SAMPLE_PROMPTS = 8, 6000, 8
+LEAST_RATE, MOST_RATE = 1e-7, 1.0  # the most is prodigy's, which finds its own
+
+Check = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What a person asked for. Zero steps, rate or rank, and None, mean that the choice is ours."""
+
+    trigger_word: str
+    autocaption_prefix: str
+    autocaption_suffix: str
+    lora_type: str
+    steps: int
+    learning_rate: float
+    batch_size: int
+    gradient_accumulation: int
+    resolutions: tuple[int, ...]
+    lora_rank: int
+    layers: str
+    layers_to_optimize_regex: str
+    caption_dropout_rate: float | None
+    timestep_logit_mean: float | None
+    optimizer: str
+    lr_scheduler: str
+    ema_decay: float | None
+    precision: Precision | Literal["auto"]
+    gradient_checkpointing: bool
+    cache_latents_to_disk: bool
+    validation: bool
+    sample_prompts: tuple[str, ...]
+    sample_every: int
+    checkpoint_every: int
+    time_limit: int | None  # minutes
+    keep_resume_state: bool
+    extra_layout: str
+    seed: int
+
+    @property
+    def prompt_rule(self) -> PromptRule:
+        """How captions become prompts."""
+        return PromptRule(self.trigger_word, self.autocaption_prefix, self.autocaption_suffix)
+
+    @classmethod
+    def checked(cls, **inputs: object) -> Self:
+        """From the inputs as they arrive; raises ValueError with one sentence that names the input."""
+        if inputs.keys() != CHECKS.keys():
+            raise TypeError(f"inputs without a check, or missing: {sorted(inputs.keys() ^ CHECKS.keys())}")
+        values = {name: check(name, inputs[name]) for name, check in CHECKS.items()}
+        other_name, resolutions = values.pop("training_steps"), values.pop("resolution")
+        steps = values["steps"] if other_name is None else other_name
+        return cls(**{**values, "steps": steps, "resolutions": resolutions})
+
+
+def _whole(at_least: int, at_most: int) -> Check:
+    return partial(whole_number, at_least=at_least, at_most=at_most)
+
+
+def _number(at_least: float, at_most: float) -> Check:
+    return partial(number, at_least=at_least, at_most=at_most)
+
+
+def _optional(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _line(at_most: int) -> Check:
+    return lambda name, value: one_line(text(name, "" if value is None else value, at_most=at_most))
+
+
+def _learning_rate(name: str, value: object) -> float:
+    rate = number(name, value, at_least=0.0, at_most=MOST_RATE)
+    return rate if rate == 0 else number(name, value, at_least=LEAST_RATE, at_most=MOST_RATE)
+
+
+def _trigger_word(name: str, value: object) -> str:
+    word = one_line(text(name, value, at_most=100))
+    if PLACEHOLDER.search(word):
+        raise ValueError(f"{name} is {word!r}: expected a word, for which captions may say [trigger]")
+    return word
+
+
+def _resolutions(name: str, value: object) -> tuple[int, ...]:
+    """ "512,768" as (512, 768)."""
+    expected = f"expected sides in pixels such as 512,768,1024, each {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION}"
+    parts = text(name, value, at_most=200).split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise ValueError(f"{name} is {value!r}: {expected}")
+    sides = tuple(dict.fromkeys(int(part) for part in parts))
+    if len(sides) > MOST_RESOLUTIONS:
+        raise ValueError(f"{name} is {value!r}: expected at most {MOST_RESOLUTIONS} sides")
+    if not all(SMALLEST_RESOLUTION <= side <= LARGEST_RESOLUTION for side in sides):
+        raise ValueError(f"{name} is {value!r}: {expected}")
+    return sides
+
+
+def _prompts(name: str, value: object) -> tuple[str, ...]:
+    """One a line; empty lines are none."""
+    lines = text(name, "" if value is None else value, at_most=8000).splitlines()
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if len(prompts) > MOST_SAMPLE_PROMPTS:
+        raise ValueError(f"{name} has {len(prompts)} lines: expected at most {MOST_SAMPLE_PROMPTS} prompts")
+    return prompts
+
+
+CHECKS: dict[str, Check] = {
+    "trigger_word": _trigger_word,
+    "autocaption_prefix": _line(1000),
+    "autocaption_suffix": _line(1000),
+    "lora_type": partial(one_of, choices=tuple(PRESETS)),
+    "steps": _whole(0, MOST_STEPS),
+    "training_steps": _optional(_whole(0, MOST_STEPS)),
+    "learning_rate": _learning_rate,
+    "batch_size": _whole(1, 16),
+    "gradient_accumulation": _whole(1, 64),
+    "resolution": _resolutions,
+    "lora_rank": _whole(0, 128),
+    "layers": _line(512),
+    "layers_to_optimize_regex": lambda name, value: text(name, "" if value is None else value, at_most=512),
+    "caption_dropout_rate": _optional(_number(0.0, 1.0)),
+    "timestep_logit_mean": _optional(_number(-4.0, 4.0)),
+    "optimizer": partial(one_of, choices=OPTIMIZERS),
+    "lr_scheduler": partial(one_of, choices=SCHEDULES),
+    "ema_decay": _optional(_number(0.0, 0.9999)),
+    "precision": partial(one_of, choices=PRECISIONS),
+    "gradient_checkpointing": yes_or_no,
+    "cache_latents_to_disk": yes_or_no,
+    "validation": yes_or_no,
+    "sample_prompts": _prompts,
+    "sample_every": _whole(0, MOST_STEPS),
+    "checkpoint_every": _whole(1, MOST_STEPS),
+    "time_limit": _optional(_whole(1, 7 * 24 * 60)),
+    "keep_resume_state": yes_or_no,
+    "extra_layout": partial(one_of, choices=EXTRA_LAYOUTS),
+    "seed": _whole(0, 2**31 - 1),
+}

@@ -1,0 +1,164 @@
+"""Which layers of the transformer wear the LoRA: sets by name, and patterns that a person typed. Knows no weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import regex
+import torch
+from diffusers import FluxTransformer2DModel
+
+from lora.checks import text
+from lora.dataset.wording import counted
+from lora.flux.kohya import PREFIX, fused_layer
+from lora.flux.lora_layout import Shape, linear_shapes
+
+# Each is a regular expression for whole names. FLUX.1 has 494, 418, 266 and 4 of them.
+LAYER_SETS = {
+    "all": r".+",
+    "no-modulation": r"(?!.*\.norm).+",
+    "attention": r"(single_)?transformer_blocks\.\d+\.attn\..+",
+    "fast": r"single_transformer_blocks\.(7|12|16|20)\.proj_out",
+}
+EVERY_LAYER = "all"
+SETS, PATTERN = "layers", "layers_to_optimize_regex"  # the inputs
+LONGEST_PATTERN = 512
+MOST_GROUPS = 10  # `(?:(?:a)+)+` takes twice the memory for each pair: 20 are 0.8 GB, 100 the end of the process
+# (?R), (?1), (?&name) and (?P>name) hold themselves, which fills the memory sooner than the time is up
+RECURSION = regex.compile(r"\(\?(?:R|[-+]?\d|&|P>)")
+SEARCH_SECONDS, ALL_SECONDS = 1.0, 3.0
+TOO_MUCH = (TimeoutError, MemoryError)
+NOT_A_PATTERN = (regex.error, ValueError, RecursionError, OverflowError)  # ValueError: flags that exclude each other
+SHOWN = 80  # characters of a pattern that an error repeats
+
+Matcher = Callable[[str, float], regex.Match[str] | None]  # of a name, within seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """Layers by their names without prefix, in the order of the model, and what a person should know of them."""
+
+    shapes: Mapping[str, Shape]
+    note: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the layers."""
+        return tuple(self.shapes)
+
+
+def block_layers(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Every linear layer inside the blocks of a FluxTransformer2DModel of this config: 494 of FLUX.1. Loads nothing."""
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(dict(config))
+    return {name: shape for name, shape in linear_shapes(transformer).items() if "transformer_blocks." in name}
+
+
+def chosen_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimize_regex: str | None) -> LayerChoice:
+    """Those of `shapes` that `layers` (a set's name, or a pattern for whole names) or the peer's pattern takes.
+
+    `layers_to_optimize_regex` is searched for anywhere in `transformer.<name>`, as ostris/flux-dev-lora-trainer does.
+    Raises ValueError with one sentence if both are given, or a pattern is invalid, takes nothing or takes too long.
+    """
+    pattern = text(PATTERN, layers_to_optimize_regex or "", at_most=LONGEST_PATTERN)
+    names = tuple(shapes)
+    if not pattern.strip():
+        return _choice(shapes, _whole(names, layers), inside_numbers=[])
+    if layers != EVERY_LAYER:
+        raise ValueError(f"{PATTERN} and {SETS} are both given: expected one of them")
+    matches = _searched(names, pattern)
+    return _choice(shapes, tuple(matches), inside_numbers=_inside_numbers(matches))
+
+
+def _whole(names: Sequence[str], layers: str) -> tuple[str, ...]:
+    typed = text(SETS, layers, at_most=LONGEST_PATTERN)
+    pattern = _compiled(SETS, LAYER_SETS.get(typed, typed))
+    matches = _matches(
+        SETS,
+        lambda name, seconds: (
+            pattern.fullmatch(name, timeout=seconds) or pattern.fullmatch(PREFIX + name, timeout=seconds)
+        ),
+        names,
+    )
+    if not matches:
+        expected = f"{', '.join(LAYER_SETS)}, or a pattern for whole names such as {names[0]}"
+        raise ValueError(f"{SETS} is {_shown(typed)}: this model has no such layer; expected {expected}")
+    return tuple(matches)
+
+
+def _searched(names: Sequence[str], typed: str) -> dict[str, regex.Match[str]]:
+    pattern = _compiled(PATTERN, typed)
+    matches = _matches(PATTERN, lambda name, seconds: pattern.search(PREFIX + name, timeout=seconds), names)
+    if not matches:
+        expected = f"a pattern for names such as {PREFIX}{names[0]}"
+        raise ValueError(f"{PATTERN} is {_shown(typed)}: it matches none of {len(names)} layers; expected {expected}")
+    return matches
+
+
+def _compiled(source: str, typed: str) -> regex.Pattern[str]:
+    if RECURSION.search(typed):
+        raise ValueError(f"{source} is {_shown(typed)}: expected a pattern without recursion")
+    if typed.count("(") > MOST_GROUPS:
+        raise ValueError(f"{source} has {typed.count('(')} opening brackets: expected at most {MOST_GROUPS}")
+    try:
+        return regex.compile(typed)
+    except NOT_A_PATTERN as error:
+        raise ValueError(f"{source} is {_shown(typed)}: not a valid regular expression ({error})") from error
+
+
+def _matches(source: str, matcher: Matcher, names: Sequence[str]) -> dict[str, regex.Match[str]]:
+    """The names that match; Cog's health check and cancellation wait meanwhile, so it must not take long."""
+    end = monotonic() + ALL_SECONDS
+    found = {}
+    for name in names:
+        try:
+            match = matcher(name, _seconds_until(end))
+        except TOO_MUCH as error:
+            raise ValueError(f"{source} takes too long to match {name}: expected a simpler pattern") from error
+        if match:
+            found[name] = match
+    return found
+
+
+def _seconds_until(end: float) -> float:
+    left = end - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return min(left, SEARCH_SECONDS)
+
+
+def _choice(shapes: Mapping[str, Shape], taken: tuple[str, ...], *, inside_numbers: list[str]) -> LayerChoice:
+    remarks = [f"LoRA on {len(taken)} of {len(shapes)} layers", *inside_numbers, *_torn_blocks(taken)]
+    return LayerChoice({name: shapes[name] for name in taken}, "; ".join(remarks))
+
+
+def _inside_numbers(matches: Mapping[str, regex.Match[str]]) -> list[str]:
+    """What surprises users of the peer: `blocks.1` takes 10 to 19 too."""
+    cut = [name for name, match in matches.items() if any(_cuts_number(match, edge) for edge in match.span())]
+    return [f"{PATTERN} matches anywhere in a name, inside a number too: {cut[0]} is one of {len(cut)}"] if cut else []
+
+
+def _cuts_number(match: regex.Match[str], edge: int) -> bool:
+    return match.string[edge - 1 : edge].isdigit() and match.string[edge : edge + 1].isdigit()
+
+
+def _torn_blocks(taken: Sequence[str]) -> list[str]:
+    """Blocks where only a part is taken of what is one layer in the first FLUX.1 (trap 23)."""
+    fused = dict.fromkeys(fused_layer(name) for name in taken)
+    torn = {_block(layer.parts[0]) for layer in fused if not set(layer.parts) <= set(taken)}
+    if not torn:
+        return []
+    example = next(_block(name) for name in taken if _block(name) in torn)
+    return [
+        f"{counted(len(torn), 'block')} with only part of to_q, to_k, to_v (in single blocks also proj_mlp), such as "
+        f"{example}: Replicate's flux-dev-lora cannot load such a LoRA, diffusers and ComfyUI can"
+    ]
+
+
+def _block(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def _shown(typed: str) -> str:
+    return repr(typed if len(typed) <= SHOWN else f"{typed[:SHOWN]}...")

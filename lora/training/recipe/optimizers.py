@@ -1,0 +1,204 @@
+"""Optimizers and schedules by the names that trainers of FLUX.1 use, and their state without pickle. Knows no file."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import bitsandbytes.optim
+import torch
+from diffusers.optimization import get_scheduler
+from prodigyopt import Prodigy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers.optimization import Adafactor
+
+from lora.checks import one_of
+from lora.training.recipe.choices import BYTES_PER_PARAMETER, OPTIMIZERS, SCHEDULES
+
+Json = dict[str, Any]
+
+BETAS, LION_BETAS = (0.9, 0.999), (0.9, 0.99)
+PRODIGY_RATE, LEAST_PRODIGY_RATE = 1.0, 0.1  # it finds the rate by itself, and is given a factor near 1
+
+DIFFUSERS_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
+MOST_WARM_UP_STEPS, WARM_UP_SHARE = 50, 0.05
+
+MISFIT = "the saved state is not of this optimizer"
+
+
+def effective_learning_rate(name: str, rate: float) -> float:
+    """The rate that an optimizer really gets: for prodigy, below 0.1, it is 1.0, as others do who take a rate meant
+    for Adam."""
+    return PRODIGY_RATE if name == "prodigy" and rate < LEAST_PRODIGY_RATE else rate
+
+
+def bytes_per_parameter(name: str) -> float:
+    """Bytes of optimizer state for each trained parameter, for the memory plan."""
+    return BYTES_PER_PARAMETER[one_of("optimizer", name, OPTIMIZERS)]
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float, epsilon: float
+) -> Optimizer:
+    """One of OPTIMIZERS, at its effective learning rate; `epsilon` is for those that divide by a root (lion does not,
+    adafactor has its own). Raises ValueError for another name.
+
+    Weight decay is decoupled from the gradient but for adam and adagrad, where torch adds it to the gradient.
+    """
+    one_of("optimizer", name, OPTIMIZERS)
+    parameters, rate = list(parameters), effective_learning_rate(name, learning_rate)
+    if name in ("adamw8bit", "adam8bit", "lion8bit", "lion"):
+        return _of_bitsandbytes(name, parameters, rate=rate, weight_decay=weight_decay, epsilon=epsilon)
+    if name == "prodigy":
+        # as an option of the group: for the argument it would print a line
+        groups = [{"params": parameters, "weight_decay": weight_decay}]
+        return Prodigy(groups, lr=rate, betas=BETAS, eps=epsilon, safeguard_warmup=True, use_bias_correction=True)
+    if name == "adafactor":
+        return Adafactor(parameters, lr=rate, weight_decay=weight_decay, scale_parameter=False, relative_step=False)
+    if name == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=rate, eps=epsilon, weight_decay=weight_decay)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, betas=BETAS, eps=epsilon, weight_decay=weight_decay)
+
+
+def make_schedule(name: str, optimizer: Optimizer, *, steps: int) -> LRScheduler:
+    """One of SCHEDULES over so many optimizer steps, after a linear warm-up over 5 % of them, at most 50; cosine and
+    linear are at 0 after the last. Raises ValueError for another name. Its `state_dict` is JSON.
+
+    Those of diffusers begin at a rate of 0, with which a step would teach nothing: they are entered one step later.
+    """
+    one_of("lr_scheduler", name, SCHEDULES)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return get_scheduler(
+        DIFFUSERS_SCHEDULES[name],
+        optimizer,
+        num_warmup_steps=warm_up_steps(steps) + 1,
+        num_training_steps=steps + 1,
+        last_epoch=0,
+    )
+
+
+def warm_up_steps(steps: int) -> int:
+    """How many steps of so many the learning rate rises for."""
+    return min(MOST_WARM_UP_STEPS, round(WARM_UP_SHARE * steps))
+
+
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Json]:
+    """All that an optimizer knows: copies on the CPU of its tensors, by the number of the parameter and their own name
+    ("17.exp_avg"), and the rest as JSON."""
+    tensors: dict[str, Tensor] = {}
+    numbers: Json = {}
+    for index, parameter in enumerate(_parameters(optimizer)):
+        state = optimizer.state.get(parameter, {})
+        numbers[str(index)] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+    return tensors, {"numbers": numbers, "groups": [_options(group) for group in optimizer.param_groups]}
+
+
+def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], values: Json) -> None:
+    """Give an optimizer over the same parameters, in the same order, what `optimizer_state` told of another.
+
+    The parameters keep their values, and lose their gradients. Raises ValueError unless all is as this optimizer makes
+    it for itself, down to shapes and dtypes: the state may be a stranger's, and the 8-bit kernels check nothing.
+    """
+    options = _checked_options(optimizer, values.get("groups"))
+    states = _by_parameter(tensors, values.get("numbers"))
+    parameters = _parameters(optimizer)
+    if not states.keys() <= {str(index) for index in range(len(parameters))}:
+        raise ValueError(f"{MISFIT}: it is of more parameters than the {len(parameters)} of this training")
+    _make_state(optimizer)
+    for index, parameter in enumerate(parameters):
+        saved = states[str(index)]
+        if saved or isinstance(optimizer, torch.optim.Adagrad):  # which has a state from the start
+            _fill(optimizer.state[parameter], saved, f"parameter {index}", parameter.numel())
+        else:
+            del optimizer.state[parameter]  # it never had a gradient
+    for group, saved_options in zip(optimizer.param_groups, options, strict=True):
+        group.update(saved_options)
+
+
+def _of_bitsandbytes(
+    name: str, parameters: list[nn.Parameter], *, rate: float, weight_decay: float, epsilon: float
+) -> Optimizer:
+    library = bitsandbytes.optim
+    if name.startswith("lion"):
+        lion = library.Lion8bit if name == "lion8bit" else library.Lion
+        return lion(parameters, lr=rate, betas=LION_BETAS, weight_decay=weight_decay)
+    adam = library.AdamW8bit if name == "adamw8bit" else library.Adam8bit
+    return adam(parameters, lr=rate, betas=BETAS, eps=epsilon, weight_decay=weight_decay)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _options(group: dict[str, object]) -> Json:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _checked_options(optimizer: Optimizer, groups: object) -> list[Json]:
+    """The saved options of each group, pairs as tuples again."""
+    own = optimizer.param_groups
+    if not isinstance(groups, list) or len(groups) != len(own) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError(f"{MISFIT}: expected the options of {len(own)} groups of parameters")
+    for group, saved in zip(own, groups, strict=True):
+        missing = _options(group).keys() - saved.keys()
+        if missing or "params" in saved:
+            raise ValueError(f"{MISFIT}: expected the options {', '.join(_options(group))}")
+    return [{name: _option(name, value) for name, value in saved.items()} for saved in groups]
+
+
+def _option(name: str, value: object) -> object:
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(part is None or isinstance(part, int | float) for part in values):
+        raise ValueError(f"{MISFIT}: expected numbers as its option {name!r}")
+    return values if isinstance(value, list | tuple) else value
+
+
+def _by_parameter(tensors: Mapping[str, Tensor], numbers: object) -> defaultdict[str, Json]:
+    """Tensors and numbers of each parameter, by its number and their names."""
+    if not isinstance(numbers, dict) or not all(isinstance(saved, dict) for saved in numbers.values()):
+        raise ValueError(f"{MISFIT}: expected the numbers of each parameter")
+    states: defaultdict[str, Json] = defaultdict(dict, {index: dict(saved) for index, saved in numbers.items()})
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        states[index][name] = tensor
+    return states
+
+
+def _make_state(optimizer: Optimizer) -> None:
+    """Let an optimizer make its state by a step at a rate of 0, which changes no parameter. Gradients of 1, as those of
+    0 could be divided by 0."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _fill(state: Json, saved: Json, whose: str, count: int) -> None:
+    if state.keys() != saved.keys():
+        raise ValueError(f"{MISFIT}: {whose} has {', '.join(saved) or 'nothing'}, expected {', '.join(state)}")
+    for name, value in saved.items():
+        own = state[name]
+        if not isinstance(own, Tensor) or not isinstance(value, Tensor):
+            if type(own) is not type(value):
+                raise ValueError(
+                    f"{MISFIT}: {whose} has {name} as {type(value).__name__}, expected {type(own).__name__}"
+                )
+            state[name] = value
+        elif name == "p0" and own.dtype == value.dtype and value.shape in ((), (count,)):
+            state[name] = value.to(own.device, copy=True)  # Prodigy's, which is one 0 where a parameter began at 0
+        elif (own.dtype, own.shape) != (value.dtype, value.shape):
+            raise ValueError(f"{MISFIT}: {whose} has {name} as {_shown(value)}, expected {_shown(own)}")
+        else:
+            own.copy_(value)
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"

@@ -1,0 +1,165 @@
+"""What was asked becomes what is done: every choice that was left open is made here, and told with its reason."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from lora.dataset.wording import counted
+from lora.training.recipe.config import TrainConfig
+from lora.training.recipe.optimizers import effective_learning_rate
+from lora.training.recipe.presets import PRESETS, Preset
+from lora.training.recipe.sigmas import STYLE_LOGIT_MEAN, SigmaRule
+
+MAX_GRAD_NORM = 1.0
+FEW_IMAGES, MANY_IMAGES = 4, 100
+MANY_IMAGES_RANK = 32
+FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 1e-4
+RANK_OF_RATES = 16  # the rank that the rates of the presets are for
+MOST_RATE_FOR_BATCHES = 2.0
+# Outside these, trainings of FLUX.1 LoRAs have been seen to learn too little, or to learn their pictures by heart.
+LEAST_EXPOSURES, MOST_EXPOSURES = 20, 100
+LEAST_TRAVEL, MOST_TRAVEL = 0.04, 0.5
+RATES_OF_ADAM = {"lion": 0.2, "lion8bit": 0.2}  # its steps are all of one length (Chen et al. 2023, arXiv 2302.06675)
+TRAVELLERS = ("adamw8bit", "adamw", "adam8bit", "adam")  # those that move each weight by about the rate in a step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All that decides what a LoRA becomes, but for the data set, the base and the layers."""
+
+    lora_type: str
+    steps: int
+    learning_rate: float
+    batch_size: int  # of one process
+    gradient_accumulation: int
+    lora_rank: int
+    sigma_rule: SigmaRule
+    offset_noise: float
+    caption_dropout_rate: float
+    drops_to_trigger: bool
+    optimizer: str
+    weight_decay: float
+    epsilon: float
+    max_grad_norm: float
+    lr_scheduler: str
+    ema_decay: float
+    ema_warms_up: bool
+    seed: int
+
+    def settings(self) -> dict[str, object]:
+        """As plain values, by name."""
+        return asdict(self)
+
+    def sigma_line(self) -> str:
+        """Which noise is trained, for a person."""
+        rule = self.sigma_rule
+        mean = "FLUX's shift for the size" if rule.logit_mean is None else f"{rule.logit_mean:g}"
+        style = f", {rule.style_share:.0%} around {STYLE_LOGIT_MEAN:g}" if rule.style_share else ""
+        return f"sigma: logit-normal around {mean}{style}"
+
+    def dropped_text(self, trigger_word: str) -> str:
+        """What stands in for a dropped caption."""
+        return trigger_word if self.drops_to_trigger else ""
+
+
+class Chosen(NamedTuple):
+    """A recipe, and lines that say why it is as it is."""
+
+    recipe: Recipe
+    reasons: tuple[str, ...]
+
+
+def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
+    """The recipe for so many images, on so many processes that each take `batch_size` images a step."""
+    preset = PRESETS[config.lora_type]
+    together = config.batch_size * config.gradient_accumulation * processes
+    rank, why_rank = _rank(config, preset, images)
+    rate, why_rate = _rate(config, preset, images=images, rank=rank, together=together)
+    steps, why_steps = _steps(config, preset, images=images, together=together)
+    dropout, why_dropout = _dropout(config, preset, images)
+    mean = preset.logit_mean if config.timestep_logit_mean is None else config.timestep_logit_mean
+    style_share = preset.style_share if config.timestep_logit_mean is None else 0.0
+    recipe = Recipe(
+        lora_type=config.lora_type,
+        steps=steps,
+        learning_rate=rate,
+        batch_size=config.batch_size,
+        gradient_accumulation=config.gradient_accumulation,
+        lora_rank=rank,
+        sigma_rule=SigmaRule(mean, 1.0, style_share),
+        offset_noise=preset.offset_noise,
+        caption_dropout_rate=dropout,
+        drops_to_trigger=preset.drops_to_trigger,
+        optimizer=config.optimizer,
+        weight_decay=preset.weight_decay,
+        epsilon=preset.epsilon,
+        max_grad_norm=MAX_GRAD_NORM,
+        lr_scheduler=config.lr_scheduler,
+        ema_decay=preset.ema_decay if config.ema_decay is None else config.ema_decay,
+        ema_warms_up=preset.ema_warms_up,
+        seed=config.seed,
+    )
+    whys = (why_rank, why_rate, why_steps, why_dropout, *_warnings(recipe, images=images, together=together))
+    return Chosen(recipe, tuple(filter(None, whys)))
+
+
+def _rank(config: TrainConfig, preset: Preset, images: int) -> tuple[int, str]:
+    if config.lora_rank:
+        return config.lora_rank, ""
+    rank = max(MANY_IMAGES_RANK, preset.lora_rank) if images > MANY_IMAGES else preset.lora_rank
+    return rank, f"lora_rank {rank}: what {config.lora_type} LoRAs take from {counted(images, 'image')}"
+
+
+def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, together: int) -> tuple[float, str]:
+    """Adam goes the same way in a step whatever the rank; with alpha = rank, more rank makes more of it."""
+    rate = effective_learning_rate(config.optimizer, config.learning_rate)
+    if rate != config.learning_rate:
+        return rate, f"learning_rate {rate:g}: {config.optimizer} finds its own"
+    if rate:
+        return rate, ""
+    if preset is PRESETS["replicate"]:
+        return preset.learning_rate, f"learning_rate {preset.learning_rate:g}: the peer's"
+    is_few = config.lora_type == "subject" and images <= FEW_IMAGES
+    least = FEW_IMAGES_RATE if is_few else preset.learning_rate
+    rate = least * math.sqrt(RANK_OF_RATES / rank) * min(math.sqrt(together), MOST_RATE_FOR_BATCHES)
+    rate = float(f"{rate * RATES_OF_ADAM.get(config.optimizer, 1.0):.2g}")
+    of_few = f", half as much for {counted(images, 'image')}" if is_few else ""
+    return rate, f"learning_rate {rate:g}: for rank {rank} and {counted(together, 'image')} a step{of_few}"
+
+
+def _steps(config: TrainConfig, preset: Preset, *, images: int, together: int) -> tuple[int, str]:
+    if config.steps:
+        return config.steps, ""
+    rule = preset.steps
+    if preset is PRESETS["replicate"]:
+        return rule.most, f"steps {rule.most}: the peer's"
+    if config.lora_type == "subject" and images <= FEW_IMAGES:
+        steps = max(math.ceil(FEW_IMAGES_STEPS / together), 1)
+        return steps, f"steps {steps}: few, as more would learn {counted(images, 'image')} by heart"
+    steps = math.ceil(min(max(rule.per_image * images, rule.least), rule.most) / together)
+    bounds = f"{rule.least} to {rule.most} in all"
+    return (
+        steps,
+        f"steps {steps}: {rule.per_image} times each of {counted(images, 'image')}, {bounds}, {together} a step",
+    )
+
+
+def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, str]:
+    if config.caption_dropout_rate is not None:
+        return config.caption_dropout_rate, ""
+    if config.lora_type == "subject" and images <= FEW_IMAGES:
+        return FEW_IMAGES_DROPOUT, f"caption_dropout_rate {FEW_IMAGES_DROPOUT}: more, for {counted(images, 'image')}"
+    return preset.caption_dropout_rate, ""
+
+
+def _warnings(recipe: Recipe, *, images: int, together: int) -> list[str]:
+    exposures, told = recipe.steps * together / images, []
+    if exposures > MOST_EXPOSURES:
+        told.append(f"each image is seen {exposures:.0f} times: over {MOST_EXPOSURES}, LoRAs learn pictures by heart")
+    if exposures < LEAST_EXPOSURES:
+        told.append(f"each image is seen {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may learn too little")
+    travel = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
+    if recipe.optimizer in TRAVELLERS and not LEAST_TRAVEL <= travel <= MOST_TRAVEL:
+        usual = f"{LEAST_TRAVEL} to {MOST_TRAVEL} is usual"
+        told.append(f"learning_rate times steps is {travel:.2g} (at rank {RANK_OF_RATES}): {usual}")
+    return told

@@ -1,0 +1,114 @@
+"""What a LoRA file says of itself, under the names that ComfyUI, A1111 and LoRA managers show. Knows no file.
+
+`ss_` and `sshs_` are those of kohya's sd-scripts, `modelspec.` those of Stability's ModelSpec 1.0.1. There is no time
+and no name of a person: the same training gives the same bytes.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Literal
+
+from safetensors.torch import save
+from torch import Tensor
+
+from lora.dataset.captions import PromptRule
+from lora.training.result.notice import licence
+
+Layout = Literal["diffusers", "kohya"]
+
+MOST_TAGS, LONGEST_TAG = 200, 100  # a sentence is no tag, and the header of the file stays small
+DOWNS = (".lora_A.weight", ".lora_down.weight")  # each layer has one
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
+LEGACY_START, LEGACY_BYTES, LEGACY_DIGITS = 0x100000, 0x10000, 8
+NOT_IN_A_NAME = re.compile(r"[^\w-]+")  # A1111 takes the name of the output for the one in <lora:name:1>
+
+
+def lora_metadata(
+    settings: Mapping[str, object], *, captions: Sequence[str], tensors: Mapping[str, Tensor], layout: Layout
+) -> dict[str, str]:
+    """All metadata of a LoRA file that holds `tensors`; `captions` are the prompts it was trained on.
+
+    Raises TypeError for a setting that is no plain value, such as a path.
+    """
+    training = _training(settings, captions, tensors)
+    if layout == "kohya":
+        training["ss_network_module"] = "networks.lora_flux"
+    model_hash, legacy_hash = _hashes(tensors, training)
+    return {
+        "format": "pt",
+        **_modelspec(settings),
+        "modelspec.hash_sha256": f"0x{model_hash}",
+        **training,
+        "sshs_model_hash": model_hash,
+        "sshs_legacy_hash": legacy_hash,
+        "trainer_config": json.dumps(dict(settings)),
+    }
+
+
+def _modelspec(settings: Mapping[str, object]) -> dict[str, str]:
+    trigger, kind, resolutions = str(settings["trigger_word"]), str(settings["lora_type"]), settings["resolutions"]
+    side = max(resolutions) if isinstance(resolutions, tuple) else ""
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "flux-1-dev/lora",
+        "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+        "modelspec.title": f"{trigger} LoRA".strip(),
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.trigger_phrase": trigger,
+        "modelspec.usage_hint": _usage_hint(trigger, kind),
+        "modelspec.license": licence(str(settings["base_model"])),
+        "modelspec.tags": f"flux, lora, {kind}",
+    }
+
+
+def _usage_hint(trigger: str, kind: str) -> str:
+    if not trigger:
+        return "There is no trigger word: prompt as without the LoRA"
+    example = f"a picture in the style of {trigger}" if kind == "style" else f"a photo of {trigger}"
+    return f"Say {trigger} in the prompt, such as '{example}'"
+
+
+def _training(settings: Mapping[str, object], captions: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    trigger, rank = str(settings["trigger_word"]), str(settings["lora_rank"])
+    layers = sum(name.endswith(DOWNS) for name in tensors)
+    return {
+        "ss_output_name": NOT_IN_A_NAME.sub("_", trigger).strip("_") or "lora",
+        "ss_base_model_version": "flux1",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "ss_network_args": json.dumps({"layers": layers}),
+        "ss_learning_rate": str(settings["learning_rate"]),
+        "ss_optimizer": str(settings["optimizer"]),
+        "ss_lr_scheduler": str(settings["lr_scheduler"]),
+        "ss_max_train_steps": str(settings["steps"]),
+        "ss_num_train_images": str(settings["images"]),
+        "ss_caption_dropout_rate": str(settings["caption_dropout_rate"]),
+        "ss_seed": str(settings["seed"]),
+        "ss_resolution": json.dumps(settings["resolutions"]),
+        "ss_tag_frequency": json.dumps({"img": _tags(captions, trigger)}),
+    }
+
+
+def _tags(captions: Sequence[str], trigger: str) -> dict[str, int]:
+    """The parts between commas, the most frequent first, with in how many captions each is; and the trigger word."""
+    rule = PromptRule(trigger, "", "")
+    tags: Counter[str] = Counter()
+    for caption in captions:
+        said = [trigger] if rule.mentions_trigger(caption) else []
+        parts = (part.strip() for part in caption.split(","))
+        tags.update({tag for tag in chain(said, parts) if 0 < len(tag) <= LONGEST_TAG})
+    ranked = sorted(tags.items(), key=lambda tag: (-tag[1], tag[0]))
+    return dict(ranked[:MOST_TAGS])
+
+
+def _hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> tuple[str, str]:
+    """sd-scripts' (train_util.precalculate_safetensors_hashes): of the tensors' bytes as safetensors lays them out, and
+    of 64 KiB from 1 MiB on of a file with `ss_` metadata alone."""
+    content = memoryview(save(dict(tensors), metadata=dict(training)))
+    start = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+    legacy = hashlib.sha256(content[LEGACY_START : LEGACY_START + LEGACY_BYTES]).hexdigest()
+    return hashlib.sha256(content[start:]).hexdigest(), legacy[:LEGACY_DIGITS]

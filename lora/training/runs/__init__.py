@@ -1,0 +1,1 @@
+"""One try after another, in one process or in several."""

@@ -1,0 +1,132 @@
+"""One training in several processes, one a GPU: start them, pass on what they say, end them."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, Queue
+
+import psutil
+import torch
+from torch import Tensor
+
+from lora.dataset.encoding import EncodedDataset
+from lora.training.learning.session import Outcome
+from lora.training.progress import Log, passed_on
+from lora.training.runs.team_files import FAILED, OUT_OF_MEMORY, STOP, Work, read_outcome, write_work
+from lora.training.stop import Stop
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = "lora.training.runs.process"
+PROCESSES_VARIABLE = "FLUX_LORA_PROCESSES"
+SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_TO_SAVE = 5.0  # for a team that is told to stop; then it is killed
+END = None  # of the output
+
+
+def count_processes() -> int:
+    """One for each GPU that is visible, unless the environment says how many; raises ValueError if it says nonsense."""
+    asked = os.environ.get(PROCESSES_VARIABLE, "").strip()
+    gpus = torch.cuda.device_count()
+    if not asked:
+        return max(gpus, 1)
+    most = gpus or os.cpu_count() or 1
+    if not asked.isdigit() or not 1 <= int(asked) <= most:
+        raise ValueError(f"{PROCESSES_VARIABLE} is {asked!r}: expected 1 to {most}")
+    return int(asked)
+
+
+def train_in_team(
+    work: Work,
+    dataset: EncodedDataset,
+    lora: Mapping[str, Tensor] | None,
+    *,
+    processes: int,
+    folder: Path,
+    log: Log,
+    stop: Stop,
+) -> Outcome:
+    """Train in so many processes that accelerate starts, with `folder` for their files.
+
+    Raises torch.OutOfMemoryError if one of them had not enough, and RuntimeError with its words if one failed.
+    """
+    folder.mkdir()
+    write_work(folder, work, dataset, lora)
+    with _running(folder, processes) as (process, lines):
+        while (line := _next(lines)) is not END:
+            if line:
+                passed_on(line, log)
+            if (reason := stop.reason()) and not (folder / STOP).exists():
+                (folder / STOP).write_text(reason)
+        code = process.wait()
+    if (folder / OUT_OF_MEMORY).exists():
+        raise torch.OutOfMemoryError("a process of the training had not enough memory")
+    if code:
+        failed = folder / FAILED
+        raise RuntimeError(failed.read_text() if failed.exists() else f"a process of the training ended with {code}")
+    return read_outcome(folder)
+
+
+def _next(lines: "Queue[str | None]") -> str | None:
+    """The next line; an empty one if none comes for a moment, as nothing interrupts a longer wait."""
+    try:
+        return lines.get(timeout=SECONDS_BETWEEN_LOOKS)
+    except Empty:
+        return ""
+
+
+@contextmanager
+def _running(folder: Path, processes: int) -> "Iterator[tuple[subprocess.Popen[str], Queue[str | None]]]":
+    """The team and the lines that it prints; at the end it is gone, after a moment in which it may save."""
+    options = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    count = ["--num_processes", str(processes), "--gpu_ids", "all", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, *count]
+    process = subprocess.Popen(
+        [*launcher, "-m", PROGRAM, str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # a group of its own, so that all of it can be ended
+    )
+    lines: Queue[str | None] = Queue()
+    threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+    try:
+        yield process, lines
+    finally:
+        team = _all_of(process.pid)  # each has a group of its own
+        try:
+            _ask_to_stop(process, folder)
+        finally:
+            for member in team:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+            process.wait()
+
+
+def _all_of(pid: int) -> list[psutil.Process]:
+    """A process and all that it started."""
+    try:
+        launcher = psutil.Process(pid)
+        return [launcher, *launcher.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _ask_to_stop(process: "subprocess.Popen[str]", folder: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_SAVE
+    (folder / STOP).write_text("it was cancelled")
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _read(process: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line.rstrip("\n"))
+    lines.put(END)

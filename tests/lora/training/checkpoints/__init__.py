@@ -1,0 +1,1 @@
+"""Training: encoded examples become LoRA weights."""

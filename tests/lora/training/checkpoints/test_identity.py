@@ -1,0 +1,156 @@
+"""Two trainings are the same exactly if one can go on from the other's checkpoint to the same LoRA."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from lora.training.checkpoints.identity import folder_name, identity_of, refuse_other
+from tests.tiny import (
+    TINY_FLUX,
+    a_recipe,
+    assert_one_sentence,
+    checked_config,
+    encoded,
+    found_in,
+    picture,
+    write,
+    zipped,
+)
+
+LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """What of a base a LoRA depends on."""
+    folder = tmp_path_factory.mktemp("base")
+    shutil.copytree(TINY_FLUX / "transformer", folder / "transformer")
+    return folder
+
+
+def images(folder, *, colors=("red", "blue"), captions=("one", "two"), resolutions=(64,), order=1, trigger_word="TOK"):
+    folder.mkdir(parents=True)
+    members = {}
+    for number, (color, caption) in enumerate(zip(colors, captions, strict=True)):
+        members |= {f"{number}.png": encoded(picture(color=color)), f"{number}.txt": caption}
+    archive = write(folder / "a.zip", zipped(dict(list(members.items())[::order])))
+    return found_in(archive, into=folder / "into", resolutions=resolutions, trigger_word=trigger_word).dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return images(tmp_path_factory.mktemp("images") / "plain")
+
+
+def identity(dataset, base, *, recipe=None, layers=LAYERS, base_name="tiny", processes=1, **inputs):
+    config = checked_config(resolution="64", **inputs)
+    return identity_of(
+        recipe or a_recipe(), dataset, config, layers=layers, base=base_name, weights=base, processes=processes
+    )
+
+
+def difference(one, other):
+    """What of one is refused by the other."""
+    with pytest.raises(ValueError) as error:
+        refuse_other(json.loads(json.dumps(one)), other, "resume_from")
+    assert_one_sentence(error.value)
+    return str(error.value).removeprefix("resume_from holds a training of ").split(" ")[0]
+
+
+def test_the_same_training_is_the_same_by_another_name_and_from_a_checkpoint(tmp_path, dataset, base):
+    one, other = identity(dataset, base), identity(images(tmp_path / "again", order=-1), base)
+    refuse_other(json.loads(json.dumps(one)), other, "resume_from")
+    assert folder_name(one) == folder_name(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"lora_rank": 8}, "lora_rank"),
+        ({"learning_rate": 2e-3}, "learning_rate"),
+        ({"seed": 43}, "seed"),
+        ({"batch_size": 4}, "batch_size"),
+        ({"gradient_accumulation": 2}, "gradient_accumulation"),
+        ({"optimizer": "prodigy"}, "optimizer"),
+        ({"lr_scheduler": "cosine"}, "lr_scheduler"),
+        ({"ema_decay": 0.9}, "ema_decay"),
+        ({"caption_dropout_rate": 0.5}, "caption_dropout_rate"),
+        ({"sigma_rule": replace(a_recipe().sigma_rule, style_share=0.5)}, "sigma_rule"),
+    ],
+)
+def test_another_recipe_is_another_training(dataset, base, changes, field):
+    ours, theirs = identity(dataset, base), identity(dataset, base, recipe=a_recipe(**changes))
+    assert difference(theirs, ours) == field
+    assert folder_name(theirs) != folder_name(ours)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"layers": LAYERS[:1]}, "layers"),
+        ({"layers": LAYERS[::-1]}, "layers"),
+        ({"base_name": "dev"}, "base_model"),
+        ({"validation": False}, "validation"),
+        ({"trigger_word": "OTHER"}, "trigger_word"),
+    ],
+)
+def test_other_layers_bases_and_inputs_are_another_training(dataset, base, changes, field):
+    assert difference(identity(dataset, base, **changes), identity(dataset, base)) == field
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"colors": ("red", "green")},
+        {"captions": ("one", "three")},
+        {"captions": ("two", "one")},
+        {"resolutions": (128,)},
+    ],
+)
+def test_other_images_captions_and_sizes_are_another_training(tmp_path, dataset, base, changes):
+    """Captions that changed places too."""
+    other = identity(images(tmp_path / "other", **changes), base)
+    assert difference(other, identity(dataset, base)) == "images_and_captions"
+
+
+def test_other_weights_under_the_same_name_are_another_training(tmp_path, dataset, base):
+    shutil.copytree(base, tmp_path / "base")
+    config = tmp_path / "base/transformer/config.json"
+    config.write_text(config.read_text() + "\n")
+    assert difference(identity(dataset, tmp_path / "base"), identity(dataset, base)) == "base_weights"
+
+
+def test_how_long_to_train_is_no_part_of_it_unless_the_learning_rate_depends_on_it(dataset, base):
+    ours, longer, shorter = (identity(dataset, base, recipe=a_recipe(steps=steps)) for steps in (1000, 2000, 100))
+    refuse_other(json.loads(json.dumps(longer)), ours, "resume_from")
+    assert difference(shorter, ours) == "warm_up_steps"
+    cosine, longer = (
+        identity(dataset, base, recipe=a_recipe(steps=steps, lr_scheduler="cosine")) for steps in (100, 900)
+    )
+    assert difference(longer, cosine) == "steps"
+
+
+def test_two_images_are_one_each_for_two_processes(dataset, base):
+    alone, two = (identity(dataset, base, recipe=a_recipe(batch_size=size), processes=2 // size) for size in (2, 1))
+    assert alone == two
+    assert difference(identity(dataset, base, processes=2), identity(dataset, base)) == "batch_size"
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"checkpoint_every": 7},
+        {"sample_prompts": "a dog"},
+        {"precision": "int8"},
+        {"gradient_checkpointing": True},
+        {"time_limit": 5},
+        {"keep_resume_state": True},
+        {"extra_layout": "kohya"},
+        {"cache_latents_to_disk": True},
+    ],
+)
+def test_what_does_not_change_the_lora_or_is_the_machines_is_no_part_of_it(dataset, base, inputs):
+    """A training may go on elsewhere, on another card."""
+    assert identity(dataset, base, **inputs) == identity(dataset, base)

@@ -1,0 +1,154 @@
+"""Batches: each example once an epoch, in one size, with its own caption or none."""
+
+import pytest
+import torch
+
+from lora.dataset.encoding import EncodedDataset, Example
+from lora.flux.prompt import Prompt
+from lora.training.learning.batches import Batches, Draws
+from lora.training.recipe.sigmas import SigmaRule
+from tests.tiny import SHIFT, tiny_example, tiny_prompt
+
+DROPPED = -1.0
+MIDDLE = SigmaRule(0.0, 1.0, 0.0)
+
+
+def numbered(index, *, height=4, width=6):
+    """An example whose latents, tokens and pooled vector all say its number."""
+    number = float(index)
+    return Example(
+        torch.full((4, height, width), number),
+        Prompt(torch.full((6, 8), number), torch.full((8,), number)),
+        content=str(index),
+    )
+
+
+def numbered_dataset(*sizes):
+    dropped = Prompt(torch.full((6, 8), DROPPED), torch.full((8,), DROPPED))
+    return EncodedDataset(tuple(numbered(i, height=h, width=w) for i, (h, w) in enumerate(sizes)), dropped=dropped)
+
+
+def batches_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0):
+    return [
+        noised.batch for noised in noised_of(dataset, count=count, batch_size=batch_size, dropout=dropout, seed=seed)
+    ]
+
+
+def noised_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0, rule=MIDDLE, offset_noise=0.0):
+    draws = Draws(rule, offset_noise, dropout, SHIFT)
+    batches = Batches(dataset, batch_size=batch_size, draws=draws, seed=seed)
+    return [batches.noised(index) for index in range(count)]
+
+
+def numbers(batch):
+    return batch.latents.mean(dim=(1, 2, 3)).tolist()
+
+
+def test_each_image_keeps_its_own_caption():
+    """Trap 34: over three shuffled epochs of two sizes."""
+    dataset = numbered_dataset(*[(4, 6)] * 5, *[(6, 4)] * 4)
+    for batch in batches_of(dataset, count=3 * 5):
+        assert torch.equal(batch.prompt.tokens.mean(dim=(1, 2)), batch.latents.mean(dim=(1, 2, 3)))
+        assert torch.equal(batch.prompt.pooled.mean(dim=1), batch.latents.mean(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+def test_each_image_is_seen_once_an_epoch(batch_size):
+    """Trap 40."""
+    dataset = numbered_dataset(*[(4, 6)] * 5, *[(6, 4)] * 2)
+    an_epoch = -(-5 // batch_size) + -(-2 // batch_size)
+    batches = batches_of(dataset, count=2 * an_epoch, batch_size=batch_size)
+    for epoch in (batches[:an_epoch], batches[an_epoch:]):
+        assert sorted(number for batch in epoch for number in numbers(batch)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    batches = batches_of(numbered_dataset(*[(4, 6)] * 12), count=4, batch_size=12)
+    assert len({tuple(numbers(batch)) for batch in batches}) == 4
+
+
+def test_a_batch_has_one_size():
+    shapes = {batch.latents.shape for batch in batches_of(numbered_dataset(*[(4, 6), (6, 4)] * 3), count=4)}
+    assert shapes == {(2, 4, 4, 6), (1, 4, 4, 6), (2, 4, 6, 4), (1, 4, 6, 4)}
+
+
+def test_one_image_makes_batches_of_one():
+    assert [numbers(batch) for batch in batches_of(numbered_dataset((4, 6)), count=3, batch_size=4)] == [[0.0]] * 3
+
+
+def test_captions_are_dropped_at_the_rate_asked_for():
+    """Trap 33: within three standard deviations, T5 and CLIP together, and never as zeros."""
+    batches = batches_of(numbered_dataset(*[(4, 6)] * 10), count=1000, batch_size=10, dropout=0.1)
+    tokens = torch.cat([batch.prompt.tokens.mean(dim=(1, 2)) for batch in batches])
+    pooled = torch.cat([batch.prompt.pooled.mean(dim=1) for batch in batches])
+    assert torch.equal(tokens, pooled)
+    assert (tokens == DROPPED).float().mean().item() == pytest.approx(0.1, abs=3 * (0.1 * 0.9 / 10_000) ** 0.5)
+
+
+def test_captions_are_never_or_always_dropped_at_the_ends():
+    dataset = numbered_dataset(*[(4, 6)] * 10)
+    never, always = (batches_of(dataset, count=50, batch_size=10, dropout=rate) for rate in (0.0, 1.0))
+    assert not any((batch.prompt.pooled == DROPPED).any() for batch in never)
+    assert all((batch.prompt.pooled == DROPPED).all() for batch in always)
+
+
+def test_the_same_seed_deals_the_same_batches():
+    """Trap 50."""
+    dataset = EncodedDataset(tuple(tiny_example(seed=index) for index in range(9)), dropped=tiny_prompt(seed=99))
+    first, again, other = (batches_of(dataset, count=6, dropout=0.5, seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a.prompt.pooled, b.prompt.pooled) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a.latents, b.latents) for a, b in zip(first, other, strict=True))
+
+
+def test_the_batch_of_a_step_does_not_depend_on_what_was_asked_before():
+    """Trap 39: a training that goes on at step k draws what it would have drawn."""
+    dataset = EncodedDataset(tuple(tiny_example(seed=index) for index in range(9)), dropped=tiny_prompt(seed=99))
+    draws = Draws(MIDDLE, 0.0, 0.5, SHIFT)
+    uninterrupted = Batches(dataset, batch_size=2, draws=draws, seed=1)
+    expected = [uninterrupted.noised(index) for index in range(12)][11]
+    found = Batches(dataset, batch_size=2, draws=draws, seed=1).noised(11)
+    assert torch.equal(found.noise, expected.noise)
+    assert torch.equal(found.sigmas, expected.sigmas)
+    assert torch.equal(found.batch.latents, expected.batch.latents)
+    assert torch.equal(found.batch.prompt.pooled, expected.batch.prompt.pooled)
+
+
+def test_noise_is_new_for_every_sample_batch_and_epoch():
+    """Trap 39."""
+    noise = torch.cat([each.noise for each in noised_of(numbered_dataset((4, 6), (4, 6)), count=6)])
+    assert len({sample.sum().item() for sample in noise}) == 12
+
+
+def test_parts_of_a_batch_are_the_whole_of_it():
+    """Trap 39: several processes draw what one would."""
+    dataset = numbered_dataset(*[(4, 6)] * 5)
+    batches = Batches(dataset, batch_size=4, draws=Draws(MIDDLE, 0.01, 0.5, SHIFT), seed=0)
+    for index in (0, 1):
+        whole = batches.noised(index)
+        parts = [batches.noised(index, part=slice(start, start + 2)) for start in (0, 2)]
+        parts = [part for part in parts if part is not None]
+        assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
+        assert torch.equal(torch.cat([part.sigmas for part in parts]), whole.sigmas)
+        assert torch.equal(torch.cat([part.batch.latents for part in parts]), whole.batch.latents)
+    assert batches.noised(1, part=slice(2, 4)) is None or batches.noised(0, part=slice(2, 4)) is None
+
+
+def test_the_noise_is_standard_normal_and_offset_only_if_asked():
+    dataset = numbered_dataset(*[(32, 32)] * 8)
+    plain, moved = (
+        torch.cat([each.noise for each in noised_of(dataset, count=20, batch_size=8, offset_noise=offset)])
+        for offset in (0.0, 0.5)
+    )
+    assert plain.std().item() == pytest.approx(1, abs=0.01)
+    means = moved.mean(dim=(2, 3))
+    assert means.std().item() == pytest.approx(0.5, abs=0.05)
+    assert plain.mean(dim=(2, 3)).std().item() == pytest.approx(1 / 32, abs=0.01)
+
+
+def test_sigma_moves_with_the_size_of_the_picture_if_the_rule_says_so():
+    """Trap 1: by packed tokens."""
+    rule = SigmaRule(None, 1e-6, 0.0)
+    for side in (16, 64):
+        (noised,) = noised_of(numbered_dataset((side, side)), count=1, rule=rule)
+        assert torch.logit(noised.sigmas).item() == pytest.approx(SHIFT.mu((side // 2) ** 2), abs=1e-3)

@@ -1,0 +1,212 @@
+"""The loop: what it asks, what it changes, what it leaves behind."""
+
+import pytest
+import torch
+
+from lora.flux.latents import pack
+from lora.flux.prompt import Prompt
+from lora.flux.velocity import predict_velocity
+from lora.training.learning.batches import Batch
+from lora.training.learning.flow import point_on_path
+from lora.training.learning.loop import loss_at, take_step
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
+from tests.tiny import (
+    a_recipe,
+    lora_parameters,
+    randomize_lora,
+    recorded_calls,
+    tiny_batch,
+    tiny_batches,
+    tiny_lora_transformer,
+    tiny_transformer,
+    trained,
+)
+
+SIGMAS = torch.tensor([0.1234567, 0.4, 0.7, 0.9876543])
+
+
+def single(batch, index):
+    only = slice(index, index + 1)
+    return Batch(batch.latents[only], Prompt(batch.prompt.tokens[only], batch.prompt.pooled[only]))
+
+
+def noise_like(batch):
+    return torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(3))
+
+
+def train(transformer, **changes):
+    return trained(transformer, a_recipe(**changes))
+
+
+def snapshot(parameters):
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def test_the_model_is_told_the_sigma_that_mixed_the_noise_in():
+    """Traps 5, 6, 7, 8: bit for bit, in fp32, between 0 and 1, with guidance 1."""
+    transformer, batch = tiny_transformer(), tiny_batch()
+    noise = noise_like(batch)
+    with recorded_calls(transformer) as calls, torch.no_grad():
+        loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    assert torch.equal(calls[0]["timestep"], SIGMAS)
+    assert calls[0]["timestep"].dtype == torch.float32
+    assert torch.equal(calls[0]["hidden_states"], pack(point_on_path(batch.latents, noise, SIGMAS)))
+    assert torch.equal(calls[0]["guidance"], torch.ones(4))
+    assert calls[0]["guidance"].dtype == torch.float32
+
+
+def test_a_bf16_model_is_told_sigmas_in_fp32_all_the_same():
+    """Trap 7."""
+    transformer, batch = tiny_transformer(dtype=torch.bfloat16), tiny_batch()
+    noise = noise_like(batch)
+    with recorded_calls(transformer) as calls, torch.no_grad():
+        loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    assert torch.equal(calls[0]["timestep"], SIGMAS)
+    mixed = pack(point_on_path(batch.latents, noise, SIGMAS)).bfloat16()
+    assert torch.equal(calls[0]["hidden_states"], mixed)  # mixed in fp32, and only then cast
+
+
+def test_one_step_along_the_velocity_misses_by_sigma_times_the_root_of_the_loss():
+    """Trap 10: what the sampler would make of a prediction and what the loss says of it agree."""
+    transformer, batch = tiny_lora_transformer(), single(tiny_batch(), 0)
+    randomize_lora(transformer)
+    noise, sigmas = noise_like(batch), SIGMAS[2:3]
+    with torch.no_grad():
+        loss = loss_at(transformer, batch, noise=noise, sigmas=sigmas)
+        noisy = point_on_path(batch.latents, noise, sigmas)
+        velocity = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=1.0)
+    guess = noisy - sigmas * velocity
+    missed = (guess - batch.latents).square().mean().sqrt()
+    assert missed.item() == pytest.approx(sigmas.item() * loss.item() ** 0.5, rel=1e-5)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_samples():
+    """Trap 17."""
+    transformer, batch = tiny_transformer(), tiny_batch()
+    noise = noise_like(batch)
+    with torch.no_grad():
+        together = loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+        alone = [
+            loss_at(transformer, single(batch, i), noise=noise[i : i + 1], sigmas=SIGMAS[i : i + 1]) for i in range(4)
+        ]
+    assert together.item() == pytest.approx(torch.stack(alone).mean().item(), rel=1e-5)
+    assert len({loss.item() for loss in alone}) == 4
+
+
+def test_a_batch_in_training_has_a_sigma_for_each_sample():
+    """Trap 17."""
+    transformer = tiny_lora_transformer()
+    with recorded_calls(transformer) as calls:
+        train(transformer, batch_size=4, steps=1)
+    assert calls[0]["timestep"].unique().numel() == 4
+
+
+def test_training_leaves_the_base_alone():
+    """Trap 42."""
+    transformer = tiny_lora_transformer()
+    base = {name: value for name, value in transformer.named_parameters() if ".lora_" not in name}
+    before = snapshot(base)
+    train(transformer, steps=3)
+    assert all(torch.equal(before[name], value) for name, value in base.items())
+    assert not any(value.requires_grad or value.grad is not None for value in base.values())
+
+
+def test_training_changes_every_tensor_of_the_lora():
+    """Trap 43."""
+    transformer = tiny_lora_transformer()
+    before = snapshot(lora_parameters(transformer))
+    train(transformer, steps=4)
+    for name, parameter in lora_parameters(transformer).items():
+        assert not torch.equal(parameter, before[name]), name
+        assert parameter.isfinite().all()
+
+
+def test_training_lowers_the_loss():
+    transformer, batch = tiny_lora_transformer(), tiny_batch()
+    noise = noise_like(batch)
+    with torch.no_grad():
+        before = loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    train(transformer, steps=60, learning_rate=1e-2, batch_size=4)
+    with torch.no_grad():
+        after = loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
+    assert after < 0.7 * before
+
+
+def test_a_step_has_the_gradient_of_its_own_batch_alone():
+    transformer = tiny_lora_transformer()
+    parameter = next(value for name, value in lora_parameters(transformer).items() if ".lora_B." in name)
+    fresh, held = [], []
+    parameter.register_hook(lambda gradient: fresh.append(gradient.clone()))
+    parameter.register_post_accumulate_grad_hook(lambda value: held.append(value.grad.clone()))
+    train(transformer, steps=4)
+    assert len(held) == 4
+    assert all(torch.equal(a, b) for a, b in zip(fresh, held, strict=True))
+    assert parameter.grad is None
+
+
+def test_each_step_tells_its_loss():
+    steps = train(tiny_lora_transformer(), steps=5)
+    assert len(steps) == 5
+    assert all(step.is_finite and isinstance(step.loss, float) and step.loss > 0 for step in steps)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_accumulation_is_the_mean_over_all_its_samples(batch_size):
+    """Trap 32: and one step of the optimizer, the learning rate and the average."""
+    transformer = tiny_lora_transformer()
+    randomize_lora(transformer)
+    recipe = a_recipe(batch_size=batch_size, gradient_accumulation=3, max_grad_norm=float("inf"))
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+    parts = [batches.noised(index) for index in range(3)]
+    losses = [
+        loss_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) * len(each.sigmas) for each in parts
+    ]
+    expected = sum(losses) / sum(len(each.sigmas) for each in parts)
+    wanted = torch.autograd.grad(expected, state.parameters)
+    found = []
+    state.optimizer.register_step_pre_hook(lambda *_: found.extend(each.grad.clone() for each in state.parameters))
+    step = take_step(transformer, state, batches, recipe, team=Solo())
+    assert step.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
+    assert (state.step, state.schedule.last_epoch, state.average.optimization_step) == (1, 1, 1)
+
+
+def test_gradients_are_clipped_over_all_layers_together():
+    """Trap 44."""
+    transformer = tiny_lora_transformer()
+    randomize_lora(transformer)
+    recipe = a_recipe(max_grad_norm=1e-3)
+    state = TrainingState(transformer, recipe)
+    norms = []
+    state.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.cat([each.grad.flatten() for each in state.parameters]).norm().item())
+    )
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
+def test_gradients_and_optimizer_state_are_fp32_on_a_bf16_base():
+    """Traps 19, 20: and what a layer with a LoRA answers has the base's precision."""
+    transformer, recipe = tiny_lora_transformer(dtype=torch.bfloat16), a_recipe()
+    state, seen = TrainingState(transformer, recipe), set()
+    for module in transformer.modules():
+        if hasattr(module, "lora_A"):
+            module.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
+    kept = []
+    state.optimizer.register_step_pre_hook(lambda *_: kept.extend(each.grad.dtype for each in state.parameters))
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
+    assert set(kept) == {torch.float32}
+    assert seen == {torch.bfloat16}
+    moments = [v for values in state.optimizer.state.values() for k, v in values.items() if k.startswith("exp")]
+    assert {moment.dtype for moment in moments} == {torch.float32}
+
+
+def test_the_same_seed_trains_the_same_lora():
+    """Trap 50."""
+    first, again, other = tiny_lora_transformer(), tiny_lora_transformer(), tiny_lora_transformer()
+    for transformer, seed in ((first, 1), (again, 1), (other, 2)):
+        train(transformer, seed=seed, caption_dropout_rate=0.5)
+    first, again, other = lora_parameters(first), lora_parameters(again), lora_parameters(other)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)

@@ -1,0 +1,164 @@
+"""A LoRA from elsewhere becomes the beginning of a training: the same change, whatever its rank and layout."""
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from peft.tuners.lora import LoraLayer
+
+from lora.flux.kohya import kohya_tensors
+from lora.training.learning.adapter import add_lora, lora_tensors
+from lora.training.learning.warm_start import begin_with, matched
+from lora.training.recipe.layers import block_layers
+from tests.tiny import (
+    LAYERS,
+    assert_one_sentence,
+    lora_parameters,
+    random_lora,
+    tiny_lora_transformer,
+    tiny_transformer,
+)
+
+
+@pytest.fixture(scope="module")
+def lora():
+    """Of rank 4 on all layers, in fp32, so that nothing is rounded."""
+    return {name: tensor.float() for name, tensor in random_lora(tiny_transformer(), rank=4).items()}
+
+
+def change_of(tensors, layer):
+    return tensors[f"transformer.{layer}.lora_B.weight"] @ tensors[f"transformer.{layer}.lora_A.weight"]
+
+
+def changes_in(transformer):
+    """What each layer of a model changes by what it wears."""
+    halves = {name: each.detach() for name, each in lora_parameters(transformer).items()}
+    layers = sorted({name.split(".lora_")[0] for name in halves})
+    return {
+        layer: halves[f"{layer}.lora_B.default.weight"] @ halves[f"{layer}.lora_A.default.weight"] for layer in layers
+    }
+
+
+def begun(tensors, *, rank):
+    transformer = tiny_lora_transformer(rank=rank)
+    begin_with(transformer, tensors)
+    return transformer
+
+
+def shapes_of(transformer):
+    return block_layers(transformer.config)
+
+
+def test_at_the_same_rank_it_is_the_same_lora(lora):
+    transformer = begun(lora, rank=4)
+    for name, parameter in lora_parameters(transformer).items():
+        assert torch.equal(parameter, lora[f"transformer.{name.replace('.default', '')}"])
+
+
+def test_how_many_layers_are_taken_is_told(lora):
+    line = matched(lora, shapes_of(tiny_transformer())).line()
+    assert line == f"begins with the LoRA of resume_from: {LAYERS} layers taken, 0 left out"
+
+
+def test_at_a_higher_rank_the_change_is_the_same_and_the_rest_can_learn(lora):
+    transformer = begun(lora, rank=16)
+    for name, parameter in lora_parameters(transformer).items():
+        given = lora[f"transformer.{name.replace('.default', '')}"]
+        if ".lora_A." in name:
+            assert torch.equal(parameter[:4], given)
+            assert (parameter[4:] != 0).all(), "with a B of 0 it must not be 0 too"
+        else:
+            assert torch.equal(parameter[:, :4], given)
+            assert not parameter[:, 4:].any()
+    for layer, change in changes_in(transformer).items():
+        assert torch.allclose(change, change_of(lora, layer), rtol=0, atol=1e-7)
+
+
+def test_at_a_lower_rank_the_change_is_the_nearest_that_there_is(lora):
+    """Eckart and Young: by the singular values of the change."""
+    transformer = begun(lora, rank=2)
+    for layer, found in changes_in(transformer).items():
+        u, values, v = torch.linalg.svd(change_of(lora, layer).double(), full_matrices=False)
+        nearest = (u[:, :2] * values[:2]) @ v[:2]
+        assert torch.allclose(found.double(), nearest, atol=1e-5 * values[0].item()), layer
+
+
+def test_both_halves_can_go_on_learning_at_a_lower_rank(lora):
+    transformer = begun(lora, rank=2)
+    for parameter in lora_parameters(transformer).values():
+        assert parameter.dtype == torch.float32
+        assert parameter.requires_grad
+        assert parameter.any(dim=0 if parameter.shape[0] != 2 else 1).all()
+
+
+def test_it_may_be_in_bf16(lora):
+    """As we save."""
+    rounded = {name: tensor.bfloat16() for name, tensor in lora.items()}
+    transformer = begun(rounded, rank=4)
+    for name, parameter in lora_parameters(transformer).items():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, rounded[f"transformer.{name.replace('.default', '')}"].float())
+
+
+def test_what_we_saved_is_taken_as_it_was():
+    first = tiny_lora_transformer(rank=4, seed=1)
+    second = begun(lora_tensors(first), rank=4)
+    tensors = lora_tensors(second)
+    assert all(torch.equal(tensors[name], each) for name, each in lora_tensors(first).items())
+
+
+def test_an_alpha_of_its_own_counts(lora):
+    """Trap 24: else the training would begin with another LoRA than is drawn with."""
+    alphas = {name.replace(".lora_A.weight", ".alpha"): torch.tensor(2.0) for name in lora if ".lora_A." in name}
+    transformer = begun(lora | alphas, rank=4)
+    for layer, change in changes_in(transformer).items():
+        assert torch.allclose(change, 0.5 * change_of(lora, layer), rtol=0, atol=1e-7)
+
+
+def test_layers_that_this_training_does_not_have_are_left_out_and_counted(lora):
+    shapes = shapes_of(tiny_transformer())
+    queries = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q")
+    line = matched(lora, {name: shapes[name] for name in queries}).line()
+    assert line == f"begins with the LoRA of resume_from: 2 layers taken, {LAYERS - 2} left out"
+
+
+def test_layers_that_it_does_not_have_begin_at_nothing(lora):
+    part = {name: tensor for name, tensor in lora.items() if ".attn.to_q." in name}
+    transformer = begun(part, rank=4)
+    changes = changes_in(transformer)
+    assert {layer for layer, change in changes.items() if change.any()} == {n for n in changes if "attn.to_q" in n}
+
+
+def test_a_lora_with_no_layer_in_common_is_refused(lora):
+    other = {name.replace("attn.to_q", "attn.to_x"): tensor for name, tensor in lora.items() if "attn.to_q" in name}
+    with pytest.raises(ValueError, match="none of which this training has") as error:
+        begun(other, rank=4)
+    assert_one_sentence(error.value, "resume_from is a LoRA on 4 layers")
+
+
+def test_a_lora_of_another_base_is_refused_by_the_layer_that_differs(lora):
+    name = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+    with pytest.raises(ValueError, match=r"^resume_from has transformer_blocks.0.attn.to_q for 32 x 48") as error:
+        begun(lora | {name: torch.zeros(4, 48)}, rank=4)
+    assert_one_sentence(error.value, "expected 32 x 32")
+
+
+def test_the_layout_of_kohya_is_taken():
+    """At the width of FLUX.1, which the converter of diffusers holds for given; of the base, nothing is there."""
+    layers = [f"transformer_blocks.0.attn.{part}" for part in ("to_q", "to_k", "to_v")]
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(num_layers=1, num_single_layers=0)
+    add_lora(transformer, layers=layers, rank=2, seed=0)
+    for module in transformer.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_A.to_empty(device="cpu")
+            module.lora_B.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"transformer.{layer}.lora_{half}.weight": torch.randn(shape, generator=generator)
+        for layer in layers
+        for half, shape in (("A", (2, 3072)), ("B", (3072, 2)))
+    }
+    begin_with(transformer, kohya_tensors(tensors))
+    for layer, change in changes_in(transformer).items():
+        expected = change_of(tensors, layer)
+        assert (change - expected).norm() / expected.norm() < 1e-5
