@@ -1,5 +1,6 @@
 """One step. Tensors in, LoRA weights changed in place; knows no file and prints nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +33,12 @@ def take_step(
     recipe: Recipe,
     *,
     team: Solo,
-    is_to_stop: bool = False,
+    is_to_stop: Callable[[], bool] = lambda: False,
 ) -> Step:
-    """The next step of a training: `gradient_accumulation` batches, each sample of which counts the same."""
+    """The next step of a training: `gradient_accumulation` batches, each sample of which counts the same.
+
+    `is_to_stop` is asked when all of it is computed, so that a wish that comes meanwhile costs no further step.
+    """
     first = state.step * recipe.gradient_accumulation
     indices = range(first, first + recipe.gradient_accumulation)
     sizes = {index: len(batches.examples(index)) for index in indices}
@@ -46,7 +50,7 @@ def take_step(
             share = losses.sum() / sum(sizes.values())
             share.backward()
             loss += share.item()
-    sums = team.add_up(state.parameters, loss=loss, is_to_stop=is_to_stop)
+    sums = team.add_up(state.parameters, loss=loss, is_to_stop=is_to_stop())
     return Step(sums.loss, state.update(), sums.are_to_stop)
 
 

@@ -123,17 +123,17 @@ class Session:
             self._look(is_first=state.step == 0)
             progress = Progress(self._log, steps=self._recipe.steps)
             while state.step < self._recipe.steps and stopped is None:
-                wish, began = self._stop.reason(), time.monotonic()
+                began = time.monotonic()
                 step = take_step(
                     self._transformer,
                     state,
                     self._batches,
                     self._recipe,
                     team=self._team,
-                    is_to_stop=wish is not None,
+                    is_to_stop=lambda: self._stop.reason() is not None,
                 )
                 self._note(step, progress, time.monotonic() - began)
-                stopped = self._ended_early(step, wish)
+                stopped = self._ended_early(step)
                 if stopped is None:
                     self._look(is_first=False)
                     self._save_if_due()
@@ -145,11 +145,11 @@ class Session:
         elif self._team.rank == 0 and self._state.skipped_in_a_row == 1:
             self._log.say(f"step {self._state.step}: loss or gradients are not finite; the step is skipped")
 
-    def _ended_early(self, step: Step, wish: str | None) -> str | None:
+    def _ended_early(self, step: Step) -> str | None:
         if self._state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
             return f"diverged: {MOST_SKIPPED_IN_A_ROW} steps in a row, up to {self._state.step}, were not finite"
         if step.is_last_wish and self._state.step < self._recipe.steps:
-            return wish or "another process of the training was asked to stop"
+            return self._stop.reason() or "another process of the training was asked to stop"
         return None
 
     def _look(self, *, is_first: bool) -> None:
@@ -201,12 +201,12 @@ class Session:
             yield
         finally:
             if self._state.is_whole:
-                self._save()
+                self._save(most_skipped=MOST_SKIPPED_IN_A_ROW - 1)
 
-    def _save(self) -> None:
-        """Write a checkpoint, unless there is nothing new or what there is new is not to be trusted."""
+    def _save(self, *, most_skipped: int = 0) -> None:
+        """Write a checkpoint, unless there is nothing new, or the training may be diverging."""
         state = self._state
-        is_news = state.step != self._saved_step and not state.skipped_in_a_row
+        is_news = state.step != self._saved_step and state.skipped_in_a_row <= most_skipped
         if self._team.rank != 0 or not is_news or not state.is_finite():
             return
         judgements = [[judgement.step, judgement.losses] for judgement in self._judgements]

@@ -137,7 +137,7 @@ def run(training, *, stops=None):
 
 
 def stopped_in(training, step, *, reason="a test asked"):
-    """Asked to stop in the midst of a step: the next is the last."""
+    """Asked to stop in the midst of a step, which is the last."""
     with in_the_midst(training.transformer, step, training.ask_to_stop):
         return run(training, stops=reason)
 

@@ -169,7 +169,9 @@ def test_accumulation_is_the_mean_over_all_its_samples(batch_size):
     step = take_step(transformer, state, batches, recipe, team=Solo())
     assert step.loss == pytest.approx(expected.item(), rel=1e-5)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
-    assert (state.step, state.schedule.last_epoch, state.average.optimization_step) == (1, 1, 1)
+    assert (state.step, state.schedule.last_epoch, state.average.optimization_step) == (1, 1 + 1, 1), (
+        "the schedule is entered one step later"
+    )
 
 
 def test_gradients_are_clipped_over_all_layers_together():

@@ -7,7 +7,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from lora.flux.holding import Held, load_transformer
-from lora.training import samples as samples_module
+from lora.training.learning import samples as samples_module
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.samples import GUIDANCE, STEPS, Painter
 from lora.training.stop import Stop, StopAskedError, Termination

@@ -51,22 +51,22 @@ def test_a_training_that_goes_on_equals_one_that_was_never_stopped(tmp_path, bas
     """Traps 31, 39, 47: bit for bit, whether it is judged and shown or not."""
     meanwhile = {"held_out": strangers() if is_judged else (), "base": base if is_shown else None}
     recipe = a_recipe(steps=STEPS)
-    first = stopped_in(a_training(tmp_path / "first", recipe, **meanwhile), 1)
+    first = stopped_in(a_training(tmp_path / "first", recipe, **meanwhile), 2)
     assert first.end().step == 2
-    second = stopped_in(a_training(tmp_path / "second", recipe, begin=first.end(), **meanwhile), 2)
+    second = stopped_in(a_training(tmp_path / "second", recipe, begin=first.end(), **meanwhile), 3)
     assert second.end().step == 5
     third = run(a_training(tmp_path / "third", recipe, begin=second.end(), **meanwhile))
     same_but_for_judgements(third.end(), uninterrupted)
     assert len(third.end().values["judgements"]) == (6 if is_judged else 0)
     shown = {path.name for path in tmp_path.glob("*/samples/*")}
-    assert shown == ({f"step-{step:06}-1.jpg" for step in (0, 2, 3, 5, 6)} if is_shown else set())
+    assert shown == ({f"step-{step:06}-1.jpg" for step in range(STEPS + 1)} if is_shown else set())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "prodigy"])
 def test_other_optimizers_go_on_bit_for_bit_too(tmp_path, optimizer):
     recipe = a_recipe(steps=STEPS, optimizer=optimizer, lr_scheduler="cosine", lora_rank=64)
     expected = run(a_training(tmp_path / "whole", recipe)).end()
-    first = stopped_in(a_training(tmp_path / "first", recipe), 3)
+    first = stopped_in(a_training(tmp_path / "first", recipe), 4)
     assert_same_end(run(a_training(tmp_path / "second", recipe, begin=first.end())).end(), expected)
 
 
@@ -92,7 +92,9 @@ def test_each_step_takes_so_many_batches_as_are_accumulated(tmp_path):
         run(training)
     values = training.end().values
     assert len(calls) == 8
-    assert (values["step"], values["schedule"]["last_epoch"], values["averaged"]) == (2, 2, 2)
+    assert (values["step"], values["schedule"]["last_epoch"], values["averaged"]) == (2, 2 + 1, 2), (
+        "the schedule is entered one step later"
+    )
 
 
 def test_it_is_saved_every_so_many_steps(tmp_path):
@@ -114,7 +116,7 @@ def test_a_time_limit_ends_it_within_a_step(tmp_path, monkeypatch):
         training.transformer, 3, lambda: monkeypatch.setattr(stop_module.time, "monotonic", lambda: later)
     ):
         run(training, stops="time_limit of 1 minutes is over")
-    assert training.end().step == 4, "the step after that in which it was over"
+    assert training.end().step == 3
 
 
 def test_a_closed_log_ends_it_within_a_step(tmp_path):
@@ -127,8 +129,8 @@ def test_a_closed_log_ends_it_within_a_step(tmp_path):
     training = a_training(tmp_path, a_recipe(steps=STEPS), log=log)
     with in_the_midst(training.transformer, 3, lambda: log.record("train.loss", 1.0)):
         run(training, stops="the server is shutting down")
-    assert training.end().step == 4
-    assert training.session.outcome("the server is shutting down").account.done == 4
+    assert training.end().step == 3
+    assert training.session.outcome("the server is shutting down").account.done == 3
 
 
 def test_sigterm_ends_it_within_a_step(tmp_path):
@@ -141,7 +143,7 @@ def test_sigterm_ends_it_within_a_step(tmp_path):
     finally:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, before)
-    assert training.end().step == 4
+    assert training.end().step == 3
 
 
 def test_a_wish_that_comes_with_the_last_step_is_no_early_end(tmp_path):

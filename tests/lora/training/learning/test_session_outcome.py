@@ -9,7 +9,7 @@ from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.adapter import SAVED_PRECISION
 from lora.training.learning.validation import judge
 from tests.lora.training.sessions import a_training, assert_same_end, run, stopped_in, strangers
-from tests.tiny import a_recipe, tiny_dataset, tiny_example, tiny_lora_transformer, tiny_prompt
+from tests.tiny import a_recipe, tiny_batches, tiny_dataset, tiny_example, tiny_lora_transformer, tiny_prompt
 
 
 def broken(seed):
@@ -35,10 +35,17 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, capsys):
     assert all(torch.isfinite(tensor).all() for tensor in training.session.outcome(None).tensors.values())
 
 
+def test_a_training_whose_last_step_is_skipped_leaves_a_checkpoint(tmp_path):
+    batches = tiny_batches(a_recipe(steps=8, batch_size=1), partly_broken())
+    skipped = [step for step in range(2, 9) if not torch.isfinite(batches.examples(step - 1)[0].latents).all()]
+    training = run(a_training(tmp_path, a_recipe(steps=skipped[0], batch_size=1), dataset=partly_broken()))
+    assert training.end().step == skipped[0]
+
+
 def test_a_training_goes_on_after_skipped_steps_bit_for_bit(tmp_path):
     recipe = a_recipe(steps=8, batch_size=1)
     whole = run(a_training(tmp_path / "whole", recipe, dataset=partly_broken()))
-    first = stopped_in(a_training(tmp_path / "first", recipe, dataset=partly_broken()), 5)
+    first = stopped_in(a_training(tmp_path / "first", recipe, dataset=partly_broken()), 6)
     second = run(a_training(tmp_path / "second", recipe, dataset=partly_broken(), begin=first.end()))
     assert_same_end(second.end(), whole.end())
 
@@ -109,7 +116,7 @@ def test_the_best_is_given_away_after_the_training_went_on_elsewhere_too(tmp_pat
     recipe = a_recipe(**HOT)
     whole = run(a_training(tmp_path / "whole", recipe, dataset=extreme(), held_out=strangers()))
     first = a_training(tmp_path / "first", recipe, dataset=extreme(), held_out=strangers())
-    stopped_in(first, 8)
+    stopped_in(first, 9)
     second = a_training(tmp_path / "second", recipe, dataset=extreme(), held_out=strangers(), begin=first.end())
     expected, found = whole.session.outcome(None), run(second).session.outcome(None)
     assert found.account == expected.account
