@@ -13,7 +13,7 @@ from lora.training.recipe.sigmas import STYLE_LOGIT_MEAN, SigmaRule
 MAX_GRAD_NORM = 1.0
 FEW_IMAGES, MANY_IMAGES = 4, 100
 MANY_IMAGES_RANK = 32
-FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 1e-4
+FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 2e-4
 RANK_OF_RATES = 16  # the rank that the rates of the presets are for
 MOST_RATE_FOR_BATCHES = 2.0
 # Outside these, trainings of FLUX.1 LoRAs have been seen to learn too little, or to learn their pictures by heart.
@@ -37,6 +37,7 @@ class Recipe:
     offset_noise: float
     caption_dropout_rate: float
     drops_to_trigger: bool
+    views: int  # of each image at each size
     optimizer: str
     weight_decay: float
     epsilon: float
@@ -90,6 +91,7 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         offset_noise=preset.offset_noise,
         caption_dropout_rate=dropout,
         drops_to_trigger=preset.drops_to_trigger,
+        views=preset.views,
         optimizer=config.optimizer,
         weight_decay=preset.weight_decay,
         epsilon=preset.epsilon,
