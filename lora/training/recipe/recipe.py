@@ -101,7 +101,14 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         ema_warms_up=preset.ema_warms_up,
         seed=config.seed,
     )
-    whys = (why_rank, why_rate, why_steps, why_dropout, *_warnings(recipe, images=images, together=together))
+    whys = (
+        why_rank,
+        why_rate,
+        why_steps,
+        why_dropout,
+        _why_views(preset),
+        *_warnings(recipe, images=images, together=together),
+    )
     return Chosen(recipe, tuple(filter(None, whys)))
 
 
@@ -152,6 +159,11 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     if config.lora_type == "subject" and images <= FEW_IMAGES:
         return FEW_IMAGES_DROPOUT, f"caption_dropout_rate {FEW_IMAGES_DROPOUT}: more, for {counted(images, 'image')}"
     return preset.caption_dropout_rate, ""
+
+
+def _why_views(preset: Preset) -> str:
+    crops = counted(preset.views - 1, "crop")
+    return f"views {preset.views}: each image whole and in {crops} of nearly all of it" if preset.views > 1 else ""
 
 
 def _warnings(recipe: Recipe, *, images: int, together: int) -> list[str]:

@@ -71,7 +71,8 @@ def test_each_choice_is_told_with_its_reason():
     assert reasons[0] == "lora_rank 16: what subject LoRAs take from 15 images"
     assert reasons[1] == "learning_rate 0.0004: for rank 16 and 1 image a step"
     assert reasons[2] == "steps 900: 60 times each of 15 images, 500 to 1200 in all, 1 a step"
-    assert len(reasons) == 3
+    assert reasons[3] == "views 4: each image whole and in 3 crops of nearly all of it"
+    assert len(reasons) == 4
 
 
 def test_what_was_asked_for_is_taken_without_a_word():
