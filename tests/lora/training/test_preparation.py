@@ -89,3 +89,9 @@ def test_copies_of_an_image_count_once_and_held_out_ones_not_at_all(tmp_path):
     dataset = found_in(archive_of([*colors, colors[0]], tmp_path), into=tmp_path).dataset
     assert count_trained(dataset, checked_config(validation=False)) == 13
     assert count_trained(dataset, checked_config(validation=True)) == 12
+
+
+@pytest.mark.parametrize(("lora_type", "views"), [("subject", 4), ("style", 1), ("general", 1), ("replicate", 1)])
+def test_a_subject_is_trained_in_crops_too(tmp_path, lora_type, views):
+    images = prepared(archive_of(["red", "blue"], tmp_path), tmp_path, lora_type=lora_type).images.images
+    assert [len(image.look.views) for image in images] == [views, views]
