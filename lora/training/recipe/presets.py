@@ -35,8 +35,8 @@ class Preset:
 
 
 PRESETS = {
-    # A person, a pet, a thing: its captions are dropped to the trigger word, so that the word alone calls it. Of few
-    # images, crops teach more, and move all else less; the shift of sigma taught no more and moved all else further
+    # A person, a pet, a thing: its captions are dropped to the trigger word, so that the word alone calls it. With
+    # crops as much is learned and less of the rest moves; the shift of sigma taught no more and moved it further
     # (bench/learning.py, on the embedded base).
     "subject": Preset(
         learning_rate=4e-4,
