@@ -48,7 +48,7 @@ def _write_sheet(dataset: Dataset, inspector: Inspector, output: Path) -> None:
     sheet, shown = dataset_sheet(dataset, inspector)
     sheet.save(output, "PNG")
     which = "all images" if shown == len(dataset.images) else f"the first {shown} of {len(dataset.images)} images"
-    print(f"wrote {output}: {which}, cut as they are trained")
+    print(f"wrote {output}: {which}, as they are trained whole")
 
 
 if __name__ == "__main__":

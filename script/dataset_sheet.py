@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lora.dataset.images import quiet_pillow
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.views import WHOLE
 from lora.dataset.workers import in_order
 
 COLUMNS, MOST_IMAGES = 5, 100
@@ -33,7 +34,8 @@ def _pictures(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Itera
     """Thumbnails of the largest size that each image is trained at."""
 
     def thumbnail(image: CaptionedImage) -> Image.Image:
-        (pixels,) = inspector.pixels(image.path, image.look.content, image.look.views[-1:])
+        whole = [view for view in image.look.views if view.number == WHOLE]
+        (pixels,) = inspector.pixels(image.path, image.look.content, whole[-1:])
         picture = Image.fromarray(pixels)
         picture.thumbnail((TILE - GAP, PICTURE - GAP))
         return picture

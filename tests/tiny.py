@@ -173,7 +173,7 @@ def trained(transformer: FluxTransformer2DModel, recipe: Recipe, dataset: Encode
 
 def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, **changes: object) -> Path:
     """The tar of a training that is said to have ended with this LoRA; `changes` are of its product or recipe."""
-    names = {"samples", "layout", "checkpoints", "base_model"} & changes.keys()
+    names = {"samples", "layout", "checkpoints", "base_model", "plan"} & changes.keys()
     of_product = {name: changes.pop(name) for name in names}
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": of_product.pop("base_model", "dev"), "images": len(dataset.images)}
@@ -182,7 +182,8 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),
-        **{"samples": into / "samples", "layout": "none", "checkpoints": {}} | of_product,
+        **{"samples": into / "samples", "layout": "none", "checkpoints": {}, "plan": {"precision": "bf16"}}
+        | of_product,
     )
     return write_tar(product, into=into)
 

@@ -13,7 +13,7 @@ from lora.dataset.images import Picture, open_picture
 from lora.dataset.likeness import Likeness, likeness, sharpness
 from lora.dataset.pixels import Pixels, PixelStore
 from lora.dataset.sizes import Size, cover_scale, training_sizes
-from lora.dataset.views import LEAST_SEEN, View, seen, views_of
+from lora.dataset.views import LEAST_SEEN, WHOLE, View, seen, views_of
 
 WORTH_KEEPING = 2.0  # pixels to be decoded for each that is kept: writing and reading them takes its time, too
 LOOKED_AT_SIDE = 512  # pixels that suffice to tell whether a picture is sharp, and which others it is like
@@ -53,7 +53,7 @@ class Inspector:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         views = views_of(training_sizes(picture.original, resolutions=self._resolutions), count=self._views)
-        kept_pixels = sum(view.size.pixels for view in views)
+        kept_pixels = sum(view.size.pixels for view in views if view.number == WHOLE)
         if self._store and picture.decoded > WORTH_KEEPING * kept_pixels:
             for view in views:
                 self._store.put(content, view, _shown(picture, view, content))

@@ -74,7 +74,8 @@ def pack(prepared: Prepared, trained: Trained, *, folder: Path, log: Log) -> Pat
     config, images, outcome = prepared.config, prepared.images, trained.outcome
     product = Product(
         outcome=outcome,
-        settings=prepared.settings() | trained.plan.settings(),
+        settings=prepared.settings(),
+        plan=trained.plan.settings(),
         dataset=images,
         report=prepared.report,
         samples=folder / SAMPLES,

@@ -227,7 +227,7 @@ class Session:
     def outcome(self, stopped: str | None) -> Outcome:
         """The LoRA to give away; raises RuntimeError if the training diverged and left no checkpoint to return to."""
         state, done, skipped = self._state, self._state.step, self._state.skipped
-        if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+        if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW or not state.is_finite():
             self._return_to_the_last_good()
         choice = self._chosen()
         with state.averaged():

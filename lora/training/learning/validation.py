@@ -40,11 +40,14 @@ class Judgement:
 
     @property
     def mean(self) -> float:
-        """Over images, sigmas and noise."""
-        return sum(self.losses) / len(self.losses)
+        """Over images, sigmas and noise; infinite if any is not finite."""
+        mean = sum(self.losses) / len(self.losses)
+        return mean if math.isfinite(mean) else math.inf
 
     def is_clearly_worse_than(self, other: "Judgement") -> bool:
-        """Whether it is worse by more than two standard errors of the differences."""
+        """Whether it is worse by more than two standard errors of the differences, or not finite."""
+        if not math.isfinite(self.mean):
+            return math.isfinite(other.mean)
         falls = torch.tensor([a - b for a, b in zip(self.losses, other.losses, strict=True)], dtype=torch.float64)
         return falls.mean().item() > CLEAR_ERRORS * falls.std().item() / math.sqrt(len(falls))
 

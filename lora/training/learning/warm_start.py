@@ -53,6 +53,8 @@ def matched(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> Match
         raise ValueError(f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which this training has")
     for name, pair in pairs.items():
         _refuse_misfit(name, pair, shapes[name])
+        if not (pair.first.isfinite().all() and pair.learned.isfinite().all()):
+            raise ValueError(f"resume_from has {name} with an alpha that makes it infinite: it cannot be begun with")
     return Match(pairs, len(given) - len(pairs))
 
 
@@ -76,7 +78,10 @@ def _halves(layer: LoraLayer) -> Pair:
 def _pairs(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Pair]]:
     """By names of layers; other tensors than those of the transformer's layers are passed over."""
     lora = in_diffusers_layout(tensors)
-    halves = {name: each for name, each in lora.tensors.items() if name.startswith(PREFIX) and each.ndim == MATRIX}
+    halves = {name: each for name, each in lora.tensors.items() if name.startswith(PREFIX)}
+    for name, tensor in halves.items():
+        if not name.endswith((DOWN, UP)) or tensor.ndim != MATRIX:
+            raise ValueError(f"the LoRA holds {name}: expected lora_A and lora_B of linear layers alone")
     refuse_halves(halves)
     for name, first in halves.items():
         if name.endswith(DOWN):

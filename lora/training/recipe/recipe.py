@@ -107,7 +107,7 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         why_steps,
         why_dropout,
         _why_views(preset),
-        *_warnings(recipe, images=images, together=together),
+        *_warnings(recipe, images=images, together=together, are_steps_given=bool(config.steps)),
     )
     return Chosen(recipe, tuple(filter(None, whys)))
 
@@ -166,11 +166,11 @@ def _why_views(preset: Preset) -> str:
     return f"views {preset.views}: each image whole and in {crops} of nearly all of it" if preset.views > 1 else ""
 
 
-def _warnings(recipe: Recipe, *, images: int, together: int) -> list[str]:
+def _warnings(recipe: Recipe, *, images: int, together: int, are_steps_given: bool) -> list[str]:
     exposures, told = recipe.steps * together / images, []
-    if exposures > MOST_EXPOSURES:
+    if are_steps_given and exposures > MOST_EXPOSURES:
         told.append(f"each image is seen {exposures:.0f} times: over {MOST_EXPOSURES}, LoRAs learn pictures by heart")
-    if exposures < LEAST_EXPOSURES:
+    if are_steps_given and exposures < LEAST_EXPOSURES:
         told.append(f"each image is seen {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may learn too little")
     travel = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
     if recipe.optimizer in TRAVELLERS and not LEAST_TRAVEL <= travel <= MOST_TRAVEL:

@@ -4,6 +4,7 @@ it."""
 import io
 import itertools
 import json
+import math
 import shutil
 import struct
 import tarfile
@@ -42,6 +43,7 @@ class Product:
 
     outcome: Outcome
     settings: Settings  # all that decided what the LoRA became, by name
+    plan: Settings  # how it was done on this machine, which changes nothing of it
     dataset: Dataset
     report: Report
     samples: Path  # a folder of pictures, which need not be there
@@ -91,7 +93,7 @@ def _contents(product: Product) -> dict[str, bytes]:
     metadata = lora_metadata(settings, tensors=outcome.tensors, captions=captions, layout="diffusers")
     contents = {
         "lora.safetensors": safetensors_file(outcome.tensors, metadata),
-        "config.yaml": yaml.safe_dump(_plain(settings), sort_keys=False).encode(),
+        "config.yaml": yaml.safe_dump(_plain({**settings, "plan": product.plan}), sort_keys=False).encode(),
         "NOTICE": notice(str(settings["base_model"])).encode(),
     }
     if product.layout == "kohya":
@@ -127,7 +129,8 @@ def safetensors_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
 
 def _told(account: Account) -> dict[str, object]:
     """How the training went; no times and no machine, as the same training gives the same bytes."""
-    judgements = [{"step": each.step, "loss": round(each.mean, 6)} for each in account.judgements]
+    finite = [each for each in account.judgements if math.isfinite(each.mean)]
+    judgements = [{"step": each.step, "loss": round(each.mean, 6)} for each in finite]
     return {
         "exported_step": account.step,
         "exported_why": account.why,

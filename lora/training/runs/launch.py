@@ -20,7 +20,7 @@ from lora.training.progress import Log, passed_on
 from lora.training.runs.team_files import FAILED, OUT_OF_MEMORY, STOP, Work, read_outcome, write_work
 from lora.training.stop import Stop
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = "lora.training.runs.process"
 PROCESSES_VARIABLE = "FLUX_LORA_PROCESSES"
 SECONDS_BETWEEN_LOOKS = 0.2

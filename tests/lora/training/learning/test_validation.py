@@ -155,3 +155,17 @@ def test_losses_are_compared_pair_by_pair():
 @pytest.mark.parametrize(("steps", "points"), [(1000, {0, 400, 550, 700, 850, 1000}), (3, {0, 1, 2, 3}), (1, {0, 1})])
 def test_it_is_judged_before_and_at_five_points(steps, points):
     assert points_of(steps) == points
+
+
+def test_a_step_that_answers_with_no_number_is_never_the_best():
+    nan = Judgement(100, (float("nan"), 0.1))
+    good = Judgement(40, (0.5, 0.5))
+    assert verdict([Judgement(0, (1.0, 1.0)), good, nan], last=100).step == 40
+    assert nan.is_clearly_worse_than(good)
+    assert not good.is_clearly_worse_than(nan)
+    assert (
+        verdict(
+            [Judgement(0, (1.0, 1.0)), Judgement(40, (float("nan"),) * 2), Judgement(100, (0.5, 0.5))], last=100
+        ).step
+        == 100
+    )

@@ -162,3 +162,19 @@ def test_the_layout_of_kohya_is_taken():
     for layer, change in changes_in(transformer).items():
         expected = change_of(tensors, layer)
         assert (change - expected).norm() / expected.norm() < 1e-5
+
+
+def test_a_dora_is_no_plain_lora_and_is_refused(lora):
+    """C88: without its magnitudes it would begin with another change."""
+    magnitude = {"transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector": torch.ones(32)}
+    with pytest.raises(ValueError, match="resume_from cannot be begun with") as error:
+        begun(lora | magnitude, rank=4)
+    assert_one_sentence(error.value, "lora_magnitude_vector", "expected lora_A and lora_B")
+
+
+def test_an_alpha_that_makes_it_infinite_is_refused(lora):
+    alphas = {name.replace(".lora_A.weight", ".alpha"): torch.tensor(3e38) for name in lora if ".lora_A." in name}
+    large = {name: tensor * 1e3 for name, tensor in lora.items()}
+    with pytest.raises(ValueError, match="alpha that makes it infinite") as error:
+        begun(large | alphas, rank=4)
+    assert_one_sentence(error.value, "resume_from has transformer_blocks.0")

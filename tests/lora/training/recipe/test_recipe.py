@@ -187,3 +187,8 @@ def test_the_noise_that_is_trained_is_told_in_a_line():
     sigma = recipe(lora_type="style").sigma_line()
     assert sigma == "sigma: logit-normal around FLUX's shift for the size, 65% around 3"
     assert recipe(lora_type="replicate").sigma_line() == "sigma: logit-normal around 0"
+
+
+@pytest.mark.parametrize("images", [1, 4, 15, 61, 100, 300])
+def test_nobody_is_warned_of_steps_that_we_chose(images):
+    assert not [reason for reason in chosen(images=images).reasons if "is seen" in reason]
