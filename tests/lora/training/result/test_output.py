@@ -156,6 +156,18 @@ def test_the_tar_holds_one_lora_where_clients_look_for_it(tmp_path, found):
         assert load_tensors(tar.extractfile(LORA_NAME).read()).keys() == lora_tensors(transformer).keys()
 
 
+def test_the_plan_of_memory_is_told_and_changes_nothing_of_the_lora(tmp_path, found):
+    files = {}
+    for precision in ("bf16", "int8"):
+        (tmp_path / precision).mkdir()
+        path = written(tiny_lora_transformer(), found, tmp_path / precision, plan={"precision": precision})
+        with tarfile.open(path) as tar:
+            settings = yaml.safe_load(tar.extractfile("output/flux_train_replicate/config.yaml").read())
+            files[precision] = tar.extractfile(LORA_NAME).read()
+        assert settings["plan"] == {"precision": precision}
+    assert files["bf16"] == files["int8"]
+
+
 def test_the_tar_tells_the_settings_and_the_captions(tmp_path, found):
     path = written(tiny_lora_transformer(), found, tmp_path)
     with tarfile.open(path) as tar:
