@@ -141,7 +141,7 @@ def test_check_shows_what_a_training_would_be_made_of(tmp_path: Path):
     lines = run.stdout.splitlines()
     assert lines[1:3] == ["sizes in training", "  64x64: 15 images"], run.stderr
     assert "  a photo of TOK on a white background" in lines
-    assert lines[-1] == f"wrote {output}: all images, cut as they are trained"
+    assert lines[-1] == f"wrote {output}: all images, as they are trained whole"
     with Image.open(output) as sheet:
         assert sheet.width > 1000
         assert len(sheet.convert("RGB").getcolors(2**24)) > 1000, "there are pictures on it"
