@@ -34,7 +34,8 @@ from lora.dataset.inspection import Inspector
 from lora.dataset.latents import fitted_batches
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, read_dataset
-from lora.dataset.sizes import Size, training_sizes
+from lora.dataset.sizes import training_sizes
+from lora.pictures.size import Size
 
 RESULTS = Path(__file__).parent / "results"
 RESOLUTIONS = (512, 768, 1024)

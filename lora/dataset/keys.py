@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline
 
-from lora.dataset.sizes import Size
 from lora.flux.fingerprint import fingerprint
 from lora.flux.prompt import TEXT_TOKENS
+from lora.pictures.size import Size
 
 REVISION = 1  # of all code between a file and its tensors: to be raised with any change of what comes out
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "pi-heif")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
-from lora.dataset.sizes import Size
+from lora.pictures.size import Size
 
 MOST_BYTES = 4 * GIBIBYTE
 SHARE_OF_DISK = 1 / 4

@@ -7,7 +7,7 @@ import pytest
 
 from lora.dataset import pixels
 from lora.dataset.pixels import PixelStore
-from lora.dataset.sizes import Size
+from lora.pictures.size import Size
 from tests.tiny import noisy_picture
 
 SIZE = Size(96, 80)

@@ -13,10 +13,10 @@ from typing import BinaryIO
 from pi_heif import HeifImageFile
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from lora.dataset.colors import rgb_on_white
-from lora.dataset.limits import BLOCK
-from lora.dataset.sizes import Box, Size, fit
+from lora.pictures.colors import rgb_on_white
+from lora.pictures.size import Box, Size, fit
 
+BLOCK = 2**20  # bytes that are read at a time: little enough to be cancelled between two of them
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # a JPEG's or HEIC's other pictures are previews and the like
