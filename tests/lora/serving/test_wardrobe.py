@@ -67,8 +67,8 @@ def misfits(lora):
     down, up = lora[DOWN], lora[UP]
     embedder = "transformer.x_embedder"
     return {
-        "wrong inputs": (lora | {DOWN: torch.ones(4, 7)}, DOWN),
-        "wrong outputs": (lora | {UP: torch.ones(7, 4)}, UP),
+        "wrong inputs": (lora | {DOWN: torch.ones(4, 7)}, "transformer_blocks.0.attn.to_q is for 192 x 7 weights"),
+        "wrong outputs": (lora | {UP: torch.ones(7, 4)}, "transformer_blocks.0.attn.to_q is for 7 x 192 weights"),
         "not a matrix": (lora | {DOWN: torch.ones(4)}, DOWN),
         "unknown layer": (lora | {f"transformer.nowhere.lora_{part}.weight": down for part in "AB"}, "nowhere"),
         "a block too many": (lora | {DOWN.replace(".0.", ".99."): down, UP.replace(".0.", ".99."): up}, ".99."),
