@@ -1,44 +1,43 @@
-"""Does a LoRA fit the model? Asked before the pipeline sees it: diffusers drops what it does not know in silence."""
+"""Does a LoRA fit the models of a pipeline? Asked before any weight changes."""
 
 from collections.abc import Iterator, Mapping
 
-from torch import Tensor
+from diffusers import FluxPipeline
+from torch import nn
 
-from lora.flux.layouts.canonical import canonical
 from lora.flux.layouts.origin import made_for
 from lora.flux.layouts.record import FluxLora, Pair
-from lora.flux.lora_layout import DiffusersLora, Shape
+from lora.flux.shapes import Shape
+
+Layers = Mapping[str, nn.Linear]  # by the model's name and their own: transformer.single_transformer_blocks.0.proj_out
+CLIP_ROOT = "text_model."  # which files have, and the newest transformers has not
 
 
-def fit_lora(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> DiffusersLora:
-    """Bring a LoRA of any layout into that of diffusers, in fp32 with its alphas folded in; raises ValueError with one
-    sentence unless every tensor belongs to a layer of these shapes and fits."""
-    try:
-        lora = canonical(tensors)
-        _refuse_text_encoders(lora)
-        for layer, pair in lora.transformer.items():
-            _refuse_misfit(layer, pair, shapes.get(layer))
-    except ValueError as error:
-        raise ValueError(f"the LoRA {error}") from error
-    return DiffusersLora(dict(_named(lora.transformer)), alphas=None)
+def linear_layers(pipeline: FluxPipeline) -> dict[str, nn.Linear]:
+    """Every linear layer that a LoRA could be on."""
+    models = {"transformer": pipeline.transformer, "clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
+    return {
+        f"{model}.{name.removeprefix(CLIP_ROOT)}": layer
+        for model, module in models.items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
 
 
-def _refuse_text_encoders(lora: FluxLora) -> None:
-    for name, pairs in (("CLIP", lora.clip), ("T5", lora.t5)):
-        if pairs:
-            raise ValueError(f"changes the text encoder {name} at {min(pairs)}: expected the transformer alone")
+def by_layer(lora: FluxLora) -> Iterator[tuple[str, Pair]]:
+    """The changes of a LoRA by the names of `linear_layers`."""
+    for model, pairs in (("transformer", lora.transformer), ("clip", lora.clip), ("t5", lora.t5)):
+        for name, pair in pairs.items():
+            yield f"{model}.{name.removeprefix(CLIP_ROOT)}", pair
 
 
-def _refuse_misfit(layer: str, pair: Pair, shape: Shape | None) -> None:
-    found = f"{pair.shape.outputs} x {pair.shape.inputs} weights{made_for({f'{layer}.lora_A': pair.down})}"
-    if shape is None:
-        raise ValueError(f"was made for another model: this one has no place for {layer} of {found}")
-    if pair.shape != shape:
-        expected = f"this model's are {shape.outputs} x {shape.inputs}"
-        raise ValueError(f"was made for another model: {layer} is for {found}, {expected}")
-
-
-def _named(pairs: Mapping[str, Pair]) -> Iterator[tuple[str, Tensor]]:
-    for layer, pair in pairs.items():
-        yield f"transformer.{layer}.lora_A.weight", pair.down
-        yield f"transformer.{layer}.lora_B.weight", pair.up
+def refuse_misfit(lora: FluxLora, layers: Layers) -> None:
+    """Raises ValueError with one sentence unless every change has its layer and fits it."""
+    for name, pair in by_layer(lora):
+        found = f"{pair.shape.outputs} x {pair.shape.inputs} weights{made_for({f'{name}.lora_A': pair.down})}"
+        layer = layers.get(name)
+        if layer is None:
+            raise ValueError(f"the LoRA was made for another model: this one has no place for {name} of {found}")
+        if pair.shape != Shape(layer.in_features, layer.out_features):
+            expected = f"this model's are {layer.out_features} x {layer.in_features}"
+            raise ValueError(f"the LoRA was made for another model: {name} is for {found}, {expected}")

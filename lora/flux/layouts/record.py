@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lora.flux.lora_layout import Shape
+from lora.flux.shapes import Shape
 
 Model = Literal["transformer", "clip", "t5"]
 

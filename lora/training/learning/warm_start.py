@@ -11,7 +11,7 @@ from torch import Tensor
 from lora.dataset.wording import counted
 from lora.flux.layouts.canonical import canonical
 from lora.flux.layouts.record import Pair
-from lora.flux.lora_layout import Shape
+from lora.flux.shapes import Shape
 from lora.training.learning.adapter import ADAPTER
 
 

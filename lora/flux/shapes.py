@@ -1,8 +1,8 @@
-"""The layers that a LoRA could be on, and a LoRA by the names that diffusers has for them. Wears nothing."""
+"""The linear layers of a model, which are all that a LoRA can be on."""
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,14 +11,6 @@ class Shape:
 
     inputs: int
     outputs: int
-
-
-@dataclass(frozen=True, slots=True)
-class DiffusersLora:
-    """A LoRA by the names of diffusers."""
-
-    tensors: dict[str, Tensor]
-    alphas: dict[str, float] | None  # by layer, where they are not folded in
 
 
 def linear_shapes(transformer: nn.Module) -> dict[str, Shape]:
