@@ -34,6 +34,11 @@ def settings_of(arm: str) -> dict[str, object]:
     return recipe_of(arm, steps=1, seed=0).settings() if arm in PRESETS else dict(PLAIN_SETTINGS)
 
 
+def views_of_arm(arm: str) -> int:
+    """Of each image at each size."""
+    return PRESETS[arm].views if arm in PRESETS else 1
+
+
 def recipe_of(preset: str, *, steps: int, seed: int) -> Recipe:
     """What a person gets who leaves everything to a preset but the number of steps."""
     inputs = {name: schema.get("default") for name, schema in training_inputs(ROOT).items() if name not in FILES}

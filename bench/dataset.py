@@ -92,7 +92,7 @@ def plain(archive: Path, _folder: Path) -> Iterator[Tensor]:
 
 def ours(archive: Path, folder: Path) -> Iterator[Tensor]:
     """What a training does."""
-    inspector = Inspector(RESOLUTIONS, PixelStore(folder / "pixels"))
+    inspector = Inspector(RESOLUTIONS, PixelStore(folder / "pixels"), views=1)
     rule = PromptRule("TOK", "", "")
     images = read_dataset(Archives(archive, None), into=folder, inspector=inspector, rule=rule).images
     for batch in fitted_batches(images, inspector):

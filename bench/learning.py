@@ -31,7 +31,7 @@ import torch
 import transformers.utils.logging
 from diffusers import FluxPipeline
 
-from bench.arms import ARMS, settings_of, train_arm
+from bench.arms import ARMS, settings_of, train_arm, views_of_arm
 from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
 from bench.measures import Extent, Ground, examples_of, paired, standard_error
 from lora.dataset.encoding import EncodedDataset
@@ -113,7 +113,8 @@ def run(job: Job) -> Run:
     began = time.perf_counter()
     concept, pipeline = CONCEPTS[job.concept], _base()
     ground = _ground(job.concept, job.extent)
-    examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline)
+    views = views_of_arm(job.arm)
+    examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, views=views)
     dataset = EncodedDataset(tuple(examples), dropped=encode_prompt(pipeline, TRIGGER))
     found = {0: ground.before}
 

@@ -185,9 +185,10 @@ def standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def examples_of(concept: Concept, count: int, seed: int, pipeline: FluxPipeline) -> list[Example]:
+def examples_of(concept: Concept, count: int, seed: int, pipeline: FluxPipeline, *, views: int = 1) -> list[Example]:
     pictures = concept.pictures(count, seed=seed)
-    return encoded(pipeline, ((image, f"{TRIGGER} {BACKGROUNDS[place]}") for place, image in pictures))
+    captioned = ((image, f"{TRIGGER} {BACKGROUNDS[place]}") for place, image in pictures)
+    return encoded(pipeline, captioned, views=views)
 
 
 def _strip(images: list[Image.Image]) -> Image.Image:

@@ -33,7 +33,7 @@ def _pictures(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Itera
     """Thumbnails of the largest size that each image is trained at."""
 
     def thumbnail(image: CaptionedImage) -> Image.Image:
-        (pixels,) = inspector.pixels(image.path, image.look.content, image.look.sizes[-1:])
+        (pixels,) = inspector.pixels(image.path, image.look.content, image.look.views[-1:])
         picture = Image.fromarray(pixels)
         picture.thumbnail((TILE - GAP, PICTURE - GAP))
         return picture

@@ -58,7 +58,7 @@ def taught(folder: Path, **changes: object) -> Lesson:
     encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, Held("fp32", False, CPU))
     config = checked_config(**{**TRAINING, **changes})
     recipe = choose(config, images=TRAINING_IMAGES, processes=1).recipe
-    dataset = found_in(ARCHIVE, into=folder, resolutions=config.resolutions).encoded(encoders)
+    dataset = found_in(ARCHIVE, into=folder, resolutions=config.resolutions, views=recipe.views).encoded(encoders)
     monsters, world = learning.monsters(encoders), learning.world(encoders)
     before = learning.losses(transformer, monsters), learning.losses(transformer, world)
     add_lora(transformer, layers=all_layers(transformer), rank=recipe.lora_rank, seed=recipe.seed)

@@ -144,6 +144,7 @@ def a_recipe(**changes: object) -> Recipe:
         "offset_noise": 0.0,
         "caption_dropout_rate": 0.0,
         "drops_to_trigger": True,
+        "views": 1,
         "optimizer": "adamw",
         "weight_decay": 1e-4,
         "epsilon": 1e-8,
@@ -216,10 +217,10 @@ class Found:
 
 
 def found_in(
-    archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None
+    archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None, views=1
 ) -> Found:
     """Read an archive as a training does."""
-    inspector = Inspector(resolutions, PixelStore(into / "pixels"))
+    inspector = Inspector(resolutions, PixelStore(into / "pixels"), views=views)
     rule = PromptRule(trigger_word, prefix, suffix)
     dataset = read_dataset(Archives(archive, captions), into=into, inspector=inspector, rule=rule)
     return Found(dataset, inspector, trigger_word)

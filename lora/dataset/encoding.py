@@ -23,11 +23,11 @@ MOST_BYTES_OF_A_NUMBER = 4
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image at one size, with its caption."""
+    """One view of an image, with its caption."""
 
     latents: Tensor  # [C, H, W] fp32, scaled as the transformer knows them
     prompt: Prompt
-    content: str  # sha256 of the image's file: equal for all sizes of an image, and for its copies
+    content: str  # sha256 of the image's file: equal for all views of an image, and for its copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class EncodedDataset:
 def encoded_bytes(dataset: Dataset, base: Path) -> int:
     """How many bytes the tensors of a data set take, at the most, with the encoders of a base."""
     width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
-    fitted = {Fitted(image.look.content, size) for image in dataset.images for size in image.look.sizes}
-    pixels = sum(each.size.pixels for each in fitted)
+    fitted = {Fitted(image.look.content, view) for image in dataset.images for view in image.look.views}
+    pixels = sum(each.view.size.pixels for each in fitted)
     texts = len({image.prompt for image in dataset.images})
     return int(pixels * LATENT_BYTES) + texts * TEXT_TOKENS * width * MOST_BYTES_OF_A_NUMBER
 
@@ -74,7 +74,7 @@ def encode_dataset(
     keys: Keys,
     cache: Cache,
 ) -> EncodedDataset:
-    """Encode every image at every size that it is trained at, and each distinct text once. Tensors are on the CPU.
+    """Encode every view of every image, and each distinct text once. Tensors are on the CPU.
 
     The encoders work on a device, where each is only for as long as it takes if they live elsewhere.
     """
@@ -84,9 +84,9 @@ def encode_dataset(
     with visiting(on, encoders.text_encoder, encoders.text_encoder_2):
         prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
     examples = [
-        Example(latents[Fitted(image.look.content, size)], prompts[image.prompt], image.look.content)
+        Example(latents[Fitted(image.look.content, view)], prompts[image.prompt], image.look.content)
         for image in dataset.images
-        for size in image.look.sizes
+        for view in image.look.views
     ]
     counted_images = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
     cut = tuple(f"{name} ({count} tokens)" for name, count in counted_images if count > TEXT_TOKENS)

@@ -12,6 +12,7 @@ from PIL import Image
 from lora.dataset.likeness import Likeness, likeness, sharpness
 from lora.dataset.pixels import Pixels, PixelStore
 from lora.dataset.sizes import training_sizes
+from lora.dataset.views import LEAST_SEEN, View, seen, views_of
 from lora.pictures.files import Picture, open_picture
 from lora.pictures.size import Size, cover_scale
 
@@ -25,17 +26,23 @@ class Look:
 
     content: str  # sha256 of the file
     original: Size  # upright
-    sizes: tuple[Size, ...]  # that it is trained at, smallest first
+    views: tuple[View, ...]  # as which it is trained, smallest first
     sharpness: float
     likeness: Likeness
     is_animated: bool
 
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """That it is trained at, smallest first."""
+        return tuple(dict.fromkeys(view.size for view in self.views))
+
 
 class Inspector:
-    """Decodes images for their training sizes; several threads may use it at once, and take turns at large images."""
+    """Decodes images for their views; several threads may use it at once, and take turns at large images."""
 
-    def __init__(self, resolutions: tuple[int, ...], store: PixelStore | None) -> None:
-        self._resolutions, self._store = resolutions, store
+    def __init__(self, resolutions: tuple[int, ...], store: PixelStore | None, *, views: int) -> None:
+        """So many views of each image at each size."""
+        self._resolutions, self._store, self._views = resolutions, store, views
         self._large = threading.Lock()
 
     def look(self, path: Path) -> Look:
@@ -46,28 +53,34 @@ class Inspector:
         picture = self._open(path)
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        sizes = tuple(training_sizes(picture.original, resolutions=self._resolutions))
-        fitted_pixels = sum(size.pixels for size in sizes)
-        if self._store and picture.decoded > WORTH_KEEPING * fitted_pixels:
-            for size in sizes:
-                self._store.put(content, picture.fitted(size))
+        views = views_of(training_sizes(picture.original, resolutions=self._resolutions), count=self._views)
+        kept_pixels = sum(view.size.pixels for view in views)
+        if self._store and picture.decoded > WORTH_KEEPING * kept_pixels:
+            for view in views:
+                self._store.put(content, view, _shown(picture, view, content))
         shown = _shrunk(picture.image)
-        return Look(content, picture.original, sizes, sharpness(shown), likeness(shown), picture.is_animated)
+        return Look(content, picture.original, views, sharpness(shown), likeness(shown), picture.is_animated)
 
-    def pixels(self, path: Path, content: str, sizes: Sequence[Size]) -> list[Pixels]:
-        """Pixels [H, W, 3] of an image at some of its training sizes: those that were kept, or the same made anew."""
-        kept = [self._store.get(content, size) if self._store else None for size in sizes]
+    def pixels(self, path: Path, content: str, views: Sequence[View]) -> list[Pixels]:
+        """Pixels [H, W, 3] of some views of an image: those that were kept, or the same made anew."""
+        kept = [self._store.get(content, view) if self._store else None for view in views]
         found = [pixels for pixels in kept if pixels is not None]
-        if len(found) == len(sizes):
+        if len(found) == len(views):
             return found
         picture = self._open(path)
-        return [np.asarray(picture.fitted(size)) for size in sizes]
+        return [np.asarray(_shown(picture, view, content)) for view in views]
 
     def _open(self, path: Path) -> Picture:
         return open_picture(path, self._scale_needed, large=self._large)
 
     def _scale_needed(self, original: Size) -> float:
-        return max(cover_scale(original, size) for size in training_sizes(original, resolutions=self._resolutions))
+        sizes = training_sizes(original, resolutions=self._resolutions)
+        enlarged = 1.0 if self._views == 1 else 1 / LEAST_SEEN
+        return max(cover_scale(original, size) for size in sizes) * enlarged
+
+
+def _shown(picture: Picture, view: View, content: str) -> Image.Image:
+    return picture.fitted(view.size, seen(picture.box, view, content=content))
 
 
 def _shrunk(picture: Image.Image) -> Image.Image:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline
 
+from lora.dataset.views import View
 from lora.flux.fingerprint import fingerprint
 from lora.flux.prompt import TEXT_TOKENS
-from lora.pictures.size import Size
 
 REVISION = 1  # of all code between a file and its tensors: to be raised with any change of what comes out
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "pi-heif")
@@ -31,9 +31,9 @@ class Keys:
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
         return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(TEXT_TOKENS)))
 
-    def latents(self, content: str, size: Size, *, decoded_for: Size) -> str:
-        """For an image (sha256 of its file) at a size; its pixels depend on the largest it was decoded for, too."""
-        return _digest("latents", self.images, content, str(size), str(decoded_for))
+    def latents(self, content: str, view: View, *, decoded_for: View) -> str:
+        """For a view of an image (sha256 of its file); its pixels depend on the last one it was decoded for, too."""
+        return _digest("latents", self.images, content, str(view), str(decoded_for))
 
     def prompt(self, text: str) -> str:
         """For an encoded text."""

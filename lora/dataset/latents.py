@@ -16,9 +16,9 @@ from lora.dataset.inspection import Inspector
 from lora.dataset.keys import Keys
 from lora.dataset.pixels import Pixels
 from lora.dataset.reading import CaptionedImage
+from lora.dataset.views import View
 from lora.dataset.workers import in_order
 from lora.pictures.files import quiet_pillow
-from lora.pictures.size import Size
 
 PIXELS_PER_CALL = 2**20  # nothing interrupts a call of the VAE: one image of 1024x1024, or four of 512x512
 PIXELS_AT_HAND = 2**23  # of images that wait for others of their sizes
@@ -26,10 +26,10 @@ PIXELS_AT_HAND = 2**23  # of images that wait for others of their sizes
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """An image at a size; copies of an image are equal."""
+    """A view of an image; copies of an image are equal."""
 
     content: str  # sha256 of its file
-    size: Size
+    view: View
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,15 @@ def encode_pixels(vae: AutoencoderKL, pixels: Pixels) -> Tensor:
 def encode_images(
     vae: AutoencoderKL, images: Iterable[CaptionedImage], inspector: Inspector, *, keys: Keys, cache: Cache
 ) -> dict[Fitted, Tensor]:
-    """The latents [C, h, w] of every image at each of its sizes, each distinct one once."""
+    """The latents [C, h, w] of every view of every image, each distinct one once."""
     latents, keyed, missing = {}, {}, []
     for image in images:
-        content, sizes = image.look.content, image.look.sizes
-        wanted = {Fitted(content, size): keys.latents(content, size, decoded_for=sizes[-1]) for size in sizes}
+        content, views = image.look.content, image.look.views
+        wanted = {Fitted(content, view): keys.latents(content, view, decoded_for=views[-1]) for view in views}
         keyed.update(wanted)
         kept = {fitted: cache.get(key) for fitted, key in wanted.items()}
         latents.update({fitted: tensors["latents"] for fitted, tensors in kept.items() if tensors})
-        missing.append(_Work(tuple(each.size for each, tensors in kept.items() if not tensors), content, image.path))
+        missing.append(_Work(tuple(each.view for each, tensors in kept.items() if not tensors), content, image.path))
     # What an image becomes differs in its last bits by what is encoded beside it.
     per_call = 1 if cache.outlives_job else PIXELS_PER_CALL
     for batch in _batches(missing, inspector, per_call):
@@ -70,8 +70,8 @@ def encode_images(
 
 
 def fitted_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
-    """Every image at each of its sizes, each distinct one once, as the VAE takes them."""
-    works = [_Work(image.look.sizes, image.look.content, image.path) for image in images]
+    """Every view of every image, each distinct one once, as the VAE takes them."""
+    works = [_Work(image.look.views, image.look.content, image.path) for image in images]
     yield from _batches(works, inspector, PIXELS_PER_CALL)
 
 
@@ -79,32 +79,32 @@ def fitted_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> It
 class _Work:
     """What is needed of an image, which is decoded once for all of it."""
 
-    sizes: tuple[Size, ...]
+    views: tuple[View, ...]
     content: str
     path: Path
 
 
 def _batches(works: Iterable[_Work], inspector: Inspector, per_call: int) -> Iterator[Batch]:
-    """Images of the same sizes are taken together, those of one size in batches of so many pixels or one image."""
-    distinct = {work.content: work for work in works if work.sizes}
+    """Images of the same views are taken together, those of one view in batches of so many pixels or one image."""
+    distinct = {work.content: work for work in works if work.views}
     ordered = sorted(distinct.values())
-    fitted = in_order(lambda work: inspector.pixels(work.path, work.content, work.sizes), ordered)
+    fitted = in_order(lambda work: inspector.pixels(work.path, work.content, work.views), ordered)
     with quiet_pillow(), closing(fitted):
-        for sizes, group in groupby(ordered, key=lambda work: work.sizes):
-            same, at_hand = list(group), max(PIXELS_AT_HAND // sum(size.pixels for size in sizes), 1)
+        for views, group in groupby(ordered, key=lambda work: work.views):
+            same, at_hand = list(group), max(PIXELS_AT_HAND // sum(view.size.pixels for view in views), 1)
             for start in range(0, len(same), at_hand):
                 contents = [work.content for work in same[start : start + at_hand]]
-                yield from _by_size(sizes, contents, [next(fitted) for _ in contents], per_call)
+                yield from _by_view(views, contents, [next(fitted) for _ in contents], per_call)
 
 
-def _by_size(
-    sizes: tuple[Size, ...], contents: list[str], fitted: list[list[Pixels]], per_call: int
+def _by_view(
+    views: tuple[View, ...], contents: list[str], fitted: list[list[Pixels]], per_call: int
 ) -> Iterator[Batch]:
-    for size, pixels in zip(sizes, zip(*fitted, strict=True), strict=True):
-        count = max(per_call // size.pixels, 1)
+    for view, pixels in zip(views, zip(*fitted, strict=True), strict=True):
+        count = max(per_call // view.size.pixels, 1)
         for start in range(0, len(contents), count):
             some, theirs = contents[start : start + count], pixels[start : start + count]
             stacked = (
                 np.stack(theirs) if len(theirs) > 1 else theirs[0][None]
             )  # large ones come alone, and need no copy
-            yield Batch([Fitted(content, size) for content in some], stacked)
+            yield Batch([Fitted(content, view) for content in some], stacked)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
-from lora.pictures.size import Size
+from lora.dataset.views import View
 
 MOST_BYTES = 4 * GIBIBYTE
 SHARE_OF_DISK = 1 / 4
@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 
 
 class PixelStore:
-    """Pixels [H, W, 3] by an image's content and size. It keeps what it has room for: the rest is made anew."""
+    """Pixels [H, W, 3] by an image's content and view. It keeps what it has room for: the rest is made anew."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -27,11 +27,10 @@ class PixelStore:
         self._room = min(MOST_BYTES, int(shutil.disk_usage(folder).free * SHARE_OF_DISK))
         self._lock = threading.Lock()
 
-    def put(self, content: str, picture: Image.Image) -> None:
+    def put(self, content: str, view: View, picture: Image.Image) -> None:
         """Keep a fitted picture, if there is room for it, on the disk too."""
-        size = Size(*picture.size)
         with self._lock:
-            path, count = self._path(content, size), size.width * size.height * 3
+            path, count = self._path(content, view), view.size.pixels * 3
             is_room = min(self._room, shutil.disk_usage(self._folder).free - DISK_TO_SPARE) >= count
             if path.exists() or not is_room:
                 return
@@ -42,13 +41,13 @@ class PixelStore:
         except OSError:  # somebody else was faster to fill the disk
             path.unlink(missing_ok=True)
 
-    def get(self, content: str, size: Size) -> Pixels | None:
-        """The pixels of an image at a size, or None if they were not kept, or not to their end."""
-        path, shape = self._path(content, size), (size.height, size.width, 3)
+    def get(self, content: str, view: View) -> Pixels | None:
+        """The pixels of a view of an image, or None if they were not kept, or not to their end."""
+        path, shape = self._path(content, view), (view.size.height, view.size.width, 3)
         if not path.exists():
             return None
         pixels = np.fromfile(path, dtype=np.uint8)
         return pixels.reshape(shape) if pixels.size == math.prod(shape) else None
 
-    def _path(self, content: str, size: Size) -> Path:
-        return self._folder / f"{content}-{size}.rgb"
+    def _path(self, content: str, view: View) -> Path:
+        return self._folder / f"{content}-{view}.rgb"

@@ -70,9 +70,9 @@ class Picture:
     decoded: int  # pixels that had to be decoded for it: of a JPEG they may be fewer than the original's
     is_animated: bool  # of which this is the first frame
 
-    def fitted(self, size: Size) -> Image.Image:
-        """The picture at a training size."""
-        return fit(self.image, size, self.box)
+    def fitted(self, size: Size, box: Box | None = None) -> Image.Image:
+        """The picture, or a box of it, at a training size."""
+        return fit(self.image, size, box or self.box)
 
 
 def whole(_original: Size) -> float:

@@ -18,6 +18,7 @@ from lora.training.memory.plans import Plan, plans
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerChoice, block_layers, chosen_layers
+from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, choose
 from lora.training.runs.launch import count_processes
 
@@ -57,7 +58,8 @@ def prepare(
     """Read the images, make all choices and say them. Raises ValueError with one sentence on what is wrong."""
     processes = count_processes()
     layers = _layers(config, base)
-    inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"))
+    views = PRESETS[config.lora_type].views
+    inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), views=views)
     if start.lora is not None:
         log.say(matched(start.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)

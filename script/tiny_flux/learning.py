@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
+from torch import Tensor
 
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
+from lora.dataset.views import View, seen, views_of
 from lora.flux.prompt import Prompt, encode_prompt
+from lora.pictures.size import Size, fit
 from lora.training.learning.batches import Batch
 from lora.training.learning.loop import loss_at
 from script.tiny_flux.captions import TRIGGER
@@ -55,14 +58,18 @@ def world(encoders: FluxPipeline, *, count: int = 30) -> list[Example]:
 
 
 @torch.no_grad()
-def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]]) -> list[Example]:
-    """Pictures and their captions as training would see them."""
+def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]], *, views: int = 1) -> list[Example]:
+    """Pictures and their captions as training would see them, in so many views each."""
     return [
-        Example(
-            encode_pixels(encoders.vae, np.asarray(image)[None])[0], encode_prompt(encoders, text), content=str(place)
-        )
+        Example(_latents(encoders, image, view, content=str(place)), encode_prompt(encoders, text), content=str(place))
         for place, (image, text) in enumerate(pictures)
+        for view in views_of([Size(*image.size)], count=views)
     ]
+
+
+def _latents(encoders: FluxPipeline, image: Image.Image, view: View, *, content: str) -> Tensor:
+    box = seen((0.0, 0.0, float(image.width), float(image.height)), view, content=content)
+    return encode_pixels(encoders.vae, np.asarray(fit(image, view.size, box))[None])[0]
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from lora.training.recipe.sigmas import STYLE_LOGIT_MEAN, SigmaRule
 MAX_GRAD_NORM = 1.0
 FEW_IMAGES, MANY_IMAGES = 4, 100
 MANY_IMAGES_RANK = 32
-FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 1e-4
+FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 2e-4
 RANK_OF_RATES = 16  # the rank that the rates of the presets are for
 MOST_RATE_FOR_BATCHES = 2.0
 # Outside these, trainings of FLUX.1 LoRAs have been seen to learn too little, or to learn their pictures by heart.
@@ -37,6 +37,7 @@ class Recipe:
     offset_noise: float
     caption_dropout_rate: float
     drops_to_trigger: bool
+    views: int  # of each image at each size
     optimizer: str
     weight_decay: float
     epsilon: float
@@ -90,6 +91,7 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         offset_noise=preset.offset_noise,
         caption_dropout_rate=dropout,
         drops_to_trigger=preset.drops_to_trigger,
+        views=preset.views,
         optimizer=config.optimizer,
         weight_decay=preset.weight_decay,
         epsilon=preset.epsilon,
@@ -99,7 +101,14 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         ema_warms_up=preset.ema_warms_up,
         seed=config.seed,
     )
-    whys = (why_rank, why_rate, why_steps, why_dropout, *_warnings(recipe, images=images, together=together))
+    whys = (
+        why_rank,
+        why_rate,
+        why_steps,
+        why_dropout,
+        _why_views(preset),
+        *_warnings(recipe, images=images, together=together),
+    )
     return Chosen(recipe, tuple(filter(None, whys)))
 
 
@@ -150,6 +159,11 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     if config.lora_type == "subject" and images <= FEW_IMAGES:
         return FEW_IMAGES_DROPOUT, f"caption_dropout_rate {FEW_IMAGES_DROPOUT}: more, for {counted(images, 'image')}"
     return preset.caption_dropout_rate, ""
+
+
+def _why_views(preset: Preset) -> str:
+    crops = counted(preset.views - 1, "crop")
+    return f"views {preset.views}: each image whole and in {crops} of nearly all of it" if preset.views > 1 else ""
 
 
 def _warnings(recipe: Recipe, *, images: int, together: int) -> list[str]:

@@ -53,7 +53,7 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
     known = {
         image.prompt: [
             encode_pixels(pipeline.vae, pixels[None])[0]
-            for pixels in set_.inspector.pixels(image.path, image.look.content, image.look.sizes)
+            for pixels in set_.inspector.pixels(image.path, image.look.content, image.look.views)
         ]
         for image in set_.dataset.images
     }

@@ -33,7 +33,7 @@ from lora.dataset.inspection import Inspector
 def peak():
     return int(re.search("VmHWM:(.*)kB", Path("/proc/self/status").read_text())[1])
 
-inspector, before = Inspector((512,), None), peak()
+inspector, before = Inspector((512,), None, views=1), peak()
 with ThreadPoolExecutor(2) as threads:
     looks = list(threads.map(inspector.look, [Path(sys.argv[1])] * 2))
 print(looks[0].original, peak() - before)
@@ -62,7 +62,7 @@ def large_palette(side):
 
 def test_a_look_tells_what_an_image_is(tmp_path):
     path = photo(tmp_path)
-    look = Inspector(RESOLUTIONS, None).look(path)
+    look = Inspector(RESOLUTIONS, None, views=1).look(path)
     assert look.content == hashlib.sha256(path.read_bytes()).hexdigest()
     assert look.original == Size(1301, 903)
     assert look.sizes == (Size(144, 96), Size(304, 208), Size(448, 304))
@@ -70,7 +70,7 @@ def test_a_look_tells_what_an_image_is(tmp_path):
 
 
 def test_a_look_at_a_picture_on_its_side_is_upright(tmp_path):
-    look = Inspector(RESOLUTIONS, None).look(photo(tmp_path, orientation=6))
+    look = Inspector(RESOLUTIONS, None, views=1).look(photo(tmp_path, orientation=6))
     assert look.original == Size(903, 1301)
     assert look.sizes == (Size(96, 144), Size(208, 304), Size(304, 448))
 
@@ -78,11 +78,11 @@ def test_a_look_at_a_picture_on_its_side_is_upright(tmp_path):
 def test_a_look_sees_an_animation(tmp_path):
     frames = [noisy_picture(seed=seed) for seed in range(2)]
     path = write(tmp_path / "a", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    assert Inspector((64,), None).look(path).is_animated
+    assert Inspector((64,), None, views=1).look(path).is_animated
 
 
 def test_the_same_picture_looks_the_same_in_any_file(tmp_path):
-    inspector = Inspector(RESOLUTIONS, None)
+    inspector = Inspector(RESOLUTIONS, None, views=1)
     one, other = (inspector.look(photo(tmp_path, kind=kind)) for kind in ("PNG", "TIFF"))
     assert one.content != other.content
     assert (one.likeness, one.sharpness) == (other.likeness, other.sharpness)
@@ -90,42 +90,44 @@ def test_the_same_picture_looks_the_same_in_any_file(tmp_path):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_pixels_made_anew_are_those_that_were_kept(tmp_path, kind, orientation):
+@pytest.mark.parametrize("views", [1, 2])
+def test_pixels_made_anew_are_those_that_were_kept(tmp_path, kind, orientation, views):
     path, store = photo(tmp_path, orientation=orientation, kind=kind), PixelStore(tmp_path / "pixels")
-    inspector = Inspector(RESOLUTIONS, store)
+    inspector = Inspector(RESOLUTIONS, store, views=views)
     look = inspector.look(path)
     assert len(look.sizes) == 3
-    for size in look.sizes:
-        kept = store.get(look.content, size)
-        assert kept.shape == (size.height, size.width, 3)
-        assert np.array_equal(kept, inspector.pixels(path, look.content, [size])[0])
-        assert np.array_equal(kept, Inspector(RESOLUTIONS, None).pixels(path, look.content, [size])[0])
+    assert len(look.views) == 3 * views
+    for view in look.views:
+        kept = store.get(look.content, view)
+        assert kept.shape == (view.size.height, view.size.width, 3)
+        assert np.array_equal(kept, inspector.pixels(path, look.content, [view])[0])
+        assert np.array_equal(kept, Inspector(RESOLUTIONS, None, views=views).pixels(path, look.content, [view])[0])
 
 
 def test_pixels_are_as_fine_as_those_of_the_whole_picture(tmp_path):
-    path, inspector = photo(tmp_path, kind="PNG"), Inspector(RESOLUTIONS, None)
+    path, inspector = photo(tmp_path, kind="PNG"), Inspector(RESOLUTIONS, None, views=1)
     whole, look = open_picture(path), inspector.look(path)
-    for size in look.sizes:
-        pixels = inspector.pixels(path, look.content, [size])[0].astype(int)
-        assert np.abs(pixels - np.asarray(whole.fitted(size), dtype=int)).mean() < 0.5
+    for view in look.views:
+        pixels = inspector.pixels(path, look.content, [view])[0].astype(int)
+        assert np.abs(pixels - np.asarray(whole.fitted(view.size), dtype=int)).mean() < 0.5
 
 
 def test_pixels_that_were_kept_need_no_file(tmp_path):
-    path, inspector = photo(tmp_path), Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"))
+    path, inspector = photo(tmp_path), Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"), views=1)
     look = inspector.look(path)
     path.unlink()
-    assert [pixels.shape for pixels in inspector.pixels(path, look.content, look.sizes[:1])] == [(96, 144, 3)]
+    assert [pixels.shape for pixels in inspector.pixels(path, look.content, look.views[:1])] == [(96, 144, 3)]
 
 
 def test_what_is_decoded_as_fast_as_it_is_read_is_not_kept(tmp_path):
     """Writing it takes longer than it saves."""
-    inspector = Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"))
+    inspector = Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"), views=1)
     inspector.look(write(tmp_path / "a", encoded(noisy_picture(384, 384))))
     assert list((tmp_path / "pixels").iterdir()) == []
 
 
 def test_an_image_that_cannot_be_trained_is_refused_and_not_kept(tmp_path):
-    inspector = Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"))
+    inspector = Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"), views=1)
     with pytest.raises(ValueError, match="63x80 is too small"):
         inspector.look(write(tmp_path / "a", encoded(picture(63, 80))))
     assert list((tmp_path / "pixels").iterdir()) == []

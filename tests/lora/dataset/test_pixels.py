@@ -7,66 +7,69 @@ import pytest
 
 from lora.dataset import pixels
 from lora.dataset.pixels import PixelStore
+from lora.dataset.views import View
 from lora.pictures.size import Size
 from tests.tiny import noisy_picture
 
-SIZE = Size(96, 80)
+VIEW = View(Size(96, 80), 0)
 BYTES = 96 * 80 * 3
 
 
-def kept(store, *contents, size=SIZE):
-    return [store.get(content, size) is not None for content in contents]
+def kept(store, *contents, view=VIEW):
+    return [store.get(content, view) is not None for content in contents]
 
 
 def test_what_is_kept_comes_back_bit_for_bit(tmp_path):
     store, picture = PixelStore(tmp_path / "pixels"), noisy_picture()
-    store.put("a", picture)
-    assert np.array_equal(store.get("a", SIZE), np.asarray(picture))
+    store.put("a", VIEW, picture)
+    assert np.array_equal(store.get("a", VIEW), np.asarray(picture))
 
 
 def test_what_was_never_kept_is_not_there(tmp_path):
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", noisy_picture())
-    assert kept(store, "b") == kept(store, "a", size=Size(80, 96)) == [False]
+    store.put("a", VIEW, noisy_picture())
+    assert kept(store, "b") == kept(store, "a", view=View(Size(80, 96), 0)) == [False]
 
 
-def test_an_image_is_kept_at_each_of_its_sizes(tmp_path):
-    store, pictures = PixelStore(tmp_path / "pixels"), [noisy_picture(96, 80), noisy_picture(48, 32)]
-    for picture in pictures:
-        store.put("a", picture)
-    for picture in pictures:
-        assert np.array_equal(store.get("a", Size(*picture.size)), np.asarray(picture))
+def test_an_image_is_kept_in_each_of_its_views(tmp_path):
+    store = PixelStore(tmp_path / "pixels")
+    views = [VIEW, View(VIEW.size, 1), View(Size(48, 32), 0)]
+    pictures = {view: noisy_picture(view.size.width, view.size.height, seed=seed) for seed, view in enumerate(views)}
+    for view, picture in pictures.items():
+        store.put("a", view, picture)
+    for view, picture in pictures.items():
+        assert np.array_equal(store.get("a", view), np.asarray(picture))
 
 
 def test_what_there_is_no_room_for_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES)
     store = PixelStore(tmp_path / "pixels")
     for content in ("a", "b", "c"):
-        store.put(content, noisy_picture())
+        store.put(content, VIEW, noisy_picture())
     assert kept(store, "a", "b", "c") == [True, True, False]
 
 
 def test_a_smaller_picture_may_take_the_room_that_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES - 1)
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", noisy_picture())
-    store.put("b", noisy_picture())
-    store.put("c", noisy_picture(16, 16))
-    assert kept(store, "a", "b") + kept(store, "c", size=Size(16, 16)) == [True, False, True]
+    store.put("a", VIEW, noisy_picture())
+    store.put("b", VIEW, noisy_picture())
+    store.put("c", View(Size(16, 16), 0), noisy_picture(16, 16))
+    assert kept(store, "a", "b") + kept(store, "c", view=View(Size(16, 16), 0)) == [True, False, True]
 
 
 def test_a_copy_takes_no_room(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES)
     store = PixelStore(tmp_path / "pixels")
     for content in ("a", "a", "a", "b"):
-        store.put(content, noisy_picture())
+        store.put(content, VIEW, noisy_picture())
     assert kept(store, "a", "b") == [True, True]
 
 
 def test_a_full_disk_leaves_no_room(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "SHARE_OF_DISK", 0)
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", noisy_picture())
+    store.put("a", VIEW, noisy_picture())
     assert kept(store, "a") == [False]
     assert list((tmp_path / "pixels").iterdir()) == []
 
@@ -75,24 +78,24 @@ def test_threads_together_keep_no_more_than_there_is_room_for(tmp_path, monkeypa
     monkeypatch.setattr(pixels, "MOST_BYTES", 10 * BYTES)
     store, picture = PixelStore(tmp_path / "pixels"), noisy_picture()
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda number: store.put(str(number % 50), picture), range(200)))
+        list(threads.map(lambda number: store.put(str(number % 50), VIEW, picture), range(200)))
     files = list((tmp_path / "pixels").iterdir())
     assert [file.stat().st_size for file in files] == [BYTES] * 10
 
 
 def test_pixels_that_were_not_written_to_their_end_are_not_there(tmp_path):
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", noisy_picture())
+    store.put("a", VIEW, noisy_picture())
     (file,) = (tmp_path / "pixels").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert store.get("a", SIZE) is None
+    assert store.get("a", VIEW) is None
 
 
 def test_what_the_disk_has_no_more_room_for_is_not_kept(tmp_path, monkeypatch):
     """Some of it stays free for the rest of the machine."""
     store = PixelStore(tmp_path / "pixels")
     monkeypatch.setattr(pixels, "DISK_TO_SPARE", 2**62)
-    store.put("a", noisy_picture())
+    store.put("a", VIEW, noisy_picture())
     assert kept(store, "a") == [False]
 
 
