@@ -32,7 +32,7 @@ LARGEST_NUMBER = 2**53  # Cog passes numbers through float64, which is exact up 
 STRING = r'"[^"\\\n]*"|\'[^\'\\\n]*\''
 NUMBER = r"-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?"
 SCALAR = rf"(?:{STRING}|{NUMBER}|True|False|None)"
-LIST = rf"\[\s*{SCALAR}(?:\s*,\s*{SCALAR})*\s*,?\s*\]"
+LIST = rf"\[\s*(?:{SCALAR}(?:\s*,\s*{SCALAR})*\s*,?\s*)?\]"
 SETTING = re.compile(rf"\w+=(?:{SCALAR}|{LIST})")
 TYPE = re.compile(r"(?:(Optional|list)\[(\w+)\]|(\w+))")
 
