@@ -173,6 +173,8 @@ def _faults(entry: CogInput) -> Iterator[str]:
         yield "is Optional without a default"
     if "choices" in settings and kind.repeated:
         yield "has choices for a list"
+    if settings.get("choices") == []:
+        yield "has no choices"
     if settings.keys() & {"ge", "le"} and (kind.name not in ("int", "float") or kind.repeated):
         yield "has bounds and is no number"
     if settings.keys() & {"min_length", "max_length", "regex"} and (kind.name != "str" or kind.repeated):
