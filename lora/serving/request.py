@@ -63,8 +63,8 @@ class Request:
         return cls(**values, guidance_scale=guidance, custom_size=_custom_size(**sides) if custom else None)
 
     def settings(self) -> dict[str, object]:
-        """As plain values, by name."""
-        return asdict(self)
+        """All that an image of this request depends on, but for LoRAs and input images, as plain values by name."""
+        return {name: value for name, value in asdict(self).items() if name != "num_outputs"}
 
     def size(self, *, native: int) -> tuple[int, int]:
         """Width and height for a base whose square image has `native` pixels a side: 1024 for FLUX.1."""
