@@ -105,7 +105,7 @@ class Runner(BaseRunner):
         outfit = [self._worn(wish) for wish in asked]
         settings = request.settings() | {
             "model": self.base.name,
-            "loras": [(worn.digest, worn.scale) for worn in outfit],
+            "loras": [(worn.digest, worn.scale) for worn in outfit if worn.scale],
         }
         print(f"settings: {text_of(settings)}")
         self.wardrobe.wear(outfit)
