@@ -10,11 +10,13 @@ from lora.serving.drawing import draw
 from lora.serving.outfit import Wish, wishes
 from lora.serving.outputs import save_images, text_of
 from lora.serving.request import Request
+from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.sources import read_source
 from lora.serving.wardrobe import Wardrobe, Worn
 from lora.workspace import workspace
 from weights.bases import find_base
 from weights.references import read_lora
+from weights.safety import find_safety
 
 
 class Runner(BaseRunner):
@@ -26,6 +28,10 @@ class Runner(BaseRunner):
         self.trained = str(weights) if weights else None
         if self.trained:
             self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"))
+        safety = find_safety()
+        print(safety.line())
+        self.checker = SafetyChecker(safety.folder) if safety.folder else None
+        self.can_disable_checker = safety.can_be_disabled
         self.base = find_base()
         self.pipeline = load_pipeline(self.base.path)
         self.wardrobe = Wardrobe(self.pipeline)
@@ -74,6 +80,9 @@ class Runner(BaseRunner):
         seed: Optional[int] = Input(
             description="Seed of image 1; image i has seed + i - 1", default=None, ge=-1, le=4294967295
         ),
+        disable_safety_checker: bool = Input(
+            description="Draw without the safety checker, where that is allowed", default=False
+        ),
         # How to save it
         output_format: str = Input(description="File format", default="webp", choices=["webp", "jpg", "png"]),
         output_quality: int = Input(description="Quality of webp and jpg", default=90, ge=0, le=100),
@@ -110,8 +119,11 @@ class Runner(BaseRunner):
         print(f"settings: {text_of(settings)}")
         self.wardrobe.wear(outfit)
         with workspace("predict") as folder:
-            images = draw(self.pipeline, request, source)
-            return [Path(path) for path in save_images(images, request, settings, into=folder)]
+            checker = None if disable_safety_checker and self.can_disable_checker else self.checker
+            shown = allowed(list(draw(self.pipeline, request, source)), checker)
+            if len(shown) < request.num_outputs:
+                print(f"blocked by the safety checker: all images but {', '.join(str(place + 1) for place in shown)}")
+            return [Path(path) for path in save_images(shown, request, settings, into=folder)]
 
     def _worn(self, wish: Wish) -> Worn:
         """A LoRA that was asked for."""

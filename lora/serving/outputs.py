@@ -1,7 +1,7 @@
 """Images become files of the format asked for, each of which says how it was drawn."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -17,10 +17,10 @@ LONGEST_PROMPT = 2000  # characters of one that is shortened for that
 Settings = Mapping[str, object]
 
 
-def save_images(images: Iterable[Image.Image], request: Request, settings: Settings, *, into: Path) -> list[Path]:
-    """Save images in order, each with the settings of the request and its own seed, and return their paths."""
+def save_images(images: Mapping[int, Image.Image], request: Request, settings: Settings, *, into: Path) -> list[Path]:
+    """Save images by their places in the request, each with the settings and its own seed, and return their paths."""
     paths = []
-    for index, image in enumerate(images):
+    for index, image in images.items():
         path = into / f"out-{index}.{request.output_format}"
         _save(image, path, request, text_of({**settings, "seed": request.seed + index}))
         paths.append(path)

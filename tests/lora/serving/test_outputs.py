@@ -14,7 +14,8 @@ SETTINGS = {"prompt": "a photo of TOK, größer 狐", "lora": [["abc", 0.5]], "m
 
 def saved(folder, *, settings=SETTINGS, count=1, **changes):
     request = dataclasses.replace(plain_request("x"), **changes)
-    return save_images([noisy_picture(seed=seed) for seed in range(count)], request, settings, into=folder)
+    images = {place: noisy_picture(seed=place) for place in range(count)}
+    return save_images(images, request, settings, into=folder)
 
 
 @pytest.mark.parametrize(("output_format", "name"), [("webp", "WEBP"), ("jpg", "JPEG"), ("png", "PNG")])
