@@ -9,6 +9,7 @@ from lora.serving.closet import Closet
 from lora.serving.drawing import draw
 from lora.serving.outfit import Wish, wishes
 from lora.serving.outputs import save_images, text_of
+from lora.serving.prompts import Prompts
 from lora.serving.request import Request
 from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.sources import read_source
@@ -34,7 +35,7 @@ class Runner(BaseRunner):
         self.can_disable_checker = safety.can_be_disabled
         self.base = find_base()
         self.pipeline = load_pipeline(self.base.path)
-        self.wardrobe = Wardrobe(self.pipeline)
+        self.wardrobe, self.prompts = Wardrobe(self.pipeline), Prompts(self.pipeline)
 
     def healthcheck(self) -> bool:
         """Whether the base is still what was loaded, whatever was worn."""
@@ -120,7 +121,8 @@ class Runner(BaseRunner):
         self.wardrobe.wear(outfit)
         with workspace("predict") as folder:
             checker = None if disable_safety_checker and self.can_disable_checker else self.checker
-            shown = allowed(list(draw(self.pipeline, request, source)), checker)
+            encoded = self.prompts.encode(request.prompt, worn=self.wardrobe.on_text_encoders)
+            shown = allowed(list(draw(self.pipeline, request, source, prompt=encoded)), checker)
             if len(shown) < request.num_outputs:
                 print(f"blocked by the safety checker: all images but {', '.join(str(place + 1) for place in shown)}")
             return [Path(path) for path in save_images(shown, request, settings, into=folder)]

@@ -14,12 +14,15 @@ from lora.serving.sources import Source
 
 
 @torch.inference_mode()
-def draw(pipeline: FluxPipeline, request: Request, source: Source | None = None) -> Iterator[Image.Image]:
+def draw(
+    pipeline: FluxPipeline, request: Request, source: Source | None = None, *, prompt: Prompt | None = None
+) -> Iterator[Image.Image]:
     """The images of a request, one by one: each has a seed of its own, so each can be drawn again alone.
 
-    With a source, its shape decides theirs, at no more pixels than the request would have without.
+    With a source, its shape decides theirs, at no more pixels than the request would have without. `prompt` is that of
+    the request, if it is encoded already.
     """
-    prompt = encode_prompt(pipeline, request.prompt)
+    prompt = prompt or encode_prompt(pipeline, request.prompt)
     native = pipeline.vae.config.sample_size
     if source is not None:
         fitted = source.fitted(size_for_image(Size(*source.image.size), megapixels=request.megapixels, native=native))

@@ -47,6 +47,7 @@ class Wardrobe:
         self._originals: dict[str, Original] = {}  # of every layer that was ever changed
         self._changed: set[str] = set()  # layers that may not be as they were
         self._worn: tuple[tuple[str, float], ...] | None = ()  # None in the midst of a change
+        self._on_text: tuple[tuple[str, float], ...] = ()
         self.is_sound = True  # whether the base has always come back as it was
 
     def wear(self, outfit: Sequence[Worn]) -> None:
@@ -63,11 +64,17 @@ class Wardrobe:
         self._worn = None
         try:
             self._become(_changes(seen))
+            self._on_text = tuple((each.digest, each.scale) for each in seen if each.lora.clip or each.lora.t5)
             self._worn = wanted
         finally:
             if self._worn is None:  # an error, or a cancel
                 self._become({})
-                self._worn = ()
+                self._worn, self._on_text = (), ()
+
+    @property
+    def on_text_encoders(self) -> tuple[tuple[str, float], ...]:
+        """What of the outfit changes how a prompt is encoded: digests and scales."""
+        return self._on_text
 
     @torch.no_grad()
     def _become(self, changes: Changes) -> None:

@@ -43,7 +43,8 @@ def test_a_deployment_that_insists_does_not_start_without(monkeypatch):
     assert_one_sentence(error.value, "FLUX_SAFETY is required", "hf download")
 
 
-def test_a_deployment_may_do_without(monkeypatch, there):
+@pytest.mark.usefixtures("there")
+def test_a_deployment_may_do_without(monkeypatch):
     monkeypatch.setenv("FLUX_SAFETY", "off")
     assert find_safety().folder is None
 
