@@ -71,13 +71,8 @@ def main() -> None:
         _row(photos, rounds=1 if arguments.small else ROUNDS) for photos in (SMALL_SETS if arguments.small else SETS)
     ]
     output = arguments.output or RESULTS / f"dataset-{date.today()}.json"
-    output.write_text(
-        json.dumps(
-            {"machine": machine("pillow", "pi-heif", "numpy", "torch"), "resolutions": RESOLUTIONS, "rows": rows},
-            indent=1,
-        )
-        + "\n"
-    )
+    about = machine("pillow", "pi-heif", "numpy", "torch")
+    output.write_text(json.dumps({"machine": about, "resolutions": RESOLUTIONS, "rows": rows}, indent=1) + "\n")
     _print_table(rows)
     print(f"wrote {output}")
 

@@ -74,17 +74,8 @@ def main() -> None:
         for seed, name, arm in itertools.product(seeds, names, arguments.arms)
     ]
     runs = all_runs(jobs, kept, workers=arguments.workers)
-    output.write_text(
-        json.dumps(
-            {
-                "machine": machine("torch", "diffusers", "peft", "transformers", "pillow", "numpy"),
-                "extent": asdict(extent),
-                "runs": runs,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    about = machine("torch", "diffusers", "peft", "transformers", "pillow", "numpy")
+    output.write_text(json.dumps({"machine": about, "extent": asdict(extent), "runs": runs}, indent=1) + "\n")
     kept.unlink()
     print(f"wrote {output}\n\n{as_markdown(runs)}")
 

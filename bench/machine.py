@@ -12,13 +12,8 @@ def machine(*libraries: str) -> dict[str, object]:
     """The machine, and the versions of libraries that matter."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {name: version(name) for name in libraries}
-    return {
-        "cores": os.cpu_count(),
-        "processor": _processor(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        **versions,
-    }
+    hardware = {"cores": os.cpu_count(), "processor": _processor(), "gpu": gpu}
+    return {**hardware, "python": platform.python_version(), **versions}
 
 
 def _processor() -> str:

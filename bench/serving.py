@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -123,7 +124,7 @@ def _random_loras(pipeline: FluxPipeline, folder: Path) -> list[Path]:
     return files
 
 
-Task = Callable[[Contender, list[Path], Extent, int], None]  # what is done before the clock starts, then what is timed
+Task = Callable[[Contender, list[Path], Extent, int], None]  # the last is the count of the round
 
 
 def _switch(contender: Contender, files: list[Path], _extent: Extent, count: int) -> None:
@@ -163,14 +164,13 @@ TASKS = {
 
 def _in_turn(contenders: dict[str, Contender], files: list[Path], extent: Extent, name: str) -> dict[str, list[float]]:
     """The seconds of each round; one more goes before that counts for nothing."""
-    timed, found = TASKS[name], {contender: [] for contender in contenders}
+    timed = TASKS[name]
+    found: dict[str, list[float]] = {contender: [] for contender in contenders}
     for contender in contenders.values():
         contender.wear(dict.fromkeys(files[: timed.worn], 1.0))
     for count in range(1, extent.rounds + 2):
         for key, contender in contenders.items():
-            found[key].append(
-                _seconds(lambda contender=contender, count=count: timed.task(contender, files, extent, count))
-            )
+            found[key].append(_seconds(partial(timed.task, contender, files, extent, count)))
     return {key: values[1:] for key, values in found.items()}
 
 
