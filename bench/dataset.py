@@ -7,8 +7,6 @@ own, in turn; tensors are made one after the other, as an encoder would take the
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,7 +16,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +25,15 @@ from pi_heif import register_heif_opener
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from bench.machine import machine
 from bench.photos import PhotoSet, write_archive
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
 from lora.dataset.latents import fitted_batches
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, read_dataset
-from lora.dataset.sizes import Size, training_sizes
+from lora.dataset.sizes import training_sizes
+from lora.pictures.size import Size
 
 RESULTS = Path(__file__).parent / "results"
 RESOLUTIONS = (512, 768, 1024)
@@ -72,7 +71,8 @@ def main() -> None:
         _row(photos, rounds=1 if arguments.small else ROUNDS) for photos in (SMALL_SETS if arguments.small else SETS)
     ]
     output = arguments.output or RESULTS / f"dataset-{date.today()}.json"
-    output.write_text(json.dumps({"machine": _machine(), "resolutions": RESOLUTIONS, "rows": rows}, indent=1) + "\n")
+    about = machine("pillow", "pi-heif", "numpy", "torch")
+    output.write_text(json.dumps({"machine": about, "resolutions": RESOLUTIONS, "rows": rows}, indent=1) + "\n")
     _print_table(rows)
     print(f"wrote {output}")
 
@@ -141,18 +141,6 @@ def _in_own_process(name: str, archive: Path) -> Run:
     command = [sys.executable, "-m", "bench.dataset", "--contender", name, "--archive", str(archive)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Run(**json.loads(done.stdout))
-
-
-def _machine() -> dict[str, object]:
-    libraries = {name: version(name) for name in ("pillow", "pi-heif", "numpy", "torch")}
-    return {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version(), **libraries}
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def _print_table(rows: list[dict[str, object]]) -> None:

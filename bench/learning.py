@@ -14,7 +14,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import time
@@ -22,7 +21,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from diffusers import FluxPipeline
 
 from bench.arms import ARMS, settings_of, train_arm, views_of_arm
 from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
+from bench.machine import machine
 from bench.measures import Extent, Ground, examples_of, paired, standard_error
 from lora.dataset.encoding import EncodedDataset
 from lora.flux.prompt import encode_prompt
@@ -75,7 +74,8 @@ def main() -> None:
         for seed, name, arm in itertools.product(seeds, names, arguments.arms)
     ]
     runs = all_runs(jobs, kept, workers=arguments.workers)
-    output.write_text(json.dumps({"machine": _machine(), "extent": asdict(extent), "runs": runs}, indent=1) + "\n")
+    about = machine("torch", "diffusers", "peft", "transformers", "pillow", "numpy")
+    output.write_text(json.dumps({"machine": about, "extent": asdict(extent), "runs": runs}, indent=1) + "\n")
     kept.unlink()
     print(f"wrote {output}\n\n{as_markdown(runs)}")
 
@@ -273,18 +273,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, help="a folder for what is drawn, a strip for each run and step")
     parser.add_argument("--output", type=Path, help="where to write the numbers (default: in bench/results)")
     return parser.parse_args()
-
-
-def _machine() -> dict[str, object]:
-    libraries = {name: version(name) for name in ("torch", "diffusers", "peft", "transformers", "pillow", "numpy")}
-    return {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version(), **libraries}
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ LARGEST_NUMBER = 2**53  # Cog passes numbers through float64, which is exact up 
 STRING = r'"[^"\\\n]*"|\'[^\'\\\n]*\''
 NUMBER = r"-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?"
 SCALAR = rf"(?:{STRING}|{NUMBER}|True|False|None)"
-LIST = rf"\[\s*{SCALAR}(?:\s*,\s*{SCALAR})*\s*,?\s*\]"
+LIST = rf"\[\s*(?:{SCALAR}(?:\s*,\s*{SCALAR})*\s*,?\s*)?\]"
 SETTING = re.compile(rf"\w+=(?:{SCALAR}|{LIST})")
 TYPE = re.compile(r"(?:(Optional|list)\[(\w+)\]|(\w+))")
 
@@ -173,6 +173,8 @@ def _faults(entry: CogInput) -> Iterator[str]:
         yield "is Optional without a default"
     if "choices" in settings and kind.repeated:
         yield "has choices for a list"
+    if settings.get("choices") == []:
+        yield "has no choices"
     if settings.keys() & {"ge", "le"} and (kind.name not in ("int", "float") or kind.repeated):
         yield "has bounds and is no number"
     if settings.keys() & {"min_length", "max_length", "regex"} and (kind.name != "str" or kind.repeated):

@@ -17,14 +17,15 @@ LONGEST_FILE = 300
 LONGEST_FUNCTION = 40
 LONGEST_ENTRY_BODY = 45
 
-LORA_ROOMS = ("lora.flux", "lora.dataset", "lora.training", "lora.serving")
+LORA_ROOMS = ("lora.flux", "lora.pictures", "lora.dataset", "lora.training", "lora.serving")
 # of lora.training, each of which knows those before it
 TRAINING_ROOMS = tuple(
     f"lora.training.{room}" for room in ("recipe", "memory", "checkpoints", "learning", "runs", "result")
 )
 MAY_NOT_IMPORT = {  # a room, and all inside it -> what it must not know
     "lora": ("cog", "weights", "train", "predict", "script", "bench"),
-    "lora.flux": ("lora.dataset", "lora.training", "lora.serving"),
+    "lora.pictures": ("lora.flux", "lora.dataset", "lora.training", "lora.serving"),
+    "lora.flux": ("lora.pictures", "lora.dataset", "lora.training", "lora.serving"),
     "lora.dataset": ("lora.training", "lora.serving"),
     "lora.training": ("lora.serving",),
     "lora.training.progress": TRAINING_ROOMS,

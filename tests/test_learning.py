@@ -13,9 +13,10 @@ import torch
 from diffusers import FluxPipeline
 
 from lora.flux.holding import Held, load_transformer
+from lora.flux.layouts.canonical import canonical
 from lora.flux.loading import load_encoders, load_pipeline
 from lora.serving.drawing import draw
-from lora.serving.wardrobe import Wardrobe
+from lora.serving.wardrobe import Wardrobe, Worn
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.validation import hold_out
 from lora.training.recipe.recipe import choose
@@ -125,7 +126,7 @@ def test_the_demo_leaves_at_least_half_of_what_prompts_without_the_trigger_ask_f
 
 def _scores_without_and_with(lesson: Lesson, pipeline: FluxPipeline, wardrobe: Wardrobe) -> tuple[Score, Score]:
     """How the base follows combinations that it never saw, bare and wearing a lesson at scale 1."""
-    wardrobe.take_off()
+    wardrobe.wear([])
     without = score_base(pipeline, held_out_scenes(), seeds=1)
     _wear(wardrobe, lesson, 1.0)
     worn = score_base(pipeline, held_out_scenes(), seeds=1)
@@ -134,7 +135,7 @@ def _scores_without_and_with(lesson: Lesson, pipeline: FluxPipeline, wardrobe: W
 
 
 def _wear(wardrobe: Wardrobe, lesson: Lesson, scale: float) -> None:
-    wardrobe.wear(lesson.tensors, name=f"lesson{id(lesson)}", scale=scale)
+    wardrobe.wear([Worn(f"lesson{id(lesson)}", canonical(lesson.tensors), scale)])
 
 
 def _monster_share(

@@ -4,8 +4,12 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from lora.serving.outputs import settings_in
 from script.cog_server import Server, running_server
 from tests.cog_client import data_uri, images_of, post_prediction
 from weights.bases import WEIGHTS
@@ -105,3 +109,48 @@ def test_a_server_without_weights_fails_with_what_is_missing_and_how_to_get_it()
     sentence = str(failure.value).splitlines()[-1]
     assert f"no model_index.json in {WEIGHTS / 'dev'}" in sentence
     assert "hf download black-forest-labs/FLUX.1-dev" in sentence
+
+
+def test_a_lora_can_be_worn_beside_another_and_in_a_list(predict_server: Server, trained_tar: bytes) -> None:
+    uri = data_uri(trained_tar, media_type="application/x-tar")
+    bare = images_of(predict_server, **DRAWING)
+    once, twice = (images_of(predict_server, lora_weights=uri, lora_scale=scale, **DRAWING) for scale in (0.5, 1.0))
+    alone = images_of(predict_server, extra_lora=uri, extra_lora_scale=0.5, **DRAWING)
+    listed = images_of(predict_server, loras=[f"{uri}:0.5"], **DRAWING)
+    assert alone == listed == once != bare
+    both = images_of(predict_server, lora_weights=uri, lora_scale=2, extra_lora=uri, extra_lora_scale=-1, **DRAWING)
+    assert _differ_little(both[0], twice[0])
+    assert images_of(predict_server, **DRAWING) == bare
+
+
+def test_an_image_and_a_mask_are_drawn_from(predict_server: Server) -> None:
+    (first,) = images_of(predict_server, **DRAWING)
+    picture = data_uri(first, media_type="image/png")
+    (kept,) = images_of(predict_server, image=picture, prompt_strength=0.0, **DRAWING)
+    assert _differ_little(kept, first)
+    (anew,) = images_of(predict_server, image=picture, prompt_strength=0.9, **DRAWING)
+    assert not _differ_little(anew, first)
+    answer = post_prediction(predict_server, mask=picture, **DRAWING)
+    assert "mask is given without image" in answer.body["error"]
+
+
+def test_guidance_by_either_name_is_the_same(predict_server: Server) -> None:
+    one, other = (images_of(predict_server, **{name: 2}, **DRAWING) for name in ("guidance", "guidance_scale"))
+    assert _pixels(one[0]).tolist() == _pixels(other[0]).tolist()
+    answer = post_prediction(predict_server, guidance=2, guidance_scale=3, **DRAWING)
+    assert "guidance_scale is 3 and guidance is 2" in answer.body["error"]
+
+
+def test_an_image_says_how_it_was_drawn(predict_server: Server, tmp_path: Path) -> None:
+    (tmp_path / "out.png").write_bytes(images_of(predict_server, **DRAWING)[0])
+    settings = settings_in(tmp_path / "out.png")
+    assert (settings["prompt"], settings["seed"], settings["model"]) == (DRAWING["prompt"], 7, "tiny")
+    assert settings["num_inference_steps"] == 2
+
+
+def _pixels(image: bytes) -> NDArray[np.int64]:
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=np.int64)
+
+
+def _differ_little(one: bytes, other: bytes) -> bool:
+    return bool(np.abs(_pixels(one) - _pixels(other)).max() <= 1)

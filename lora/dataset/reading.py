@@ -8,13 +8,13 @@ from pathlib import Path
 from lora.dataset.archive import Member, Skipped, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, Guessed, is_caption_file, read_captions
 from lora.dataset.captions import PromptRule
-from lora.dataset.images import READABLE, is_image, quiet_pillow
 from lora.dataset.inspection import Inspector, Look
 from lora.dataset.limits import MOST_IMAGES
 from lora.dataset.names import is_personal
 from lora.dataset.pairing import Caption, Pairing, pair
 from lora.dataset.refusal import ContentError, said_of
 from lora.dataset.workers import in_order
+from lora.pictures.files import READABLE, is_image, quiet_pillow
 
 # A file with such a name was meant to be an image, whatever is in it.
 IMAGE_NAME = re.compile(

@@ -1,35 +1,16 @@
-"""Which sizes an image is trained at, and how it gets there. Knows no latents and no caption."""
+"""Which sizes an image is trained at. Knows no latents and no caption."""
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from PIL import Image
+from lora.pictures.size import Size
 
 STEP = 16  # FLUX's tokens are 16 pixels a side
 TOKENS_OF_A_TILE = 128  # attention and matrix kernels work in tiles of so many tokens; the text is four of them
 MOST_AREA_FOR_TILES = 0.03
 MOST_UPSCALING = 1.1
 MOST_CUT = 0.499999  # of a step: less than half, however it is rounded
-REDUCING_GAP = 2.0  # far larger pictures are first averaged down to twice the size: 54 dB from a plain resize
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Size:
-    """Pixels."""
-
-    width: int
-    height: int
-
-    @property
-    def pixels(self) -> int:
-        """The area."""
-        return self.width * self.height
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +56,6 @@ def training_size(original: Size, *, resolution: int) -> Size:
     best = max(tiled or nearest, key=lambda bucket: (bucket.tokens, -bucket.cut(long / short)))
     sides = best.long * STEP, best.short * STEP
     return Size(*sides) if original.width >= original.height else Size(*reversed(sides))
-
-
-def cover_scale(original: Size, size: Size) -> float:
-    """How much a picture is scaled so that it covers a size."""
-    return max(size.width / original.width, size.height / original.height)
-
-
-def fit(picture: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
-    """Scale a picture, or a box of it, to cover `size` and cut what stands over, the same on both sides: resized, never
-    stretched."""
-    left, top, right, bottom = box or (0.0, 0.0, picture.width, picture.height)
-    scale = max(size.width / (right - left), size.height / (bottom - top))
-    over_x = max(right - left - size.width / scale, 0.0) / 2
-    over_y = max(bottom - top - size.height / scale, 0.0) / 2
-    middle = left + over_x, top + over_y, right - over_x, bottom - over_y
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
 
 
 def _side(original: Size, resolution: int) -> int:

@@ -4,7 +4,7 @@ and all. Knows boxes, not pixels."""
 import random
 from dataclasses import dataclass
 
-from lora.dataset.sizes import Box, Size
+from lora.pictures.size import Box, Size
 
 LEAST_SEEN, MOST_SEEN = 0.945, 0.99  # of each side, in a crop
 WHOLE = 0

@@ -1,21 +1,34 @@
-"""A request becomes images. Knows no LoRA and no file."""
+"""A request becomes images: from nothing, from another image, or in a part of one. Knows no LoRA and no file."""
 
 from collections.abc import Iterator
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 from PIL import Image
 
 from lora.flux.picture import draw_picture
-from lora.flux.prompt import encode_prompt
-from lora.serving.request import Request
+from lora.flux.prompt import TEXT_TOKENS, Prompt, encode_prompt
+from lora.pictures.size import Size
+from lora.serving.request import Request, size_for_image
+from lora.serving.sources import Source
 
 
 @torch.inference_mode()
-def draw(pipeline: FluxPipeline, request: Request) -> Iterator[Image.Image]:
-    """The images of a request, one by one: each has a seed of its own, so each can be drawn again alone."""
-    prompt = encode_prompt(pipeline, request.prompt)
-    width, height = request.size(native=pipeline.vae.config.sample_size)
+def draw(
+    pipeline: FluxPipeline, request: Request, source: Source | None = None, *, prompt: Prompt | None = None
+) -> Iterator[Image.Image]:
+    """The images of a request, one by one: each has a seed of its own, so each can be drawn again alone.
+
+    With a source, its shape decides theirs, at no more pixels than the request would have without. `prompt` is that of
+    the request, if it is encoded already.
+    """
+    prompt = prompt or encode_prompt(pipeline, request.prompt)
+    native = pipeline.vae.config.sample_size
+    if source is not None:
+        fitted = source.fitted(size_for_image(Size(*source.image.size), megapixels=request.megapixels, native=native))
+        yield from (_redraw(pipeline, prompt, request, fitted, index) for index in range(request.num_outputs))
+        return
+    width, height = request.size(native=native)
     for index in range(request.num_outputs):
         yield draw_picture(
             pipeline,
@@ -26,3 +39,26 @@ def draw(pipeline: FluxPipeline, request: Request) -> Iterator[Image.Image]:
             guidance=request.guidance_scale,
             seed=request.seed + index,
         )
+
+
+def _redraw(pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Source, index: int) -> Image.Image:
+    """The steps that are left of `num_inference_steps` at this strength, at least one; none at strength 0."""
+    if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
+        return source.image
+    kind = FluxImg2ImgPipeline if source.mask is None else FluxInpaintPipeline
+    redrawing = kind.from_pipe(pipeline)
+    redrawing.set_progress_bar_config(disable=True)
+    masked = {} if source.mask is None else {"mask_image": source.mask}
+    return redrawing(
+        image=source.image,
+        **masked,
+        prompt_embeds=prompt.tokens[None],
+        pooled_prompt_embeds=prompt.pooled[None],
+        width=source.image.width,
+        height=source.image.height,
+        strength=source.strength,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator().manual_seed(request.seed + index),
+        max_sequence_length=TEXT_TOKENS,
+    ).images[0]

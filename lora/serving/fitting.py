@@ -1,27 +1,43 @@
-"""Does a LoRA fit the model? Asked before the pipeline sees it: diffusers drops what it does not know in silence."""
+"""Does a LoRA fit the models of a pipeline? Asked before any weight changes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from torch import Tensor
+from diffusers import FluxPipeline
+from torch import nn
 
-from lora.flux.lora_layout import DOWN, MATRIX, PREFIX, UP, DiffusersLora, Shape, in_diffusers_layout, refuse_halves
+from lora.flux.layouts.origin import made_for
+from lora.flux.layouts.record import FluxLora, Pair
+from lora.flux.shapes import Shape
 
-
-def fit_lora(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> DiffusersLora:
-    """Bring a LoRA into the layout of diffusers; raises ValueError unless every tensor belongs to a layer and fits."""
-    fitted = in_diffusers_layout(tensors)
-    for name, tensor in fitted.tensors.items():
-        module = name.removeprefix(PREFIX).removesuffix(DOWN).removesuffix(UP)
-        shape = shapes.get(module)
-        if shape is None or not name.startswith(PREFIX) or not name.endswith((DOWN, UP)):
-            raise ValueError(f"the LoRA was made for another model: this one has no place for {name}")
-        _refuse_shape(name, tensor, shape)
-    refuse_halves(fitted.tensors)
-    return fitted
+Layers = Mapping[str, nn.Linear]  # by the model's name and their own: transformer.single_transformer_blocks.0.proj_out
+CLIP_ROOT = "text_model."  # which files have, and the newest transformers has not
 
 
-def _refuse_shape(name: str, tensor: Tensor, shape: Shape) -> None:
-    side, expected = (-1, shape.inputs) if name.endswith(DOWN) else (0, shape.outputs)
-    if tensor.ndim != MATRIX or tensor.shape[side] != expected:
-        size = "x".join(map(str, tensor.shape))
-        raise ValueError(f"the LoRA was made for another model: {name} is {size}, this model's layer has {expected}")
+def linear_layers(pipeline: FluxPipeline) -> dict[str, nn.Linear]:
+    """Every linear layer that a LoRA could be on."""
+    models = {"transformer": pipeline.transformer, "clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
+    return {
+        f"{model}.{name.removeprefix(CLIP_ROOT)}": layer
+        for model, module in models.items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+
+
+def by_layer(lora: FluxLora) -> Iterator[tuple[str, Pair]]:
+    """The changes of a LoRA by the names of `linear_layers`."""
+    for model, pairs in (("transformer", lora.transformer), ("clip", lora.clip), ("t5", lora.t5)):
+        for name, pair in pairs.items():
+            yield f"{model}.{name.removeprefix(CLIP_ROOT)}", pair
+
+
+def refuse_misfit(lora: FluxLora, layers: Layers) -> None:
+    """Raises ValueError with one sentence unless every change has its layer and fits it."""
+    for name, pair in by_layer(lora):
+        found = f"{pair.shape.outputs} x {pair.shape.inputs} weights{made_for({f'{name}.lora_A': pair.down})}"
+        layer = layers.get(name)
+        if layer is None:
+            raise ValueError(f"the LoRA was made for another model: this one has no place for {name} of {found}")
+        if pair.shape != Shape(layer.in_features, layer.out_features):
+            expected = f"this model's are {layer.out_features} x {layer.in_features}"
+            raise ValueError(f"the LoRA was made for another model: {name} is for {found}, {expected}")

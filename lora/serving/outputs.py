@@ -1,21 +1,61 @@
-"""Images become files of the format asked for."""
+"""Images become files of the format asked for, each of which says how it was drawn."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from lora.serving.request import Request
 
 PILLOW_NAMES = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
+PNG_KEY = "settings"
+MOST_BYTES = 60_000  # of settings; EXIF in a JPEG holds 64 kB in all
+LONGEST_PROMPT = 2000  # characters of one that is shortened for that
+
+Settings = Mapping[str, object]
 
 
-def save_images(images: Iterable[Image.Image], request: Request, *, into: Path) -> list[Path]:
-    """Save images in order and return their paths."""
-    return [_save(image, into / f"out-{index}.{request.output_format}", request) for index, image in enumerate(images)]
+def save_images(images: Mapping[int, Image.Image], request: Request, settings: Settings, *, into: Path) -> list[Path]:
+    """Save images by their places in the request, each with the settings and its own seed, and return their paths."""
+    paths = []
+    for index, image in images.items():
+        path = into / f"out-{index}.{request.output_format}"
+        _save(image, path, request, text_of({**settings, "seed": request.seed + index}))
+        paths.append(path)
+    return paths
 
 
-def _save(image: Image.Image, path: Path, request: Request) -> Path:
-    options = {} if request.output_format == "png" else {"quality": request.output_quality}
-    image.save(path, PILLOW_NAMES[request.output_format], **options)
-    return path
+def settings_in(path: Path) -> dict[str, object]:
+    """What `save_images` wrote into a file; raises ValueError with one sentence if there is nothing."""
+    with Image.open(path) as image:
+        text = image.info.get(PNG_KEY) or image.getexif().get(ExifTags.Base.ImageDescription)
+    try:
+        settings = json.loads(text or "")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} says nothing of how it was drawn: expected an image of this predictor"
+        ) from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path.name} says {settings!r}: expected an image of this predictor")
+    return settings
+
+
+def text_of(settings: Settings) -> str:
+    """As JSON, in ASCII as EXIF has it; a prompt that is too long for a file is cut."""
+    text = json.dumps(settings)
+    if len(text) <= MOST_BYTES:
+        return text
+    return json.dumps({**settings, "prompt": f"{str(settings['prompt'])[:LONGEST_PROMPT]}..."})
+
+
+def _save(image: Image.Image, path: Path, request: Request, text: str) -> None:
+    if request.output_format == "png":
+        info = PngInfo()
+        info.add_text(PNG_KEY, text)
+        image.save(path, PILLOW_NAMES["png"], pnginfo=info)
+        return
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = text
+    image.save(path, PILLOW_NAMES[request.output_format], quality=request.output_quality, exif=exif)

@@ -1,10 +1,14 @@
 """What a person asked to be drawn: values, checked once. Knows no model."""
 
+import math
 import random
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Self
 
 from lora.checks import number, one_of, text, whole_number
+from lora.pictures.size import Size
 
 # Sizes of FLUX's public predictors for a base of 1024 pixels.
 SIZES: dict[str, tuple[int, int]] = {
@@ -22,9 +26,14 @@ SIZES: dict[str, tuple[int, int]] = {
 }
 SIZES_FOR = 1024
 CUSTOM = "custom"
+MEGAPIXELS = {"1": 1.0, "0.25": 0.25}  # of the area of the public sizes
+DEFAULT_GUIDANCE = 3.5
 STEP = 16  # FLUX's tokens are 16 pixels a side
 FORMATS = ("webp", "jpg", "png")
-LARGEST_SEED = 2**31 - 1
+LARGEST_SEED = 2**32 - 1
+SIDES = ("width", "height")
+
+Check = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +41,8 @@ class Request:
     """One call."""
 
     prompt: str
-    lora_scale: float
     aspect_ratio: str
+    megapixels: str
     custom_size: tuple[int, int] | None  # width and height, where aspect_ratio is custom
     num_outputs: int
     num_inference_steps: int
@@ -43,60 +52,85 @@ class Request:
     output_quality: int
 
     @classmethod
-    def checked(
-        cls,
-        *,
-        prompt: str,
-        lora_scale: float,
-        aspect_ratio: str,
-        width: float | None,
-        height: float | None,
-        num_outputs: float,
-        num_inference_steps: float,
-        guidance_scale: float,
-        seed: float | None,
-        output_format: str,
-        output_quality: float,
-    ) -> Self:
+    def checked(cls, **inputs: object) -> Self:
         """From the inputs as they arrive; raises ValueError with one sentence that names the input."""
-        return cls(
-            prompt=text("prompt", prompt, at_most=10_000),
-            lora_scale=number("lora_scale", lora_scale, at_least=-1.0, at_most=3.0),
-            aspect_ratio=one_of("aspect_ratio", aspect_ratio, [*SIZES, CUSTOM]),
-            custom_size=_custom_size(aspect_ratio, width, height),
-            num_outputs=whole_number("num_outputs", num_outputs, at_least=1, at_most=4),
-            num_inference_steps=whole_number("num_inference_steps", num_inference_steps, at_least=1, at_most=50),
-            guidance_scale=number("guidance_scale", guidance_scale, at_least=0.0, at_most=10.0),
-            seed=_seed(seed),
-            output_format=one_of("output_format", output_format, FORMATS),
-            output_quality=whole_number("output_quality", output_quality, at_least=0, at_most=100),
-        )
+        if inputs.keys() != CHECKS.keys():
+            raise TypeError(f"inputs without a check, or missing: {sorted(inputs.keys() ^ CHECKS.keys())}")
+        custom = inputs["aspect_ratio"] == CUSTOM
+        values = {name: check(name, inputs[name]) for name, check in CHECKS.items() if custom or name not in SIDES}
+        sides = {name: values.pop(name) for name in SIDES} if custom else {}
+        guidance = _guidance(guidance_scale=values.pop("guidance_scale"), guidance=values.pop("guidance"))
+        return cls(**values, guidance_scale=guidance, custom_size=_custom_size(**sides) if custom else None)
+
+    def settings(self) -> dict[str, object]:
+        """All that an image of this request depends on, but for LoRAs and input images, as plain values by name."""
+        return {name: value for name, value in asdict(self).items() if name != "num_outputs"}
 
     def size(self, *, native: int) -> tuple[int, int]:
         """Width and height for a base whose square image has `native` pixels a side: 1024 for FLUX.1."""
         if self.custom_size:
             return self.custom_size
         width, height = SIZES[self.aspect_ratio]
-        return _nearest_step(width * native / SIZES_FOR), _nearest_step(height * native / SIZES_FOR)
+        scale = native / SIZES_FOR * math.sqrt(MEGAPIXELS[self.megapixels])
+        return _nearest_step(width * scale), _nearest_step(height * scale)
 
 
-def _custom_size(aspect_ratio: str, width: float | None, height: float | None) -> tuple[int, int] | None:
+def size_for_image(image: Size, *, megapixels: str, native: int) -> Size:
+    """The size at which an image is drawn anew: its own shape in multiples of 16, with no more pixels than a square
+    image of the base (1024 a side for FLUX.1) times `megapixels`; one that is smaller stays as it is."""
+    most = native * native * MEGAPIXELS[megapixels]
+    scale = min(math.sqrt(most / image.pixels), 1.0)
+    return Size(_nearest_step(image.width * scale), _nearest_step(image.height * scale))
+
+
+def _custom_size(width: int | None, height: int | None) -> tuple[int, int]:
     """Width and height matter for a custom shape only, as with the public predictors; there both are needed."""
-    if aspect_ratio != CUSTOM:
-        return None
     if width is None or height is None:
         raise ValueError("aspect_ratio is custom without width and height: expected both, 64 to 1440 pixels")
-    sides = [
-        whole_number(name, side, at_least=64, at_most=1440) for name, side in (("width", width), ("height", height))
-    ]
-    return _nearest_step(sides[0]), _nearest_step(sides[1])
+    return _nearest_step(width), _nearest_step(height)
+
+
+def _guidance(**given: float | None) -> float:
+    """Public predictors have one input by two names."""
+    values = {
+        name: number(name, value, at_least=0.0, at_most=10.0) for name, value in given.items() if value is not None
+    }
+    if len(set(values.values())) > 1:
+        said = " and ".join(f"{name} is {value:g}" for name, value in values.items())
+        raise ValueError(f"{said}: expected one of them, as they are the same")
+    return next(iter(values.values()), DEFAULT_GUIDANCE)
 
 
 def _nearest_step(pixels: float) -> int:
     return max(STEP, round(pixels / STEP) * STEP)
 
 
-def _seed(seed: float | None) -> int:
-    if seed is None:
+def _optional(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _whole(at_least: int, at_most: int) -> Check:
+    return partial(whole_number, at_least=at_least, at_most=at_most)
+
+
+def _seed(name: str, seed: object) -> int:
+    """-1 is what some clients send for none."""
+    if seed is None or seed == -1:
         return random.SystemRandom().randint(0, LARGEST_SEED)
-    return whole_number("seed", seed, at_least=0, at_most=LARGEST_SEED)
+    return whole_number(name, seed, at_least=0, at_most=LARGEST_SEED)
+
+
+CHECKS: dict[str, Check] = {
+    "prompt": partial(text, at_most=10_000),
+    "aspect_ratio": partial(one_of, choices=(*SIZES, CUSTOM)),
+    "width": _optional(_whole(64, 1440)),
+    "height": _optional(_whole(64, 1440)),
+    "megapixels": partial(one_of, choices=tuple(MEGAPIXELS)),
+    "num_outputs": _whole(1, 4),
+    "num_inference_steps": _whole(1, 50),
+    "guidance_scale": _optional(partial(number, at_least=0.0, at_most=10.0)),
+    "guidance": _optional(partial(number, at_least=0.0, at_most=10.0)),
+    "seed": _seed,
+    "output_format": partial(one_of, choices=FORMATS),
+    "output_quality": _whole(0, 100),
+}

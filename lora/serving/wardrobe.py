@@ -1,51 +1,117 @@
-"""Which LoRA the pipeline is wearing. Knows no file and no prompt.
+"""Which LoRAs a pipeline wears: added to its weights, from copies of those as they were. Knows no file and no prompt.
 
-Every LoRA goes under its own name (the digest of its file), so what is worn can always be asked of the pipeline
-and no record of ours can disagree with it.
+Weights are only ever written as base + change, and never by what they differ from what was worn before: the same
+outfit is the same weights bit for bit, whatever came before, and nothing worn is the base itself. What is worn costs
+no time to draw with.
 """
 
-import contextlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from lora.flux.lora_layout import DiffusersLora, linear_shapes
-from lora.serving.fitting import fit_lora
+from lora.flux.layouts.record import FluxLora, Pair
+from lora.serving.fitting import by_layer, linear_layers, refuse_misfit
+
+RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies of weights beyond that go to the host
+
+
+@dataclass(frozen=True, slots=True)
+class Worn:
+    """A LoRA, and how strongly it is worn: 0 is not at all, -1 takes away."""
+
+    digest: str  # the same for the same LoRA, and for no other
+    lora: FluxLora
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A layer's weights as they were before anything was worn."""
+
+    weight: Tensor  # [out, in], perhaps on the host
+    hash: int
+
+
+Changes = Mapping[str, Sequence[Pair]]  # by names of layers, B scaled
 
 
 class Wardrobe:
-    """Puts one LoRA on a pipeline and takes it off, so that a request finds the same state whatever came before."""
+    """Puts LoRAs on a pipeline and takes them off. Wherever a call is interrupted, the next one finds its way."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
-        self._pipeline = pipeline
-        self._shapes = linear_shapes(pipeline.transformer)
+        self._layers = linear_layers(pipeline)
+        self._originals: dict[str, Original] = {}  # of every layer that was ever changed
+        self._changed: set[str] = set()  # layers that may not be as they were
+        self._worn: tuple[tuple[str, float], ...] | None = ()  # None in the midst of a change
+        self._on_text: tuple[tuple[str, float], ...] = ()
+        self.is_sound = True  # whether the base has always come back as it was
 
-    def wear(self, tensors: Mapping[str, Tensor], *, name: str, scale: float) -> None:
-        """Wear a LoRA at `scale` times its strength, and nothing else. At scale 0 nothing at all is worn.
+    def wear(self, outfit: Sequence[Worn]) -> None:
+        """Wear these and nothing else.
 
-        Raises ValueError if the LoRA does not fit the model; what was worn before is then worn still.
+        Raises ValueError if one does not fit; what was worn is then worn still. After any other exception nothing is.
         """
-        fitted = fit_lora(tensors, self._shapes)
-        if scale == 0:
-            self.take_off()
+        for worn in outfit:
+            refuse_misfit(worn.lora, self._layers)
+        seen = [worn for worn in outfit if worn.scale != 0]
+        wanted = tuple((worn.digest, worn.scale) for worn in seen)
+        if wanted == self._worn:
             return
-        if self._worn() != [name]:
-            self._put_on(fitted, name)
-        self._pipeline.set_adapters([name], [scale])
+        self._worn = None
+        try:
+            self._become(_changes(seen))
+            self._on_text = tuple((each.digest, each.scale) for each in seen if each.lora.clip or each.lora.t5)
+            self._worn = wanted
+        finally:
+            if self._worn is None:  # an error, or a cancel
+                self._become({})
+                self._worn, self._on_text = (), ()
 
-    def take_off(self) -> None:
-        """Be the base model again, bit for bit: adapters never touch its weights."""
-        self._pipeline.unload_lora_weights(reset_to_overwritten_params=True)
+    @property
+    def on_text_encoders(self) -> tuple[tuple[str, float], ...]:
+        """What of the outfit changes how a prompt is encoded: digests and scales."""
+        return self._on_text
 
-    def _put_on(self, lora: DiffusersLora, name: str) -> None:
-        self.take_off()
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.take_off)  # an error or a cancel half-way leaves nothing behind
-            self._pipeline.load_lora_into_transformer(
-                lora.tensors, network_alphas=lora.alphas, transformer=self._pipeline.transformer, adapter_name=name
-            )
-            undo.pop_all()
+    @torch.no_grad()
+    def _become(self, changes: Changes) -> None:
+        for name in self._changed - changes.keys():
+            self._layers[name].weight.copy_(self._originals[name].weight)
+        for name, pairs in changes.items():
+            self._change(name, pairs)
+        self._changed = self._changed & changes.keys()
+        if not changes:
+            hashes = {name: _hash(self._layers[name].weight) for name in self._originals}
+            self.is_sound &= all(hashes[name] == original.hash for name, original in self._originals.items())
 
-    def _worn(self) -> list[str]:
-        return self._pipeline.get_list_adapters().get("transformer", [])
+    def _change(self, name: str, pairs: Sequence[Pair]) -> None:
+        """One product and one rounding, however many LoRAs there are."""
+        weight = self._layers[name].weight
+        if name not in self._originals:
+            self._originals[name] = Original(_copy(weight), _hash(weight))
+        self._changed.add(name)
+        up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
+        original = self._originals[name].weight.to(weight.device)
+        torch.addmm(original, up.to(weight), down.to(weight), out=weight)
+
+
+def _changes(outfit: Sequence[Worn]) -> Changes:
+    changes: defaultdict[str, list[Pair]] = defaultdict(list)
+    for worn in outfit:
+        for name, pair in by_layer(worn.lora):
+            changes[name].append(Pair(pair.down, pair.up * worn.scale))
+    return changes
+
+
+def _copy(weight: Tensor) -> Tensor:
+    """On the same device if that has room to spare."""
+    if weight.device.type == "cuda" and torch.cuda.mem_get_info(weight.device)[0] < RESERVE + weight.nbytes:
+        return weight.detach().cpu()
+    return weight.detach().clone()
+
+
+def _hash(weight: Tensor) -> int:
+    return int(torch.hash_tensor(weight.detach()).item())

@@ -55,17 +55,18 @@ def report(base: Path) -> str:
     return "\n".join(lines)
 
 
-def plain_request(prompt: str, *, count: int = 1, lora_scale: float = 1.0) -> Request:
+def plain_request(prompt: str, *, count: int = 1) -> Request:
     """A square picture at the defaults of the predictor, in fewer steps."""
     return Request.checked(
         prompt=prompt,
-        lora_scale=lora_scale,
         aspect_ratio="1:1",
+        megapixels="1",
         width=None,
         height=None,
         num_outputs=count,
         num_inference_steps=STEPS,
         guidance_scale=3.5,
+        guidance=None,
         seed=100,
         output_format="png",
         output_quality=90,

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
-from lora.dataset.sizes import Size, fit
 from lora.dataset.views import View, seen, views_of
 from lora.flux.prompt import Prompt, encode_prompt
+from lora.pictures.size import Size, fit
 from lora.training.learning.batches import Batch
 from lora.training.learning.loop import loss_at
 from script.tiny_flux.captions import TRIGGER

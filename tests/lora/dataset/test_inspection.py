@@ -12,10 +12,10 @@ import pytest
 import skimage
 from PIL import Image
 
-from lora.dataset.images import open_picture
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
-from lora.dataset.sizes import Size
+from lora.pictures.files import open_picture
+from lora.pictures.size import Size
 from script.cog_server import ROOT
 from tests.tiny import encoded, noisy_picture, picture, write
 

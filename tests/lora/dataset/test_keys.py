@@ -7,7 +7,7 @@ import torch
 
 from lora.dataset import keys as keys_module
 from lora.dataset.keys import Keys
-from lora.dataset.sizes import Size
+from lora.pictures.size import Size
 from tests.tiny import TINY_FLUX, tiny_pipeline
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from lora.dataset.advice import BLURRED
 from lora.dataset.likeness import likeness, look_alikes, sharpness
-from lora.dataset.sizes import Size, fit, training_size
+from lora.dataset.sizes import training_size
+from lora.pictures.size import Size, fit
 from tests.tiny import encoded, noisy_picture, picture
 
 PHOTOS = ("chelsea", "astronaut", "coffee", "rocket", "retina", "camera", "coins", "immunohistochemistry")

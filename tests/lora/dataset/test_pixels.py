@@ -7,8 +7,8 @@ import pytest
 
 from lora.dataset import pixels
 from lora.dataset.pixels import PixelStore
-from lora.dataset.sizes import Size
 from lora.dataset.views import View
+from lora.pictures.size import Size
 from tests.tiny import noisy_picture
 
 VIEW = View(Size(96, 80), 0)

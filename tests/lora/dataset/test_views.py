@@ -8,8 +8,8 @@ import skimage.data
 from PIL import Image
 
 from lora.dataset.inspection import Inspector
-from lora.dataset.sizes import Size, fit
 from lora.dataset.views import LEAST_SEEN, MOST_SEEN, View, seen, views_of
+from lora.pictures.size import Size, fit
 from tests.tiny import encoded, found_in, noisy_picture, tiny_pipeline, write, zipped
 
 BOX = (10.0, 20.0, 310.0, 220.0)

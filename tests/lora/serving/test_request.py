@@ -7,13 +7,14 @@ from tests.tiny import assert_one_sentence
 
 INPUTS = {
     "prompt": "a photo of TOK",
-    "lora_scale": 1.0,
+    "megapixels": "1",
     "aspect_ratio": "1:1",
     "width": None,
     "height": None,
     "num_outputs": 1,
     "num_inference_steps": 28,
-    "guidance_scale": 3.5,
+    "guidance_scale": None,
+    "guidance": None,
     "seed": 7,
     "output_format": "webp",
     "output_quality": 80,
@@ -82,9 +83,9 @@ def test_a_custom_side_out_of_bounds_is_refused_by_name(name, value):
     [
         ("prompt", None),
         ("prompt", "x" * 10_001),
-        ("lora_scale", -1.1),
-        ("lora_scale", 3.1),
-        ("lora_scale", float("nan")),
+        ("megapixels", "2"),
+        ("guidance", 11.0),
+        ("guidance", float("nan")),
         ("aspect_ratio", "1:2"),
         ("aspect_ratio", None),
         ("num_outputs", 0),
@@ -94,8 +95,8 @@ def test_a_custom_side_out_of_bounds_is_refused_by_name(name, value):
         ("num_inference_steps", 1.5),
         ("guidance_scale", -0.1),
         ("guidance_scale", 10.1),
-        ("seed", -1),
-        ("seed", 2**31),
+        ("seed", -2),
+        ("seed", 2**32),
         ("output_format", "gif"),
         ("output_quality", 101),
     ],
@@ -108,4 +109,23 @@ def test_a_bad_input_is_refused_by_name(name, value):
 
 def test_a_seed_is_kept_and_one_that_is_not_given_is_new_each_time():
     assert checked(seed=7.0).seed == 7
-    assert len({checked(seed=None).seed for _ in range(5)}) == 5
+    assert len({checked(seed=seed).seed for seed in (None, -1) * 3}) == 6
+    assert checked(seed=2**32 - 1).seed == 2**32 - 1
+
+
+def test_a_quarter_of_a_megapixel_is_half_of_each_side():
+    assert checked(megapixels="0.25").size(native=1024) == (512, 512)
+    assert checked(megapixels="0.25", aspect_ratio="16:9").size(native=1024) == (672, 384)
+
+
+def test_guidance_goes_by_two_names_and_is_3_5_if_neither_is_given():
+    assert checked().guidance_scale == 3.5
+    assert checked(guidance=2).guidance_scale == checked(guidance_scale=2).guidance_scale == 2.0
+    assert checked(guidance=0.0).guidance_scale == 0.0
+    assert checked(guidance=3, guidance_scale=3.0).guidance_scale == 3.0
+
+
+def test_two_different_guidances_are_refused():
+    with pytest.raises(ValueError) as error:
+        checked(guidance=2, guidance_scale=3)
+    assert_one_sentence(error.value, "guidance_scale is 3 and guidance is 2", "expected one of them")

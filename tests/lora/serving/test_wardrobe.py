@@ -1,14 +1,16 @@
-"""Whatever was worn before, a request finds the base or exactly its own LoRA; a misfit leaves no trace."""
+"""Whatever was worn before, a request finds the base or exactly its own LoRAs; a misfit leaves no trace."""
 
-import peft
 import pytest
 import torch
 
-from lora.serving.wardrobe import Wardrobe
+from lora.flux.layouts.canonical import canonical
+from lora.serving import wardrobe as wardrobe_module
+from lora.serving.wardrobe import Wardrobe, Worn
 from tests.tiny import assert_one_sentence, random_lora, tiny_pipeline
 
-LAYER = "transformer.transformer_blocks.0.attn.to_q"
-DOWN, UP = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
+LAYER = "transformer_blocks.0.attn.to_q"
+DOWN, UP = f"transformer.{LAYER}.lora_A.weight", f"transformer.{LAYER}.lora_B.weight"
+CLIP_LAYER = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +26,28 @@ def base(pipeline):
 
 @pytest.fixture(scope="module")
 def loras(pipeline):
-    """Three LoRAs of two ranks, made from the bare transformer."""
+    """Three LoRAs of two ranks, in fp32 so that nothing is rounded."""
     ranks = {"a": 4, "b": 8, "c": 4}
-    return {
-        name: random_lora(pipeline.transformer, rank=rank, seed=seed) for seed, (name, rank) in enumerate(ranks.items())
-    }
+    made = {name: random_lora(pipeline.transformer, rank=rank, seed=i) for i, (name, rank) in enumerate(ranks.items())}
+    return {name: {key: tensor.float() for key, tensor in lora.items()} for name, lora in made.items()}
 
 
 @pytest.fixture
 def wardrobe(pipeline):
     wardrobe = Wardrobe(pipeline)
     yield wardrobe
-    wardrobe.take_off()
+    wardrobe.wear([])
+    assert wardrobe.is_sound
+
+
+@pytest.fixture
+def wear(wardrobe, loras):
+    """Wear some of the three, such as a=1.0."""
+    return lambda **scales: wardrobe.wear([worn(loras[name], name=name, scale=scales[name]) for name in scales])
+
+
+def worn(tensors, *, name, scale=1.0):
+    return Worn(name, canonical(tensors), scale)
 
 
 def drawn(pipeline):
@@ -50,166 +62,170 @@ def drawn(pipeline):
     ).images
 
 
-def with_b_times(tensors, factor):
-    return {name: tensor * factor if ".lora_B." in name else tensor for name, tensor in tensors.items()}
+def weights(pipeline):
+    return {name: each.detach().clone() for name, each in pipeline.transformer.named_parameters()}
+
+
+def change_of(lora, layer):
+    return lora[f"transformer.{layer}.lora_B.weight"] @ lora[f"transformer.{layer}.lora_A.weight"]
+
+
+def layers_of(lora):
+    return {name.removeprefix("transformer.").split(".lora_")[0] for name in lora}
 
 
 def without(tensors, *names):
     return {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
-def worn_layers(pipeline):
-    return [name for name, _ in pipeline.transformer.named_modules() if "lora_" in name]
-
-
 def misfits(lora):
     """LoRAs that look right from afar, and what must be said of them."""
     down, up = lora[DOWN], lora[UP]
-    embedder = "transformer.x_embedder"
+    other = lora | {DOWN: torch.ones(4, 7)}, lora | {UP: torch.ones(7, 4)}
     return {
-        "wrong inputs": (lora | {DOWN: torch.ones(4, 7)}, DOWN),
-        "wrong outputs": (lora | {UP: torch.ones(7, 4)}, UP),
-        "not a matrix": (lora | {DOWN: torch.ones(4)}, DOWN),
-        "unknown layer": (lora | {f"transformer.nowhere.lora_{part}.weight": down for part in "AB"}, "nowhere"),
+        "wrong inputs": (other[0], LAYER),
+        "wrong outputs": (other[1], LAYER),
         "a block too many": (lora | {DOWN.replace(".0.", ".99."): down, UP.replace(".0.", ".99."): up}, ".99."),
-        "only half a pair": (without(lora, UP), DOWN),
-        "the other half": (without(lora, DOWN), UP),
-        "two ranks": (lora | {DOWN: torch.cat([down, down])}, LAYER),
-        "a control LoRA": (
-            lora | {f"{embedder}.lora_A.weight": torch.ones(4, 128), f"{embedder}.lora_B.weight": torch.ones(192, 4)},
-            "x_embedder",
-        ),
     }
 
 
-MISFITS = [
-    "wrong inputs",
-    "wrong outputs",
-    "not a matrix",
-    "unknown layer",
-    "a block too many",
-    "only half a pair",
-    "the other half",
-    "two ranks",
-    "a control LoRA",
-]
-
-
-def test_a_lora_changes_what_is_drawn(pipeline, wardrobe, base, loras):
+def test_a_lora_changes_what_is_drawn(pipeline, wear, base):
     """Trap 29."""
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
+    wear(a=1.0)
     assert (drawn(pipeline) - base).abs().max() > 1e-3
 
 
-def test_every_layer_of_a_lora_is_worn(pipeline, wardrobe, loras):
-    """Trap 29."""
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
-    worn = [name for name in worn_layers(pipeline) if name.endswith(("lora_A.a", "lora_B.a"))]
-    assert len(worn) == len(loras["a"])
+@pytest.mark.parametrize("scale", [-1.0, 0.5, 1.0, 2.0])
+def test_each_weight_changes_by_the_scale_times_b_times_a(pipeline, wear, loras, scale):
+    """Trap 24: once, and not by its square; -1 subtracts."""
+    before = weights(pipeline)
+    wear(a=scale)
+    after = weights(pipeline)
+    changed = {name.removesuffix(".weight") for name in before if not torch.equal(before[name], after[name])}
+    assert changed == layers_of(loras["a"])
+    for layer in changed:
+        expected = scale * change_of(loras["a"], layer)
+        found = after[f"{layer}.weight"] - before[f"{layer}.weight"]
+        assert (found - expected).norm() < 1e-5 * expected.norm() + 1e-6, layer
 
 
-def test_taking_off_leaves_the_base_bit_for_bit(pipeline, wardrobe, base, loras):
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
-    wardrobe.take_off()
+def test_several_loras_add_up(pipeline, wear, loras):
+    before = weights(pipeline)
+    wear(a=1.0, b=-0.5, c=2.0)
+    expected = sum(scale * change_of(loras[name], LAYER) for name, scale in (("a", 1.0), ("b", -0.5), ("c", 2.0)))
+    found = weights(pipeline)[f"{LAYER}.weight"] - before[f"{LAYER}.weight"]
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_the_same_lora_twice_is_worn_twice(pipeline, wardrobe, loras):
+    """C100."""
+    wardrobe.wear([worn(loras["a"], name="a"), worn(loras["a"], name="a")])
+    twice = drawn(pipeline)
+    wardrobe.wear([worn(loras["a"], name="a", scale=2.0)])
+    assert torch.allclose(drawn(pipeline), twice, atol=1e-5)
+
+
+def test_wearing_nothing_is_the_base_bit_for_bit(pipeline, wardrobe, wear, base):
+    wear(a=1.0, b=0.5)
+    wardrobe.wear([])
     assert torch.equal(drawn(pipeline), base)
-    assert worn_layers(pipeline) == []
-
-
-def test_taking_off_nothing_is_allowed(pipeline, wardrobe, base):
-    wardrobe.take_off()
-    wardrobe.take_off()
+    wardrobe.wear([])
     assert torch.equal(drawn(pipeline), base)
 
 
 @pytest.mark.parametrize("before", [None, "b"])
-def test_scale_0_is_no_lora_bit_for_bit(pipeline, wardrobe, base, loras, before):
+def test_scale_0_is_no_lora_bit_for_bit(pipeline, wear, base, before):
+    """C97."""
     if before:
-        wardrobe.wear(loras[before], name=before, scale=1.0)
-    wardrobe.wear(loras["a"], name="a", scale=0.0)
+        wear(**{before: 1.0})
+    wear(a=0.0)
     assert torch.equal(drawn(pipeline), base)
-    assert worn_layers(pipeline) == []
 
 
-def test_a_lora_draws_the_same_whatever_was_worn_before(pipeline, wardrobe, base, loras):
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
+def test_the_same_outfit_draws_the_same_whatever_was_worn_before(pipeline, wardrobe, wear, base):
+    """C95: A, B, none, A, bit for bit."""
+    wear(a=1.0)
     fresh = drawn(pipeline)
-    wardrobe.wear(loras["b"], name="b", scale=1.7)
-    other = drawn(pipeline)
-    wardrobe.take_off()
+    wear(b=1.7, c=1.0)
+    assert not torch.equal(drawn(pipeline), fresh)
+    wardrobe.wear([])
     assert torch.equal(drawn(pipeline), base)
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
+    wear(a=0.5)
+    wear(a=1.0)
     assert torch.equal(drawn(pipeline), fresh)
-    assert not torch.equal(other, fresh)
 
 
-def test_loras_of_equal_rank_are_told_apart(pipeline, wardrobe, loras):
+def test_loras_of_equal_rank_are_told_apart(pipeline, wear):
     answers = []
     for name in ("a", "c", "a", "c"):
-        wardrobe.wear(loras[name], name=name, scale=1.0)
+        wear(**{name: 1.0})
         answers.append(drawn(pipeline))
     assert torch.equal(answers[0], answers[2])
     assert torch.equal(answers[1], answers[3])
     assert not torch.equal(answers[0], answers[1])
 
 
-def test_another_scale_of_what_is_worn_counts_from_the_whole(pipeline, wardrobe, loras):
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
-    whole = drawn(pipeline)
-    wardrobe.wear(loras["a"], name="a", scale=0.5)
-    assert not torch.equal(drawn(pipeline), whole)
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
-    assert torch.equal(drawn(pipeline), whole)
-
-
-@pytest.mark.parametrize("scale", [0.5, -1.0, 2.0])
-def test_a_scale_multiplies_b(pipeline, wardrobe, loras, scale):
-    """Trap 24: 0.5 is half of it, and -1 subtracts it."""
-    wardrobe.wear(loras["a"], name="a", scale=scale)
-    scaled = drawn(pipeline)
-    wardrobe.wear(with_b_times(loras["a"], scale), name="multiplied", scale=1.0)
-    assert torch.allclose(drawn(pipeline), scaled, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", MISFITS)
-def test_a_misfit_is_refused_and_leaves_the_base(pipeline, wardrobe, base, loras, kind):
-    tensors, found = misfits(loras["a"])[kind]
-    with pytest.raises(ValueError) as error:
-        wardrobe.wear(tensors, name="misfit", scale=1.0)
-    assert_one_sentence(error.value, "LoRA", found)
+def test_a_lora_on_a_text_encoder_is_worn_there_and_taken_off(pipeline, wardrobe, base):
+    """C77."""
+    width = pipeline.text_encoder.config.hidden_size
+    halves = {f"{CLIP_LAYER}.lora_A.weight": torch.ones(2, width), f"{CLIP_LAYER}.lora_B.weight": torch.ones(width, 2)}
+    wardrobe.wear([worn(halves, name="clip")])
+    assert not torch.equal(drawn(pipeline), base)
+    wardrobe.wear([])
     assert torch.equal(drawn(pipeline), base)
-    assert worn_layers(pipeline) == []
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_a_misfit_leaves_on_what_was_worn(pipeline, wardrobe, loras, scale):
-    wardrobe.wear(loras["b"], name="b", scale=1.0)
+@pytest.mark.parametrize("kind", ["wrong inputs", "wrong outputs", "a block too many"])
+def test_a_misfit_is_refused_and_leaves_on_what_was_worn(pipeline, wardrobe, wear, loras, kind, scale):
+    """C68, C73."""
+    wear(b=1.0)
     before = drawn(pipeline)
-    with pytest.raises(ValueError):
-        wardrobe.wear(without(loras["a"], UP), name="a", scale=scale)
+    tensors, found = misfits(loras["a"])[kind]
+    with pytest.raises(ValueError) as error:
+        wardrobe.wear([worn(loras["c"], name="c"), worn(tensors, name="misfit", scale=scale)])
+    assert_one_sentence(error.value, "the LoRA was made for another model", found)
     assert torch.equal(drawn(pipeline), before)
 
 
-def test_a_load_that_fails_leaves_nothing_worn(pipeline, wardrobe, base, loras):
-    wardrobe.wear(loras["b"], name="b", scale=1.0)
-    with pytest.raises((KeyError, ValueError)):
-        wardrobe.wear(loras["a"], name="no.module.may.be.called.this", scale=1.0)
-    assert torch.equal(drawn(pipeline), base)
-    assert worn_layers(pipeline) == []
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
-    assert not torch.equal(drawn(pipeline), base)
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [{}, {"b": 1.0}])
+def test_what_ends_half_way_leaves_the_base(monkeypatch, pipeline, wear, base, before, error):
+    """C103, C104: an error as well as a cancel, at the tenth layer."""
+    layers = 0
 
+    def fail_at_the_tenth(*args, **options):
+        nonlocal layers
+        layers += 1
+        if layers == 10:
+            raise error
+        return whole(*args, **options)
 
-def test_a_cancel_in_the_middle_of_a_load_leaves_nothing_worn(monkeypatch, pipeline, wardrobe, base, loras):
-    """The layers are there by then, without their weights, and diffusers tidies up after an Exception only."""
-
-    def cancel(*_args, **_kwargs):
-        raise KeyboardInterrupt
-
+    wear(**before)
+    whole = torch.addmm
     with monkeypatch.context() as patch:
-        patch.setattr(peft, "set_peft_model_state_dict", cancel)
-        with pytest.raises(KeyboardInterrupt):
-            wardrobe.wear(loras["a"], name="a", scale=1.0)
-    assert worn_layers(pipeline) == []
+        patch.setattr(wardrobe_module.torch, "addmm", fail_at_the_tenth)
+        with pytest.raises(error):
+            wear(a=1.0)
     assert torch.equal(drawn(pipeline), base)
-    wardrobe.wear(loras["a"], name="a", scale=1.0)
+    wear(a=1.0)
     assert not torch.equal(drawn(pipeline), base)
+
+
+def test_a_base_that_does_not_come_back_is_noticed(pipeline, loras):
+    wardrobe = Wardrobe(pipeline)
+    before = weights(pipeline)[f"{LAYER}.weight"]
+    wardrobe.wear([worn(loras["a"], name="a")])
+    wardrobe._originals[f"transformer.{LAYER}"].weight[0, 0] += 1
+    wardrobe.wear([])
+    assert not wardrobe.is_sound
+    pipeline.transformer.get_submodule(LAYER).weight.data.copy_(before)
+
+
+def test_what_was_loaded_while_nothing_is_worn_holds_no_memory_of_it(pipeline, wear):
+    """C106."""
+    modules = sum(1 for _ in pipeline.transformer.modules())
+    for scale in (0.5, 1.0, 0.0):
+        wear(a=scale)
+        wear(b=scale)
+    assert sum(1 for _ in pipeline.transformer.modules()) == modules

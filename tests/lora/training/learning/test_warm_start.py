@@ -129,10 +129,17 @@ def test_layers_that_it_does_not_have_begin_at_nothing(lora):
 
 
 def test_a_lora_with_no_layer_in_common_is_refused(lora):
-    other = {name.replace("attn.to_q", "attn.to_x"): tensor for name, tensor in lora.items() if "attn.to_q" in name}
+    other = {name.replace("_blocks.0", "_blocks.9"): tensor for name, tensor in lora.items() if "0.attn.to_q" in name}
     with pytest.raises(ValueError, match="none of which this training has") as error:
         begun(other, rank=4)
-    assert_one_sentence(error.value, "resume_from is a LoRA on 4 layers")
+    assert_one_sentence(error.value, "resume_from is a LoRA on 2 layers")
+
+
+def test_a_lora_of_another_kind_of_model_is_refused():
+    name = "lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight"
+    with pytest.raises(ValueError, match=r"^resume_from cannot be begun with: the LoRA holds") as error:
+        begun({name: torch.ones(4, 8)}, rank=4)
+    assert_one_sentence(error.value, name, "Stable Diffusion")
 
 
 def test_a_lora_of_another_base_is_refused_by_the_layer_that_differs(lora):

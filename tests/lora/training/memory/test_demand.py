@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lora.dataset.sizes import Size
 from lora.flux.holding import Held, load_transformer
 from lora.flux.latents import pack
+from lora.pictures.size import Size
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.demand import demand_of, encoders_live_on, encoders_work_on, free_bytes, held
 from lora.training.memory.plans import plans

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora.dataset import colors
-from lora.dataset.colors import rgb_on_white
+from lora.pictures import colors
+from lora.pictures.colors import rgb_on_white
 from tests.tiny import encoded, noisy_picture, picture
 
 RED, WHITE = (200, 30, 60), (255, 255, 255)

@@ -13,10 +13,10 @@ from typing import BinaryIO
 from pi_heif import HeifImageFile
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from lora.dataset.colors import rgb_on_white
-from lora.dataset.limits import BLOCK
-from lora.dataset.sizes import Box, Size, fit
+from lora.pictures.colors import rgb_on_white
+from lora.pictures.size import Box, Size, fit
 
+BLOCK = 2**20  # bytes that are read at a time: little enough to be cancelled between two of them
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # a JPEG's or HEIC's other pictures are previews and the like
@@ -89,15 +89,21 @@ def open_picture(
     the most, 1 for all; what is much larger is scaled down while it is decoded. `large` is held while a large image
     is in memory. Raises ValueError with the reason, without naming the file, if it cannot be a training image.
     """
+    with reasons(path), opened(path) as image:
+        original = Size(*image.size)
+        refuse_size(original)
+        if image.format in ("JPEG", "MPO"):
+            _refuse_scans(path)
+        is_large = original.width * original.height > LARGE_PIXELS
+        with large if is_large else UNGUARDED:
+            return _decode(image, original, needed=scale_needed(original))
+
+
+@contextmanager
+def reasons(path: Path) -> Iterator[None]:
+    """What a file's reading may raise becomes a ValueError with the reason, without the file's name."""
     try:
-        with _opened(path) as image:
-            original = Size(*image.size)
-            _refuse_size(original)
-            if image.format in ("JPEG", "MPO"):
-                _refuse_scans(path)
-            is_large = original.width * original.height > LARGE_PIXELS
-            with large if is_large else UNGUARDED:
-                return _decode(image, original, needed=scale_needed(original))
+        yield
     except _UnfitError:
         raise
     except UnidentifiedImageError as error:
@@ -112,7 +118,7 @@ def open_picture(
 def is_image(path: Path) -> bool:
     """Whether a file is an image of a kind that is read, by its content; it may still be damaged."""
     try:
-        with _opened(path):
+        with opened(path):
             return True
     except (*DAMAGE, Image.DecompressionBombError) as error:
         return isinstance(error, Image.DecompressionBombError)
@@ -133,8 +139,9 @@ class _UnfitError(ValueError):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """The file's header. Pillow's list of formats is left as it is: HEIC is opened by its own class."""
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """The file's header, if it is of a kind that is read. Pillow's list of formats is left as it is: HEIC is opened by
+    its own class. Raises one of DAMAGE."""
     with path.open("rb") as file, _heic(file) if _is_heic(file) else Image.open(file, formats=FORMATS) as image:
         yield image
 
@@ -203,7 +210,7 @@ def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> Pic
     box = 0.0, 0.0, width / factor, height / factor
     decoded = image.width * image.height
     picture = Picture(rgb_on_white(image, shrink_by=factor), box, original, decoded, is_animated)
-    turn = _turn(image)  # after load, which turns a TIFF itself
+    turn = turn_of(image)  # after load, which turns a TIFF itself
     return picture if turn is None else _turned(picture, turn)
 
 
@@ -217,7 +224,7 @@ def _turned(picture: Picture, turn: Image.Transpose) -> Picture:
     return Picture(image, (left, top, right, bottom), original, picture.decoded, picture.is_animated)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def turn_of(image: Image.Image) -> Image.Transpose | None:
     """What makes an image upright. By hand, as `ImageOps.exif_transpose` fails where other tags are odd; and EXIF that
     cannot be read says nothing."""
     try:
@@ -227,7 +234,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
-def _refuse_size(size: Size) -> None:
+def refuse_size(size: Size) -> None:
     """By the header alone, before any pixel takes memory."""
     found = f"{size.width}x{size.height}"
     if size.width * size.height > MOST_PIXELS:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lora.dataset.profiles import Convert, to_srgb
+from lora.pictures.profiles import Convert, to_srgb
 
 BAND_PIXELS = 4_000_000  # how many pixels are converted at a time, so that a large image is never held twice
 WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what the brightest pixel can be where no format says it

@@ -16,9 +16,9 @@ import pytest
 import skimage
 from PIL import Image
 
-from lora.dataset import images
-from lora.dataset.images import is_image, open_picture, quiet_pillow
-from lora.dataset.sizes import Size, cover_scale
+from lora.pictures import files as images
+from lora.pictures.files import is_image, open_picture, quiet_pillow
+from lora.pictures.size import Size, cover_scale
 from tests.tiny import assert_one_sentence, encoded, noisy_picture, picture, write
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

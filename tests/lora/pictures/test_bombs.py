@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from lora.dataset.images import is_image, open_picture
+from lora.pictures.files import is_image, open_picture
 from tests.tiny import encoded, picture, write
 
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from lora.dataset.images import open_picture
-from lora.dataset.profiles import to_srgb
+from lora.pictures.files import open_picture
+from lora.pictures.profiles import to_srgb
 from tests.tiny import encoded, picture, write
 
 # Display P3, the colors of phones: its primaries in XYZ of the profile's white, D50 (as in Apple's profile).

@@ -1,0 +1,29 @@
+"""What form a layer's change has, and the pair of matrices that it comes to. Knows no names of layers."""
+
+from lora.flux.layouts.loha import loha_pair
+from lora.flux.layouts.lokr import lokr_pair
+from lora.flux.layouts.parts import Layer
+from lora.flux.layouts.plain import plain_pair
+from lora.flux.layouts.record import Pair
+
+FORMS = {"lora": plain_pair, "hada": loha_pair, "lokr": lokr_pair}  # by what the parts' names begin with
+# Why a layer with such a part is refused.
+REFUSED = {
+    "magnitude": "is a DoRA, which depends on the weights it is worn on: expected a plain LoRA, a LoHa or a LoKr",
+    "convolution": "is for a convolution: expected linear layers, as FLUX.1 has no others",
+}
+
+
+def pair_of(layer: Layer) -> Pair:
+    """Raises ValueError with the end of a sentence if a part is missing, does not fit or cannot be a pair."""
+    for part, reason in REFUSED.items():
+        if part in layer.parts:
+            raise ValueError(f"holds {layer.parts[part].key} and {reason}")
+    for addition in layer.additions:
+        if addition.tensor.any():
+            raise ValueError(f"holds {addition.key}, which is no product of two matrices: expected nothing else")
+    forms = {part.split("_")[0] for part in layer.parts} - {"alpha"}
+    if len(forms) != 1:
+        found = " and ".join(sorted(forms)) or "nothing but an alpha"
+        raise ValueError(f"holds {found} for {layer.name}: expected one of {', '.join(FORMS)}")
+    return FORMS[forms.pop()](layer)

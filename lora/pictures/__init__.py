@@ -1,0 +1,1 @@
+"""Image files become upright RGB pictures, for training and for serving."""

@@ -1,0 +1,53 @@
+"""The image that a request begins with, and the mask of what is to be drawn anew. Knows files, no pipeline."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from lora.checks import number
+from lora.pictures.files import open_picture, quiet_pillow
+from lora.pictures.masks import black_and_white, open_mask
+from lora.pictures.size import Size, fit
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to begin with, upright."""
+
+    image: Image.Image  # RGB
+    mask: Image.Image | None  # L, white where it is drawn anew; None draws all of it anew
+    strength: float  # 0 leaves the image as it is, 1 forgets it
+
+    def fitted(self, size: Size) -> "Source":
+        """At a size: resized to cover it, what stands over cut on both sides; the mask in hard pixels."""
+        mask = self.mask
+        if mask is not None:
+            mask = black_and_white(fit(mask.resize(self.image.size, Image.Resampling.NEAREST), size))
+        return Source(fit(self.image, size), mask, self.strength)
+
+
+def read_source(image: Path | None, mask: Path | None, prompt_strength: object) -> Source | None:
+    """From the inputs as they arrive; None without an image. Raises ValueError with one sentence naming the input."""
+    strength = number("prompt_strength", prompt_strength, at_least=0.0, at_most=1.0)
+    if image is None:
+        if mask is not None:
+            raise ValueError("mask is given without image: expected the image that it is for")
+        return None
+    return Source(_image(image), _mask(mask) if mask else None, strength)
+
+
+def _image(path: Path) -> Image.Image:
+    try:
+        with quiet_pillow():
+            return open_picture(path).image
+    except (OSError, ValueError) as error:
+        raise ValueError(f"image cannot be drawn from: {error}") from error
+
+
+def _mask(path: Path) -> Image.Image:
+    try:
+        with quiet_pillow():
+            return open_mask(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"mask cannot be used: {error}") from error

@@ -1,0 +1,1 @@
+"""The data set: archives, captions, pictures and sizes."""

@@ -1,0 +1,67 @@
+"""A mask is read as it was meant: white, bright numbers, or wherever there is paint."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora.pictures.masks import black_and_white, open_mask
+from tests.tiny import encoded, write
+
+LEFT = np.repeat([[True] * 48 + [False] * 48], 80, axis=0)  # what is meant, [80, 96]
+
+
+def left_half(path):
+    return np.array_equal(np.asarray(black_and_white(open_mask(path))) == 255, LEFT)
+
+
+def painted(mode, *, meant, other):
+    image = Image.new(mode, (96, 80), other)
+    image.paste(meant, (0, 0, 48, 80))
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        painted("L", meant=255, other=0),
+        painted("1", meant=1, other=0),
+        painted("RGB", meant="white", other="black"),
+        painted("RGB", meant="white", other="black").quantize(2),
+        painted("LA", meant=(255, 255), other=(0, 255)),
+        painted("RGBA", meant="white", other="black"),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_white_is_what_is_meant(tmp_path, image):
+    assert left_half(write(tmp_path / "mask.png", encoded(image)))
+
+
+def test_16_bits_are_scaled(tmp_path):
+    """D16: 300 of 65535 is black, and 40000 is white."""
+    numbers = np.where(LEFT, 40000, 300).astype(np.uint16)
+    Image.fromarray(numbers).save(tmp_path / "mask.png")
+    assert left_half(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("paint", [(255, 255, 255, 255), (255, 0, 0, 255), (0, 0, 0, 255)])
+def test_of_a_mask_with_transparency_the_paint_is_what_is_meant(tmp_path, paint):
+    image = painted("RGBA", meant=paint, other=(255, 255, 255, 0))
+    assert left_half(write(tmp_path / "mask.png", encoded(image))), "red is dark, and black is darker"
+
+
+def test_black_paint_beside_white_paint_is_not_meant(tmp_path):
+    assert left_half(write(tmp_path / "mask.png", encoded(painted("RGBA", meant="white", other="black"))))
+
+
+def test_a_mask_is_turned_as_its_exif_says(tmp_path):
+    image = painted("L", meant=255, other=0)
+    exif = image.getexif()
+    exif[0x0112] = 3
+    mask = open_mask(write(tmp_path / "mask.jpg", encoded(image, "JPEG", exif=exif)))
+    assert np.array_equal(np.asarray(black_and_white(mask)) == 255, ~LEFT)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"no image", "not a JPEG"), (b"\x89PNG\r\n\x1a\n", "not a JPEG")])
+def test_what_is_no_image_is_refused(tmp_path, content, reason):
+    with pytest.raises(ValueError, match=reason):
+        open_mask(write(tmp_path / "mask.png", content))

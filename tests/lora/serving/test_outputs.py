@@ -1,0 +1,55 @@
+"""Each image is in the format asked for and says how it was drawn."""
+
+import dataclasses
+
+import pytest
+from PIL import Image
+
+from lora.serving.outputs import save_images, settings_in
+from script.tiny_flux.following import plain_request
+from tests.tiny import assert_one_sentence, noisy_picture, picture
+
+SETTINGS = {"prompt": "a photo of TOK, größer 狐", "lora": [["abc", 0.5]], "model": "tiny"}
+
+
+def saved(folder, *, settings=SETTINGS, count=1, **changes):
+    request = dataclasses.replace(plain_request("x"), **changes)
+    images = {place: noisy_picture(seed=place) for place in range(count)}
+    return save_images(images, request, settings, into=folder)
+
+
+@pytest.mark.parametrize(("output_format", "name"), [("webp", "WEBP"), ("jpg", "JPEG"), ("png", "PNG")])
+def test_a_file_has_its_format_and_the_settings_can_be_read_back(tmp_path, output_format, name):
+    (path,) = saved(tmp_path, output_format=output_format, seed=7)
+    with Image.open(path) as image:
+        assert image.format == name
+    assert settings_in(path) == SETTINGS | {"seed": 7}
+
+
+def test_each_image_has_its_own_seed(tmp_path):
+    assert [settings_in(path)["seed"] for path in saved(tmp_path, count=3, seed=40)] == [40, 41, 42]
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpg"])
+def test_more_quality_is_a_larger_file(tmp_path, output_format):
+    """D25."""
+    sizes = []
+    for quality in (0, 1, 50, 95, 100):
+        (path,) = saved(tmp_path, output_format=output_format, output_quality=quality)
+        sizes.append(path.stat().st_size)
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpg", "png"])
+def test_a_prompt_that_is_too_long_for_a_file_is_cut(tmp_path, output_format):
+    (path,) = saved(tmp_path, settings={"prompt": "狐" * 10_000, "model": "tiny"}, output_format=output_format)
+    assert settings_in(path)["prompt"] == "狐" * 2000 + "..."
+    assert settings_in(path)["model"] == "tiny"
+
+
+def test_a_picture_of_somebody_else_says_nothing(tmp_path):
+    picture().save(tmp_path / "a.png")
+    with pytest.raises(ValueError) as error:
+        settings_in(tmp_path / "a.png")
+    assert_one_sentence(error.value, "a.png says nothing of how it was drawn")
