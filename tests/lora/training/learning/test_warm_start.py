@@ -137,7 +137,7 @@ def test_a_lora_with_no_layer_in_common_is_refused(lora):
 
 def test_a_lora_of_another_kind_of_model_is_refused():
     name = "lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight"
-    with pytest.raises(ValueError, match="^resume_from cannot be begun with: the LoRA holds") as error:
+    with pytest.raises(ValueError, match=r"^resume_from cannot be begun with: the LoRA holds") as error:
         begun({name: torch.ones(4, 8)}, rank=4)
     assert_one_sentence(error.value, name, "Stable Diffusion")
 
