@@ -184,6 +184,7 @@ LAYOUTS = {
     "kohya without alphas": Layout(bfl_layers, joined("lora_unet_"), pair("lora_down.weight", "lora_up.weight")),
     "ComfyUI": Layout(bfl_layers, "diffusion_model.{}".format, KOHYA),
     "BFL": Layout(bfl_layers, "{}".format, PEFT),
+    "BFL's checkpoint": Layout(bfl_layers, "model.diffusion_model.{}".format, PEFT),
     "BFL by ComfyUI": Layout(bfl_layers, "diffusion_model.{}".format, PEFT),
     "fal": Layout(bfl_layers, "base_model.model.{}".format, PEFT),
     "XLabs": Layout(xlabs_layers, "{}".format, pair("down.weight", "up.weight")),

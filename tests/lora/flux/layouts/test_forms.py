@@ -36,6 +36,11 @@ def test_dora_is_refused_by_name(form, name, part, shape):
     assert message.startswith(f"holds {name}.{part} and is a DoRA")
 
 
+def test_zeros_of_a_dora_in_a_place_that_flux_does_not_have_are_not_passed_over():
+    """A magnitude of 0 is no change of 0."""
+    assert "nowhere.dora_scale" in refusal({"nowhere.dora_scale": torch.zeros(4)})
+
+
 @pytest.mark.parametrize("part", ["lora_mid.weight", "lokr_t2", "hada_t1"])
 def test_a_convolution_is_refused_by_name(part):
     message = refusal(written(KOHYA, KOHYA_NAME) | {f"{KOHYA_NAME}.{part}": torch.ones(3, 3, 1, 1)})

@@ -6,7 +6,7 @@ import torch
 from lora.flux.layouts.canonical import canonical
 from lora.flux.layouts.lokr import lokr_pair
 from lora.flux.layouts.parts import sort_by_layer
-from tests.lora.flux.layouts.made import randn
+from tests.lora.flux.layouts.made import KOHYA, randn
 from tests.tiny import assert_one_sentence
 
 NAME = "lycoris_transformer_blocks_0_attn_to_q"
@@ -92,6 +92,12 @@ def test_many_layers_that_are_small_in_the_file_cannot_fill_the_memory(monkeypat
     with pytest.raises(ValueError) as error:
         canonical(tensors)
     assert_one_sentence(error.value, "more than 500 numbers")
+
+
+def test_a_plain_lora_is_as_large_as_its_file(monkeypatch):
+    monkeypatch.setattr("lora.flux.layouts.size.MOST_IN_ALL", 10)
+    tensors, _ = KOHYA("lora_unet_double_blocks_0_img_mlp_0", 16, 8, torch.Generator().manual_seed(0))
+    canonical(tensors)
 
 
 def test_a_factor_that_is_both_whole_and_a_product_is_refused():
