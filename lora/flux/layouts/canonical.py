@@ -12,6 +12,7 @@ from lora.flux.layouts.origin import made_for
 from lora.flux.layouts.parts import Layer, sort_by_layer
 from lora.flux.layouts.places import find_place
 from lora.flux.layouts.record import FluxLora, Model, Pair, Place
+from lora.flux.layouts.size import refuse_growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,13 @@ def canonical(tensors: Mapping[str, Tensor]) -> FluxLora:
     have, half of a pair, parts that do not fit each other, a change that is no product of two matrices.
     """
     pairs: dict[Model, dict[str, Pair]] = {"transformer": {}, "clip": {}, "t5": {}}
+    grown = 0
     for found in _layers(tensors):
         of_model = pairs[found.place.model]
         for layer, pair in _pairs(found, tensors):
             _refuse_other(of_model.setdefault(layer, pair), pair, layer)
+            grown += 0 if found.layer.is_plain else pair.numbers
+        refuse_growth(grown)
     if not any(pairs.values()):
         raise ValueError("changes nothing: expected a LoRA on layers of FLUX.1")
     return FluxLora(**pairs)

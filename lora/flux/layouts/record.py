@@ -23,6 +23,11 @@ class Pair:
         """That of the layer it changes."""
         return Shape(inputs=self.down.shape[1], outputs=len(self.up))
 
+    @property
+    def numbers(self) -> int:
+        """How many both matrices hold."""
+        return self.down.numel() + self.up.numel()
+
 
 @dataclass(frozen=True, slots=True)
 class FluxLora:

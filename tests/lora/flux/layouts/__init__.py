@@ -1,0 +1,1 @@
+"""FLUX itself: our layout and our question, held against the diffusers pipeline."""
