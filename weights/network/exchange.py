@@ -1,0 +1,138 @@
+"""One question to another machine, and its answer after redirects, each of them checked. Repeats nothing."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urljoin
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from weights.network.gate import Place, admit, origin_of
+from weights.network.network import Network
+from weights.network.refusals import Interrupted
+
+MOST_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+ALWAYS = {"User-Agent": "flux-lora", "Accept-Encoding": "identity"}  # no compression that would hide a size
+UNREACHABLE_RETRIES = 1  # twice the time to connect stays under half a minute
+
+Response = urllib3.response.BaseHTTPResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: a URL, more headers, and a token that goes to the URL's own origin only."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, its body still to be read."""
+
+    host: str
+    response: Response
+
+    @property
+    def status(self) -> int:
+        """The status code of HTTP."""
+        return self.response.status
+
+    def header(self, name: str) -> str:
+        """A header, or nothing."""
+        return str(self.response.headers.get(name, ""))
+
+    def piece(self, most: int) -> bytes:
+        """The next bytes of the body as they come, nothing at its end; raises Interrupted."""
+        try:
+            return bytes(self.response.read1(most))
+        except (HTTPError, OSError) as error:
+            raise Interrupted(f"was cut off by {self.host} before its end") from error
+
+
+@contextlib.contextmanager
+def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answer]:
+    """The answer at the end of at most five redirects.
+
+    `attempt` chooses among the addresses of a host. Raises ValueError with the end of a sentence for a place that may
+    not be asked, and Interrupted where another time may help.
+    """
+    origin, url = origin_of(question.url), question.url
+    for _ in range(MOST_REDIRECTS + 1):
+        place = admit(url, network)
+        headers = ALWAYS | question.headers
+        if question.token and place.origin == origin:
+            headers["Authorization"] = f"Bearer {question.token}"
+        with _answer(place, headers, network, attempt) as response:
+            if response.status not in REDIRECTS:
+                yield Answer(place.host, response)
+                return
+            url = urljoin(url, response.headers.get("Location", ""))
+    raise ValueError(f"was redirected more than {MOST_REDIRECTS} times: expected an answer")
+
+
+@contextlib.contextmanager
+def _answer(place: Place, headers: Mapping[str, str], network: Network, attempt: int) -> Iterator[Response]:
+    connection = _connection(place, network, attempt)
+    try:
+        yield _ask_once(connection, place, headers, network)
+    finally:
+        connection.close()
+
+
+def _connection(place: Place, network: Network, attempt: int) -> HTTPConnection:
+    """A connection to an address that was checked, whose certificate must be that of the host's name."""
+    address = place.addresses[attempt % len(place.addresses)]
+    timeout = network.patience.connecting
+    if place.scheme == "http":
+        return HTTPConnection(address, place.port, timeout=timeout)
+    return HTTPSConnection(
+        address,
+        place.port,
+        timeout=timeout,
+        server_hostname=place.host,
+        assert_hostname=place.host,
+        ssl_context=ssl.create_default_context(),
+    )
+
+
+def _ask_once(
+    connection: HTTPConnection, place: Place, headers: Mapping[str, str], network: Network
+) -> Response:
+    host = place.host if place.origin in {f"http://{place.host}:80", f"https://{place.host}:443"} else ""
+    named = {"Host": host or place.origin.split("://", 1)[1]}
+    try:
+        connection.connect()
+    except (HTTPError, OSError) as error:
+        raise Interrupted(f"needs {place.host}, which cannot be reached", most=UNREACHABLE_RETRIES) from error
+    connection.sock.settimeout(network.patience.silence)
+    try:
+        with _cut_off(connection.sock, after=network.patience.silence):
+            connection.request("GET", place.target, headers=named | headers, preload_content=False, decode_content=False)
+            return connection.getresponse()
+    except (HTTPError, OSError) as error:
+        raise Interrupted(f"got no answer from {place.host}") from error
+
+
+@contextlib.contextmanager
+def _cut_off(connected: socket.socket, *, after: float) -> Iterator[None]:
+    """End a connection that gives the head of its answer too slowly: its own limit starts again with each byte."""
+    timer = threading.Timer(after, _shut, [connected])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _shut(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
