@@ -12,7 +12,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from weights.network.gate import Place, admit, origin_of
+from weights.network.gate import PORTS, Place, admit, origin_of
 from weights.network.network import Network
 from weights.network.refusals import Interrupted
 
@@ -67,7 +67,7 @@ def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answe
     origin, url = origin_of(question.url), question.url
     for _ in range(MOST_REDIRECTS + 1):
         place = admit(url, network)
-        headers = ALWAYS | question.headers
+        headers = {**ALWAYS, **question.headers}
         if question.token and place.origin == origin:
             headers["Authorization"] = f"Bearer {question.token}"
         with _answer(place, headers, network, attempt) as response:
@@ -103,11 +103,8 @@ def _connection(place: Place, network: Network, attempt: int) -> HTTPConnection:
     )
 
 
-def _ask_once(
-    connection: HTTPConnection, place: Place, headers: Mapping[str, str], network: Network
-) -> Response:
-    host = place.host if place.origin in {f"http://{place.host}:80", f"https://{place.host}:443"} else ""
-    named = {"Host": host or place.origin.split("://", 1)[1]}
+def _ask_once(connection: HTTPConnection, place: Place, headers: Mapping[str, str], network: Network) -> Response:
+    named = {"Host": _host_header(place)}
     try:
         connection.connect()
     except (HTTPError, OSError) as error:
@@ -115,10 +112,17 @@ def _ask_once(
     connection.sock.settimeout(network.patience.silence)
     try:
         with _cut_off(connection.sock, after=network.patience.silence):
-            connection.request("GET", place.target, headers=named | headers, preload_content=False, decode_content=False)
+            connection.request(
+                "GET", place.target, headers={**named, **headers}, preload_content=False, decode_content=False
+            )
             return connection.getresponse()
     except (HTTPError, OSError) as error:
         raise Interrupted(f"got no answer from {place.host}") from error
+
+
+def _host_header(place: Place) -> str:
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    return host if place.port == PORTS[place.scheme] else f"{host}:{place.port}"
 
 
 @contextlib.contextmanager

@@ -113,7 +113,7 @@ def _look_up(host: str, port: int, network: Network) -> list[str]:
         raise ValueError(f"names the host {_shown(host)}, which is no name of a host") from error
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
-            raise Interrupted(f"needs the host {_shown(host)}, whose name cannot be looked up now") from error
+            raise Interrupted(f"needs the host {_shown(host)}, whose name cannot be looked up now", most=1) from error
         raise ValueError(f"names the host {_shown(host)}, which does not exist") from error
     if not addresses:
         raise ValueError(f"names the host {_shown(host)}, which has no address")
