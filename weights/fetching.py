@@ -50,6 +50,8 @@ class Fetcher:
                 return self._fetch(reading)
             except NotThere as error:
                 missing.append(str(error))
+            except ValueError as error:
+                raise ValueError("; it ".join([*missing, str(error)])) from error
         raise ValueError("; it ".join(missing))
 
     def forget(self, key: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weights.cache.store import Room, Store, default_folder
 from weights.fetching import Fetcher
-from weights.grammar.grammar import EXPECTED, parse_reference
+from weights.grammar.grammar import parse_reference
 from weights.grammar.records import Inline, LocalFile
 from weights.lora_file import parse_lora
 from weights.lora_tar import START, is_tar, lora_in_tar
@@ -21,6 +21,9 @@ from weights.network.network import Network, Tokens
 MOST_BYTES = 4 * 2**30
 MOST_INLINE = 100 * 2**20  # characters; Cog's own limit for a request
 SHOWN = 80  # characters of a reference that an error repeats
+EXPECTED_FILE = (
+    "expected the path of a .safetensors or .tar file that is there, or another reference, as hf://owner/name"
+)
 USER = re.compile(r"//[^/@]*@")
 
 
@@ -80,7 +83,7 @@ def _lora(file: BinaryIO) -> Lora:
 
 def _open(path: Path) -> BinaryIO:
     if not _is_file(path):
-        raise ValueError(f"is no file that is there: {EXPECTED}")
+        raise ValueError(f"is not there: {EXPECTED_FILE}")
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"has {size:,} bytes: expected at most {MOST_BYTES:,}")

@@ -138,7 +138,7 @@ def test_a_sparse_member_does_not_fill_the_memory(tmp_path):
     header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; no piece of it is stored
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    assert "0 .safetensors files" in refusal_of(tmp_path, bytes(header) + bytes(1024))
+    assert "a file of 1,099,511,627,776 bytes" in refusal_of(tmp_path, bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,9 @@ def test_a_long_path_is_shown_by_its_end():
         "/none/lora.safetensors",
         "/etc/passwd",
         "/tmp",
-        "https://example.com/lora.safetensors",
-        "owner/model",
         "a\0b.safetensors",
         "a\nb.safetensors",
-        "x" * 5000 + ".safetensors",
+        "x" * 4000 + ".safetensors",
     ],
 )
 def test_what_is_not_there_is_refused(reference):

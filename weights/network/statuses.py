@@ -28,7 +28,8 @@ def _closed(host: str, status: int, *, token_given: bool) -> str:
             f"is closed to this token: {host} answered {status}; expected a token that may read it, "
             "from someone who has accepted its licence"
         )
-    return f"needs a token: {host} answered {status}; it is private, gated by a licence, or its link has expired"
+    why = "it is private, gated by a licence, not there, or its link has expired"
+    return f"needs a token: {host} answered {status}; {why}"
 
 
 def _pause(answer: Answer) -> float | None:
