@@ -18,6 +18,7 @@ from weights.network.statuses import check_status
 
 MOST_BYTES = 4 * 2**30  # rank 128 in fp32 on every linear layer has 2.6 GB
 PIECE = 2**20
+LONGEST_ETAG = 200
 OK, PARTIAL, NOT_MODIFIED, OUT_OF_RANGE = 200, 206, 304, 416
 RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<whole>\d+|\*)")
 
@@ -87,7 +88,8 @@ def _attempt(wanted: Wanted, progress: _Progress, make_room: MakeRoom, attempt: 
     """Whether a new file is whole; False if the known one is the newest."""
     question = Question(wanted.question.url, _conditions(progress), wanted.question.token)
     with ask(question, progress.network, attempt=attempt) as answer:
-        fine = frozenset({OK, PARTIAL, NOT_MODIFIED} if progress.known else {OK, PARTIAL})
+        fine = frozenset({LONGEST_ETAG = 200
+OK, PARTIAL, NOT_MODIFIED} if progress.known else {OK, PARTIAL})
         if answer.status == OUT_OF_RANGE and progress.size:
             progress.restart()
             raise Interrupted(f"could not be resumed at {answer.host}")
@@ -113,7 +115,7 @@ def _begin(answer: Answer, progress: _Progress) -> None:
         _check_continues(answer, progress)
         return
     progress.restart()
-    progress.etag = answer.header("ETag")
+    progress.etag = _etag(answer)
     if answer.header("Content-Encoding").lower() not in {"", "identity"}:
         raise ValueError(f"was sent compressed by {answer.host}: expected the file as it is")
     if answer.header("Content-Type").lower().startswith("text/html"):
@@ -125,10 +127,16 @@ def _begin(answer: Answer, progress: _Progress) -> None:
 
 def _check_continues(answer: Answer, progress: _Progress) -> None:
     found = RANGE.fullmatch(answer.header("Content-Range"))
-    same = answer.header("ETag") in {"", progress.etag}
+    same = _etag(answer) in {"", progress.etag}
     if not (found and same and int(found["first"]) == progress.size and found["whole"] in {"*", str(progress.whole)}):
         progress.restart()
         raise Interrupted(f"changed at {answer.host} while it was fetched")
+
+
+def _etag(answer: Answer) -> str:
+    """The name of a version, if it can be sent back as it is."""
+    etag = answer.header("ETag")
+    return etag if etag.isascii() and etag.isprintable() and len(etag) <= LONGEST_ETAG else ""
 
 
 def _check_size(size: int) -> None:

@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from urllib.parse import urljoin
 
 import urllib3
@@ -64,6 +65,8 @@ def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answe
     `attempt` chooses among the addresses of a host. Raises ValueError with the end of a sentence for a place that may
     not be asked, and Interrupted where another time may help.
     """
+    if not question.token.isascii() or not question.token.isprintable() or " " in question.token:
+        raise ValueError("came with a token that holds a space or signs that no token has")
     origin, url = origin_of(question.url), question.url
     for _ in range(MOST_REDIRECTS + 1):
         place = admit(url, network)
@@ -98,7 +101,6 @@ def _connection(place: Place, network: Network, attempt: int) -> HTTPConnection:
         place.port,
         timeout=timeout,
         server_hostname=place.host,
-        assert_hostname=place.host,
         ssl_context=ssl.create_default_context(),
     )
 
@@ -116,7 +118,7 @@ def _ask_once(connection: HTTPConnection, place: Place, headers: Mapping[str, st
                 "GET", place.target, headers={**named, **headers}, preload_content=False, decode_content=False
             )
             return connection.getresponse()
-    except (HTTPError, OSError) as error:
+    except (HTTPError, HTTPException, OSError) as error:
         raise Interrupted(f"got no answer from {place.host}") from error
 
 

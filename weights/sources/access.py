@@ -38,10 +38,10 @@ def access_to(record: Remote, tokens: Tokens) -> Access:
 def token_for(record: Remote, tokens: Tokens) -> str:
     """The token of the service that has a record; none for a link, wherever it leads."""
     if isinstance(record, HubLora):
-        return tokens.hugging_face
+        return tokens.hugging_face.strip()
     if isinstance(record, CivitaiLora):
-        return tokens.civitai or record.token
-    return tokens.replicate if isinstance(record, ReplicateLora) else ""
+        return (tokens.civitai or record.token).strip()
+    return tokens.replicate.strip() if isinstance(record, ReplicateLora) else ""
 
 
 def _split_signature(url: str) -> tuple[str, list[tuple[str, str]]]:
