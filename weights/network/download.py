@@ -88,8 +88,7 @@ def _attempt(wanted: Wanted, progress: _Progress, make_room: MakeRoom, attempt: 
     """Whether a new file is whole; False if the known one is the newest."""
     question = Question(wanted.question.url, _conditions(progress), wanted.question.token)
     with ask(question, progress.network, attempt=attempt) as answer:
-        fine = frozenset({LONGEST_ETAG = 200
-OK, PARTIAL, NOT_MODIFIED} if progress.known else {OK, PARTIAL})
+        fine = frozenset({OK, PARTIAL, NOT_MODIFIED} if progress.known else {OK, PARTIAL})
         if answer.status == OUT_OF_RANGE and progress.size:
             progress.restart()
             raise Interrupted(f"could not be resumed at {answer.host}")
