@@ -1,8 +1,8 @@
 """A folder of downloaded files, kept by how lately they were used. Safe for several processes and against a kill.
 
 A file is there when its manifest is: the content is written and named first, and the manifest replaces the old one in
-one step. What has no manifest is a leaving of a killed process, and goes. Each key has a lock, which ends with its
-process; nothing of a key changes without it.
+one step. What has no manifest is a leaving of a killed process, and goes. Nothing of a key changes without its lock,
+which ends with its process; keys share some thousands of locks, so that strangers' references leave no file each.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from weights.cache.manifest import Manifest, read_manifest, write_manifest
 MANIFEST, CONTENT, PART, LOCK = ".json", ".bin", ".part", ".lock"
 OURS_ALONE = 0o700
 KEY_LENGTH = 64
+LOCK_LETTERS = 3  # of a key that choose its lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Store:
     def locked(self, key: str) -> Iterator["Entry"]:
         """The only one in all processes who handles this key; waits for the others. Raises OSError."""
         self.folder.mkdir(mode=OURS_ALONE, parents=True, exist_ok=True)
-        with FileLock(self._path(key, LOCK)):
+        with FileLock(self._lock(key)):
             entry = Entry(self, key)
             try:
                 yield entry
@@ -75,15 +76,15 @@ class Store:
         for path in self.folder.iterdir():
             key = path.name[:KEY_LENGTH]
             if path.suffix in {CONTENT, PART} and len(key) == KEY_LENGTH and key != besides:
-                used[key] = _used(self._path(key, MANIFEST))
+                used[key] = _used(self.folder / f"{key}{MANIFEST}")
         return sorted(used, key=lambda key: used[key])
 
     def _let_go(self, key: str) -> None:
-        with contextlib.suppress(Timeout), FileLock(self._path(key, LOCK), timeout=0):
+        with contextlib.suppress(Timeout), FileLock(self._lock(key), timeout=0):
             Entry(self, key).forget()
 
-    def _path(self, key: str, suffix: str) -> Path:
-        return self.folder / f"{key}{suffix}"
+    def _lock(self, key: str) -> Path:
+        return self.folder / f"{key[:LOCK_LETTERS]}{LOCK}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class Entry:
 
 def default_folder() -> Path:
     """Where this machine keeps what can be fetched again: XDG_CACHE_HOME, by default ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flux-lora"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flux-lora" / "downloads"
 
 
 def _size(path: Path) -> int:

@@ -29,7 +29,8 @@ def _attempt(question: Question, network: Network, attempt: int) -> dict[str, An
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise Interrupted(f"cannot be looked up: {answer.host} answered with something that is no JSON") from error
+            found_other = f"cannot be looked up: {answer.host} answered with something that is no JSON"
+            raise Interrupted(found_other, most=1) from error
         if not isinstance(found, dict):
             raise ValueError(f"cannot be looked up: {answer.host} answered with JSON of another form")
         return found

@@ -20,7 +20,8 @@ MOST_BYTES = 4 * 2**30  # rank 128 in fp32 on every linear layer has 2.6 GB
 PIECE = 2**20
 LONGEST_ETAG = 200
 OK, PARTIAL, NOT_MODIFIED, OUT_OF_RANGE = 200, 206, 304, 416
-RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<whole>\d+|\*)")
+RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<whole>\d{1,19}|\*)", re.ASCII)
+LENGTH = re.compile(r"\d{1,19}", re.ASCII)
 
 MakeRoom = Callable[[int], None]  # called with the bytes that are about to be written; raises OSError
 
@@ -120,7 +121,7 @@ def _begin(answer: Answer, progress: _Progress) -> None:
     if answer.header("Content-Type").lower().startswith("text/html"):
         raise ValueError(f"is no LoRA: {answer.host} sent a web page, as for a login or a file that is not there")
     length = answer.header("Content-Length")
-    progress.whole = int(length) if length.isascii() and length.isdigit() else None
+    progress.whole = int(length) if LENGTH.fullmatch(length) else None
     _check_size(progress.whole or 0)
 
 

@@ -221,6 +221,14 @@ def test_only_one_handles_a_key_at_a_time(tmp_path):
     assert max(most) == 1
 
 
+def test_many_references_leave_few_locks(tmp_path):
+    store = a_store(tmp_path)
+    for index in range(50):
+        with store.locked(f"abc{index:061d}"):
+            pass
+    assert [path.name for path in store.folder.iterdir()] == ["abc.lock"]
+
+
 KEEPING = """
 import hashlib, sys
 from pathlib import Path
@@ -257,6 +265,6 @@ def test_a_kill_at_any_moment_leaves_every_file_whole_or_not_there(tmp_path):
 
 def test_the_usual_folder_is_where_the_system_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "flux-lora"
+    assert default_folder() == tmp_path / "flux-lora" / "downloads"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder().parts[-2:] == (".cache", "flux-lora")
+    assert default_folder().parts[-3:] == (".cache", "flux-lora", "downloads")
