@@ -109,6 +109,8 @@ def _ask_once(connection: HTTPConnection, place: Place, headers: Mapping[str, st
     named = {"Host": _host_header(place)}
     try:
         connection.connect()
+    except ssl.SSLCertVerificationError as error:
+        raise ValueError(f"needs {place.host}, whose certificate is not that of a host with this name") from error
     except (HTTPError, OSError) as error:
         raise Interrupted(f"needs {place.host}, which cannot be reached", most=UNREACHABLE_RETRIES) from error
     connection.sock.settimeout(network.patience.silence)
