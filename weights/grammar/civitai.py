@@ -6,8 +6,8 @@ from weights.grammar.pages import Page
 from weights.grammar.records import CivitaiLora
 
 HOSTS = frozenset({"civitai.com", "www.civitai.com", "civitai.red", "www.civitai.red", "civitai.green"})
-# urn:air:{ecosystem}:{type}:{source}:{id}@{version}, https://developer.civitai.com/docs/api/air ; the short form
-# leaves out all before the source
+# urn:air:{ecosystem}:{type}:{source}:{id}@{version}, as https://developer.civitai.com/site/reference/model-versions
+# gives them; the short form leaves out all before the source
 AIR = re.compile(
     r"(?:(?:urn:)?air:(?P<ecosystem>[a-z0-9_-]+):(?P<kind>[a-z0-9_-]+):)?"
     r"civitai:(?P<model>\d{1,12})(?:@(?P<version>\d{1,12}))?(?:[.:].*)?",

@@ -1,6 +1,6 @@
 """Where Civitai keeps a LoRA: the version of a model, what it was made for, and the sha256 of its file.
 
-The API is that of https://developer.civitai.com/docs/api/public-rest.
+The API is that of https://developer.civitai.com/site/reference/model-versions.
 """
 
 from collections.abc import Sequence
