@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -204,6 +205,22 @@ def test_a_process_killed_in_a_download_leaves_nothing_that_counts(tmp_path):
         process.wait()
         assert fetch(fetcher, Link(f"{it.url}/x")) == CONTENT
     assert list((tmp_path / "cache").glob("*.part")) == []
+
+
+class Cancelled(BaseException):
+    """As Cog's cancellation, which no room may catch."""
+
+
+def test_a_cancel_in_a_download_leaves_nothing_and_the_next_fetch_works(tmp_path):
+    def cancel(*_):
+        raise Cancelled
+
+    with service(lambda request, _: send(request, CONTENT)) as it:
+        fetcher = a_fetcher(tmp_path, it)
+        with pytest.raises(Cancelled):
+            fetch(replace(fetcher, network=replace(fetcher.network, resolve=cancel)), Link(f"{it.url}/x"))
+        assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+        assert fetch(fetcher, Link(f"{it.url}/x")) == CONTENT
 
 
 def test_owner_and_name_are_replicates_if_it_has_them(tmp_path):

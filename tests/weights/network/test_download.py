@@ -11,6 +11,7 @@ from tests.services import HASTY, a_network, send, send_from, send_head, service
 from weights.network import download as room
 from weights.network.download import Wanted, download
 from weights.network.exchange import Question
+from weights.network.network import Patience
 from weights.network.refusals import NotThere
 
 CONTENT = bytes(range(256)) * 4000
@@ -121,8 +122,12 @@ def test_a_failure_for_ever_is_told_after_six_attempts(tmp_path):
 
 def test_all_pauses_of_production_together_stay_under_a_minute():
     """C25."""
-    patience = room.Patience()
-    assert sum(patience.pauses) * 1.25 < 60
+    assert sum(Patience().pauses) * 1.25 < 60
+
+
+def test_a_host_that_cannot_be_reached_is_told_within_half_a_minute():
+    """C26: two attempts."""
+    assert Patience().connecting * 2 + Patience().pauses[0] * 1.25 < 30
 
 
 def test_a_server_that_never_answers_is_tried_again_and_then_told(tmp_path):
