@@ -13,7 +13,7 @@ from torch import Tensor
 from weights.cache.store import Room, Store, default_folder
 from weights.fetching import Fetcher
 from weights.grammar.grammar import parse_reference
-from weights.grammar.records import Inline, LocalFile
+from weights.grammar.records import Inline, LocalFile, Remote
 from weights.lora_file import parse_lora
 from weights.lora_tar import START, is_tar, lora_in_tar
 from weights.network.network import Network, Tokens
@@ -49,22 +49,22 @@ def read_lora(
     `store`, by default in this machine's cache. Raises ValueError with one sentence, OSError with one if a download
     cannot be kept.
     """
-    fetcher = Fetcher(network, tokens, store or Store(default_folder(), Room()))
     try:
-        return _read(reference, fetcher)
+        record = parse_reference(reference)
+        if isinstance(record, Inline):
+            return _lora(io.BytesIO(_decode(record.uri)))
+        if isinstance(record, LocalFile):
+            with _open(record.path) as file:
+                return _lora(file)
+        return _fetched(record, Fetcher(network, tokens, store or Store(default_folder(), Room())))
     except ValueError as error:
         raise ValueError(f"{named} {_short(reference)!r} {error}") from error
     except OSError as error:
         raise OSError(f"{named} {_short(reference)!r} cannot be read or kept: {_reason(error)}") from error
 
 
-def _read(reference: str, fetcher: Fetcher) -> Lora:
-    record = parse_reference(reference)
-    if isinstance(record, Inline):
-        return _lora(io.BytesIO(_decode(record.uri)))
-    if isinstance(record, LocalFile):
-        with _open(record.path) as file:
-            return _lora(file)
+def _fetched(record: Remote, fetcher: Fetcher) -> Lora:
+    """A LoRA from elsewhere; what turns out to be none is fetched anew the next time."""
     fetched = fetcher.fetch(record)
     try:
         with fetched.file as file:
