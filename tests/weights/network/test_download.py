@@ -231,6 +231,24 @@ def test_a_part_that_does_not_go_on_with_the_first_one_is_thrown_away(tmp_path, 
     assert "range" not in it.asked[2].headers
 
 
+def test_a_rest_without_a_length_that_is_cut_off_is_resumed_too(tmp_path):
+    """C34: only the length of the whole tells."""
+
+    def reply(request, it):
+        if len(it.asked) == 1:
+            cut_off(request, CONTENT, 300_000)
+        elif len(it.asked) == 2:
+            span = f"bytes 300000-{len(CONTENT) - 1}/{len(CONTENT)}"
+            send_head(request, 206, ETag='"1"', Content_Range=span)
+            request.wfile.write(CONTENT[300_000:400_000])
+        else:
+            send_from(request, CONTENT, etag='"1"')
+
+    with service(reply) as it:
+        assert fetch(it, tmp_path)[1] == CONTENT
+    assert it.asked[2].headers["range"] == "bytes=400000-"
+
+
 def test_a_part_that_was_not_asked_for_is_no_file(tmp_path):
     span = f"bytes 10-{len(CONTENT) - 1}/{len(CONTENT)}"
     with service(lambda request, _: send(request, CONTENT[10:], status=206, Content_Range=span)) as it:
