@@ -5,7 +5,6 @@ them in too, which costs one question and, if nothing changed, no download.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import BinaryIO
 
 from weights.cache.store import Entry, Store
@@ -74,7 +73,7 @@ class Fetcher:
         wanted = find(record, self.tokens, self.network)
         # the file that is there must be the one that the source means, as far as its sha256 tells
         known = held.etag if held and wanted.sha256 in {"", held.sha256} else ""
-        new = download(wanted, entry.part, partial(self.store.make_room, key=entry.key), self.network, known=known)
+        new = download(wanted, entry.part, self.store.make_room, self.network, known=known)
         if new:
             entry.keep(new.sha256, new.size, new.etag, by=access.by)
         elif held:

@@ -51,15 +51,15 @@ class Store:
             finally:
                 entry.part.unlink(missing_ok=True)
 
-    def make_room(self, size: int, *, key: str) -> None:
-        """Let go of what was not used for longest, until `size` bytes more fit; never of `key`, never of one in use.
+    def make_room(self, size: int) -> None:
+        """Let go of what was not used for longest, until `size` bytes more fit; never of what is locked.
 
         Raises OSError if the disk has no room even so.
         """
-        for other in self._oldest_first(besides=key):
+        for key in self._oldest_first():
             if self._fits(size):
                 break
-            self._let_go(other)
+            self._let_go(key)
         free = shutil.disk_usage(self.folder).free
         if free - size < self.room.spare_bytes:
             needs = f"{size:,} bytes and {self.room.spare_bytes:,} to spare"
@@ -70,12 +70,12 @@ class Store:
         free = shutil.disk_usage(self.folder).free
         return held + size <= self.room.most_bytes and free - size >= self.room.spare_bytes
 
-    def _oldest_first(self, *, besides: str) -> list[str]:
+    def _oldest_first(self) -> list[str]:
         """The keys of everything that takes room, leavings first; unknown files are nobody's business."""
         used: dict[str, float] = {}
         for path in self.folder.iterdir():
             key = path.name[:KEY_LENGTH]
-            if path.suffix in {CONTENT, PART} and len(key) == KEY_LENGTH and key != besides:
+            if path.suffix in {CONTENT, PART} and len(key) == KEY_LENGTH:
                 used[key] = _used(self.folder / f"{key}{MANIFEST}")
         return sorted(used, key=lambda key: used[key])
 

@@ -105,7 +105,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
         put(store, key, key[:1].encode() * 8)
         used(store, key, when)
     get(store, KEY)
-    store.make_room(8, key="d" * 64)
+    store.make_room(8)
     assert get(store, KEY)
     assert get(store, OTHER) is None
     assert get(store, THIRD)
@@ -114,7 +114,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
 def test_what_fits_drives_nothing_out(tmp_path):
     store = a_store(tmp_path, most_bytes=100)
     put(store, KEY)
-    store.make_room(90, key=OTHER)
+    store.make_room(90)
     assert get(store, KEY)
 
 
@@ -124,7 +124,7 @@ def test_what_is_being_handled_never_goes(tmp_path):
     put(store, KEY)
     put(store, OTHER)
     with store.locked(KEY) as entry:
-        store.make_room(100, key=THIRD)
+        store.make_room(100)
         assert entry.held()
     assert get(store, OTHER) is None
 
@@ -133,7 +133,7 @@ def test_the_key_that_needs_the_room_keeps_what_it_has(tmp_path):
     store = a_store(tmp_path, most_bytes=1)
     put(store, KEY)
     with store.locked(KEY) as entry:
-        store.make_room(100, key=KEY)
+        store.make_room(100)
         assert entry.held()
 
 
@@ -143,7 +143,7 @@ def test_an_open_file_stays_readable_when_it_goes(tmp_path):
     put(store, KEY)
     with store.locked(KEY) as entry:
         file = entry.open(entry.held())
-    store.make_room(100, key=OTHER)
+    store.make_room(100)
     assert get(store, KEY) is None
     with file:
         assert file.read() == b"content"
@@ -154,7 +154,7 @@ def test_a_disk_without_room_is_told_after_everything_went(tmp_path):
     store = a_store(tmp_path, spare_bytes=2**60)
     put(store, KEY)
     with pytest.raises(OSError, match="does not fit on the disk"):
-        store.make_room(1, key=OTHER)
+        store.make_room(1)
     assert get(store, KEY) is None
 
 
@@ -163,7 +163,7 @@ def test_what_a_killed_process_left_goes_when_room_is_needed(tmp_path):
     put(store, KEY, b"12345678")
     (store.folder / f"{OTHER}.part").write_bytes(bytes(100))
     (store.folder / f"{THIRD}-0123456789abcdef.bin").write_bytes(bytes(100))
-    store.make_room(1, key="d" * 64)
+    store.make_room(1)
     assert get(store, KEY)
     assert len(contents(store)) == 2
 
@@ -173,7 +173,7 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
     put(store, KEY)
     (store.folder / "notes.txt").write_text("mine")
     (store.folder / "mine.bin").write_text("mine")
-    store.make_room(100, key=OTHER)
+    store.make_room(100)
     assert contents(store) == ["mine.bin", "notes.txt"]
 
 
@@ -239,7 +239,7 @@ for number in range(100_000):
     key = str(number % 3) * 64
     content = bytes([number % 256]) * 1_000_000
     with store.locked(key) as entry:
-        store.make_room(len(content), key=key)
+        store.make_room(len(content))
         with entry.part.open("wb") as file:
             for start in range(0, len(content), 100_000):
                 file.write(content[start : start + 100_000])

@@ -101,7 +101,7 @@ def test_a_server_that_asks_for_patience_gets_it(tmp_path):
 
 
 def test_a_server_that_asks_for_too_much_patience_is_left(tmp_path):
-    with service(lambda request, _: send(request, status=429, Retry_After="3600")) as it:
+    with service(lambda request, _: send(request, status=429, Retry_After="4")) as it:
         assert "429" in refusal(it, tmp_path)
     assert len(it.asked) == 1
 
