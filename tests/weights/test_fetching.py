@@ -200,6 +200,7 @@ def test_a_process_killed_in_a_download_leaves_nothing_that_counts(tmp_path):
         command = [sys.executable, "-c", FETCHING, it.url, str(tmp_path / "cache")]
         process = subprocess.Popen(command, cwd=ROOT)
         while not any(path.stat().st_size for path in (tmp_path / "cache").glob("*.part")):
+            assert process.poll() is None
             time.sleep(0.02)
         process.kill()
         process.wait()
