@@ -38,29 +38,35 @@ class Fetcher:
         Raises ValueError with the end of a sentence that begins with the reference, and OSError with one if the file
         cannot be kept.
         """
-        found = readings(record)
-        for reading in found:
-            fetched = self._fresh(access_to(reading, self.tokens))
-            if fetched:
-                return fetched
+        *others, last = readings(record)
         missing: list[str] = []
-        for reading in found:
+        for reading in others:
             try:
-                return self._fetch(reading)
+                return self._fetch_or_remember(reading)
             except NotThere as error:
                 missing.append(str(error))
-            except ValueError as error:
-                raise ValueError("; it ".join([*missing, str(error)])) from error
-        raise ValueError("; it ".join(missing))
+        try:
+            return self._fetch(last)
+        except ValueError as error:
+            raise ValueError("; it ".join([*missing, str(error)])) from error
 
     def forget(self, key: str) -> None:
         """Drop a file that turned out to be no LoRA, so that it is fetched anew the next time."""
         with self.store.locked(key) as entry:
             entry.forget()
 
-    def _fresh(self, access: Access) -> Fetched | None:
+    def _fetch_or_remember(self, record: Found) -> Fetched:
+        """As _fetch; that the source has none is remembered for as long as a file is fresh."""
+        access = access_to(record, self.tokens)
         with self.store.locked(access.key) as entry:
-            return _if_fresh(entry, access)
+            if entry.was_missed(access.by):
+                raise NotThere("was not found a moment ago on Replicate")
+        try:
+            return self._fetch(record)
+        except NotThere:
+            with self.store.locked(access.key) as entry:
+                entry.miss(access.by)
+            raise
 
     def _fetch(self, record: Found) -> Fetched:
         access = access_to(record, self.tokens)

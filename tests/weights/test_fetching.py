@@ -256,6 +256,38 @@ def test_owner_and_name_are_hugging_faces_if_replicate_has_none(tmp_path):
     assert it.paths()[0] == "/o/r/_weights"
 
 
+def test_what_the_cache_holds_of_hugging_face_does_not_hide_what_replicate_has(tmp_path):
+    """Which of the two is meant depends on nobody's earlier requests."""
+    hub = Hub(content=b"of Hugging Face")
+
+    def reply(request, it):
+        if request.path == "/o/r/_weights":
+            send(request, CONTENT)
+        else:
+            hub(request, it)
+
+    with service(reply) as it:
+        fetcher = a_fetcher(tmp_path, it)
+        assert fetch(fetcher, HUB) == b"of Hugging Face"
+        assert fetch(fetcher, SomeonesLora("o", "r")) == CONTENT
+
+
+def test_replicate_is_asked_again_after_a_while_whether_it_has_a_name(tmp_path):
+    with service(Hub()) as it:
+        fetcher = a_fetcher(tmp_path, it, fresh_seconds=0)
+        fetch(fetcher, SomeonesLora("o", "r"))
+        fetch(fetcher, SomeonesLora("o", "r"))
+    assert it.paths().count("/o/r/_weights") == 2
+
+
+def test_that_nobody_has_a_file_is_not_remembered_where_only_one_place_is_meant(tmp_path):
+    """Somebody publishes a LoRA, and tries again at once."""
+    with service(lambda request, it: send(request, CONTENT, status=404 if len(it.asked) == 1 else 200)) as it:
+        fetcher = a_fetcher(tmp_path, it)
+        assert "not found" in refusal(fetcher, ReplicateLora("o", "r"))
+        assert fetch(fetcher, ReplicateLora("o", "r")) == CONTENT
+
+
 def test_owner_and_name_that_nobody_has_are_refused_with_both_answers(tmp_path):
     with service(lambda request, _: send(request, status=404)) as it:
         message = refusal(a_fetcher(tmp_path, it), SomeonesLora("o", "r"))

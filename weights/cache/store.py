@@ -107,13 +107,22 @@ class Entry:
 
     def is_open_to(self, by: str, manifest: Manifest) -> bool:
         """Whether the source let somebody in lately; what it shows to everybody ('') is open to all."""
-        newest = max(manifest.visitors.get(by, 0.0), manifest.visitors.get("", 0.0))
-        return 0 <= time.time() - newest < self.store.room.fresh_seconds
+        return self._is_fresh(max(manifest.visitors.get(by, 0.0), manifest.visitors.get("", 0.0)))
 
     def let_in(self, by: str, manifest: Manifest) -> None:
         """Remember that the source let somebody in just now."""
         now = {**manifest.visitors, by: time.time()}
         write_manifest(Manifest(manifest.sha256, manifest.size, manifest.etag, now), self._manifest)
+
+    def was_missed(self, by: str) -> bool:
+        """Whether the source told somebody lately that it has no such file."""
+        missed = read_manifest(self._manifest)
+        return missed is not None and missed.size == 0 and self._is_fresh(missed.visitors.get(by, 0.0))
+
+    def miss(self, by: str) -> None:
+        """Remember that the source has just told somebody that it has no such file; what is there goes."""
+        self.forget()
+        write_manifest(Manifest("", 0, "", {by: time.time()}), self._manifest)
 
     def keep(self, sha256: str, size: int, etag: str, *, by: str) -> None:
         """Make the new file that stands in `part` the one of this key, and forget who was let in to the old one."""
@@ -138,6 +147,9 @@ class Entry:
             if path.suffix in {CONTENT, PART}:
                 path.unlink(missing_ok=True)
 
+    def _is_fresh(self, when: float) -> bool:
+        return 0 <= time.time() - when < self.store.room.fresh_seconds
+
     @property
     def _manifest(self) -> Path:
         return self.store.folder / f"{self.key}{MANIFEST}"
@@ -147,8 +159,11 @@ class Entry:
 
 
 def default_folder() -> Path:
-    """Where this machine keeps what can be fetched again: XDG_CACHE_HOME, by default ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flux-lora" / "downloads"
+    """Where this machine keeps what can be fetched again: XDG_CACHE_HOME, by default ~/.cache.
+
+    A folder of its own: that of encoded images (flux-lora) sweeps away what it does not know.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flux-lora-downloads"
 
 
 def _size(path: Path) -> int:

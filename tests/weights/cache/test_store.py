@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from lora.dataset.cache import DEFAULT_FOLDER
 from script.cog_server import ROOT
 from weights.cache.manifest import read_manifest
 from weights.cache.store import Room, Store, default_folder
@@ -265,6 +267,13 @@ def test_a_kill_at_any_moment_leaves_every_file_whole_or_not_there(tmp_path):
 
 def test_the_usual_folder_is_where_the_system_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "flux-lora" / "downloads"
+    assert default_folder() == tmp_path / "flux-lora-downloads"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder().parts[-3:] == (".cache", "flux-lora", "downloads")
+    assert default_folder().parts[-2:] == (".cache", "flux-lora-downloads")
+
+
+def test_the_usual_folder_is_not_that_of_encoded_images(monkeypatch):
+    """Which sweeps away what it does not know."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    images = Path(DEFAULT_FOLDER).expanduser()
+    assert images not in [default_folder(), *default_folder().parents]
