@@ -96,6 +96,8 @@ def _attempt(wanted: Wanted, progress: _Progress, make_room: MakeRoom, attempt: 
         check_status(answer, fine=fine, token_given=bool(question.token))
         if answer.status == NOT_MODIFIED:
             return False
+        if answer.status == OK and progress.known and _etag(answer) == progress.known:
+            return False  # sent all the same, by a server that does not know If-None-Match
         _begin(answer, progress)
         make_room((progress.whole or progress.size) - progress.size)
         _receive(answer, progress)
@@ -127,7 +129,7 @@ def _begin(answer: Answer, progress: _Progress) -> None:
 
 def _check_continues(answer: Answer, progress: _Progress) -> None:
     found = RANGE.fullmatch(answer.header("Content-Range"))
-    same = _etag(answer) in {"", progress.etag}
+    same = _etag(answer) == progress.etag != ""
     if not (found and same and int(found["first"]) == progress.size and found["whole"] in {"*", str(progress.whole)}):
         progress.restart()
         raise Interrupted(f"changed at {answer.host} while it was fetched")

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -40,6 +41,7 @@ class Answer:
 
     host: str
     response: Response
+    until: float  # time.monotonic(): all of it must be there by then
 
     @property
     def status(self) -> int:
@@ -51,11 +53,19 @@ class Answer:
         return str(self.response.headers.get(name, ""))
 
     def piece(self, most: int) -> bytes:
-        """The next bytes of the body as they come, nothing at its end; raises Interrupted."""
+        """The next bytes of the body as they come, nothing at its end; raises Interrupted, and ValueError if the time
+        is over."""
         try:
-            return bytes(self.response.read1(most))
+            piece = bytes(self.response.read1(most))
         except (HTTPError, OSError) as error:
+            self._check_time()
             raise Interrupted(f"was cut off by {self.host} before its end") from error
+        self._check_time()  # also at the end: that of a connection that was ended by us is none
+        return piece
+
+    def _check_time(self) -> None:
+        if time.monotonic() >= self.until:
+            raise ValueError(f"came too slowly: {self.host} was given up")
 
 
 @contextlib.contextmanager
@@ -67,25 +77,32 @@ def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answe
     """
     if not question.token.isascii() or not question.token.isprintable() or " " in question.token:
         raise ValueError("came with a token that holds a space or signs that no token has")
-    origin, url = origin_of(question.url), question.url
+    until = time.monotonic() + network.patience.whole
+    origin, url, token = origin_of(question.url), question.url, question.token
     for _ in range(MOST_REDIRECTS + 1):
         place = admit(url, network)
         headers = {**ALWAYS, **question.headers}
-        if question.token and place.origin == origin:
-            headers["Authorization"] = f"Bearer {question.token}"
-        with _answer(place, headers, network, attempt) as response:
+        if place.origin != origin:
+            token = ""  # for good: another host must not choose what it opens when it sends us back
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        with _answer(place, headers, network, attempt, until) as response:
             if response.status not in REDIRECTS:
-                yield Answer(place.host, response)
+                yield Answer(place.host, response, until)
                 return
             url = urljoin(url, response.headers.get("Location", ""))
     raise ValueError(f"was redirected more than {MOST_REDIRECTS} times: expected an answer")
 
 
 @contextlib.contextmanager
-def _answer(place: Place, headers: Mapping[str, str], network: Network, attempt: int) -> Iterator[Response]:
+def _answer(
+    place: Place, headers: Mapping[str, str], network: Network, attempt: int, until: float
+) -> Iterator[Response]:
     connection = _connection(place, network, attempt)
     try:
-        yield _ask_once(connection, place, headers, network)
+        response, connected = _ask_once(connection, place, headers, network)
+        with _cut_off(connected, after=until - time.monotonic()):
+            yield response
     finally:
         connection.close()
 
@@ -105,7 +122,10 @@ def _connection(place: Place, network: Network, attempt: int) -> HTTPConnection:
     )
 
 
-def _ask_once(connection: HTTPConnection, place: Place, headers: Mapping[str, str], network: Network) -> Response:
+def _ask_once(
+    connection: HTTPConnection, place: Place, headers: Mapping[str, str], network: Network
+) -> tuple[Response, socket.socket]:
+    """The answer as far as its body, and the socket that the body comes from."""
     named = {"Host": _host_header(place)}
     try:
         connection.connect()
@@ -113,13 +133,14 @@ def _ask_once(connection: HTTPConnection, place: Place, headers: Mapping[str, st
         raise ValueError(f"needs {place.host}, whose certificate is not that of a host with this name") from error
     except (HTTPError, OSError) as error:
         raise Interrupted(f"needs {place.host}, which cannot be reached", most=UNREACHABLE_RETRIES) from error
-    connection.sock.settimeout(network.patience.silence)
+    connected = connection.sock  # the connection forgets it when the server says that this answer is the last
+    connected.settimeout(network.patience.silence)
     try:
-        with _cut_off(connection.sock, after=network.patience.silence):
+        with _cut_off(connected, after=network.patience.silence):
             connection.request(
                 "GET", place.target, headers={**named, **headers}, preload_content=False, decode_content=False
             )
-            return connection.getresponse()
+            return connection.getresponse(), connected
     except (HTTPError, HTTPException, OSError) as error:
         raise Interrupted(f"got no answer from {place.host}") from error
 
@@ -131,7 +152,7 @@ def _host_header(place: Place) -> str:
 
 @contextlib.contextmanager
 def _cut_off(connected: socket.socket, *, after: float) -> Iterator[None]:
-    """End a connection that gives the head of its answer too slowly: its own limit starts again with each byte."""
+    """End a connection that answers too slowly: its own limit starts again with each byte."""
     timer = threading.Timer(after, _shut, [connected])
     timer.daemon = True
     timer.start()

@@ -210,7 +210,12 @@ def test_a_file_that_changed_between_two_parts_is_never_spliced(tmp_path):
 
 @pytest.mark.parametrize(
     ("first", "whole", "etag"),
-    [(300_000, len(CONTENT), '"2"'), (299_999, len(CONTENT), '"1"'), (300_000, len(CONTENT) + 1, '"1"')],
+    [
+        (300_000, len(CONTENT), '"2"'),
+        (299_999, len(CONTENT), '"1"'),
+        (300_000, len(CONTENT) + 1, '"1"'),
+        (300_000, len(CONTENT), ""),
+    ],
 )
 def test_a_part_that_does_not_go_on_with_the_first_one_is_thrown_away(tmp_path, first, whole, etag):
     """C35: servers that answer with a part of another version, another place, or another length."""
@@ -311,6 +316,16 @@ def test_a_file_that_did_not_change_is_not_sent_again(tmp_path):
     assert found.etag == '"1"'
 
 
+def test_a_server_that_sends_the_known_version_all_the_same_is_not_listened_to(tmp_path):
+    def reply(request, _):
+        send_head(request, 200, Content_Length=str(len(CONTENT)), ETag='"1"')
+        request.wfile.write(CONTENT[:1000])
+
+    with service(reply) as it:
+        assert fetch(it, tmp_path, known='"1"') == (None, b"")
+    assert len(it.asked) == 1
+
+
 def test_unchanged_is_no_answer_to_who_asks_for_the_first_time(tmp_path):
     with service(lambda request, _: send_head(request, 304)) as it:
         assert "304" in refusal(it, tmp_path)
@@ -327,6 +342,22 @@ def test_a_drip_is_left(tmp_path):
     with service(reply) as it:
         assert "too slowly" in refusal(it, tmp_path)
     assert time.monotonic() - begun < 3
+
+
+def test_the_frame_of_a_body_may_not_drip(tmp_path):
+    """A line that says how long the next piece is, and never ends; each byte alone comes in time."""
+
+    def drip(request, _):
+        request.protocol_version = "HTTP/1.1"
+        send_head(request, 200, Transfer_Encoding="chunked")
+        for _ in range(200):
+            request.wfile.write(b"f")
+            time.sleep(0.1)
+
+    with service(drip) as it:
+        begun = time.monotonic()
+        assert "too slow" in refusal(it, tmp_path, patience=replace(HASTY, whole=1))
+    assert time.monotonic() - begun < 5
 
 
 def test_all_attempts_together_have_an_end(tmp_path):
