@@ -20,6 +20,9 @@ NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 SAFE_IN_TARGET = "/?&=%:@!$'()*+,;~-._[]"
 PRINTED_HOST = 100
 
+# which Azure gives to every machine for a service of its own, though it is one of the internet's addresses
+AZURE = ipaddress.ip_address("168.63.129.16")
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -68,7 +71,14 @@ def is_public(text: str) -> bool:
         address = ipaddress.ip_address(text.split("%", 1)[0])
     except ValueError:
         return False
-    return all(inner.is_global and not inner.is_multicast for inner in (address, *_inside(address)))
+    return all(map(_is_public_alone, (address, *_inside(address))))
+
+
+def _is_public_alone(address: Address) -> bool:
+    carried = address in NAT64 or (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped)
+    reserved = address.is_reserved and not carried  # these two are, though they can carry a public one
+    site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return address.is_global and not (address.is_multicast or reserved or site_local or address == AZURE)
 
 
 def _inside(address: Address) -> tuple[Address, ...]:
