@@ -11,6 +11,7 @@ from typing import TypeVar
 from weights.network.network import Patience
 
 Result = TypeVar("Result")
+NAP = 0.2  # seconds
 JITTER = 0.25  # of a pause, so that many who failed together do not come back together
 
 
@@ -42,8 +43,15 @@ def persist(attempt: Callable[[int], Result], patience: Patience) -> Result:
             pause = 0.0 if last else _pause(patience.pauses[number], error.pause)
             if last or pause > patience.longest_pause or time.monotonic() + pause > end:
                 raise ValueError(f"{error}, {number + 1} times" if number else str(error)) from error
-            time.sleep(pause)
+            _sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _sleep(seconds: float) -> None:
+    """In naps, as a job can be ended between two of them and not during one."""
+    while seconds > 0:
+        time.sleep(min(seconds, NAP))
+        seconds -= NAP
 
 
 def _pause(usual: float, asked: float | None) -> float:
