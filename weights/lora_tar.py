@@ -1,6 +1,7 @@
 """Find the one LoRA in a tar without extracting anything, reading it once from front to back."""
 
 import gzip
+import io
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from weights.lora_file import shown
 
 MOST_MEMBERS = 10_000
 MOST_BYTES = 4 * 2**30  # of one LoRA, and of all that is unpacked on the way
+UNSUSPICIOUS_BYTES = 50 * 2**20  # may be unpacked from anything; reference/reliability.md, section 4
+MOST_TIMES = 200  # its packed size, of what is more; numbers of weights hardly shrink at all
 SHOWN = 3  # how many names an error repeats
 START = 512  # bytes that tell what a file is
 GZIP = b"\x1f\x8b"
@@ -26,8 +29,9 @@ def lora_in_tar(file: BinaryIO) -> bytes:
     Raises ValueError with the end of a sentence if there is none or several, or if it is too large or damaged.
     """
     gzipped = file.read(len(GZIP)) == GZIP
+    packed = file.seek(0, io.SEEK_END)
     file.seek(0)
-    source = _Counted(gzip.GzipFile(fileobj=file) if gzipped else file)
+    source = _Counted(gzip.GzipFile(fileobj=file) if gzipped else file, packed)
     try:
         with tarfile.open(fileobj=source, mode="r|") as tar:  # type: ignore[call-overload]
             return _only_lora(tar)
@@ -38,8 +42,9 @@ def lora_in_tar(file: BinaryIO) -> bytes:
 class _Counted:
     """A file that ends with an error instead of unpacking without end."""
 
-    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
+    def __init__(self, file: BinaryIO | gzip.GzipFile, packed: int) -> None:
         self.file = file
+        self.packed = packed  # bytes
         self.count = 0
 
     def read(self, size: int) -> bytes:
@@ -47,6 +52,8 @@ class _Counted:
         self.count += len(piece)
         if self.count > MOST_BYTES:
             raise ValueError(f"is a tar that unpacks to more than {MOST_BYTES:,} bytes: expected a LoRA and captions")
+        if self.count > max(UNSUSPICIOUS_BYTES, MOST_TIMES * self.packed):
+            raise ValueError(f"is a tar that unpacks to more than {MOST_TIMES} times its size: expected a LoRA")
         return piece
 
 

@@ -87,6 +87,18 @@ def test_a_gzipped_bomb_is_stopped_at_the_limit(monkeypatch, name):
     assert "1,000,000" in refusal(bomb)
 
 
+def test_a_gzipped_bomb_is_stopped_long_before_the_limit_of_honest_files(monkeypatch):
+    """C52: a few megabytes must not become four gibibytes of memory."""
+    monkeypatch.setattr(lora_tar, "UNSUSPICIOUS_BYTES", 1_000_000)
+    bomb = a_tar(("x.safetensors", bytes(30_000_000)), mode="w:gz")
+    assert "unpacks to more than 200 times its size" in refusal(bomb)
+
+
+def test_a_tar_of_zeros_that_is_not_packed_is_no_bomb(monkeypatch):
+    monkeypatch.setattr(lora_tar, "UNSUSPICIOUS_BYTES", 1000)
+    assert read(a_tar(("x.safetensors", bytes(100_000)))) == bytes(100_000)
+
+
 def test_members_that_unpack_to_much_together_are_stopped(monkeypatch):
     monkeypatch.setattr(lora_tar, "MOST_BYTES", 1_000_000)
     bomb = a_tar(*((f"{index}.txt", bytes(900_000)) for index in range(9)), mode="w:gz")
