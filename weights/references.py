@@ -120,8 +120,8 @@ def _short(reference: str) -> str:
 
     Of a data URI, which can be megabytes, the start; of a long path, the end.
     """
-    text = reference.strip() if len(reference) < SHOWN * 100 else reference[: SHOWN * 100]
-    if text[:5].lower() == "data:" or len(text) != len(reference.strip()):
+    text = reference.strip()
+    if text[:5].lower() == "data:":
         return f"{text[:SHOWN]}..." if len(text) > SHOWN else text
     text = USER.sub("//", text)
     text = re.sub(r"[?#].*", "?...", text, flags=re.DOTALL)

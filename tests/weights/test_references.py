@@ -297,6 +297,8 @@ def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
         "https://127.0.0.1/x#s3cret",
         "HTTP://127.0.0.1/x?a=s3cret",
         "https:///x?sig=s3cret",
+        "https://h.example/x?sig=s3cret&y=" + "y" * 9000,
+        "https://user:s3cret@h.example/" + "y" * 9000,
     ],
 )
 def test_a_refusal_repeats_no_secret(reference):
