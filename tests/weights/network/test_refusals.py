@@ -57,3 +57,20 @@ def test_a_pause_that_would_pass_the_end_is_not_made():
         persist(attempt, replace(HASTY, whole=1))
     assert len(made) == 1
     assert time.monotonic() - begun < 1
+
+
+def test_a_long_pause_is_many_short_ones(monkeypatch):
+    """Cog ends a job between two steps of Python, and not while one of them sleeps."""
+    naps = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    attempt, _ = failing(1, pause=3)
+    assert persist(attempt, replace(HASTY, whole=60)) == "done"
+    assert max(naps) <= 0.2
+    assert sum(naps) == pytest.approx(3)
+
+
+def test_a_pause_is_as_long_as_it_was_asked_for():
+    attempt, _ = failing(1, pause=0.5)
+    begun = time.monotonic()
+    assert persist(attempt, HASTY) == "done"
+    assert 0.5 <= time.monotonic() - begun < 2
