@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Folders inside weights/ hold downloads and the embedded base, no code of ours.
-FILES = ("train.py", "predict.py", "lora/**/*.py", "weights/*.py", "script/**/*.py", "bench/**/*.py")
+# Other folders inside weights/ hold downloads and the embedded base, no code of ours.
+WEIGHTS_ROOMS = ("grammar", "network", "sources", "cache")
+FILES = (
+    *("train.py", "predict.py", "lora/**/*.py", "script/**/*.py", "bench/**/*.py"),
+    *("weights/*.py", *(f"weights/{room}/*.py" for room in WEIGHTS_ROOMS)),
+)
 ENTRIES = {"train": "train", "predict": "run"}
 
 LONGEST_FILE = 300
@@ -33,6 +37,10 @@ MAY_NOT_IMPORT = {  # a room, and all inside it -> what it must not know
     **{room: TRAINING_ROOMS[place:] for place, room in enumerate(TRAINING_ROOMS, start=1)},
     "lora.serving": ("lora.dataset", "lora.training"),
     "weights": ("cog", "lora", "train", "predict", "script", "bench"),
+    "weights.grammar": ("weights.network", "weights.sources", "weights.cache", "urllib3", "socket"),
+    "weights.network": ("weights.sources", "weights.cache"),
+    "weights.sources": ("weights.cache",),
+    "weights.cache": ("weights.grammar", "weights.network", "weights.sources"),
     "script": ("cog",),
     "bench": ("cog",),
     "train": ("predict", "script", "bench"),

@@ -33,7 +33,7 @@ class QuietHandler(BaseHTTPRequestHandler):
 def listening(handler: type[QuietHandler]) -> Iterator[str]:
     """The URL of a server that answers with `handler` as long as the context lasts."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -21,7 +21,8 @@ from tests.house_rules import (
 
 
 def test_there_is_a_house_to_check():
-    assert {"train", "predict", "lora.flux", "lora.training", "weights", "script.openapi"} <= {
+    rooms = {"weights.grammar", "weights.network", "weights.sources", "weights.cache"}
+    assert {"train", "predict", "lora.flux", "lora.training", "weights", "script.openapi"} | rooms <= {
         m.name for m in modules()
     }
 
@@ -100,6 +101,11 @@ BAD = [
     (imports_run_one_way, "weights/a.py", "import lora"),
     (imports_run_one_way, "weights/a.py", "import cog"),
     (imports_run_one_way, "weights/a.py", "import script.openapi"),
+    (imports_run_one_way, "weights/grammar/a.py", "from weights.network.network import Network"),
+    (imports_run_one_way, "weights/grammar/a.py", "import socket"),
+    (imports_run_one_way, "weights/network/a.py", "from weights.sources.hub import find_on_hub"),
+    (imports_run_one_way, "weights/sources/a.py", "from weights.cache.store import Store"),
+    (imports_run_one_way, "weights/cache/a.py", "from weights.network.network import Tokens"),
     (imports_run_one_way, "script/a.py", "from cog import Path"),
     (imports_run_one_way, "bench/a.py", "import cog"),
     (imports_run_one_way, "predict.py", "from lora.training.recipe.config import TrainConfig"),

@@ -1,6 +1,7 @@
-"""What a person gives as a LoRA: a path or a data URI, a file or a tar; read, or refused in one sentence."""
+"""What a person gives as a LoRA, wherever it is, a file or a tar; read, or refused in one sentence."""
 
 import base64
+import gzip
 import hashlib
 import io
 import tarfile
@@ -9,7 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from tests.services import a_network, redirect, send, send_json, service
 from tests.tiny import assert_one_sentence, write
+from weights import references
+from weights.cache.store import Room, Store
+from weights.network.network import Tokens
 from weights.references import read_lora
 
 LORA = {
@@ -36,9 +41,14 @@ def a_tar(*members):
     return file.getvalue()
 
 
-def refusal(reference):
+@pytest.fixture(autouse=True)
+def a_cache_of_its_own(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def refusal(reference, **given):
     with pytest.raises(ValueError) as error:
-        read_lora(reference, named="lora_weights")
+        read_lora(reference, named="lora_weights", **given)
     assert_one_sentence(error.value, "lora_weights")
     assert len(str(error.value)) < 400
     return str(error.value)
@@ -52,8 +62,8 @@ def uri(content):
     return "data:application/octet-stream;base64," + base64.b64encode(content).decode()
 
 
-def assert_read(reference):
-    lora = read_lora(reference, named="lora_weights")
+def assert_read(reference, **given):
+    lora = read_lora(reference, named="lora_weights", **given)
     assert lora.digest == DIGEST
     assert all(torch.equal(lora.tensors[name], tensor) for name, tensor in LORA.items())
 
@@ -138,7 +148,7 @@ def test_a_sparse_member_does_not_fill_the_memory(tmp_path):
     header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; no piece of it is stored
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    assert "0 .safetensors files" in refusal_of(tmp_path, bytes(header) + bytes(1024))
+    assert "a file of 1,099,511,627,776 bytes" in refusal_of(tmp_path, bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize(
@@ -176,11 +186,9 @@ def test_a_long_path_is_shown_by_its_end():
         "/none/lora.safetensors",
         "/etc/passwd",
         "/tmp",
-        "https://example.com/lora.safetensors",
-        "owner/model",
         "a\0b.safetensors",
         "a\nb.safetensors",
-        "x" * 5000 + ".safetensors",
+        "x" * 4000 + ".safetensors",
     ],
 )
 def test_what_is_not_there_is_refused(reference):
@@ -190,3 +198,149 @@ def test_what_is_not_there_is_refused(reference):
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x04.", bytes(700)])
 def test_a_file_that_is_no_lora_is_refused_by_name(tmp_path, content):
     assert "lora.safetensors" in refusal_of(tmp_path, content, "lora.safetensors")
+
+
+A_TAR = a_tar(member("output/flux_train_replicate/lora.safetensors", CONTENT), member("output/a.txt", b"a dog"))
+
+
+@pytest.fixture
+def services():
+    """Replicate, Hugging Face and Civitai in one server, with one LoRA each, and a file with a signature."""
+    file = {"name": "x.safetensors", "metadata": {"format": "SafeTensor"}, "hashes": {"SHA256": DIGEST.upper()}}
+    version = {"id": 7, "baseModel": "Flux.1 D", "files": [file]}
+    answers = {
+        "/api/models/o/r/revision/main?blobs=true": {
+            "sha": "c1",
+            "siblings": [{"rfilename": "sub/x.safetensors", "lfs": {"sha256": DIGEST}}],
+        },
+        "/api/v1/models/3": {"type": "LORA", "modelVersions": [version]},
+        "/api/v1/model-versions/7": version,
+    }
+    files = {
+        "/delivery/trained_model.tar": A_TAR,
+        "/o/r/resolve/c1/sub/x.safetensors": CONTENT,
+        "/api/download/models/7": CONTENT,
+        "/x.safetensors?X-Amz-Signature=a%2Fb": CONTENT,
+        "/files/id/data": A_TAR,
+        "/page": b"<!doctype html>",
+    }
+
+    def reply(request, _):
+        if request.path in answers:
+            send_json(request, answers[request.path])
+        elif request.path in files:
+            send(request, files[request.path])
+        elif request.path.startswith("/owner/name/"):
+            redirect(request, "/delivery/trained_model.tar")
+        else:
+            send(request, status=404)
+
+    with service(reply) as it:
+        yield it
+
+
+def services_network(it):
+    return a_network(it, hugging_face=it.url, civitai=it.url, replicate=it.url)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "owner/name",
+        "owner/name:abc",
+        "https://replicate.com/owner/name/versions/abc",
+        "o/r",
+        "huggingface.co/o/r",
+        "hf://o/r/sub/x.safetensors",
+        "https://huggingface.co/o/r/blob/main/sub/x.safetensors",
+        "https://huggingface.co/o/r/tree/main/sub",
+        "https://civitai.com/models/3/slug",
+        "https://civitai.com/models/3?modelVersionId=7",
+        "civitai.com/api/download/models/7",
+        "urn:air:flux1:lora:civitai:3@7",
+    ],
+)
+def test_every_service_gives_the_same_lora(services, reference):
+    assert_read(reference, network=services_network(services))
+
+
+@pytest.mark.parametrize("path", ["x.safetensors?X-Amz-Signature=a%2Fb", "delivery/trained_model.tar", "files/id/data"])
+def test_a_link_gives_a_file_or_a_tar_with_any_name(services, path):
+    """C11, C13."""
+    assert_read(f"{services.url}/{path}", network=services_network(services))
+
+
+def test_a_download_that_is_no_lora_is_refused_and_fetched_anew_the_next_time(services):
+    """C37: without a type that says so."""
+    for count in (1, 2):
+        assert "found a web page" in refusal(f"{services.url}/page", network=services_network(services))
+        assert len(services.asked) == count
+
+
+def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
+    assert_read(
+        "hf:o/r",
+        network=services_network(services),
+        tokens=Tokens(hugging_face="s3cret"),
+        store=Store(tmp_path, Room(spare_bytes=0)),
+    )
+    assert {asked.headers["authorization"] for asked in services.asked} == {"Bearer s3cret"}
+    assert any(path.suffix == ".bin" for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "https://127.0.0.1/x?X-Amz-Signature=s3cret",
+        "https://user:s3cret@h.example/x",
+        "civitai.com/models/x?token=s3cret",
+        "https://127.0.0.1/x#s3cret",
+        "HTTP://127.0.0.1/x?a=s3cret",
+        "https:///x?sig=s3cret",
+        "https://h.example/x?sig=s3cret&y=" + "y" * 9000,
+        "https://user:s3cret@h.example/" + "y" * 9000,
+    ],
+)
+def test_a_refusal_repeats_no_secret(reference):
+    assert "s3cret" not in refusal(reference)
+
+
+def test_this_machine_may_not_be_asked_by_default(services):
+    assert "expected https" in refusal(f"{services.url}/x.safetensors")
+    assert "not allowed" in refusal(f"{services.url}/x.safetensors".replace("http", "https"))
+    assert "not allowed" in refusal("https://127.0.0.1/x.safetensors")
+    assert services.asked == []
+
+
+@pytest.mark.parametrize("reference", ["", " ", "None"])
+def test_no_reference_at_all_is_refused_with_the_forms_there_are(reference):
+    """C16: whoever calls asks for no LoRA by not calling."""
+    assert "owner/name" in refusal(reference)
+
+
+def test_a_disk_that_is_full_is_told_with_the_reference(services, tmp_path):
+    """C41."""
+    store = Store(tmp_path, Room(spare_bytes=2**60))
+    with pytest.raises(OSError, match="lora_weights 'hf:o/r' cannot be read or kept: does not fit on the disk"):
+        read_lora("hf:o/r", named="lora_weights", network=services_network(services), store=store)
+
+
+def test_a_cache_that_cannot_be_written_is_told_without_its_path(services, tmp_path):
+    write(tmp_path / "file", b"")
+    store = Store(tmp_path / "file" / "cache", Room())
+    with pytest.raises(OSError, match="cannot be read or kept: Not a directory") as error:
+        read_lora("hf:o/r", named="lora_weights", network=services_network(services), store=store)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_a_data_uri_over_the_limit_is_refused(monkeypatch):
+    """C14."""
+    monkeypatch.setattr(references, "MOST_INLINE", 100)
+    assert "expected at most 100" in refusal(uri(CONTENT))
+
+
+def test_a_gzipped_tar_is_read_from_a_data_uri_and_from_a_file(tmp_path):
+    """C14."""
+    content = gzip.compress(A_TAR)
+    assert_read(uri(content))
+    assert_read(str(write(tmp_path / "lora.tgz", content)))

@@ -147,7 +147,7 @@ def test_a_lora_is_a_warm_start(tmp_path, kind):
 
 
 def test_a_path_to_nothing_is_refused(tmp_path):
-    assert refused(tmp_path / "nothing.tar", tmp_path).startswith("resume_from is ")
+    assert refused(tmp_path / "nothing.tar", tmp_path).startswith("resume_from ")
 
 
 def test_a_compressed_tar_is_refused(tmp_path):

@@ -176,7 +176,7 @@ def test_a_dora_is_no_plain_lora_and_is_refused(lora):
     magnitude = {"transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector": torch.ones(32)}
     with pytest.raises(ValueError, match="resume_from cannot be begun with") as error:
         begun(lora | magnitude, rank=4)
-    assert_one_sentence(error.value, "lora_magnitude_vector", "expected lora_A and lora_B")
+    assert_one_sentence(error.value, "lora_magnitude_vector", "is a DoRA", "expected a plain LoRA")
 
 
 def test_an_alpha_that_makes_it_infinite_is_refused(lora):

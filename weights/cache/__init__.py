@@ -1,0 +1,1 @@
+"""Files that were downloaded, for the next time. Knows no network, no service and no secret."""

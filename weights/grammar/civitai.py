@@ -1,0 +1,58 @@
+"""References to Civitai: pages, downloads and AIR names. Knows no network, and never takes a model for a version."""
+
+import re
+
+from weights.grammar.pages import Page
+from weights.grammar.records import CivitaiLora
+
+HOSTS = frozenset({"civitai.com", "www.civitai.com", "civitai.red", "www.civitai.red", "civitai.green"})
+# urn:air:{ecosystem}:{type}:{source}:{id}@{version}, as https://developer.civitai.com/site/reference/model-versions
+# gives them; the short form leaves out all before the source
+AIR = re.compile(
+    r"(?:(?:urn:)?air:(?P<ecosystem>[a-z0-9_-]+):(?P<kind>[a-z0-9_-]+):)?"
+    r"civitai:(?P<model>\d{1,12})(?:@(?P<version>\d{1,12}))?(?:[.:].*)?",
+    re.IGNORECASE,
+)
+KINDS = frozenset({"lora", "lycoris", "locon", "dora"})
+NUMBER = re.compile(r"\d{1,12}")
+EXPECTED = "expected civitai.com/models/<number>, with or without ?modelVersionId=<number>, or a download link"
+
+
+def is_air(reference: str) -> bool:
+    """Whether a reference is meant as an AIR name."""
+    return reference.lower().startswith(("urn:air:", "air:", "civitai:"))
+
+
+def read_air(reference: str) -> CivitaiLora:
+    """The LoRA of an AIR name; raises ValueError with the end of a sentence."""
+    found = AIR.fullmatch(reference)
+    if found is None:
+        raise ValueError("is no AIR name of Civitai: expected urn:air:flux1:lora:civitai:<model>@<version>")
+    ecosystem, kind = found["ecosystem"], found["kind"]
+    if kind and kind.lower() not in KINDS:
+        raise ValueError(f"is the AIR name of a {kind[:40]}: expected one of a lora")
+    if ecosystem and not ecosystem.lower().startswith("flux1"):
+        raise ValueError(f"is the AIR name of something for {ecosystem[:40]}: expected a LoRA for flux1")
+    return CivitaiLora(int(found["model"]), int(found["version"]) if found["version"] else None)
+
+
+def read_civitai_page(page: Page) -> CivitaiLora:
+    """The LoRA that a page or a download of Civitai names; raises ValueError with the end of a sentence."""
+    token = page.query.get("token", "")
+    match page.parts:
+        case ("models", model, *_):
+            version = page.query.get("modelVersionId")
+            return CivitaiLora(_number(model), None if version is None else _number(version), token)
+        case ("api", "download", "models", version) | ("api", "v1", "model-versions", version):
+            return CivitaiLora(None, _number(version), token)
+        case ("api", "v1", "models", model):
+            return CivitaiLora(_number(model), None, token)
+        case ("model-versions", version, *_):
+            return CivitaiLora(None, _number(version), token)
+    raise ValueError(f"is no page of a model on Civitai: {EXPECTED}")
+
+
+def _number(text: str) -> int:
+    if not NUMBER.fullmatch(text) or not text.isascii():
+        raise ValueError(f"has {text[:40]!r} where Civitai has a number: {EXPECTED}")
+    return int(text)
