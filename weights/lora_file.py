@@ -17,8 +17,16 @@ MOST_TENSORS = 20_000
 LONGEST_NAME = 200
 SHOWN = 60  # characters of a name that an error repeats
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
-LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up.")
+# What the names of a LoRA's tensors hold, by layout: PEFT, sd-scripts, old diffusers; OneTrainer's and XLabs' own;
+# LyCORIS.
+LORA_PARTS = (
+    *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up."),
+    *(f"{lora}.{half}." for lora in ("_lora", "_lora1", "_lora2", ".lora_linear_layer") for half in ("down", "up")),
+    *(".hada_w", ".lokr_w"),
+)
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers keeps the whole LoraConfig
+TRANSFORMER = "transformer"
+MODELS = (TRANSFORMER, "text_encoder", "text_encoder_2")  # whose names begin a tensor's, and a setting's
 
 
 def parse_lora(content: bytes) -> dict[str, Tensor]:
@@ -82,7 +90,7 @@ def _refuse_foreign(header: dict[str, Any]) -> None:
     if len(header) > MOST_TENSORS:
         raise ValueError(f"holds {len(header):,} tensors: expected a LoRA with at most {MOST_TENSORS:,}")
     if not any(part in name for name in header for part in LORA_PARTS):
-        raise ValueError(f"is no LoRA: none of its {len(header)} tensors is a lora_A or lora_down")
+        raise ValueError(f"is no LoRA: none of its {len(header)} tensors is a lora_A, lora_down, hada_w1 or lokr_w1")
     for name, entry in header.items():
         if len(name) > LONGEST_NAME or not name.isprintable():
             raise ValueError(f"holds a tensor named {shown(name)}: it cannot be used")
@@ -95,20 +103,31 @@ def _refuse_foreign(header: dict[str, Any]) -> None:
 
 
 def _fold_alpha(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
-    """Multiply every B by alpha / rank, as the metadata of diffusers gives them; without, they are equal."""
+    """Multiply every B by alpha / rank, as the metadata of diffusers gives them by model; without, they are equal."""
     try:
         config = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
-        strength = config.get("transformer.lora_alpha", 1) / config.get("transformer.r", 1)
-        patterned = config.get("transformer.rank_pattern") or config.get("transformer.alpha_pattern")
+        strengths = {model: config.get(f"{model}.lora_alpha", 1) / config.get(f"{model}.r", 1) for model in MODELS}
+        patterned = any(config.get(f"{model}.{kind}_pattern") for model in MODELS for kind in ("rank", "alpha"))
     except (ValueError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"has {ADAPTER_METADATA} that cannot be read ({error})") from error
-    if not math.isfinite(strength):
-        raise ValueError(f"has {ADAPTER_METADATA} with an alpha of {strength} times the rank: it cannot be used")
+    if not all(math.isfinite(strength) for strength in strengths.values()):
+        found = ", ".join(f"{strength:g}" for strength in strengths.values())
+        raise ValueError(f"has {ADAPTER_METADATA} with alphas of {found} times the rank: it cannot be used")
     if patterned:
         raise ValueError("has ranks or alphas that differ by layer: expected one rank and one alpha")
-    if strength == 1:
+    if set(strengths.values()) == {1}:
         return tensors
-    return {
-        name: (tensor.float() * strength).to(tensor.dtype) if ".lora_B." in name else tensor
-        for name, tensor in tensors.items()
-    }
+    if twice := next((name for name in tensors if name.endswith(".alpha")), None):
+        raise ValueError(f"has an alpha in {ADAPTER_METADATA} and another in {twice}: expected one of them")
+    return {name: _times(tensor, _strength(name, strengths)) for name, tensor in tensors.items()}
+
+
+def _strength(name: str, strengths: dict[str, float]) -> float:
+    """By which a tensor is multiplied; names without a model are those of the transformer."""
+    if ".lora_B." not in name:
+        return 1.0
+    return strengths.get(name.split(".", maxsplit=1)[0], strengths[TRANSFORMER])
+
+
+def _times(tensor: Tensor, strength: float) -> Tensor:
+    return tensor if strength == 1 else (tensor.float() * strength).to(tensor.dtype)

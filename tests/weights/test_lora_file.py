@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from lora.flux.shapes import Shape
+from tests.lora.flux.layouts.made import LAYOUTS
 from tests.tiny import assert_one_sentence
 from weights import lora_file
 from weights.lora_file import parse_lora
@@ -165,6 +167,32 @@ def test_the_alpha_in_diffusers_metadata_is_folded_into_b():
     tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 4}))
     assert torch.equal(tensors[UP], 2 * a_lora()[UP])
     assert torch.equal(tensors[DOWN], a_lora()[DOWN])
+
+
+def test_the_alphas_of_the_transformer_and_of_a_text_encoder_are_told_apart():
+    name = "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_{}.weight"
+    tensors = a_lora() | {name.format("A"): torch.ones(2, 4), name.format("B"): torch.ones(3, 2)}
+    alphas = {"text_encoder.r": 2, "text_encoder.lora_alpha": 6, "transformer.r": 2, "transformer.lora_alpha": 4}
+    read = parse_lora(save(tensors, metadata={"lora_adapter_metadata": json.dumps(alphas)}))
+    assert torch.equal(read[name.format("B")], 3 * torch.ones(3, 2))
+    assert torch.equal(read[UP], 2 * a_lora()[UP])
+
+
+def test_an_alpha_that_is_given_twice_is_refused():
+    metadata = {"lora_adapter_metadata": json.dumps({"transformer.r": 2, "transformer.lora_alpha": 4})}
+    tensors = a_lora() | {"transformer.x_embedder.alpha": torch.tensor(4.0)}
+    assert "and another in transformer.x_embedder.alpha" in refusal(save(tensors, metadata=metadata))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_file_of_any_layout_is_a_lora(name):
+    shapes = {f"single_transformer_blocks.0.attn.{part}": Shape(8, 8) for part in ("to_q", "to_k", "to_v")}
+    shapes |= {
+        "single_transformer_blocks.0.proj_out": Shape(16, 8),
+        "single_transformer_blocks.0.proj_mlp": Shape(8, 8),
+    }
+    tensors = LAYOUTS[name].make(shapes).tensors
+    assert parse_lora(save(tensors)).keys() == tensors.keys()
 
 
 def test_an_alpha_that_is_the_rank_changes_nothing():
