@@ -14,6 +14,7 @@ REPOSITORIES = {
     "krea": "black-forest-labs/FLUX.1-Krea-dev",
     "schnell": "black-forest-labs/FLUX.1-schnell",
 }
+WITHOUT_GUIDANCE = frozenset({"schnell"})
 TINY = "tiny"
 INDEX = "model_index.json"  # what a folder in diffusers layout always holds
 
@@ -44,11 +45,37 @@ def find_base() -> Base:
     raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
 
 
+def requested_base(model: str | None, *, served: Base) -> Base:
+    """The base that a request's `model` names, by default the one that FLUX_BASE names.
+
+    A base that was not published, such as the embedded one, stands in for those of its kind that are not there: dev and
+    krea take guidance, schnell does not. Raises ValueError for a name that does not exist and FileNotFoundError for
+    weights that are not there.
+    """
+    name = (model or "").strip() or served.name
+    if name == served.name:
+        return served
+    if name not in REPOSITORIES:
+        raise ValueError(f"model is {name!r}: expected {', '.join(REPOSITORIES)}, or none for {served.name}")
+    if (WEIGHTS / name / INDEX).is_file():
+        return Base(name, WEIGHTS / name)
+    if served.name not in REPOSITORIES and takes_guidance(served) == (name not in WITHOUT_GUIDANCE):
+        return served
+    raise FileNotFoundError(
+        f"model is {name}: no weights/{name} here, which draws with {served.name}; {_download(name)}"
+    )
+
+
+def takes_guidance(base: Base) -> bool:
+    """Whether a base was made to be told its guidance; raises OSError or ValueError if its config cannot be read."""
+    config = json.loads((base.path / "transformer" / "config.json").read_text())
+    return bool(config.get("guidance_embeds"))
+
+
 def find_trainable_base() -> Base:
     """The base that FLUX_BASE names, if it can be trained; raises ValueError for one without a guidance embedding."""
     base = find_base()
-    config = json.loads((base.path / "transformer" / "config.json").read_text())
-    if not config.get("guidance_embeds"):
+    if not takes_guidance(base):
         raise ValueError(f"{SETTING} is {base.name}: this base can be drawn with, not trained: expected dev or krea")
     return base
 

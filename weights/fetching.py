@@ -18,9 +18,10 @@ from weights.sources.finding import Found, find, readings
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file that was fetched, and its key in the cache."""
+    """A file that was fetched, and where it is in the cache."""
 
     file: BinaryIO
+    sha256: str
     key: str
 
 
@@ -96,4 +97,4 @@ def _open(entry: Entry, access: Access) -> Fetched:
     held = entry.held()
     if held is None:
         raise ValueError("was sent as an empty file: expected a LoRA")
-    return Fetched(entry.open(held), access.key)
+    return Fetched(entry.open(held), held.sha256, access.key)

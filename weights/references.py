@@ -3,10 +3,13 @@
 import base64
 import hashlib
 import io
+import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from torch import Tensor
 
@@ -25,53 +28,107 @@ EXPECTED_FILE = (
     "expected the path of a .safetensors or .tar file that is there, or another reference, as hf://owner/name"
 )
 USER = re.compile(r"//[^/@]*@")
+NOBODY, INTERNET = Tokens(), Network()
 
 
-@dataclass(frozen=True, slots=True)
-class Lora:
+class Lora(NamedTuple):
     """A LoRA that was read and checked."""
 
     digest: str  # sha256 of its file: the same LoRA has the same, wherever it came from
     tensors: dict[str, Tensor]
 
 
-def read_lora(
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A file that is there, open, and not looked at."""
+
+    named: str  # the input that held the reference, for errors
+    reference: str
+    stamp: str  # files with equal ones are equal
+    file: BinaryIO
+    forget: Callable[[], None]  # it, where it was downloaded
+
+    def read(self) -> Lora:
+        """Its LoRA, which may be in a tar. Raises ValueError with one sentence; what is none is fetched anew then."""
+        with _explained(self.named, self.reference):
+            try:
+                return _lora(self.file)
+            except ValueError:
+                self.forget()
+                raise
+
+
+@contextmanager
+def open_lora(
     reference: str,
     *,
     named: str,
-    tokens: Tokens = Tokens(),  # noqa: B008 - frozen
-    network: Network = Network(),  # noqa: B008 - frozen
+    tokens: Tokens = NOBODY,
+    network: Network = INTERNET,
     store: Store | None = None,
-) -> Lora:
-    """Read a LoRA by any reference that weights.grammar knows; whether it is a tar is told by its content.
+) -> Iterator[LoraFile]:
+    """Find a LoRA by any reference that weights.grammar knows.
 
     `named` is the input that held the reference, for the errors; `tokens` open what is private; downloads are kept in
     `store`, by default in this machine's cache. Raises ValueError with one sentence, OSError with one if a download
     cannot be kept.
     """
-    try:
+    with _explained(named, reference):
         record = parse_reference(reference)
         if isinstance(record, Inline):
-            return _lora(io.BytesIO(_decode(record.uri)))
-        if isinstance(record, LocalFile):
-            with _open(record.path) as file:
-                return _lora(file)
-        return _fetched(record, Fetcher(network, tokens, store or Store(default_folder(), Room())))
+            found = _inline(record)
+        elif isinstance(record, LocalFile):
+            found = _local(record)
+        else:
+            found = _fetched(record, Fetcher(network, tokens, store or Store(default_folder(), Room())))
+    with found.file:
+        yield LoraFile(named, reference, found.stamp, found.file, found.forget)
+
+
+def read_lora(
+    reference: str,
+    *,
+    named: str,
+    tokens: Tokens = NOBODY,
+    network: Network = INTERNET,
+    store: Store | None = None,
+) -> Lora:
+    """Find and read a LoRA; takes and raises what `open_lora` does."""
+    with open_lora(reference, named=named, tokens=tokens, network=network, store=store) as file:
+        return file.read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    stamp: str
+    file: BinaryIO
+    forget: Callable[[], None] = lambda: None
+
+
+@contextmanager
+def _explained(named: str, reference: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{named} {_short(reference)!r} {error}") from error
     except OSError as error:
         raise OSError(f"{named} {_short(reference)!r} cannot be read or kept: {_reason(error)}") from error
 
 
-def _fetched(record: Remote, fetcher: Fetcher) -> Lora:
-    """A LoRA from elsewhere; what turns out to be none is fetched anew the next time."""
+def _inline(record: Inline) -> _Found:
+    content = _decode(record.uri)
+    return _Found(hashlib.sha256(content).hexdigest(), io.BytesIO(content))
+
+
+def _local(record: LocalFile) -> _Found:
+    file = _open(record.path)
+    status = os.fstat(file.fileno())
+    return _Found(f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}-{status.st_size}", file)
+
+
+def _fetched(record: Remote, fetcher: Fetcher) -> _Found:
     fetched = fetcher.fetch(record)
-    try:
-        with fetched.file as file:
-            return _lora(file)
-    except ValueError:
-        fetcher.forget(fetched.key)
-        raise
+    return _Found(fetched.sha256, fetched.file, lambda: fetcher.forget(fetched.key))
 
 
 def _lora(file: BinaryIO) -> Lora:

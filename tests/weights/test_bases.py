@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub.cli import download, hf
 
 from tests.tiny import TINY_FLUX, assert_one_sentence, write
-from weights.bases import REPOSITORIES, WEIGHTS, Base, find_base, find_trainable_base
+from weights import bases
+from weights.bases import REPOSITORIES, WEIGHTS, Base, find_base, find_trainable_base, requested_base
 
 
 def refusal(kind):
@@ -105,3 +106,60 @@ def test_a_folder_without_an_index_is_refused(monkeypatch, tmp_path):
     message = refusal(FileNotFoundError)
     assert str(tmp_path) in message
     assert "model_index.json" in message
+
+
+def a_base(folder, name, *, guidance=True):
+    """As much of one as its choice looks at."""
+    write(folder / "model_index.json", b"{}")
+    (folder / "transformer").mkdir()
+    write(folder / "transformer" / "config.json", b'{"guidance_embeds": %s}' % str(guidance).lower().encode())
+    return Base(name, folder)
+
+
+@pytest.fixture
+def weights(monkeypatch, tmp_path):
+    """A folder in the place of weights/, with dev and schnell."""
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
+    for name in ("dev", "schnell"):
+        (tmp_path / name).mkdir()
+    return {name: a_base(tmp_path / name, name, guidance=name == "dev") for name in ("dev", "schnell")}
+
+
+@pytest.mark.parametrize("model", [None, "", "  ", "dev"])
+def test_a_request_that_names_no_model_means_the_served_one(weights, model):
+    assert requested_base(model, served=weights["dev"]) == weights["dev"]
+
+
+def test_a_request_can_name_any_base_that_is_there(weights):
+    assert requested_base("schnell", served=weights["dev"]) == weights["schnell"]
+
+
+def test_a_request_for_a_base_that_is_not_there_is_told_how_to_get_it(weights):
+    with pytest.raises(FileNotFoundError) as error:
+        requested_base("krea", served=weights["dev"])
+    assert_one_sentence(error.value, "model is krea: no weights/krea here", "draws with dev", "`hf download")
+
+
+def test_a_model_that_does_not_exist_is_refused_with_those_that_do(weights):
+    with pytest.raises(ValueError) as error:
+        requested_base("pro", served=weights["dev"])
+    assert_one_sentence(error.value, "model is 'pro': expected dev, krea, schnell", "none for dev")
+
+
+def test_a_base_of_ones_own_stands_in_for_those_of_its_kind_that_are_not_there(weights, tmp_path):
+    (tmp_path / "mine").mkdir()
+    mine = a_base(tmp_path / "mine", "folder mine")
+    assert requested_base("krea", served=mine) == mine
+    assert requested_base("dev", served=mine) == weights["dev"]
+    (tmp_path / "fast").mkdir()
+    fast = a_base(tmp_path / "fast", "folder fast", guidance=False)
+    with pytest.raises(FileNotFoundError, match="draws with folder fast"):
+        requested_base("krea", served=fast)
+
+
+def test_the_embedded_base_is_no_schnell(monkeypatch, tmp_path):
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
+    tiny = Base("tiny", TINY_FLUX)
+    assert requested_base("dev", served=tiny) == tiny
+    with pytest.raises(FileNotFoundError, match="model is schnell"):
+        requested_base("schnell", served=tiny)

@@ -15,7 +15,7 @@ from tests.tiny import assert_one_sentence, write
 from weights import references
 from weights.cache.store import Room, Store
 from weights.network.network import Tokens
-from weights.references import read_lora
+from weights.references import open_lora, read_lora
 
 LORA = {
     "transformer.x_embedder.lora_A.weight": torch.ones(2, 4),
@@ -344,3 +344,22 @@ def test_a_gzipped_tar_is_read_from_a_data_uri_and_from_a_file(tmp_path):
     content = gzip.compress(A_TAR)
     assert_read(uri(content))
     assert_read(str(write(tmp_path / "lora.tgz", content)))
+
+
+def stamp_of(reference, **given):
+    with open_lora(str(reference), named="lora_weights", **given) as file:
+        return file.stamp
+
+
+def test_a_file_is_known_before_it_is_read_and_another_in_its_place_is_told_from_it(tmp_path):
+    path = write(tmp_path / "a.safetensors", b"no LoRA at all")
+    first = stamp_of(path)
+    assert stamp_of(path) == first
+    path.unlink()
+    write(tmp_path / "a.safetensors", b"no other LoRA ")
+    assert stamp_of(path) != first
+
+
+def test_a_data_uri_is_known_by_its_content():
+    uri = "data:application/x-tar;base64,bm8gTG9SQQ=="
+    assert stamp_of(uri) == stamp_of(uri.replace("x-tar", "octet-stream")) != stamp_of(uri.replace("b", "c"))
