@@ -362,4 +362,4 @@ def test_a_file_is_known_before_it_is_read_and_another_in_its_place_is_told_from
 
 def test_a_data_uri_is_known_by_its_content():
     uri = "data:application/x-tar;base64,bm8gTG9SQQ=="
-    assert stamp_of(uri) == stamp_of(uri.replace("x-tar", "octet-stream")) != stamp_of(uri.replace("b", "c"))
+    assert stamp_of(uri) == stamp_of(uri.replace("x-tar", "octet-stream")) != stamp_of(uri.replace("bm8", "cm8"))
