@@ -2,21 +2,21 @@
 
 from typing import Optional
 
-from cog import BaseRunner, Input, Path
+from cog import BaseRunner, Input, Path, Secret
 
-from lora.flux.loading import load_pipeline
 from lora.serving.closet import Closet
-from lora.serving.drawing import draw
+from lora.serving.models import Models
+from lora.serving.notes import notes
 from lora.serving.outfit import Wish, wishes
 from lora.serving.outputs import save_images, text_of
-from lora.serving.prompts import Prompts
 from lora.serving.request import Request
 from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.sources import read_source
-from lora.serving.wardrobe import Wardrobe, Worn
+from lora.serving.wardrobe import Worn
 from lora.workspace import workspace
-from weights.bases import find_base
-from weights.references import read_lora
+from weights.bases import find_base, requested_base, takes_guidance
+from weights.network.network import Tokens
+from weights.references import open_lora
 from weights.safety import find_safety
 
 
@@ -25,21 +25,20 @@ class Runner(BaseRunner):
 
     def setup(self, weights: Optional[Path] = None) -> None:
         """Load the base model, and the LoRA of a trained version (COG_WEIGHTS) if there is one."""
-        self.closet = Closet()
+        self.closet, self.models = Closet(), Models()
         self.trained = str(weights) if weights else None
         if self.trained:
-            self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"))
+            self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"), Tokens())
         safety = find_safety()
         print(safety.line())
         self.checker = SafetyChecker(safety.folder) if safety.folder else None
         self.can_disable_checker = safety.can_be_disabled
         self.base = find_base()
-        self.pipeline = load_pipeline(self.base.path)
-        self.wardrobe, self.prompts = Wardrobe(self.pipeline), Prompts(self.pipeline)
+        self.models.model(self.base.path)
 
     def healthcheck(self) -> bool:
         """Whether the base is still what was loaded, whatever was worn."""
-        return self.wardrobe.is_sound
+        return self.models.are_sound
 
     def run(
         self,
@@ -63,7 +62,14 @@ class Runner(BaseRunner):
         replicate_weights: Optional[str] = Input(
             description="As lora_weights, which wins over it; set by Replicate", default=None
         ),
+        hf_api_token: Optional[Secret] = Input(
+            description="Lets you in to private models on Hugging Face", default=None
+        ),
+        civitai_api_token: Optional[Secret] = Input(description="Lets you in to what Civitai asks for", default=None),
         # How to draw it
+        model: Optional[str] = Input(
+            description="Another base that is there", default=None, choices=["dev", "schnell", "krea"]
+        ),
         aspect_ratio: str = Input(
             description="Shape of the image; custom takes width and height",
             default="1:1",
@@ -73,7 +79,9 @@ class Runner(BaseRunner):
         height: Optional[int] = Input(description="Height in pixels, for a custom shape", default=None, ge=64, le=1440),
         megapixels: str = Input(description="Size of the image, about", default="1", choices=["1", "0.25"]),
         num_outputs: int = Input(description="Images to draw", default=1, ge=1, le=4),
-        num_inference_steps: int = Input(description="Denoising steps", default=28, ge=1, le=50),
+        num_inference_steps: Optional[int] = Input(
+            description="Denoising steps; 28 if not given, 4 for schnell", default=None, ge=1, le=50
+        ),
         guidance_scale: Optional[float] = Input(
             description="How closely to follow the prompt; 3.5 if not given", default=None, ge=0.0, le=10.0
         ),
@@ -89,7 +97,9 @@ class Runner(BaseRunner):
         output_quality: int = Input(description="Quality of webp and jpg", default=90, ge=0, le=100),
     ) -> list[Path]:
         """Draw a prompt."""
+        base = requested_base(model, served=self.base)
         request = Request.checked(
+            takes_guidance=takes_guidance(base),
             prompt=prompt,
             aspect_ratio=aspect_ratio,
             width=width,
@@ -112,22 +122,29 @@ class Runner(BaseRunner):
             replicate_weights=replicate_weights or self.trained,
         )
         source = read_source(image, mask, prompt_strength)
-        outfit = [self._worn(wish) for wish in asked]
+        tokens = Tokens(hugging_face=_text(hf_api_token), civitai=_text(civitai_api_token))
+        outfit = [self._worn(wish, tokens) for wish in asked]
         settings = request.settings() | {
-            "model": self.base.name,
+            "model": base.name,
             "loras": [(worn.digest, worn.scale) for worn in outfit if worn.scale],
         }
         print(f"settings: {text_of(settings)}")
-        self.wardrobe.wear(outfit)
+        artist = self.models.model(base.path)
+        for note in notes(artist.pipeline, request, source, width=width, height=height):
+            print(f"note: {note}")
         with workspace("predict") as folder:
             checker = None if disable_safety_checker and self.can_disable_checker else self.checker
-            encoded = self.prompts.encode(request.prompt, worn=self.wardrobe.on_text_encoders)
-            shown = allowed(list(draw(self.pipeline, request, source, prompt=encoded)), checker)
-            if len(shown) < request.num_outputs:
-                print(f"blocked by the safety checker: all images but {', '.join(str(place + 1) for place in shown)}")
+            shown = allowed(list(artist.draw(request, source, outfit)), checker)
+            if blocked := [place + 1 for place in range(request.num_outputs) if place not in shown]:
+                print(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {request.num_outputs}")
             return [Path(path) for path in save_images(shown, request, settings, into=folder)]
 
-    def _worn(self, wish: Wish) -> Worn:
+    def _worn(self, wish: Wish, tokens: Tokens) -> Worn:
         """A LoRA that was asked for."""
-        lora = read_lora(wish.reference, named=wish.named)
-        return Worn(lora.digest, self.closet.lora(lora.digest, lora.tensors), wish.scale)
+        with open_lora(wish.reference, named=wish.named, tokens=tokens) as file:
+            kept = self.closet.lora(file.stamp, file.read)
+        return Worn(kept.digest, kept.lora, wish.scale)
+
+
+def _text(secret: Secret | None) -> str:
+    return secret.get_secret_value().strip() if secret else ""

@@ -6,7 +6,7 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.flux.prompt import TEXT_TOKENS, Prompt
+from lora.flux.prompt import Prompt
 
 
 def draw_picture(
@@ -39,6 +39,5 @@ def draw_picture(
         num_inference_steps=steps,
         guidance_scale=guidance,
         generator=torch.Generator().manual_seed(seed),  # on the CPU, where every machine draws the same
-        max_sequence_length=TEXT_TOKENS,
         callback_on_step_end=on_step_end,
     ).images[0]

@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 TEXT_TOKENS = 512  # as FLUX.1-dev is sampled; padding takes part in attention, so training needs the same
+FEWER_TEXT_TOKENS = 256  # of schnell: huggingface.co/black-forest-labs/FLUX.1-schnell
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One encoded text, or a batch of them with a leading dimension B."""
 
-    tokens: Tensor  # [(B,) 512, D] from T5
+    tokens: Tensor  # [(B,) 512, D] from T5; of schnell 256
     pooled: Tensor  # [(B,) P] from CLIP
 
     @staticmethod
@@ -28,17 +29,23 @@ class Prompt:
 
 @torch.no_grad()
 def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
-    """Encode one text as the pipeline does when it draws: T5 padded to 512 tokens without a mask, CLIP pooled."""
+    """Encode one text as the pipeline does when it draws: T5 padded to `text_tokens` without a mask, CLIP pooled."""
     device = encoders.text_encoder_2.device  # other parts of the pipeline may be elsewhere
     with _quiet():
         tokens, pooled, _ = encoders.encode_prompt(
-            prompt=text, prompt_2=None, device=device, max_sequence_length=TEXT_TOKENS
+            prompt=text, prompt_2=None, device=device, max_sequence_length=text_tokens(encoders)
         )
     return Prompt(tokens[0], pooled[0])
 
 
+def text_tokens(pipeline: FluxPipeline) -> int:
+    """How many tokens of a text a base reads; without a transformer, as one that is trained."""
+    reads_all = pipeline.transformer is None or pipeline.transformer.config.guidance_embeds
+    return TEXT_TOKENS if reads_all else FEWER_TEXT_TOKENS
+
+
 def token_count(encoders: FluxPipeline, text: str) -> int:
-    """How many tokens a text is to T5, its end included; what is past `TEXT_TOKENS` is never seen."""
+    """How many tokens a text is to T5, its end included; what is past `text_tokens` is never seen."""
     return len(encoders.tokenizer_2(text, verbose=False).input_ids)
 
 

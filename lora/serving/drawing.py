@@ -7,7 +7,7 @@ from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 from PIL import Image
 
 from lora.flux.picture import draw_picture
-from lora.flux.prompt import TEXT_TOKENS, Prompt, encode_prompt
+from lora.flux.prompt import Prompt, encode_prompt
 from lora.pictures.size import Size
 from lora.serving.request import Request, size_for_image
 from lora.serving.sources import Source
@@ -60,5 +60,4 @@ def _redraw(pipeline: FluxPipeline, prompt: Prompt, request: Request, source: So
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         generator=torch.Generator().manual_seed(request.seed + index),
-        max_sequence_length=TEXT_TOKENS,
     ).images[0]

@@ -28,6 +28,7 @@ SIZES_FOR = 1024
 CUSTOM = "custom"
 MEGAPIXELS = {"1": 1.0, "0.25": 0.25}  # of the area of the public sizes
 DEFAULT_GUIDANCE = 3.5
+DEFAULT_STEPS = {True: 28, False: 4}  # of bases that take guidance, and of schnell, which was made for few steps
 STEP = 16  # FLUX's tokens are 16 pixels a side
 FORMATS = ("webp", "jpg", "png")
 LARGEST_SEED = 2**32 - 1
@@ -52,13 +53,17 @@ class Request:
     output_quality: int
 
     @classmethod
-    def checked(cls, **inputs: object) -> Self:
-        """From the inputs as they arrive; raises ValueError with one sentence that names the input."""
+    def checked(cls, *, takes_guidance: bool, **inputs: object) -> Self:
+        """From the inputs as they arrive, for a base that takes guidance or not.
+
+        Raises ValueError with one sentence that names the input.
+        """
         if inputs.keys() != CHECKS.keys():
             raise TypeError(f"inputs without a check, or missing: {sorted(inputs.keys() ^ CHECKS.keys())}")
         custom = inputs["aspect_ratio"] == CUSTOM
         values = {name: check(name, inputs[name]) for name, check in CHECKS.items() if custom or name not in SIDES}
         sides = {name: values.pop(name) for name in SIDES} if custom else {}
+        values["num_inference_steps"] = values["num_inference_steps"] or DEFAULT_STEPS[takes_guidance]
         guidance = _guidance(guidance_scale=values.pop("guidance_scale"), guidance=values.pop("guidance"))
         return cls(**values, guidance_scale=guidance, custom_size=_custom_size(**sides) if custom else None)
 
@@ -127,7 +132,7 @@ CHECKS: dict[str, Check] = {
     "height": _optional(_whole(64, 1440)),
     "megapixels": partial(one_of, choices=tuple(MEGAPIXELS)),
     "num_outputs": _whole(1, 4),
-    "num_inference_steps": _whole(1, 50),
+    "num_inference_steps": _optional(_whole(1, 50)),
     "guidance_scale": _optional(partial(number, at_least=0.0, at_most=10.0)),
     "guidance": _optional(partial(number, at_least=0.0, at_most=10.0)),
     "seed": _seed,

@@ -21,8 +21,8 @@ INPUTS = {
 }
 
 
-def checked(**changes):
-    return Request.checked(**INPUTS | changes)
+def checked(*, takes_guidance=True, **changes):
+    return Request.checked(takes_guidance=takes_guidance, **INPUTS | changes)
 
 
 def custom_size(width, height):
@@ -129,3 +129,9 @@ def test_two_different_guidances_are_refused():
     with pytest.raises(ValueError) as error:
         checked(guidance=2, guidance_scale=3)
     assert_one_sentence(error.value, "guidance_scale is 3 and guidance is 2", "expected one of them")
+
+
+def test_steps_that_are_not_given_are_as_many_as_the_base_was_made_for():
+    assert checked(num_inference_steps=None).num_inference_steps == 28
+    assert checked(num_inference_steps=None, takes_guidance=False).num_inference_steps == 4
+    assert checked(num_inference_steps=9, takes_guidance=False).num_inference_steps == 9

@@ -1,0 +1,68 @@
+"""Base models that are loaded, each with what it wears. Knows paths, not which models there are."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from PIL import Image
+
+from lora.flux.loading import device, free_memory, load_pipeline
+from lora.serving.drawing import draw
+from lora.serving.prompts import Prompts
+from lora.serving.request import Request
+from lora.serving.sources import Source
+from lora.serving.wardrobe import RESERVE, Wardrobe, Worn
+
+
+class Model:
+    """A base model, ready to draw."""
+
+    def __init__(self, path: Path) -> None:
+        self.pipeline = load_pipeline(path)
+        self._wardrobe = Wardrobe(self.pipeline)
+        self._prompts = Prompts(self.pipeline)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the base has always come back as it was loaded, whatever was worn."""
+        return self._wardrobe.is_sound
+
+    def draw(self, request: Request, source: Source | None, outfit: Sequence[Worn]) -> Iterator[Image.Image]:
+        """The images of a request, one by one, wearing these LoRAs and no others.
+
+        Raises ValueError if a LoRA does not fit this base, RuntimeError if the memory does not suffice.
+        """
+        self._wardrobe.wear(outfit)
+        prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
+        yield from draw(self.pipeline, request, source, prompt=prompt)
+
+
+class Models:
+    """Keeps those that were drawn with, as long as there is memory for another."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[Path, Model] = {}
+
+    @property
+    def are_sound(self) -> bool:
+        """Whether all of them are."""
+        return all(model.is_sound for model in self._loaded.values())
+
+    def model(self, path: Path) -> Model:
+        """The base in this folder, loaded if it is not yet."""
+        if path not in self._loaded:
+            if _free_bytes() < _bytes(path) + RESERVE:
+                self._loaded.clear()
+                free_memory()
+            self._loaded[path] = Model(path)
+        return self._loaded[path]
+
+
+def _free_bytes() -> int:
+    where = device()
+    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else psutil.virtual_memory().available
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("*/*.safetensors"))
