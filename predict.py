@@ -134,7 +134,7 @@ class Runner(BaseRunner):
             print(f"note: {note}")
         with workspace("predict") as folder:
             checker = None if disable_safety_checker and self.can_disable_checker else self.checker
-            shown = allowed(list(artist.draw(request, source, outfit)), checker)
+            shown = allowed(list(artist.draw(request, source, outfit, say=print)), checker)
             if blocked := [place + 1 for place in range(request.num_outputs) if place not in shown]:
                 print(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {request.num_outputs}")
             return [Path(path) for path in save_images(shown, request, settings, into=folder)]

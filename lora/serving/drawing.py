@@ -1,53 +1,80 @@
 """A request becomes images: from nothing, from another image, or in a part of one. Knows no LoRA and no file."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 from PIL import Image
 
+from lora.flux.loading import free_memory
 from lora.flux.picture import draw_picture
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.pictures.size import Size
+from lora.serving.progress import Progress, Say
 from lora.serving.request import Request, size_for_image
 from lora.serving.sources import Source
 
 
 @torch.inference_mode()
 def draw(
-    pipeline: FluxPipeline, request: Request, source: Source | None = None, *, prompt: Prompt | None = None
+    pipeline: FluxPipeline,
+    request: Request,
+    source: Source | None = None,
+    *,
+    prompt: Prompt | None = None,
+    say: Say = lambda _: None,
 ) -> Iterator[Image.Image]:
     """The images of a request, one by one: each has a seed of its own, so each can be drawn again alone.
 
     With a source, its shape decides theirs, at no more pixels than the request would have without. `prompt` is that of
-    the request, if it is encoded already.
+    the request, if it is encoded already; `say` is told how far it is. Raises RuntimeError if the memory does not
+    suffice.
     """
     prompt = prompt or encode_prompt(pipeline, request.prompt)
+    progress = Progress(say, images=request.num_outputs)
     native = pipeline.vae.config.sample_size
     if source is not None:
-        fitted = source.fitted(size_for_image(Size(*source.image.size), megapixels=request.megapixels, native=native))
-        yield from (_redraw(pipeline, prompt, request, fitted, index) for index in range(request.num_outputs))
-        return
-    width, height = request.size(native=native)
+        source = source.fitted(size_for_image(Size(*source.image.size), megapixels=request.megapixels, native=native))
     for index in range(request.num_outputs):
-        yield draw_picture(
-            pipeline,
-            prompt,
-            width=width,
-            height=height,
-            steps=request.num_inference_steps,
-            guidance=request.guidance_scale,
-            seed=request.seed + index,
-        )
+        try:
+            if source is None:
+                yield _draw(pipeline, prompt, request, index, progress)
+            else:
+                yield _redraw(pipeline, prompt, request, source, index, progress)
+        except torch.OutOfMemoryError as error:
+            free_memory()
+            raise RuntimeError("the GPU's memory does not suffice for this size: expected a smaller image") from error
 
 
-def _redraw(pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Source, index: int) -> Image.Image:
+def _draw(pipeline: FluxPipeline, prompt: Prompt, request: Request, index: int, progress: Progress) -> Image.Image:
+    width, height = request.size(native=pipeline.vae.config.sample_size)
+    return draw_picture(
+        pipeline,
+        prompt,
+        width=width,
+        height=height,
+        steps=request.num_inference_steps,
+        guidance=request.guidance_scale,
+        seed=request.seed + index,
+        after_step=partial(progress.step, of=request.num_inference_steps),
+    )
+
+
+def _redraw(
+    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Source, index: int, progress: Progress
+) -> Image.Image:
     """The steps that are left of `num_inference_steps` at this strength, at least one; none at strength 0."""
     if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
         return source.image
     kind = FluxImg2ImgPipeline if source.mask is None else FluxInpaintPipeline
     redrawing = kind.from_pipe(pipeline)
     redrawing.set_progress_bar_config(disable=True)
+
+    def on_step_end(_pipe: FluxPipeline, _step: int, _time: int, kwargs: dict[str, object]) -> dict[str, object]:
+        progress.step(of=redrawing.num_timesteps)
+        return kwargs
+
     masked = {} if source.mask is None else {"mask_image": source.mask}
     return redrawing(
         image=source.image,
@@ -60,4 +87,5 @@ def _redraw(pipeline: FluxPipeline, prompt: Prompt, request: Request, source: So
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         generator=torch.Generator().manual_seed(request.seed + index),
+        callback_on_step_end=on_step_end,
     ).images[0]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lora.flux.loading import device, free_memory, load_pipeline
 from lora.serving.drawing import draw
+from lora.serving.progress import Say
 from lora.serving.prompts import Prompts
 from lora.serving.request import Request
 from lora.serving.sources import Source
@@ -28,14 +29,16 @@ class Model:
         """Whether the base has always come back as it was loaded, whatever was worn."""
         return self._wardrobe.is_sound
 
-    def draw(self, request: Request, source: Source | None, outfit: Sequence[Worn]) -> Iterator[Image.Image]:
-        """The images of a request, one by one, wearing these LoRAs and no others.
+    def draw(
+        self, request: Request, source: Source | None, outfit: Sequence[Worn], *, say: Say
+    ) -> Iterator[Image.Image]:
+        """The images of a request, one by one, wearing these LoRAs and no others; `say` is told how far it is.
 
         Raises ValueError if a LoRA does not fit this base, RuntimeError if the memory does not suffice.
         """
         self._wardrobe.wear(outfit)
         prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
-        yield from draw(self.pipeline, request, source, prompt=prompt)
+        yield from draw(self.pipeline, request, source, prompt=prompt, say=say)
 
 
 class Models:

@@ -5,13 +5,14 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lora.serving.drawing import draw
 from lora.serving.sources import Source
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import all_scenes, render
-from tests.tiny import tiny_pipeline
+from tests.tiny import assert_one_sentence, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,28 @@ def test_the_same_seed_gives_the_same_pixels(pipeline, image):
     for source in (None, Source(image, None, 0.7), Source(image, half(image), 0.7)):
         one, other = drawn(pipeline, source)[0], drawn(pipeline, source)[0]
         assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("strength", "masked", "steps"), [(None, False, 8), (0.5, False, 4), (0.5, True, 4), (1.0, False, 8)]
+)
+def test_each_step_of_each_image_is_counted(pipeline, image, strength, masked, steps):
+    source = strength and Source(image, half(image) if masked else None, strength)
+    lines = []
+    list(draw(pipeline, request(num_outputs=2), source, say=lines.append))
+    assert lines[-1].endswith(f"| {steps}/{steps}")
+
+
+def test_memory_that_does_not_suffice_is_told_and_the_next_image_is_drawn(pipeline):
+    """D38; the GPU's error, raised where it would be."""
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    before = drawn(pipeline)
+    handle = pipeline.transformer.register_forward_pre_hook(too_much)
+    with pytest.raises(RuntimeError, match="expected a smaller image") as error:
+        drawn(pipeline)
+    handle.remove()
+    assert_one_sentence(error.value)
+    assert np.array_equal(before, drawn(pipeline))
