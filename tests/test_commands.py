@@ -69,7 +69,7 @@ def test_train_writes_the_tar_where_it_is_asked(tmp_path: Path):
         (["--resolution", "huge"], "resolution is 'huge': expected sides in pixels"),
         (["--lora-rank", 4096], "lora_rank is 4096: expected 0 to 128"),
         (["--layers", "nothing.like.it"], "layers is 'nothing.like.it'"),
-        (["--resume-from", "nothing.tar"], "resume_from is 'nothing.tar': expected"),
+        (["--resume-from", "nothing.tar"], "resume_from 'nothing.tar' is not there: expected"),
     ],
 )
 def test_train_refuses_a_bad_flag_in_one_sentence(arguments, sentence):

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.xdist_group("learning")
 BASE = WEIGHTS / "tiny-flux"
 CPU = torch.device("cpu")
 SCALES = (0.0, 0.5, 1.0)
+SCENES = held_out_scenes()[::2]  # every shape, colour and place is among them
 GENTLE = {"steps": 30, "learning_rate": 5e-4, "batch_size": 4}
 
 
@@ -88,6 +89,15 @@ def wardrobe(pipeline) -> Wardrobe:
     return Wardrobe(pipeline)
 
 
+@pytest.fixture(scope="module")
+def bare(pipeline, wardrobe) -> Score:
+    """How it does without any."""
+    wardrobe.wear([])
+    score = score_base(pipeline, SCENES, seeds=1)
+    print(f"\nwithout a LoRA {score}")
+    return score
+
+
 def test_the_loss_on_new_pictures_of_the_concept_falls_while_that_on_the_world_hardly_rises(gentle):
     before, after = gentle.monster
     fall, error = before.fall_to(after)
@@ -112,26 +122,24 @@ def test_the_concept_appears_as_strongly_as_asked(lesson, pipeline, wardrobe):
     assert shares[0] < 0.25 * shares[2]
 
 
-def test_prompts_without_the_trigger_keep_following_the_world(gentle, pipeline, wardrobe):
-    without, worn = _scores_without_and_with(gentle, pipeline, wardrobe)
-    assert worn.colour >= without.colour - 0.1
-    assert worn.shape >= without.shape - 0.1
+def test_prompts_without_the_trigger_keep_following_the_world(gentle, bare, pipeline, wardrobe):
+    worn = _score_with(gentle, pipeline, wardrobe)
+    assert worn.colour >= bare.colour - 0.1
+    assert worn.shape >= bare.shape - 0.1
 
 
-def test_the_demo_leaves_at_least_half_of_what_prompts_without_the_trigger_ask_for(lesson, pipeline, wardrobe):
-    without, worn = _scores_without_and_with(lesson, pipeline, wardrobe)
-    assert worn.colour >= without.colour - 0.5
-    assert worn.shape >= without.shape - 0.4
+def test_the_demo_leaves_at_least_half_of_what_prompts_without_the_trigger_ask_for(lesson, bare, pipeline, wardrobe):
+    worn = _score_with(lesson, pipeline, wardrobe)
+    assert worn.colour >= bare.colour - 0.5
+    assert worn.shape >= bare.shape - 0.4
 
 
-def _scores_without_and_with(lesson: Lesson, pipeline: FluxPipeline, wardrobe: Wardrobe) -> tuple[Score, Score]:
-    """How the base follows combinations that it never saw, bare and wearing a lesson at scale 1."""
-    wardrobe.wear([])
-    without = score_base(pipeline, held_out_scenes(), seeds=1)
+def _score_with(lesson: Lesson, pipeline: FluxPipeline, wardrobe: Wardrobe) -> Score:
+    """How the base follows combinations that it never saw, wearing a lesson at scale 1."""
     _wear(wardrobe, lesson, 1.0)
-    worn = score_base(pipeline, held_out_scenes(), seeds=1)
-    print(f"\nwithout the LoRA {without}, with it {worn}")
-    return without, worn
+    worn = score_base(pipeline, SCENES, seeds=1)
+    print(f"\nwith the LoRA {worn}")
+    return worn
 
 
 def _wear(wardrobe: Wardrobe, lesson: Lesson, scale: float) -> None:

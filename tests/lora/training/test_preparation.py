@@ -61,16 +61,16 @@ def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("lora", "found"),
     [
-        ({f"{SDXL}.lora_down.weight": torch.ones(4, 320), f"{SDXL}.lora_up.weight": torch.ones(320, 4)}, "layout"),
+        ({f"{SDXL}.lora_down.weight": torch.ones(4, 320), f"{SDXL}.lora_up.weight": torch.ones(320, 4)}, "Stable Diffusion"),
         ({"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 192)}, "incomplete"),
         (
             {
                 "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 192),
                 "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": torch.ones(192, 3),
             },
-            "different ranks",
+            "have the ranks 4, 3",
         ),
-        ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 32)}, "none of which this training has"),
+        ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 32)}, "FLUX.1 has no place"),
     ],
 )
 def test_a_lora_that_cannot_be_begun_with_is_refused_by_what_is_wrong(tmp_path, lora, found):
