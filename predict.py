@@ -15,7 +15,7 @@ from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.sources import read_source
 from lora.serving.wardrobe import Wardrobe, Worn
 from lora.workspace import workspace
-from weights.bases import find_base
+from weights.bases import check_base, find_base
 from weights.references import read_lora
 from weights.safety import find_safety
 
@@ -34,6 +34,7 @@ class Runner(BaseRunner):
         self.checker = SafetyChecker(safety.folder) if safety.folder else None
         self.can_disable_checker = safety.can_be_disabled
         self.base = find_base()
+        check_base(self.base)
         self.pipeline = load_pipeline(self.base.path)
         self.wardrobe, self.prompts = Wardrobe(self.pipeline), Prompts(self.pipeline)
 

@@ -1,9 +1,11 @@
-"""The catalogue of base models, and where one is on this machine. Loads nothing."""
+"""The catalogue of base models, where one is on this machine, and whether it is whole. Loads nothing."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from weights.soundness import INDEX, check_folder
 
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"
@@ -15,7 +17,6 @@ REPOSITORIES = {
     "schnell": "black-forest-labs/FLUX.1-schnell",
 }
 TINY = "tiny"
-INDEX = "model_index.json"  # what a folder in diffusers layout always holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Base:
 
     name: str
     path: Path
+    remedy: str  # how a file of it is brought that is missing
 
 
 def find_base() -> Base:
@@ -38,15 +40,31 @@ def find_base() -> Base:
     if name in REPOSITORIES:
         return _existing(name, WEIGHTS / name, remedy=_download(name))
     if os.sep in name:
-        return _existing(
-            f"folder {Path(name).name}", Path(name), remedy=f"expected a folder in diffusers layout, with {INDEX}"
-        )
+        return _existing(f"folder {Path(name).name}", Path(name), remedy="copy it anew from where this folder is from")
     raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
 
 
+def check_base(base: Base) -> None:
+    """Looks at the files of a base before they are loaded, in milliseconds; what it finds is in `check_folder`.
+
+    Raises FileNotFoundError for a file that is missing and ValueError for one that is damaged: one sentence with its
+    path, what was found, what was expected and what to do.
+    """
+    try:
+        check_folder(base.path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{SETTING} is {base.name}: {error}; {base.remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"{SETTING} is {base.name}: {error}; remove it, then {base.remedy}") from error
+
+
 def find_trainable_base() -> Base:
-    """The base that FLUX_BASE names, if it can be trained; raises ValueError for one without a guidance embedding."""
+    """The base that FLUX_BASE names, checked, if it can be trained.
+
+    Raises as `find_base` and `check_base` do, and ValueError for a base without a guidance embedding.
+    """
     base = find_base()
+    check_base(base)
     config = json.loads((base.path / "transformer" / "config.json").read_text())
     if not config.get("guidance_embeds"):
         raise ValueError(f"{SETTING} is {base.name}: this base can be drawn with, not trained: expected dev or krea")
@@ -55,8 +73,9 @@ def find_trainable_base() -> Base:
 
 def _existing(name: str, folder: Path, *, remedy: str) -> Base:
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}; {remedy}")
-    return Base(name, folder)
+        wanted = "expected a folder in diffusers layout"
+        raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}, {wanted}; {remedy}")
+    return Base(name, folder, remedy)
 
 
 def _download(name: str) -> str:
