@@ -46,7 +46,7 @@ def _redraw(pipeline: FluxPipeline, prompt: Prompt, request: Request, source: So
     if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
         return source.image
     kind = FluxImg2ImgPipeline if source.mask is None else FluxInpaintPipeline
-    redrawing = kind.from_pipe(pipeline)
+    redrawing = kind(**pipeline.components)  # from_pipe would turn the weights, which they share, into fp32
     redrawing.set_progress_bar_config(disable=True)
     masked = {} if source.mask is None else {"mask_image": source.mask}
     return redrawing(
