@@ -43,11 +43,13 @@ def bytes_of_parts(base: Path, dtype: torch.dtype) -> dict[str, int]:
 
 
 def _numbers(folder: Path) -> int:
-    count = 0
-    for file in _weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 (no mapping: it has no __iter__)
-    return count
+    return sum(_numbers_in(file) for file in _weight_files(folder))
+
+
+def _numbers_in(file: Path) -> int:
+    with safe_open(file, framework="pt") as opened:
+        names = opened.keys()
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in names)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -41,6 +41,7 @@ DAMAGES = {
     "no tensors but their header": (GOOD[: 8 + HEADER_BYTES], f"is cut short, {4 * 14} bytes are missing"),
     "bytes behind the end": (GOOD + b"12345", "is 5 bytes too long"),
     "a header of a forged length": (of(b"{}", length=2**62), "is no safetensors file"),
+    "a text that begins with a number": (of(b"hello", length=10_000), "is no safetensors file: found 13 other bytes"),
     "a header that is no JSON": (of(b'{"a": '), "is no safetensors file"),
     "a header of brackets": (of(b'{"a":' + b"[" * 100_000), "is no safetensors file"),
     "a header that is not text": (of(b"{\xff\xff}"), "is no safetensors file"),
