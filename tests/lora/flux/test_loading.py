@@ -110,7 +110,11 @@ def test_blocks_that_take_turns_answer_as_ever(pipeline):
 def test_a_prompt_is_encoded_where_the_transformer_is(pipeline, monkeypatch):
     expected = encode_prompt(pipeline, TEXT)
     monkeypatch.setattr(pipeline, "transformer", copy.deepcopy(pipeline.transformer).to(META))
+    met = []
+    hook = pipeline.text_encoder.register_forward_pre_hook(lambda clip, *_: met.append(devices(clip)))
     prompt = encode_prompt(pipeline, TEXT)
+    hook.remove()
+    assert met == [{"meta"}]
     assert prompt.tokens.device == prompt.pooled.device == META
     assert prompt.tokens.shape == expected.tokens.shape == (TEXT_TOKENS, expected.tokens.shape[1])
     assert prompt.pooled.shape == expected.pooled.shape
@@ -121,3 +125,16 @@ def test_without_a_gpu_all_of_flux_is_on_the_cpu_in_fp32():
     pipeline = load_pipeline(TINY_FLUX)
     for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
         assert (devices(part), part.dtype) == ({"cpu"}, torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_encoders_that_visit_a_gpu_answer_as_those_that_live_there():
+    pipeline = load_pipeline(TINY_FLUX)
+    expected = encode_prompt(pipeline, TEXT)
+    pipeline.text_encoder.to("cpu")
+    pipeline.text_encoder_2.to("cpu")
+    prompt = encode_prompt(pipeline, TEXT)
+    assert torch.equal(prompt.tokens, expected.tokens)
+    assert torch.equal(prompt.pooled, expected.pooled)
+    assert devices(pipeline.text_encoder) == devices(pipeline.text_encoder_2) == {"cpu"}
