@@ -12,12 +12,15 @@ from lora.serving.outputs import save_images, text_of
 from lora.serving.request import Request
 from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.sources import read_source
+from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
 from lora.workspace import workspace
-from weights.bases import find_base, requested_base, takes_guidance
+from weights.bases import check_base, find_base, requested_base, takes_guidance
 from weights.network.network import Tokens
+from weights.reading_ahead import reading_ahead
 from weights.references import open_lora
 from weights.safety import find_safety
+from weights.soundness import weight_files
 
 
 class Runner(BaseRunner):
@@ -25,16 +28,22 @@ class Runner(BaseRunner):
 
     def setup(self, weights: Optional[Path] = None) -> None:
         """Load the base model, and the LoRA of a trained version (COG_WEIGHTS) if there is one."""
+        stages = Stages("setup")
         self.closet, self.models = Closet(), Models()
         self.trained = str(weights) if weights else None
-        if self.trained:
-            self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"), Tokens())
-        safety = find_safety()
-        print(safety.line())
-        self.checker = SafetyChecker(safety.folder) if safety.folder else None
+        self.base, safety = find_base(), find_safety()
+        with stages.stage("weights checked"):
+            check_base(self.base)
+        with reading_ahead(weight_files(self.base.path)):
+            if self.trained:
+                with stages.stage("LoRA of this version read"):
+                    self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"), Tokens())
+            with stages.stage("safety checker loaded"):
+                self.checker = SafetyChecker(safety.folder) if safety.folder else None
+            with stages.stage("base loaded"):
+                self.models.model(self.base.path)
         self.can_disable_checker = safety.can_be_disabled
-        self.base = find_base()
-        self.models.model(self.base.path)
+        print(safety.line(), stages.line(), sep="\n")
 
     def healthcheck(self) -> bool:
         """Whether the base is still what was loaded, whatever was worn."""
@@ -129,6 +138,8 @@ class Runner(BaseRunner):
             "loras": [(worn.digest, worn.scale) for worn in outfit if worn.scale],
         }
         print(f"settings: {text_of(settings)}")
+        if base != self.base:
+            check_base(base)
         artist = self.models.model(base.path)
         for note in notes(artist.pipeline, request, source, width=width, height=height):
             print(f"note: {note}")

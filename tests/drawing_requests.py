@@ -53,7 +53,7 @@ class Requests:
     def request(self) -> Drawn:
         """Every input is given in half of them; most of what is given is good."""
         properties = self._schemas["Input"]["properties"]
-        given = [name for name in properties if name == "prompt" or self._random.random() < 0.5]  # noqa: PLR2004
+        given = [name for name in properties if name == "prompt" or self._random.random() < 0.5]
         inputs = {name: self._value(name, properties[name]) for name in given}
         return Drawn(inputs, tuple(faults(inputs)))
 
@@ -63,7 +63,7 @@ class Requests:
             case "prompt":
                 return pick.choice(PROMPTS)
             case "image" | "mask":
-                return NO_PICTURE if pick.random() < 0.1 else self._picture()  # noqa: PLR2004
+                return NO_PICTURE if pick.random() < 0.1 else self._picture()
             case "lora_weights" | "extra_lora" | "replicate_weights":
                 return self._reference()
             case "loras":
@@ -74,7 +74,7 @@ class Requests:
 
     def _reference(self) -> str:
         pick = self._random
-        return pick.choice(list(NO_LORAS)) if pick.random() < 0.1 else pick.choice([*self._loras, " "])  # noqa: PLR2004
+        return pick.choice(list(NO_LORAS)) if pick.random() < 0.1 else pick.choice([*self._loras, " "])
 
     def _picture(self) -> str:
         """Of any shape and kind; as PNG, or as TIFF where PNG has no such kind."""
@@ -94,7 +94,7 @@ class Requests:
             return pick.choice(schema["enum"])
         match schema["type"]:
             case "boolean":
-                return pick.random() < 0.5  # noqa: PLR2004
+                return pick.random() < 0.5
             case "integer":
                 return pick.choice(
                     (schema["minimum"], schema["maximum"], pick.randint(schema["minimum"], schema["maximum"]))

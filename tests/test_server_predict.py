@@ -12,6 +12,7 @@ from PIL import Image
 from lora.serving.outputs import settings_in
 from script.cog_server import Server, running_server
 from tests.cog_client import data_uri, images_of, post_prediction
+from tests.tiny import linked_base, replace
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -109,6 +110,17 @@ def test_a_server_without_weights_fails_with_what_is_missing_and_how_to_get_it()
     sentence = str(failure.value).splitlines()[-1]
     assert f"no model_index.json in {WEIGHTS / 'dev'}" in sentence
     assert "hf download black-forest-labs/FLUX.1-dev" in sentence
+
+
+def test_a_server_whose_weights_are_cut_short_fails_with_the_file_and_what_to_do(tmp_path: Path) -> None:
+    folder = linked_base(tmp_path / "base")
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    replace(file, file.read_bytes()[:-1000])
+    with pytest.raises(RuntimeError) as failure, running_server("predict", base=str(folder)):
+        pass
+    sentence = str(failure.value).splitlines()[-1]
+    assert f"the base folder base: {file} is cut short, 1,000 bytes are missing" in sentence
+    assert "remove it, then copy it anew" in sentence
 
 
 def test_a_lora_can_be_worn_beside_another_and_in_a_list(predict_server: Server, trained_tar: bytes) -> None:

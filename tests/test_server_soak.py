@@ -1,4 +1,4 @@
-"""Two hundred requests of every kind to one server: all are drawn or refused for a reason, and nothing of them stays."""
+"""Two hundred requests of every kind to one server: each is drawn or refused for a reason, and nothing stays of it."""
 
 import time
 from collections.abc import Iterator

@@ -4,6 +4,7 @@ import copy
 import functools
 import io
 import random
+import shutil
 import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -85,6 +86,18 @@ def tiny_pipeline() -> FluxPipeline:
     pipeline = FluxPipeline.from_pretrained(TINY_FLUX, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def linked_base(folder: Path) -> Path:
+    """weights/tiny-flux as a folder of links, whose files a test may `replace`."""
+    shutil.copytree(TINY_FLUX, folder, copy_function=lambda source, link: Path(link).symlink_to(source))
+    return folder
+
+
+def replace(file: Path, content: bytes) -> Path:
+    """Put a file in the place of another, or of a link."""
+    file.unlink(missing_ok=True)
+    return write(file, content)
 
 
 def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:

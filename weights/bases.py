@@ -1,9 +1,11 @@
-"""The catalogue of base models, and where one is on this machine. Loads nothing."""
+"""The catalogue of base models, where one is on this machine, and whether it is whole. Loads nothing."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from weights.soundness import INDEX, check_folder
 
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"
@@ -16,7 +18,6 @@ REPOSITORIES = {
 }
 WITHOUT_GUIDANCE = frozenset({"schnell"})
 TINY = "tiny"
-INDEX = "model_index.json"  # what a folder in diffusers layout always holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Base:
 
     name: str
     path: Path
+    remedy: str  # how a file of it is brought that is missing
 
 
 def find_base() -> Base:
@@ -39,9 +41,7 @@ def find_base() -> Base:
     if name in REPOSITORIES:
         return _existing(name, WEIGHTS / name, remedy=_download(name))
     if os.sep in name:
-        return _existing(
-            f"folder {Path(name).name}", Path(name), remedy=f"expected a folder in diffusers layout, with {INDEX}"
-        )
+        return _existing(f"folder {Path(name).name}", Path(name), remedy="copy it anew from where this folder is from")
     raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
 
 
@@ -58,12 +58,26 @@ def requested_base(model: str | None, *, served: Base) -> Base:
     if name not in REPOSITORIES:
         raise ValueError(f"model is {name!r}: expected {', '.join(REPOSITORIES)}, or none for {served.name}")
     if (WEIGHTS / name / INDEX).is_file():
-        return Base(name, WEIGHTS / name)
+        return Base(name, WEIGHTS / name, _download(name))
     if served.name not in REPOSITORIES and takes_guidance(served) == (name not in WITHOUT_GUIDANCE):
         return served
     raise FileNotFoundError(
         f"model is {name}: no weights/{name} here, which draws with {served.name}; {_download(name)}"
     )
+
+
+def check_base(base: Base) -> None:
+    """Looks at the files of a base before they are loaded, in milliseconds; what it finds is in `check_folder`.
+
+    Raises FileNotFoundError for a file that is missing and ValueError for one that is damaged: one sentence with its
+    path, what was found, what was expected and what to do.
+    """
+    try:
+        check_folder(base.path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the base {base.name}: {error}; {base.remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"the base {base.name}: {error}; remove it, then {base.remedy}") from error
 
 
 def takes_guidance(base: Base) -> bool:
@@ -73,8 +87,12 @@ def takes_guidance(base: Base) -> bool:
 
 
 def find_trainable_base() -> Base:
-    """The base that FLUX_BASE names, if it can be trained; raises ValueError for one without a guidance embedding."""
+    """The base that FLUX_BASE names, checked, if it can be trained.
+
+    Raises as `find_base` and `check_base` do, and ValueError for a base without a guidance embedding.
+    """
     base = find_base()
+    check_base(base)
     if not takes_guidance(base):
         raise ValueError(f"{SETTING} is {base.name}: this base can be drawn with, not trained: expected dev or krea")
     return base
@@ -82,8 +100,9 @@ def find_trainable_base() -> Base:
 
 def _existing(name: str, folder: Path, *, remedy: str) -> Base:
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}; {remedy}")
-    return Base(name, folder)
+        wanted = "expected a folder in diffusers layout"
+        raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}, {wanted}; {remedy}")
+    return Base(name, folder, remedy)
 
 
 def _download(name: str) -> str:

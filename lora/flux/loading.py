@@ -1,8 +1,10 @@
 """Load FLUX or a part of it from a folder in diffusers layout, to the device there is; let go of it again."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import torch
 import transformers.utils.logging
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from lora.flux.placing import bytes_of_parts, parts_on_gpu
 
 
 def device() -> torch.device:
@@ -25,11 +30,22 @@ def precision() -> torch.dtype:
 
 
 def load_pipeline(base: Path) -> FluxPipeline:
-    """All of FLUX, ready to draw."""
+    """All of FLUX, ready to draw. Text encoders that a GPU has no room for live on the host (lora/flux/placing.py).
+
+    Raises MemoryError with one sentence, before anything is loaded, if the GPU has no room for the rest either.
+    """
     _hide_progress_bars()
-    pipeline = FluxPipeline.from_pretrained(base, dtype=precision()).to(device())
+    here = device()
+    on_gpu = _placed_on(here, base) if here.type == "cuda" else ()
+    pipeline = FluxPipeline.from_pretrained(base, dtype=precision())
+    for part in on_gpu:
+        getattr(pipeline, part).to(here)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _placed_on(gpu: torch.device, base: Path) -> tuple[str, ...]:
+    return parts_on_gpu(bytes_of_parts(base, precision()), free_bytes=torch.cuda.mem_get_info(gpu)[0])
 
 
 def transformer_config(base: Path) -> dict[str, Any]:
@@ -43,17 +59,59 @@ def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
     return FluxPipeline.from_pretrained(base, transformer=None, dtype=precision()).to(on)
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a module has one of its tensors."""
+
+    module: nn.Module
+    name: str
+    tensor: nn.Parameter | Tensor  # a parameter or a buffer
+
+
 @contextmanager
-def visiting(target: torch.device, *modules: PreTrainedModel | ModelMixin) -> Iterator[None]:
-    """Modules are on a device for as long as they work there; those that live there already stay."""
-    homes = [module.device for module in modules]
-    for module in modules:
-        module.to(target)
+def visiting(
+    target: torch.device, *modules: PreTrainedModel | ModelMixin, in_turn: Iterable[nn.Module] = ()
+) -> Iterator[None]:
+    """Modules are on a device for as long as they work there; those that live there already stay.
+
+    Copies go there and what is at home stays as it is, so that the way back takes neither time nor memory; weights that
+    change on a visit are lost. `in_turn` are parts of the modules of which each is there only while it is called.
+    """
+    homes = {inner: _homes(inner) for module in modules if module.device != target for inner in module.modules()}
+    hooks = []
+    together = dict(homes)
+    for part in in_turn:
+        tensors = [home for inner in part.modules() for home in together.pop(inner, [])]
+        hooks.append(part.register_forward_pre_hook(lambda *_, tensors=tensors: _send(tensors, target)))
+        hooks.append(part.register_forward_hook(lambda *_, tensors=tensors: _bring_back(tensors)))
     try:
+        _send(chain.from_iterable(together.values()), target)
         yield
     finally:
-        for module, home in zip(modules, homes, strict=True):
-            module.to(home)
+        for hook in hooks:
+            hook.remove()
+        _bring_back(chain.from_iterable(homes.values()))
+
+
+def _homes(module: nn.Module) -> list[Home]:
+    """Of a module itself, without those inside it."""
+    named = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    return [Home(module, name, tensor) for name, tensor in named]
+
+
+def _send(homes: Iterable[Home], target: torch.device) -> None:
+    copies: dict[Tensor, Tensor] = {}  # a tensor that several modules share is shared there, too
+    for home in homes:
+        if home.tensor not in copies:
+            copy = home.tensor.detach().to(target)
+            is_parameter = isinstance(home.tensor, nn.Parameter)
+            copies[home.tensor] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+        setattr(home.module, home.name, copies[home.tensor])
+
+
+def _bring_back(homes: Iterable[Home]) -> None:
+    for home in homes:
+        setattr(home.module, home.name, home.tensor)
 
 
 def free_memory() -> None:

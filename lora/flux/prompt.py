@@ -10,6 +10,8 @@ from diffusers import FluxPipeline
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lora.flux.loading import visiting
+
 TEXT_TOKENS = 512  # as FLUX.1-dev is sampled; padding takes part in attention, so training needs the same
 FEWER_TEXT_TOKENS = 256  # of schnell: huggingface.co/black-forest-labs/FLUX.1-schnell
 
@@ -29,9 +31,13 @@ class Prompt:
 
 @torch.no_grad()
 def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
-    """Encode one text as the pipeline does when it draws: T5 padded to `text_tokens` without a mask, CLIP pooled."""
-    device = encoders.text_encoder_2.device  # other parts of the pipeline may be elsewhere
-    with _quiet():
+    """Encode one text as the pipeline does when it draws: T5 padded to `text_tokens` without a mask, CLIP pooled.
+
+    Where the transformer is, if there is one: encoders that live elsewhere visit it, of T5 one block at a time.
+    """
+    clip, t5 = encoders.text_encoder, encoders.text_encoder_2
+    device = (t5 if encoders.transformer is None else encoders.transformer).device
+    with visiting(device, clip, t5, in_turn=t5.encoder.block), _quiet():
         tokens, pooled, _ = encoders.encode_prompt(
             prompt=text, prompt_2=None, device=device, max_sequence_length=text_tokens(encoders)
         )

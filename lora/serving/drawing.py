@@ -68,7 +68,7 @@ def _redraw(
     if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
         return source.image
     kind = FluxImg2ImgPipeline if source.mask is None else FluxInpaintPipeline
-    redrawing = kind.from_pipe(pipeline)
+    redrawing = kind(**pipeline.components)  # from_pipe would turn the weights, which they share, into fp32
     redrawing.set_progress_bar_config(disable=True)
 
     def on_step_end(_pipe: FluxPipeline, _step: int, _time: int, kwargs: dict[str, object]) -> dict[str, object]:

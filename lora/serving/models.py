@@ -7,13 +7,14 @@ import psutil
 import torch
 from PIL import Image
 
-from lora.flux.loading import device, free_memory, load_pipeline
+from lora.flux.loading import device, free_memory, load_pipeline, precision
+from lora.flux.placing import DRAWING_BYTES, bytes_of_parts
 from lora.serving.drawing import draw
 from lora.serving.progress import Say
 from lora.serving.prompts import Prompts
 from lora.serving.request import Request
 from lora.serving.sources import Source
-from lora.serving.wardrobe import RESERVE, Wardrobe, Worn
+from lora.serving.wardrobe import Wardrobe, Worn
 
 
 class Model:
@@ -55,7 +56,7 @@ class Models:
     def model(self, path: Path) -> Model:
         """The base in this folder, loaded if it is not yet."""
         if path not in self._loaded:
-            if _free_bytes() < _bytes(path) + RESERVE:
+            if _free_bytes() < sum(bytes_of_parts(path, precision()).values()) + DRAWING_BYTES:
                 self._loaded.clear()
                 free_memory()
             self._loaded[path] = Model(path)
@@ -65,7 +66,3 @@ class Models:
 def _free_bytes() -> int:
     where = device()
     return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else psutil.virtual_memory().available
-
-
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.glob("*/*.safetensors"))

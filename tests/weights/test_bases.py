@@ -8,9 +8,17 @@ import sys
 import pytest
 from huggingface_hub.cli import download, hf
 
-from tests.tiny import TINY_FLUX, assert_one_sentence, write
+from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace, write
 from weights import bases
-from weights.bases import REPOSITORIES, WEIGHTS, Base, find_base, find_trainable_base, requested_base
+from weights.bases import (
+    REPOSITORIES,
+    WEIGHTS,
+    Base,
+    check_base,
+    find_base,
+    find_trainable_base,
+    requested_base,
+)
 
 
 def refusal(kind):
@@ -22,15 +30,14 @@ def refusal(kind):
 
 def test_the_tiny_base_is_found(monkeypatch):
     monkeypatch.setenv("FLUX_BASE", "tiny")
-    assert find_base() == Base("tiny", TINY_FLUX)
+    assert find_base() == Base("tiny", TINY_FLUX, "run script/build-tiny-flux")
 
 
 def test_a_base_without_guidance_is_not_trained(monkeypatch, tmp_path):
-    write(tmp_path / "model_index.json", b"{}")
-    (tmp_path / "transformer").mkdir()
-    write(tmp_path / "transformer" / "config.json", b'{"guidance_embeds": false}')
-    monkeypatch.setenv("FLUX_BASE", str(tmp_path))
-    assert find_base().path == tmp_path
+    folder = linked_base(tmp_path / "base")
+    replace(folder / "transformer" / "config.json", b'{"guidance_embeds": false}')
+    monkeypatch.setenv("FLUX_BASE", str(folder))
+    assert find_base().path == folder
     with pytest.raises(ValueError, match="can be drawn with, not trained"):
         find_trainable_base()
 
@@ -69,7 +76,41 @@ def test_spaces_around_a_name_do_not_count(monkeypatch):
 def test_a_folder_in_diffusers_layout_is_found(monkeypatch, tmp_path):
     write(tmp_path / "model_index.json", b"{}")
     monkeypatch.setenv("FLUX_BASE", str(tmp_path))
-    assert find_base() == Base(f"folder {tmp_path.name}", tmp_path)
+    base = find_base()
+    assert (base.name, base.path) == (f"folder {tmp_path.name}", tmp_path)
+
+
+DAMAGES = [
+    (lambda file: file.unlink(), FileNotFoundError, "is missing", "; run script/build-tiny-flux"),
+    (
+        lambda file: replace(file, file.read_bytes()[:-9]),
+        ValueError,
+        "9 bytes are missing",
+        "; remove it, then run script/build-tiny-flux",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "kind", "found", "remedy"), DAMAGES)
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_a_base_that_is_not_whole_is_told_with_its_remedy(tmp_path, part, damage, kind, found, remedy):
+    base = Base("tiny", linked_base(tmp_path / "base"), "run script/build-tiny-flux")
+    check_base(base)
+    file = base.path / part / "diffusion_pytorch_model.safetensors"
+    damage(file)
+    with pytest.raises(kind) as error:
+        check_base(base)
+    assert_one_sentence(error.value, f"the base tiny: {file} is ", found)
+    assert str(error.value).endswith(remedy)
+
+
+def test_a_base_that_is_not_whole_is_not_trained(monkeypatch, tmp_path):
+    folder = linked_base(tmp_path / "base")
+    replace(folder / "transformer" / "config.json", b"")
+    monkeypatch.setenv("FLUX_BASE", str(folder))
+    with pytest.raises(ValueError) as error:
+        find_trainable_base()
+    assert_one_sentence(error.value, f"the base folder base: {folder / 'transformer' / 'config.json'} is damaged")
 
 
 @pytest.mark.parametrize("name", ["devv", "DEV", "flux", ".."])
@@ -113,7 +154,7 @@ def a_base(folder, name, *, guidance=True):
     write(folder / "model_index.json", b"{}")
     (folder / "transformer").mkdir()
     write(folder / "transformer" / "config.json", b'{"guidance_embeds": %s}' % str(guidance).lower().encode())
-    return Base(name, folder)
+    return Base(name, folder, "make it again")
 
 
 @pytest.fixture
@@ -159,7 +200,7 @@ def test_a_base_of_ones_own_stands_in_for_those_of_its_kind_that_are_not_there(w
 
 def test_the_embedded_base_is_no_schnell(monkeypatch, tmp_path):
     monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
-    tiny = Base("tiny", TINY_FLUX)
+    tiny = Base("tiny", TINY_FLUX, "run script/build-tiny-flux")
     assert requested_base("dev", served=tiny) == tiny
     with pytest.raises(FileNotFoundError, match="model is schnell"):
         requested_base("schnell", served=tiny)

@@ -6,13 +6,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 from PIL import Image
 
 from lora.serving.drawing import draw
 from lora.serving.sources import Source
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import all_scenes, render
-from tests.tiny import assert_one_sentence, tiny_pipeline
+from tests.tiny import TINY_FLUX, assert_one_sentence, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,11 @@ def test_memory_that_does_not_suffice_is_told_and_the_next_image_is_drawn(pipeli
     handle.remove()
     assert_one_sentence(error.value)
     assert np.array_equal(before, drawn(pipeline))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_drawn_from_an_image_leaves_the_precision_of_the_weights(image, masked):
+    half_precision = FluxPipeline.from_pretrained(TINY_FLUX, dtype=torch.bfloat16)
+    drawn(half_precision, Source(image, half(image) if masked else None, 0.5))
+    parts = half_precision.transformer, half_precision.vae, half_precision.text_encoder, half_precision.text_encoder_2
+    assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.bfloat16}

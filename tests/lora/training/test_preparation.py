@@ -61,7 +61,10 @@ def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("lora", "found"),
     [
-        ({f"{SDXL}.lora_down.weight": torch.ones(4, 320), f"{SDXL}.lora_up.weight": torch.ones(320, 4)}, "Stable Diffusion"),
+        (
+            {f"{SDXL}.lora_down.weight": torch.ones(4, 320), f"{SDXL}.lora_up.weight": torch.ones(320, 4)},
+            "Stable Diffusion",
+        ),
         ({"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 192)}, "incomplete"),
         (
             {
