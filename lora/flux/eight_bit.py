@@ -62,6 +62,6 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
     """int8 [n, in] times int8 [out, in], transposed: int32 [n, out], exact. Few rows are joined by rows of zeros."""
-    missing = max(0, FEWEST_ROWS - len(rows))
-    padded = functional.pad(rows, (0, 0, 0, missing)) if missing else rows
-    return torch._int_mm(padded, weight.T)[: len(rows)]
+    count = rows.shape[0]
+    missing = torch.sym_max(0, FEWEST_ROWS - count)  # an `if` would be compiled once for few rows, and once for many
+    return torch._int_mm(functional.pad(rows, (0, 0, 0, missing)), weight.T)[:count]
