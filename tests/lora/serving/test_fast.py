@@ -13,7 +13,14 @@ from lora.serving.fast import FastTransformer, compile_for_all_sizes, eight_bit,
 from lora.serving.wardrobe import Wardrobe, Worn
 from tests.tiny import random_lora, tiny_pipeline, tiny_transformer
 
-PLAIN_LAYERS = ("time_text_embed", "context_embedder", "x_embedder", "norm", "proj_out")  # as their names begin
+QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
+IN_DOUBLE_BLOCKS = (
+    *(*QKV, "attn.to_out.0", "ff.net.0.proj", "ff.net.2"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    *("ff_context.net.0.proj", "ff_context.net.2"),
+)
+IN_SINGLE_BLOCKS = (*QKV, "proj_mlp", "proj_out")
+SIZES = [{"width": 64, "height": 64}, {"width": 128, "height": 96}, {"width": 64, "height": 80}]
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +74,10 @@ def drawn(pipeline, *, width=64, height=64):
     with torch.inference_mode():
         return pipeline(
             prompt="a red star in a meadow",
+            max_sequence_length=128,  # a quarter of what requests have, and of the time
             width=width,
             height=height,
-            num_inference_steps=4,
+            num_inference_steps=3,
             generator=torch.Generator().manual_seed(1),
             output_type="pt",
         ).images
@@ -99,14 +107,10 @@ def fail_at(monkeypatch, owner, name, *, call, error):
 
 
 def test_what_multiplies_every_token_is_in_8_bits_and_nothing_else_is():
-    plain = tiny_transformer()
-    layers = eight_bit_layers(eight_bit(plain))
-    linears = {name for name, module in plain.named_modules() if isinstance(module, torch.nn.Linear)}
-    own_names = {name: name.split("blocks.")[-1].split(".", 1)[-1] if "blocks." in name else name for name in linears}
-    left = {name for name in linears - layers.keys()}
-    assert all(own_names[name].startswith(PLAIN_LAYERS) for name in left)
-    assert not any(own_names[name].startswith("norm") for name in layers)
-    assert len(layers) == 2 * 12 + 2 * 5
+    assert set(eight_bit_layers(eight_bit(tiny_transformer()))) == {
+        *(f"transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_DOUBLE_BLOCKS),
+        *(f"single_transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_SINGLE_BLOCKS),
+    }
 
 
 def test_all_other_parameters_are_those_of_the_plain_model_themselves():
@@ -133,13 +137,9 @@ def test_who_never_goes_fast_spends_no_memory_on_it(monkeypatch, pipeline, wardr
     drawn(pipeline)
 
 
-def test_an_image_is_nearly_the_same(pipeline, fast):
-    assert 40 < psnr(drawn_fast(pipeline, fast), drawn(pipeline)) < 70
-
-
-@pytest.mark.parametrize("size", [{"width": 128, "height": 96}, {"width": 64, "height": 80}])
-def test_any_size_is_drawn(pipeline, fast, size):
-    assert 40 < psnr(drawn_fast(pipeline, fast, **size), drawn(pipeline, **size)) < 70
+@pytest.mark.parametrize("size", SIZES)
+def test_an_image_of_any_size_is_nearly_the_same(pipeline, fast, size):
+    assert 35 < psnr(drawn_fast(pipeline, fast, **size), drawn(pipeline, **size)) < 70
 
 
 def test_an_image_with_a_lora_is_nearer_to_the_plain_one_with_it_than_to_one_without(pipeline, fast, wear):
@@ -273,42 +273,42 @@ def test_nothing_is_compiled_on_a_cpu(pipeline, wardrobe):
     assert counters["stats"]["unique_graphs"] == 0
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """torch.compile without the minute in which kernels are written: graphs are run as they were traced."""
-    torch._dynamo.reset()
-    counters.clear()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    yield
-    torch._dynamo.reset()
+@pytest.fixture(scope="module")
+def compiled():
+    """A pipeline whose fast transformer is compiled, after a first try that was cancelled; and its wardrobe.
 
-
-def test_no_lora_and_no_size_compiles_anything_anew(traced, pipeline, fast, wear):
-    """Each kind of block is one graph, and one more of that which follows a block of another kind."""
-    with fast.driving():
-        compile_for_all_sizes(pipeline)
-    assert counters["stats"]["unique_graphs"] == 3
-    uncompiled = FastTransformer(pipeline, fast._wardrobe, say=print)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for size in ({"width": 64}, {"width": 128}, {"width": 64, "height": 80}, {"width": 256, "height": 512}):
-            for scale in (0.0, 1.0, 2.0):
-                wear(a=scale)
-                found = drawn_fast(pipeline, fast, **size)
-                assert scale == 1.0 or psnr(found, drawn_fast(pipeline, uncompiled, **size)) > 40
-    assert counters["stats"]["unique_graphs"] == 3
-
-
-def test_compiling_may_be_cancelled(monkeypatch, traced, pipeline, fast):
-    expected = drawn_fast(pipeline, fast)
-    with monkeypatch.context() as patch:
+    Without the minute in which kernels are written: graphs are run as they were traced.
+    """
+    pipeline = tiny_pipeline()
+    wardrobe = Wardrobe(pipeline)
+    fast = FastTransformer(pipeline, wardrobe, say=print)
+    with pytest.MonkeyPatch.context() as patch, fast.driving():
+        torch._dynamo.reset()
+        counters.clear()
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend=cancelled))
-        with pytest.raises(KeyboardInterrupt), fast.driving():
+        with pytest.raises(KeyboardInterrupt):
             compile_for_all_sizes(pipeline)
-    with fast.driving():
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
         compile_for_all_sizes(pipeline)
-        assert psnr(drawn(pipeline), expected) > 40
+    yield pipeline, wardrobe, fast
+    torch._dynamo.reset()
 
 
-def cancelled(graph, inputs):
+def cancelled(*_graph):
     """A compiler in whose midst a cancel comes."""
     raise KeyboardInterrupt
+
+
+def test_each_kind_of_block_is_compiled_once(compiled):  # noqa: ARG001
+    """And one of them twice: what a block gets from its like lies otherwise in memory than from another kind."""
+    assert counters["stats"]["unique_graphs"] == 3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+@pytest.mark.parametrize("size", [*SIZES, {"width": 128, "height": 256}])
+def test_no_lora_and_no_size_compiles_anything_anew(compiled, loras, size, scale):
+    pipeline, wardrobe, fast = compiled
+    wardrobe.wear([Worn("a", loras["a"], scale)])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        found = drawn_fast(pipeline, fast, **size)
+    assert torch.equal(found, drawn_fast(pipeline, FastTransformer(pipeline, wardrobe, say=print), **size))
