@@ -5,7 +5,7 @@ outfit is the same weights bit for bit, whatever came before, and nothing worn i
 no time to draw with.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +49,7 @@ class Wardrobe:
         self._worn: tuple[tuple[str, float], ...] | None = ()  # None in the midst of a change
         self._on_text: tuple[tuple[str, float], ...] = ()
         self.is_sound = True  # whether the base has always come back as it was
+        self.writes: Counter[str] = Counter()  # how often a layer's weights were, or were about to be, written
 
     def wear(self, outfit: Sequence[Worn]) -> None:
         """Wear these and nothing else.
@@ -79,6 +80,7 @@ class Wardrobe:
     @torch.no_grad()
     def _become(self, changes: Changes) -> None:
         for name in self._changed - changes.keys():
+            self.writes[name] += 1
             self._layers[name].weight.copy_(self._originals[name].weight)
         for name, pairs in changes.items():
             self._change(name, pairs)
@@ -93,6 +95,7 @@ class Wardrobe:
         if name not in self._originals:
             self._originals[name] = Original(_copy(weight), _hash(weight))
         self._changed.add(name)
+        self.writes[name] += 1
         up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
         original = self._originals[name].weight.to(weight.device)
         torch.addmm(original, up.to(weight), down.to(weight), out=weight)
