@@ -53,6 +53,7 @@ def test_a_fresh_process_with_stock_diffusers_draws_the_pixels_of_our_predictor(
 def _request() -> Request:
     return Request.checked(
         takes_guidance=True,
+        go_fast=False,
         prompt="TOK in a meadow",
         aspect_ratio="custom",
         megapixels="1",

@@ -5,7 +5,7 @@ weights are the same codes, whatever was worn before.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -14,7 +14,8 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 
 from lora.flux.eight_bit import W8A8Linear
-from lora.flux.prompt import TEXT_TOKENS, encode_prompt
+from lora.flux.prompt import encode_prompt
+from lora.serving.progress import Say
 from lora.serving.wardrobe import Wardrobe
 
 # These multiply every token of text and image: nearly all of the work. The others see the timestep and the prompt as a
@@ -28,7 +29,7 @@ PER_TOKEN = re.compile(
 class FastTransformer:
     """Draws in the place of a pipeline's transformer. Wherever a call is interrupted, the next one finds its way."""
 
-    def __init__(self, pipeline: FluxPipeline, wardrobe: Wardrobe, *, say: Callable[[str], None]) -> None:
+    def __init__(self, pipeline: FluxPipeline, wardrobe: Wardrobe, *, say: Say) -> None:
         """For the pipeline that `wardrobe` dresses. `say` is told before what takes long."""
         self._pipeline = pipeline
         self._plain: FluxTransformer2DModel = pipeline.transformer
@@ -101,7 +102,6 @@ def compile_for_all_sizes(pipeline: FluxPipeline) -> None:
         height=pipeline.vae.config.sample_size,
         num_inference_steps=1,
         generator=torch.Generator().manual_seed(0),
-        max_sequence_length=TEXT_TOKENS,
         output_type="latent",
     )
 

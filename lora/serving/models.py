@@ -1,6 +1,7 @@
 """Base models that are loaded, each with what it wears. Knows paths, not which models there are."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,7 @@ from PIL import Image
 from lora.flux.loading import device, free_memory, load_pipeline, precision
 from lora.flux.placing import DRAWING_BYTES, bytes_of_parts
 from lora.serving.drawing import draw
+from lora.serving.fast import FastTransformer
 from lora.serving.progress import Say
 from lora.serving.prompts import Prompts
 from lora.serving.request import Request
@@ -20,32 +22,36 @@ from lora.serving.wardrobe import Wardrobe, Worn
 class Model:
     """A base model, ready to draw."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Say) -> None:
+        """The base in this folder; `say` is told how far a request is, and what takes long."""
         self.pipeline = load_pipeline(path)
         self._wardrobe = Wardrobe(self.pipeline)
         self._prompts = Prompts(self.pipeline)
+        self._fast = FastTransformer(self.pipeline, self._wardrobe, say=say)
+        self._say = say
 
     @property
     def is_sound(self) -> bool:
         """Whether the base has always come back as it was loaded, whatever was worn."""
         return self._wardrobe.is_sound
 
-    def draw(
-        self, request: Request, source: Source | None, outfit: Sequence[Worn], *, say: Say
-    ) -> Iterator[Image.Image]:
-        """The images of a request, one by one, wearing these LoRAs and no others; `say` is told how far it is.
+    def draw(self, request: Request, source: Source | None, outfit: Sequence[Worn]) -> Iterator[Image.Image]:
+        """The images of a request, one by one, wearing these LoRAs and no others.
 
         Raises ValueError if a LoRA does not fit this base, RuntimeError if the memory does not suffice.
         """
         self._wardrobe.wear(outfit)
         prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
-        yield from draw(self.pipeline, request, source, prompt=prompt, say=say)
+        with self._fast.driving() if request.go_fast else nullcontext():
+            yield from draw(self.pipeline, request, source, prompt=prompt, say=self._say)
 
 
 class Models:
     """Keeps those that were drawn with, as long as there is memory for another."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say) -> None:
+        """`say` is that of each of them."""
+        self._say = say
         self._loaded: dict[Path, Model] = {}
 
     @property
@@ -59,7 +65,7 @@ class Models:
             if _free_bytes() < sum(bytes_of_parts(path, precision()).values()) + DRAWING_BYTES:
                 self._loaded.clear()
                 free_memory()
-            self._loaded[path] = Model(path)
+            self._loaded[path] = Model(path, self._say)
         return self._loaded[path]
 
 

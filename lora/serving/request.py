@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Self
 
-from lora.checks import number, one_of, text, whole_number
+from lora.checks import number, one_of, text, whole_number, yes_or_no
 from lora.pictures.size import Size
 
 # Sizes of FLUX's public predictors for a base of 1024 pixels.
@@ -48,6 +48,7 @@ class Request:
     num_outputs: int
     num_inference_steps: int
     guidance_scale: float
+    go_fast: bool  # in 8 bits, which changes pixels
     seed: int  # of the first image; image i has seed + i
     output_format: str
     output_quality: int
@@ -135,6 +136,7 @@ CHECKS: dict[str, Check] = {
     "num_inference_steps": _optional(_whole(1, 50)),
     "guidance_scale": _optional(partial(number, at_least=0.0, at_most=10.0)),
     "guidance": _optional(partial(number, at_least=0.0, at_most=10.0)),
+    "go_fast": yes_or_no,
     "seed": _seed,
     "output_format": partial(one_of, choices=FORMATS),
     "output_quality": _whole(0, 100),

@@ -59,6 +59,7 @@ def plain_request(prompt: str, *, count: int = 1) -> Request:
     """A square picture at the defaults of the predictor, in fewer steps."""
     return Request.checked(
         takes_guidance=True,
+        go_fast=False,
         prompt=prompt,
         aspect_ratio="1:1",
         megapixels="1",

@@ -15,6 +15,7 @@ INPUTS = {
     "num_inference_steps": 28,
     "guidance_scale": None,
     "guidance": None,
+    "go_fast": False,
     "seed": 7,
     "output_format": "webp",
     "output_quality": 80,
