@@ -4,8 +4,9 @@ from typing import Optional
 
 from cog import BaseRunner, Input, Path, Secret
 
+from lora.heap import give_back
 from lora.serving.closet import Closet
-from lora.serving.models import Models
+from lora.serving.models import Model, Models
 from lora.serving.notes import notes
 from lora.serving.outfit import Wish, wishes
 from lora.serving.outputs import save_images, text_of
@@ -14,8 +15,8 @@ from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.sources import read_source
 from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
-from lora.workspace import workspace
-from weights.bases import check_base, find_base, requested_base, takes_guidance
+from lora.workspace import clear, own_temporary_folder, workspace
+from weights.bases import Base, check_base, find_base, requested_base, takes_guidance
 from weights.network.network import Tokens
 from weights.reading_ahead import reading_ahead
 from weights.references import open_lora
@@ -29,6 +30,7 @@ class Runner(BaseRunner):
     def setup(self, weights: Optional[Path] = None) -> None:
         """Load the base model, and the LoRA of a trained version (COG_WEIGHTS) if there is one."""
         stages = Stages("setup")
+        self.files = own_temporary_folder("inputs")
         self.closet, self.models = Closet(), Models(say=print)
         self.trained = str(weights) if weights else None
         self.base, safety = find_base(), find_safety()
@@ -107,6 +109,8 @@ class Runner(BaseRunner):
         output_quality: int = Input(description="Quality of webp and jpg", default=90, ge=0, le=100),
     ) -> list[Path]:
         """Draw a prompt."""
+        give_back()
+        clear(self.files, keep=(image, mask))
         base = requested_base(model, served=self.base)
         request = Request.checked(
             takes_guidance=takes_guidance(base),
@@ -135,22 +139,24 @@ class Runner(BaseRunner):
         source = read_source(image, mask, prompt_strength)
         tokens = Tokens(hugging_face=_text(hf_api_token), civitai=_text(civitai_api_token))
         outfit = [self._worn(wish, tokens) for wish in asked]
-        settings = request.settings() | {
-            "model": base.name,
-            "loras": [(worn.digest, worn.scale) for worn in outfit if worn.scale],
-        }
-        print(f"settings: {text_of(settings)}")
-        if base != self.base:
-            check_base(base)
-        artist = self.models.model(base.path)
+        artist = self._artist(base)
         for note in notes(artist.pipeline, request, source, width=width, height=height):
             print(f"note: {note}")
+        checker = None if disable_safety_checker and self.can_disable_checker else self.checker
+        worn = [(each.digest, each.scale) for each in outfit if each.scale]
+        settings = {**request.settings(), "model": base.name, "loras": worn}
+        print(f"settings: {text_of(settings)}")
         with workspace("predict") as folder:
-            checker = None if disable_safety_checker and self.can_disable_checker else self.checker
             shown = allowed(list(artist.draw(request, source, outfit)), checker)
             if blocked := [place + 1 for place in range(request.num_outputs) if place not in shown]:
                 print(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {request.num_outputs}")
             return [Path(path) for path in save_images(shown, request, settings, into=folder)]
+
+    def _artist(self, base: Base) -> Model:
+        """A base that was asked for, checked before it is loaded."""
+        if base != self.base:
+            check_base(base)
+        return self.models.model(base.path)
 
     def _worn(self, wish: Wish, tokens: Tokens) -> Worn:
         """A LoRA that was asked for."""

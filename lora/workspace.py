@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +27,28 @@ def workspace(name: str) -> Iterator[Path]:
     finally:
         if not is_done:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_temporary_folder(name: str) -> Path:
+    """A folder of this process alone, which everything here that asks for a temporary file is given from now on.
+
+    Cog writes the files of a request there before it calls, and leaves them where a cancel comes in between.
+    """
+    prefix = f"flux-lora-{name}-{os.getpid()}-"
+    _sweep(prefix, name)
+    tempfile.tempdir = tempfile.mkdtemp(prefix=prefix)
+    return Path(tempfile.tempdir)
+
+
+def clear(folder: Path, *, keep: Iterable[Path | None]) -> None:
+    """Remove what lies in a folder, but for these files."""
+    kept = {path.absolute() for path in keep if path}
+    for path in folder.absolute().iterdir():
+        if path not in kept:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _sweep(prefix: str, name: str) -> None:

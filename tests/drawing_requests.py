@@ -78,7 +78,7 @@ class Requests:
 
     def _picture(self) -> str:
         """Of any shape and kind; as PNG, or as TIFF where PNG has no such kind."""
-        width, height = self._random.randint(1, 300), self._random.randint(1, 300)
+        width, height = self._random.randint(64, 300), self._random.randint(64, 300)
         numbers = np.random.default_rng(self._random.randrange(2**32)).integers(0, 256, (height, width, 3), np.uint8)
         mode, file = self._random.choice(MODES), io.BytesIO()
         Image.fromarray(numbers).convert("L" if mode == "LA" else "RGB").convert(mode).save(

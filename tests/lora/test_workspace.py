@@ -3,10 +3,11 @@
 import os
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
-from lora.workspace import workspace
+from lora.workspace import clear, own_temporary_folder, workspace
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +42,21 @@ def test_what_another_process_left_goes_after_more_than_a_week(temporary, hours,
     os.utime(left, (time.time() - 3600 * hours,) * 2)
     with workspace("train"):
         assert left.exists() is stays
+
+
+def test_a_process_has_a_temporary_folder_of_its_own(temporary):
+    """Which Cog, in the same process, puts the files of requests into."""
+    own = own_temporary_folder("inputs")
+    with tempfile.NamedTemporaryFile() as file:
+        assert Path(file.name).parent == own
+    assert own.parent == temporary
+    assert own.stat().st_mode & 0o777 == 0o700
+
+
+def test_all_but_the_files_of_the_request_is_cleared(temporary):
+    for name in ("left", "image", "mask"):
+        (temporary / name).write_text("")
+    (temporary / "outputs").mkdir()
+    (temporary / "outputs" / "0.png").write_text("")
+    clear(temporary, keep=(temporary / "image", None, temporary / "mask"))
+    assert {path.name for path in temporary.iterdir()} == {"image", "mask"}
