@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("soak")
 
 REQUESTS, EVERY_CANCEL = 200, 10
 WARM = 100  # requests after which the server has every kind of memory that it keeps
-# Seconds after which a request is in our hands. In the first milliseconds Cog hands its files over in threads of its own,
+# Seconds after which a request is in our hands. In the first milliseconds Cog hands its files over in its own threads,
 # where a cancel can leave its worker waiting for ever (0.23.1): nothing of ours runs then.
 AT_WORK = 0.05
 SECONDS_TO_CANCEL = 5
