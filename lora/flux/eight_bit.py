@@ -17,7 +17,7 @@ class W8A8Linear(nn.Module):
     """
 
     codes: Tensor  # [out, in], int8
-    scales: Tensor  # [out], fp32: what one step of a row's codes is worth
+    scales: Tensor  # [out], fp32: what one step of a row's codes is worth; no buffer: `to(dtype)` leaves it exact
     bias: nn.Parameter | None
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -34,7 +34,7 @@ class W8A8Linear(nn.Module):
             )
         device = layer.weight.device
         self.register_buffer("codes", torch.empty(shape, dtype=torch.int8, device=device))
-        self.register_buffer("scales", torch.empty(shape[0], dtype=torch.float32, device=device))
+        self.scales = torch.empty(shape[0], dtype=torch.float32, device=device)
         self.register_parameter("bias", layer.bias)
 
     @torch.no_grad()

@@ -118,6 +118,14 @@ def test_new_weights_are_rounded_into_the_tensors_that_are_there():
     assert torch.equal(rounded.scales, scales[:, 0])
 
 
+def test_a_cast_of_the_model_rounds_no_scale():
+    """Pipelines of diffusers cast their models when they are made from others."""
+    rounded = held(plain())
+    before = rounded.scales.clone()
+    rounded.to(torch.bfloat16)
+    assert torch.equal(rounded.scales, before)
+
+
 def test_the_bias_is_that_of_the_plain_layer_itself():
     layer = plain()
     assert held(layer).bias is layer.bias
