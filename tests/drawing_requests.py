@@ -16,7 +16,7 @@ from tests.tiny import random_lora, tiny_pipeline
 PROMPTS = ("a red star", "", "  ", "TOK\nin\tlines", "星 ⭐ \U0001f600", "a blue square " * 300, "a drawing of TOK")
 MODES = ("RGB", "RGBA", "L", "P", "LA", "CMYK")
 # What would take a processor minutes is kept small; that bounds are kept is asked elsewhere.
-MOST = {"num_inference_steps": 3, "num_outputs": 2, "width": 208, "height": 208}
+MOST = {"num_inference_steps": 2, "num_outputs": 2, "width": 144, "height": 144}
 NO_LORAS = {
     "neither of these forms/at all": "is no reference to a LoRA",
     "https://127.0.0.1/x.safetensors": "not allowed",
@@ -78,7 +78,7 @@ class Requests:
 
     def _picture(self) -> str:
         """Of any shape and kind; as PNG, or as TIFF where PNG has no such kind."""
-        width, height = self._random.randint(64, 300), self._random.randint(64, 300)
+        width, height = self._random.randint(64, 200), self._random.randint(64, 200)
         numbers = np.random.default_rng(self._random.randrange(2**32)).integers(0, 256, (height, width, 3), np.uint8)
         mode, file = self._random.choice(MODES), io.BytesIO()
         Image.fromarray(numbers).convert("L" if mode == "LA" else "RGB").convert(mode).save(

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ from PIL import Image
 
 from lora.serving.outputs import settings_in
 from script.cog_server import Server, running_server
-from tests.cog_client import data_uri, images_of, post_prediction
+from tests.cog_client import call, data_uri, images_of, post_prediction, when_free
+from tests.loopback import webhook
+from tests.servers import end_of
 from tests.tiny import linked_base, replace
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
 
 UNPROCESSABLE = 422
+SECONDS_TO_CANCEL = 5
 # One small drawing; PNG keeps every pixel, so equal bytes are equal images.
 DRAWING = {
     "prompt": "a drawing of TOK",
@@ -158,6 +162,32 @@ def test_an_image_says_how_it_was_drawn(predict_server: Server, tmp_path: Path) 
     settings = settings_in(tmp_path / "out.png")
     assert (settings["prompt"], settings["seed"], settings["model"]) == (DRAWING["prompt"], 7, "tiny")
     assert settings["num_inference_steps"] == 2
+
+
+def test_a_request_cancelled_in_the_midst_of_drawing_ends_at_once_and_the_next_image_is_that_of_a_fresh_server(
+    predict_server: Server,
+) -> None:
+    """D29: a step of this size takes a tenth of a second and more; all of them would take half a minute."""
+    long = {
+        **DRAWING,
+        "num_inference_steps": 50,
+        "num_outputs": 4,
+        "aspect_ratio": "custom",
+        "width": 512,
+        "height": 512,
+    }
+    before = images_of(predict_server, **DRAWING)
+    with webhook() as receiver:
+        body = {"input": long, "webhook": receiver.url}
+        when_free("PUT", f"{predict_server.url}/predictions/endless", body, prefer="respond-async")
+        while "%|" not in (receiver.events.get(timeout=60).get("logs") or ""):
+            pass
+        began = time.monotonic()
+        call("POST", f"{predict_server.url}/predictions/endless/cancel", {})
+        assert end_of(receiver, seconds=60)["status"] == "canceled"
+        print(f"\ncancelled in {time.monotonic() - began:.2f} s")
+        assert time.monotonic() - began < SECONDS_TO_CANCEL
+    assert images_of(predict_server, **DRAWING) == before
 
 
 def _pixels(image: bytes) -> NDArray[np.int64]:
