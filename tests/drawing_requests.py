@@ -67,7 +67,8 @@ class Requests:
             case "lora_weights" | "extra_lora" | "replicate_weights":
                 return self._reference()
             case "loras":
-                return [f"{self._reference()}:{pick.choice((-1, 0, 0.5, 2))}" for _ in range(pick.randint(0, 2))]
+                listed = [self._reference() for _ in range(pick.randint(0, 2))]
+                return [f"{reference}:{pick.choice((-1, 0, 0.5, 2))}" for reference in listed if reference.strip()]
             case "num_inference_steps" | "num_outputs" | "width" | "height":
                 return pick.randint(schema["minimum"], MOST[name])
         return self._of(schema)

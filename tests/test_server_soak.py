@@ -13,7 +13,7 @@ from script.cog_server import Server, health, running_server
 from tests.cog_client import Answer, Json, call, images_of, post_prediction, when_free
 from tests.drawing_requests import Drawn, Requests, some_loras
 from tests.loopback import webhook
-from tests.servers import ACCEPTED, end_of
+from tests.servers import ACCEPTED, end_of, wait_until
 
 pytestmark = pytest.mark.xdist_group("soak")
 
@@ -65,6 +65,7 @@ def soaked(server: Server, folder: Path) -> Soak:
         memory.append(bytes_of(server))
     last = images_of(server, **PROBE)
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    wait_until(lambda: health(server)["status"] != "BUSY", seconds=10)
     return Soak(answers, cancelled, memory, left, first, last, health(server)["status"])
 
 
