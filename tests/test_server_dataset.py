@@ -117,11 +117,10 @@ def test_a_refused_archive_leaves_nothing_and_the_next_job_is_as_good_as_the_fir
     assert trained(place, data_uri(MONSTER)) == first_tar
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_tar_trains_the_same_lora_as_a_zip(place: Place, first_tar: bytes, mode: str):
+def test_a_tar_trains_the_same_lora_as_a_zip(place: Place, first_tar: bytes):
     """By data URI and by a URL without a suffix."""
-    assert trained(place, data_uri(tarred(mode), media_type="application/octet-stream")) == first_tar
-    with offered_file(tarred(mode)) as url:
+    assert trained(place, data_uri(tarred("w:gz"), media_type="application/octet-stream")) == first_tar
+    with offered_file(tarred("w:gz")) as url:
         assert trained(place, url) == first_tar
 
 
