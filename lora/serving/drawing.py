@@ -7,7 +7,6 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 from PIL import Image
 
-from lora.flux.loading import free_memory
 from lora.flux.picture import draw_picture
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.pictures.size import Size
@@ -28,8 +27,7 @@ def draw(
     """The images of a request, one by one: each has a seed of its own, so each can be drawn again alone.
 
     With a source, its shape decides theirs, at no more pixels than the request would have without. `prompt` is that of
-    the request, if it is encoded already; `say` is told how far it is. Raises RuntimeError if the memory does not
-    suffice.
+    the request, if it is encoded already; `say` is told how far it is.
     """
     prompt = prompt or encode_prompt(pipeline, request.prompt)
     progress = Progress(say, images=request.num_outputs)
@@ -37,14 +35,10 @@ def draw(
     if source is not None:
         source = source.fitted(size_for_image(Size(*source.image.size), megapixels=request.megapixels, native=native))
     for index in range(request.num_outputs):
-        try:
-            if source is None:
-                yield _draw(pipeline, prompt, request, index, progress)
-            else:
-                yield _redraw(pipeline, prompt, request, source, index, progress)
-        except torch.OutOfMemoryError as error:
-            free_memory()
-            raise RuntimeError("the GPU's memory does not suffice for this size: expected a smaller image") from error
+        if source is None:
+            yield _draw(pipeline, prompt, request, index, progress)
+        else:
+            yield _redraw(pipeline, prompt, request, source, index, progress)
 
 
 def _draw(pipeline: FluxPipeline, prompt: Prompt, request: Request, index: int, progress: Progress) -> Image.Image:

@@ -34,10 +34,13 @@ def by_layer(lora: FluxLora) -> Iterator[tuple[str, Pair]]:
 def refuse_misfit(lora: FluxLora, layers: Layers) -> None:
     """Raises ValueError with one sentence unless every change has its layer and fits it."""
     for name, pair in by_layer(lora):
-        found = f"{pair.shape.outputs} x {pair.shape.inputs} weights{made_for({f'{name}.lora_A': pair.down})}"
         layer = layers.get(name)
-        if layer is None:
-            raise ValueError(f"the LoRA was made for another model: this one has no place for {name} of {found}")
-        if pair.shape != Shape(layer.in_features, layer.out_features):
-            expected = f"this model's are {layer.out_features} x {layer.in_features}"
-            raise ValueError(f"the LoRA was made for another model: {name} is for {found}, {expected}")
+        if layer is None or pair.shape != Shape(layer.in_features, layer.out_features):
+            raise ValueError(f"the LoRA was made for another model: {_misfit(name, pair, layer)}")
+
+
+def _misfit(name: str, pair: Pair, layer: nn.Linear | None) -> str:
+    found = f"{pair.shape.outputs} x {pair.shape.inputs} weights{made_for({f'{name}.lora_A': pair.down})}"
+    if layer is None:
+        return f"this one has no place for {name} of {found}"
+    return f"{name} is for {found}, this model's are {layer.out_features} x {layer.in_features}"

@@ -27,8 +27,8 @@ class Model:
         self.pipeline = load_pipeline(path)
         self._wardrobe = Wardrobe(self.pipeline)
         self._prompts = Prompts(self.pipeline)
-        self._fast = FastTransformer(self.pipeline, self._wardrobe, say=say)
         self._say = say
+        self._fast = self._new_fast()
 
     @property
     def is_sound(self) -> bool:
@@ -38,12 +38,22 @@ class Model:
     def draw(self, request: Request, source: Source | None, outfit: Sequence[Worn]) -> Iterator[Image.Image]:
         """The images of a request, one by one, wearing these LoRAs and no others.
 
-        Raises ValueError if a LoRA does not fit this base, RuntimeError if the memory does not suffice.
+        Raises ValueError if a LoRA does not fit this base, RuntimeError if the memory does not suffice; the next
+        request finds more of it then.
         """
-        self._wardrobe.wear(outfit)
-        prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
-        with self._fast.driving() if request.go_fast else nullcontext():
-            yield from draw(self.pipeline, request, source, prompt=prompt, say=self._say)
+        try:
+            self._wardrobe.wear(outfit)
+            prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
+            with self._fast.driving() if request.go_fast else nullcontext():
+                yield from draw(self.pipeline, request, source, prompt=prompt, say=self._say)
+        except torch.OutOfMemoryError as error:
+            self._fast = self._new_fast()  # the old one holds the model once more, in 8 bits
+            free_memory()
+            wanted = f"a smaller image{', or go_fast false' if request.go_fast else ''}"
+            raise RuntimeError(f"the GPU's memory does not suffice for this request: expected {wanted}") from error
+
+    def _new_fast(self) -> FastTransformer:
+        return FastTransformer(self.pipeline, self._wardrobe, say=self._say)
 
 
 class Models:
