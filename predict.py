@@ -15,7 +15,7 @@ from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.sources import read_source
 from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
-from lora.workspace import clear, own_temporary_folder, workspace
+from lora.workspace import clear, own_temporary_folder, refuse_unsent, workspace
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance
 from weights.network.network import Tokens
 from weights.reading_ahead import reading_ahead
@@ -110,6 +110,7 @@ class Runner(BaseRunner):
     ) -> list[Path]:
         """Draw a prompt."""
         give_back()
+        refuse_unsent(self.files, image=image, mask=mask)
         clear(self.files, keep=(image, mask))
         base = requested_base(model, served=self.base)
         request = Request.checked(

@@ -1,7 +1,8 @@
 """What LoRAs cost in serving: to put on, to wear at another strength, to draw with; against stock diffusers and PEFT.
 
 Both have the same base, LoRAs, prompts and seeds, in one process and in turn. Ours puts LoRAs into the weights; stock
-loads each as an adapter, as the usual predictor does, and keeps it until it is taken off.
+loads each as an adapter, as the usual predictor does, and keeps it until it is taken off: another strength is a number
+to it, and every step of every picture pays for the adapter.
 """
 
 import argparse
@@ -21,17 +22,18 @@ from diffusers import FluxPipeline
 from safetensors.torch import save_file
 
 from bench.machine import machine
-from lora.flux.layouts.canonical import canonical
 from lora.flux.loading import load_pipeline
+from lora.serving.closet import Closet
 from lora.serving.wardrobe import Wardrobe, Worn
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.recipe.layers import block_layers
 from weights.bases import find_base
-from weights.references import read_lora
+from weights.references import open_lora
 
 RESULTS = Path(__file__).parent / "results"
-LORAS, RANK, SPREAD = 3, 16, 0.02
-ROUNDS, STEPS, SIDE = 7, 8, 1024
+RANK, SPREAD = 16, 0.02
+ROUNDS, STEPS = 7, 8
+MOST_WORN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +55,21 @@ class Contender(Protocol):
 
 
 class Ours:
-    """As the predictor does."""
+    """As the predictor does: it keeps what it read, and looks whether the file is still the same."""
 
     def __init__(self, base: Path) -> None:
         self.pipeline = load_pipeline(base)
         self._wardrobe = Wardrobe(self.pipeline)
-        self._read: dict[Path, Worn] = {}
+        self._closet = Closet()
 
     def wear(self, scales: dict[Path, float]) -> None:
-        """A file that is worn already is not read again."""
-        self._read = {path: self._read.get(path) or self._new(path) for path in scales}
-        self._wardrobe.wear([Worn(self._read[path].digest, self._read[path].lora, scales[path]) for path in scales])
+        """Through the reference grammar, the closet and the wardrobe."""
+        self._wardrobe.wear([self._worn(path, scale) for path, scale in scales.items()])
 
-    def _new(self, path: Path) -> Worn:
-        lora = read_lora(str(path), named="lora_weights")
-        return Worn(lora.digest, canonical(lora.tensors), 1.0)
+    def _worn(self, path: Path, scale: float) -> Worn:
+        with open_lora(str(path), named="lora_weights") as file:
+            kept = self._closet.lora(file.stamp, file.read)
+        return Worn(kept.digest, kept.lora, scale)
 
 
 class Stock:
@@ -100,7 +102,8 @@ def main() -> None:
     side = arguments.side or contenders["ours"].pipeline.vae.config.sample_size
     extent = Extent(1, 1, 64) if arguments.small else Extent(ROUNDS, STEPS, side)
     with tempfile.TemporaryDirectory() as folder:
-        files = _random_loras(contenders["ours"].pipeline, Path(folder))
+        count = max(extent.rounds + 2, MOST_WORN)
+        files = _random_loras(contenders["ours"].pipeline, Path(folder), count=count)
         seconds = {task: _in_turn(contenders, files, extent, task) for task in TASKS}
     output = arguments.output or RESULTS / f"serving-{base.name}-{date.today()}.json"
     about = machine("torch", "diffusers", "peft", "transformers", "safetensors")
@@ -108,10 +111,10 @@ def main() -> None:
     print(f"wrote {output}\n\n{as_markdown(seconds)}")
 
 
-def _random_loras(pipeline: FluxPipeline, folder: Path) -> list[Path]:
+def _random_loras(pipeline: FluxPipeline, folder: Path, *, count: int) -> list[Path]:
     """Files of LoRAs on all layers of the blocks, whose strengths mean nothing."""
     files = []
-    for number in range(LORAS):
+    for number in range(count):
         transformer = pipeline.transformer.__class__.from_config(pipeline.transformer.config)
         add_lora(transformer, layers=block_layers(transformer.config), rank=RANK, seed=number)
         generator = torch.Generator().manual_seed(number)
@@ -127,12 +130,21 @@ def _random_loras(pipeline: FluxPipeline, folder: Path) -> list[Path]:
 Task = Callable[[Contender, list[Path], Extent, int], None]  # the last is the count of the round
 
 
+def _first(contender: Contender, files: list[Path], _extent: Extent, count: int) -> None:
+    contender.wear({files[count]: 1.0})
+
+
 def _switch(contender: Contender, files: list[Path], _extent: Extent, count: int) -> None:
     contender.wear({files[count % 2]: 1.0})
 
 
 def _rescale(contender: Contender, files: list[Path], _extent: Extent, count: int) -> None:
     contender.wear({files[0]: 1.0 - 0.01 * count})
+
+
+def _rescale_and_draw(contender: Contender, files: list[Path], extent: Extent, count: int) -> None:
+    _rescale(contender, files, extent, count)
+    _draw(contender, files, extent, count)
 
 
 def _draw(contender: Contender, _files: list[Path], extent: Extent, _count: int) -> None:
@@ -154,11 +166,13 @@ class Timed:
 
 
 TASKS = {
-    "another LoRA": Timed(1, _switch),
+    "a LoRA that was never worn": Timed(1, _first),
+    "a LoRA that was worn before": Timed(1, _switch),
     "another scale": Timed(1, _rescale),
     "a picture without": Timed(0, _draw),
     "a picture with 1 LoRA": Timed(1, _draw),
-    "a picture with 3 LoRAs": Timed(3, _draw),
+    "a picture with 3 LoRAs": Timed(MOST_WORN, _draw),
+    "another scale and a picture": Timed(1, _rescale_and_draw),
 }
 
 

@@ -51,6 +51,16 @@ def clear(folder: Path, *, keep: Iterable[Path | None]) -> None:
                 path.unlink(missing_ok=True)
 
 
+def refuse_unsent(folder: Path, **files: Path | str | None) -> None:
+    """Raises ValueError with one sentence for a file, by its input, that a client named and did not send.
+
+    What it sent Cog put into a temporary folder; any other path in a request it hands on as it is, a str.
+    """
+    for name, path in files.items():
+        if path and not Path(path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} is {str(path)!r}, a path: expected an https:// URL, a data URI or a file")
+
+
 def _sweep(prefix: str, name: str) -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"flux-lora-{name}-*"):
         with suppress(OSError):

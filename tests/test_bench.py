@@ -29,7 +29,7 @@ def test_the_serving_benchmark_times_both_contenders_at_everything(tmp_path: Pat
     environment = os.environ | {"FLUX_BASE": "tiny"}
     run = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, env=environment)
     numbers = json.loads(output.read_text())
-    assert len(numbers["seconds"]) == 5
+    assert len(numbers["seconds"]) == 7
     assert all(len(found[name]) == 1 for found in numbers["seconds"].values() for name in ("ours", "stock"))
     assert "| a picture with 3 LoRAs |" in run.stdout
 

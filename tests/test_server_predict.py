@@ -150,6 +150,14 @@ def test_an_image_and_a_mask_are_drawn_from(predict_server: Server) -> None:
     assert "mask is given without image" in answer.body["error"]
 
 
+def test_an_image_on_the_servers_own_disk_is_not_shown_to_a_client(predict_server: Server, tmp_path: Path) -> None:
+    """D10."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "private.png")
+    answer = post_prediction(predict_server, image=str(tmp_path / "private.png"), **DRAWING)
+    assert answer.body["status"] == "failed"
+    assert f"image is '{tmp_path / 'private.png'}', a path" in answer.body["error"]
+
+
 def test_guidance_by_either_name_is_the_same(predict_server: Server) -> None:
     one, other = (images_of(predict_server, **{name: 2}, **DRAWING) for name in ("guidance", "guidance_scale"))
     assert _pixels(one[0]).tolist() == _pixels(other[0]).tolist()

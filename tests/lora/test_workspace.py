@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora.workspace import clear, own_temporary_folder, workspace
+from lora.workspace import clear, own_temporary_folder, refuse_unsent, workspace
+from tests.tiny import assert_one_sentence
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +61,17 @@ def test_all_but_the_files_of_the_request_is_cleared(temporary):
     (temporary / "outputs" / "0.png").write_text("")
     clear(temporary, keep=(temporary / "image", None, temporary / "mask"))
     assert {path.name for path in temporary.iterdir()} == {"image", "mask"}
+
+
+def test_a_file_that_a_request_names_and_does_not_bring_is_refused(temporary):
+    """D10; neither by another folder, nor on the way through ours, nor by a link in it."""
+    own, other = temporary / "own", temporary / "other"
+    own.mkdir()
+    other.write_text("")
+    (own / "sent").write_text("")
+    (own / "link").symlink_to(other)
+    refuse_unsent(own, image=own / "sent", mask=None)
+    for path in (other, own / ".." / "other", own / "link", Path("other")):
+        with pytest.raises(ValueError, match="expected an https:// URL") as error:
+            refuse_unsent(own, image=None, mask=path)
+        assert_one_sentence(error.value, "mask")
