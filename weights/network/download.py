@@ -160,6 +160,8 @@ def _receive(answer: Answer, progress: _Progress) -> None:
             mark, marked = now, progress.size
     if progress.whole is not None and progress.size != progress.whole:
         raise Interrupted(f"was cut off by {answer.host} after {progress.size:,} of {progress.whole:,} bytes")
+    if not progress.size:
+        raise ValueError(f"was sent as an empty file by {answer.host}: expected a LoRA")
 
 
 def _check_speed(size: int, seconds: float, patience: Patience, host: str) -> None:
