@@ -123,7 +123,8 @@ def _inline(record: Inline) -> _Found:
 def _local(record: LocalFile) -> _Found:
     file = _open(record.path)
     status = os.fstat(file.fileno())
-    return _Found(f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}-{status.st_size}", file)
+    times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # the second, as `cp -p` and tar set the first
+    return _Found(f"{status.st_dev}-{status.st_ino}-{times}-{status.st_size}", file)
 
 
 def _fetched(record: Remote, fetcher: Fetcher) -> _Found:

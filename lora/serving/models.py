@@ -25,6 +25,7 @@ class Model:
     def __init__(self, path: Path, say: Say) -> None:
         """The base in this folder; `say` is told how far a request is, and what takes long."""
         self.pipeline = load_pipeline(path)
+        self._plain = self.pipeline.transformer
         self._wardrobe = Wardrobe(self.pipeline)
         self._prompts = Prompts(self.pipeline)
         self._say = say
@@ -42,6 +43,7 @@ class Model:
         request finds more of it then.
         """
         try:
+            self.pipeline.transformer = self._plain  # a cancel may have come as the fast one was taken out
             self._wardrobe.wear(outfit)
             prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
             with self._fast.driving() if request.go_fast else nullcontext():

@@ -4,7 +4,9 @@ import base64
 import gzip
 import hashlib
 import io
+import os
 import tarfile
+import time
 
 import pytest
 import torch
@@ -357,6 +359,17 @@ def test_a_file_is_known_before_it_is_read_and_another_in_its_place_is_told_from
     assert stamp_of(path) == first
     path.unlink()
     write(tmp_path / "a.safetensors", b"no other LoRA ")
+    assert stamp_of(path) != first
+
+
+def test_a_file_that_was_written_over_is_told_from_the_one_before_though_its_size_and_its_time_are_kept(tmp_path):
+    """As `tar xf` of our tars and `cp -p` do."""
+    path = write(tmp_path / "a.safetensors", b"no LoRA at all")
+    os.utime(path, (0, 0))
+    first = stamp_of(path)
+    time.sleep(0.02)  # the clock of a file system ticks less often than ours
+    path.write_bytes(b"no other LoRA ")
+    os.utime(path, (0, 0))
     assert stamp_of(path) != first
 
 

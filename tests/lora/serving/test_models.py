@@ -120,6 +120,26 @@ def test_without_memory_to_draw_in_8_bits_these_are_let_go(model, monkeypatch):
     drawn(model, go_fast=True)
 
 
+def test_a_cancel_as_the_8_bit_transformer_is_taken_out_leaves_the_next_image_plain(model, monkeypatch):
+    plain, before = model.pipeline.transformer, drawn(model)
+    whole, cancels = type(model.pipeline).__setattr__, [KeyboardInterrupt]
+
+    def cancelled(self, name, value):
+        if value is plain and self.transformer is not plain and cancels:
+            raise cancels.pop()
+        whole(self, name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.pipeline), "__setattr__", cancelled)
+        with pytest.raises(KeyboardInterrupt):
+            drawn(model, go_fast=True)
+        assert model.pipeline.transformer is not plain
+    assert np.array_equal(drawn(model), before)
+    fast = drawn(model, go_fast=True)
+    assert not np.array_equal(fast, before)
+    assert np.array_equal(drawn(model), before)
+
+
 def test_a_lora_that_does_not_fit_is_refused_and_the_next_image_is_drawn(model):
     before = drawn(model)
     misfit = canonical(random_lora(tiny_transformer()))
