@@ -148,7 +148,7 @@ def test_a_sparse_member_does_not_fill_the_memory(tmp_path):
     header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; no piece of it is stored
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    assert "a file of 1,099,511,627,776 bytes" in refusal_of(tmp_path, bytes(header) + bytes(1024))
+    assert "a sparse one" in refusal_of(tmp_path, bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize(
