@@ -150,7 +150,7 @@ def test_a_sparse_member_does_not_fill_the_memory(tmp_path):
     header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; no piece of it is stored
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    assert "a file of 1,099,511,627,776 bytes" in refusal_of(tmp_path, bytes(header) + bytes(1024))
+    assert "a sparse one" in refusal_of(tmp_path, bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize(
@@ -277,6 +277,31 @@ def test_a_download_that_is_no_lora_is_refused_and_fetched_anew_the_next_time(se
     for count in (1, 2):
         assert "found a web page" in refusal(f"{services.url}/page", network=services_network(services))
         assert len(services.asked) == count
+
+
+@pytest.mark.parametrize(("reference", "content"), [("hf:o/r", CONTENT), ("owner/name", A_TAR)])
+def test_a_download_that_was_damaged_in_the_cache_is_fetched_anew(services, tmp_path, reference, content):
+    """One bit of a weight, which no reader of the format notices."""
+    given = {"network": services_network(services), "store": Store(tmp_path, Room(spare_bytes=0))}
+    assert_read(reference, **given)
+    (file,) = tmp_path.glob("*.bin")
+    place = content.rindex(CONTENT[-4:]) + 2
+    write(file, content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert_read(reference, **given)
+    assert file.read_bytes() == content
+
+
+def test_a_damaged_download_that_has_another_version_by_now_is_asked_for_again(tmp_path):
+    """What is known of it by then is that of the old version."""
+    sent = [A_TAR]
+    with service(lambda request, _: send(request, sent[-1])) as it:
+        given = {"network": a_network(it), "store": Store(tmp_path, Room(spare_bytes=0))}
+        with open_lora(f"{it.url}/x", named="lora_weights", **given) as file:
+            sent.append(A_TAR.replace(b"a dog", b"a cat"))
+            write(next(tmp_path.glob("*.bin")), sent[-1])
+            with pytest.raises(ValueError, match="another version now"):
+                file.read()
+        assert_read(f"{it.url}/x", **given)
 
 
 def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
