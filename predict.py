@@ -163,7 +163,7 @@ class Runner(BaseRunner):
         """A LoRA that was asked for."""
         with open_lora(wish.reference, named=wish.named, tokens=tokens) as file:
             kept = self.closet.lora(file.stamp, file.read)
-        return Worn(kept.digest, kept.lora, wish.scale)
+        return Worn(kept.digest, kept.lora, wish.scale, file.named)
 
 
 def _text(secret: Secret | None) -> str:

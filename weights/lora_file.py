@@ -17,6 +17,7 @@ LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 MOST_HEADER_BYTES = 10 * 2**20
 MOST_TENSORS = 20_000
 LONGEST_NAME = 200
+MOST_DIGITS = 20  # of a whole number: no size has more
 SHOWN = 60  # characters of a name that an error repeats
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
 # What the names of a LoRA's tensors hold, by layout: PEFT, sd-scripts, old diffusers; OneTrainer's and XLabs' own;
@@ -60,7 +61,7 @@ def _header(content: bytes) -> dict[str, Any]:
     if length > min(MOST_HEADER_BYTES, len(content) - LENGTH_BYTES):
         raise ValueError(wrong)
     try:
-        header = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique)
+        header = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique, parse_int=_whole)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(wrong) from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
@@ -75,6 +76,12 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"names {shown(name)} twice in its header: it cannot be trusted")
         result[name] = value
     return result
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"holds a number of {len(digits):,} digits in its header: it cannot be trusted")
+    return int(digits)
 
 
 def _looks_like(content: bytes) -> str:

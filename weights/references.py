@@ -42,18 +42,17 @@ class Lora(NamedTuple):
 class LoraFile:
     """A file that is there, open, and not looked at."""
 
-    named: str  # the input that held the reference, for errors
-    reference: str
+    named: str  # by its input and its reference, for errors
     stamp: str  # files with equal ones are equal
     lora: Callable[[], Lora]
 
     def read(self) -> Lora:
-        """Its LoRA, which may be in a tar. Raises ValueError with one sentence, OSError with one as `open_lora` does.
+        """Its LoRA, which may be in a tar. Raises ValueError and OSError with the end of a sentence, which `open_lora`
+        makes whole.
 
         A download that was damaged in the cache is fetched anew at once, and one that is no LoRA the next time.
         """
-        with _explained(self.named, self.reference):
-            return self.lora()
+        return self.lora()
 
 
 @contextmanager
@@ -69,9 +68,10 @@ def open_lora(
 
     `named` is the input that held the reference, for the errors; `tokens` open what is private; downloads are kept in
     `store`, by default in this machine's cache. Raises ValueError with one sentence, OSError with one if a download
-    cannot be kept.
+    cannot be kept. What is wrong with the LoRA may be found in the block: the end of a sentence is made whole.
     """
-    with _explained(named, reference):
+    name = f"{named} {_short(reference)!r}"
+    with _explained(name):
         record = parse_reference(reference)
         if isinstance(record, Inline):
             found = _inline(record)
@@ -79,8 +79,8 @@ def open_lora(
             found = _local(record)
         else:
             found = _fetched(record, Fetcher(network, tokens, store or Store(default_folder(), Room())))
-    with found.file:
-        yield LoraFile(named, reference, found.stamp, found.lora)
+        with found.file:
+            yield LoraFile(name, found.stamp, found.lora)
 
 
 def read_lora(
@@ -134,13 +134,13 @@ class _DamagedError(ValueError):
 
 
 @contextmanager
-def _explained(named: str, reference: str) -> Iterator[None]:
+def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{named} {_short(reference)!r} {error}") from error
+        raise ValueError(f"{name} {error}") from error
     except OSError as error:
-        raise OSError(f"{named} {_short(reference)!r} cannot be read or kept: {_reason(error)}") from error
+        raise OSError(f"{name} cannot be read or kept: {_reason(error)}") from error
 
 
 def _inline(record: Inline) -> _Found:

@@ -9,7 +9,7 @@ from lora.checks import number, text
 WEAKEST, STRONGEST = -1.0, 3.0
 MOST_LORAS = 16
 LONGEST_REFERENCE = 150 * 2**20  # a data URI may be as long as what Cog lets in
-SCALE = re.compile(r"\s*[-+]?\d{1,2}(\.\d+)?")  # no version has so few digits
+SCALE = re.compile(r"\s*[-+]?(\d{1,2}(\.\d*)?|\.\d+)(e[-+]?\d{1,2})?", re.IGNORECASE)  # no version has so few digits
 
 
 @dataclass(frozen=True, slots=True)

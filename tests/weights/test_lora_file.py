@@ -106,6 +106,11 @@ def test_a_name_that_stands_twice_is_refused():
     assert "twice" in message
 
 
+def test_a_number_longer_than_any_size_is_refused():
+    text = f'{{"{DOWN}":{{"dtype":"F32","shape":[1{"0" * 5000}],"data_offsets":[0,4]}}}}'.encode()
+    assert refusal(file_of(text)) == "holds a number of 5,001 digits in its header: it cannot be trusted"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite_are_refused(value):
     broken = torch.ones(2, 4)

@@ -373,6 +373,16 @@ def test_a_gzipped_tar_is_read_from_a_data_uri_and_from_a_file(tmp_path):
     assert_read(str(write(tmp_path / "lora.tgz", content)))
 
 
+@pytest.mark.parametrize(("wrong", "found"), [(ValueError("is of SDXL"), "is of SDXL"), (OSError("gone"), "gone")])
+def test_what_is_found_to_be_wrong_later_is_told_with_the_input_and_the_reference(tmp_path, wrong, found):
+    path = write(tmp_path / "lora.safetensors", CONTENT)
+    with pytest.raises(type(wrong), match=found) as error, open_lora(str(path), named="loras[1]") as file:
+        file.read()
+        raise wrong
+    assert_one_sentence(error.value, "loras[1] '", "lora.safetensors' ")
+    assert str(error.value).startswith(file.named)
+
+
 def stamp_of(reference, **given):
     with open_lora(str(reference), named="lora_weights", **given) as file:
         return file.stamp

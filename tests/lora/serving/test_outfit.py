@@ -44,6 +44,13 @@ def test_any_number_can_be_listed_each_with_its_scale():
 
 
 @pytest.mark.parametrize(
+    ("typed", "scale"), [(".5", 0.5), ("-.5", -0.5), ("1.", 1.0), ("1e-1", 0.1), ("2E-1", 0.2), ("+1", 1.0)]
+)
+def test_a_scale_is_written_as_any_number(typed, scale):
+    assert asked(loras=[f"owner/name:{typed}"]) == (Wish("owner/name", scale, "loras[0]"),)
+
+
+@pytest.mark.parametrize(
     "reference",
     [
         "owner/model:4f2a" + "0" * 60,
