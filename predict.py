@@ -6,12 +6,14 @@ from cog import BaseRunner, Input, Path, Secret
 
 from lora.heap import give_back
 from lora.serving.closet import Closet
+from lora.serving.drawing import drawn_size
 from lora.serving.models import Model, Models
 from lora.serving.notes import notes
 from lora.serving.outfit import Wish, wishes
 from lora.serving.outputs import save_images, text_of
 from lora.serving.request import Request
 from lora.serving.safety import SafetyChecker, allowed
+from lora.serving.settings import settings_of
 from lora.serving.sources import read_source
 from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
@@ -144,9 +146,9 @@ class Runner(BaseRunner):
         for note in notes(artist.pipeline, request, source, width=width, height=height):
             print(f"note: {note}")
         checker = None if disable_safety_checker and self.can_disable_checker else self.checker
-        worn = [(each.digest, each.scale) for each in outfit if each.scale]
-        settings = {**request.settings(), "model": base.name, "loras": worn}
-        print(f"settings: {text_of(settings)}")
+        size = drawn_size(artist.pipeline, request, source)
+        settings = settings_of(request, source, size, model=base.name, image=image, mask=mask, outfit=outfit)
+        print(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
         with workspace("predict") as folder:
             shown = allowed(list(artist.draw(request, source, outfit)), checker)
             if blocked := [place + 1 for place in range(request.num_outputs) if place not in shown]:
