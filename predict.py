@@ -4,12 +4,13 @@ from typing import Optional
 
 from cog import BaseRunner, Input, Path, Secret
 
+from lora.checks import yes_or_no
 from lora.heap import give_back
-from lora.serving.closet import Closet
+from lora.serving.closet import Closet, Kept
 from lora.serving.drawing import drawn_size
 from lora.serving.models import Model, Models
 from lora.serving.notes import notes
-from lora.serving.outfit import Wish, wishes
+from lora.serving.outfit import TRAINED, Wish, wishes
 from lora.serving.outputs import save_images, text_of
 from lora.serving.request import Request
 from lora.serving.safety import SafetyChecker, allowed
@@ -17,7 +18,7 @@ from lora.serving.settings import settings_of
 from lora.serving.sources import read_source
 from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
-from lora.workspace import clear, own_temporary_folder, refuse_unsent, workspace
+from lora.workspace import clear, own_temporary_folder, sent, workspace
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance
 from weights.network.network import Tokens
 from weights.reading_ahead import reading_ahead
@@ -34,18 +35,21 @@ class Runner(BaseRunner):
         stages = Stages("setup")
         self.files = own_temporary_folder("inputs")
         self.closet, self.models = Closet(), Models(say=print)
-        self.trained = str(weights) if weights else None
+        self.trained = str(weights or "").strip()
+        self.own: Kept | None = None
         self.base, safety = find_base(), find_safety()
         with stages.stage("weights checked"):
             check_base(self.base)
         with reading_ahead(weight_files(self.base.path)):
             if self.trained:
                 with stages.stage("LoRA of this version read"):
-                    self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"), Tokens())
+                    self.own = self._read(Wish(self.trained, 1.0, TRAINED), Tokens())
             with stages.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
             with stages.stage("base loaded"):
-                self.models.model(self.base.path)
+                model = self.models.model(self.base.path)
+        if self.own:
+            _try_on(self.own, model)
         self.can_disable_checker = safety.can_be_disabled
         print(safety.line(), stages.line(), sep="\n")
 
@@ -112,7 +116,7 @@ class Runner(BaseRunner):
     ) -> list[Path]:
         """Draw a prompt."""
         give_back()
-        refuse_unsent(self.files, image=image, mask=mask)
+        image, mask = sent(self.files, "image", image), sent(self.files, "mask", mask)
         clear(self.files, keep=(image, mask))
         base = requested_base(model, served=self.base)
         request = Request.checked(
@@ -137,15 +141,16 @@ class Runner(BaseRunner):
             extra_lora=extra_lora,
             extra_lora_scale=extra_lora_scale,
             loras=loras,
-            replicate_weights=replicate_weights or self.trained,
+            replicate_weights=replicate_weights,
+            trained=self.trained,
         )
         source = read_source(image, mask, prompt_strength)
-        tokens = Tokens(hugging_face=_text(hf_api_token), civitai=_text(civitai_api_token))
+        checker = self._checker(disable_safety_checker)
+        tokens = Tokens(_token("hf_api_token", hf_api_token), _token("civitai_api_token", civitai_api_token))
         outfit = [self._worn(wish, tokens) for wish in asked]
         artist = self._artist(base)
         for note in notes(artist.pipeline, request, source, width=width, height=height):
             print(f"note: {note}")
-        checker = None if disable_safety_checker and self.can_disable_checker else self.checker
         size = drawn_size(artist.pipeline, request, source)
         settings = settings_of(request, source, size, model=base.name, image=image, mask=mask, outfit=outfit)
         print(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
@@ -155,6 +160,11 @@ class Runner(BaseRunner):
                 print(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {request.num_outputs}")
             return [Path(path) for path in save_images(shown, request, settings, into=folder)]
 
+    def _checker(self, disabled: object) -> SafetyChecker | None:
+        """Who judges the images: nobody, if that is what the request wants and may."""
+        is_off = yes_or_no("disable_safety_checker", disabled) and self.can_disable_checker
+        return None if is_off else self.checker
+
     def _artist(self, base: Base) -> Model:
         """A base that was asked for, checked before it is loaded."""
         if base != self.base:
@@ -162,11 +172,26 @@ class Runner(BaseRunner):
         return self.models.model(base.path)
 
     def _worn(self, wish: Wish, tokens: Tokens) -> Worn:
-        """A LoRA that was asked for."""
-        with open_lora(wish.reference, named=wish.named, tokens=tokens) as file:
-            kept = self.closet.lora(file.stamp, file.read)
+        """A LoRA that was asked for; that of a trained version as the setup read it, wherever its file is by now."""
+        kept = self.own if self.own and wish.named == TRAINED else self._read(wish, tokens)
         return Worn(kept.digest, kept.lora, wish.scale)
 
+    def _read(self, wish: Wish, tokens: Tokens) -> Kept:
+        with open_lora(wish.reference, named=wish.named, tokens=tokens) as file:
+            return self.closet.lora(file.stamp, file.read)
 
-def _text(secret: Secret | None) -> str:
-    return secret.get_secret_value().strip() if secret else ""
+
+def _try_on(own: Kept, model: Model) -> None:
+    """So that a version whose LoRA does not fit its base fails at the start, and the first request finds it worn."""
+    try:
+        model.wear([Worn(own.digest, own.lora, 1.0)])
+    except ValueError as error:
+        raise ValueError(f"{TRAINED}: {error}") from error
+
+
+def _token(name: str, given: object) -> str:
+    """Of a token that is none, only its name is repeated."""
+    value = given.get_secret_value() if isinstance(given, Secret) else given
+    if not isinstance(value, str | None):
+        raise ValueError(f"{name} is of type {type(value).__name__}: expected text")
+    return (value or "").strip()
