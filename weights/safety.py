@@ -13,7 +13,7 @@ REQUIRED, OPTIONAL, OFF = "required", "optional", "off"
 REPOSITORY = "Falconsai/nsfw_image_detection"
 FOLDER = WEIGHTS / "safety"
 CONFIG = "config.json"
-FILES = ("*.json", "model.safetensors")  # of the repository: it has the same weights once more as a pickle
+FILES = ["*.json", "model.safetensors"]  # of the repository: it has the same weights once more as a pickle
 
 
 @dataclass(frozen=True, slots=True)

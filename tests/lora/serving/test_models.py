@@ -44,7 +44,8 @@ def other(tmp_path):
 
 def drawn(model, *, outfit=(), **changes):
     changes = {"aspect_ratio": "custom", "custom_size": (64, 64), "num_inference_steps": 2} | changes
-    return np.asarray(next(model.draw(request(**changes), None, outfit)))
+    (image,) = model.draw(request(**changes), None, outfit)
+    return np.asarray(image)
 
 
 def too_much(*_, **__):
