@@ -115,7 +115,11 @@ def test_a_tar_cut_off_is_damage(mode, kept):
     assert len(message) < 200
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b""), gzip.compress(b"no tar"), b"\x1f\x8b", bytes(100)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", gzip.compress(b"", mtime=0), gzip.compress(b"no tar", mtime=0), b"\x1f\x8b", bytes(100)],
+    ids=["nothing", "nothing, gzipped", "a text, gzipped", "the start of a gzip", "zeros"],
+)
 def test_what_is_no_tar_is_damage(content):
     """C53."""
     assert "damaged tar" in refusal(content) or "0 .safetensors" in refusal(content)

@@ -40,6 +40,6 @@ def test_the_size_is_that_of_the_image_whatever_was_asked_for():
 
 
 def test_what_is_worn_at_scale_0_is_not_worn():
-    outfit = [Worn("a", None, 0.5), Worn("b", None, 0.0)]
+    outfit = [Worn("a", None, 0.5, "a"), Worn("b", None, 0.0, "b")]
     settings = settings_of(REQUEST, None, Size(64, 64), image=None, mask=None, model="tiny", outfit=outfit)
     assert settings["loras"] == [("a", 0.5)]
