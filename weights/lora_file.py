@@ -1,5 +1,6 @@
 """Read a safetensors file that anybody may have made, and make sure that it is a LoRA. Knows no model."""
 
+import codecs
 import json
 import math
 import reprlib
@@ -15,6 +16,7 @@ LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 MOST_HEADER_BYTES = 10 * 2**20
 MOST_TENSORS = 20_000
 LONGEST_NAME = 200
+START = 1024  # bytes that tell a web page from a file
 SHOWN = 60  # characters of a name that an error repeats
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
 # What the names of a LoRA's tensors hold, by layout: PEFT, sd-scripts, old diffusers; OneTrainer's and XLabs' own;
@@ -81,7 +83,7 @@ def _looks_like(content: bytes) -> str:
     small_number = content[3:8] == bytes(5)  # a safetensors file begins with the length of its header
     if (content.startswith(b"\x80") and not small_number) or content.startswith(b"PK\x03\x04"):
         return "a pickle, which can run code"
-    if content.lstrip()[:1] == b"<":
+    if content[:START].removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<":
         return "a web page"
     return f"{len(content):,} other bytes" if content else "an empty file"
 
