@@ -10,8 +10,10 @@ from weights.network.network import Tokens
 
 NOBODY = ""  # who asks without a token or a signature
 # What the clouds' signed URLs add: Amazon's, Google's, Alibaba's, Volcengine's, Huawei's and Tencent's names
-SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-obs-", "x-cos-")
-SIGNING_PREFIXES += ("q-sign", "q-ak", "q-key-time", "q-header-list", "q-url-param-list")
+SIGNING_PREFIXES = (
+    *("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-obs-", "x-cos-"),
+    *("q-sign", "q-ak", "q-key-time", "q-header-list", "q-url-param-list"),
+)
 CHANGING = "-process"  # with one of these prefixes: what the cloud makes of the file
 SIGNING = frozenset({"signature", "expires", "key-pair-id", "policy", "security-token"})
 SIGNING |= {"accesskeyid", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "token", "access_token", "api_key"}
