@@ -16,7 +16,7 @@ from lora.serving.sources import read_source
 from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
 from lora.workspace import clear, own_temporary_folder, refuse_unsent, workspace
-from weights.bases import Base, check_base, find_base, requested_base, takes_guidance
+from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
 from weights.network.network import Tokens
 from weights.reading_ahead import reading_ahead
 from weights.references import open_lora
@@ -42,7 +42,7 @@ class Runner(BaseRunner):
                     self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"), Tokens())
             with stages.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
-            with stages.stage("base loaded"):
+            with stages.stage("base loaded"), with_remedy(self.base):
                 self.models.model(self.base.path)
         self.can_disable_checker = safety.can_be_disabled
         print(safety.line(), stages.line(), sep="\n")
@@ -157,7 +157,8 @@ class Runner(BaseRunner):
         """A base that was asked for, checked before it is loaded."""
         if base != self.base:
             check_base(base)
-        return self.models.model(base.path)
+        with with_remedy(base):
+            return self.models.model(base.path)
 
     def _worn(self, wish: Wish, tokens: Tokens) -> Worn:
         """A LoRA that was asked for."""
