@@ -10,6 +10,7 @@ import diffusers.utils.logging
 import torch
 import transformers.utils.logging
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
 
@@ -23,17 +24,30 @@ CLASSES: dict[str, Any] = {
 }
 TOKENIZERS: dict[str, Any] = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5Tokenizer}
 SAMPLE = 4096  # of a tensor's numbers are looked at: a broken merge spoils all of them
-LONGEST_REASON = 300
+LONGEST_REASON = 160  # of what a library says: further on it is advice to those who wrote the program
+# what libraries raise at configs and files that they did not expect
+FAILURES = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    SafetensorError,
+)
 
 
 @contextmanager
 def refusals(folder: Path) -> Iterator[None]:
-    """Whatever a library raises here becomes a ValueError with one sentence that begins with the folder."""
+    """What a library raises here becomes a ValueError with one sentence that begins with the folder."""
     try:
         yield
     except (_UnfitError, MemoryError):
         raise
-    except Exception as error:
+    except FAILURES as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
         raise ValueError(f"{folder} cannot be loaded ({reason}): expected it as FLUX.1 is published") from error
 

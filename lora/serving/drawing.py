@@ -9,10 +9,9 @@ from PIL import Image
 
 from lora.flux.picture import draw_picture
 from lora.flux.prompt import Prompt, encode_prompt
-from lora.pictures.size import Size
 from lora.serving.progress import Progress, Say
 from lora.serving.request import Request, size_for_image
-from lora.serving.sources import Source
+from lora.serving.sources import Fitted, Source
 
 
 @torch.inference_mode()
@@ -32,13 +31,14 @@ def draw(
     prompt = prompt or encode_prompt(pipeline, request.prompt)
     progress = Progress(say, images=request.num_outputs)
     native = pipeline.vae.config.sample_size
+    fitted = None
     if source is not None:
-        source = source.fitted(size_for_image(Size(*source.image.size), megapixels=request.megapixels, native=native))
+        fitted = source.fitted(size_for_image(source.picture.original, megapixels=request.megapixels, native=native))
     for index in range(request.num_outputs):
-        if source is None:
+        if fitted is None:
             yield _draw(pipeline, prompt, request, index, progress)
         else:
-            yield _redraw(pipeline, prompt, request, source, index, progress)
+            yield _redraw(pipeline, prompt, request, fitted, index, progress)
 
 
 def _draw(pipeline: FluxPipeline, prompt: Prompt, request: Request, index: int, progress: Progress) -> Image.Image:
@@ -56,7 +56,7 @@ def _draw(pipeline: FluxPipeline, prompt: Prompt, request: Request, index: int, 
 
 
 def _redraw(
-    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Source, index: int, progress: Progress
+    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Fitted, index: int, progress: Progress
 ) -> Image.Image:
     """The steps that are left of `num_inference_steps` at this strength, at least one; none at strength 0."""
     if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
