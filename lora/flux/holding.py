@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lora.flux.linears import HeldLinear, HostLinear, Int8Linear, Nf4Linear
+from lora.flux.parts import refusals
 from lora.flux.precision import Precision
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -43,11 +44,11 @@ def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
     """The transformer of a folder in diffusers layout, frozen, in eval mode; one tensor at a time goes from the file
     to its device and precision.
 
-    Raises ValueError if a file is damaged, a tensor is missing, not expected or of another shape, naming file and
-    tensor; FileNotFoundError if a shard or all weights are missing.
+    Raises ValueError if the config or a file is damaged, a tensor is missing, not expected or of another shape, naming
+    file and tensor; FileNotFoundError if a shard or all weights are missing.
     """
     folder = base / "transformer"
-    with torch.device("meta"):
+    with refusals(folder), torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
     missing = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, held)
