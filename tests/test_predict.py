@@ -114,4 +114,4 @@ def test_a_trained_version_whose_lora_does_not_fit_the_base_fails_in_its_setup(t
     save_file(random_lora(tiny_transformer()), tmp_path / "lora.safetensors")
     with pytest.raises(ValueError) as error:
         Runner().setup(Path(tmp_path / "lora.safetensors"))
-    assert_one_sentence(error.value, "COG_WEIGHTS", "the LoRA was made for another model")
+    assert_one_sentence(error.value, "COG_WEIGHTS", "was made for another model")
