@@ -7,13 +7,15 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from weights.bases import WEIGHTS
+from weights.weight_file import check_weight_file
 
 SETTING = "FLUX_SAFETY"
 REQUIRED, OPTIONAL, OFF = "required", "optional", "off"
 REPOSITORY = "Falconsai/nsfw_image_detection"
 FOLDER = WEIGHTS / "safety"
 CONFIG = "config.json"
-FILES = ["*.json", "model.safetensors"]  # of the repository: it has the same weights once more as a pickle
+WEIGHT_FILE = "model.safetensors"
+FILES = ["*.json", WEIGHT_FILE]  # of the repository: it has the same weights once more as a pickle
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +40,30 @@ def find_safety() -> Safety:
     is a checker and the request lets it, `off` never.
 
     A checker is looked for in weights/safety and in the Hub's own cache; one that is required is fetched from the Hub.
-    Raises ValueError for another setting and FileNotFoundError if the checker is required and not to be had.
+    Raises ValueError for another setting, and for a checker whose weights are damaged; FileNotFoundError if it is
+    required and not to be had, or if weights/safety is there and holds none.
     """
     setting = os.environ.get(SETTING, "").strip() or OPTIONAL
     if setting not in (REQUIRED, OPTIONAL, OFF):
         raise ValueError(f"{SETTING} is {setting!r}: expected {REQUIRED}, {OPTIONAL} or {OFF}")
     if setting == OFF:
         return Safety(None, can_be_disabled=True)
-    if (FOLDER / CONFIG).is_file():
-        return Safety(FOLDER, can_be_disabled=setting == OPTIONAL)
-    if setting == REQUIRED:
-        return Safety(_fetched(), can_be_disabled=False)
-    return Safety(_cached(), can_be_disabled=True)
+    if FOLDER.is_dir():
+        return Safety(_checked(FOLDER), can_be_disabled=setting == OPTIONAL)
+    folder = _fetched() if setting == REQUIRED else _cached()
+    return Safety(folder and _checked(folder), can_be_disabled=setting == OPTIONAL)
+
+
+def _checked(folder: Path) -> Path:
+    """Before it is loaded: the library says little of a file that is not whole."""
+    for name in (CONFIG, WEIGHT_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"the safety checker: {folder / name} is missing: expected it; {REMEDY}")
+    try:
+        check_weight_file(folder / WEIGHT_FILE)
+    except ValueError as error:
+        raise ValueError(f"the safety checker: {error}; remove it, then {REMEDY}") from error
+    return folder
 
 
 def _cached() -> Path | None:

@@ -10,9 +10,13 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from lora.flux.parts import FAILURES
+
 BLOCKED = "nsfw"
+BLANK = Image.new("RGB", (256, 256))
 
 
 class SafetyChecker:
@@ -20,23 +24,38 @@ class SafetyChecker:
 
     def __init__(self, folder: Path) -> None:
         """From a folder in the layout of transformers; raises ValueError with one sentence if it holds no such
-        classifier."""
+        classifier, or one that is not whole or cannot judge an image."""
         try:
             self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-            self._model: Any = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
+            self._model = _loaded(folder)
+            scores = self._scores(BLANK)
+        except FAILURES as error:
+            reason = " ".join(f"{error or type(error).__name__}".split())[:200]
             raise ValueError(f"no safety checker in {folder} ({reason}): expected an image classifier") from error
+        if not scores.isfinite().all():
+            raise ValueError(f"the classifier in {folder} judges by no numbers: expected weights that are whole")
         labels = {label.lower(): number for number, label in self._model.config.id2label.items()}
         if BLOCKED not in labels:
             raise ValueError(f"the classifier in {folder} has the labels {', '.join(labels)}: expected {BLOCKED}")
         self._blocked = labels[BLOCKED]
 
-    @torch.inference_mode()
     def blocks(self, image: Image.Image) -> bool:
         """Whether an image is likelier to be of the label than of any other."""
-        scores = self._model(**self._processor(images=image.convert("RGB"), return_tensors="pt")).logits[0]
-        return int(scores.argmax()) == self._blocked
+        return int(self._scores(image.convert("RGB")).argmax()) == self._blocked
+
+    @torch.inference_mode()
+    def _scores(self, image: Image.Image) -> Tensor:
+        return self._model(**self._processor(images=image, return_tensors="pt")).logits[0]
+
+
+def _loaded(folder: Path) -> Any:  # noqa: ANN401 (transformers' models have no type of their own)
+    """With every tensor from the folder's own file; what is missing would be random numbers."""
+    model, report = AutoModelForImageClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    if wrong := sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"]):
+        raise ValueError(f"its weights do not fit its config.json at {wrong[0]}")
+    return model.eval()
 
 
 def allowed(images: Sequence[Image.Image], checker: SafetyChecker | None) -> dict[int, Image.Image]:

@@ -4,6 +4,8 @@ import hashlib
 
 import huggingface_hub.constants
 import pytest
+import torch
+from safetensors.torch import save
 
 from tests.loopback import QuietHandler
 from tests.services import Service, send, send_json, service
@@ -12,7 +14,11 @@ from weights import safety
 from weights.safety import find_safety
 
 COMMIT = "a" * 40
-ON_THE_HUB = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"a pickle"}
+ON_THE_HUB = {
+    "config.json": b"{}",
+    "model.safetensors": save({"head": torch.ones(2)}),
+    "pytorch_model.bin": b"a pickle",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +28,6 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("FLUX_SAFETY", raising=False)
-    (tmp_path / "safety").mkdir()
     return tmp_path / "safety"
 
 
@@ -55,7 +60,9 @@ def listed(content: bytes) -> dict[str, object]:
 
 @pytest.fixture
 def there(folder):
-    (folder / "config.json").write_text("{}")
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes(ON_THE_HUB[name])
     return folder
 
 
@@ -68,6 +75,27 @@ def test_without_a_checker_images_are_drawn_and_the_log_says_so():
 
 def test_a_checker_that_is_there_is_used_and_a_request_may_say_no(there):
     assert find_safety() == safety.Safety(there, can_be_disabled=True)
+
+
+@pytest.mark.parametrize("setting", ["required", "optional"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_no_reason_to_draw_without(monkeypatch, there, setting, name):
+    monkeypatch.setenv("FLUX_SAFETY", setting)
+    (there / name).unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        find_safety()
+    assert_one_sentence(error.value, f"{there / name} is missing: expected", "hf download")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"", "an empty file"), (b"<html>404</html>", "a web page"), (ON_THE_HUB["model.safetensors"][:-1], "cut short")],
+)
+def test_a_checker_whose_weights_are_damaged_is_told_with_its_remedy(there, content, found):
+    (there / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        find_safety()
+    assert_one_sentence(error.value, f"the safety checker: {there / 'model.safetensors'}", found, "then `hf download")
 
 
 def test_a_deployment_that_insists_cannot_be_overruled(monkeypatch, there):

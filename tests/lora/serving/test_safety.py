@@ -1,8 +1,12 @@
 """What should not be shown is told from the rest, by a small classifier that this test makes."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lora.serving.safety import SafetyChecker, allowed
 from tests.classifiers import taught_classifier
@@ -50,3 +54,33 @@ def test_a_classifier_of_other_things_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
         SafetyChecker(made(tmp_path, {0: "cat", 1: "dog"}))
     assert_one_sentence(error.value, "has the labels cat, dog", "expected nsfw")
+
+
+def change_tensors(folder, change):
+    file = folder / "model.safetensors"
+    tensors = change(load_file(file))
+    file.unlink()
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def change_config(folder, name, **changes):
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | changes))
+
+
+DAMAGES = {
+    "no head": lambda it: change_tensors(it, lambda all_: {n: t for n, t in all_.items() if "classifier" not in n}),
+    "other shapes": lambda it: change_config(it, "config.json", intermediate_size=24),
+    "no numbers": lambda it: change_tensors(it, lambda all_: {n: t * float("nan") for n, t in all_.items()}),
+    "no size": lambda it: change_config(it, "preprocessor_config.json", size=5),
+    "cut short": lambda it: (it / "model.safetensors").write_bytes(b"1234"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_classifier_that_is_not_whole_is_refused(folder, tmp_path, damage):
+    """Its library would give it random numbers, or fail at the first image."""
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    damage(broken)
+    with pytest.raises(ValueError) as error:
+        SafetyChecker(broken)
+    assert_one_sentence(error.value, f"in {broken}", "expected")
