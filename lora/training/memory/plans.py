@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
+from lora.flux.engine.choices import Engine
 from lora.flux.precision import Precision
 
 Encoders = Literal["together", "in turn", "host"]
@@ -124,6 +125,7 @@ class Plan:
     checkpointing: bool
     modulation_on_host: bool
     encoders: Encoders
+    engine: Engine
     peak_bytes: float
     free_bytes: float
 
@@ -138,6 +140,7 @@ class Plan:
             "precision": self.precision,
             "gradient_checkpointing": self.checkpointing,
             "modulation_on_host": self.modulation_on_host,
+            "engine": self.engine,
         }
 
     def line(self) -> str:
@@ -158,6 +161,7 @@ def plans(
     on_gpu: bool,
     precision: Precision | Literal["auto"],
     checkpointing: bool | None,
+    engine: Engine,
 ) -> tuple[Plan, ...]:
     """The best plan that fits, and all below it: where memory runs out after all, the next is worth a try.
 
@@ -165,7 +169,7 @@ def plans(
     Where nothing fits, the smallest plan alone.
     """
     rungs = _gpu_rungs(precision, checkpointing) if on_gpu else _cpu_rungs(precision, checkpointing)
-    ladder = [_plan(demand, rung, free_bytes=free_bytes, on_gpu=on_gpu) for rung in rungs]
+    ladder = [_plan(demand, rung, free_bytes=free_bytes, on_gpu=on_gpu, engine=engine) for rung in rungs]
     fitting = (place for place, plan in enumerate(ladder) if plan.fits)
     return tuple(ladder[next(fitting, -1) :])
 
@@ -218,12 +222,12 @@ def _cpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | Non
     return [("fp32" if precision == "auto" else precision, bool(checkpointing), False)]
 
 
-def _plan(demand: Demand, rung: Rung, *, free_bytes: float, on_gpu: bool) -> Plan:
+def _plan(demand: Demand, rung: Rung, *, free_bytes: float, on_gpu: bool, engine: Engine) -> Plan:
     precision, checkpointing, on_host = rung
     encoders = _encoders(demand, free_bytes) if on_gpu else "together"
-    training = _training_bytes(demand, rung, on_gpu=on_gpu)
+    training = _training_bytes(demand, rung, on_gpu=on_gpu, engine=engine)
     peak = max(training, _encoding_bytes(demand, encoders))
-    return Plan(precision, checkpointing, on_host, encoders, peak, free_bytes)
+    return Plan(precision, checkpointing, on_host, encoders, engine, peak, free_bytes)
 
 
 def _training_bytes(demand: Demand, rung: Rung, *, on_gpu: bool) -> float:

@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from lora.dataset.encoding import EncodedDataset
+from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import load_transformer
 from lora.training.checkpoints.start import Beginning
 from lora.training.checkpoints.store import CheckpointStore
@@ -56,11 +57,9 @@ def run_job(
 
     Raises torch.OutOfMemoryError if the plan does not fit, and what `Session` raises.
     """
-    transformer = _transformer(job, plan)
+    transformer = _transformer(job, plan, beginning)
     if transformer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    if beginning.lora is not None:
-        begin_with(transformer, beginning.lora)
     trained, held_out = _parted(job, dataset)
     draws, size = _draws(job), job.recipe.batch_size * team.size
     batches = Batches(trained, batch_size=size, draws=draws, seed=job.recipe.seed)
@@ -76,10 +75,14 @@ def run_job(
     return session.outcome(stopped) if team.rank == 0 else None
 
 
-def _transformer(job: Job, plan: Plan) -> FluxTransformer2DModel:
-    """Held as planned, wearing a LoRA that changes nothing yet."""
+def _transformer(job: Job, plan: Plan, beginning: Beginning) -> FluxTransformer2DModel:
+    """Held and computing as planned, wearing a LoRA that changes nothing yet, or the one to begin with."""
     transformer = load_transformer(job.base, held(plan))
     add_lora(transformer, layers=job.layers, rank=job.recipe.lora_rank, seed=job.recipe.seed)
+    if beginning.lora is not None:
+        begin_with(transformer, beginning.lora)
+    if plan.engine == "fast":
+        fuse_lora(transformer)
     if plan.checkpointing:
         transformer.enable_gradient_checkpointing()
     return transformer
