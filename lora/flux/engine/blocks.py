@@ -1,7 +1,7 @@
 """How the blocks of a transformer are computed in training: what of them is kept, what is computed again."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import (
 )
 
 from lora.flux.engine.choices import Recomputed
+from lora.flux.linears import NF4_PRODUCT
 
 aten: Any = torch.ops.aten
 ATTENTION = (
@@ -41,18 +42,34 @@ def _keeping_products(block: nn.Module, *inputs: object, is_gelu_input_kept: boo
 
 
 def _policy(
-    _context: SelectiveCheckpointContext, op: OpOverload, *operands: Any, is_gelu_input_kept: bool, **_options: object  # noqa: ANN401
+    _context: SelectiveCheckpointContext,
+    op: OpOverload,
+    *operands: Any,  # noqa: ANN401 (tensors and numbers, as the operation has them)
+    is_gelu_input_kept: bool,
+    **_options: object,
 ) -> CheckpointPolicy:
     """Keep what attention and layers answer. The products of a LoRA, a hundredth of a layer's work, are made again."""
-    is_kept = op in ATTENTION or (_is_of_layer(op, operands) and (is_gelu_input_kept or not _goes_into_gelu(operands)))
+    sides = _sides_of_layer(op, operands)
+    is_kept = op in ATTENTION or (sides is not None and (is_gelu_input_kept or not sides.lead_into_gelu))
     return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _is_of_layer(op: OpOverload, operands: tuple[Any, ...]) -> bool:
-    """Whether it is the product of a layer: what is added is a bias [out], where a LoRA is added to [tokens, out]."""
-    return op == aten.addmm.default and operands[0].dim() == 1
+class _Sides(NamedTuple):
+    """Of a layer's weights."""
+
+    inputs: int
+    outputs: int
+
+    @property
+    def lead_into_gelu(self) -> bool:
+        return self.outputs == GELU_WIDENING * self.inputs
 
 
-def _goes_into_gelu(operands: tuple[Any, ...]) -> bool:
-    inputs, outputs = operands[2].shape
-    return outputs == GELU_WIDENING * inputs
+def _sides_of_layer(op: OpOverload, operands: tuple[Any, ...]) -> _Sides | None:
+    """None for what is no layer's product. A layer adds a bias [out] to it, a LoRA is added to [tokens, out]."""
+    if op == aten.addmm.default and operands[0].dim() == 1:
+        return _Sides(*operands[2].shape)
+    if op == NF4_PRODUCT:
+        outputs, inputs = operands[2]
+        return _Sides(inputs, outputs)
+    return None

@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from lora.dataset.encoding import EncodedDataset
+from lora.flux.engine.blocks import recompute
 from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import load_transformer
 from lora.training.checkpoints.start import Beginning
@@ -83,8 +84,7 @@ def _transformer(job: Job, plan: Plan, beginning: Beginning) -> FluxTransformer2
         begin_with(transformer, beginning.lora)
     if plan.engine == "fast":
         fuse_lora(transformer)
-    if plan.checkpointing:
-        transformer.enable_gradient_checkpointing()
+    recompute(transformer, plan.recomputed)
     return transformer
 
 
