@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from lora.dataset.encoding import EncodedDataset
-from lora.flux.engine.blocks import recompute
+from lora.flux.engine.blocks import compute_blocks
 from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import load_transformer
 from lora.training.checkpoints.start import Beginning
@@ -84,8 +84,14 @@ def _transformer(job: Job, plan: Plan, beginning: Beginning) -> FluxTransformer2
         begin_with(transformer, beginning.lora)
     if plan.engine == "fast":
         fuse_lora(transformer)
-    recompute(transformer, plan.recomputed)
+    compute_blocks(transformer, plan.recomputed, are_compiled=_is_compiled(plan, transformer.device))
     return transformer
+
+
+def _is_compiled(plan: Plan, device: torch.device) -> bool:
+    """On a CPU it takes longer than it saves; layers whose weights are rounded, or visit, were not tried in graphs."""
+    is_plain_linear = plan.precision in ("fp32", "bf16") and not plan.modulation_on_host
+    return plan.engine == "fast" and device.type == "cuda" and is_plain_linear
 
 
 def _parted(job: Job, dataset: EncodedDataset) -> Parted:

@@ -34,10 +34,11 @@ SIGMAS = torch.tensor([0.125, 0.5])
 
 @dataclass(frozen=True)
 class Question:
-    """A batch, and the noise that it is mixed with at SIGMAS."""
+    """A batch, and what it is mixed with."""
 
     batch: Batch
     noise: Tensor
+    sigmas: Tensor = SIGMAS
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _dressed(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
 
 def answer(transformer: FluxTransformer2DModel, question: Question) -> Answer:
     transformer.zero_grad()
-    loss = loss_at(transformer, question.batch, noise=question.noise, sigmas=SIGMAS)
+    loss = loss_at(transformer, question.batch, noise=question.noise, sigmas=question.sigmas)
     loss.backward()
     return Answer(loss.item(), {name: each.grad.clone() for name, each in lora_parameters(transformer).items()})
 

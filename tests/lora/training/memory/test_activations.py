@@ -7,7 +7,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lora.flux.engine.blocks import recompute
+from lora.flux.engine.blocks import compute_blocks
 from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import Held, load_transformer
 from lora.flux.prompt import Prompt
@@ -77,7 +77,7 @@ def worn(base, precision, engine, recomputed):
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     if engine == "fast":
         fuse_lora(transformer)
-    recompute(transformer, recomputed)
+    compute_blocks(transformer, recomputed, are_compiled=False)
     for parameter in lora_parameters(transformer).values():
         parameter.grad = torch.zeros_like(parameter)
     return transformer
