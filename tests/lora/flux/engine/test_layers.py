@@ -116,3 +116,11 @@ def test_a_step_too_small_for_bf16_still_moves_what_is_trained():
     take_step(engine, TrainingState(engine, recipe), tiny_batches(recipe), recipe, team=Solo())
     moved = [(each.detach() != before[name]).float().mean() for name, each in lora_parameters(engine).items()]
     assert min(moved) > 0.5
+
+
+def test_the_engine_computes_without_autocast_and_peft_with_it():
+    seen = []
+    for transformer in (fused(small(BF16)), small(BF16)):
+        transformer.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        answer(transformer, small_question())
+    assert seen == [False, True]

@@ -1,4 +1,4 @@
-"""Both engines train the same LoRA: the fast one ends where PEFT under autocast does, and either goes on where the other
+"""Both engines train the same LoRA: the fast one ends where PEFT under autocast does, and each goes on where the other
 stopped."""
 
 import pytest
