@@ -17,7 +17,7 @@ from tests.tiny import tiny_example
 
 FP32 = torch.float32
 # One rung with its backward pass traced too, which takes several times as long.
-BACKENDS = {"nothing": "aot_eager", "pointwise": "eager", "blocks": "eager"}
+BACKENDS = {"nothing": "aot_eager", "blocks": "eager"}
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
