@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 INT8_RANGE = 127.0
+NF4_PRODUCT: Any = torch.ops.bitsandbytes.gemm_4bit.default  # of x, codes, [out, in] and so on
 
 
 class HostLinear(nn.Linear):

@@ -7,6 +7,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from lora.flux.engine.layers import is_fused
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch, Batches
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
@@ -59,7 +60,8 @@ def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tenso
     device = transformer.device
     batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
     noisy = point_on_path(batch.latents, noise, sigmas)
-    with torch.autocast(device.type, torch.bfloat16, enabled=transformer.dtype == torch.bfloat16):
+    is_mixed = transformer.dtype == torch.bfloat16 and not is_fused(transformer)  # PEFT's layers, in fp32
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
         predicted = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=TRAINING_GUIDANCE)
     return flow_losses(predicted, velocity_of_path(batch.latents, noise))
 
