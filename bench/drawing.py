@@ -215,14 +215,23 @@ def as_markdown(visits: list[Visit]) -> str:
     timed = list(dict.fromkeys(what for visit in visits for what in visit.seconds))
     by_arm = {arm: [visit for visit in visits if visit.arm == arm] for arm in dict.fromkeys(v.arm for v in visits)}
     pictures = {arm: _median(found, "picture") for arm, found in by_arm.items()}
-    titles = ["contender", *timed, f"times as fast as {EAGER.name}", "ready", "velocity off by", "peak"]
+    titles = [
+        "contender",
+        *timed,
+        f"times as fast as {EAGER.name}",
+        "ready",
+        "velocity off by",
+        "graphs compiled late",
+        "peak",
+    ]
     rows = []
     for arm, found in by_arm.items():
         seconds = [f"{_median(found, what):.3f} s" if what in found[0].seconds else "" for what in timed]
         ready = f"{found[0].ready:.1f} s"
         error, peak = f"{found[0].error:.4f}", found[0].peak_allocated
         ratio = f"{pictures[EAGER.name] / pictures[arm]:.2f}"
-        rows.append([arm, *seconds, ratio, ready, error, f"{peak / GB:.1f} GB" if peak else ""])
+        graphs = str(sum(visit.graphs for visit in found))
+        rows.append([arm, *seconds, ratio, ready, error, graphs, f"{peak / GB:.1f} GB" if peak else ""])
     return table(titles, rows)
 
 

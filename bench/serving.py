@@ -131,8 +131,12 @@ def _in_turn(wearers: dict[str, Wearer], files: list[Path], extent: Extent, name
     for count in range(1, extent.rounds + 2):
         for key, wearer in wearers.items():
             task = partial(timed.task, wearer, files, extent, count)
-            found[key] += seconds_each(lambda _, task=task: task(), device(), rounds=1)
+            found[key] += _seconds(task)
     return {key: values[1:] for key, values in found.items()}
+
+
+def _seconds(task: Callable[[], None]) -> list[float]:
+    return seconds_each(lambda _: task(), device(), rounds=1)
 
 
 def as_markdown(seconds: dict[str, dict[str, list[float]]]) -> str:

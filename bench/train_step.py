@@ -14,61 +14,24 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
-from diffusers import FluxTransformer2DModel
-from torch import Tensor, nn
 
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
-from bench.plain_dreambooth import TARGET_MODULES
-from bench.random_flux import DEV, Sizes, random_dataset, random_text_encoders, random_transformer, tiny_sizes
+from bench.random_flux import DEV, Sizes, random_dataset, tiny_sizes
 from bench.report import asked_of, keep, table
-from bench.script_loop import ScriptLoop, TextEncoders
-from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
+from bench.step_arms import ARMS, BASELINE, Arm, Trainee, trainee
+from bench.step_loops import Inputs, Loop
 from bench.timing import graphs_compiled, seconds_each
-from lora.flux.holding import Held
 from lora.flux.loading import device, free_memory, precision
-from lora.flux.precision import Precision
-from lora.training.learning.adapter import add_lora
 from lora.training.memory.out_of_memory import is_out_of_memory
-from lora.training.recipe.layers import block_layers
 
 PICTURES = 16
-SPREAD = 1e-3  # of B: were it 0, so were the gradients of A
 WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS = 5, 5, 25
 SECONDS = 4.0  # of a visit's rounds, about
 # FLOP of a step of one picture whose activations are kept, by its side: performance.md 1.2, counted.
 STEP_FLOP = {512: 45.5e12, 768: 92.2e12, 1024: 171.1e12}
 FLOP_A_SECOND = 790e12  # of dense bf16 products on an H100 or H200 at their best (performance.md 1.2)
 GB = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """A contender."""
-
-    name: str
-    precision: Precision
-    recomputes: bool  # activations
-    is_ours: bool
-    modulation_on_host: bool = False
-    encodes: bool = False  # the texts, in every step
-
-
-BASELINE = Arm("script, recomputing", "bf16", True, is_ours=False)
-ARMS = (
-    BASELINE,
-    Arm("script, recomputing, T5 in the loop", "bf16", True, is_ours=False, encodes=True),
-    Arm("script", "bf16", False, is_ours=False),
-    Arm("script, T5 in the loop", "bf16", False, is_ours=False, encodes=True),
-    Arm("ours bf16, recomputing", "bf16", True, is_ours=True),
-    Arm("ours bf16", "bf16", False, is_ours=True),
-    Arm("ours int8, recomputing", "int8", True, is_ours=True),
-    Arm("ours int8", "int8", False, is_ours=True),
-    Arm("ours nf4, recomputing", "nf4", True, is_ours=True),
-    Arm("ours bf16, recomputing, modulation on host", "bf16", True, is_ours=True, modulation_on_host=True),
-    Arm("ours int8, recomputing, modulation on host", "int8", True, is_ours=True, modulation_on_host=True),
-    Arm("ours nf4, recomputing, modulation on host", "nf4", True, is_ours=True, modulation_on_host=True),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +104,19 @@ def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[Outcome]:
         print(f"{arm.name} ...", file=sys.stderr)
         yield from visited(arm, sizes, extent)
         free_memory()
+    gc.unfreeze()
 
 
 def visited(arm: Arm, sizes: Sizes, extent: Extent) -> list[Outcome]:
     """An arm at all sizes, with a model of its own."""
     try:
-        trainee = _trainee(arm, sizes)
+        trained = trainee(arm, sizes)
     except RuntimeError as error:
         return [_refused(arm, None, error)]
     outcomes: list[Outcome] = []
     for side in extent.sides:
         try:
-            outcomes.append(_visit(arm, trainee, sizes, side, extent))
+            outcomes.append(_visit(arm, trained, sizes, side, extent))
         except RuntimeError as error:
             outcomes.append(_refused(arm, side, error))
     return outcomes
@@ -164,63 +128,13 @@ def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
     return Refused(arm.name, side, "out of memory")
 
 
-@dataclass(frozen=True, slots=True)
-class Trainee:
-    """What an arm trains, and its LoRA as all arms begin with it."""
-
-    loop: Loop
-    parameters: list[nn.Parameter]
-    beginning: list[Tensor]  # on the CPU, where it takes none of the memory that is measured
-
-    def begin(self, inputs: Inputs) -> float:
-        """The loss of the first step."""
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, self.beginning, strict=True):
-                parameter.copy_(value)
-        return self.loop.begin(inputs)
-
-
-def _trainee(arm: Arm, sizes: Sizes) -> Trainee:
-    transformer = random_transformer(sizes, Held(arm.precision, arm.modulation_on_host, device()))
-    add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
-    named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
-    generator = torch.Generator().manual_seed(SEED)
-    beginning = [_beginning(name, each, generator) for name, each in named]
-    return Trainee(_loop(arm, transformer, sizes), [each for _, each in named], beginning)
-
-
-def script_layers(sizes: Sizes) -> list[str]:
-    """The layers that the script puts its LoRA on: 342 of FLUX.1, all in blocks."""
-    ends = tuple(f".{module}" for module in TARGET_MODULES)
-    return [name for name in block_layers(sizes.transformer) if name.endswith(ends)]
-
-
-def _beginning(name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
-    """A as PEFT has started it, B as if it had learned a little."""
-    if ".lora_B." in name:
-        return torch.randn(parameter.shape, generator=generator).mul_(SPREAD)
-    return parameter.detach().to("cpu", copy=True)
-
-
-def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
-    if not arm.is_ours:
-        return ScriptLoop(transformer, recomputes=arm.recomputes, encoders=_encoders(sizes) if arm.encodes else None)
-    if arm.recomputes:
-        transformer.enable_gradient_checkpointing()
-    return OurLoop(transformer)
-
-
-def _encoders(sizes: Sizes) -> TextEncoders:
-    return TextEncoders(*random_text_encoders(sizes, device(), torch.bfloat16), tokens=sizes.text_tokens)
-
-
-def _visit(arm: Arm, trainee: Trainee, sizes: Sizes, side: int, extent: Extent) -> Visit:
+def _visit(arm: Arm, trained: Trainee, sizes: Sizes, side: int, extent: Extent) -> Visit:
     inputs = Inputs(random_dataset(sizes, side=side, count=PICTURES, dtype=precision()), extent.batch_size)
     here = device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    loss = trainee.begin(inputs)
-    step = partial(_step, trainee.loop)
+    loss = trained.begin(inputs)
+    step = partial(_step, trained.loop)
     with clock_readings() as clock:
         warm_ups = seconds_each(step, here, rounds=extent.warm_ups)
         rounds = min(max(int(extent.seconds / warm_ups[-1]), extent.least_rounds), extent.most_rounds)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from diffusers import FluxPipeline
+from peft.tuners.lora import LoraLayer
 
 from lora.serving.closet import Closet
 from lora.serving.fast import FastTransformer
@@ -112,6 +113,9 @@ class Hotswap(Stock):
             name, folder = path.name, str(path.parent)
             self.pipeline.load_lora_weights(folder, weight_name=name, adapter_name=self.ADAPTER, hotswap=not is_first)
             self._worn = [path]
-        self.pipeline.set_adapters(self.ADAPTER, scale)
+        for module in self.pipeline.transformer.modules():
+            if isinstance(module, LoraLayer) and self.ADAPTER in module.scaling:
+                # of files without alpha; `set_adapters` would put a number in the tensor's place, to be compiled anew
+                module.scaling[self.ADAPTER].fill_(scale)
         if is_first and self.pipeline.transformer.device.type == "cuda":
             self.pipeline.transformer.compile_repeated_blocks(fullgraph=True)
