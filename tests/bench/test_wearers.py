@@ -17,7 +17,7 @@ SIZES = tiny_sizes()
 GENERATOR = torch.Generator().manual_seed(1)
 NOISY = torch.randn(1, 16, 8, 8, generator=GENERATOR)
 PROMPT = Prompt.stack([random_prompt(SIZES, GENERATOR, torch.float32)])
-STRENGTH = 20  # of B, so that what is worn shows beside 8 bits
+STRENGTH = 300  # of B, so that what is worn shows beside 8 bits
 
 
 @pytest.fixture(scope="module")
