@@ -69,10 +69,11 @@ def trainee(arm: Arm, sizes: Sizes) -> Trainee:
     """On a model of its own."""
     transformer = random_transformer(sizes, Held(arm.precision, arm.modulation_on_host, device()))
     add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
+    loop = _loop(arm, transformer, sizes)
     named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
     generator = torch.Generator().manual_seed(SEED)
     beginning = [_beginning(name, each, generator) for name, each in named]
-    return Trainee(_loop(arm, transformer, sizes), transformer, [each for _, each in named], beginning)
+    return Trainee(loop, transformer, [each for _, each in named], beginning)
 
 
 def script_layers(sizes: Sizes) -> list[str]:

@@ -48,7 +48,7 @@ class Ours:
     def _worn(self, path: Path, scale: float) -> Worn:
         with open_lora(str(path), named="lora_weights") as file:
             kept = self._closet.lora(file.stamp, file.read)
-        return Worn(kept.digest, kept.lora, scale)
+        return Worn(kept.digest, kept.lora, scale, file.named)
 
 
 class OursFast(Ours):

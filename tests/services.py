@@ -10,7 +10,7 @@ from tests.loopback import QuietHandler, listening
 from weights.network.network import Network, Patience
 
 # The pauses and limits of production, in hundredths
-HASTY = Patience(connecting=1, silence=0.5, whole=5, slowest=100_000, window=0.4, pauses=(0.01,) * 5, longest_pause=3)
+HASTY = Patience(connecting=1, silence=0.5, whole=5, slowest=100_000, window=0.4, pauses=(0.01,) * 5, all_pauses=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ Reply = Callable[[QuietHandler, Service], None]
 
 @contextlib.contextmanager
 def service(reply: Reply) -> Iterator[Service]:
-    """A server that answers every GET with `reply`."""
+    """A server that answers every GET with `reply`, and every HEAD with its head."""
     it = Service()
 
     class Handler(QuietHandler):
@@ -50,6 +50,8 @@ def service(reply: Reply) -> Iterator[Service]:
             it.asked.append(Asked(self.path, {name.lower(): value for name, value in self.headers.items()}))
             with contextlib.suppress(ConnectionError):
                 reply(self, it)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server's name
 
     with listening(Handler) as url:
         it.url = url
@@ -72,7 +74,8 @@ def a_network(*services: Service | str, **changes) -> Network:
 def send(request: QuietHandler, content: bytes = b"", *, status: int = 200, **headers: str) -> None:
     """A whole answer; underscores in the names of headers stand for dashes."""
     send_head(request, status, **{"Content_Length": str(len(content)), **headers})
-    request.wfile.write(content)
+    if request.command != "HEAD":
+        request.wfile.write(content)
 
 
 def send_head(request: QuietHandler, status: int, **headers: str) -> None:

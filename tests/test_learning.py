@@ -143,7 +143,7 @@ def _score_with(lesson: Lesson, pipeline: FluxPipeline, wardrobe: Wardrobe) -> S
 
 
 def _wear(wardrobe: Wardrobe, lesson: Lesson, scale: float) -> None:
-    wardrobe.wear([Worn(f"lesson{id(lesson)}", canonical(lesson.tensors), scale)])
+    wardrobe.wear([Worn(f"lesson{id(lesson)}", canonical(lesson.tensors), scale, "lora_weights")])
 
 
 def _monster_share(

@@ -1,8 +1,10 @@
-"""Where the safety checker of drawn images is, and whether a deployment insists on it. Loads nothing."""
+"""Where the safety checker of drawn images is, and whether a deployment insists on it. Loads no model."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import snapshot_download
 
 from weights.bases import WEIGHTS
 
@@ -11,6 +13,7 @@ REQUIRED, OPTIONAL, OFF = "required", "optional", "off"
 REPOSITORY = "Falconsai/nsfw_image_detection"
 FOLDER = WEIGHTS / "safety"
 CONFIG = "config.json"
+FILES = ["*.json", "model.safetensors"]  # of the repository: it has the same weights once more as a pickle
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,34 @@ def find_safety() -> Safety:
     """What FLUX_SAFETY says: `required` checks every image whatever a request says, `optional` (if unset) where there
     is a checker and the request lets it, `off` never.
 
-    Raises ValueError for another setting and FileNotFoundError if the checker is required and not there.
+    A checker is looked for in weights/safety and in the Hub's own cache; one that is required is fetched from the Hub.
+    Raises ValueError for another setting and FileNotFoundError if the checker is required and not to be had.
     """
     setting = os.environ.get(SETTING, "").strip() or OPTIONAL
     if setting not in (REQUIRED, OPTIONAL, OFF):
         raise ValueError(f"{SETTING} is {setting!r}: expected {REQUIRED}, {OPTIONAL} or {OFF}")
-    is_there = (FOLDER / CONFIG).is_file()
-    if setting == REQUIRED and not is_there:
-        raise FileNotFoundError(f"{SETTING} is {REQUIRED}: no {CONFIG} in {FOLDER}; {REMEDY}")
-    return Safety(FOLDER if is_there and setting != OFF else None, can_be_disabled=setting != REQUIRED)
+    if setting == OFF:
+        return Safety(None, can_be_disabled=True)
+    if (FOLDER / CONFIG).is_file():
+        return Safety(FOLDER, can_be_disabled=setting == OPTIONAL)
+    if setting == REQUIRED:
+        return Safety(_fetched(), can_be_disabled=False)
+    return Safety(_cached(), can_be_disabled=True)
+
+
+def _cached() -> Path | None:
+    try:
+        return Path(snapshot_download(REPOSITORY, allow_patterns=FILES, local_files_only=True))
+    except OSError:
+        return None
+
+
+def _fetched() -> Path:
+    try:
+        return Path(snapshot_download(REPOSITORY, allow_patterns=FILES))
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"{SETTING} is {REQUIRED}: no {CONFIG} in {FOLDER}, and none came from huggingface.co/{REPOSITORY}"
+            f" ({reason}); {REMEDY}"
+        ) from error

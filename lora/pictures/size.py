@@ -33,9 +33,14 @@ def cover_scale(original: Size, size: Size) -> float:
 def fit(picture: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
     """Scale a picture, or a box of it, to cover `size` and cut what stands over, the same on both sides: resized, never
     stretched."""
-    left, top, right, bottom = box or (0.0, 0.0, picture.width, picture.height)
+    middle = middle_of(box or (0.0, 0.0, picture.width, picture.height), size)
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
+
+
+def middle_of(box: Box, size: Size) -> Box:
+    """What of a box covers `size` when scaled: all of it in one direction."""
+    left, top, right, bottom = box
     scale = max(size.width / (right - left), size.height / (bottom - top))
     over_x = max(right - left - size.width / scale, 0.0) / 2
     over_y = max(bottom - top - size.height / scale, 0.0) / 2
-    middle = left + over_x, top + over_y, right - over_x, bottom - over_y
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
+    return left + over_x, top + over_y, right - over_x, bottom - over_y

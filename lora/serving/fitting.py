@@ -32,11 +32,11 @@ def by_layer(lora: FluxLora) -> Iterator[tuple[str, Pair]]:
 
 
 def refuse_misfit(lora: FluxLora, layers: Layers) -> None:
-    """Raises ValueError with one sentence unless every change has its layer and fits it."""
+    """Raises ValueError with the end of a sentence unless every change has its layer and fits it."""
     for name, pair in by_layer(lora):
         layer = layers.get(name)
         if layer is None or pair.shape != Shape(layer.in_features, layer.out_features):
-            raise ValueError(f"the LoRA was made for another model: {_misfit(name, pair, layer)}")
+            raise ValueError(f"was made for another model: {_misfit(name, pair, layer)}")
 
 
 def _misfit(name: str, pair: Pair, layer: nn.Linear | None) -> str:

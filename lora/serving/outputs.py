@@ -22,7 +22,7 @@ def save_images(images: Mapping[int, Image.Image], request: Request, settings: S
     paths = []
     for index, image in images.items():
         path = into / f"out-{index}.{request.output_format}"
-        _save(image, path, request, text_of({**settings, "seed": request.seed + index}))
+        _save(image, path, request, text_of({**settings, "seed": request.seeds[index]}))
         paths.append(path)
     return paths
 

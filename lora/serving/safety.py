@@ -43,5 +43,6 @@ def allowed(images: Sequence[Image.Image], checker: SafetyChecker | None) -> dic
     """Those that may be shown, by their places; all of them without a checker. Raises RuntimeError if that is none."""
     shown = {place: image for place, image in enumerate(images) if checker is None or not checker.blocks(image)}
     if not shown:
-        raise RuntimeError(f"the safety checker blocked all {len(images)} images: expected another prompt or seed")
+        which = "the image" if len(images) == 1 else f"all {len(images)} images"
+        raise RuntimeError(f"the safety checker blocked {which}: expected another prompt or seed")
     return shown

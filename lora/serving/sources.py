@@ -7,7 +7,7 @@ from PIL import Image
 
 from lora.checks import number
 from lora.pictures.files import open_picture, quiet_pillow
-from lora.pictures.masks import black_and_white, open_mask
+from lora.pictures.masks import fit_mask, open_mask
 from lora.pictures.size import Size, fit
 
 
@@ -21,10 +21,11 @@ class Source:
 
     def fitted(self, size: Size) -> "Source":
         """At a size: resized to cover it, what stands over cut on both sides; the mask in hard pixels."""
-        mask = self.mask
-        if mask is not None:
-            mask = black_and_white(fit(mask.resize(self.image.size, Image.Resampling.NEAREST), size))
-        return Source(fit(self.image, size), mask, self.strength)
+        return Source(fit(self.image, size), self.fitted_mask(size), self.strength)
+
+    def fitted_mask(self, size: Size) -> Image.Image | None:
+        """The mask at a size, black and white."""
+        return self.mask and fit_mask(self.mask, Size(*self.image.size), size)
 
 
 def read_source(image: Path | None, mask: Path | None, prompt_strength: object) -> Source | None:

@@ -14,7 +14,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from lora.flux.layouts.record import FluxLora, Pair
-from lora.serving.fitting import by_layer, linear_layers, refuse_misfit
+from lora.serving.fitting import Layers, by_layer, linear_layers, refuse_misfit
 
 RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies of weights beyond that go to the host
 
@@ -26,6 +26,7 @@ class Worn:
     digest: str  # the same for the same LoRA, and for no other
     lora: FluxLora
     scale: float
+    named: str  # by its input and its reference, for errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Wardrobe:
         Raises ValueError if one does not fit; what was worn is then worn still. After any other exception nothing is.
         """
         for worn in outfit:
-            refuse_misfit(worn.lora, self._layers)
+            _refuse_misfit(worn, self._layers)
         seen = [worn for worn in outfit if worn.scale != 0]
         wanted = tuple((worn.digest, worn.scale) for worn in seen)
         if wanted == self._worn:
@@ -99,6 +100,13 @@ class Wardrobe:
         up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
         original = self._originals[name].weight.to(weight.device)
         torch.addmm(original, up.to(weight), down.to(weight), out=weight)
+
+
+def _refuse_misfit(worn: Worn, layers: Layers) -> None:
+    try:
+        refuse_misfit(worn.lora, layers)
+    except ValueError as error:
+        raise ValueError(f"{worn.named} {error}") from error
 
 
 def _changes(outfit: Sequence[Worn]) -> Changes:

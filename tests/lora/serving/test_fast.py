@@ -45,7 +45,7 @@ def wardrobe(pipeline):
 @pytest.fixture
 def wear(wardrobe, loras):
     """Wear some of them, such as a=1.0."""
-    return lambda **scales: wardrobe.wear([Worn(name, loras[name], scale) for name, scale in scales.items()])
+    return lambda **scales: wardrobe.wear([Worn(name, loras[name], scale, name) for name, scale in scales.items()])
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_only_layers_that_were_written_are_rounded_again(monkeypatch, pipeline, 
     monkeypatch.setattr(W8A8Linear, "hold", lambda self, weight: (rounded.append(self), whole(self, weight)))
     codes(pipeline, fast)
     assert rounded == []
-    wardrobe.wear([Worn("one", one, 1.0)])
+    wardrobe.wear([Worn("one", one, 1.0, "one")])
     with fast.driving():
         assert rounded == [pipeline.transformer.get_submodule(layer)]
 
@@ -310,7 +310,7 @@ def test_each_kind_of_block_is_compiled_once(compiled):  # noqa: ARG001
 @pytest.mark.parametrize("size", [*SIZES, {"width": 128, "height": 256}])
 def test_no_lora_and_no_size_compiles_anything_anew(compiled, loras, size, scale):
     pipeline, wardrobe, fast = compiled
-    wardrobe.wear([Worn("a", loras["a"], scale)])
+    wardrobe.wear([Worn("a", loras["a"], scale, "a")])
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = drawn_fast(pipeline, fast, **size)
     assert torch.equal(found, drawn_fast(pipeline, FastTransformer(pipeline, wardrobe, say=print), **size))

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from lora.serving.safety import SafetyChecker, allowed
+from tests.classifiers import taught_classifier
 from tests.tiny import assert_one_sentence
 
 RED, BLUE = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
@@ -19,19 +18,7 @@ def folder(tmp_path_factory):
 
 
 def made(folder, labels):
-    torch.manual_seed(0)
-    sides = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, id2label=labels, **sides))
-    processor = ViTImageProcessor(size={"height": 16, "width": 16})
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    pixels = processor(images=[RED, BLUE], return_tensors="pt")["pixel_values"]
-    for _ in range(40):
-        model(pixels, labels=torch.tensor([1, 0])).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return taught_classifier(folder, allowed=[BLUE], blocked=[RED], labels=labels)
 
 
 def test_what_the_classifier_calls_so_is_blocked(folder):

@@ -47,7 +47,7 @@ def wear(wardrobe, loras):
 
 
 def worn(tensors, *, name, scale=1.0):
-    return Worn(name, canonical(tensors), scale)
+    return Worn(name, canonical(tensors), scale, f"loras[1] {name!r}")
 
 
 def drawn(pipeline):
@@ -184,7 +184,7 @@ def test_a_misfit_is_refused_and_leaves_on_what_was_worn(pipeline, wardrobe, wea
     tensors, found = misfits(loras["a"])[kind]
     with pytest.raises(ValueError) as error:
         wardrobe.wear([worn(loras["c"], name="c"), worn(tensors, name="misfit", scale=scale)])
-    assert_one_sentence(error.value, "the LoRA was made for another model", found)
+    assert_one_sentence(error.value, "loras[1] 'misfit' was made for another model", found)
     assert torch.equal(drawn(pipeline), before)
 
 

@@ -42,7 +42,7 @@ def test_every_change_is_alpha_over_rank_times_b_a(layout, shapes):
     assert_changes(canonical(made.tensors).transformer, made.changes)
 
 
-@by_layout("diffusers", "kohya", "OneTrainer", "LoKr by LyCORIS")
+@by_layout("diffusers", "kohya", "OneTrainer", "OneTrainer with dots", "LoKr by LyCORIS")
 def test_every_linear_layer_of_flux_has_a_name_in_the_layout(layout, shapes):
     assert canonical(layout.make(shapes).tensors).transformer.keys() == shapes.keys()
 

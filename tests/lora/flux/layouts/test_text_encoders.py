@@ -23,6 +23,8 @@ NAMES = [
         "clip",
         f"{CLIP}.self_attn.v_proj",
     ),
+    ("clip_l.text_model.encoder.layers.3.mlp.fc1", KOHYA, "clip", f"{CLIP}.mlp.fc1"),
+    ("t5.encoder.block.5.layer.0.SelfAttention.q", KOHYA, "t5", f"{T5}.0.SelfAttention.q"),
     ("lora_te3_encoder_block_5_layer_0_SelfAttention_q", KOHYA, "t5", f"{T5}.0.SelfAttention.q"),
     ("lora_te2_encoder_block_5_layer_1_DenseReluDense_wi_0", KOHYA, "t5", f"{T5}.1.DenseReluDense.wi_0"),
     (

@@ -1,0 +1,31 @@
+"""A small image classifier that a test teaches what to block."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+LABELS = {0: "normal", 1: "nsfw"}
+SIDES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+STEPS = 40
+
+
+def taught_classifier(
+    folder: Path, *, allowed: Sequence[Image.Image], blocked: Sequence[Image.Image], labels: dict[int, str] = LABELS
+) -> Path:
+    """Save one into a folder that tells these images apart; its second label is that of what is blocked."""
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, id2label=labels, **SIDES))
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    pixels = processor(images=[*allowed, *blocked], return_tensors="pt")["pixel_values"]
+    truth = torch.tensor([0] * len(allowed) + [1] * len(blocked))
+    for _ in range(STEPS):
+        model(pixels, labels=truth).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
