@@ -42,7 +42,7 @@ from lora.training.recipe.layers import block_layers
 
 GUIDANCE = 3.5
 RANKS = (16, 8, 16, 4)  # of the LoRAs; every other one is on attention only
-SIDE, STEPS, WARM_UP_STEPS, ROUNDS = 1024, 28, 4, 3
+SIDE, STEPS, WARM_UP_STEPS, ROUNDS = 1024, 28, 4, 2
 TEXT = "a photo of TOK"
 SEED = 0
 GB = 1e9

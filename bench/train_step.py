@@ -26,8 +26,8 @@ from lora.flux.loading import device, free_memory, precision
 from lora.training.memory.out_of_memory import is_out_of_memory
 
 PICTURES = 16
-WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS = 5, 5, 25
-SECONDS = 4.0  # of a visit's rounds, about
+WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS = 3, 4, 25
+SECONDS = 2.5  # of a visit's rounds, about
 # FLOP of a step of one picture whose activations are kept, by its side: performance.md 1.2, counted.
 STEP_FLOP = {512: 45.5e12, 768: 92.2e12, 1024: 171.1e12}
 FLOP_A_SECOND = 790e12  # of dense bf16 products on an H100 or H200 at their best (performance.md 1.2)

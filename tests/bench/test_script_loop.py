@@ -19,7 +19,7 @@ ENCODING, KEEPING, OURS = (
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def no_traces_of_accelerate():
     """It keeps its precision in the process."""
     yield
