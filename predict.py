@@ -20,7 +20,7 @@ from lora.serving.sources import read_source
 from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
 from lora.workspace import clear, own_temporary_folder, sent, workspace
-from weights.bases import Base, check_base, find_base, requested_base, takes_guidance
+from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
 from weights.network.network import Tokens
 from weights.reading_ahead import reading_ahead
 from weights.references import open_lora
@@ -47,7 +47,7 @@ class Runner(BaseRunner):
                     self.own = self._worn(Wish(self.trained, 1.0, TRAINED), Tokens())
             with stages.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
-            with stages.stage("base loaded"):
+            with stages.stage("base loaded"), with_remedy(self.base):
                 model = self.models.model(self.base.path)
         if self.own:
             model.wear([self.own])  # what does not fit fails here, and the first request finds it worn
@@ -170,7 +170,8 @@ class Runner(BaseRunner):
         """A base that was asked for, checked before it is loaded."""
         if base != self.base:
             check_base(base)
-        return self.models.model(base.path)
+        with with_remedy(base):
+            return self.models.model(base.path)
 
     def _worn(self, wish: Wish, tokens: Tokens) -> Worn:
         """A LoRA that was asked for; that of a trained version as the setup read it, wherever its file is by now."""

@@ -82,7 +82,9 @@ def random_transformer(sizes: Sizes, held: Held) -> FluxTransformer2DModel:
         for name, shape in shapes.items():
             yield name, _parameter(name, shape, generator)
 
-    return hold_transformer(sizes.transformer, source, held)
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(dict(sizes.transformer))
+    return hold_transformer(transformer, source, held)
 
 
 def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:

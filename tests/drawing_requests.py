@@ -10,6 +10,9 @@ from PIL import Image
 from safetensors.torch import save
 
 from lora.flux.kohya import kohya_tensors
+from lora.pictures.files import Picture
+from lora.pictures.size import Size
+from lora.serving.sources import Source
 from tests.cog_client import Json, data_uri
 from tests.tiny import random_lora, tiny_pipeline
 
@@ -130,3 +133,9 @@ def _references(inputs: Json) -> list[str]:
     main = str(inputs.get("lora_weights", "")).strip() or inputs.get("replicate_weights", "")
     listed = [entry.rpartition(":")[0] for entry in inputs.get("loras", [])]
     return [main, inputs.get("extra_lora", ""), *listed]
+
+
+def a_source(image: Image.Image, mask: Image.Image | None, strength: float) -> Source:
+    """As if it were read from files."""
+    box = (0.0, 0.0, float(image.width), float(image.height))
+    return Source(Picture(image, box, Size(*image.size), image.width * image.height, False), mask, strength)

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +74,16 @@ def check_base(base: Base) -> None:
     Raises FileNotFoundError for a file that is missing and ValueError for one that is damaged: one sentence with its
     path, what was found, what was expected and what to do.
     """
-    try:
+    with with_remedy(base):
         check_folder(base.path)
+
+
+@contextmanager
+def with_remedy(base: Base) -> Iterator[None]:
+    """What is said here of a missing or damaged file, in a FileNotFoundError or ValueError that begins with its path,
+    is said with the base's name and what to do."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the base {base.name}: {error}; {base.remedy}") from error
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Read a safetensors file that anybody may have made, and make sure that it is a LoRA. Knows no model."""
 
+import codecs
 import json
 import reprlib
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ MOST_HEADER_BYTES = 10 * 2**20
 MOST_TENSORS = 20_000
 LONGEST_NAME = 200
 MOST_DIGITS = 20  # of a whole number: no size has more
+START = 1024  # bytes that tell a web page from a file
 SHOWN = 60  # characters of a name that an error repeats
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
 # What the names of a LoRA's tensors hold, by layout: PEFT, sd-scripts, old diffusers; OneTrainer's and XLabs' own;
@@ -88,7 +90,7 @@ def _looks_like(content: bytes) -> str:
     small_number = content[3:8] == bytes(5)  # a safetensors file begins with the length of its header
     if (content.startswith(b"\x80") and not small_number) or content.startswith(b"PK\x03\x04"):
         return "a pickle, which can run code"
-    if content.lstrip()[:1] == b"<":
+    if content[:START].removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<":
         return "a web page"
     return f"{len(content):,} other bytes" if content else "an empty file"
 

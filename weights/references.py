@@ -27,7 +27,8 @@ SHOWN = 80  # characters of a reference that an error repeats
 EXPECTED_FILE = (
     "expected the path of a .safetensors or .tar file that is there, or another reference, as hf://owner/name"
 )
-USER = re.compile(r"//[^/@]*@")
+# also one that holds what ends a host's name; what stands before the @ of hf:// is a repository, in its own grammar
+USER = re.compile(r"(?<!^hf:)//.*@|//[^/@]*@", re.IGNORECASE | re.DOTALL)
 NOBODY, INTERNET = Tokens(), Network()
 
 
@@ -222,6 +223,6 @@ def _short(reference: str) -> str:
     text = reference.strip()
     if text[:5].lower() == "data:":
         return f"{text[:SHOWN]}..." if len(text) > SHOWN else text
-    text = USER.sub("//", text)
+    text = USER.sub("//...@", text)
     text = re.sub(r"[?#].*", "?...", text, flags=re.DOTALL)
     return text if len(text) <= SHOWN else f"...{text[-SHOWN:]}"

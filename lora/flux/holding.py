@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lora.flux.linears import HeldLinear, HostLinear, Int8Linear, Nf4Linear
+from lora.flux.parts import refusals
 from lora.flux.precision import Precision
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -49,17 +49,17 @@ def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
     """The transformer of a folder in diffusers layout, frozen, in eval mode; one tensor at a time goes from the file
     to its device and precision.
 
-    Raises ValueError if a file is damaged, a tensor is missing, not expected or of another shape, naming file and
-    tensor; FileNotFoundError if a shard or all weights are missing.
+    Raises ValueError if the config or a file is damaged, a tensor is missing, not expected or of another shape, naming
+    file and tensor; FileNotFoundError if a shard or all weights are missing.
     """
     folder = base / "transformer"
-    return hold_transformer(FluxTransformer2DModel.load_config(folder), partial(_loaded, folder), held)
+    with refusals(folder), torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
+    return hold_transformer(transformer, partial(_loaded, folder), held)
 
 
-def hold_transformer(config: Mapping[str, Any], source: Source, held: Held) -> FluxTransformer2DModel:
-    """The same from tensors of any origin, for a config by the names of diffusers; raises what `source` raises."""
-    with torch.device("meta"):
-        transformer = FluxTransformer2DModel.from_config(dict(config))
+def hold_transformer(transformer: FluxTransformer2DModel, source: Source, held: Held) -> FluxTransformer2DModel:
+    """The same from a transformer on the meta device and tensors of any origin; raises what `source` raises."""
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, held)
     for name, tensor in source(shapes):

@@ -1,22 +1,21 @@
 """Load FLUX or a part of it from a folder in diffusers layout, to the device there is; let go of it again."""
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lora.flux.placing import bytes_of_parts, parts_on_gpu
+from lora.flux.parts import load_parts, load_tokenizers, refusals
+from lora.flux.placing import CLIP, PARTS, T5, TRANSFORMER, VAE, bytes_of_parts, parts_on_gpu
 
 
 def device() -> torch.device:
@@ -32,12 +31,12 @@ def precision() -> torch.dtype:
 def load_pipeline(base: Path) -> FluxPipeline:
     """All of FLUX, ready to draw. Text encoders that a GPU has no room for live on the host (lora/flux/placing.py).
 
-    Raises MemoryError with one sentence, before anything is loaded, if the GPU has no room for the rest either.
+    Raises MemoryError with one sentence, before anything is loaded, if the GPU has no room for the rest either, and
+    ValueError with one that begins with the folder that cannot be loaded.
     """
-    _hide_progress_bars()
     here = device()
     on_gpu = _placed_on(here, base) if here.type == "cuda" else ()
-    pipeline = FluxPipeline.from_pretrained(base, dtype=precision())
+    pipeline = _assembled(base, load_parts(base, PARTS, dtype=precision()))
     for part in on_gpu:
         getattr(pipeline, part).to(here)
     pipeline.set_progress_bar_config(disable=True)
@@ -54,9 +53,17 @@ def transformer_config(base: Path) -> dict[str, Any]:
 
 
 def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
-    """What turns texts and images into tensors: the pipeline without its transformer."""
-    _hide_progress_bars()
-    return FluxPipeline.from_pretrained(base, transformer=None, dtype=precision()).to(on)
+    """What turns texts and images into tensors: the pipeline without its transformer. Raises as `load_pipeline` does
+    for a folder."""
+    parts = load_parts(base, (CLIP, T5, VAE), dtype=precision())
+    return _assembled(base, {**parts, TRANSFORMER: None}).to(on)
+
+
+def _assembled(base: Path, parts: Mapping[str, nn.Module | None]) -> FluxPipeline:
+    """With the tokenizers and the scheduler."""
+    tokenizers = load_tokenizers(base)
+    with refusals(base):
+        return FluxPipeline.from_pretrained(base, local_files_only=True, **parts, **tokenizers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +125,3 @@ def free_memory() -> None:
     """Give back what deleted models held, on the host and on the GPU."""
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def _hide_progress_bars() -> None:
-    """They fill a log with lines that nobody reads; ours says what matters."""
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()

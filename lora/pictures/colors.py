@@ -24,16 +24,16 @@ def _rgb(image: Image.Image, shrink_by: int) -> Image.Image:
     convert = _converter(image)
     if convert is _as_it_is and shrink_by == 1:
         return image
-    rows = max(BAND_PIXELS // image.width // shrink_by, 1) * shrink_by
     canvas = Image.new("RGB", (-(-image.width // shrink_by), -(-image.height // shrink_by)))
-    for top, strip in _bands(image, rows):
+    for top, strip in bands(image, shrink_by):
         band = convert(strip)
         canvas.paste(band.reduce(shrink_by) if shrink_by > 1 else band, (0, top // shrink_by))
     return canvas
 
 
-def _bands(image: Image.Image, rows: int) -> Iterator[tuple[int, Image.Image]]:
-    """With where each begins."""
+def bands(image: Image.Image, multiple_of: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """An image in strips of so many rows at a time, each with where it begins."""
+    rows = max(BAND_PIXELS // image.width // multiple_of, 1) * multiple_of
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
@@ -72,8 +72,7 @@ def _from_numbers(band: Image.Image, *, white: float) -> Image.Image:
 
 def _white(image: Image.Image) -> float:
     """What stands for white in numbers of an unknown range: the first of the usual ones that holds them all."""
-    bands = _bands(image, max(BAND_PIXELS // image.width, 1))
-    brightest = max(_brightest(np.asarray(band)) for _, band in bands)
+    brightest = max(_brightest(np.asarray(band)) for _, band in bands(image))
     return next((white for white in WHITES if brightest <= white * OVERSHOOT), brightest)
 
 

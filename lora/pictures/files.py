@@ -22,6 +22,7 @@ READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # a JPEG's or HEIC's other pictures are previews and the like
 BOX_HEADER, MOST_ITEM_BYTES = 8, 64 * 1024
 START_OF_SCAN, MOST_SCANS = b"\xff\xda", 500  # a progressive JPEG has ten or so
+MOST_PIXELS_OF_SCANS = 2_500_000_000  # of all of them together: some seconds
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
@@ -81,19 +82,24 @@ def whole(_original: Size) -> float:
 
 
 def open_picture(
-    path: Path, scale_needed: ScaleNeeded = whole, *, large: AbstractContextManager[object] = UNGUARDED
+    path: Path,
+    scale_needed: ScaleNeeded = whole,
+    *,
+    large: AbstractContextManager[object] = UNGUARDED,
+    most_pixels: int = MOST_PIXELS,
 ) -> Picture:
     """Decode a file: turned as its EXIF says, transparency on white, RGB.
 
     `scale_needed` is told the size of the image (perhaps lying on its side) and answers how much of it will be used at
     the most, 1 for all; what is much larger is scaled down while it is decoded. `large` is held while a large image
-    is in memory. Raises ValueError with the reason, without naming the file, if it cannot be a training image.
+    is in memory. Raises ValueError with the reason, without naming the file, if it cannot be decoded or is too small,
+    too long, or larger than `most_pixels`.
     """
     with reasons(path), opened(path) as image:
         original = Size(*image.size)
-        refuse_size(original)
+        refuse_size(original, most_pixels=most_pixels)
         if image.format in ("JPEG", "MPO"):
-            _refuse_scans(path)
+            _refuse_scans(path, original)
         is_large = original.width * original.height > LARGE_PIXELS
         with large if is_large else UNGUARDED:
             return _decode(image, original, needed=scale_needed(original))
@@ -181,15 +187,16 @@ def _boxes(content: bytes) -> Iterator[bytes]:
         position += size
 
 
-def _refuse_scans(path: Path) -> None:
+def _refuse_scans(path: Path, size: Size) -> None:
     """A JPEG is decoded once for each of its scans, and thousands of them take few bytes."""
     scans, last = 0, b""
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             scans += (last + block).count(START_OF_SCAN)
             last = block[-1:]
-    if scans > MOST_SCANS:
-        raise ValueError(f"it has {scans:,} scans: expected at most {MOST_SCANS}")
+    most = min(MOST_SCANS, MOST_PIXELS_OF_SCANS // size.pixels)
+    if scans > most:
+        raise ValueError(f"it has {scans:,} scans: expected at most {most}")
 
 
 def _is_text(content: bytes) -> bool:
@@ -234,11 +241,11 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
-def refuse_size(size: Size) -> None:
+def refuse_size(size: Size, *, most_pixels: int) -> None:
     """By the header alone, before any pixel takes memory."""
     found = f"{size.width}x{size.height}"
-    if size.width * size.height > MOST_PIXELS:
-        raise _UnfitError(f"{found} is too large: expected at most {MOST_PIXELS:,} pixels")
+    if size.pixels > most_pixels:
+        raise _UnfitError(f"{found} is too large: expected at most {most_pixels:,} pixels")
     if min(size.width, size.height) < SHORTEST_SIDE:
         raise _UnfitError(f"{found} is too small: expected at least {SHORTEST_SIDE} pixels a side")
     if max(size.width, size.height) > LONGEST_RATIO * min(size.width, size.height):

@@ -4,18 +4,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from lora.pictures.colors import rgb_on_white
-from lora.pictures.files import opened, reasons, refuse_size, turn_of
+from lora.pictures.colors import bands, rgb_on_white
+from lora.pictures.files import MOST_PIXELS, opened, reasons, refuse_size, turn_of
 from lora.pictures.size import Size, middle_of
 
 BRIGHT = 128  # of 255: from here on it is white; and where no paint is, the paint itself is what is meant
 
 
-def open_mask(path: Path) -> Image.Image:
+def open_mask(path: Path, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """The mask in 8-bit gray, upright, as large as it is. 16 bits are scaled; of a mask with transparency, what is not
-    painted is not meant. Raises ValueError with the reason, without naming the file."""
+    painted is not meant. Raises ValueError with the reason, without naming the file, as `open_picture` does."""
     with reasons(path), opened(path) as image:
-        refuse_size(Size(*image.size))
+        refuse_size(Size(*image.size), most_pixels=most_pixels)
         image.load()
         mask, turn = _gray(image), turn_of(image)
     return mask if turn is None else mask.transpose(turn)
@@ -39,6 +39,9 @@ def fit_mask(mask: Image.Image, image: Size, size: Size) -> Image.Image:
 def _gray(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return rgb_on_white(image, shrink_by=1).convert("L")
-    layer = image.convert("RGBA")
-    paint = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("L")
-    return paint if black_and_white(paint).getbbox() else layer.getchannel("A")
+    paint, alpha = Image.new("L", image.size), Image.new("L", image.size)
+    for top, band in bands(image):
+        layer = band.convert("RGBA")
+        paint.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("L"), (0, top))
+        alpha.paste(layer.getchannel("A"), (0, top))
+    return paint if black_and_white(paint).getbbox() else alpha

@@ -54,4 +54,4 @@ class Closet:
 
 
 def _bytes(kept: Kept) -> int:
-    return sum(pair.down.nbytes + pair.up.nbytes for _, pair in by_layer(kept.lora))
+    return sum(tensor.nbytes for _, change in by_layer(kept.lora) for tensor in change.tensors)

@@ -12,7 +12,7 @@ from lora.flux.prompt import Prompt, encode_prompt
 from lora.pictures.size import Size
 from lora.serving.progress import Progress, Say
 from lora.serving.request import Request, size_for_image
-from lora.serving.sources import Source
+from lora.serving.sources import Fitted, Source
 
 
 @torch.inference_mode()
@@ -32,13 +32,12 @@ def draw(
     prompt = prompt or encode_prompt(pipeline, request.prompt)
     progress = Progress(say, images=request.num_outputs)
     size = drawn_size(pipeline, request, source)
-    if source is not None:
-        source = source.fitted(size)
+    fitted = source.fitted(size) if source else None
     for seed in request.seeds:
-        if source is None:
+        if fitted is None:
             yield _draw(pipeline, prompt, request, size, seed, progress)
         else:
-            yield _redraw(pipeline, prompt, request, source, seed, progress)
+            yield _redraw(pipeline, prompt, request, fitted, seed, progress)
 
 
 def drawn_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
@@ -46,7 +45,7 @@ def drawn_size(pipeline: FluxPipeline, request: Request, source: Source | None) 
     native = pipeline.vae.config.sample_size
     if source is None:
         return Size(*request.size(native=native))
-    return size_for_image(Size(*source.image.size), megapixels=request.megapixels, native=native)
+    return size_for_image(source.picture.original, megapixels=request.megapixels, native=native)
 
 
 def _draw(
@@ -65,7 +64,7 @@ def _draw(
 
 
 def _redraw(
-    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Source, seed: int, progress: Progress
+    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Fitted, seed: int, progress: Progress
 ) -> Image.Image:
     """The steps that are left of `num_inference_steps` at this strength, at least one; none at strength 0."""
     if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):

@@ -1,31 +1,44 @@
 """The image that a request begins with, and the mask of what is to be drawn anew. Knows files, no pipeline."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from lora.checks import number
-from lora.pictures.files import open_picture, quiet_pillow
+from lora.pictures.files import Picture, open_picture, quiet_pillow
 from lora.pictures.masks import fit_mask, open_mask
-from lora.pictures.size import Size, fit
+from lora.pictures.size import Size
+
+MOST_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, as others wait for it
+PIXELS_NEEDED = 1024 * 1024  # at which FLUX.1 draws
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What to begin with, upright."""
 
-    image: Image.Image  # RGB
-    mask: Image.Image | None  # L, white where it is drawn anew; None draws all of it anew
+    picture: Picture
+    mask: Image.Image | None  # L, white where it is drawn anew, of any size; None draws all of it anew
     strength: float  # 0 leaves the image as it is, 1 forgets it
 
-    def fitted(self, size: Size) -> "Source":
+    def fitted(self, size: Size) -> "Fitted":
         """At a size: resized to cover it, what stands over cut on both sides; the mask in hard pixels."""
-        return Source(fit(self.image, size), self.fitted_mask(size), self.strength)
+        return Fitted(self.picture.fitted(size), self.fitted_mask(size), self.strength)
 
     def fitted_mask(self, size: Size) -> Image.Image | None:
         """The mask at a size, black and white."""
-        return self.mask and fit_mask(self.mask, Size(*self.image.size), size)
+        return self.mask and fit_mask(self.mask, self.picture.original, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A source at the size at which it is drawn from."""
+
+    image: Image.Image  # RGB
+    mask: Image.Image | None  # L, black and white
+    strength: float
 
 
 def read_source(image: Path | None, mask: Path | None, prompt_strength: object) -> Source | None:
@@ -38,10 +51,10 @@ def read_source(image: Path | None, mask: Path | None, prompt_strength: object) 
     return Source(_image(image), _mask(mask) if mask else None, strength)
 
 
-def _image(path: Path) -> Image.Image:
+def _image(path: Path) -> Picture:
     try:
         with quiet_pillow():
-            return open_picture(path).image
+            return open_picture(path, _scale_needed, most_pixels=MOST_PIXELS)
     except (OSError, ValueError) as error:
         raise ValueError(f"image cannot be drawn from: {error}") from error
 
@@ -49,6 +62,10 @@ def _image(path: Path) -> Image.Image:
 def _mask(path: Path) -> Image.Image:
     try:
         with quiet_pillow():
-            return open_mask(path)
+            return open_mask(path, most_pixels=MOST_PIXELS)
     except (OSError, ValueError) as error:
         raise ValueError(f"mask cannot be used: {error}") from error
+
+
+def _scale_needed(original: Size) -> float:
+    return min(math.sqrt(PIXELS_NEEDED / original.pixels), 1.0)

@@ -18,6 +18,7 @@ from weights.bases import (
     find_base,
     find_trainable_base,
     requested_base,
+    with_remedy,
 )
 
 
@@ -102,6 +103,12 @@ def test_a_base_that_is_not_whole_is_told_with_its_remedy(tmp_path, part, damage
         check_base(base)
     assert_one_sentence(error.value, f"the base tiny: {file} is ", found)
     assert str(error.value).endswith(remedy)
+
+
+def test_a_base_that_cannot_be_loaded_is_told_with_its_remedy(tmp_path):
+    with pytest.raises(ValueError) as error, with_remedy(Base("mine", tmp_path, "make it again")):
+        raise ValueError(f"{tmp_path} has no tensor")
+    assert str(error.value) == f"the base mine: {tmp_path} has no tensor; remove it, then make it again"
 
 
 def test_a_base_that_is_not_whole_is_not_trained(monkeypatch, tmp_path):

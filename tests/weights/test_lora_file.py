@@ -67,6 +67,7 @@ def test_three_precisions_are_read(dtype):
         (pickle.dumps({"a": 1}), "a pickle, which can run code"),
         (a_torch_file(), "a pickle, which can run code"),
         (b"<!DOCTYPE html><html>Not found</html>", "a web page"),
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE html><html>Not found</html>", "a web page"),
         (b"\x11\x22\x33", "3 other bytes"),
         (bytes(range(64, 192)) * 8, "1,024 other bytes"),
         (struct.pack("<Q", 0x480) + b"{}", "10 other bytes"),

@@ -326,6 +326,10 @@ def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
         "https:///x?sig=s3cret",
         "https://h.example/x?sig=s3cret&y=" + "y" * 9000,
         "https://user:s3cret@h.example/" + "y" * 9000,
+        "https://user:pa/s3cret@h.example/x",
+        "https://user:s3cret/ss@h.example/x",
+        "https://user:s3cret?ss@h.example/x",
+        "https://user:s3cret#s@s@h.example/x",
     ],
 )
 def test_a_refusal_repeats_no_secret(reference):
@@ -337,6 +341,10 @@ def test_this_machine_may_not_be_asked_by_default(services):
     assert "not allowed" in refusal(f"{services.url}/x.safetensors".replace("http", "https"))
     assert "not allowed" in refusal("https://127.0.0.1/x.safetensors")
     assert services.asked == []
+
+
+def test_a_refusal_names_the_repository_before_a_revision():
+    assert "'hf://o/r@main/x.bin/../y'" in refusal("hf://o/r@main/x.bin/../y")
 
 
 @pytest.mark.parametrize("reference", ["", " ", "None"])

@@ -91,8 +91,16 @@ def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answe
             if response.status not in REDIRECTS:
                 yield Answer(place.host, response, until)
                 return
-            url = urljoin(url, response.headers.get("Location", ""))
+            url = _redirected(url, place, response)
     raise ValueError(f"was redirected more than {MOST_REDIRECTS} times: expected an answer")
+
+
+def _redirected(url: str, place: Place, response: Response) -> str:
+    try:
+        return urljoin(url, response.headers.get("Location", ""))
+    except ValueError as error:
+        expected = "expected https://host/path"
+        raise ValueError(f"was redirected by {place.host} to a URL that cannot be read: {expected}") from error
 
 
 @contextlib.contextmanager

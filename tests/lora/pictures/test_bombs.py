@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from PIL import Image
 
 from lora.pictures.files import is_image, open_picture
 from tests.tiny import encoded, picture, write
@@ -36,6 +37,14 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path):
     content = encoded(picture(1024, 1024), "JPEG", progressive=True)
     path = write(tmp_path / "a", content[:-2] + SCAN * 5000 + content[-2:])
     with pytest.raises(ValueError, match=r"it has 5,0\d\d scans: expected at most 500"):
+        open_picture(path)
+
+
+def test_of_a_large_jpeg_fewer_scans_are_decoded(tmp_path):
+    """By pixels in all of them: here 36 million in each."""
+    content = encoded(Image.new("L", (6000, 6000)), "JPEG", progressive=True)
+    path = write(tmp_path / "a", content[:-2] + SCAN * 100 + content[-2:])
+    with pytest.raises(ValueError, match=r"it has 1\d\d scans: expected at most 69"):
         open_picture(path)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora.pictures import colors
 from lora.pictures.masks import black_and_white, fit_mask, open_mask
 from lora.pictures.size import Size
 from tests.tiny import encoded, write
@@ -48,6 +49,12 @@ def test_16_bits_are_scaled(tmp_path):
 def test_of_a_mask_with_transparency_the_paint_is_what_is_meant(tmp_path, paint):
     image = painted("RGBA", meant=paint, other=(255, 255, 255, 0))
     assert left_half(write(tmp_path / "mask.png", encoded(image))), "red is dark, and black is darker"
+
+
+def test_a_mask_that_is_read_in_strips_is_the_same_mask(tmp_path, monkeypatch):
+    path = write(tmp_path / "mask.png", encoded(painted("RGBA", meant=(9, 9, 9, 200), other=(0, 0, 0, 0))))
+    monkeypatch.setattr(colors, "BAND_PIXELS", 7 * 96)
+    assert left_half(path)
 
 
 def test_black_paint_beside_white_paint_is_not_meant(tmp_path):

@@ -73,3 +73,10 @@ def test_a_lora_of_sd3_is_refused_by_name(pipeline):
     assert_one_sentence(
         refusal(pipeline, tensors), "1536 x 1536 weights (it was made for SD3)", "this model's are 192 x 192"
     )
+
+
+def test_a_small_file_that_says_it_is_huge_is_refused_before_any_of_it_is_made(pipeline):
+    """Of 400 thousand numbers, the change would have 10 to the 20."""
+    name, tall, wide = "lycoris_transformer_blocks_0_attn_to_q", torch.ones(100_000, 1), torch.ones(1, 100_000)
+    parts = {f"{name}.lokr_w{factor}_{half}": part for factor in (1, 2) for half, part in (("a", tall), ("b", wide))}
+    assert_one_sentence(refusal(pipeline, parts), "10000000000 x 10000000000", "this model's are")

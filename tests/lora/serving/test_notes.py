@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from lora.serving.notes import notes
-from lora.serving.sources import Source
+from tests.drawing_requests import a_source
 from tests.lora.serving.test_drawing import request
 from tests.tiny import tiny_pipeline
 
@@ -19,7 +19,7 @@ def said(pipeline, source=None, *, width=None, height=None, **inputs):
 
 
 def source(mask=None):
-    return Source(Image.new("RGB", (64, 64)), mask, 0.5)
+    return a_source(Image.new("RGB", (64, 64)), mask, 0.5)
 
 
 def test_nothing_is_said_of_a_request_that_is_drawn_as_it_is_written(pipeline):

@@ -7,9 +7,9 @@ from PIL import Image
 
 from lora.pictures.size import Size
 from lora.serving.settings import settings_of
-from lora.serving.sources import Source
 from lora.serving.wardrobe import Worn
 from script.tiny_flux.following import plain_request
+from tests.drawing_requests import a_source
 from tests.tiny import write
 
 REQUEST = dataclasses.replace(plain_request("a star"), aspect_ratio="custom", custom_size=(96, 96), num_outputs=2)
@@ -22,7 +22,7 @@ def sha256(content):
 
 def test_an_image_and_a_mask_are_told_by_their_files_and_how_much_of_the_image_is_forgotten(tmp_path):
     image, mask = write(tmp_path / "image", b"an image"), write(tmp_path / "mask", b"a mask")
-    source = Source(Image.new("RGB", (64, 48)), Image.new("L", (64, 48)), 0.3)
+    source = a_source(Image.new("RGB", (64, 48)), Image.new("L", (64, 48)), 0.3)
     with_both = settings_of(REQUEST, source, Size(64, 48), image=image, mask=mask, **NOTHING_WORN)
     assert (with_both["image"], with_both["mask"]) == (sha256(b"an image"), sha256(b"a mask"))
     assert with_both["prompt_strength"] == 0.3

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from lora.pictures.size import Size
+from lora.serving import sources
 from lora.serving.request import size_for_image
 from lora.serving.sources import read_source
 from tests.tiny import assert_one_sentence, encoded, noisy_picture, picture, write
@@ -72,4 +73,33 @@ def test_a_picture_on_its_side_is_upright(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6
     source = read_source(write(tmp_path / "a.jpg", encoded(image, "JPEG", exif=exif)), None, 0.8)
-    assert source.image.size == (128, 192)
+    assert source.picture.original == Size(128, 192)
+
+
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_more_than_50_megapixels_are_refused_before_they_are_decoded(tmp_path, image, name):
+    large = write(tmp_path / "large.png", encoded(Image.new("1", (8000, 6300)), compress_level=1))
+    with pytest.raises(ValueError) as error:
+        read_source(**{"image": image, "mask": image} | {name: large}, prompt_strength=0.8)
+    assert_one_sentence(error.value, f"{name} can", "8000x6300 is too large: expected at most 50,000,000 pixels")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_large_image_is_decoded_at_about_what_is_drawn_and_keeps_its_shape(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(sources, "PIXELS_NEEDED", 64 * 64)
+    path = write(tmp_path / "large", encoded(noisy_picture(720, 680), kind))
+    picture = read_source(path, None, 0.8).picture
+    assert picture.original == Size(720, 680)
+    assert picture.image.width * picture.image.height < 8 * 64 * 64
+
+
+@pytest.mark.parametrize("size", [(64, 96), (256, 256), (1000, 3000)])
+def test_a_mask_of_another_shape_lies_where_it_lies_on_the_whole_image(tmp_path, size):
+    """Its middle is that of the image, of which the sides are cut."""
+    image = write(tmp_path / "image.png", encoded(picture(400, 200)))
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (0, 0, size[0] // 4, size[1]))  # of the image's 400 columns, 100
+    drawn = read_source(image, write(tmp_path / "mask.png", encoded(mask)), 0.8).fitted(Size(200, 200))
+    assert np.asarray(drawn.mask).all(axis=0).sum() <= 1  # the columns 100 to 300 are left, which are black
+    wider = read_source(image, tmp_path / "mask.png", 0.8).fitted(Size(320, 200))
+    assert abs(int(np.asarray(wider.mask).all(axis=0).sum()) - 60) <= 2  # 40 to 360

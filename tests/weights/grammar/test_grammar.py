@@ -97,6 +97,7 @@ def test_a_repository_on_hugging_face(reference):
         ("https://huggingface.co/o/r/tree/main/sub", HubLora("o/r", "main", "sub")),
         ("hf://o/r/x.safetensors", HubLora("o/r", "main", "x.safetensors")),
         ("hf://o/r@v1/d/x.safetensors", HubLora("o/r", "v1", "d/x.safetensors")),
+        ("hf://o/r@refs/pr/1/x.safetensors", HubLora("o/r", "refs/pr/1", "x.safetensors")),
     ],
 )
 def test_a_file_on_hugging_face_with_its_revision(reference, expected):

@@ -99,6 +99,13 @@ def test_a_redirect_to_another_server_of_this_machine_is_refused():
     assert inner.asked == []
 
 
+@pytest.mark.parametrize("target", ["http://[::1", "//[x]/y", "https://h\u2100.example/"])
+def test_a_redirect_to_what_is_no_url_is_refused_in_a_sentence_of_ours(target):
+    with service(lambda request, _: redirect(request, target.encode().decode("latin-1"))) as it:
+        message = refusal(Question(f"{it.url}/a"), a_network(it))
+    assert "expected https://host/path" in message or "expected one in ASCII letters" in message
+
+
 def test_a_token_is_dropped_for_good_at_another_origin():
     def come_back(request, _):
         if request.path == "/back":
