@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,6 +41,10 @@ class Held:
         return torch.float32 if self.precision == "fp32" or on_cpu else torch.bfloat16
 
 
+# Named tensors for parameters of these names and shapes, each once.
+Source = Callable[[Mapping[str, torch.Size]], Iterator[tuple[str, Tensor]]]
+
+
 def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
     """The transformer of a folder in diffusers layout, frozen, in eval mode; one tensor at a time goes from the file
     to its device and precision.
@@ -50,17 +55,29 @@ def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
     folder = base / "transformer"
     with refusals(folder), torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
-    missing = {name: parameter.shape for name, parameter in transformer.named_parameters()}
+    return hold_transformer(transformer, partial(_loaded, folder), held)
+
+
+def hold_transformer(transformer: FluxTransformer2DModel, source: Source, held: Held) -> FluxTransformer2DModel:
+    """The same from a transformer on the meta device and tensors of any origin; raises what `source` raises."""
+    shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, held)
-    for shard in _shards(folder):
-        for name, tensor in _tensors(shard):
-            _check(tensor, name, missing.pop(name, None), shard)
-            _place(transformer, name, tensor, held)
-    if missing:
-        raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, of a FLUX transformer")
+    for name, tensor in source(shapes):
+        _place(transformer, name, tensor, held)
     # PEFT asks the model for these before it looks at a layer
     transformer.is_loaded_in_8bit, transformer.is_loaded_in_4bit = held.precision == "int8", held.precision == "nf4"
     return transformer.requires_grad_(False).eval()
+
+
+def _loaded(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+    """From the files of a folder, which have to hold these and nothing else."""
+    missing = dict(shapes)
+    for shard in _shards(folder):
+        for name, tensor in _tensors(shard):
+            _check(tensor, name, missing.pop(name, None), shard)
+            yield name, tensor
+    if missing:
+        raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, of a FLUX transformer")
 
 
 def _replace_linears(transformer: FluxTransformer2DModel, held: Held) -> None:

@@ -27,7 +27,7 @@ class HostLinear(nn.Linear):
     def hold(self, weight: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
         """Keep a weight [out, in] in host memory, pinned if the device is a GPU; what remains on the device is an
         empty parameter, which tells PEFT where a LoRA has to be."""
-        held = weight.detach().to(dtype)  # no parameter, even if it came as one
+        held = weight.detach().to("cpu", dtype)  # no parameter, even if it came as one
         self.host_weight = held.pin_memory() if device.type == "cuda" else held
         self.weight = _frozen(torch.empty(self.out_features, 0, device=device, dtype=dtype))
 
@@ -52,7 +52,8 @@ class Int8Linear(bnb.nn.Linear8bitLt):
 
     def hold(self, weight: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
         """Keep a weight [out, in], rounded on the device."""
-        held: Any = bnb.nn.Int8Params(weight.to(dtype), has_fp16_weights=False, requires_grad=False)
+        from_host = weight.to("cpu", dtype)  # bitsandbytes rounds nothing else
+        held: Any = bnb.nn.Int8Params(from_host, has_fp16_weights=False, requires_grad=False)
         self.weight = held.to(device)
 
     def forward(self, x: Tensor) -> Tensor:
