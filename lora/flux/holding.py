@@ -11,7 +11,8 @@ from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lora.flux.linears import HeldLinear, HostLinear, Int8Linear, Nf4Linear
+from lora.flux.eight_bit import Int8Linear, W8A8Linear, multiplies_in_8_bits
+from lora.flux.linears import HeldLinear, HostLinear, Nf4Linear
 from lora.flux.precision import Precision
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -57,8 +58,7 @@ def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
             _place(transformer, name, tensor, held)
     if missing:
         raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, of a FLUX transformer")
-    # PEFT asks the model for these before it looks at a layer
-    transformer.is_loaded_in_8bit, transformer.is_loaded_in_4bit = held.precision == "int8", held.precision == "nf4"
+    transformer.is_loaded_in_4bit = held.precision == "nf4"  # PEFT asks the model for it before it looks at a layer
     return transformer.requires_grad_(False).eval()
 
 
@@ -74,7 +74,9 @@ def _replacement(name: str, layer: nn.Linear, held: Held) -> HeldLinear | None:
     if held.modulation_on_host and MODULATION.fullmatch(name):
         return HostLinear(layer)
     if held.precision == "int8" and IN_BLOCK.match(name):
-        return Int8Linear(layer, dtype=held.dtype)
+        is_per_token = not MODULATION.fullmatch(name)  # else it is little work, and much quality if inputs are rounded
+        kind = W8A8Linear if is_per_token and multiplies_in_8_bits(layer, held.device) else Int8Linear
+        return kind(layer, dtype=held.dtype)
     if held.precision == "nf4" and IN_BLOCK.match(name):
         return Nf4Linear(layer, dtype=held.dtype)
     return None

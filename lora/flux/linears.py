@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INT8_RANGE = 127.0
+from lora.flux.eight_bit import Int8Linear
 
 
 class HostLinear(nn.Linear):
@@ -36,30 +36,6 @@ class HostLinear(nn.Linear):
         return functional.linear(input, weight, self.bias)
 
 
-class Int8Linear(bnb.nn.Linear8bitLt):
-    """A linear layer with weights in int8, one scale a row. Only the weights are rounded, never what is computed.
-
-    The forward pass of bitsandbytes rounds the activations too on a GPU, and keeps each layer's input until its
-    backward pass, also where activations are recomputed; this one keeps nothing but the weights.
-    """
-
-    def __init__(self, layer: nn.Linear, *, dtype: torch.dtype) -> None:
-        """In the place of `layer`, whose weights may be on the meta device; computes in `dtype`."""
-        bias = layer.bias is not None
-        super().__init__(layer.in_features, layer.out_features, bias, has_fp16_weights=False, device="meta")
-        self.compute_dtype = dtype
-
-    def hold(self, weight: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
-        """Keep a weight [out, in], rounded on the device."""
-        held: Any = bnb.nn.Int8Params(weight.to(dtype), has_fp16_weights=False, requires_grad=False)
-        self.weight = held.to(device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
-        weight: Any = self.weight
-        return _Int8Product.apply(x.to(self.compute_dtype), weight.data, weight.SCB, self.bias)
-
-
 class Nf4Linear(bnb.nn.Linear4bit):
     """A linear layer with weights in nf4, 64 a block, the blocks' scales in 8 bits (QLoRA, arXiv 2305.14314)."""
 
@@ -81,24 +57,6 @@ class Nf4Linear(bnb.nn.Linear4bit):
 
 
 HeldLinear = HostLinear | Int8Linear | Nf4Linear
-
-
-class _Int8Product(torch.autograd.Function):
-    """x W^T + b for x that needs a gradient and W that needs none, W being made anew in either direction."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(codes, scales)
-        return functional.linear(x, _from_int8(codes, scales, x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
-        codes, scales = ctx.saved_tensors
-        return grad @ _from_int8(codes, scales, grad.dtype), None, None, None
-
-
-def _from_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    return codes.to(dtype).mul_((scales / INT8_RANGE).unsqueeze(1))  # in place, the scales in fp32
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
