@@ -94,7 +94,7 @@ def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
 
     cuBLASLt multiplies int8 on every chip only if both lie in memory row by row, as given here (pytorch#169961).
     """
-    count = rows.shape[0]
+    count = rows.size(0)  # of `shape`, the compiler of torch 2.11 fails in an autograd.Function
     missing = torch.sym_max(0, FEWEST_ROWS - count)  # an `if` would be compiled once for few rows, and once for many
     return torch._int_mm(functional.pad(rows, (0, 0, 0, missing)), weight.T)[:count]
 

@@ -219,6 +219,17 @@ def test_recomputed_it_gives_the_same_bits():
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 
+def test_compiled_once_it_gives_the_same_bits_for_any_number_of_rows():
+    torch._dynamo.reset()
+    layer = held(plain())
+    compiled = torch.compile(layer.forward, backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows in (20, 5, 40):
+            x, weighed_by = random(rows, INPUTS), random(rows, OUTPUTS, seed=5)
+            found, expected = (answer_and_gradient(each, x, weighed_by) for each in (compiled, layer))
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_a_gradient_that_is_no_number_is_not_hidden():
     """Else a step that has to be skipped would be taken."""
     weighed_by = random(3, OUTPUTS)
