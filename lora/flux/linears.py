@@ -18,6 +18,7 @@ class HostLinear(nn.Linear):
     """
 
     host_weight: Tensor  # [out, in], no parameter: `to(device)` leaves it where it is
+    answer: Tensor | None = None  # [..., out], while it is known without the weights (lora/flux/modulation.py)
 
     def __init__(self, layer: nn.Linear) -> None:
         """In the place of `layer`, whose weights may be on the meta device."""
@@ -32,8 +33,15 @@ class HostLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch calls it so)
         """[..., in] to [..., out]."""
-        weight = self.host_weight.to(input.device, non_blocking=True)
-        return functional.linear(input, weight, self.bias)
+        return self.answer_with(self.visiting(input.device), input) if self.answer is None else self.answer
+
+    def visiting(self, device: torch.device) -> Tensor:
+        """The weights [out, in] on a device, for as long as they are held there."""
+        return self.host_weight.to(device, non_blocking=True)
+
+    def answer_with(self, weight: Tensor, x: Tensor) -> Tensor:
+        """[..., in] to [..., out], with weights that are visiting."""
+        return functional.linear(x, weight, self.bias)
 
 
 class Nf4Linear(bnb.nn.Linear4bit):

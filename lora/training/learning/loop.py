@@ -7,6 +7,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from lora.flux.modulation import Conditions
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch, Batches
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
@@ -43,12 +44,17 @@ def take_step(
     indices = range(first, first + recipe.gradient_accumulation)
     sizes = {index: len(batches.examples(index)) for index in indices}
     loss = 0.0
+
+    def conditions_of(index: int) -> Conditions | None:
+        return batches.conditions(index, part=team.part(len(batches.examples(index))))
+
     for index, size in sizes.items():
         noised = batches.noised(index, part=team.part(size))
         if noised is not None:
-            losses = losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
-            share = losses.sum() / sum(sizes.values())
-            share.backward()
+            with state.ahead.answering(index, conditions_of, guidance=TRAINING_GUIDANCE):
+                losses = losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
+                share = losses.sum() / sum(sizes.values())
+                share.backward()
             loss += share.item()
     sums = team.add_up(state.parameters, loss=loss, is_to_stop=is_to_stop())
     return Step(sums.loss, state.update(), sums.are_to_stop)

@@ -8,6 +8,7 @@ from diffusers import FluxTransformer2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from lora.flux.modulation import ModulationAhead
 from lora.training.recipe.optimizers import Json, load_optimizer_state, make_optimizer, make_schedule, optimizer_state
 from lora.training.recipe.recipe import Recipe
 
@@ -32,6 +33,7 @@ class TrainingState:
         # reached by way of (1 + n) / (10 + n), so that a short training is not an average of nothing
         least = 0.0 if recipe.ema_warms_up else recipe.ema_decay
         self.average = EMAModel(self.parameters, decay=recipe.ema_decay, min_decay=least, foreach=True)
+        self.ahead = ModulationAhead(transformer, batch_size=recipe.batch_size)  # can be made anew: it is not saved
         self._max_grad_norm = recipe.max_grad_norm
         self.step = 0  # steps done, skipped ones among them
         self.skipped = 0
