@@ -40,10 +40,13 @@ class TrainingState:
         self.skipped_in_a_row = 0
         self.is_whole = True  # false while it changes: an interruption may leave it half changed
 
-    def update(self) -> bool:
-        """Finish a step with the gradients that are there; False if they are not finite, and the step is skipped."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
-        is_finite = bool(torch.isfinite(norm))
+    def clip(self) -> Tensor:
+        """Scale the gradients that are there down to the largest norm over all layers; what it was, as a scalar on the
+        device."""
+        return nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
+
+    def update(self, *, is_finite: bool) -> None:
+        """Finish a step with the gradients that are there; if they are not finite, it is skipped."""
         self.is_whole = False
         if is_finite:
             self.optimizer.step()
@@ -54,7 +57,6 @@ class TrainingState:
         self.step += 1
         self.is_whole = True
         self.optimizer.zero_grad()
-        return is_finite
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
