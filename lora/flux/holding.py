@@ -12,7 +12,8 @@ from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lora.flux.linears import HeldLinear, HostLinear, Int8Linear, Nf4Linear
+from lora.flux.eight_bit import Int8Linear, W8A8Linear, multiplies_in_8_bits
+from lora.flux.linears import HeldLinear, HostLinear, Nf4Linear
 from lora.flux.parts import refusals
 from lora.flux.precision import Precision
 
@@ -64,8 +65,7 @@ def hold_transformer(transformer: FluxTransformer2DModel, source: Source, held: 
     _replace_linears(transformer, held)
     for name, tensor in source(shapes):
         _place(transformer, name, tensor, held)
-    # PEFT asks the model for these before it looks at a layer
-    transformer.is_loaded_in_8bit, transformer.is_loaded_in_4bit = held.precision == "int8", held.precision == "nf4"
+    transformer.is_loaded_in_4bit = held.precision == "nf4"  # PEFT asks the model for it before it looks at a layer
     return transformer.requires_grad_(False).eval()
 
 
@@ -92,7 +92,9 @@ def _replacement(name: str, layer: nn.Linear, held: Held) -> HeldLinear | None:
     if held.modulation_on_host and MODULATION.fullmatch(name):
         return HostLinear(layer)
     if held.precision == "int8" and IN_BLOCK.match(name):
-        return Int8Linear(layer, dtype=held.dtype)
+        is_per_token = not MODULATION.fullmatch(name)  # else it is little work, and much quality if inputs are rounded
+        kind = W8A8Linear if is_per_token and multiplies_in_8_bits(layer, held.device) else Int8Linear
+        return kind(layer, dtype=held.dtype)
     if held.precision == "nf4" and IN_BLOCK.match(name):
         return Nf4Linear(layer, dtype=held.dtype)
     return None

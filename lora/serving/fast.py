@@ -70,7 +70,8 @@ class FastTransformer:
         for name, layer in eight_bit_layers(self._fast).items():
             writes = self._wardrobe.writes[f"transformer.{name}"]
             if self._rounded.get(name) != writes:
-                layer.hold(self._plain.get_submodule(name).weight)
+                weight = self._plain.get_submodule(name).weight
+                layer.hold(weight, device=weight.device, dtype=weight.dtype)
                 self._rounded[name] = writes
 
 
@@ -83,7 +84,7 @@ def eight_bit(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
         fast = FluxTransformer2DModel.from_config(plain.config)
     for name, module in plain.named_modules():
         if PER_TOKEN.fullmatch(name) and isinstance(module, nn.Linear):
-            fast.set_submodule(name, W8A8Linear(module))
+            fast.set_submodule(name, W8A8Linear(module, dtype=module.weight.dtype))
         else:
             for key, parameter in module.named_parameters(recurse=False):
                 fast.get_submodule(name).register_parameter(key, parameter)

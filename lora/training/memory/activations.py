@@ -7,6 +7,7 @@ not counted on.
 from dataclasses import dataclass
 
 from lora.flux.engine.choices import Engine, Recomputed
+from lora.flux.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ def most_units(*, doubles: int, singles: int, recomputed: Recomputed, is_autocas
     return outer + doubles * kept.double + singles * kept.single + (every.double - kept.double)
 
 
-def rungs(engine: Engine) -> tuple[Recomputed, ...]:
-    """What an engine can recompute, from the fastest to the smallest."""
-    return tuple(KEPT) if engine == "fast" else ("nothing", "blocks")
+def rungs(engine: Engine, precision: Precision) -> tuple[Recomputed, ...]:
+    """What an engine can recompute, from the fastest to the smallest. Products of 8 bits are sums in int32, twice the
+    bytes of what becomes of them: none of them is kept alone."""
+    return tuple(KEPT) if engine == "fast" and precision != "int8" else ("nothing", "blocks")

@@ -1,8 +1,8 @@
 """Plan how a training fits into memory: from numbers to a ladder of plans. Knows no model, no device and no library.
 
 Counted, and checked against what is allocated on a CPU: weights, the LoRA with its optimizer, and what autograd saves.
-Estimated, and not measured on CUDA: TRANSIENT_UNITS, WORKSPACE, VAE_BYTES_PER_PIXEL and the units of autocast, which
-were counted with tensors that hold no data.
+Estimated, and not measured on CUDA: TRANSIENT_UNITS, UNITS_IN_8_BITS, WORKSPACE, VAE_BYTES_PER_PIXEL and the units of
+autocast, which were counted with tensors that hold no data.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import Any, Literal
 
-from lora.flux.engine.choices import Engine, Recomputed
+from lora.flux.engine.choices import AHEAD_BYTES, Engine, Recomputed
 from lora.flux.precision import Precision
 from lora.training.memory.activations import most_units, rungs
 
@@ -29,6 +29,8 @@ TIME_CHANNELS = 256
 
 LORA_BYTES = 3 * FP32  # of a parameter, beside the optimizer's: itself, its gradient, its average (EMA)
 TRANSIENT_UNITS = 12  # gradients on their way through the widest part of a block
+# A product of 8 bits, four times as wide as a block, in int32 and in fp32 at once, before it is rounded to bf16.
+UNITS_IN_8_BITS = 20
 WORKSPACE = 500_000_000  # of libraries, and what the allocator cannot use
 PIXELS_PER_TOKEN = 16 * 16
 VAE_BYTES_PER_PIXEL = 6 * 128 * BF16  # six maps of its first level at once
@@ -209,8 +211,11 @@ def activation_bytes(demand: Demand, *, recomputed: Recomputed, value_bytes: int
 def _gpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None, engine: Engine) -> list[Rung]:
     """From the best to the smallest. Time is given up before precision."""
     precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
-    choices = rungs(engine) if checkpointing is None else (_asked(checkpointing),)
-    return [(held, recomputed, on_host) for held, on_host, recomputed in product(precisions, (False, True), choices)]
+    return [
+        (held, recomputed, on_host)
+        for held, on_host in product(precisions, (False, True))
+        for recomputed in (rungs(engine, held) if checkpointing is None else (_asked(checkpointing),))
+    ]
 
 
 def _cpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None) -> list[Rung]:
@@ -237,10 +242,12 @@ def _training_bytes(demand: Demand, rung: Rung, *, on_gpu: bool, engine: Engine)
     lora = lora_bytes(demand.lora_parameters, optimizer_bytes=demand.optimizer_bytes)
     copies = demand.lora_parameters * value if engine == "fast" or is_autocast else 0
     activations = activation_bytes(demand, recomputed=recomputed, value_bytes=value, is_autocast=is_autocast)
-    transient = TRANSIENT_UNITS * _unit_bytes(demand, value)
+    in_8_bits = UNITS_IN_8_BITS if on_gpu and precision == "int8" else 0
+    transient = (TRANSIENT_UNITS + in_8_bits) * _unit_bytes(demand, value)
     largest = 6 * demand.shape.width**2 * value  # of a weight that is made anew, or visits
     visiting = largest if on_host or precision in ("int8", "nf4") else 0
-    return base + lora + copies + activations + transient + visiting + WORKSPACE
+    ahead = AHEAD_BYTES if on_host else 0
+    return base + lora + copies + activations + transient + visiting + ahead + WORKSPACE
 
 
 def _unit_bytes(demand: Demand, value_bytes: int) -> int:

@@ -86,8 +86,8 @@ def worn(base, precision, engine, recomputed):
 @pytest.mark.parametrize(
     ("name", "precision", "batch_size", "engine", "ladder"),
     [
-        ("tiny", "fp32", 1, "fast", rungs("fast")),
-        ("tiny", "fp32", 2, "plain", rungs("plain")),
+        ("tiny", "fp32", 1, "fast", rungs("fast", "bf16")),
+        ("tiny", "fp32", 2, "plain", rungs("plain", "bf16")),
         ("tiny", "int8", 2, "fast", ("pointwise", "blocks")),
         ("tiny", "nf4", 1, "fast", ("nothing", "gelu")),
         ("tiny-flux", "fp32", 1, "fast", ("gelu",)),
@@ -112,6 +112,6 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
 
 
 def test_each_rung_keeps_less_than_the_one_before():
-    most = [most_units(doubles=19, singles=38, recomputed=each, is_autocast=False) for each in rungs("fast")]
+    most = [most_units(doubles=19, singles=38, recomputed=each, is_autocast=False) for each in rungs("fast", "bf16")]
     assert most == sorted(most, reverse=True)
-    assert rungs("plain") == ("nothing", "blocks")
+    assert rungs("plain", "bf16") == rungs("fast", "int8") == ("nothing", "blocks")

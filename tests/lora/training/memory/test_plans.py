@@ -182,8 +182,9 @@ def bytes_of(tensors) -> int:
 
 def tensors_of(transformer):
     """All that the base is made of, tables and scales among it, but for weights on the host."""
+    yield from (getattr(module, "scales", None) for module in transformer.modules())
     for parameter in transformer.parameters():
-        yield from (parameter, getattr(parameter, "SCB", None))
+        yield parameter
         if (state := getattr(parameter, "quant_state", None)) is not None:
             yield from (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
 
