@@ -88,7 +88,7 @@ def worn(base, precision, engine, recomputed):
     [
         ("tiny", "fp32", 1, "fast", rungs("fast", "bf16")),
         ("tiny", "fp32", 2, "plain", rungs("plain", "bf16")),
-        ("tiny", "int8", 2, "fast", ("pointwise", "blocks")),
+        ("tiny", "int8", 2, "fast", ("blocks",)),
         ("tiny", "nf4", 1, "fast", ("nothing", "gelu")),
         ("tiny-flux", "fp32", 1, "fast", ("gelu",)),
     ],
@@ -108,7 +108,7 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
         # two units are the question itself and its tables, which weigh in a network as narrow
         assert kept / unit == pytest.approx(counted, rel=0.05, abs=2), recomputed
         predicted = activation_bytes(demand, recomputed=recomputed, value_bytes=FP32, is_autocast=False)
-        assert 0.8 < alive.most / (predicted + TRANSIENT_UNITS * unit) < 1.03, recomputed
+        assert 0.75 < alive.most / (predicted + TRANSIENT_UNITS * unit) < 1.03, recomputed
 
 
 def test_each_rung_keeps_less_than_the_one_before():

@@ -68,7 +68,7 @@ def test_each_card_gets_the_best_that_fits(card, expected):
         (48, {"pixels": 512}, ("bf16", "nothing", False)),
         (12, {"pixels": 512}, ("nf4", "blocks", False)),
         (80, {"batch_size": 4}, ("bf16", "gelu", False)),
-        (24, {"batch_size": 4}, ("int8", "blocks", True)),
+        (24, {"batch_size": 4}, ("nf4", "blocks", False)),
         (24, {"pixels": 256}, ("bf16", "pointwise", True)),
     ],
 )
