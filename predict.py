@@ -1,21 +1,25 @@
 """The prediction interface: one signature, then the prediction."""
 
+from dataclasses import replace
 from typing import Optional
 
 from cog import BaseRunner, Input, Path, Secret
 
+from lora.checks import yes_or_no
 from lora.heap import give_back
 from lora.serving.closet import Closet
+from lora.serving.drawing import drawn_size
 from lora.serving.models import Model, Models
 from lora.serving.notes import notes
-from lora.serving.outfit import Wish, wishes
+from lora.serving.outfit import TRAINED, Wish, wishes
 from lora.serving.outputs import save_images, text_of
 from lora.serving.request import Request
 from lora.serving.safety import SafetyChecker, allowed
+from lora.serving.settings import settings_of
 from lora.serving.sources import read_source
 from lora.serving.stages import Stages
 from lora.serving.wardrobe import Worn
-from lora.workspace import clear, own_temporary_folder, refuse_unsent, workspace
+from lora.workspace import clear, own_temporary_folder, sent, workspace
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
 from weights.network.network import Tokens
 from weights.reading_ahead import reading_ahead
@@ -32,18 +36,21 @@ class Runner(BaseRunner):
         stages = Stages("setup")
         self.files = own_temporary_folder("inputs")
         self.closet, self.models = Closet(), Models(say=print)
-        self.trained = str(weights) if weights else None
+        self.trained = str(weights or "").strip()
+        self.own: Worn | None = None
         self.base, safety = find_base(), find_safety()
         with stages.stage("weights checked"):
             check_base(self.base)
         with reading_ahead(weight_files(self.base.path)):
             if self.trained:
                 with stages.stage("LoRA of this version read"):
-                    self._worn(Wish(self.trained, 1.0, "COG_WEIGHTS"), Tokens())
+                    self.own = self._worn(Wish(self.trained, 1.0, TRAINED), Tokens())
             with stages.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
             with stages.stage("base loaded"), with_remedy(self.base):
-                self.models.model(self.base.path)
+                model = self.models.model(self.base.path)
+        if self.own:
+            model.wear([self.own])  # what does not fit fails here, and the first request finds it worn
         self.can_disable_checker = safety.can_be_disabled
         print(safety.line(), stages.line(), sep="\n")
 
@@ -110,7 +117,7 @@ class Runner(BaseRunner):
     ) -> list[Path]:
         """Draw a prompt."""
         give_back()
-        refuse_unsent(self.files, image=image, mask=mask)
+        image, mask = sent(self.files, "image", image), sent(self.files, "mask", mask)
         clear(self.files, keep=(image, mask))
         base = requested_base(model, served=self.base)
         request = Request.checked(
@@ -135,23 +142,29 @@ class Runner(BaseRunner):
             extra_lora=extra_lora,
             extra_lora_scale=extra_lora_scale,
             loras=loras,
-            replicate_weights=replicate_weights or self.trained,
+            replicate_weights=replicate_weights,
+            trained=self.trained,
         )
         source = read_source(image, mask, prompt_strength)
-        tokens = Tokens(hugging_face=_text(hf_api_token), civitai=_text(civitai_api_token))
+        checker = self._checker(disable_safety_checker)
+        tokens = Tokens(_token("hf_api_token", hf_api_token), _token("civitai_api_token", civitai_api_token))
         outfit = [self._worn(wish, tokens) for wish in asked]
         artist = self._artist(base)
         for note in notes(artist.pipeline, request, source, width=width, height=height):
             print(f"note: {note}")
-        checker = None if disable_safety_checker and self.can_disable_checker else self.checker
-        worn = [(each.digest, each.scale) for each in outfit if each.scale]
-        settings = {**request.settings(), "model": base.name, "loras": worn}
-        print(f"settings: {text_of(settings)}")
+        size = drawn_size(artist.pipeline, request, source)
+        settings = settings_of(request, source, size, model=base.name, image=image, mask=mask, outfit=outfit)
+        print(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
         with workspace("predict") as folder:
             shown = allowed(list(artist.draw(request, source, outfit)), checker)
             if blocked := [place + 1 for place in range(request.num_outputs) if place not in shown]:
                 print(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {request.num_outputs}")
             return [Path(path) for path in save_images(shown, request, settings, into=folder)]
+
+    def _checker(self, disabled: object) -> SafetyChecker | None:
+        """Who judges the images: nobody, if that is what the request wants and may."""
+        is_off = yes_or_no("disable_safety_checker", disabled) and self.can_disable_checker
+        return None if is_off else self.checker
 
     def _artist(self, base: Base) -> Model:
         """A base that was asked for, checked before it is loaded."""
@@ -161,11 +174,17 @@ class Runner(BaseRunner):
             return self.models.model(base.path)
 
     def _worn(self, wish: Wish, tokens: Tokens) -> Worn:
-        """A LoRA that was asked for."""
+        """A LoRA that was asked for; that of a trained version as the setup read it, wherever its file is by now."""
+        if self.own and wish.named == TRAINED:
+            return replace(self.own, scale=wish.scale)
         with open_lora(wish.reference, named=wish.named, tokens=tokens) as file:
             kept = self.closet.lora(file.stamp, file.read)
-        return Worn(kept.digest, kept.lora, wish.scale)
+        return Worn(kept.digest, kept.lora, wish.scale, file.named)
 
 
-def _text(secret: Secret | None) -> str:
-    return secret.get_secret_value().strip() if secret else ""
+def _token(name: str, given: object) -> str:
+    """Of a token that is none, only its name is repeated."""
+    value = given.get_secret_value() if isinstance(given, Secret) else given
+    if not isinstance(value, str | None):
+        raise ValueError(f"{name} is of type {type(value).__name__}: expected text")
+    return (value or "").strip()

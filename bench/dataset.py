@@ -15,7 +15,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from bench.machine import machine
 from bench.photos import PhotoSet, write_archive
+from bench.report import asked_of, keep, table
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
 from lora.dataset.latents import fitted_batches
@@ -35,7 +35,6 @@ from lora.dataset.reading import Archives, read_dataset
 from lora.dataset.sizes import training_sizes
 from lora.pictures.size import Size
 
-RESULTS = Path(__file__).parent / "results"
 RESOLUTIONS = (512, 768, 1024)
 SETS = (
     PhotoSet("100 JPEG photos of 12 megapixels", "JPEG", 100, 4000, 3000),
@@ -58,9 +57,7 @@ class Run:
 
 def main() -> None:
     """Measure all sets, print a table, keep the numbers."""
-    parser = argparse.ArgumentParser(prog="script/bench dataset", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="a few small photos, to see that it runs")
-    parser.add_argument("--output", type=Path, help="where to write the numbers (default: in bench/results)")
+    parser = asked_of("dataset", __doc__, small="a few small photos, to see that it runs")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -70,11 +67,9 @@ def main() -> None:
     rows = [
         _row(photos, rounds=1 if arguments.small else ROUNDS) for photos in (SMALL_SETS if arguments.small else SETS)
     ]
-    output = arguments.output or RESULTS / f"dataset-{date.today()}.json"
     about = machine("pillow", "pi-heif", "numpy", "torch")
-    output.write_text(json.dumps({"machine": about, "resolutions": RESOLUTIONS, "rows": rows}, indent=1) + "\n")
-    _print_table(rows)
-    print(f"wrote {output}")
+    path = keep({"machine": about, "resolutions": RESOLUTIONS, "rows": rows}, name="dataset", output=arguments.output)
+    print(f"wrote {path}\n\n{as_markdown(rows)}")
 
 
 def plain(archive: Path, _folder: Path) -> Iterator[Tensor]:
@@ -143,17 +138,18 @@ def _in_own_process(name: str, archive: Path) -> Run:
     return Run(**json.loads(done.stdout))
 
 
-def _print_table(rows: list[dict[str, object]]) -> None:
+def as_markdown(rows: list[dict[str, object]]) -> str:
     """Medians, side by side."""
-    print("| archive | plain loop | ours | times as fast | peak memory, plain | ours |\n|---|---|---|---|---|---|")
+    lines = []
     for row in rows:
         runs = row["runs"]
         assert isinstance(runs, dict)
         seconds = {name: statistics.median(run["seconds"] for run in done) for name, done in runs.items()}
         peaks = {name: max(run["peak_mib"] for run in done) for name, done in runs.items()}
         ratio = seconds["plain"] / seconds["ours"]
-        times = f"{seconds['plain']:.1f} s | {seconds['ours']:.1f} s | {ratio:.1f}"
-        print(f"| {row['set']['name']} | {times} | {peaks['plain']:.0f} MiB | {peaks['ours']:.0f} MiB |")  # type: ignore[index]
+        times = [f"{seconds['plain']:.1f} s", f"{seconds['ours']:.1f} s", f"{ratio:.1f}"]
+        lines.append([row["set"]["name"], *times, f"{peaks['plain']:.0f} MiB", f"{peaks['ours']:.0f} MiB"])  # type: ignore[index]
+    return table(["archive", "plain loop", "ours", "times as fast", "peak memory, plain", "ours"], lines)
 
 
 if __name__ == "__main__":

@@ -33,13 +33,14 @@ from bench.arms import ARMS, settings_of, train_arm, views_of_arm
 from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
 from bench.machine import machine
 from bench.measures import Extent, Ground, examples_of, paired, standard_error
+from bench.report import RESULTS, asked_of, table
 from lora.dataset.encoding import EncodedDataset
 from lora.flux.prompt import encode_prompt
 from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.captions import TRIGGER
 from weights.bases import WEIGHTS
 
-BASE, RESULTS = WEIGHTS / "tiny-flux", Path(__file__).parent / "results"
+BASE = WEIGHTS / "tiny-flux"
 CHECKPOINTS, DRAWN_AT = (0.1, 0.25, 0.5, 0.75, 1.0), (0.5, 1.0)  # shares of the steps
 SEEDS, STEPS = (1, 2, 3), 1000  # the peer's preset has 1000 steps
 
@@ -185,7 +186,7 @@ def _over_steps(measure: Measure, runs: list[Run], arms: list[str]) -> str:
     """Mean and standard error between runs."""
     steps = [step for step in runs[0]["at"] if step != "0"]
     rows = [[arm, *(_mean_of_runs(measure, runs, arm, step) for step in steps)] for arm in arms]
-    return _table([f"{measure.title}, at step", *steps], rows)
+    return table([f"{measure.title}, at step", *steps], rows)
 
 
 def _at_end(runs: list[Run], arms: list[str], end: str) -> str:
@@ -193,7 +194,7 @@ def _at_end(runs: list[Run], arms: list[str], end: str) -> str:
     base = [_spread([statistics.fmean(measure.of(run, "0")) for run in runs]) for measure in MEASURES]
     real = [_spread([100 * statistics.fmean(run["real"][name]) for run in runs]) for name in ("colours", "form")]
     titles = [f"{measure.title} ({measure.wanted} is better)" for measure in MEASURES]
-    return _table([f"at step {end}", *titles], [*rows, ["the bare base", *base], ["real renders", "", "", "", *real]])
+    return table([f"at step {end}", *titles], [*rows, ["the bare base", *base], ["real renders", "", "", "", *real]])
 
 
 def _against(ours: str, theirs: str, runs: list[Run], end: str) -> str:
@@ -204,7 +205,7 @@ def _against(ours: str, theirs: str, runs: list[Run], end: str) -> str:
         found = paired(*by_arm)
         errors = [f"{found.error_by_picture:.2f}", f"{found.error_by_run:.2f}"]
         rows.append([measure.title, f"{found.mean:+.2f}", *errors, _said(found.verdict(), wanted=measure.wanted)])
-    return _table([f"{ours} minus {theirs}", "mean", "error by picture", "error by run", f"{ours} is"], rows)
+    return table([f"{ours} minus {theirs}", "mean", "error by picture", "error by run", f"{ours} is"], rows)
 
 
 def _said(verdict: str, *, wanted: str) -> str:
@@ -224,11 +225,6 @@ def _mean_of_runs(measure: Measure, runs: list[Run], arm: str, step: str) -> str
 def _spread(means: list[float]) -> str:
     mean = f"{statistics.fmean(means):.2f}"
     return f"{mean} ± {standard_error(means):.2f}" if len(means) > 1 else mean
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def named(job: Job) -> Run:
@@ -263,15 +259,13 @@ def _base() -> FluxPipeline:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="script/bench learning", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="one figure, one seed, three steps, to see that it runs")
+    parser = asked_of("learning", __doc__, small="one figure, one seed, three steps, to see that it runs")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="trainings of each (default: %(default)s)")
     parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=list(CONCEPTS), help="figures to teach")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="contenders")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: %(default)s)")
     parser.add_argument("--pictures", type=Path, help="a folder for what is drawn, a strip for each run and step")
-    parser.add_argument("--output", type=Path, help="where to write the numbers (default: in bench/results)")
     return parser.parse_args()
 
 

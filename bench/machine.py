@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,11 +10,21 @@ import torch
 
 
 def machine(*libraries: str) -> dict[str, object]:
-    """The machine, and the versions of libraries that matter."""
+    """The machine, the versions of libraries that matter, and that of our own code."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {name: version(name) for name in libraries}
     hardware = {"cores": os.cpu_count(), "processor": _processor(), "gpu": gpu}
-    return {**hardware, "python": platform.python_version(), **versions}
+    of_gpu = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if gpu else {}
+    return {**hardware, "python": platform.python_version(), **of_gpu, **versions, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    """With `-dirty` where files were changed since; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _processor() -> str:

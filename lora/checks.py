@@ -31,6 +31,13 @@ def text(name: str, value: object, *, at_most: int) -> str:
     return value
 
 
+def listing(name: str, value: object) -> list[object]:
+    """`value` as it is; raises ValueError unless it is a list."""
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {_shown(value)}: expected a list")
+    return value
+
+
 def yes_or_no(name: str, value: object) -> bool:
     """`value` as it is; raises ValueError unless it is true or false."""
     if not isinstance(value, bool):

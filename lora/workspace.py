@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import os
+import reprlib
 import shutil
 import tempfile
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SECONDS_ABANDONED = 8 * 24 * 3600  # no job lasts as long: time_limit is a week at most
+A_FILE = "an https:// URL, a data URI or a file"
 
 
 @contextmanager
@@ -61,14 +63,19 @@ def clear(folder: Path, *, keep: Iterable[Path | None]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def refuse_unsent(folder: Path, **files: Path | str | None) -> None:
-    """Raises ValueError with one sentence for a file, by its input, that a client named and did not send.
+def sent(folder: Path, name: str, path: object) -> Path | None:
+    """The file that a client sent as the input `name`; None where it gave none, or blank text.
 
-    What it sent Cog put into a temporary folder; any other path in a request it hands on as it is, a str.
+    What it sent Cog put into a temporary folder, this one; anything else in a request it hands on as it is. Raises
+    ValueError with one sentence for that.
     """
-    for name, path in files.items():
-        if path and not Path(path).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{name} is {str(path)!r}, a path: expected an https:// URL, a data URI or a file")
+    if path is None or (isinstance(path, str) and not path.strip()):
+        return None
+    if not isinstance(path, str | Path):
+        raise ValueError(f"{name} is {reprlib.repr(path)}: expected {A_FILE}")
+    if not Path(path).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} is {str(path)!r}, a path: expected {A_FILE}")
+    return Path(path)
 
 
 def _sweep(prefix: str, name: str) -> None:

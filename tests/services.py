@@ -10,7 +10,7 @@ from tests.loopback import QuietHandler, listening
 from weights.network.network import Network, Patience
 
 # The pauses and limits of production, in hundredths
-HASTY = Patience(connecting=1, silence=0.5, whole=5, slowest=100_000, window=0.4, pauses=(0.01,) * 5, longest_pause=3)
+HASTY = Patience(connecting=1, silence=0.5, whole=5, slowest=100_000, window=0.4, pauses=(0.01,) * 5, all_pauses=3)
 
 
 @dataclass(frozen=True, slots=True)

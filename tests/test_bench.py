@@ -4,8 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import pytest
+from accelerate.state import AcceleratorState
+
+from bench import cold_start, drawing, rates, serving, train_step
 from bench.arms import ARMS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +27,7 @@ def test_the_dataset_benchmark_compares_the_same_work(tmp_path: Path):
     assert [len(row["runs"][name]) for name in ("plain", "ours")] == [1, 1]
     assert row["runs"]["plain"][0]["tensors"] == row["runs"]["ours"][0]["tensors"] == 6
     assert numbers["machine"]["pillow"]
-    assert run.stdout.splitlines()[0].startswith("| archive | plain loop | ours |")
+    assert "| archive | plain loop | ours |" in run.stdout
 
 
 def test_the_serving_benchmark_times_both_contenders_at_everything(tmp_path: Path):
@@ -32,6 +39,57 @@ def test_the_serving_benchmark_times_both_contenders_at_everything(tmp_path: Pat
     assert len(numbers["seconds"]) == 7
     assert all(len(found[name]) == 1 for found in numbers["seconds"].values() for name in ("ours", "stock"))
     assert "| a picture with 3 LoRAs |" in run.stdout
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """What a benchmark writes and prints that is run in this process, where all is imported already."""
+
+    def run(benchmark: ModuleType) -> tuple[dict[str, Any], str]:
+        output = tmp_path / "numbers.json"
+        monkeypatch.setattr(sys, "argv", [benchmark.__name__, "--small", "--output", str(output)])
+        benchmark.main()
+        return json.loads(output.read_text()), capsys.readouterr().out
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps its precision in the process
+
+
+def test_the_benchmark_of_rates_knows_what_a_cpu_can_do(small):
+    numbers, printed = small(rates)
+    assert {rate["what"] for rate in numbers["rates"]} == {"bf16", "int8", "attention, any", "copy on the device"}
+    assert all(rate["seconds"] for rate in numbers["rates"])
+    assert printed.splitlines()[-1].startswith("| copy on the device |")
+
+
+def test_the_benchmark_of_the_training_step_compares_losses_that_agree(small):
+    numbers, printed = small(train_step)
+    assert [visit["arm"] for visit in numbers["visits"]] == [arm.name for arm in train_step.SOME]
+    assert numbers["refused"] == []
+    losses = [visit["first_loss"] for visit in numbers["visits"]]
+    assert max(losses) < 1.001 * min(losses)
+    assert printed.splitlines()[-1].startswith(f"| 64 | {train_step.SOME[-1].name} |")
+
+
+def test_without_a_base_the_serving_benchmark_compares_all_ways_to_draw(small, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("FLUX_BASE", raising=False)
+    numbers, printed = small(serving)
+    assert [visit["arm"] for visit in numbers["visits"]] == [arm.name for arm in drawing.ARMS]
+    for arm, visit in zip(drawing.ARMS, numbers["visits"], strict=True):
+        assert {"picture", "text", "decoding"} <= visit["seconds"].keys()
+        assert ("another LoRA" in visit["seconds"]) is arm.wears
+    assert printed.splitlines()[-1].startswith("| ours, go_fast |")
+
+
+def test_the_benchmark_of_cold_starts_leaves_no_weights(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    numbers, printed = small(cold_start)
+    assert [start["contender"] for start in numbers["starts"]] == ["diffusers", "ours"]
+    assert all(0 < start["imported"] < start["ready"] < start["first_picture"] for start in numbers["starts"])
+    assert printed.splitlines()[-1].startswith("| ours |")
+    assert not list(folder.glob("flux-lora-bench-*"))
 
 
 def test_the_learning_benchmark_trains_and_judges_every_arm(tmp_path: Path):

@@ -44,7 +44,7 @@ def test_a_fresh_process_with_stock_diffusers_draws_the_pixels_of_our_predictor(
 
     pipeline = load_pipeline(BASE)
     lora = read_lora(str(tmp_path / "trained_model.tar"), named="lora_weights")
-    Wardrobe(pipeline).wear([Worn(lora.digest, canonical(lora.tensors), 1.0)])
+    Wardrobe(pipeline).wear([Worn(lora.digest, canonical(lora.tensors), 1.0, "lora_weights")])
     ours = next(draw(pipeline, _request()))
     stock = np.asarray(Image.open(tmp_path / "stock.png"), dtype=int)
     assert np.abs(np.asarray(ours, dtype=int) - stock).max() <= 1, "W + BA is rounded once, W x and B A x twice"

@@ -1,5 +1,6 @@
 """Drawing through the real Cog server."""
 
+import hashlib
 import io
 import tarfile
 import time
@@ -15,7 +16,7 @@ from script.cog_server import Server, running_server
 from tests.cog_client import call, data_uri, images_of, post_prediction, when_free
 from tests.loopback import webhook
 from tests.servers import end_of
-from tests.tiny import linked_base, replace
+from tests.tiny import encoded, linked_base, picture, replace
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -170,6 +171,21 @@ def test_an_image_says_how_it_was_drawn(predict_server: Server, tmp_path: Path) 
     settings = settings_in(tmp_path / "out.png")
     assert (settings["prompt"], settings["seed"], settings["model"]) == (DRAWING["prompt"], 7, "tiny")
     assert settings["num_inference_steps"] == 2
+
+
+def test_an_image_says_what_it_was_drawn_from_and_its_true_size(predict_server: Server, tmp_path: Path) -> None:
+    image, mask = encoded(picture(80, 96)), encoded(Image.new("L", (80, 96), 255))
+    given = {"image": data_uri(image), "mask": data_uri(mask), "prompt_strength": 0.5}
+    (tmp_path / "out.png").write_bytes(images_of(predict_server, **DRAWING, **given)[0])
+    settings = settings_in(tmp_path / "out.png")
+    assert settings["image"] == hashlib.sha256(image).hexdigest()
+    assert settings["mask"] == hashlib.sha256(mask).hexdigest()
+    assert settings["prompt_strength"] == 0.5
+    assert (settings["width"], settings["height"]) == (80, 96) == Image.open(tmp_path / "out.png").size
+
+
+def test_blank_text_is_no_image_and_no_mask(predict_server: Server) -> None:
+    assert images_of(predict_server, image=" ", mask="", **DRAWING) == images_of(predict_server, **DRAWING)
 
 
 def test_a_request_cancelled_in_the_midst_of_drawing_ends_at_once_and_the_next_image_is_that_of_a_fresh_server(

@@ -51,7 +51,7 @@ def test_both_processes_wear_the_same_lora_bit_for_bit_and_that_of_one_process_n
     first, second = (found["lora"] for found in both)
     for name, whole in alone["lora"].items():
         assert first[name].equal(second[name])
-        assert (first[name] - whole).abs().max() <= 1e-6 * whole.abs().max()
+        assert (first[name] - whole).abs().max() <= 5e-6 * whole.abs().max()  # sums in another order, on any processor
 
 
 def test_the_reported_loss_is_that_of_the_joined_batch(alone, both):

@@ -72,7 +72,7 @@ def test_held_out_combinations_are_made_of_parts_that_were_seen():
 
 @pytest.mark.xdist_group("following")
 def test_the_base_follows_prompts_that_it_never_saw():
-    score = score_base(load_pipeline(BASE), held_out_scenes()[::2], seeds=1)
+    score = score_base(load_pipeline(BASE), random.Random(0).sample(held_out_scenes(), 12), seeds=1)
     print(f"\nthe base on held-out combinations: colour {score.colour:.1%}, shape {score.shape:.1%}")
     assert score.colour >= 0.90
     assert score.shape >= 0.80

@@ -54,7 +54,7 @@ def requested_base(model: str | None, *, served: Base) -> Base:
     krea take guidance, schnell does not. Raises ValueError for a name that does not exist and FileNotFoundError for
     weights that are not there.
     """
-    name = (model or "").strip() or served.name
+    name = str(model or "").strip() or served.name  # without a schema, anything may be asked for
     if name == served.name:
         return served
     if name not in REPOSITORIES:

@@ -96,5 +96,5 @@ def _if_fresh(entry: Entry, access: Access) -> Fetched | None:
 def _open(entry: Entry, access: Access) -> Fetched:
     held = entry.held()
     if held is None:
-        raise ValueError("was sent as an empty file: expected a LoRA")
+        raise OSError("it was deleted from the cache by somebody else")
     return Fetched(entry.open(held), held.sha256, access.key)

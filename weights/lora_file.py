@@ -1,7 +1,7 @@
 """Read a safetensors file that anybody may have made, and make sure that it is a LoRA. Knows no model."""
 
+import codecs
 import json
-import math
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -11,10 +11,15 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from weights import adapter_metadata
+from weights.adapter_metadata import MODELS, TRANSFORMER, Adapter, read_adapters
+
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 MOST_HEADER_BYTES = 10 * 2**20
 MOST_TENSORS = 20_000
 LONGEST_NAME = 200
+MOST_DIGITS = 20  # of a whole number: no size has more
+START = 1024  # bytes that tell a web page from a file
 SHOWN = 60  # characters of a name that an error repeats
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
 # What the names of a LoRA's tensors hold, by layout: PEFT, sd-scripts, old diffusers; OneTrainer's and XLabs' own;
@@ -24,9 +29,7 @@ LORA_PARTS = (
     *(f"{lora}.{half}." for lora in ("_lora", "_lora1", "_lora2", ".lora_linear_layer") for half in ("down", "up")),
     *(".hada_w", ".lokr_w"),
 )
-ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers keeps the whole LoraConfig
-TRANSFORMER = "transformer"
-MODELS = (TRANSFORMER, "text_encoder", "text_encoder_2")  # whose names begin a tensor's, and a setting's
+MATRIX = 2  # dimensions
 
 
 def parse_lora(content: bytes) -> dict[str, Tensor]:
@@ -60,7 +63,7 @@ def _header(content: bytes) -> dict[str, Any]:
     if length > min(MOST_HEADER_BYTES, len(content) - LENGTH_BYTES):
         raise ValueError(wrong)
     try:
-        header = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique)
+        header = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_unique, parse_int=_whole)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(wrong) from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
@@ -77,11 +80,17 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"holds a number of {len(digits):,} digits in its header: it cannot be trusted")
+    return int(digits)
+
+
 def _looks_like(content: bytes) -> str:
     small_number = content[3:8] == bytes(5)  # a safetensors file begins with the length of its header
     if (content.startswith(b"\x80") and not small_number) or content.startswith(b"PK\x03\x04"):
         return "a pickle, which can run code"
-    if content.lstrip()[:1] == b"<":
+    if content[:START].removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<":
         return "a web page"
     return f"{len(content):,} other bytes" if content else "an empty file"
 
@@ -103,31 +112,23 @@ def _refuse_foreign(header: dict[str, Any]) -> None:
 
 
 def _fold_alpha(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
-    """Multiply every B by alpha / rank, as the metadata of diffusers gives them by model; without, they are equal."""
-    try:
-        config = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
-        strengths = {model: config.get(f"{model}.lora_alpha", 1) / config.get(f"{model}.r", 1) for model in MODELS}
-        patterned = any(config.get(f"{model}.{kind}_pattern") for model in MODELS for kind in ("rank", "alpha"))
-    except (ValueError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"has {ADAPTER_METADATA} that cannot be read ({error})") from error
-    if not all(math.isfinite(strength) for strength in strengths.values()):
-        found = ", ".join(f"{strength:g}" for strength in strengths.values())
-        raise ValueError(f"has {ADAPTER_METADATA} with alphas of {found} times the rank: it cannot be used")
-    if patterned:
-        raise ValueError("has ranks or alphas that differ by layer: expected one rank and one alpha")
-    if set(strengths.values()) == {1}:
+    """Multiply every B by the strength that the metadata of diffusers gives it, in fp32; without, that is 1."""
+    adapters = read_adapters(metadata)
+    strengths = {name: _strength(name, tensor, adapters) for name, tensor in tensors.items()}
+    if all(strength == 1 for strength in strengths.values()):
         return tensors
     if twice := next((name for name in tensors if name.endswith(".alpha")), None):
-        raise ValueError(f"has an alpha in {ADAPTER_METADATA} and another in {twice}: expected one of them")
-    return {name: _times(tensor, _strength(name, strengths)) for name, tensor in tensors.items()}
+        raise ValueError(f"has an alpha in its {adapter_metadata.KEY} and another in {twice}: expected one of them")
+    return {
+        name: tensor if strengths[name] == 1 else tensor.float() * strengths[name] for name, tensor in tensors.items()
+    }
 
 
-def _strength(name: str, strengths: dict[str, float]) -> float:
+def _strength(name: str, tensor: Tensor, adapters: dict[str, Adapter]) -> float:
     """By which a tensor is multiplied; names without a model are those of the transformer."""
-    if ".lora_B." not in name:
+    layer, is_up, _ = name.partition(".lora_B.")
+    first, _, rest = layer.partition(".")
+    model, layer = (first, rest) if first in MODELS else (TRANSFORMER, layer)
+    if not is_up or tensor.ndim != MATRIX or model not in adapters:
         return 1.0
-    return strengths.get(name.split(".", maxsplit=1)[0], strengths[TRANSFORMER])
-
-
-def _times(tensor: Tensor, strength: float) -> Tensor:
-    return tensor if strength == 1 else (tensor.float() * strength).to(tensor.dtype)
+    return adapters[model].strength(layer, tensor.shape[1])

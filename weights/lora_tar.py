@@ -13,6 +13,9 @@ MOST_MEMBERS = 10_000
 MOST_BYTES = 4 * 2**30  # of one LoRA, and of all that is unpacked on the way
 UNSUSPICIOUS_BYTES = 50 * 2**20  # may be unpacked from anything; reference/reliability.md, section 4
 MOST_TIMES = 200  # its packed size, of what is more; numbers of weights hardly shrink at all
+MOST_HEADER_BYTES = 2**20  # of long names and notes before the files, all together; each usually has a hundred
+HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
+HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 SHOWN = 3  # how many names an error repeats
 START = 512  # bytes that tell what a file is
 GZIP = b"\x1f\x8b"
@@ -33,10 +36,40 @@ def lora_in_tar(file: BinaryIO) -> bytes:
     file.seek(0)
     source = _Counted(gzip.GzipFile(fileobj=file) if gzipped else file, packed)
     try:
-        with tarfile.open(fileobj=source, mode="r|") as tar:  # type: ignore[call-overload]
+        with _Tar.open(fileobj=source, mode="r|") as tar:  # type: ignore[call-overload]
             return _only_lora(tar)
+    except _RefusedError:
+        raise
     except (tarfile.TarError, EOFError, OSError, zlib.error, RecursionError) as error:
         raise ValueError(f"is a damaged tar ({error})") from error
+    except (ValueError, LookupError) as error:  # of tarfile itself, about a number or a text
+        raise ValueError("is a damaged tar (a header holds what cannot be read)") from error
+
+
+class _RefusedError(ValueError):
+    """A sentence of ours, and none of tarfile's."""
+
+
+class _Info(tarfile.TarInfo):
+    """A member that is refused before tarfile reads more of it into memory than a LoRA needs."""
+
+    def _proc_member(self, tar: "_Tar") -> tarfile.TarInfo:
+        """Where tarfile lets a subclass begin."""
+        if self.type in HEADERS:
+            tar.header_bytes += self.size
+        if tar.header_bytes > MOST_HEADER_BYTES:
+            raise _RefusedError(f"is a tar with over {MOST_HEADER_BYTES:,} bytes of headers: expected a LoRA")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _refuse_sparse(self, *_: object) -> tarfile.TarInfo:
+        raise _RefusedError("is a tar with a file that has holes (a sparse one): expected plain files")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+class _Tar(tarfile.TarFile):
+    tarinfo = _Info
+    header_bytes = 0  # so far
 
 
 class _Counted:
@@ -51,9 +84,11 @@ class _Counted:
         piece = self.file.read(size)
         self.count += len(piece)
         if self.count > MOST_BYTES:
-            raise ValueError(f"is a tar that unpacks to more than {MOST_BYTES:,} bytes: expected a LoRA and captions")
+            raise _RefusedError(
+                f"is a tar that unpacks to more than {MOST_BYTES:,} bytes: expected a LoRA and captions"
+            )
         if self.count > max(UNSUSPICIOUS_BYTES, MOST_TIMES * self.packed):
-            raise ValueError(f"is a tar that unpacks to more than {MOST_TIMES} times its size: expected a LoRA")
+            raise _RefusedError(f"is a tar that unpacks to more than {MOST_TIMES} times its size: expected a LoRA")
         return piece
 
 
@@ -68,20 +103,20 @@ def _only_lora(tar: tarfile.TarFile) -> bytes:
             content = file.read() if file else b""
     if len(names) != 1:
         found = ", ".join(shown(name) for name in names[:SHOWN]) or "none"
-        raise ValueError(f"is a tar with {len(names)} .safetensors files ({found}): expected exactly one")
+        raise _RefusedError(f"is a tar with {len(names)} .safetensors files ({found}): expected exactly one")
     return content
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for count, member in enumerate(tar, start=1):
         if count > MOST_MEMBERS:
-            raise ValueError(f"is a tar with more than {MOST_MEMBERS:,} files: expected a LoRA and its captions")
+            raise _RefusedError(f"is a tar with more than {MOST_MEMBERS:,} files: expected a LoRA and its captions")
         if member.size > MOST_BYTES or member.size < 0:
-            raise ValueError(f"is a tar with a file of {member.size:,} bytes: expected at most {MOST_BYTES:,}")
+            raise _RefusedError(f"is a tar with a file of {member.size:,} bytes: expected at most {MOST_BYTES:,}")
         yield member
 
 
 def _is_lora(member: tarfile.TarInfo) -> bool:
     """Links and devices are never followed, and what macOS adds beside a file is not the file."""
     name = member.name.rsplit("/", 1)[-1]
-    return member.isreg() and not member.issparse() and name.endswith(".safetensors") and not name.startswith("._")
+    return member.isreg() and name.endswith(".safetensors") and not name.startswith("._")

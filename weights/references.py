@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from torch import Tensor
 
 from weights.cache.store import Room, Store, default_folder
-from weights.fetching import Fetcher
+from weights.fetching import Fetched, Fetcher
 from weights.grammar.grammar import parse_reference
 from weights.grammar.records import Inline, LocalFile, Remote
 from weights.lora_file import parse_lora
@@ -27,7 +27,8 @@ SHOWN = 80  # characters of a reference that an error repeats
 EXPECTED_FILE = (
     "expected the path of a .safetensors or .tar file that is there, or another reference, as hf://owner/name"
 )
-USER = re.compile(r"//[^/@]*@")
+# also one that holds what ends a host's name; what stands before the @ of hf:// is a repository, in its own grammar
+USER = re.compile(r"(?<!^hf:)//.*@|//[^/@]*@", re.IGNORECASE | re.DOTALL)
 NOBODY, INTERNET = Tokens(), Network()
 
 
@@ -42,20 +43,17 @@ class Lora(NamedTuple):
 class LoraFile:
     """A file that is there, open, and not looked at."""
 
-    named: str  # the input that held the reference, for errors
-    reference: str
+    named: str  # by its input and its reference, for errors
     stamp: str  # files with equal ones are equal
-    file: BinaryIO
-    forget: Callable[[], None]  # it, where it was downloaded
+    lora: Callable[[], Lora]
 
     def read(self) -> Lora:
-        """Its LoRA, which may be in a tar. Raises ValueError with one sentence; what is none is fetched anew then."""
-        with _explained(self.named, self.reference):
-            try:
-                return _lora(self.file)
-            except ValueError:
-                self.forget()
-                raise
+        """Its LoRA, which may be in a tar. Raises ValueError and OSError with the end of a sentence, which `open_lora`
+        makes whole.
+
+        A download that was damaged in the cache is fetched anew at once, and one that is no LoRA the next time.
+        """
+        return self.lora()
 
 
 @contextmanager
@@ -71,9 +69,10 @@ def open_lora(
 
     `named` is the input that held the reference, for the errors; `tokens` open what is private; downloads are kept in
     `store`, by default in this machine's cache. Raises ValueError with one sentence, OSError with one if a download
-    cannot be kept.
+    cannot be kept. What is wrong with the LoRA may be found in the block: the end of a sentence is made whole.
     """
-    with _explained(named, reference):
+    name = f"{named} {_short(reference)!r}"
+    with _explained(name):
         record = parse_reference(reference)
         if isinstance(record, Inline):
             found = _inline(record)
@@ -81,8 +80,8 @@ def open_lora(
             found = _local(record)
         else:
             found = _fetched(record, Fetcher(network, tokens, store or Store(default_folder(), Room())))
-    with found.file:
-        yield LoraFile(named, reference, found.stamp, found.file, found.forget)
+        with found.file:
+            yield LoraFile(name, found.stamp, found.lora)
 
 
 def read_lora(
@@ -102,40 +101,84 @@ def read_lora(
 class _Found:
     stamp: str
     file: BinaryIO
-    forget: Callable[[], None] = lambda: None
+    lora: Callable[[], Lora]
+
+
+@dataclass(frozen=True, slots=True)
+class _Download:
+    """A file out of the cache, and how it gets there."""
+
+    fetcher: Fetcher
+    record: Remote
+    fetched: Fetched
+
+    def lora(self) -> Lora:
+        try:
+            return self._read(self.fetched)
+        except _DamagedError:
+            again = self.fetcher.fetch(self.record)
+        with again.file:
+            if again.sha256 != self.fetched.sha256:
+                raise ValueError("was damaged in the cache, and its source has another version now: ask for it again")
+            return self._read(again)
+
+    def _read(self, fetched: Fetched) -> Lora:
+        try:
+            return _lora(fetched.file, fetched.sha256)
+        except ValueError:
+            self.fetcher.forget(fetched.key)
+            raise
+
+
+class _DamagedError(ValueError):
+    """A file is not the one that was written."""
 
 
 @contextmanager
-def _explained(named: str, reference: str) -> Iterator[None]:
+def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{named} {_short(reference)!r} {error}") from error
+        raise ValueError(f"{name} {error}") from error
     except OSError as error:
-        raise OSError(f"{named} {_short(reference)!r} cannot be read or kept: {_reason(error)}") from error
+        raise OSError(f"{name} cannot be read or kept: {_reason(error)}") from error
 
 
 def _inline(record: Inline) -> _Found:
     content = _decode(record.uri)
-    return _Found(hashlib.sha256(content).hexdigest(), io.BytesIO(content))
+    file = io.BytesIO(content)
+    return _Found(hashlib.sha256(content).hexdigest(), file, lambda: _lora(file))
 
 
 def _local(record: LocalFile) -> _Found:
     file = _open(record.path)
     status = os.fstat(file.fileno())
-    return _Found(f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}-{status.st_size}", file)
+    times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # the second, as `cp -p` and tar set the first
+    return _Found(f"{status.st_dev}-{status.st_ino}-{times}-{status.st_size}", file, lambda: _lora(file))
 
 
 def _fetched(record: Remote, fetcher: Fetcher) -> _Found:
     fetched = fetcher.fetch(record)
-    return _Found(fetched.sha256, fetched.file, lambda: fetcher.forget(fetched.key))
+    return _Found(fetched.sha256, fetched.file, _Download(fetcher, record, fetched).lora)
 
 
-def _lora(file: BinaryIO) -> Lora:
-    start = file.read(START)
+def _lora(file: BinaryIO, sha256: str = "") -> Lora:
+    """What a file holds; `sha256` is that of the file, where it is known."""
+    in_tar = is_tar(file.read(START))
     file.seek(0)
-    content = lora_in_tar(file) if is_tar(start) else file.read()
-    return Lora(hashlib.sha256(content).hexdigest(), parse_lora(content))
+    if in_tar and sha256:
+        _check_whole(hashlib.file_digest(file, "sha256").hexdigest(), sha256)  # type: ignore[arg-type]
+        file.seek(0)
+    content = lora_in_tar(file) if in_tar else file.read()
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 and not in_tar:
+        _check_whole(digest, sha256)
+    return Lora(digest, parse_lora(content))
+
+
+def _check_whole(found: str, expected: str) -> None:
+    if found != expected:
+        raise _DamagedError("is damaged on the disk of the cache: its sha256 is another than when it was fetched")
 
 
 def _open(path: Path) -> BinaryIO:
@@ -180,6 +223,6 @@ def _short(reference: str) -> str:
     text = reference.strip()
     if text[:5].lower() == "data:":
         return f"{text[:SHOWN]}..." if len(text) > SHOWN else text
-    text = USER.sub("//", text)
+    text = USER.sub("//...@", text)
     text = re.sub(r"[?#].*", "?...", text, flags=re.DOTALL)
     return text if len(text) <= SHOWN else f"...{text[-SHOWN:]}"

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lora.flux.linears import HeldLinear, HostLinear, Int8Linear, Nf4Linear
+from lora.flux.eight_bit import Int8Linear, W8A8Linear, multiplies_in_8_bits
+from lora.flux.linears import HeldLinear, HostLinear, Nf4Linear
 from lora.flux.parts import refusals
 from lora.flux.precision import Precision
 
@@ -40,6 +42,10 @@ class Held:
         return torch.float32 if self.precision == "fp32" or on_cpu else torch.bfloat16
 
 
+# Named tensors for parameters of these names and shapes, each once.
+Source = Callable[[Mapping[str, torch.Size]], Iterator[tuple[str, Tensor]]]
+
+
 def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
     """The transformer of a folder in diffusers layout, frozen, in eval mode; one tensor at a time goes from the file
     to its device and precision.
@@ -50,17 +56,28 @@ def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
     folder = base / "transformer"
     with refusals(folder), torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
-    missing = {name: parameter.shape for name, parameter in transformer.named_parameters()}
+    return hold_transformer(transformer, partial(_loaded, folder), held)
+
+
+def hold_transformer(transformer: FluxTransformer2DModel, source: Source, held: Held) -> FluxTransformer2DModel:
+    """The same from a transformer on the meta device and tensors of any origin; raises what `source` raises."""
+    shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, held)
+    for name, tensor in source(shapes):
+        _place(transformer, name, tensor, held)
+    transformer.is_loaded_in_4bit = held.precision == "nf4"  # PEFT asks the model for it before it looks at a layer
+    return transformer.requires_grad_(False).eval()
+
+
+def _loaded(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+    """From the files of a folder, which have to hold these and nothing else."""
+    missing = dict(shapes)
     for shard in _shards(folder):
         for name, tensor in _tensors(shard):
             _check(tensor, name, missing.pop(name, None), shard)
-            _place(transformer, name, tensor, held)
+            yield name, tensor
     if missing:
         raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, of a FLUX transformer")
-    # PEFT asks the model for these before it looks at a layer
-    transformer.is_loaded_in_8bit, transformer.is_loaded_in_4bit = held.precision == "int8", held.precision == "nf4"
-    return transformer.requires_grad_(False).eval()
 
 
 def _replace_linears(transformer: FluxTransformer2DModel, held: Held) -> None:
@@ -75,7 +92,9 @@ def _replacement(name: str, layer: nn.Linear, held: Held) -> HeldLinear | None:
     if held.modulation_on_host and MODULATION.fullmatch(name):
         return HostLinear(layer)
     if held.precision == "int8" and IN_BLOCK.match(name):
-        return Int8Linear(layer, dtype=held.dtype)
+        is_per_token = not MODULATION.fullmatch(name)  # else it is little work, and much quality if inputs are rounded
+        kind = W8A8Linear if is_per_token and multiplies_in_8_bits(layer, held.device) else Int8Linear
+        return kind(layer, dtype=held.dtype)
     if held.precision == "nf4" and IN_BLOCK.match(name):
         return Nf4Linear(layer, dtype=held.dtype)
     return None

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INT8_RANGE = 127.0
+from lora.flux.eight_bit import Int8Linear
+
+NF4_PRODUCT: Any = torch.ops.bitsandbytes.gemm_4bit.default  # of x, codes, [out, in] and so on
 
 
 class HostLinear(nn.Linear):
@@ -18,6 +20,7 @@ class HostLinear(nn.Linear):
     """
 
     host_weight: Tensor  # [out, in], no parameter: `to(device)` leaves it where it is
+    answer: Tensor | None = None  # [..., out], while it is known without the weights (lora/flux/modulation.py)
 
     def __init__(self, layer: nn.Linear) -> None:
         """In the place of `layer`, whose weights may be on the meta device."""
@@ -26,38 +29,21 @@ class HostLinear(nn.Linear):
     def hold(self, weight: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
         """Keep a weight [out, in] in host memory, pinned if the device is a GPU; what remains on the device is an
         empty parameter, which tells PEFT where a LoRA has to be."""
-        held = weight.detach().to(dtype)  # no parameter, even if it came as one
+        held = weight.detach().to("cpu", dtype)  # no parameter, even if it came as one
         self.host_weight = held.pin_memory() if device.type == "cuda" else held
         self.weight = _frozen(torch.empty(self.out_features, 0, device=device, dtype=dtype))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch calls it so)
         """[..., in] to [..., out]."""
-        weight = self.host_weight.to(input.device, non_blocking=True)
-        return functional.linear(input, weight, self.bias)
+        return self.answer_with(self.visiting(input.device), input) if self.answer is None else self.answer
 
+    def visiting(self, device: torch.device) -> Tensor:
+        """The weights [out, in] on a device, for as long as they are held there."""
+        return self.host_weight.to(device, non_blocking=True)
 
-class Int8Linear(bnb.nn.Linear8bitLt):
-    """A linear layer with weights in int8, one scale a row. Only the weights are rounded, never what is computed.
-
-    The forward pass of bitsandbytes rounds the activations too on a GPU, and keeps each layer's input until its
-    backward pass, also where activations are recomputed; this one keeps nothing but the weights.
-    """
-
-    def __init__(self, layer: nn.Linear, *, dtype: torch.dtype) -> None:
-        """In the place of `layer`, whose weights may be on the meta device; computes in `dtype`."""
-        bias = layer.bias is not None
-        super().__init__(layer.in_features, layer.out_features, bias, has_fp16_weights=False, device="meta")
-        self.compute_dtype = dtype
-
-    def hold(self, weight: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
-        """Keep a weight [out, in], rounded on the device."""
-        held: Any = bnb.nn.Int8Params(weight.to(dtype), has_fp16_weights=False, requires_grad=False)
-        self.weight = held.to(device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
-        weight: Any = self.weight
-        return _Int8Product.apply(x.to(self.compute_dtype), weight.data, weight.SCB, self.bias)
+    def answer_with(self, weight: Tensor, x: Tensor) -> Tensor:
+        """[..., in] to [..., out], with weights that are visiting."""
+        return functional.linear(x, weight, self.bias)
 
 
 class Nf4Linear(bnb.nn.Linear4bit):
@@ -81,24 +67,6 @@ class Nf4Linear(bnb.nn.Linear4bit):
 
 
 HeldLinear = HostLinear | Int8Linear | Nf4Linear
-
-
-class _Int8Product(torch.autograd.Function):
-    """x W^T + b for x that needs a gradient and W that needs none, W being made anew in either direction."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(codes, scales)
-        return functional.linear(x, _from_int8(codes, scales, x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
-        codes, scales = ctx.saved_tensors
-        return grad @ _from_int8(codes, scales, grad.dtype), None, None, None
-
-
-def _from_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    return codes.to(dtype).mul_((scales / INT8_RANGE).unsqueeze(1))  # in place, the scales in fp32
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from lora.pictures.colors import bands, rgb_on_white
 from lora.pictures.files import MOST_PIXELS, opened, reasons, refuse_size, turn_of
-from lora.pictures.size import Size
+from lora.pictures.size import Size, middle_of
 
 BRIGHT = 128  # of 255: from here on it is white; and where no paint is, the paint itself is what is meant
 
@@ -24,6 +24,16 @@ def open_mask(path: Path, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
 def black_and_white(mask: Image.Image) -> Image.Image:
     """With nothing between."""
     return mask.point(lambda value: 255 if value >= BRIGHT else 0)
+
+
+def fit_mask(mask: Image.Image, image: Size, size: Size) -> Image.Image:
+    """A mask of any size, as what `fit` makes of the image that it is for: black and white, and white wherever
+    any of the pixels is that become one, so that a small spot stays."""
+    left, top, right, bottom = middle_of((0.0, 0.0, image.width, image.height), size)
+    x, y = mask.width / image.width, mask.height / image.height
+    middle = left * x, top * y, right * x, bottom * y
+    means = black_and_white(mask).resize((size.width, size.height), Image.Resampling.BOX, middle)
+    return means.point(lambda mean: 255 if mean else 0)
 
 
 def _gray(image: Image.Image) -> Image.Image:

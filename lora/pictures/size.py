@@ -30,25 +30,17 @@ def cover_scale(original: Size, size: Size) -> float:
     return max(size.width / original.width, size.height / original.height)
 
 
-def covered(size: Size, box: Box) -> Box:
-    """What of a box is left if it is scaled to cover `size` and what stands over is cut, the same on both sides."""
+def fit(picture: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
+    """Scale a picture, or a box of it, to cover `size` and cut what stands over, the same on both sides: resized, never
+    stretched."""
+    middle = middle_of(box or (0.0, 0.0, picture.width, picture.height), size)
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
+
+
+def middle_of(box: Box, size: Size) -> Box:
+    """What of a box covers `size` when scaled: all of it in one direction."""
     left, top, right, bottom = box
     scale = max(size.width / (right - left), size.height / (bottom - top))
     over_x = max(right - left - size.width / scale, 0.0) / 2
     over_y = max(bottom - top - size.height / scale, 0.0) / 2
     return left + over_x, top + over_y, right - over_x, bottom - over_y
-
-
-def fit(picture: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
-    """Scale a picture, or a box of it, to cover `size` and cut what stands over, the same on both sides: resized, never
-    stretched."""
-    middle = covered(size, box or (0.0, 0.0, picture.width, picture.height))
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
-
-
-def fit_over(picture: Image.Image, size: Size, original: Size) -> Image.Image:
-    """As `fit`, of a picture that is stretched to lie on another of the `original` size."""
-    across, down = picture.width / original.width, picture.height / original.height
-    left, top, right, bottom = covered(size, (0.0, 0.0, original.width, original.height))
-    box = left * across, top * down, right * across, bottom * down
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, box, REDUCING_GAP)

@@ -34,12 +34,12 @@ class Closet:
     def lora(self, stamp: str, read: Read) -> Kept:
         """The LoRA of a file, which is read only if none with this stamp is here.
 
-        Raises ValueError with one sentence if it is none of FLUX.1, and whatever `read` raises.
+        Raises ValueError with the end of a sentence if it is none of FLUX.1, and whatever `read` raises.
         """
         kept = self._kept.get(self._digests.get(stamp, ""))
         if kept is None:
             digest, tensors = read()
-            kept = self._kept.get(digest) or _kept(digest, tensors)
+            kept = self._kept.get(digest) or Kept(digest, canonical(tensors))
         self._keep(stamp, kept)
         return kept
 
@@ -53,12 +53,5 @@ class Closet:
             self._kept.popitem(last=False)
 
 
-def _kept(digest: str, tensors: Mapping[str, Tensor]) -> Kept:
-    try:
-        return Kept(digest, canonical(tensors))
-    except ValueError as error:
-        raise ValueError(f"the LoRA {error}") from error
-
-
 def _bytes(kept: Kept) -> int:
-    return sum(pair.down.nbytes + pair.up.nbytes for _, pair in by_layer(kept.lora))
+    return sum(tensor.nbytes for _, change in by_layer(kept.lora) for tensor in change.tensors)

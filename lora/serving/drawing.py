@@ -9,6 +9,7 @@ from PIL import Image
 
 from lora.flux.picture import draw_picture
 from lora.flux.prompt import Prompt, encode_prompt
+from lora.pictures.size import Size
 from lora.serving.progress import Progress, Say
 from lora.serving.request import Request, size_for_image
 from lora.serving.sources import Fitted, Source
@@ -30,33 +31,40 @@ def draw(
     """
     prompt = prompt or encode_prompt(pipeline, request.prompt)
     progress = Progress(say, images=request.num_outputs)
-    native = pipeline.vae.config.sample_size
-    fitted = None
-    if source is not None:
-        fitted = source.fitted(size_for_image(source.picture.original, megapixels=request.megapixels, native=native))
-    for index in range(request.num_outputs):
+    size = drawn_size(pipeline, request, source)
+    fitted = source.fitted(size) if source else None
+    for seed in request.seeds:
         if fitted is None:
-            yield _draw(pipeline, prompt, request, index, progress)
+            yield _draw(pipeline, prompt, request, size, seed, progress)
         else:
-            yield _redraw(pipeline, prompt, request, fitted, index, progress)
+            yield _redraw(pipeline, prompt, request, fitted, seed, progress)
 
 
-def _draw(pipeline: FluxPipeline, prompt: Prompt, request: Request, index: int, progress: Progress) -> Image.Image:
-    width, height = request.size(native=pipeline.vae.config.sample_size)
+def drawn_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
+    """That of the images of a request."""
+    native = pipeline.vae.config.sample_size
+    if source is None:
+        return Size(*request.size(native=native))
+    return size_for_image(source.picture.original, megapixels=request.megapixels, native=native)
+
+
+def _draw(
+    pipeline: FluxPipeline, prompt: Prompt, request: Request, size: Size, seed: int, progress: Progress
+) -> Image.Image:
     return draw_picture(
         pipeline,
         prompt,
-        width=width,
-        height=height,
+        width=size.width,
+        height=size.height,
         steps=request.num_inference_steps,
         guidance=request.guidance_scale,
-        seed=request.seed + index,
+        seed=seed,
         after_step=partial(progress.step, of=request.num_inference_steps),
     )
 
 
 def _redraw(
-    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Fitted, index: int, progress: Progress
+    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Fitted, seed: int, progress: Progress
 ) -> Image.Image:
     """The steps that are left of `num_inference_steps` at this strength, at least one; none at strength 0."""
     if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
@@ -80,6 +88,6 @@ def _redraw(
         strength=source.strength,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
-        generator=torch.Generator().manual_seed(request.seed + index),
+        generator=torch.Generator().manual_seed(seed),
         callback_on_step_end=on_step_end,
     ).images[0]

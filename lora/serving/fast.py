@@ -30,7 +30,7 @@ class FastTransformer:
     """Draws in the place of a pipeline's transformer. Wherever a call is interrupted, the next one finds its way."""
 
     def __init__(self, pipeline: FluxPipeline, wardrobe: Wardrobe, *, say: Say) -> None:
-        """For the pipeline that `wardrobe` dresses. `say` is told before what takes long."""
+        """For the pipeline that `wardrobe` dresses, with its own transformer. `say` is told before what takes long."""
         self._pipeline = pipeline
         self._plain: FluxTransformer2DModel = pipeline.transformer
         self._wardrobe = wardrobe
@@ -44,7 +44,7 @@ class FastTransformer:
         Raises ValueError with one sentence if the model's layers are not of sizes that a GPU multiplies in 8 bits.
         """
         self._round()
-        with _drawn_by(self._pipeline, self._fast):
+        with self._drawn_by(self._fast):
             yield
 
     @cached_property
@@ -53,16 +53,25 @@ class FastTransformer:
         fast = eight_bit(self._plain)
         if fast.device.type == "cuda":
             self._say("go_fast: compiling, once for all sizes of images")
-            with _drawn_by(self._pipeline, fast):
+            with self._drawn_by(fast):
                 compile_for_all_sizes(self._pipeline)
         return fast
+
+    @contextmanager
+    def _drawn_by(self, transformer: FluxTransformer2DModel) -> Iterator[None]:
+        try:
+            self._pipeline.transformer = transformer
+            yield
+        finally:
+            self._pipeline.transformer = self._plain
 
     def _round(self) -> None:
         """Round the layers that were written since they were last rounded; the first time, all of them."""
         for name, layer in eight_bit_layers(self._fast).items():
             writes = self._wardrobe.writes[f"transformer.{name}"]
             if self._rounded.get(name) != writes:
-                layer.hold(self._plain.get_submodule(name).weight)
+                weight = self._plain.get_submodule(name).weight
+                layer.hold(weight, device=weight.device, dtype=weight.dtype)
                 self._rounded[name] = writes
 
 
@@ -75,7 +84,7 @@ def eight_bit(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
         fast = FluxTransformer2DModel.from_config(plain.config)
     for name, module in plain.named_modules():
         if PER_TOKEN.fullmatch(name) and isinstance(module, nn.Linear):
-            fast.set_submodule(name, W8A8Linear(module))
+            fast.set_submodule(name, W8A8Linear(module, dtype=module.weight.dtype))
         else:
             for key, parameter in module.named_parameters(recurse=False):
                 fast.get_submodule(name).register_parameter(key, parameter)
@@ -104,13 +113,3 @@ def compile_for_all_sizes(pipeline: FluxPipeline) -> None:
         generator=torch.Generator().manual_seed(0),
         output_type="latent",
     )
-
-
-@contextmanager
-def _drawn_by(pipeline: FluxPipeline, transformer: FluxTransformer2DModel) -> Iterator[None]:
-    own = pipeline.transformer
-    try:
-        pipeline.transformer = transformer
-        yield
-    finally:
-        pipeline.transformer = own

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from diffusers import FluxPipeline
 from torch import nn
 
 from lora.flux.layouts.origin import made_for
-from lora.flux.layouts.record import FluxLora, Pair
+from lora.flux.layouts.record import Change, FluxLora
 from lora.flux.shapes import Shape
 
 Layers = Mapping[str, nn.Linear]  # by the model's name and their own: transformer.single_transformer_blocks.0.proj_out
@@ -24,23 +25,24 @@ def linear_layers(pipeline: FluxPipeline) -> dict[str, nn.Linear]:
     }
 
 
-def by_layer(lora: FluxLora) -> Iterator[tuple[str, Pair]]:
+def by_layer(lora: FluxLora) -> Iterator[tuple[str, Change]]:
     """The changes of a LoRA by the names of `linear_layers`."""
-    for model, pairs in (("transformer", lora.transformer), ("clip", lora.clip), ("t5", lora.t5)):
-        for name, pair in pairs.items():
-            yield f"{model}.{name.removeprefix(CLIP_ROOT)}", pair
+    for model, changes in (("transformer", lora.transformer), ("clip", lora.clip), ("t5", lora.t5)):
+        for name, change in changes.items():
+            yield f"{model}.{name.removeprefix(CLIP_ROOT)}", change
 
 
 def refuse_misfit(lora: FluxLora, layers: Layers) -> None:
-    """Raises ValueError with one sentence unless every change has its layer and fits it."""
-    for name, pair in by_layer(lora):
+    """Raises ValueError with the end of a sentence unless every change has its layer and fits it."""
+    for name, change in by_layer(lora):
         layer = layers.get(name)
-        if layer is None or pair.shape != Shape(layer.in_features, layer.out_features):
-            raise ValueError(f"the LoRA was made for another model: {_misfit(name, pair, layer)}")
+        if layer is None or change.shape != Shape(layer.in_features, layer.out_features):
+            raise ValueError(f"was made for another model: {_misfit(name, change.shape, layer)}")
 
 
-def _misfit(name: str, pair: Pair, layer: nn.Linear | None) -> str:
-    found = f"{pair.shape.outputs} x {pair.shape.inputs} weights{made_for({f'{name}.lora_A': pair.down})}"
+def _misfit(name: str, shape: Shape, layer: nn.Linear | None) -> str:
+    down = torch.empty(1, shape.inputs, device="meta")
+    found = f"{shape.outputs} x {shape.inputs} weights{made_for({f'{name}.lora_A': down})}"
     if layer is None:
         return f"this one has no place for {name} of {found}"
     return f"{name} is for {found}, this model's are {layer.out_features} x {layer.in_features}"

@@ -25,6 +25,7 @@ class Model:
     def __init__(self, path: Path, say: Say) -> None:
         """The base in this folder; `say` is told how far a request is, and what takes long."""
         self.pipeline = load_pipeline(path)
+        self._plain = self.pipeline.transformer
         self._wardrobe = Wardrobe(self.pipeline)
         self._prompts = Prompts(self.pipeline)
         self._say = say
@@ -35,6 +36,10 @@ class Model:
         """Whether the base has always come back as it was loaded, whatever was worn."""
         return self._wardrobe.is_sound
 
+    def wear(self, outfit: Sequence[Worn]) -> None:
+        """Wear these LoRAs and no others. Raises ValueError if one does not fit this base."""
+        self._wardrobe.wear(outfit)
+
     def draw(self, request: Request, source: Source | None, outfit: Sequence[Worn]) -> Iterator[Image.Image]:
         """The images of a request, one by one, wearing these LoRAs and no others.
 
@@ -42,7 +47,8 @@ class Model:
         request finds more of it then.
         """
         try:
-            self._wardrobe.wear(outfit)
+            self.pipeline.transformer = self._plain  # a cancel may have come as the fast one was taken out
+            self.wear(outfit)
             prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
             with self._fast.driving() if request.go_fast else nullcontext():
                 yield from draw(self.pipeline, request, source, prompt=prompt, say=self._say)

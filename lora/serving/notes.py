@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from diffusers import FluxPipeline
 
 from lora.flux.prompt import text_tokens, token_count
+from lora.serving.drawing import drawn_size
 from lora.serving.request import CUSTOM, Request
 from lora.serving.sources import Source
 
@@ -20,7 +21,8 @@ def notes(
         yield f"the prompt has {count} tokens, of which the first {most} are read"
     if request.aspect_ratio != CUSTOM and (width or height):
         yield f"width and height are not looked at, as aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
-    if source and source.mask and source.mask.getextrema() == BLACK:
+    mask = source and source.fitted_mask(drawn_size(pipeline, request, source))
+    if mask and mask.getextrema() == BLACK:
         yield "the mask is black everywhere, so the image stays as it is"
     elif source and request.aspect_ratio == CUSTOM:
         yield "the shape of the image counts, not width and height"

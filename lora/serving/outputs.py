@@ -27,7 +27,7 @@ def save_images(images: Mapping[int, Image.Image], request: Request, settings: S
     for index, image in images.items():
         path = into / f"out-{index}.{request.output_format}"
         try:
-            _save(image, path, request, text_of({**settings, "seed": request.seed + index}))
+            _save(image, path, request, text_of({**settings, "seed": request.seeds[index]}))
         except OSError as error:
             raise OSError(f"{path} cannot be written ({error}): expected room for an image on this disk") from error
         paths.append(path)

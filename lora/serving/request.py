@@ -49,7 +49,7 @@ class Request:
     num_inference_steps: int
     guidance_scale: float
     go_fast: bool  # in 8 bits, which changes pixels
-    seed: int  # of the first image; image i has seed + i
+    seed: int  # of the first image; each other has the next
     output_format: str
     output_quality: int
 
@@ -68,9 +68,16 @@ class Request:
         guidance = _guidance(guidance_scale=values.pop("guidance_scale"), guidance=values.pop("guidance"))
         return cls(**values, guidance_scale=guidance, custom_size=_custom_size(**sides) if custom else None)
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of each image. 0 comes after the largest, as the generator takes no more bits than that has."""
+        return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.num_outputs))
+
     def settings(self) -> dict[str, object]:
-        """All that an image of this request depends on, but for LoRAs and input images, as plain values by name."""
-        return {name: value for name, value in asdict(self).items() if name != "num_outputs"}
+        """What an image of this request depends on, but for its seed, its size, LoRAs and input images, as plain values
+        by name."""
+        elsewhere = {"num_outputs", "seed", "custom_size"}
+        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
     def size(self, *, native: int) -> tuple[int, int]:
         """Width and height for a base whose square image has `native` pixels a side: 1024 for FLUX.1."""

@@ -8,8 +8,8 @@ from PIL import Image
 
 from lora.checks import number
 from lora.pictures.files import Picture, open_picture, quiet_pillow
-from lora.pictures.masks import black_and_white, open_mask
-from lora.pictures.size import Size, fit_over
+from lora.pictures.masks import fit_mask, open_mask
+from lora.pictures.size import Size
 
 MOST_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, as others wait for it
 PIXELS_NEEDED = 1024 * 1024  # at which FLUX.1 draws
@@ -25,9 +25,11 @@ class Source:
 
     def fitted(self, size: Size) -> "Fitted":
         """At a size: resized to cover it, what stands over cut on both sides; the mask in hard pixels."""
-        original = self.picture.original
-        mask = None if self.mask is None else black_and_white(fit_over(self.mask, size, original))
-        return Fitted(self.picture.fitted(size), mask, self.strength)
+        return Fitted(self.picture.fitted(size), self.fitted_mask(size), self.strength)
+
+    def fitted_mask(self, size: Size) -> Image.Image | None:
+        """The mask at a size, black and white."""
+        return self.mask and fit_mask(self.mask, self.picture.original, size)
 
 
 @dataclass(frozen=True, slots=True)

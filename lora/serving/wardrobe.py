@@ -6,15 +6,15 @@ no time to draw with.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from lora.flux.layouts.record import FluxLora, Pair
-from lora.serving.fitting import by_layer, linear_layers, refuse_misfit
+from lora.flux.layouts.record import Change, FluxLora, Pair
+from lora.serving.fitting import Layers, by_layer, linear_layers, refuse_misfit
 
 RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies of weights beyond that go to the host
 
@@ -26,6 +26,7 @@ class Worn:
     digest: str  # the same for the same LoRA, and for no other
     lora: FluxLora
     scale: float
+    named: str  # by its input and its reference, for errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,15 @@ class Original:
     hash: int
 
 
-Changes = Mapping[str, Sequence[Pair]]  # by names of layers, B scaled
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """What a LoRA changes of one layer, and how strongly it is worn."""
+
+    change: Change
+    scale: float
+
+
+Changes = Mapping[str, Sequence[Scaled]]  # by names of layers
 
 
 class Wardrobe:
@@ -54,10 +63,11 @@ class Wardrobe:
     def wear(self, outfit: Sequence[Worn]) -> None:
         """Wear these and nothing else.
 
-        Raises ValueError if one does not fit; what was worn is then worn still. After any other exception nothing is.
+        Raises ValueError if one does not fit; what was worn is then worn still. Raises ValueError if weights become
+        infinite; after that, and after any other exception, nothing is worn.
         """
         for worn in outfit:
-            refuse_misfit(worn.lora, self._layers)
+            _refuse_misfit(worn, self._layers)
         seen = [worn for worn in outfit if worn.scale != 0]
         wanted = tuple((worn.digest, worn.scale) for worn in seen)
         if wanted == self._worn:
@@ -65,6 +75,7 @@ class Wardrobe:
         self._worn = None
         try:
             self._become(_changes(seen))
+            self._refuse_infinite(seen)
             self._on_text = tuple((each.digest, each.scale) for each in seen if each.lora.clip or each.lora.t5)
             self._worn = wanted
         finally:
@@ -82,31 +93,62 @@ class Wardrobe:
         for name in self._changed - changes.keys():
             self.writes[name] += 1
             self._layers[name].weight.copy_(self._originals[name].weight)
-        for name, pairs in changes.items():
-            self._change(name, pairs)
+        for name, scaled in changes.items():
+            self._change(name, scaled)
         self._changed = self._changed & changes.keys()
         if not changes:
             hashes = {name: _hash(self._layers[name].weight) for name in self._originals}
             self.is_sound &= all(hashes[name] == original.hash for name, original in self._originals.items())
 
-    def _change(self, name: str, pairs: Sequence[Pair]) -> None:
-        """One product and one rounding, however many LoRAs there are."""
+    def _change(self, name: str, scaled: Sequence[Scaled]) -> None:
         weight = self._layers[name].weight
         if name not in self._originals:
             self._originals[name] = Original(_copy(weight), _hash(weight))
         self._changed.add(name)
         self.writes[name] += 1
-        up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
-        original = self._originals[name].weight.to(weight.device)
-        torch.addmm(original, up.to(weight), down.to(weight), out=weight)
+        _write(weight, self._originals[name].weight.to(weight.device), scaled)
+
+    def _refuse_infinite(self, outfit: Sequence[Worn]) -> None:
+        if not _are_finite(self._layers[name].weight for name in self._changed):
+            names = " with ".join(worn.named for worn in outfit)
+            raise ValueError(f"{names} makes weights of the model infinite: expected smaller numbers or scales")
+
+
+def _refuse_misfit(worn: Worn, layers: Layers) -> None:
+    try:
+        refuse_misfit(worn.lora, layers)
+    except ValueError as error:
+        raise ValueError(f"{worn.named} {error}") from error
 
 
 def _changes(outfit: Sequence[Worn]) -> Changes:
-    changes: defaultdict[str, list[Pair]] = defaultdict(list)
+    changes: defaultdict[str, list[Scaled]] = defaultdict(list)
     for worn in outfit:
-        for name, pair in by_layer(worn.lora):
-            changes[name].append(Pair(pair.down, pair.up * worn.scale))
+        for name, change in by_layer(worn.lora):
+            changes[name].append(Scaled(change, worn.scale))
     return changes
+
+
+def _write(weight: Tensor, original: Tensor, scaled: Sequence[Scaled]) -> None:
+    """One product of all plain LoRAs and one rounding, however many there are; others are whole for a moment, in
+    fp32."""
+    pairs = [Pair(each.change.down, each.change.up * each.scale) for each in scaled if isinstance(each.change, Pair)]
+    others = [each for each in scaled if not isinstance(each.change, Pair)]
+    total = original.to(torch.float32, copy=True) if others else original
+    for each in others:
+        total.add_(each.change.matrix(weight.device), alpha=each.scale)
+    if pairs:
+        up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
+        total = torch.addmm(total, up.to(total), down.to(total), out=total if others else weight)
+    weight.copy_(total)
+
+
+def _are_finite(weights: Iterable[Tensor]) -> bool:
+    """Asked of each device once: it need not be waited for at every layer."""
+    extremes: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
+    for weight in weights:
+        extremes[weight.device].extend(each.float() for each in weight.detach().aminmax())
+    return all(torch.stack(found).isfinite().all() for found in extremes.values())
 
 
 def _copy(weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora.checks import number, one_of, text, whole_number
+from lora.checks import listing, number, one_of, text, whole_number
 from tests.tiny import assert_one_sentence
 
 
@@ -54,6 +54,17 @@ def test_what_is_no_choice_is_refused_with_the_choices(value):
     with pytest.raises(ValueError, match=r"^format is") as error:
         one_of("format", value, ["webp", "png"])
     assert_one_sentence(error.value, "format", repr(value), "webp, png")
+
+
+def test_a_list_is_kept():
+    assert listing("loras", ["a"]) == ["a"]
+
+
+@pytest.mark.parametrize("value", ["ab", None, 5, ("a",), {"a": 1}])
+def test_what_is_no_list_is_refused(value):
+    with pytest.raises(ValueError, match=r"^loras is") as error:
+        listing("loras", value)
+    assert_one_sentence(error.value, repr(value), "expected a list")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora.workspace import clear, own_temporary_folder, refuse_unsent, workspace
+from lora.workspace import clear, own_temporary_folder, sent, workspace
 from tests.house_rules import ROOT
 from tests.tiny import assert_one_sentence
 
@@ -108,8 +108,14 @@ def test_a_file_that_a_request_names_and_does_not_bring_is_refused(temporary):
     other.write_text("")
     (own / "sent").write_text("")
     (own / "link").symlink_to(other)
-    refuse_unsent(own, image=own / "sent", mask=None)
-    for path in (other, own / ".." / "other", own / "link", Path("other")):
+    assert sent(own, "image", own / "sent") == own / "sent"
+    for path in (other, own / ".." / "other", own / "link", Path("other"), "other", 5, ["x"]):
         with pytest.raises(ValueError, match="expected an https:// URL") as error:
-            refuse_unsent(own, image=None, mask=path)
-        assert_one_sentence(error.value, "mask")
+            sent(own, "mask", path)
+        assert_one_sentence(error.value, "mask is")
+
+
+@pytest.mark.parametrize("blank", [None, "", " "])
+def test_blank_text_is_no_file(temporary, blank):
+    """Which Cog hands on as it is."""
+    assert sent(temporary, "image", blank) is None

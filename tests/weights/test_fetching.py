@@ -344,9 +344,21 @@ def test_a_file_is_forgotten_when_it_is_no_lora(tmp_path):
             assert len(it.asked) == count
 
 
-def test_an_empty_file_is_refused(tmp_path):
-    with service(lambda request, _: send(request)) as it:
-        assert "empty file" in refusal(a_fetcher(tmp_path, it), Link(f"{it.url}/x"))
+def test_an_empty_file_is_refused_every_time_and_nobody_elses_is_used_in_its_place(tmp_path):
+    """That Replicate has the name is known; Hugging Face's model of that name is another owner's."""
+    hub = Hub()
+
+    def reply(request, it):
+        if request.path == "/o/r/_weights":
+            send(request)
+        else:
+            hub(request, it)
+
+    with service(reply) as it:
+        fetcher = a_fetcher(tmp_path, it)
+        for _ in range(2):
+            assert "empty file by 127.0.0.1" in refusal(fetcher, SomeonesLora("o", "r"))
+    assert it.paths() == ["/o/r/_weights"] * 2
 
 
 def test_a_full_disk_is_told_and_nothing_stays(tmp_path):

@@ -115,7 +115,11 @@ def test_a_tar_cut_off_is_damage(mode, kept):
     assert len(message) < 200
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b""), gzip.compress(b"no tar"), b"\x1f\x8b", bytes(100)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", gzip.compress(b"", mtime=0), gzip.compress(b"no tar", mtime=0), b"\x1f\x8b", bytes(100)],
+    ids=["nothing", "nothing, gzipped", "a text, gzipped", "the start of a gzip", "zeros"],
+)
 def test_what_is_no_tar_is_damage(content):
     """C53."""
     assert "damaged tar" in refusal(content) or "0 .safetensors" in refusal(content)
@@ -129,6 +133,60 @@ def test_a_size_that_a_pax_header_invents_is_refused():
         info.pax_headers = {"size": str(2**50)}
         tar.addfile(info)
     assert "a file of 1,125,899,906,842,624 bytes" in refusal(file.getvalue())
+
+
+def with_header(headers, kind=tarfile.XHDTYPE):
+    """A tar whose one LoRA comes after these records of a PAX header, or after this text of another."""
+    records = headers if isinstance(headers, bytes) else b"".join(record(*pair) for pair in headers.items())
+    before = tarfile.TarInfo("headers")
+    before.type, before.size = kind, len(records)
+    padded = records + bytes(-len(records) % tarfile.BLOCKSIZE)
+    return before.tobuf(tarfile.USTAR_FORMAT) + padded + a_tar(("x.safetensors", CONTENT))
+
+
+def record(name, value):
+    text = f" {name}={value}\n".encode()
+    length = len(text) + 1
+    while length != len(f"{length}".encode() + text):
+        length += 1
+    return f"{length}".encode() + text
+
+
+def test_headers_of_usual_size_are_read():
+    assert read(with_header({"comment": "x" * 1000})) == CONTENT
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_headers_larger_than_any_file_needs_are_not_read(kind):
+    """C55: 200 MiB of them took seconds and three times the memory, in a data URI of 3 MB."""
+    header = tarfile.TarInfo("headers")
+    header.type, header.size = kind, 200 * 2**20
+    assert "over 1,048,576 bytes of headers" in refusal(header.tobuf(tarfile.USTAR_FORMAT))
+
+
+def test_headers_count_together(monkeypatch):
+    monkeypatch.setattr(lora_tar, "MOST_HEADER_BYTES", 3000)
+    one = with_header({"comment": "x" * 1000})
+    assert "over 3,000 bytes of headers" in refusal(one[: -tarfile.RECORDSIZE] * 4)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "0,8", "GNU.sparse.size": "8"},
+        {"GNU.sparse.map": "a,b", "GNU.sparse.size": "8"},
+        {"GNU.sparse.size": "zz", "GNU.sparse.offset": "0"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "8"},
+    ],
+)
+def test_a_sparse_file_is_refused_in_a_sentence_of_ours(headers):
+    """C55."""
+    assert refusal(with_header(headers)) == "is a tar with a file that has holes (a sparse one): expected plain files"
+
+
+def test_a_header_that_cannot_be_read_is_damage_in_a_sentence_of_ours():
+    """Python reads no number of 5000 digits."""
+    assert refusal(with_header(b"9" * 5000 + b" a=b\n")) == "is a damaged tar (a header holds what cannot be read)"
 
 
 def test_a_million_members_are_not_read():

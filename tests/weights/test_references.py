@@ -4,7 +4,9 @@ import base64
 import gzip
 import hashlib
 import io
+import os
 import tarfile
+import time
 
 import pytest
 import torch
@@ -148,7 +150,7 @@ def test_a_sparse_member_does_not_fill_the_memory(tmp_path):
     header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; no piece of it is stored
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    assert "a file of 1,099,511,627,776 bytes" in refusal_of(tmp_path, bytes(header) + bytes(1024))
+    assert "a sparse one" in refusal_of(tmp_path, bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,31 @@ def test_a_download_that_is_no_lora_is_refused_and_fetched_anew_the_next_time(se
         assert len(services.asked) == count
 
 
+@pytest.mark.parametrize(("reference", "content"), [("hf:o/r", CONTENT), ("owner/name", A_TAR)])
+def test_a_download_that_was_damaged_in_the_cache_is_fetched_anew(services, tmp_path, reference, content):
+    """One bit of a weight, which no reader of the format notices."""
+    given = {"network": services_network(services), "store": Store(tmp_path, Room(spare_bytes=0))}
+    assert_read(reference, **given)
+    (file,) = tmp_path.glob("*.bin")
+    place = content.rindex(CONTENT[-4:]) + 2
+    write(file, content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert_read(reference, **given)
+    assert file.read_bytes() == content
+
+
+def test_a_damaged_download_that_has_another_version_by_now_is_asked_for_again(tmp_path):
+    """What is known of it by then is that of the old version."""
+    sent = [A_TAR]
+    with service(lambda request, _: send(request, sent[-1])) as it:
+        given = {"network": a_network(it), "store": Store(tmp_path, Room(spare_bytes=0))}
+        with open_lora(f"{it.url}/x", named="lora_weights", **given) as file:
+            sent.append(A_TAR.replace(b"a dog", b"a cat"))
+            write(next(tmp_path.glob("*.bin")), sent[-1])
+            with pytest.raises(ValueError, match="another version now"):
+                file.read()
+        assert_read(f"{it.url}/x", **given)
+
+
 def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
     assert_read(
         "hf:o/r",
@@ -299,6 +326,10 @@ def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
         "https:///x?sig=s3cret",
         "https://h.example/x?sig=s3cret&y=" + "y" * 9000,
         "https://user:s3cret@h.example/" + "y" * 9000,
+        "https://user:pa/s3cret@h.example/x",
+        "https://user:s3cret/ss@h.example/x",
+        "https://user:s3cret?ss@h.example/x",
+        "https://user:s3cret#s@s@h.example/x",
     ],
 )
 def test_a_refusal_repeats_no_secret(reference):
@@ -310,6 +341,10 @@ def test_this_machine_may_not_be_asked_by_default(services):
     assert "not allowed" in refusal(f"{services.url}/x.safetensors".replace("http", "https"))
     assert "not allowed" in refusal("https://127.0.0.1/x.safetensors")
     assert services.asked == []
+
+
+def test_a_refusal_names_the_repository_before_a_revision():
+    assert "'hf://o/r@main/x.bin/../y'" in refusal("hf://o/r@main/x.bin/../y")
 
 
 @pytest.mark.parametrize("reference", ["", " ", "None"])
@@ -346,6 +381,16 @@ def test_a_gzipped_tar_is_read_from_a_data_uri_and_from_a_file(tmp_path):
     assert_read(str(write(tmp_path / "lora.tgz", content)))
 
 
+@pytest.mark.parametrize(("wrong", "found"), [(ValueError("is of SDXL"), "is of SDXL"), (OSError("gone"), "gone")])
+def test_what_is_found_to_be_wrong_later_is_told_with_the_input_and_the_reference(tmp_path, wrong, found):
+    path = write(tmp_path / "lora.safetensors", CONTENT)
+    with pytest.raises(type(wrong), match=found) as error, open_lora(str(path), named="loras[1]") as file:
+        file.read()
+        raise wrong
+    assert_one_sentence(error.value, "loras[1] '", "lora.safetensors' ")
+    assert str(error.value).startswith(file.named)
+
+
 def stamp_of(reference, **given):
     with open_lora(str(reference), named="lora_weights", **given) as file:
         return file.stamp
@@ -357,6 +402,17 @@ def test_a_file_is_known_before_it_is_read_and_another_in_its_place_is_told_from
     assert stamp_of(path) == first
     path.unlink()
     write(tmp_path / "a.safetensors", b"no other LoRA ")
+    assert stamp_of(path) != first
+
+
+def test_a_file_that_was_written_over_is_told_from_the_one_before_though_its_size_and_its_time_are_kept(tmp_path):
+    """As `tar xf` of our tars and `cp -p` do."""
+    path = write(tmp_path / "a.safetensors", b"no LoRA at all")
+    os.utime(path, (0, 0))
+    first = stamp_of(path)
+    time.sleep(0.02)  # the clock of a file system ticks less often than ours
+    path.write_bytes(b"no other LoRA ")
+    os.utime(path, (0, 0))
     assert stamp_of(path) != first
 
 

@@ -65,6 +65,13 @@ class Store:
             needs = f"{size:,} bytes and {self.room.spare_bytes:,} to spare"
             raise OSError(f"does not fit on the disk: {free:,} bytes are free, expected room for {needs}")
 
+    def let_old_misses_go(self) -> None:
+        """Forget that sources had no file once, so that strangers' guesses leave nothing for ever."""
+        for path in self.folder.glob(f"{'?' * KEY_LENGTH}{MANIFEST}"):
+            if time.time() - _used(path) > self.room.fresh_seconds:
+                with contextlib.suppress(Timeout), FileLock(self._lock(path.stem), timeout=0):
+                    Entry(self, path.stem).forget_miss()
+
     def _fits(self, size: int) -> bool:
         held = sum(_size(path) for path in self.folder.iterdir() if path.suffix in {CONTENT, PART})
         free = shutil.disk_usage(self.folder).free
@@ -120,9 +127,17 @@ class Entry:
         return missed is not None and missed.size == 0 and self._is_fresh(missed.visitors.get(by, 0.0))
 
     def miss(self, by: str) -> None:
-        """Remember that the source has just told somebody that it has no such file; what is there goes."""
+        """Remember that the source has just told somebody that it has no such file; what is there goes, and so do old
+        misses of every key."""
+        self.store.let_old_misses_go()
         self.forget()
         write_manifest(Manifest("", 0, "", {by: time.time()}), self._manifest)
+
+    def forget_miss(self) -> None:
+        """Remove what is remembered, unless it is a file."""
+        missed = read_manifest(self._manifest)
+        if missed is not None and missed.size == 0:
+            self.forget()
 
     def keep(self, sha256: str, size: int, etag: str, *, by: str) -> None:
         """Make the new file that stands in `part` the one of this key, and forget who was let in to the old one."""

@@ -63,6 +63,8 @@ def _read_url(url: str, scheme: str) -> Reference:
 
 def _read_name(text: str) -> Reference:
     if text.lower().endswith(SUFFIXES):
+        if ".." in text.split("/"):
+            raise ValueError("is a path that climbs: expected one without ..")
         return LocalFile(Path(text))
     model = replicate.read_model(text)
     if model is None:

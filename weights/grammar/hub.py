@@ -24,9 +24,7 @@ def read_hub_page(page: Page) -> HubLora:
         return HubLora(repository, MAIN, "/".join(rest))
     if len(rest) == 1:
         raise ValueError(f"names no revision after {rest[0]}: {EXPECTED}")
-    # refs/pr/1 and refs/convert/x are revisions whose names hold slashes
-    length = 3 if rest[1] == "refs" else 1
-    return HubLora(repository, "/".join(rest[1 : 1 + length]), "/".join(rest[1 + length :]))
+    return HubLora(repository, *_revision_and_path(rest[1:]))
 
 
 def read_hub_short(reference: str) -> HubLora:
@@ -34,7 +32,13 @@ def read_hub_short(reference: str) -> HubLora:
     rest = next(reference[len(mark) :] for mark in SHORT if reference.lower().startswith(mark))
     parts = tuple(checked_part(part) for part in rest.split("/") if part)
     name, _, revision = parts[1].partition("@") if len(parts) > 1 else ("", "", "")
-    return HubLora(_repository((*parts[:1], name)), revision or MAIN, "/".join(parts[2:]))
+    return HubLora(_repository((*parts[:1], name)), *_revision_and_path((revision or MAIN, *parts[2:])))
+
+
+def _revision_and_path(parts: tuple[str, ...]) -> tuple[str, str]:
+    """refs/pr/1 and refs/convert/x are revisions whose names hold slashes."""
+    length = 3 if parts[0] == "refs" else 1
+    return "/".join(parts[:length]), "/".join(parts[length:])
 
 
 def _repository(parts: tuple[str, ...]) -> str:

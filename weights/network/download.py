@@ -18,6 +18,7 @@ from weights.network.statuses import check_status
 
 MOST_BYTES = 4 * 2**30  # rank 128 in fp32 on every linear layer has 2.6 GB
 PIECE = 2**20
+BLOCK = 64 * 2**20  # bytes that room is made for where nobody said how many come
 LONGEST_ETAG = 200
 OK, PARTIAL, NOT_MODIFIED, OUT_OF_RANGE = 200, 206, 304, 416
 RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<whole>\d{1,19}|\*)", re.ASCII)
@@ -99,8 +100,7 @@ def _attempt(wanted: Wanted, progress: _Progress, make_room: MakeRoom, attempt: 
         if answer.status == OK and progress.known and _etag(answer) == progress.known:
             return False  # sent all the same, by a server that does not know If-None-Match
         _begin(answer, progress)
-        make_room((progress.whole or progress.size) - progress.size)
-        _receive(answer, progress)
+        _receive(answer, progress, make_room)
         return True
 
 
@@ -146,10 +146,15 @@ def _check_size(size: int) -> None:
         raise ValueError(f"has {size:,} bytes or more: expected at most {MOST_BYTES:,}")
 
 
-def _receive(answer: Answer, progress: _Progress) -> None:
+def _receive(answer: Answer, progress: _Progress, make_room: MakeRoom) -> None:
     patience = progress.network.patience
     mark, marked = time.monotonic(), progress.size
+    room = progress.size  # how many bytes have it
     while piece := answer.piece(PIECE):
+        if progress.size + len(piece) > room:
+            more = max((progress.whole or 0) - progress.size, 0) or BLOCK
+            make_room(more)
+            room = progress.size + more
         progress.add(piece)
         _check_size(progress.size)
         now = time.monotonic()
@@ -160,6 +165,8 @@ def _receive(answer: Answer, progress: _Progress) -> None:
             mark, marked = now, progress.size
     if progress.whole is not None and progress.size != progress.whole:
         raise Interrupted(f"was cut off by {answer.host} after {progress.size:,} of {progress.whole:,} bytes")
+    if not progress.size:
+        raise ValueError(f"was sent as an empty file by {answer.host}: expected a LoRA")
 
 
 def _check_speed(size: int, seconds: float, patience: Patience, host: str) -> None:

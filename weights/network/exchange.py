@@ -17,6 +17,7 @@ from urllib3.exceptions import HTTPError
 from weights.network.gate import PORTS, Place, admit, origin_of
 from weights.network.network import Network
 from weights.network.refusals import Interrupted
+from weights.network.slices import SlicedResponse
 
 MOST_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -90,8 +91,16 @@ def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answe
             if response.status not in REDIRECTS:
                 yield Answer(place.host, response, until)
                 return
-            url = urljoin(url, response.headers.get("Location", ""))
+            url = _redirected(url, place, response)
     raise ValueError(f"was redirected more than {MOST_REDIRECTS} times: expected an answer")
+
+
+def _redirected(url: str, place: Place, response: Response) -> str:
+    try:
+        return urljoin(url, response.headers.get("Location", ""))
+    except ValueError as error:
+        expected = "expected https://host/path"
+        raise ValueError(f"was redirected by {place.host} to a URL that cannot be read: {expected}") from error
 
 
 @contextlib.contextmanager
@@ -134,7 +143,8 @@ def _ask_once(
     except (HTTPError, OSError) as error:
         raise Interrupted(f"needs {place.host}, which cannot be reached", most=UNREACHABLE_RETRIES) from error
     connected = connection.sock  # the connection forgets it when the server says that this answer is the last
-    connected.settimeout(network.patience.silence)
+    connection.timeout = network.patience.silence  # which it gives to the socket with every request and answer
+    connection.response_class = SlicedResponse
     try:
         with _cut_off(connected, after=network.patience.silence):
             connection.request(

@@ -19,6 +19,8 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 SAFE_IN_TARGET = "/?&=%:@!$'()*+,;~-._[]"
 PRINTED_HOST = 100
+# neither of the internet nor anybody's, which older releases of Python take for global: RFC 6890, 7526 and 9637
+NOBODYS = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 
 # which Azure gives to every machine for a service of its own, though it is one of the internet's addresses
 AZURE = ipaddress.ip_address("168.63.129.16")
@@ -78,7 +80,8 @@ def _is_public_alone(address: Address) -> bool:
     carried = address in NAT64 or (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped)
     reserved = address.is_reserved and not carried  # these two are, though they can carry a public one
     site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
-    return address.is_global and not (address.is_multicast or reserved or site_local or address == AZURE)
+    nobodys = address == AZURE or any(address in network for network in NOBODYS)
+    return address.is_global and not (address.is_multicast or reserved or site_local or nobodys)
 
 
 def _inside(address: Address) -> tuple[Address, ...]:

@@ -24,7 +24,7 @@ class Patience:
     slowest: float = 100_000  # bytes in a second, on average over a `window`
     window: float = 60
     pauses: tuple[float, ...] = (1, 2, 4, 8, 16)  # before each repetition, and then no more
-    longest_pause: float = 60  # that a server may ask for
+    all_pauses: float = 60  # together, also where a server asks for longer ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,14 +34,15 @@ def persist(attempt: Callable[[int], Result], patience: Patience) -> Result:
 
     Raises ValueError with what interrupted the last one.
     """
-    end = time.monotonic() + patience.whole
+    end, paused = time.monotonic() + patience.whole, 0.0
     for number in range(len(patience.pauses) + 1):
         try:
             return attempt(number)
         except Interrupted as error:
             last = number >= min(len(patience.pauses), error.most if error.most is not None else number + 1)
             pause = 0.0 if last else _pause(patience.pauses[number], error.pause)
-            if last or pause > patience.longest_pause or time.monotonic() + pause > end:
+            paused += pause
+            if last or paused > patience.all_pauses or time.monotonic() + pause > end:
                 raise ValueError(f"{error}, {number + 1} times" if number else str(error)) from error
             _sleep(pause)
     raise AssertionError("the last attempt returns or raises")

@@ -9,9 +9,14 @@ from weights.grammar.records import CivitaiLora, HubLora, Link, Remote, Replicat
 from weights.network.network import Tokens
 
 NOBODY = ""  # who asks without a token or a signature
-# What the clouds' signed URLs add: Amazon's, Google's, CloudFront's and Azure's names
-SIGNING_PREFIXES = ("x-amz-", "x-goog-")
-SIGNING = frozenset({"signature", "expires", "key-pair-id", "policy", "awsaccesskeyid", "googleaccessid", "token"})
+# What the clouds' signed URLs add: Amazon's, Google's, Alibaba's, Volcengine's, Huawei's and Tencent's names
+SIGNING_PREFIXES = (
+    *("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-obs-", "x-cos-"),
+    *("q-sign", "q-ak", "q-key-time", "q-header-list", "q-url-param-list"),
+)
+CHANGING = "-process"  # with one of these prefixes: what the cloud makes of the file
+SIGNING = frozenset({"signature", "expires", "key-pair-id", "policy", "security-token"})
+SIGNING |= {"accesskeyid", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "token", "access_token", "api_key"}
 AZURE_MARK = "sig"
 AZURE = frozenset({"sig", "sv", "ss", "srt", "sr", "sp", "st", "se", "spr", "sip", "skoid", "sktid", "skt", "ske"})
 AZURE_MORE = frozenset({"sks", "skv"})
@@ -55,7 +60,8 @@ def _split_signature(url: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _signs(name: str, azure: frozenset[str]) -> bool:
-    return name in SIGNING or name in azure or name.startswith(SIGNING_PREFIXES)
+    prefixed = name.startswith(SIGNING_PREFIXES) and not name.endswith(CHANGING)
+    return name in SIGNING or name in azure or prefixed
 
 
 def _hash(value: object) -> str:

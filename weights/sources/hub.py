@@ -34,7 +34,7 @@ def find_on_hub(lora: HubLora, token: str, network: Network) -> Wanted:
     commit = quote(str(found.get("sha") or lora.revision), safe="")
     where = f"{network.hugging_face}/{repository}/resolve/{commit}/{quote(str(file['rfilename']))}"
     lfs = file.get("lfs")
-    sha256 = str(lfs.get("sha256", "")).lower() if isinstance(lfs, dict) else ""
+    sha256 = str(lfs.get("sha256") or "").lower() if isinstance(lfs, dict) else ""
     return Wanted(Question(where, token=token), sha256)
 
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lora.flux.layouts.forms import pair_of
+from lora.flux.layouts.forms import change_of
 from lora.flux.layouts.fusing import placed
 from lora.flux.layouts.origin import made_for
 from lora.flux.layouts.parts import Layer, sort_by_layer
 from lora.flux.layouts.places import find_place
-from lora.flux.layouts.record import FluxLora, Model, Pair, Place
-from lora.flux.layouts.size import refuse_growth
+from lora.flux.layouts.record import Change, FluxLora, Model, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +27,16 @@ def canonical(tensors: Mapping[str, Tensor]) -> FluxLora:
     ai-toolkit, sd-scripts, ComfyUI, Black Forest Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr), mixed or not.
 
     Raises ValueError with the end of a sentence that begins with the LoRA's name: a layer or part that FLUX.1 does not
-    have, half of a pair, parts that do not fit each other, a change that is no product of two matrices.
+    have, half of a pair, parts that do not fit each other, a change that is of no known form or infinite.
     """
-    pairs: dict[Model, dict[str, Pair]] = {"transformer": {}, "clip": {}, "t5": {}}
-    grown = 0
+    changes: dict[Model, dict[str, Change]] = {"transformer": {}, "clip": {}, "t5": {}}
     for found in _layers(tensors):
-        of_model = pairs[found.place.model]
-        for layer, pair in _pairs(found, tensors):
-            _refuse_other(of_model.setdefault(layer, pair), pair, layer)
-            grown += 0 if found.layer.is_plain else pair.numbers
-        refuse_growth(grown)
-    if not any(pairs.values()):
+        of_model = changes[found.place.model]
+        for layer, change in _changes(found, tensors):
+            _refuse_other(of_model.setdefault(layer, change), change, layer)
+    if not any(changes.values()):
         raise ValueError("changes nothing: expected a LoRA on layers of FLUX.1")
-    return FluxLora(**pairs)
+    return FluxLora(**changes)
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> Iterator[Found]:
@@ -57,17 +53,22 @@ def _layers(tensors: Mapping[str, Tensor]) -> Iterator[Found]:
             yield Found(layer, place)
 
 
-def _pairs(found: Found, tensors: Mapping[str, Tensor]) -> list[tuple[str, Pair]]:
-    pair = pair_of(found.layer)
-    if found.place.model != "transformer" and not (pair.up.any() and pair.down.any()):
+def _changes(found: Found, tensors: Mapping[str, Tensor]) -> list[tuple[str, Change]]:
+    change = change_of(found.layer)
+    if found.place.model != "transformer" and not all(tensor.any() for tensor in change.tensors):
         return []  # ComfyUI saves zeros for a text encoder that was not trained
+    if not all(tensor.isfinite().all() for tensor in change.tensors):
+        raise ValueError(f"has an alpha that makes {found.layer.name} infinite: it cannot be used")
     try:
-        return list(placed(pair, found.place))
+        return list(placed(change, found.place))
     except ValueError as error:
         raise ValueError(f"{error}{made_for(tensors)}") from error
 
 
-def _refuse_other(first: Pair, second: Pair, layer: str) -> None:
+def _refuse_other(first: Change, second: Change, layer: str) -> None:
     """Some files hold a layer in two layouts, which is well as long as it is the same."""
-    if first is not second and not (torch.equal(first.down, second.down) and torch.equal(first.up, second.up)):
+    if first is second:
+        return
+    is_like = type(first) is type(second) and len(first.tensors) == len(second.tensors)
+    if not is_like or not all(map(torch.equal, first.tensors, second.tensors)):
         raise ValueError(f"changes {layer} twice, in two ways: expected one")

@@ -1,12 +1,15 @@
-"""What form a layer's change has, and the pair of matrices that it comes to. Knows no names of layers."""
+"""What form a layer's change has. Knows no names of layers."""
 
-from lora.flux.layouts.loha import loha_pair
-from lora.flux.layouts.lokr import lokr_pair
+from collections.abc import Callable, Mapping
+
+from lora.flux.layouts.loha import loha_change
+from lora.flux.layouts.lokr import lokr_change
 from lora.flux.layouts.parts import Layer
 from lora.flux.layouts.plain import plain_pair
-from lora.flux.layouts.record import Pair
+from lora.flux.layouts.record import Change
 
-FORMS = {"lora": plain_pair, "hada": loha_pair, "lokr": lokr_pair}  # by what the parts' names begin with
+# By what the parts' names begin with.
+FORMS: Mapping[str, Callable[[Layer], Change]] = {"lora": plain_pair, "hada": loha_change, "lokr": lokr_change}
 # Why a layer with such a part is refused.
 REFUSED = {
     "magnitude": "is a DoRA, which depends on the weights it is worn on: expected a plain LoRA, a LoHa or a LoKr",
@@ -14,8 +17,8 @@ REFUSED = {
 }
 
 
-def pair_of(layer: Layer) -> Pair:
-    """Raises ValueError with the end of a sentence if a part is missing, does not fit or cannot be a pair."""
+def change_of(layer: Layer) -> Change:
+    """Raises ValueError with the end of a sentence if a part is missing, does not fit or is of no form that we know."""
     for part, reason in REFUSED.items():
         if part in layer.parts:
             raise ValueError(f"holds {layer.parts[part].key} and {reason}")

@@ -52,11 +52,6 @@ class Layer:
         parts = [*self.additions, *(part for name, part in self.parts.items() if name != "alpha")]
         return "magnitude" not in self.parts and not any(part.tensor.any() for part in parts)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is two matrices already."""
-        return "lora_down" in self.parts
-
     def matrix(self, part: str) -> Tensor:
         """One part in fp32; raises ValueError if it is missing or no matrix."""
         if part not in self.parts:

@@ -10,7 +10,7 @@ from lora.flux.layouts.xlabs import xlabs_place
 
 # What stands before a layer of the transformer, by what joins the parts of its name.
 PREFIXES = {
-    # fal; BFL's own checkpoints; ComfyUI; diffusers, PEFT, ai-toolkit, SimpleTuner; BFL and XLabs
+    # fal; BFL's own checkpoints; ComfyUI; diffusers, PEFT, ai-toolkit, SimpleTuner, OneTrainer; BFL and XLabs
     ".": ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", ""),
     # sd-scripts; OneTrainer; LyCORIS
     "_": ("lora_unet_", "lora_transformer_", "lycoris_"),

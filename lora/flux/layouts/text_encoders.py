@@ -4,14 +4,14 @@ import re
 
 from lora.flux.layouts.record import Place
 
-# What stands before a layer: of sd-scripts and OneTrainer joined by _, of diffusers and ComfyUI by dots.
+# What stands before a layer: joined by _ of sd-scripts and OneTrainer, by dots of diffusers, ComfyUI and OneTrainer.
 CLIP = {
     "_": ("lora_te1_", "lora_te_"),
-    ".": ("text_encoders.clip_l.transformer.", "text_encoder."),
+    ".": ("text_encoders.clip_l.transformer.", "text_encoder.", "clip_l."),
 }
 T5 = {
     "_": ("lora_te3_", "lora_te2_"),
-    ".": ("text_encoders.t5xxl.transformer.", "text_encoder_2."),
+    ".": ("text_encoders.t5xxl.transformer.", "text_encoder_2.", "t5."),
 }
 CLIP_PARTS = {
     **{f"self_attn.{part}_proj": f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")},

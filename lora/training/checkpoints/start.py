@@ -70,6 +70,8 @@ def find_start(given: str, *, into: Path, read_lora: ReadLora) -> Start:
     path = Path(given)
     if given == LATEST:
         return Start(is_latest=True)
+    if not _is_there(path):
+        return Start(lora=read_lora(given, named=NAMED).tensors)
     if (path / MANIFEST).is_file():
         return Start(checkpoint=_checkpoint(path))
     if path.is_dir():
@@ -126,6 +128,14 @@ def newest_of(identity: Json, log: Log) -> Checkpoint | None:
 def checkpoints_folder() -> Path:
     """Where all trainings of this machine keep their checkpoints."""
     return Path(os.environ.get(FOLDER_VARIABLE, DEFAULT_FOLDER)).expanduser()
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is one; a name too long for any file is no error, but the name of nothing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _checkpoint(folder: Path) -> Checkpoint:

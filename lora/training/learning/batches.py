@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.latents import PATCH
+from lora.flux.modulation import Conditions
 from lora.flux.prompt import Prompt
 from lora.training.learning.randomness import generator_for
 from lora.training.recipe.sigmas import Shift, SigmaRule
@@ -47,6 +48,15 @@ class Draws:
     shift: Shift
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A sample before its noise is drawn."""
+
+    prompt: Prompt
+    sigma: Tensor  # [1]
+    generator: torch.Generator  # of its noise
+
+
 class Batches:
     """Batch `index` of a training, for any index: each example once an epoch, in a new order each epoch.
 
@@ -73,17 +83,28 @@ class Batches:
         prompts, noise, sigmas = zip(*samples, strict=True)
         return Noised(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
 
+    def conditions(self, index: int, *, part: slice = slice(None)) -> Conditions | None:
+        """What `noised` has beside noise, which takes time to draw, and what single tokens are told."""
+        begun = [self._begun(example, index, place) for place, example in list(enumerate(self.examples(index)))[part]]
+        if not begun:
+            return None
+        return Conditions(torch.cat([each.sigma for each in begun]), torch.stack([e.prompt.pooled for e in begun]))
+
     def _sample(self, example: Example, index: int, place: int) -> tuple[Prompt, Tensor, Tensor]:
-        """Prompt, noise [C, H, W] and sigma [1]. T5's and CLIP's part of a caption are one record, and so are dropped
-        together."""
+        """Prompt, noise [C, H, W] and sigma [1]."""
+        begun = self._begun(example, index, place)
+        offset = torch.randn(len(example.latents), 1, 1, generator=begun.generator) * self._draws.offset_noise
+        noise = torch.randn(example.latents.shape, generator=begun.generator) + offset
+        return begun.prompt, noise, begun.sigma
+
+    def _begun(self, example: Example, index: int, place: int) -> _Begun:
+        """T5's and CLIP's part of a caption are one record, and so are dropped together."""
         draws, generator = self._draws, generator_for(self._seed, "sample", index, place)
         is_dropped = torch.rand(1, generator=generator).item() < draws.caption_dropout
-        channels, height, width = example.latents.shape
+        _, height, width = example.latents.shape
         mu = draws.shift.mu(height // PATCH * (width // PATCH))
         sigma = draws.sigma_rule.sample(1, mu=mu, generator=generator)
-        offset = torch.randn(channels, 1, 1, generator=generator) * draws.offset_noise
-        noise = torch.randn(example.latents.shape, generator=generator) + offset
-        return self._dataset.dropped if is_dropped else example.prompt, noise, sigma
+        return _Begun(self._dataset.dropped if is_dropped else example.prompt, sigma, generator)
 
     def _ordered(self, epoch: int) -> list[list[Example]]:
         generator, size = generator_for(self._seed, "order", epoch), self._batch_size

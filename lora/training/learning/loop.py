@@ -1,5 +1,6 @@
 """One step. Tensors in, LoRA weights changed in place; knows no file and prints nothing."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from lora.flux.engine.layers import is_fused
+from lora.flux.modulation import Conditions
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch, Batches
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
@@ -37,21 +40,31 @@ def take_step(
 ) -> Step:
     """The next step of a training: `gradient_accumulation` batches, each sample of which counts the same.
 
-    `is_to_stop` is asked when all of it is computed, so that a wish that comes meanwhile costs no further step.
+    `is_to_stop` is asked when all of it is under way, so that a wish that comes before costs no further step. The
+    device computes on while the host goes ahead, but for one moment: the optimizer may not step if gradients are not
+    finite, and what it takes to know that is read together with all else that the host needs.
     """
     first = state.step * recipe.gradient_accumulation
     indices = range(first, first + recipe.gradient_accumulation)
     sizes = {index: len(batches.examples(index)) for index in indices}
-    loss = 0.0
+    loss = torch.zeros((), device=transformer.device)
+
+    def conditions_of(index: int) -> Conditions | None:
+        return batches.conditions(index, part=team.part(len(batches.examples(index))))
+
     for index, size in sizes.items():
         noised = batches.noised(index, part=team.part(size))
         if noised is not None:
-            losses = losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
-            share = losses.sum() / sum(sizes.values())
-            share.backward()
-            loss += share.item()
+            with state.ahead.answering(index, conditions_of, guidance=TRAINING_GUIDANCE):
+                losses = losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
+                share = losses.sum() / sum(sizes.values())
+                share.backward()
+            loss += share.detach()
     sums = team.add_up(state.parameters, loss=loss, is_to_stop=is_to_stop())
-    return Step(sums.loss, state.update(), sums.are_to_stop)
+    total, wishes, norm = torch.stack([sums.loss, sums.wishes, state.clip()]).tolist()
+    is_finite = math.isfinite(norm)
+    state.update(is_finite=is_finite)
+    return Step(total, is_finite, wishes > 0)
 
 
 def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
@@ -59,7 +72,8 @@ def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tenso
     device = transformer.device
     batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
     noisy = point_on_path(batch.latents, noise, sigmas)
-    with torch.autocast(device.type, torch.bfloat16, enabled=transformer.dtype == torch.bfloat16):
+    is_mixed = transformer.dtype == torch.bfloat16 and not is_fused(transformer)  # PEFT's layers, in fp32
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
         predicted = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=TRAINING_GUIDANCE)
     return flow_losses(predicted, velocity_of_path(batch.latents, noise))
 

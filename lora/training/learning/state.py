@@ -8,6 +8,7 @@ from diffusers import FluxTransformer2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from lora.flux.modulation import ModulationAhead
 from lora.training.recipe.optimizers import Json, load_optimizer_state, make_optimizer, make_schedule, optimizer_state
 from lora.training.recipe.recipe import Recipe
 
@@ -32,16 +33,20 @@ class TrainingState:
         # reached by way of (1 + n) / (10 + n), so that a short training is not an average of nothing
         least = 0.0 if recipe.ema_warms_up else recipe.ema_decay
         self.average = EMAModel(self.parameters, decay=recipe.ema_decay, min_decay=least, foreach=True)
+        self.ahead = ModulationAhead(transformer, batch_size=recipe.batch_size)  # can be made anew: it is not saved
         self._max_grad_norm = recipe.max_grad_norm
         self.step = 0  # steps done, skipped ones among them
         self.skipped = 0
         self.skipped_in_a_row = 0
         self.is_whole = True  # false while it changes: an interruption may leave it half changed
 
-    def update(self) -> bool:
-        """Finish a step with the gradients that are there; False if they are not finite, and the step is skipped."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
-        is_finite = bool(torch.isfinite(norm))
+    def clip(self) -> Tensor:
+        """Scale the gradients that are there down to the largest norm over all layers; what it was, as a scalar on the
+        device."""
+        return nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
+
+    def update(self, *, is_finite: bool) -> None:
+        """Finish a step with the gradients that are there; if they are not finite, it is skipped."""
         self.is_whole = False
         if is_finite:
             self.optimizer.step()
@@ -52,7 +57,6 @@ class TrainingState:
         self.step += 1
         self.is_whole = True
         self.optimizer.zero_grad()
-        return is_finite
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Sums:
     """What all processes found in a step, added up."""
 
-    loss: float
-    are_to_stop: bool  # whether any process was asked to
+    loss: Tensor  # scalar, on the device
+    wishes: Tensor  # how many processes were asked to stop; scalar, on the device
 
 
 class Solo:
@@ -24,10 +24,10 @@ class Solo:
         """The places in a batch of so many samples that this process takes."""
         return slice(0, count)
 
-    def add_up(self, parameters: list[nn.Parameter], *, loss: float, is_to_stop: bool) -> Sums:
+    def add_up(self, parameters: list[nn.Parameter], *, loss: Tensor, is_to_stop: bool) -> Sums:
         """Make every process's gradients the sum of all; and so with loss and the wish to stop."""
         del parameters
-        return Sums(loss, is_to_stop)
+        return Sums(loss, torch.full_like(loss, is_to_stop))
 
 
 class Team(Solo):
@@ -41,21 +41,20 @@ class Team(Solo):
         start = self.rank * self._batch_size
         return slice(start, min(start + self._batch_size, count))
 
-    def add_up(self, parameters: list[nn.Parameter], *, loss: float, is_to_stop: bool) -> Sums:
+    def add_up(self, parameters: list[nn.Parameter], *, loss: Tensor, is_to_stop: bool) -> Sums:
         """Make every process's gradients the sum of all, in one call; and so with loss and the wish to stop.
 
         Raises RuntimeError if another process has ended.
         """
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-        extras = torch.tensor([loss, float(is_to_stop)], device=parameters[0].device)
+        extras = torch.stack([loss, torch.full_like(loss, is_to_stop)])
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), extras])
         try:
             torch.distributed.all_reduce(flat)
         except RuntimeError as error:  # in the words of gloo or NCCL
             raise RuntimeError("a process of the training is gone, as if killed: memory may have run out") from error
         self._give(parameters, flat[: -len(extras)])
-        loss, stops = flat[-len(extras) :].tolist()
-        return Sums(loss, stops > 0)
+        return Sums(*flat[-len(extras) :])
 
     def _give(self, parameters: list[nn.Parameter], flat: Tensor) -> None:
         for parameter, gradient in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):

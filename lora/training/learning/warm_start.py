@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora.dataset.wording import counted
 from lora.flux.layouts.canonical import canonical
-from lora.flux.layouts.record import Pair
+from lora.flux.layouts.record import Change, Pair
 from lora.flux.shapes import Shape
 from lora.training.learning.adapter import ADAPTER
 
@@ -19,12 +19,12 @@ from lora.training.learning.adapter import ADAPTER
 class Match:
     """What of a LoRA a training can begin with."""
 
-    pairs: Mapping[str, Pair]  # by names of layers
+    changes: Mapping[str, Change]  # by names of layers
     left_out: int  # layers of the LoRA that are not trained
 
     def line(self) -> str:
         """For a person."""
-        taken = counted(len(self.pairs), "layer")
+        taken = counted(len(self.changes), "layer")
         return f"begins with the LoRA of resume_from: {taken} taken, {self.left_out} left out"
 
 
@@ -38,14 +38,12 @@ def matched(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> Match
         given = canonical(tensors).transformer
     except ValueError as error:
         raise ValueError(f"resume_from cannot be begun with: the LoRA {error}") from error
-    pairs = {name: given[name] for name in shapes if name in given}
-    if not pairs:
+    changes = {name: given[name] for name in shapes if name in given}
+    if not changes:
         raise ValueError(f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which this training has")
-    for name, pair in pairs.items():
-        _refuse_misfit(name, pair, shapes[name])
-        if not (pair.down.isfinite().all() and pair.up.isfinite().all()):
-            raise ValueError(f"resume_from has {name} with an alpha that makes it infinite: it cannot be begun with")
-    return Match(pairs, len(given) - len(pairs))
+    for name, change in changes.items():
+        _refuse_misfit(name, change, shapes[name])
+    return Match(changes, len(given) - len(changes))
 
 
 @torch.no_grad()
@@ -57,18 +55,24 @@ def begin_with(transformer: FluxTransformer2DModel, tensors: Mapping[str, Tensor
     """
     layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, LoraLayer)}
     worn = {name: _halves(layer) for name, layer in layers.items() if ADAPTER in layer.lora_A}
-    for name, pair in matched(tensors, {name: halves.shape for name, halves in worn.items()}).pairs.items():
-        _fill(worn[name], pair)
+    for name, change in matched(tensors, {name: halves.shape for name, halves in worn.items()}).changes.items():
+        _fill(worn[name], change.pair())
 
 
 def _halves(layer: LoraLayer) -> Pair:
     return Pair(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)  # type: ignore[arg-type]
 
 
-def _refuse_misfit(name: str, pair: Pair, shape: Shape) -> None:
-    if pair.shape != shape:
-        found, expected = (f"{each.outputs} x {each.inputs}" for each in (pair.shape, shape))
+def _refuse_misfit(name: str, change: Change, shape: Shape) -> None:
+    if change.shape != shape:
+        found, expected = (f"{each.outputs} x {each.inputs}" for each in (change.shape, shape))
         raise ValueError(f"resume_from has {name} for {found} weights: expected {expected}")
+    try:
+        pair = change.pair()
+    except ValueError as error:
+        raise ValueError(f"resume_from has {name}, which {error}") from error
+    if not all(tensor.isfinite().all() for tensor in pair.tensors):
+        raise ValueError(f"resume_from has {name} with numbers that become infinite: it cannot be begun with")
 
 
 def _fill(worn: Pair, pair: Pair) -> None:

@@ -1,20 +1,23 @@
 """Plan how a training fits into memory: from numbers to a ladder of plans. Knows no model, no device and no library.
 
 Counted, and checked against what is allocated on a CPU: weights, the LoRA with its optimizer, and what autograd saves.
-Estimated, and not measured on CUDA: TRANSIENT_UNITS, WORKSPACE, VAE_BYTES_PER_PIXEL and the units of autocast, which
-were counted with tensors that hold no data.
+Estimated, and not measured on CUDA: TRANSIENT_UNITS, UNITS_IN_8_BITS, WORKSPACE, VAE_BYTES_PER_PIXEL and the units of
+autocast, which were counted with tensors that hold no data.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from typing import Any, Literal
 
+from lora.flux.engine.choices import AHEAD_BYTES, Engine, Recomputed
 from lora.flux.precision import Precision
+from lora.training.memory.activations import most_units, rungs
 
 Encoders = Literal["together", "in turn", "host"]
 ENCODERS: tuple[Encoders, ...] = ("together", "in turn", "host")  # from the fastest to the smallest
-Rung = tuple[Precision, bool, bool]  # precision, checkpointing, modulation on host
+Rung = tuple[Precision, Recomputed, bool]  # precision, what is recomputed, modulation on host
 
 GB = 1e9
 FP32, BF16 = 4, 2
@@ -25,16 +28,9 @@ NF4_LAYER = FP32 * (16 + 256 + 1)  # both tables of codes and a mean, of each la
 TIME_CHANNELS = 256
 
 LORA_BYTES = 3 * FP32  # of a parameter, beside the optimizer's: itself, its gradient, its average (EMA)
-# What autograd saves in a block with a LoRA on each linear layer, in units of batch x tokens x width values, text and
-# image alike. fp32, double block: input, norm and modulated norm of attention and of feed-forward 6; q and k before
-# their norms 2; q, k, v and output of attention 4; its two parts, copied where a batch has several images, 1; into and
-# out of GELU 8; what the two gates multiply 2. Single block: 3, 2, 4, into GELU 4, into proj_out 5, under the gate 1.
-# Under autocast norms work in fp32 (2 for 1), and each LoRA keeps its own copy of its input.
-DOUBLE_UNITS, SINGLE_UNITS = 23, 19
-AUTOCAST_DOUBLE_UNITS, AUTOCAST_SINGLE_UNITS = 29, 24
-OUTER_UNITS, AUTOCAST_OUTER_UNITS = 1, 2  # after the blocks
-INPUT_UNITS = 1  # a block's inputs, which are all that checkpointing saves
 TRANSIENT_UNITS = 12  # gradients on their way through the widest part of a block
+# A product of 8 bits, four times as wide as a block, in int32 and in fp32 at once, before it is rounded to bf16.
+UNITS_IN_8_BITS = 20
 WORKSPACE = 500_000_000  # of libraries, and what the allocator cannot use
 PIXELS_PER_TOKEN = 16 * 16
 VAE_BYTES_PER_PIXEL = 6 * 128 * BF16  # six maps of its first level at once
@@ -121,9 +117,10 @@ class Plan:
     """How the base is held, what is recomputed, where the encoders work; and the memory that this should take."""
 
     precision: Precision
-    checkpointing: bool
+    recomputed: Recomputed
     modulation_on_host: bool
     encoders: Encoders
+    engine: Engine
     peak_bytes: float
     free_bytes: float
 
@@ -136,13 +133,20 @@ class Plan:
         """What was left to the plan, as it is done."""
         return {
             "precision": self.precision,
-            "gradient_checkpointing": self.checkpointing,
+            "gradient_checkpointing": self.recomputed != "nothing",
+            "recomputed": self.recomputed,
             "modulation_on_host": self.modulation_on_host,
+            "engine": self.engine,
         }
 
     def line(self) -> str:
         """The plan in one line for a person; GB are 10^9 bytes."""
-        activations = "activations recomputed" if self.checkpointing else "activations kept"
+        activations = {
+            "nothing": "activations kept",
+            "pointwise": "activations recomputed as far as that is cheap",
+            "gelu": "activations recomputed but for attention",
+            "blocks": "activations recomputed",
+        }[self.recomputed]
         modulation = ", modulation layers in host memory" if self.modulation_on_host else ""
         places = {"together": "together", "in turn": "one at a time", "host": "in host memory"}
         peak = f"predicted peak {self.peak_bytes / GB:.1f} of {self.free_bytes / GB:.1f} GB free"
@@ -158,16 +162,24 @@ def plans(
     on_gpu: bool,
     precision: Precision | Literal["auto"],
     checkpointing: bool | None,
+    engine: Engine,
 ) -> tuple[Plan, ...]:
-    """The best plan that fits, and all below it: where memory runs out after all, the next is worth a try.
+    """The best plan that fits, and those below it that need less: where memory runs out after all, the next is worth a
+    try.
 
     `precision` and `checkpointing` are a person's wish ("auto" and None if there is none), which every plan grants.
     Where nothing fits, the smallest plan alone.
     """
-    rungs = _gpu_rungs(precision, checkpointing) if on_gpu else _cpu_rungs(precision, checkpointing)
-    ladder = [_plan(demand, rung, free_bytes=free_bytes, on_gpu=on_gpu) for rung in rungs]
-    fitting = (place for place, plan in enumerate(ladder) if plan.fits)
-    return tuple(ladder[next(fitting, -1) :])
+    ways = _gpu_rungs(precision, checkpointing, engine) if on_gpu else _cpu_rungs(precision, checkpointing)
+    every = [_plan(demand, rung, free_bytes=free_bytes, on_gpu=on_gpu, engine=engine) for rung in ways]
+    fitting = (place for place, plan in enumerate(every) if plan.fits)
+    return _descending(every[next(fitting, -1) :])
+
+
+def _descending(ladder: list[Plan]) -> tuple[Plan, ...]:
+    """Without those that need more than one before them; where the encoders need most, all need the same."""
+    smallest = accumulate((plan.peak_bytes for plan in ladder[:-1]), min, initial=math.inf)
+    return tuple(plan for plan, least in zip(ladder, smallest, strict=True) if plan.peak_bytes <= least)
 
 
 def weight_bytes(shape: Shape, *, precision: Precision, modulation_on_host: bool, on_gpu: bool) -> float:
@@ -187,61 +199,60 @@ def lora_bytes(parameters: int, *, optimizer_bytes: float) -> float:
     return parameters * (LORA_BYTES + optimizer_bytes)
 
 
-def activation_bytes(demand: Demand, *, checkpointing: bool, autocast: bool) -> float:
-    """What autograd keeps at the most, with a LoRA on each linear layer of the blocks: of all blocks, or the inputs of
-    all and the whole of one."""
+def activation_bytes(demand: Demand, *, recomputed: Recomputed, value_bytes: int, is_autocast: bool) -> float:
+    """What autograd keeps at the most, with a LoRA on each linear layer of the blocks; of values of so many bytes."""
     shape = demand.shape
-    double, single, outer = (
-        (AUTOCAST_DOUBLE_UNITS, AUTOCAST_SINGLE_UNITS, AUTOCAST_OUTER_UNITS)
-        if autocast
-        else (DOUBLE_UNITS, SINGLE_UNITS, OUTER_UNITS)
+    units = most_units(
+        doubles=shape.num_layers, singles=shape.num_single_layers, recomputed=recomputed, is_autocast=is_autocast
     )
-    units = outer + shape.num_layers * double + shape.num_single_layers * single
-    if checkpointing:
-        units = outer + (shape.num_layers + shape.num_single_layers) * INPUT_UNITS + double
-    return units * _unit_bytes(demand, autocast=autocast)
+    return units * _unit_bytes(demand, value_bytes)
 
 
-def _gpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None) -> list[Rung]:
-    """From the best to the smallest. Time is given up before precision; left to itself, all of it."""
+def _gpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None, engine: Engine) -> list[Rung]:
+    """From the best to the smallest. Time is given up before precision."""
     precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
-    choices = (False, True) if checkpointing is None else (checkpointing,)
-    slowest = choices[-1]
     return [
         (held, recomputed, on_host)
-        for held, recomputed, on_host in product(precisions, choices, (False, True))
-        if recomputed == slowest or (held == precisions[0] and not on_host)
+        for held, on_host in product(precisions, (False, True))
+        for recomputed in (rungs(engine, held) if checkpointing is None else (_asked(checkpointing),))
     ]
 
 
 def _cpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None) -> list[Rung]:
-    return [("fp32" if precision == "auto" else precision, bool(checkpointing), False)]
+    return [("fp32" if precision == "auto" else precision, _asked(checkpointing), False)]
 
 
-def _plan(demand: Demand, rung: Rung, *, free_bytes: float, on_gpu: bool) -> Plan:
-    precision, checkpointing, on_host = rung
+def _asked(checkpointing: bool | None) -> Recomputed:
+    return "blocks" if checkpointing else "nothing"
+
+
+def _plan(demand: Demand, rung: Rung, *, free_bytes: float, on_gpu: bool, engine: Engine) -> Plan:
+    precision, recomputed, on_host = rung
     encoders = _encoders(demand, free_bytes) if on_gpu else "together"
-    training = _training_bytes(demand, rung, on_gpu=on_gpu)
+    training = _training_bytes(demand, rung, on_gpu=on_gpu, engine=engine)
     peak = max(training, _encoding_bytes(demand, encoders))
-    return Plan(precision, checkpointing, on_host, encoders, peak, free_bytes)
+    return Plan(precision, recomputed, on_host, encoders, engine, peak, free_bytes)
 
 
-def _training_bytes(demand: Demand, rung: Rung, *, on_gpu: bool) -> float:
-    precision, checkpointing, on_host = rung
-    autocast = precision == "bf16" or (on_gpu and precision != "fp32")
+def _training_bytes(demand: Demand, rung: Rung, *, on_gpu: bool, engine: Engine) -> float:
+    precision, recomputed, on_host = rung
+    value = BF16 if precision == "bf16" or (on_gpu and precision != "fp32") else FP32
+    is_autocast = engine == "plain" and value == BF16
     base = weight_bytes(demand.shape, precision=precision, modulation_on_host=on_host, on_gpu=on_gpu)
     lora = lora_bytes(demand.lora_parameters, optimizer_bytes=demand.optimizer_bytes)
-    copies = demand.lora_parameters * BF16 if autocast else 0
-    activations = activation_bytes(demand, checkpointing=checkpointing, autocast=autocast)
-    transient = TRANSIENT_UNITS * _unit_bytes(demand, autocast=autocast)
-    largest = 6 * demand.shape.width**2 * (BF16 if autocast else FP32)  # of a weight that is made anew, or visits
+    copies = demand.lora_parameters * value if engine == "fast" or is_autocast else 0
+    activations = activation_bytes(demand, recomputed=recomputed, value_bytes=value, is_autocast=is_autocast)
+    in_8_bits = UNITS_IN_8_BITS if on_gpu and precision == "int8" else 0
+    transient = (TRANSIENT_UNITS + in_8_bits) * _unit_bytes(demand, value)
+    largest = 6 * demand.shape.width**2 * value  # of a weight that is made anew, or visits
     visiting = largest if on_host or precision in ("int8", "nf4") else 0
-    return base + lora + copies + activations + transient + visiting + WORKSPACE
+    ahead = AHEAD_BYTES if on_host else 0
+    return base + lora + copies + activations + transient + visiting + ahead + WORKSPACE
 
 
-def _unit_bytes(demand: Demand, *, autocast: bool) -> int:
+def _unit_bytes(demand: Demand, value_bytes: int) -> int:
     tokens = demand.image_tokens + demand.text_tokens
-    return demand.batch_size * tokens * demand.shape.width * (BF16 if autocast else FP32)
+    return demand.batch_size * tokens * demand.shape.width * value_bytes
 
 
 def _encoders(demand: Demand, free_bytes: float) -> Encoders:

@@ -59,7 +59,8 @@ def make_optimizer(
     if name == "adagrad":
         return torch.optim.Adagrad(parameters, lr=rate, eps=epsilon, weight_decay=weight_decay)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=rate, betas=BETAS, eps=epsilon, weight_decay=weight_decay)
+    fused = all(parameter.is_cuda for parameter in parameters) or None  # one kernel for many parameters
+    return kind(parameters, lr=rate, betas=BETAS, eps=epsilon, weight_decay=weight_decay, fused=fused)
 
 
 def make_schedule(name: str, optimizer: Optimizer, *, steps: int) -> LRScheduler:
@@ -118,7 +119,8 @@ def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], va
         else:
             del optimizer.state[parameter]  # it never had a gradient
     for group, saved_options in zip(optimizer.param_groups, options, strict=True):
-        group.update(saved_options)
+        how = {"fused": group["fused"]} if "fused" in group else {}  # by this device: the state is of it
+        group.update(saved_options | how)
 
 
 def _of_bitsandbytes(

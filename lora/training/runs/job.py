@@ -10,6 +10,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from lora.dataset.encoding import EncodedDataset
+from lora.flux.engine.blocks import compute_blocks
+from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import load_transformer
 from lora.training.checkpoints.start import Beginning
 from lora.training.checkpoints.store import CheckpointStore
@@ -56,11 +58,9 @@ def run_job(
 
     Raises torch.OutOfMemoryError if the plan does not fit, and what `Session` raises.
     """
-    transformer = _transformer(job, plan)
+    transformer = _transformer(job, plan, beginning)
     if transformer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    if beginning.lora is not None:
-        begin_with(transformer, beginning.lora)
     trained, held_out = _parted(job, dataset)
     draws, size = _draws(job), job.recipe.batch_size * team.size
     batches = Batches(trained, batch_size=size, draws=draws, seed=job.recipe.seed)
@@ -76,13 +76,22 @@ def run_job(
     return session.outcome(stopped) if team.rank == 0 else None
 
 
-def _transformer(job: Job, plan: Plan) -> FluxTransformer2DModel:
-    """Held as planned, wearing a LoRA that changes nothing yet."""
+def _transformer(job: Job, plan: Plan, beginning: Beginning) -> FluxTransformer2DModel:
+    """Held and computing as planned, wearing a LoRA that changes nothing yet, or the one to begin with."""
     transformer = load_transformer(job.base, held(plan))
     add_lora(transformer, layers=job.layers, rank=job.recipe.lora_rank, seed=job.recipe.seed)
-    if plan.checkpointing:
-        transformer.enable_gradient_checkpointing()
+    if beginning.lora is not None:
+        begin_with(transformer, beginning.lora)
+    if plan.engine == "fast":
+        fuse_lora(transformer)
+    compute_blocks(transformer, plan.recomputed, are_compiled=_is_compiled(plan, transformer.device))
     return transformer
+
+
+def _is_compiled(plan: Plan, device: torch.device) -> bool:
+    """On a CPU it takes longer than it saves; layers whose weights are rounded, or visit, were not tried in graphs."""
+    is_plain_linear = plan.precision in ("fp32", "bf16") and not plan.modulation_on_host
+    return plan.engine == "fast" and device.type == "cuda" and is_plain_linear
 
 
 def _parted(job: Job, dataset: EncodedDataset) -> Parted:

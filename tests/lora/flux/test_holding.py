@@ -13,8 +13,9 @@ from peft.tuners.lora import bnb as peft_bnb
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lora.flux.holding import INDEX, WEIGHTS, Held, load_transformer
-from lora.flux.linears import HostLinear, Int8Linear, Nf4Linear
+from lora.flux.eight_bit import Int8Linear, W8A8Linear
+from lora.flux.holding import IN_BLOCK, INDEX, MODULATION, WEIGHTS, Held, load_transformer
+from lora.flux.linears import HostLinear, Nf4Linear
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
@@ -35,6 +36,7 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
 EVERY_WAY = [(precision, on_host) for precision in PRECISIONS for on_host in (False, True)]
 SIGMAS = torch.tensor([0.1, 0.4, 0.6, 0.9])
+LINEAR_LAYERS = 2 * 14 + 4 * 6  # in the blocks of tiny-flux
 MODULATION_LAYERS = 2 * 2 + 4  # of tiny-flux: two in each double block, one in each single block
 
 
@@ -53,6 +55,13 @@ def of_the_world():
     examples = world(tiny_pipeline(), count=len(SIGMAS))
     latents = torch.stack([example.latents for example in examples])
     return Question(latents, Prompt.stack([example.prompt for example in examples]), noise_like(latents))
+
+
+@pytest.fixture(scope="module")
+def one_of_the_world(of_the_world):
+    """One picture and the first words of its prompt, as a CPU multiplies 8 bits slowly."""
+    prompt = Prompt(of_the_world.prompt.tokens[:1, :64], of_the_world.prompt.pooled[:1])
+    return Question(of_the_world.latents[:1], prompt, of_the_world.noise[:1])
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,17 @@ def loaded(base: Path, precision: str, on_host: bool) -> FluxTransformer2DModel:
     return load_transformer(base, Held(precision, on_host, CPU))
 
 
+def multiplying_in_8_bits(base: Path) -> FluxTransformer2DModel:
+    """Held in int8 as on a GPU that multiplies it: all but the modulation layers round their inputs, too."""
+    transformer, plain = loaded(base, "int8", False), loaded(base, "fp32", False)
+    for name, layer in plain.named_modules():
+        if isinstance(layer, nn.Linear) and IN_BLOCK.match(name) and not MODULATION.fullmatch(name):
+            rounded = W8A8Linear(layer, dtype=torch.float32)
+            rounded.hold(layer.weight, device=CPU, dtype=torch.float32)
+            transformer.set_submodule(name, rounded)
+    return transformer
+
+
 def worn(transformer, *, spread=0.02):
     """With a LoRA that does something, on each layer that can wear one."""
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
@@ -105,10 +125,11 @@ def worn(transformer, *, spread=0.02):
 
 
 def loss_of(transformer, question):
-    share = SIGMAS.view(-1, 1, 1, 1)
+    sigmas = SIGMAS[: len(question.latents)]
+    share = sigmas.view(-1, 1, 1, 1)
     noisy = (1 - share) * question.latents + share * question.noise
     with torch.autocast("cpu", torch.bfloat16, enabled=transformer.dtype == torch.bfloat16):
-        velocity = predict_velocity(transformer, noisy, sigmas=SIGMAS, prompt=question.prompt, guidance=1.0)
+        velocity = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=question.prompt, guidance=1.0)
     return (velocity.float() - (question.noise - question.latents)).square().mean()
 
 
@@ -126,7 +147,7 @@ def base_storage(transformer):
         if isinstance(module, HostLinear):
             held[f"{name} on the host"] = module.host_weight.clone()
         if isinstance(module, Int8Linear):
-            held[f"{name} scales"] = weight.SCB.clone()
+            held[f"{name} scales"] = module.scales.clone()
         if isinstance(module, Nf4Linear):
             held[f"{name} scales"] = weight.quant_state.absmax.clone()
     return held
@@ -136,7 +157,7 @@ def rounded(layer):
     """The weights that a quantised layer stands for."""
     weight = layer.weight
     if isinstance(layer, Int8Linear):
-        return weight.data.float() * weight.SCB.unsqueeze(1) / 127
+        return weight.data.float() * layer.scales.unsqueeze(1)
     return dequantize_4bit(weight.data, weight.quant_state)
 
 
@@ -239,6 +260,64 @@ def test_every_lora_learns_in_about_the_direction_of_full_precision(
     assert cosine_between(found, full_gradients) > cosine
 
 
+def test_multiplied_in_8_bits_loss_and_learning_are_about_those_of_full_precision(one_of_the_world):
+    question = one_of_the_world
+    found, expected = worn(multiplying_in_8_bits(TINY_FLUX)), worn(loaded(TINY_FLUX, "fp32", False))
+    losses = [loss_of(transformer, question).item() for transformer in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    found, expected = gradients_of(found, question), gradients_of(expected, question)
+    assert cosine_between(found, expected) > 0.99
+    apart = {name: cosine_between({name: found[name]}, {name: expected[name]}) for name in found}
+    assert min(apart.values()) > 0.9, min(apart, key=apart.get)
+
+
+def test_multiplied_in_8_bits_each_layer_answers_and_hands_on_gradients_nearly_as_the_plain_one(one_of_the_world):
+    """On what the layers of tiny-flux really see, and on the gradients that come back to them."""
+    plain, rounded = worn(loaded(TINY_FLUX, "fp32", False)), multiplying_in_8_bits(TINY_FLUX)
+    layers = {name: each for name, each in rounded.named_modules() if isinstance(each, W8A8Linear)}
+    assert len(layers) == LINEAR_LAYERS - MODULATION_LAYERS
+    for name, seen in seen_by(plain, layers, one_of_the_world).items():
+        x = seen.x.clone().requires_grad_()
+        answer = layers[name](x)
+        answer.backward(seen.gradient)
+        base = plain.get_submodule(name).base_layer
+        assert (answer - base(seen.x)).norm() < 0.03 * base(seen.x).norm(), name
+        expected = seen.gradient.double() @ base.weight.double()
+        assert torch.cosine_similarity(x.grad.flatten(), expected.flatten(), dim=0) > 0.999, name
+
+
+@dataclass
+class Seen:
+    """What a layer saw, and the gradient that came back to its answer."""
+
+    x: Tensor
+    gradient: Tensor | None = None
+
+
+def seen_by(transformer, names, question):
+    """What layers see in the loss of a question, by their names."""
+    seen = {}
+
+    def note(name):
+        def hook(_module, inputs, answer):
+            seen[name] = Seen(inputs[0].detach())
+            answer.register_hook(lambda gradient: setattr(seen[name], "gradient", gradient))
+
+        return hook
+
+    for name in names:
+        transformer.get_submodule(name).register_forward_hook(note(name))
+    loss_of(transformer, question).backward()
+    return seen
+
+
+def test_multiplied_in_8_bits_recomputed_activations_give_gradients_of_the_same_bits(base, tiny):
+    transformer = worn(multiplying_in_8_bits(base))
+    kept = gradients_of(transformer, tiny)
+    transformer.enable_gradient_checkpointing()
+    assert_equal(gradients_of(transformer, tiny), kept)
+
+
 @pytest.mark.parametrize("on_host", [False, True])
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
 def test_rounding_the_weights_is_all_that_quantising_does(base, precision, on_host, tiny):
@@ -254,10 +333,9 @@ def test_rounding_the_weights_is_all_that_quantising_does(base, precision, on_ho
         assert cosine_between({name: found[name]}, {name: expected[name]}) > 0.9999, name
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("int8", "Linear8bitLt"), ("nf4", "Linear4bit")])
-def test_peft_knows_quantised_layers_for_what_they_are(base, precision, kind):
-    transformer = worn(loaded(base, precision, False))
-    wrapped = [layer for layer in transformer.modules() if isinstance(layer, getattr(peft_bnb, kind))]
+def test_peft_knows_the_layers_of_bitsandbytes_for_what_they_are(base):
+    transformer = worn(loaded(base, "nf4", False))
+    wrapped = [layer for layer in transformer.modules() if isinstance(layer, peft_bnb.Linear4bit)]
     assert len(wrapped) == LAYERS
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lora.flux.linears import HostLinear, Int8Linear, Nf4Linear
+from lora.flux.eight_bit import Int8Linear
+from lora.flux.linears import HostLinear, Nf4Linear
 
 CPU = torch.device("cpu")
 INPUTS, OUTPUTS = 96, 40  # no multiple of a block of 64

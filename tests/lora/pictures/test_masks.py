@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from lora.pictures import colors
-from lora.pictures.masks import black_and_white, open_mask
+from lora.pictures.masks import black_and_white, fit_mask, open_mask
+from lora.pictures.size import Size
 from tests.tiny import encoded, write
 
 LEFT = np.repeat([[True] * 48 + [False] * 48], 80, axis=0)  # what is meant, [80, 96]
@@ -72,3 +73,20 @@ def test_a_mask_is_turned_as_its_exif_says(tmp_path):
 def test_what_is_no_image_is_refused(tmp_path, content, reason):
     with pytest.raises(ValueError, match=reason):
         open_mask(write(tmp_path / "mask.png", content))
+
+
+@pytest.mark.parametrize("size", [Size(128, 96), Size(1000, 750), Size(96, 96), Size(64, 48)])
+@pytest.mark.parametrize("enlarged", [1, 2])
+def test_a_small_spot_is_still_there_at_any_size(size, enlarged):
+    """D17: as it is when the mask is larger than the image, and when parts of that are cut off."""
+    mask = Image.new("L", (1000 * enlarged, 750 * enlarged))
+    mask.paste(255, (500, 400, 503, 403))
+    fitted = fit_mask(mask, Size(1000, 750), size)
+    assert fitted.size == (size.width, size.height)
+    numbers = np.asarray(fitted)
+    assert set(np.unique(numbers)) == {0, 255}
+    assert (numbers > 0).sum() <= 16
+
+
+def test_gray_below_the_middle_is_black():
+    assert fit_mask(Image.new("L", (96, 80), 100), Size(96, 80), Size(48, 40)).getextrema() == (0, 0)

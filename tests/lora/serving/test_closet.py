@@ -78,4 +78,4 @@ def test_a_file_that_cannot_be_read_is_not_remembered(tensors):
 def test_what_is_no_lora_of_flux_is_refused_in_one_sentence():
     with pytest.raises(ValueError) as error:
         Closet().lora("a", Reader("a", {}))
-    assert_one_sentence(error.value, "the LoRA changes nothing")
+    assert_one_sentence(error.value, "changes nothing")

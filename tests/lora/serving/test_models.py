@@ -44,7 +44,8 @@ def other(tmp_path):
 
 def drawn(model, *, outfit=(), **changes):
     changes = {"aspect_ratio": "custom", "custom_size": (64, 64), "num_inference_steps": 2} | changes
-    return np.asarray(next(model.draw(request(**changes), None, outfit)))
+    (image,) = model.draw(request(**changes), None, outfit)
+    return np.asarray(image)
 
 
 def too_much(*_, **__):
@@ -59,7 +60,7 @@ def test_a_base_is_loaded_once(models, other):
 
 def test_what_one_base_wears_another_does_not(models, other, lora):
     bare = drawn(models.model(TINY_FLUX))
-    worn = drawn(models.model(other), outfit=[Worn("a", lora, 1.0)])
+    worn = drawn(models.model(other), outfit=[Worn("a", lora, 1.0, "a")])
     assert not np.array_equal(worn, bare)
     assert np.array_equal(drawn(models.model(TINY_FLUX)), bare)
 
@@ -82,7 +83,7 @@ def test_all_are_sound_or_none_is(models, other, lora):
     """A base that does not come back as it was, here because somebody wrote on it, is told of."""
     models.model(TINY_FLUX)
     second = models.model(other)
-    list(second.draw(request(num_inference_steps=1), None, [Worn("a", lora, 1.0)]))
+    list(second.draw(request(num_inference_steps=1), None, [Worn("a", lora, 1.0, "a")]))
     assert models.are_sound
     original = next(iter(second._wardrobe._originals.values()))  # no public way spoils it
     original.weight[0, 0] += 1
@@ -120,9 +121,29 @@ def test_without_memory_to_draw_in_8_bits_these_are_let_go(model, monkeypatch):
     drawn(model, go_fast=True)
 
 
+def test_a_cancel_as_the_8_bit_transformer_is_taken_out_leaves_the_next_image_plain(model, monkeypatch):
+    plain, before = model.pipeline.transformer, drawn(model)
+    whole, cancels = type(model.pipeline).__setattr__, [KeyboardInterrupt]
+
+    def cancelled(self, name, value):
+        if value is plain and self.transformer is not plain and cancels:
+            raise cancels.pop()
+        whole(self, name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.pipeline), "__setattr__", cancelled)
+        with pytest.raises(KeyboardInterrupt):
+            drawn(model, go_fast=True)
+        assert model.pipeline.transformer is not plain
+    assert np.array_equal(drawn(model), before)
+    fast = drawn(model, go_fast=True)
+    assert not np.array_equal(fast, before)
+    assert np.array_equal(drawn(model), before)
+
+
 def test_a_lora_that_does_not_fit_is_refused_and_the_next_image_is_drawn(model):
     before = drawn(model)
     misfit = canonical(random_lora(tiny_transformer()))
-    with pytest.raises(ValueError, match="made for another model"):
-        drawn(model, outfit=[Worn("misfit", misfit, 1.0)])
+    with pytest.raises(ValueError, match=r"^loras\[1\] 'a.tar' was made for another model"):
+        drawn(model, outfit=[Worn("misfit", misfit, 1.0, "loras[1] 'a.tar'")])
     assert np.array_equal(drawn(model), before)

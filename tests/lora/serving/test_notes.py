@@ -47,6 +47,12 @@ def test_a_mask_that_lets_nothing_be_drawn_is_said(pipeline):
     assert note == "the mask is black everywhere, so the image stays as it is"
 
 
+def test_a_mask_that_is_black_only_as_it_is_drawn_with_is_said(pipeline):
+    """D17: gray, which counts as black."""
+    (note,) = said(pipeline, source(Image.new("L", (64, 64), 100)), aspect_ratio="1:1")
+    assert note == "the mask is black everywhere, so the image stays as it is"
+
+
 def test_an_image_that_decides_the_shape_is_said(pipeline):
     (note,) = said(pipeline, source(), width=64, height=64, aspect_ratio="custom")
     assert note == "the shape of the image counts, not width and height"

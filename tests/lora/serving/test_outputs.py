@@ -16,7 +16,7 @@ SETTINGS = {"prompt": "a photo of TOK, größer 狐", "lora": [["abc", 0.5]], "m
 
 
 def saved(folder, *, settings=SETTINGS, count=1, **changes):
-    request = dataclasses.replace(plain_request("x"), **changes)
+    request = dataclasses.replace(plain_request("x"), num_outputs=count, **changes)
     images = {place: noisy_picture(seed=place) for place in range(count)}
     return save_images(images, request, settings, into=folder)
 
@@ -31,6 +31,11 @@ def test_a_file_has_its_format_and_the_settings_can_be_read_back(tmp_path, outpu
 
 def test_each_image_has_its_own_seed(tmp_path):
     assert [settings_in(path)["seed"] for path in saved(tmp_path, count=3, seed=40)] == [40, 41, 42]
+
+
+def test_the_seed_of_an_image_is_one_that_can_be_asked_for_again(tmp_path):
+    """2**32 is none."""
+    assert [settings_in(path)["seed"] for path in saved(tmp_path, count=2, seed=2**32 - 1)] == [2**32 - 1, 0]
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpg"])

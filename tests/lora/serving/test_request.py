@@ -114,6 +114,10 @@ def test_a_seed_is_kept_and_one_that_is_not_given_is_new_each_time():
     assert checked(seed=2**32 - 1).seed == 2**32 - 1
 
 
+def test_after_the_largest_seed_comes_0_so_that_every_seed_can_be_asked_for():
+    assert checked(seed=2**32 - 2, num_outputs=4).seeds == (2**32 - 2, 2**32 - 1, 0, 1)
+
+
 def test_a_quarter_of_a_megapixel_is_half_of_each_side():
     assert checked(megapixels="0.25").size(native=1024) == (512, 512)
     assert checked(megapixels="0.25", aspect_ratio="16:9").size(native=1024) == (672, 384)

@@ -5,7 +5,8 @@ import torch
 
 from lora.flux.layouts.canonical import canonical
 from lora.serving import wardrobe as wardrobe_module
-from lora.serving.wardrobe import Wardrobe, Worn
+from lora.serving.wardrobe import Scaled, Wardrobe, Worn, _write
+from tests.lora.flux.layouts.made import KOHYA, loha, lokr
 from tests.tiny import assert_one_sentence, random_lora, tiny_pipeline
 
 LAYER = "transformer_blocks.0.attn.to_q"
@@ -47,7 +48,7 @@ def wear(wardrobe, loras):
 
 
 def worn(tensors, *, name, scale=1.0):
-    return Worn(name, canonical(tensors), scale)
+    return Worn(name, canonical(tensors), scale, f"loras[1] {name!r}")
 
 
 def drawn(pipeline):
@@ -125,6 +126,38 @@ def test_the_same_lora_twice_is_worn_twice(pipeline, wardrobe, loras):
     assert torch.allclose(drawn(pipeline), twice, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loras_of_all_forms_together_are_rounded_once(dtype):
+    """Two plain ones, a LoKr and a LoHa on one layer, in any order."""
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randn(24, 16, generator=generator).to(dtype)
+    forms = [(KOHYA, 1.0), (lokr, -0.5), (loha, 2.0), (KOHYA, 0.5)]
+    scaled, exact = [], original.double()
+    for form, scale in forms:
+        tensors, change = form("lora_unet_double_blocks_0_img_mlp_0", 24, 16, generator)
+        scaled.append(Scaled(next(iter(canonical(tensors).transformer.values())), scale))
+        exact = exact + scale * change()
+    weight = torch.empty_like(original)
+    _write(weight, original, scaled)
+    eps = torch.finfo(dtype).eps
+    assert ((weight.double() - exact).abs() <= eps / 2 * exact.abs() + 1e-5).all()
+    assert not torch.equal(weight, original)
+
+
+@pytest.mark.parametrize("before", [{}, {"b": 1.0}])
+def test_a_lora_that_makes_weights_infinite_is_refused_and_the_base_is_back(
+    pipeline, wardrobe, wear, loras, base, before
+):
+    wear(**before)
+    huge = {name: torch.full_like(tensor, 1e30) for name, tensor in loras["a"].items()}
+    with pytest.raises(ValueError) as error:
+        wardrobe.wear([worn(loras["c"], name="c"), worn(huge, name="huge")])
+    assert_one_sentence(
+        error.value, "loras[1] 'c' with loras[1] 'huge' makes weights of the model infinite", "expected"
+    )
+    assert torch.equal(drawn(pipeline), base)
+
+
 def test_wearing_nothing_is_the_base_bit_for_bit(pipeline, wardrobe, wear, base):
     wear(a=1.0, b=0.5)
     wardrobe.wear([])
@@ -184,7 +217,7 @@ def test_a_misfit_is_refused_and_leaves_on_what_was_worn(pipeline, wardrobe, wea
     tensors, found = misfits(loras["a"])[kind]
     with pytest.raises(ValueError) as error:
         wardrobe.wear([worn(loras["c"], name="c"), worn(tensors, name="misfit", scale=scale)])
-    assert_one_sentence(error.value, "the LoRA was made for another model", found)
+    assert_one_sentence(error.value, "loras[1] 'misfit' was made for another model", found)
     assert torch.equal(drawn(pipeline), before)
 
 

@@ -231,6 +231,22 @@ def test_many_references_leave_few_locks(tmp_path):
     assert [path.name for path in store.folder.iterdir()] == ["abc.lock"]
 
 
+def test_a_miss_goes_when_it_is_old_and_a_file_stays(tmp_path):
+    """Who guesses names leaves no file for each."""
+    store = a_store(tmp_path, fresh_seconds=60)
+    put(store, OTHER)
+    for key in (KEY, THIRD):
+        with store.locked(key) as entry:
+            entry.miss("")
+    used(store, KEY, 0)
+    used(store, OTHER, 0)
+    with store.locked("d" * 64) as entry:
+        entry.miss("")
+    assert not (store.folder / f"{KEY}.json").exists()
+    assert (store.folder / f"{THIRD}.json").exists()
+    assert get(store, OTHER) == b"content"
+
+
 KEEPING = """
 import hashlib, sys
 from pathlib import Path

@@ -97,6 +97,7 @@ def test_a_repository_on_hugging_face(reference):
         ("https://huggingface.co/o/r/tree/main/sub", HubLora("o/r", "main", "sub")),
         ("hf://o/r/x.safetensors", HubLora("o/r", "main", "x.safetensors")),
         ("hf://o/r@v1/d/x.safetensors", HubLora("o/r", "v1", "d/x.safetensors")),
+        ("hf://o/r@refs/pr/1/x.safetensors", HubLora("o/r", "refs/pr/1", "x.safetensors")),
     ],
 )
 def test_a_file_on_hugging_face_with_its_revision(reference, expected):
@@ -163,7 +164,13 @@ def test_a_data_uri_is_kept_whole(reference):
     assert parse_reference(reference) == Inline(reference)
 
 
-@pytest.mark.parametrize("reference", ["/a/x.safetensors", "x.tar", "./a b/x.tgz", "../x.tar.gz", "X.SAFETENSORS"])
+@pytest.mark.parametrize("reference", ["../../secret/x.safetensors", "a/../../x.tar", "/a/../x.tgz"])
+def test_a_path_that_climbs_is_refused(reference):
+    """C17."""
+    assert "is a path that climbs: expected one without .." in refusal(reference)
+
+
+@pytest.mark.parametrize("reference", ["/a/x.safetensors", "x.tar", "./a b/x..tgz", "X.SAFETENSORS"])
 def test_what_ends_like_a_file_is_a_file(reference):
     assert parse_reference(reference) == LocalFile(Path(reference))
 

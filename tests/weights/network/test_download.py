@@ -387,3 +387,24 @@ def test_room_is_made_before_a_byte_is_written(tmp_path):
         download(Wanted(Question(it.url)), tmp_path / "file", no_room, a_network(it))
     assert sizes == [len(CONTENT)]
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_room_is_made_for_every_further_block_of_a_file_whose_length_nobody_says(tmp_path, monkeypatch):
+    """C41: else a cache outgrows its limit and the disk its reserve."""
+    monkeypatch.setattr(room, "BLOCK", 300_000)
+    monkeypatch.setattr(room, "PIECE", 50_000)
+    sizes = []
+
+    def no_room_for_a_third(size):
+        sizes.append(size)
+        if len(sizes) > 2:
+            raise OSError("no room")
+
+    def reply(request, _):
+        send_head(request, 200)
+        request.wfile.write(CONTENT)
+
+    with service(reply) as it, pytest.raises(OSError, match="no room"):
+        download(Wanted(Question(it.url)), tmp_path / "file", no_room_for_a_third, a_network(it))
+    assert sizes == [300_000] * 3
+    assert (tmp_path / "file").stat().st_size <= 600_000

@@ -1,5 +1,6 @@
 """A question and its answer: redirects are checked one by one, and tokens go nowhere else; C26, C28."""
 
+import ctypes
 import shutil
 import socket
 import ssl
@@ -98,6 +99,13 @@ def test_a_redirect_to_another_server_of_this_machine_is_refused():
     assert inner.asked == []
 
 
+@pytest.mark.parametrize("target", ["http://[::1", "//[x]/y", "https://h\u2100.example/"])
+def test_a_redirect_to_what_is_no_url_is_refused_in_a_sentence_of_ours(target):
+    with service(lambda request, _: redirect(request, target.encode().decode("latin-1"))) as it:
+        message = refusal(Question(f"{it.url}/a"), a_network(it))
+    assert "expected https://host/path" in message or "expected one in ASCII letters" in message
+
+
 def test_a_token_is_dropped_for_good_at_another_origin():
     def come_back(request, _):
         if request.path == "/back":
@@ -151,7 +159,7 @@ def test_the_head_of_an_answer_may_not_drip():
     """Each byte alone comes in time."""
 
     def drip(request, _):
-        for sign in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000:
+        for sign in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40:
             request.wfile.write(bytes([sign]))
             time.sleep(0.1)
 
@@ -160,6 +168,60 @@ def test_the_head_of_an_answer_may_not_drip():
         with pytest.raises(Interrupted, match="no answer"):
             body(Question(it.url), a_network(it))
     assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize("silent_before", ["head", "body"])
+def test_a_server_may_be_silent_for_longer_than_connecting_may_take(silent_before):
+    def reply(request, _):
+        if silent_before == "head":
+            time.sleep(0.5)
+        send_head(request, 200, Content_Length="5")
+        request.wfile.flush()
+        if silent_before == "body":
+            time.sleep(0.5)
+        request.wfile.write(b"hello")
+
+    with service(reply) as it:
+        network = a_network(it, patience=replace(HASTY, connecting=0.2, silence=2))
+        assert body(Question(it.url), network) == (200, b"hello")
+
+
+def test_a_silent_server_is_left_in_the_middle_of_a_body():
+    def reply(request, _):
+        send_head(request, 200, Content_Length="10")
+        request.wfile.write(b"hello")
+        request.wfile.flush()
+        time.sleep(1)
+
+    with service(reply) as it, ask(Question(it.url), a_network(it), attempt=0) as answer:
+        assert answer.piece(10) == b"hello"
+        begun = time.monotonic()
+        with pytest.raises(Interrupted, match="cut off"):
+            answer.piece(10)
+        assert 0.4 < time.monotonic() - begun < 0.9
+
+
+class Cancelled(BaseException):
+    """As Cog's cancellation, which it throws into the thread of a job."""
+
+
+def test_a_job_can_be_ended_while_a_server_is_silent():
+    ended = []
+
+    def job(network):
+        try:
+            body(Question(*network.trusted), network)
+        except Cancelled:
+            ended.append(time.monotonic())
+
+    with silent_port() as url:
+        thread = threading.Thread(target=job, args=(a_network(url, patience=replace(HASTY, silence=4)),))
+        thread.start()
+        time.sleep(0.1)
+        cancelled = time.monotonic()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Cancelled))
+        thread.join()
+    assert ended[0] - cancelled < 1
 
 
 def test_what_is_no_http_is_no_answer():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.services import HASTY
+from weights.network.network import Patience
 from weights.network.refusals import Interrupted, NotThere, persist
 
 
@@ -57,6 +58,17 @@ def test_a_pause_that_would_pass_the_end_is_not_made():
         persist(attempt, replace(HASTY, whole=1))
     assert len(made) == 1
     assert time.monotonic() - begun < 1
+
+
+def test_all_pauses_that_a_server_asks_for_are_one_minute_together(monkeypatch):
+    """C25: five times the longest one would be five minutes of a prediction."""
+    naps = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    attempt, made = failing(100, pause=25)
+    with pytest.raises(ValueError, match="was cut off, 3 times"):
+        persist(attempt, Patience())
+    assert len(made) == 3
+    assert sum(naps) == pytest.approx(50)
 
 
 def test_a_long_pause_is_many_short_ones(monkeypatch):

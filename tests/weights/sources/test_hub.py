@@ -97,4 +97,5 @@ def test_an_answer_of_another_form_is_no_crash(siblings):
 
 
 def test_a_file_without_lfs_has_no_digest():
-    assert find(HubLora("o/r"), siblings=[{"rfilename": "x.safetensors"}])[1].sha256 == ""
+    for more in ({}, {"lfs": None}, {"lfs": {"sha256": None}}):
+        assert find(HubLora("o/r"), siblings=[{"rfilename": "x.safetensors", **more}])[1].sha256 == ""

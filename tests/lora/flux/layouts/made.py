@@ -79,6 +79,15 @@ def bfl_layers(shapes: Shapes) -> Layers:
     yield from ((ours, [theirs]) for ours, theirs in OUTSIDE.items() if theirs in shapes)
 
 
+def onetrainer_layers(shapes: Shapes) -> Layers:
+    """As those of the first FLUX.1, but for fused ones: each part for itself, numbered."""
+    for layer, parts in bfl_layers(shapes):
+        if len(parts) > 1:
+            yield from ((f"{layer}.{place}", [part]) for place, part in enumerate(parts))
+        else:
+            yield "img_in.proj" if layer == "img_in" else layer, parts
+
+
 def xlabs_layers(shapes: Shapes) -> Layers:
     """Those that x-flux trains."""
     for index in range(38):
@@ -190,6 +199,7 @@ LAYOUTS = {
     "XLabs": Layout(xlabs_layers, "{}".format, pair("down.weight", "up.weight")),
     "XLabs by ComfyUI": Layout(xlabs_layers, "diffusion_model.{}".format, pair("down.weight", "up.weight")),
     "OneTrainer": Layout(diffusers_layers, joined("lora_transformer_"), KOHYA),
+    "OneTrainer with dots": Layout(onetrainer_layers, "transformer.{}".format, KOHYA),
     "LoHa by kohya": Layout(bfl_layers, joined("lora_unet_"), loha),
     "LoHa by LyCORIS": Layout(diffusers_layers, joined("lycoris_"), loha),
     "LoKr by kohya": Layout(bfl_layers, joined("lora_unet_"), lokr),

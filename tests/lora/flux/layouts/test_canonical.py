@@ -9,6 +9,7 @@ from tests.lora.flux.layouts.made import LAYOUTS, RANK
 from tests.tiny import assert_one_sentence, random_lora, tiny_transformer
 
 EXACT = 1e-5
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def assert_changes(pairs, changes):
     """Every change is that of the file, and no other layer is changed."""
     assert pairs.keys() == changes.keys()
     for layer, change in changes.items():
-        found = pairs[layer].up.double() @ pairs[layer].down.double()
+        found = pairs[layer].matrix(CPU).double()
         assert (found - change).norm() <= EXACT * change.norm(), layer
 
 
@@ -42,7 +43,7 @@ def test_every_change_is_alpha_over_rank_times_b_a(layout, shapes):
     assert_changes(canonical(made.tensors).transformer, made.changes)
 
 
-@by_layout("diffusers", "kohya", "OneTrainer", "LoKr by LyCORIS")
+@by_layout("diffusers", "kohya", "OneTrainer", "OneTrainer with dots", "LoKr by LyCORIS")
 def test_every_linear_layer_of_flux_has_a_name_in_the_layout(layout, shapes):
     assert canonical(layout.make(shapes).tensors).transformer.keys() == shapes.keys()
 
@@ -50,8 +51,8 @@ def test_every_linear_layer_of_flux_has_a_name_in_the_layout(layout, shapes):
 @by_layout()
 def test_all_is_in_fp32_whatever_the_file_has(layout, shapes):
     tensors = {name: tensor.bfloat16() for name, tensor in layout.make(shapes).tensors.items()}
-    for pair in canonical(tensors).transformer.values():
-        assert pair.down.dtype == pair.up.dtype == torch.float32
+    for change in canonical(tensors).transformer.values():
+        assert {tensor.dtype for tensor in change.tensors} == {torch.float32}
 
 
 @by_layout()
@@ -147,3 +148,17 @@ def test_the_final_modulation_of_the_first_flux_has_its_halves_the_other_way_rou
     name = "lora_transformer_norm_out_linear"
     tensors = {f"{name}.lora_down.weight": torch.ones(1, 32), f"{name}.lora_up.weight": rows}
     assert torch.equal(canonical(tensors).transformer["norm_out.linear"].up, rows)
+
+
+@pytest.mark.parametrize("layer", ["diffusion_model.final_layer.adaLN_modulation.1", "final_layer.adaLN_modulation.1"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_final_modulation_without_two_halves_is_refused(layer, rows):
+    message = refusal({f"{layer}.lora_A.weight": torch.ones(2, 32), f"{layer}.lora_B.weight": torch.ones(rows, 2)})
+    assert message == f"is for {rows} x 32 weights of norm_out.linear: expected rows in two halves"
+
+
+def test_an_alpha_that_makes_it_infinite_is_refused_by_the_layer():
+    name = "lora_unet_double_blocks_0_img_mlp_0"
+    tensors = {f"{name}.lora_down.weight": torch.ones(1, 32), f"{name}.lora_up.weight": torch.full((128, 1), 1e5)}
+    message = refusal(tensors | {f"{name}.alpha": torch.tensor(1e38)})
+    assert message == f"has an alpha that makes {name} infinite: it cannot be used"

@@ -150,6 +150,12 @@ def test_a_path_to_nothing_is_refused(tmp_path):
     assert refused(tmp_path / "nothing.tar", tmp_path).startswith("resume_from ")
 
 
+def test_a_name_too_long_for_any_file_is_no_error_of_the_system(tmp_path):
+    message = refused("x" * 300, tmp_path)
+    assert message.startswith("resume_from '...xxx")
+    assert "is no reference to a LoRA" in message
+
+
 def test_a_compressed_tar_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
         tar.add(write(tmp_path / "a.txt", b"a"), "a.txt")

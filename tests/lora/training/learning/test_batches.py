@@ -152,3 +152,16 @@ def test_sigma_moves_with_the_size_of_the_picture_if_the_rule_says_so():
     for side in (16, 64):
         (noised,) = noised_of(numbered_dataset((side, side)), count=1, rule=rule)
         assert torch.logit(noised.sigmas).item() == pytest.approx(SHIFT.mu((side // 2) ** 2), abs=1e-3)
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(1, 2), slice(2, 4)])
+def test_what_a_batch_is_told_as_a_whole_can_be_had_without_its_noise(part):
+    """Of three samples or two, dropped captions among them, also of a part that is empty."""
+    draws = Draws(SigmaRule(None, 1.0, 0.0), 0.1, 0.5, SHIFT)
+    batches = Batches(numbered_dataset(*[(4, 6)] * 5), batch_size=3, draws=draws, seed=0)
+    for index in range(6):
+        noised, conditions = batches.noised(index, part=part), batches.conditions(index, part=part)
+        assert (noised is None) == (conditions is None)
+        if noised is not None and conditions is not None:
+            assert torch.equal(conditions.sigmas, noised.sigmas)
+            assert torch.equal(conditions.pooled, noised.batch.prompt.pooled)

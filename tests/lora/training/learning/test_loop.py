@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora.flux.latents import pack
 from lora.flux.prompt import Prompt
@@ -212,3 +213,44 @@ def test_the_same_seed_trains_the_same_lora():
     first, again, other = lora_parameters(first), lora_parameters(again), lora_parameters(other)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+class Reads(TorchDispatchMode):
+    """Which numbers the host reads of tensors, one by one or as a list: on a GPU it waits for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.seen.append(args[0])
+        return func(*args, **kwargs or {})
+
+
+def test_the_host_waits_for_the_device_once_a_step(monkeypatch):
+    """Before the optimizer steps, which it may not do if gradients are not finite; for all batches together."""
+    transformer, recipe = tiny_lora_transformer(), a_recipe(gradient_accumulation=3)
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+    drawn = [batches.noised(index) for index in range(3)]  # before: what is read there is the host's own
+    monkeypatch.setattr(batches, "noised", lambda index, **_: drawn[index])
+    lists, whole, until_then = [], torch.Tensor.tolist, []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (lists.append(tensor), whole(tensor))[1])
+    with Reads() as reads:
+        state.optimizer.register_step_pre_hook(lambda *_: until_then.extend([*reads.seen]))
+        take_step(transformer, state, batches, recipe, team=Solo())
+    assert len([each for each in lists if each.is_floating_point()]) == 1  # others are orders of examples
+    assert until_then == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_says_so_and_teaches_nothing(value):
+    transformer, recipe = tiny_lora_transformer(), a_recipe()
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+    before = snapshot(lora_parameters(transformer))
+    state.parameters[-1].register_hook(lambda gradient: gradient * value)
+    step = take_step(transformer, state, batches, recipe, team=Solo())
+    assert not step.is_finite
+    assert step.loss > 0
+    assert (state.step, state.skipped) == (1, 1)
+    assert all(torch.equal(value, before[name]) for name, value in lora_parameters(transformer).items())

@@ -169,7 +169,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value):
     for parameter in state.parameters:
         parameter.grad = torch.ones_like(parameter)
     state.parameters[0].grad[0, 0] = value
-    assert not state.update()
+    assert not state.clip().isfinite()
+    state.update(is_finite=False)
     assert [name for name, tensor in everything(state)[0].items() if not torch.equal(tensor, tensors[name])] == []
     counts = {"step": 4, "skipped": 1, "skipped_in_a_row": 1}
     assert state.values() == {**values, **counts}

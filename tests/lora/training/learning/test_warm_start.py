@@ -9,6 +9,7 @@ from lora.flux.kohya import kohya_tensors
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.warm_start import begin_with, matched
 from lora.training.recipe.layers import block_layers
+from tests.lora.flux.layouts.made import loha, lokr
 from tests.tiny import (
     LAYERS,
     assert_one_sentence,
@@ -179,9 +180,25 @@ def test_a_dora_is_no_plain_lora_and_is_refused(lora):
     assert_one_sentence(error.value, "lora_magnitude_vector", "is a DoRA", "expected a plain LoRA")
 
 
+@pytest.mark.parametrize("form", [loha, lokr])
+def test_a_loha_or_lokr_is_begun_with_as_the_lora_that_it_comes_to(form):
+    name = "transformer_blocks.0.attn.to_q"
+    tensors, change = form(f"transformer.{name}", 32, 32, torch.Generator().manual_seed(0))
+    changes = changes_in(begun(tensors, rank=16))
+    assert torch.allclose(changes[name].double(), change(), atol=1e-5)
+
+
+def test_a_lokr_of_a_rank_that_no_layer_has_is_refused_by_the_layer():
+    name = "transformer_blocks.0.attn.to_q"
+    tensors = {f"transformer.{name}.lokr_w1": torch.ones(8, 8), f"transformer.{name}.lokr_w2_a": torch.ones(4, 9)}
+    with pytest.raises(ValueError) as error:
+        begun(tensors | {f"transformer.{name}.lokr_w2_b": torch.ones(9, 4)}, rank=4)
+    assert_one_sentence(error.value, f"resume_from has {name}, which comes to the rank 72: expected at most 32")
+
+
 def test_an_alpha_that_makes_it_infinite_is_refused(lora):
     alphas = {name.replace(".lora_A.weight", ".alpha"): torch.tensor(3e38) for name in lora if ".lora_A." in name}
     large = {name: tensor * 1e3 for name, tensor in lora.items()}
-    with pytest.raises(ValueError, match="alpha that makes it infinite") as error:
+    with pytest.raises(ValueError, match=r"an alpha that makes .* infinite") as error:
         begun(large | alphas, rank=4)
-    assert_one_sentence(error.value, "resume_from has transformer_blocks.0")
+    assert_one_sentence(error.value, "resume_from cannot be begun with: the LoRA has", "transformer_blocks.0")

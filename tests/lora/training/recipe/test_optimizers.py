@@ -259,3 +259,35 @@ def test_the_state_of_another_optimizer_is_refused():
 
 def test_adagrad_without_its_state_is_refused():
     refused("adagrad", lambda tensors, values: (tensors.clear(), values["numbers"].clear()))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+def test_a_state_of_a_gpus_one_kernel_goes_on_without_it_and_the_other_way_round(name, kind):
+    """Each goes on in its own way, and learns what it would have learned: rounding apart, they are the same steps."""
+
+    def fused(trained):
+        return kind(trained, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, fused=True)
+
+    def plain(trained):
+        return made(name, trained)
+
+    for one, other in ((fused, plain), (plain, fused)):
+        results = []
+        for makers in ((one, other), (one, one)):
+            trained = parameters()
+            optimizer = makers[0](trained)
+            schedule = make_schedule("constant", optimizer, steps=STEPS)
+            train(optimizer, schedule, trained, range(5))
+            going_on = makers[1](trained)
+            own = going_on.param_groups[0]["fused"]
+            load_optimizer_state(going_on, *through_files(*optimizer_state(optimizer)))
+            assert going_on.param_groups[0]["fused"] is own
+            schedule.optimizer = going_on
+            train(going_on, schedule, trained, range(5, 10))
+            results.append(trained)
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_kernel_of_a_gpu_is_asked_for_on_a_cpu():
+    assert made("adamw", parameters()).param_groups[0]["fused"] is None

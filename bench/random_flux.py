@@ -1,0 +1,159 @@
+"""FLUX with random weights of its real shape, made on the device that it works on; and random inputs for it.
+
+How fast a model is does not depend on what it knows. Zeros would be faster than it is: they draw less power.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from lora.dataset.encoding import EncodedDataset, Example
+from lora.flux.holding import Held, hold_transformer
+from lora.flux.prompt import TEXT_TOKENS, Prompt
+from lora.flux.shapes import Shape
+from weights.bases import WEIGHTS
+
+TINY = WEIGHTS / "tiny-flux"
+SPREAD = 0.02  # of weights
+VAE_FACTOR = 8  # pixels of a latent
+LATENT_CHANNELS = 16
+FEW_TOKENS = 16
+Config = Mapping[str, Any]
+Part = TypeVar("Part", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The shape of each part, by the names of diffusers and transformers, and the length of texts."""
+
+    transformer: Config
+    vae: Config
+    clip: Config
+    t5: Config
+    text_tokens: int
+
+
+# From the config.json files of black-forest-labs/FLUX.1-dev. Vocabularies are those of the published tokenizers.
+DEV = Sizes(
+    transformer={
+        **{"patch_size": 1, "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "guidance_embeds": True},
+        **{"attention_head_dim": 128, "num_attention_heads": 24, "axes_dims_rope": (16, 56, 56)},
+        **{"joint_attention_dim": 4096, "pooled_projection_dim": 768},
+    },
+    vae={
+        **{"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": LATENT_CHANNELS},
+        **{"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4},
+        **{"use_quant_conv": False, "use_post_quant_conv": False, "sample_size": 1024},
+        **{"scaling_factor": 0.3611, "shift_factor": 0.1159},
+    },
+    clip={
+        **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+        **{"max_position_embeddings": 77, "projection_dim": 768, "vocab_size": 49408},
+    },
+    t5={
+        **{"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24, "vocab_size": 32128},
+        **{"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "is_encoder_decoder": False, "use_cache": False},
+    },
+    text_tokens=TEXT_TOKENS,
+)
+
+
+def tiny_sizes() -> Sizes:
+    """Those of weights/tiny-flux, with a block of each kind and short texts, for a small configuration."""
+    parts = ("transformer", "vae", "text_encoder", "text_encoder_2")
+    transformer, vae, clip, t5 = (json.loads((TINY / part / "config.json").read_text()) for part in parts)
+    transformer |= {"num_layers": 1, "num_single_layers": 1}
+    return Sizes(transformer, vae, clip, t5, FEW_TOKENS)
+
+
+def random_transformer(sizes: Sizes, held: Held) -> FluxTransformer2DModel:
+    """Held as a training or a server holds it: weights normal with deviation 0.02, biases 0, norms 1; always the same
+    on the same kind of device, whatever the precision."""
+
+    def source(shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+        generator = torch.Generator(held.device).manual_seed(0)
+        for name, shape in shapes.items():
+            yield name, _parameter(name, shape, generator)
+
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(dict(sizes.transformer))
+    return hold_transformer(transformer, source, held)
+
+
+def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    dtype = torch.bfloat16  # as FLUX is published
+    if len(shape) == 1:
+        value = 0.0 if name.endswith("bias") else 1.0
+        return torch.full(shape, value, device=generator.device, dtype=dtype)
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype).mul_(SPREAD)
+
+
+def random_text_encoders(
+    sizes: Sizes, device: torch.device, dtype: torch.dtype
+) -> tuple[CLIPTextModel, T5EncoderModel]:
+    """CLIP and T5, as transformers initialises them."""
+    with _seeded(), device:
+        clip = CLIPTextModel._from_config(CLIPTextConfig(**sizes.clip), dtype=dtype)
+        t5 = T5EncoderModel._from_config(T5Config(**sizes.t5), dtype=dtype)
+    return _frozen(clip), _frozen(t5)
+
+
+def random_pipeline(sizes: Sizes, transformer: FluxTransformer2DModel) -> FluxPipeline:
+    """All of FLUX around a transformer, on its device and in its precision; tokenizers and scheduler are those of the
+    embedded base."""
+    device, dtype = transformer.device, transformer.dtype
+    clip, t5 = random_text_encoders(sizes, device, dtype)
+    with _seeded(), device:
+        vae = _frozen(AutoencoderKL.from_config(dict(sizes.vae))).to(dtype)
+    parts = {"transformer": transformer, "vae": vae, "text_encoder": clip, "text_encoder_2": t5}
+    pipeline = FluxPipeline.from_pretrained(TINY, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def random_dataset(sizes: Sizes, *, side: int, count: int, dtype: torch.dtype) -> EncodedDataset:
+    """Examples of square pictures of `side` pixels, on the CPU as an encoded data set is; prompts are in `dtype`."""
+    generator = torch.Generator().manual_seed(0)
+    latent_side = side // VAE_FACTOR
+    examples = []
+    for number in range(count):
+        latents = torch.randn(LATENT_CHANNELS, latent_side, latent_side, generator=generator)
+        examples.append(Example(latents, random_prompt(sizes, generator, dtype), content=str(number)))
+    return EncodedDataset(tuple(examples), dropped=examples[0].prompt)
+
+
+def random_prompt(sizes: Sizes, generator: torch.Generator, dtype: torch.dtype) -> Prompt:
+    """What no text would be encoded as, of its sizes."""
+    tokens = torch.randn(sizes.text_tokens, sizes.transformer["joint_attention_dim"], generator=generator)
+    pooled = torch.randn(sizes.transformer["pooled_projection_dim"], generator=generator)
+    return Prompt(tokens.to(dtype), pooled.to(dtype))
+
+
+def random_lora(layers: Mapping[str, Shape], *, rank: int, seed: int) -> dict[str, Tensor]:
+    """The tensors of a LoRA's file in bf16, on the layers of these names; how strong it is means nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in layers.items():
+        for half, size in (("lora_A", (rank, shape.inputs)), ("lora_B", (shape.outputs, rank))):
+            values = torch.randn(size, generator=generator).mul_(SPREAD)
+            tensors[f"transformer.{name}.{half}.weight"] = values.bfloat16()
+    return tensors
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def _frozen(module: Part) -> Part:
+    module.requires_grad_(False)
+    return module.eval()

@@ -1,0 +1,244 @@
+"""What a device can do at all, in the shapes that FLUX.1 has: matrix products in bf16, fp8 and int8, attention forward
+and backward, copies. Their times, added up over the blocks, are the practical floor of a training step.
+
+No contender but the hardware. Operands are random, and rotate among several, so that none is left in a cache.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import fmean
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bench.clocks import as_line, clock_readings, median_mhz
+from bench.machine import machine
+from bench.products import PRODUCTS, Product, is_possible
+from bench.report import asked_of, keep, table
+from bench.timing import seconds_each
+from lora.flux.loading import device
+
+TEXT = 512  # tokens
+SIDES = {512: 1024, 768: 2304, 1024: 4096}  # pixels of a square picture, and its tokens
+DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38
+# In and out of the layers: q, k, v or what comes of them, all three at once, into and out of GELU; of single blocks
+# q, k, v and the way into GELU at once, and the way out.
+OUT, QKV, UP, DOWN, SINGLE_IN, SINGLE_OUT = (
+    (3072, 3072),
+    (3072, 9216),
+    (3072, 12288),
+    (12288, 3072),
+    (3072, 21504),
+    (15360, 3072),
+)
+SHAPES = (OUT, QKV, UP, DOWN, SINGLE_IN, SINGLE_OUT)
+BATCH = 4  # 6144 and 18432 rows are four pictures of 512 and of 1024 px
+ROWS = (TEXT, 1024, 1536, 2304, 2816, 4096, 4608, 6144, 18432)
+HEADS, HEAD_WIDTH = 24, 128
+BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "any": None}
+SETS = 3  # of operands, which rotate
+COPIED = 2**30  # bytes
+ON_DEVICE = "copy on the device"
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    rows: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+    tokens: tuple[int, ...]
+    batches: tuple[int, ...]
+    copied: int
+    warm_ups: int
+    rounds: int
+
+
+FULL = Extent(ROWS, SHAPES, (1536, 2816, 4608), (1, BATCH), COPIED, 20, 50)
+SMALL = Extent((32, 64), ((48, 96), (96, 48)), (64,), (1,), 2**16, 1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one thing took."""
+
+    what: str
+    way: str  # forward, or the gradient of what went in
+    size: tuple[int, ...]  # rows, in, out of a product; batch, tokens of attention; bytes of a copy
+    seconds: float | None  # None where the device refuses
+    refusal: str = ""
+
+    @property
+    def work(self) -> float:
+        """FLOP of products and attention (backward 2.5 times: five products for two), bytes of copies, which on the
+        device are both read and written."""
+        if self.what.startswith("attention"):
+            batch, tokens = self.size
+            return 4 * batch * HEADS * tokens**2 * HEAD_WIDTH * (1.0 if self.way == "forward" else 2.5)
+        if self.what.startswith("copy"):
+            return self.size[0] * (2.0 if self.what == ON_DEVICE else 1.0)
+        rows, inputs, outputs = self.size
+        return 2.0 * rows * inputs * outputs
+
+
+def main() -> None:
+    """Measure, keep the numbers, print a table."""
+    arguments = asked_of("rates", __doc__, small="a few tiny shapes, to see that it runs").parse_args()
+    extent, where = SMALL if arguments.small else FULL, device()
+    with clock_readings() as clock:
+        rates = [*_products(extent, where), *_attentions(extent, where), *_copies(extent, where)]
+    numbers = {
+        **{"machine": machine("torch"), "extent": asdict(extent), "sm_mhz": median_mhz(clock)},
+        **{"rates": [asdict(rate) for rate in rates], "floors": floors(rates)},
+    }
+    path = keep(numbers, name="rates", output=arguments.output)
+    print(f"wrote {path}\n{as_line([median_mhz(clock)])}\n\n{as_markdown(rates)}")
+
+
+def _products(extent: Extent, where: torch.device) -> Iterator[Rate]:
+    for product in PRODUCTS:
+        if is_possible(product, where):
+            for inner in extent.shapes:
+                for rows in extent.rows:
+                    yield from _both_ways(product, rows, inner, extent, where)
+
+
+def _both_ways(
+    product: Product, rows: int, shape: tuple[int, int], extent: Extent, where: torch.device
+) -> Iterator[Rate]:
+    """x W^T of x [rows, in] and W [out, in]; and g W of g [rows, out]."""
+    inputs, outputs = shape
+    size = (rows, inputs, outputs)
+    forward = partial(product.operands, rows, inputs, outputs, where, is_forward=True)
+    backward = partial(product.operands, rows, outputs, inputs, where, is_forward=False)
+    yield _rate(product.name, "forward", size, forward, product.multiply, extent, where)
+    yield _rate(product.name, "backward", size, backward, product.multiply, extent, where)
+
+
+def _rate(
+    what: str,
+    way: str,
+    size: tuple[int, ...],
+    operands: Callable[[], tuple[Tensor, ...]],
+    task: Callable[..., object],
+    extent: Extent,
+    where: torch.device,
+) -> Rate:
+    try:
+        sets = [operands() for _ in range(SETS)]
+        rounds = seconds_each(
+            lambda number: task(*sets[number % SETS]), where, warm_ups=extent.warm_ups, rounds=extent.rounds
+        )
+    except RuntimeError as error:  # a layout or a size that its libraries do not know
+        return Rate(what, way, size, None, str(error).splitlines()[0])
+    return Rate(what, way, size, fmean(rounds))
+
+
+def _attentions(extent: Extent, where: torch.device) -> Iterator[Rate]:
+    names = BACKENDS if where.type == "cuda" else ("any",)
+    for name in names:
+        for batch in extent.batches:
+            for tokens in extent.tokens:
+                operands = partial(_attended, batch, tokens, where)
+                attend = partial(_attend, BACKENDS[name])
+                size = (batch, tokens)
+                yield _rate(f"attention, {name}", "forward", size, operands, attend, extent, where)
+                ready = partial(_attention_result, attend, operands)
+                yield _rate(f"attention, {name}", "backward", size, ready, _gradients, extent, where)
+
+
+def _attended(batch: int, tokens: int, where: torch.device) -> tuple[Tensor, ...]:
+    shape = (batch, HEADS, tokens, HEAD_WIDTH)
+    return tuple(torch.randn(shape, device=where, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+
+
+def _attend(backend: SDPBackend | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if backend is None:
+        return functional.scaled_dot_product_attention(q, k, v)
+    with sdpa_kernel(backend):
+        return functional.scaled_dot_product_attention(q, k, v)
+
+
+def _attention_result(attend: Callable[..., Tensor], operands: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    qkv = operands()
+    result = attend(*qkv)
+    return result, torch.randn_like(result), *qkv
+
+
+def _gradients(result: Tensor, grad: Tensor, *qkv: Tensor) -> None:
+    torch.autograd.grad(result, qkv, grad, retain_graph=True)
+
+
+def _copies(extent: Extent, where: torch.device) -> Iterator[Rate]:
+    def pair(source: torch.device, *, is_pinned: bool) -> tuple[Tensor, Tensor]:
+        return (
+            torch.empty(extent.copied, dtype=torch.uint8, device=where),
+            torch.randint(256, (extent.copied,), dtype=torch.uint8, device=source, pin_memory=is_pinned),
+        )
+
+    def copy(target: Tensor, source: Tensor) -> None:
+        target.copy_(source, non_blocking=True)
+
+    size = (extent.copied,)
+    yield _rate(ON_DEVICE, "forward", size, partial(pair, where, is_pinned=False), copy, extent, where)
+    if where.type == "cuda":
+        host = torch.device("cpu")
+        for what, is_pinned in (("copy from pinned memory", True), ("copy from pageable memory", False)):
+            yield _rate(what, "forward", size, partial(pair, host, is_pinned=is_pinned), copy, extent, where)
+
+
+def floors(rates: list[Rate]) -> dict[str, dict[int, float]]:
+    """The seconds that a step of one picture takes at least, by kind of product and side: all products of the blocks
+    forward and for the gradients of what went in, and attention in the fastest way, without anything else."""
+    known = {(rate.what, rate.way, rate.size): rate.seconds for rate in rates if rate.seconds is not None}
+    found: dict[str, dict[int, float]] = {}
+    for product in PRODUCTS:
+        for side, image in SIDES.items():
+            seconds = _floor(known, product.name, image)
+            if seconds is not None:
+                found.setdefault(product.name, {})[side] = seconds
+    return found
+
+
+def _floor(known: dict[tuple[str, str, tuple[int, ...]], float], product: str, image: int) -> float | None:
+    tokens = TEXT + image
+    double = [(rows, *shape) for rows in (TEXT, image) for shape in (QKV, OUT, UP, DOWN)]
+    single = [(tokens, *shape) for shape in (SINGLE_IN, SINGLE_OUT)]
+    seconds = 0.0
+    for way in ("forward", "backward"):
+        attention = [
+            known[key] for key in ((f"attention, {name}", way, (1, tokens)) for name in BACKENDS) if key in known
+        ]
+        doubles, singles = ([known.get((product, way, size)) for size in sizes] for sizes in (double, single))
+        if not attention or None in doubles or None in singles:
+            return None
+        of_blocks = DOUBLE_BLOCKS * sum(filter(None, doubles)) + SINGLE_BLOCKS * sum(filter(None, singles))
+        seconds += of_blocks + (DOUBLE_BLOCKS + SINGLE_BLOCKS) * min(attention)
+    return seconds
+
+
+def as_markdown(rates: list[Rate]) -> str:
+    """The spread of each kind, and the floors."""
+    kinds = dict.fromkeys((rate.what, rate.way) for rate in rates)
+    rows = [_row(what, way, [rate for rate in rates if (rate.what, rate.way) == (what, way)]) for what, way in kinds]
+    found = table(["what", "way", "TFLOP/s (copies: TB/s), least", "most", "refused"], rows)
+    lines = [[name, *(f"{1000 * by_side[side]:.0f} ms" for side in SIDES)] for name, by_side in floors(rates).items()]
+    floor = table(["practical floor of a step", *(f"{side} px" for side in SIDES)], lines)
+    return f"{found}\n\n{floor}" if lines else found
+
+
+def _row(what: str, way: str, rates: list[Rate]) -> list[str]:
+    each = [rate.work / rate.seconds / 1e12 for rate in rates if rate.seconds is not None]
+    refused = f"{len(rates) - len(each)} of {len(rates)}"
+    return (
+        [what, way, *(f"{value:.3g}" for value in (min(each), max(each))), refused]
+        if each
+        else [what, way, "", "", refused]
+    )
+
+
+if __name__ == "__main__":
+    main()

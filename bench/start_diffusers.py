@@ -1,0 +1,23 @@
+"""A process that loads a base and draws as diffusers documents it; started by bench/cold_start.py."""
+
+import time
+
+import torch
+from diffusers import FluxPipeline
+
+from bench.marks import PROMPT, STEPS, Marks, asked, tell
+
+
+def main() -> None:
+    """Load, draw, tell."""
+    imported, what = time.time(), asked()
+    on_gpu = torch.cuda.is_available()
+    pipeline = FluxPipeline.from_pretrained(what.base, torch_dtype=torch.bfloat16 if on_gpu else torch.float32)
+    pipeline.to("cuda" if on_gpu else "cpu")
+    ready = time.time()
+    pipeline(PROMPT, width=what.side, height=what.side, num_inference_steps=STEPS)
+    tell(Marks(imported, ready, time.time()))
+
+
+if __name__ == "__main__":
+    main()

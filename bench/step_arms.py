@@ -1,0 +1,101 @@
+"""The contenders of the training step: who trains which model, held how. Measures nothing."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from bench.plain_dreambooth import TARGET_MODULES
+from bench.random_flux import Sizes, random_text_encoders, random_transformer
+from bench.script_loop import ScriptLoop, TextEncoders
+from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
+from lora.flux.holding import Held
+from lora.flux.loading import device
+from lora.flux.precision import Precision
+from lora.training.learning.adapter import add_lora
+from lora.training.recipe.layers import block_layers
+
+SPREAD = 1e-3  # of B: were it 0, so were the gradients of A
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A contender."""
+
+    name: str
+    precision: Precision
+    recomputes: bool  # activations
+    is_ours: bool
+    modulation_on_host: bool = False
+    encodes: bool = False  # the texts, in every step
+
+
+BASELINE = Arm("script, recomputing", "bf16", True, is_ours=False)
+ARMS = (
+    BASELINE,
+    Arm("script, recomputing, T5 in the loop", "bf16", True, is_ours=False, encodes=True),
+    Arm("script", "bf16", False, is_ours=False),
+    Arm("script, T5 in the loop", "bf16", False, is_ours=False, encodes=True),
+    Arm("ours bf16, recomputing", "bf16", True, is_ours=True),
+    Arm("ours bf16", "bf16", False, is_ours=True),
+    Arm("ours int8, recomputing", "int8", True, is_ours=True),
+    Arm("ours int8", "int8", False, is_ours=True),
+    Arm("ours nf4, recomputing", "nf4", True, is_ours=True),
+    Arm("ours bf16, recomputing, modulation on host", "bf16", True, is_ours=True, modulation_on_host=True),
+    Arm("ours int8, recomputing, modulation on host", "int8", True, is_ours=True, modulation_on_host=True),
+    Arm("ours nf4, recomputing, modulation on host", "nf4", True, is_ours=True, modulation_on_host=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trainee:
+    """What an arm trains, and its LoRA as all arms begin with it."""
+
+    loop: Loop
+    transformer: FluxTransformer2DModel
+    parameters: list[nn.Parameter]
+    beginning: list[Tensor]  # on the CPU, where it takes none of the memory that is measured
+
+    def begin(self, inputs: Inputs) -> float:
+        """The loss of the first step."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, self.beginning, strict=True):
+                parameter.copy_(value)
+        return self.loop.begin(inputs)
+
+
+def trainee(arm: Arm, sizes: Sizes) -> Trainee:
+    """On a model of its own."""
+    transformer = random_transformer(sizes, Held(arm.precision, arm.modulation_on_host, device()))
+    add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
+    loop = _loop(arm, transformer, sizes)
+    named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
+    generator = torch.Generator().manual_seed(SEED)
+    beginning = [_beginning(name, each, generator) for name, each in named]
+    return Trainee(loop, transformer, [each for _, each in named], beginning)
+
+
+def script_layers(sizes: Sizes) -> list[str]:
+    """The layers that the script puts its LoRA on: 342 of FLUX.1, all in blocks."""
+    ends = tuple(f".{module}" for module in TARGET_MODULES)
+    return [name for name in block_layers(sizes.transformer) if name.endswith(ends)]
+
+
+def _beginning(name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
+    """A as PEFT has started it, B as if it had learned a little."""
+    if ".lora_B." in name:
+        return torch.randn(parameter.shape, generator=generator).mul_(SPREAD)
+    return parameter.detach().to("cpu", copy=True)
+
+
+def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
+    if not arm.is_ours:
+        return ScriptLoop(transformer, recomputes=arm.recomputes, encoders=_encoders(sizes) if arm.encodes else None)
+    if arm.recomputes:
+        transformer.enable_gradient_checkpointing()
+    return OurLoop(transformer)
+
+
+def _encoders(sizes: Sizes) -> TextEncoders:
+    return TextEncoders(*random_text_encoders(sizes, device(), torch.bfloat16), tokens=sizes.text_tokens)

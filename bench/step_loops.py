@@ -1,0 +1,88 @@
+"""What is trained on in the benchmark of the training step, and our own loop: whatever a training does in a step."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from diffusers import FluxTransformer2DModel
+
+from bench.plain_dreambooth import EPSILON, LEARNING_RATE, MAX_GRAD_NORM, WEIGHT_DECAY
+from lora.dataset.encoding import EncodedDataset
+from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.loop import Step, take_step
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
+from lora.training.recipe.recipe import Recipe
+from lora.training.recipe.sigmas import Shift, SigmaRule
+
+RANK, SEED = 16, 0
+SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)  # of FLUX.1-dev's scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Pictures of one size."""
+
+    dataset: EncodedDataset
+    batch_size: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """The script's optimizer, and sigmas as both contenders draw them."""
+        return Recipe(
+            lora_type="general",
+            steps=1000,
+            learning_rate=LEARNING_RATE,
+            batch_size=self.batch_size,
+            gradient_accumulation=1,
+            lora_rank=RANK,
+            sigma_rule=SigmaRule(0.0, 1.0, 0.0),
+            offset_noise=0.0,
+            caption_dropout_rate=0.0,
+            drops_to_trigger=True,
+            views=1,
+            optimizer="adamw",
+            weight_decay=WEIGHT_DECAY,
+            epsilon=EPSILON,
+            max_grad_norm=MAX_GRAD_NORM,
+            lr_scheduler="constant",
+            ema_decay=0.99,
+            ema_warms_up=True,
+            seed=SEED,
+        )
+
+    @property
+    def batches(self) -> Batches:
+        """With their noise and sigmas."""
+        recipe = self.recipe
+        draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+        return Batches(self.dataset, batch_size=self.batch_size, draws=draws, seed=recipe.seed)
+
+
+class Loop(Protocol):
+    """A way to train."""
+
+    def begin(self, inputs: Inputs) -> float:
+        """Start anew on these, with the first of `inputs.batches`, its noise and its sigmas; the loss of that step."""
+
+    def step(self) -> None:
+        """Take the next."""
+
+
+class OurLoop:
+    """The average of the weights (EMA), which the script does not make, is part of a step of ours."""
+
+    def __init__(self, transformer: FluxTransformer2DModel) -> None:
+        self._transformer = transformer
+
+    def begin(self, inputs: Inputs) -> float:
+        """Start anew."""
+        self._recipe, self._batches = inputs.recipe, inputs.batches
+        self._state = TrainingState(self._transformer, self._recipe)
+        return self._take().loss
+
+    def step(self) -> None:
+        """Take the next."""
+        self._take()
+
+    def _take(self) -> Step:
+        return take_step(self._transformer, self._state, self._batches, self._recipe, team=Solo())

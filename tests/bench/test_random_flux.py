@@ -1,0 +1,77 @@
+"""Random FLUX has the published shape, the same weights however it is held, and inputs that fit it."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from bench.random_flux import DEV, random_dataset, random_lora, random_pipeline, random_transformer, tiny_sizes
+from lora.flux.holding import Held
+from lora.training.learning.adapter import add_lora, lora_tensors
+from lora.training.recipe.layers import block_layers
+
+CPU = torch.device("cpu")
+
+
+def held(precision: str) -> Held:
+    return Held(precision, modulation_on_host=False, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return tiny_sizes()
+
+
+# Counted from black-forest-labs/FLUX.1-dev: performance.md 1.1.
+@pytest.mark.parametrize(
+    ("make", "parameters"),
+    [
+        (lambda: FluxTransformer2DModel.from_config(dict(DEV.transformer)), 11_901_408_320),
+        (lambda: AutoencoderKL.from_config(dict(DEV.vae)), 83_819_683),
+        (lambda: CLIPTextModel(CLIPTextConfig(**DEV.clip)), 123_060_480),
+        (lambda: T5EncoderModel(T5Config(**DEV.t5)), 4_762_310_656),
+    ],
+)
+def test_each_part_has_as_many_parameters_as_that_of_flux_dev(make, parameters):
+    with torch.device("meta"):
+        assert sum(each.numel() for each in make().parameters()) == parameters
+
+
+def test_weights_are_the_same_however_they_are_held(sizes):
+    exact, rounded = (random_transformer(sizes, held(precision)) for precision in ("fp32", "int8"))
+    layer, x = exact.transformer_blocks[0].attn.to_q, torch.randn(32, 192)
+    difference = (layer(x) - rounded.transformer_blocks[0].attn.to_q(x)).norm()
+    assert 0 < difference < 0.02 * layer(x).norm()
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert torch.equal(exact.x_embedder.weight, rounded.x_embedder.weight)
+
+
+def test_biases_are_zero_and_norms_one(sizes):
+    named = dict(random_transformer(sizes, held("fp32")).named_parameters())
+    vectors = {name: value for name, value in named.items() if value.dim() == 1}
+    assert all((value == (0.0 if name.endswith("bias") else 1.0)).all() for name, value in vectors.items())
+    assert {name.rpartition(".")[2] for name in vectors} == {"bias", "weight"}
+
+
+def test_a_random_pipeline_draws_a_text(sizes):
+    pipeline = random_pipeline(sizes, random_transformer(sizes, held("fp32")))
+    (image,) = pipeline("a red square", width=32, height=32, num_inference_steps=1, max_sequence_length=16).images
+    assert image.size == (32, 32)
+
+
+def test_inputs_have_the_sizes_of_the_model(sizes):
+    dataset = random_dataset(sizes, side=64, count=2, dtype=torch.bfloat16)
+    example, other = dataset.examples
+    assert example.latents.shape == (16, 8, 8)
+    assert example.prompt.tokens.shape == (16, sizes.transformer["joint_attention_dim"])
+    assert example.prompt.tokens.dtype == torch.bfloat16
+    assert not torch.equal(example.latents, other.latents)
+
+
+def test_a_random_lora_has_the_tensors_of_one_that_was_trained(sizes):
+    transformer = random_transformer(sizes, held("fp32"))
+    add_lora(transformer, layers=block_layers(sizes.transformer), rank=4, seed=0)
+    trained, made = lora_tensors(transformer), random_lora(block_layers(sizes.transformer), rank=4, seed=0)
+    assert {name: (each.shape, each.dtype) for name, each in made.items()} == {
+        name: (each.shape, each.dtype) for name, each in trained.items()
+    }

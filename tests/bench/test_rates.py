@@ -1,0 +1,57 @@
+"""Products multiply what they say, and their times add up to the floor of a step."""
+
+import pytest
+import torch
+
+from bench.products import PRODUCTS, is_possible
+from bench.rates import DOWN, OUT, QKV, ROWS, SHAPES, SIDES, SINGLE_IN, SINGLE_OUT, UP, Rate, floors
+
+CPU = torch.device("cpu")
+HERE = [product for product in PRODUCTS if is_possible(product, CPU)]
+
+
+def test_a_cpu_multiplies_in_bf16_and_int8():
+    assert [product.name for product in HERE] == ["bf16", "int8"]
+
+
+@pytest.mark.parametrize("product", HERE, ids=lambda product: product.name)
+@pytest.mark.parametrize("is_forward", [True, False])
+def test_a_product_is_that_of_its_operands(product, is_forward):
+    a, b, *scales = product.operands(32, 48, 96, CPU, is_forward=is_forward)
+    exact = a.double() @ b.double()
+    assert a.shape == (32, 48)
+    assert b.shape == (48, 96)
+    assert b.is_contiguous() is not is_forward  # forward, W lies in memory as it is stored: [out, in]
+    torch.testing.assert_close(product.multiply(a, b, *scales).double(), exact, rtol=1e-2, atol=1e-2 * exact.std())
+
+
+def test_the_floor_is_every_product_and_attention_of_the_blocks_both_ways():
+    products = [
+        Rate("bf16", way, (rows, *shape), 1.0 if shape == counted else 0.0)
+        for counted in [QKV]
+        for way in ("forward", "backward")
+        for rows in ROWS
+        for shape in SHAPES
+    ]
+    attention = [
+        Rate(f"attention, {name}", way, (1, 512 + image), seconds)
+        for way in ("forward", "backward")
+        for image in SIDES.values()
+        for name, seconds in (("flash", 100.0), ("cudnn", 0.0))
+    ]
+    of_qkv = 2 * 2 * 19  # both ways, both streams of each double block
+    assert floors([*products, *attention]) == {"bf16": dict.fromkeys(SIDES, of_qkv)}
+    assert floors(products) == {}  # without attention none is known
+
+
+def test_the_shapes_of_the_floor_have_all_weights_that_tokens_meet():
+    double, single = (QKV, OUT, UP, DOWN), (SINGLE_IN, SINGLE_OUT)
+    weights = [sum(inputs * outputs for inputs, outputs in shapes) for shapes in (double, single)]
+    assert 19 * 2 * weights[0] + 38 * weights[1] == 8_606_711_808  # performance.md 1.1
+
+
+def test_work_is_counted_by_kind():
+    assert Rate("bf16", "forward", (2, 3, 5), 1.0).work == 60
+    assert Rate("attention, any", "backward", (1, 4), 1.0).work == 2.5 * 4 * 24 * 16 * 128
+    assert Rate("copy on the device", "forward", (8,), 1.0).work == 16
+    assert Rate("copy from pinned memory", "forward", (8,), 1.0).work == 8

@@ -1,0 +1,74 @@
+"""The script's loop learns as ours does from the same numbers, and does all that a step of the script does."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from bench.random_flux import DEV, random_dataset, tiny_sizes
+from bench.step_arms import ARMS, BASELINE, Trainee, script_layers, trainee
+from bench.step_loops import Inputs
+from lora.dataset.encoding import EncodedDataset
+from tests.tiny import recorded_calls
+
+SIZES = tiny_sizes()
+EXAMPLES = random_dataset(SIZES, side=64, count=4, dtype=torch.bfloat16).examples
+INPUTS = Inputs(EncodedDataset(EXAMPLES, dropped=EXAMPLES[0].prompt), batch_size=2)
+ENCODING, KEEPING, OURS = (
+    next(arm for arm in ARMS if arm.name == name)
+    for name in ("script, recomputing, T5 in the loop", "script", "ours bf16, recomputing")
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_traces_of_accelerate():
+    """It keeps its precision in the process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def script():
+    return trainee(BASELINE, SIZES)
+
+
+def weights(of: Trainee) -> torch.Tensor:
+    return torch.cat([each.detach().flatten() for each in of.parameters])
+
+
+def test_the_lora_is_on_the_342_layers_of_the_script():
+    assert len(script_layers(DEV)) == 342
+
+
+def test_both_loops_have_the_same_loss_in_the_first_step_and_learn_the_same(script):
+    ours = trainee(OURS, SIZES)
+    assert script.begin(INPUTS) == pytest.approx(ours.begin(INPUTS), rel=1e-3)
+    before = torch.cat([value.flatten() for value in script.beginning])
+    changes = weights(script) - before, weights(ours) - before
+    assert torch.nn.functional.cosine_similarity(*changes, dim=0) > 0.9
+
+
+def test_every_start_is_from_the_same_lora_and_recomputing_changes_no_loss(script):
+    first = script.begin(INPUTS)
+    script.loop.step()
+    assert script.begin(INPUTS) == first
+    assert trainee(KEEPING, SIZES).begin(INPUTS) == first
+
+
+def test_later_steps_draw_sigmas_from_the_table_and_teach(script):
+    with recorded_calls(script.transformer) as calls:
+        script.begin(INPUTS)
+        before = weights(script)
+        script.loop.step()
+    places = calls[1]["timestep"] * 1000
+    torch.testing.assert_close(places, places.round())
+    assert not torch.equal(weights(script), before)
+
+
+def test_texts_are_encoded_in_the_loop_if_they_should_be(script):
+    known = {round(each.prompt.pooled.sum().item(), 1) for each in EXAMPLES}
+    for encodes, each in ((False, script), (True, trainee(ENCODING, SIZES))):
+        with recorded_calls(each.transformer) as calls:
+            each.begin(INPUTS)
+            each.loop.step()
+        seen = {round(pooled.sum().item(), 1) for pooled in calls[1]["pooled_projections"].float()}
+        assert seen.isdisjoint(known) is encodes

@@ -1,0 +1,1 @@
+"""The engine computes what diffusers and PEFT compute."""

@@ -1,0 +1,45 @@
+"""What an image depends on is all there, and only that."""
+
+import dataclasses
+import hashlib
+
+from PIL import Image
+
+from lora.pictures.size import Size
+from lora.serving.settings import settings_of
+from lora.serving.wardrobe import Worn
+from script.tiny_flux.following import plain_request
+from tests.drawing_requests import a_source
+from tests.tiny import write
+
+REQUEST = dataclasses.replace(plain_request("a star"), aspect_ratio="custom", custom_size=(96, 96), num_outputs=2)
+NOTHING_WORN = {"model": "tiny", "outfit": []}
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_an_image_and_a_mask_are_told_by_their_files_and_how_much_of_the_image_is_forgotten(tmp_path):
+    image, mask = write(tmp_path / "image", b"an image"), write(tmp_path / "mask", b"a mask")
+    source = a_source(Image.new("RGB", (64, 48)), Image.new("L", (64, 48)), 0.3)
+    with_both = settings_of(REQUEST, source, Size(64, 48), image=image, mask=mask, **NOTHING_WORN)
+    assert (with_both["image"], with_both["mask"]) == (sha256(b"an image"), sha256(b"a mask"))
+    assert with_both["prompt_strength"] == 0.3
+    alone = settings_of(REQUEST, source, Size(64, 48), image=image, mask=None, **NOTHING_WORN)
+    assert alone["mask"] is None
+    assert {"image", "mask", "prompt_strength"}.isdisjoint(
+        settings_of(REQUEST, None, Size(96, 96), image=None, mask=None, **NOTHING_WORN)
+    )
+
+
+def test_the_size_is_that_of_the_image_whatever_was_asked_for():
+    settings = settings_of(REQUEST, None, Size(64, 48), image=None, mask=None, **NOTHING_WORN)
+    assert (settings["width"], settings["height"]) == (64, 48)
+    assert {"custom_size", "num_outputs", "seed"}.isdisjoint(settings)
+
+
+def test_what_is_worn_at_scale_0_is_not_worn():
+    outfit = [Worn("a", None, 0.5, "a"), Worn("b", None, 0.0, "b")]
+    settings = settings_of(REQUEST, None, Size(64, 64), image=None, mask=None, model="tiny", outfit=outfit)
+    assert settings["loras"] == [("a", 0.5)]

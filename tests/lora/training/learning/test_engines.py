@@ -1,0 +1,63 @@
+"""Both engines train the same LoRA: the fast one ends where PEFT under autocast does, and each goes on where the other
+stopped."""
+
+import pytest
+import torch
+
+from lora.flux.engine.layers import fuse_lora
+from lora.training.learning.loop import take_step
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
+from lora.training.learning.validation import judge
+from tests.lora.training.sessions import strangers
+from tests.tiny import a_recipe, tiny_batches, tiny_lora_transformer, trained
+
+RECIPE = a_recipe(steps=6, learning_rate=1e-3)
+
+
+def transformer_on(engine, *, dtype=torch.float32):
+    transformer = tiny_lora_transformer(dtype=dtype)
+    if engine == "fast":
+        fuse_lora(transformer)
+    return transformer
+
+
+def stepped(transformer, state, steps):
+    """So many steps on; the state that they lead to."""
+    batches = tiny_batches(RECIPE)
+    for _ in range(steps):
+        take_step(transformer, state, batches, RECIPE, team=Solo())
+    return state
+
+
+def begun(engine):
+    transformer = transformer_on(engine)
+    return transformer, TrainingState(transformer, RECIPE)
+
+
+def test_after_50_steps_in_bf16_the_held_out_loss_is_that_under_autocast():
+    losses, held_out = {}, strangers(1)
+    for engine in ("plain", "fast"):
+        transformer = transformer_on(engine, dtype=torch.bfloat16)
+        before = judge(transformer, held_out, step=0).mean
+        trained(transformer, a_recipe(steps=50, learning_rate=3e-3, batch_size=4))
+        losses[engine] = judge(transformer, held_out, step=50).mean
+        assert losses[engine] < 0.95 * before
+    assert losses["fast"] == pytest.approx(losses["plain"], rel=0.01)
+
+
+@pytest.mark.parametrize(("first", "second"), [("plain", "fast"), ("fast", "plain")])
+def test_a_checkpoint_of_one_engine_goes_on_on_the_other(first, second):
+    transformer, state = begun(first)
+    stepped(transformer, state, 3)
+    tensors, values = state.tensors(), state.values()
+    other, resumed = begun(second)
+    resumed.restore(tensors, values)
+    stepped(other, resumed, 3)
+    stepped(transformer, state, 3)
+    assert resumed.names == state.names
+    for kind, expected in state.tensors().items():
+        found = resumed.tensors()[kind]
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,117 @@
+"""What autograd keeps is what is counted, on each rung of the ladder; on a CPU, as CUDA was not measured."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lora.flux.engine.blocks import compute_blocks
+from lora.flux.engine.layers import fuse_lora
+from lora.flux.holding import Held, load_transformer
+from lora.flux.prompt import Prompt
+from lora.flux.velocity import predict_velocity
+from lora.training.learning.adapter import add_lora
+from lora.training.memory.activations import KEPT, OUTER, most_units, rungs
+from lora.training.memory.plans import TRANSIENT_UNITS, Demand, Shape, activation_bytes
+from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
+
+CPU = torch.device("cpu")
+FP32 = 4
+OPERATIONS_BETWEEN_COUNTS = 3
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """The folders of both small transformers."""
+    folder = tmp_path_factory.mktemp("base")
+    tiny_transformer().save_pretrained(folder / "transformer")
+    return {"tiny": folder, "tiny-flux": TINY_FLUX}
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of what operations made and what is still there, and the most that ever was."""
+
+    def __init__(self):
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._calls, self.most = 0, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        is_view = any(each.alias_info is not None for each in operation._schema.returns)  # or written in place
+        for tensor in () if is_view else tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._calls += 1
+        if self._calls % OPERATIONS_BETWEEN_COUNTS == 0:
+            self.most = max(self.most, self.now())
+        return made
+
+    def now(self) -> int:
+        self._made = {key: each for key, each in self._made.items() if not each[0].expired()}
+        return sum(size for _, size in self._made.values())
+
+
+def asked(transformer, batch_size):
+    return Demand(Shape.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0)
+
+
+def ask(transformer, demand):
+    """A question of so many tokens."""
+    config, side = transformer.config, int(demand.image_tokens**0.5) * 2
+    prompt = Prompt(
+        torch.randn(demand.batch_size, demand.text_tokens, config.joint_attention_dim),
+        torch.randn(demand.batch_size, config.pooled_projection_dim),
+    )
+    noisy = torch.randn(demand.batch_size, config.in_channels // 4, side, side)
+    sigmas = torch.full((demand.batch_size,), 0.5)
+    return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=1.0)
+
+
+def worn(base, precision, engine, recomputed):
+    """A transformer with a LoRA whose gradients are there already: what is counted is no weight."""
+    transformer = load_transformer(base, Held(precision, False, CPU))
+    add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
+    if engine == "fast":
+        fuse_lora(transformer)
+    compute_blocks(transformer, recomputed, are_compiled=False)
+    for parameter in lora_parameters(transformer).values():
+        parameter.grad = torch.zeros_like(parameter)
+    return transformer
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "batch_size", "engine", "ladder"),
+    [
+        ("tiny", "fp32", 1, "fast", rungs("fast", "bf16")),
+        ("tiny", "fp32", 2, "plain", rungs("plain", "bf16")),
+        ("tiny", "int8", 2, "fast", ("pointwise", "blocks")),
+        ("tiny", "nf4", 1, "fast", ("nothing", "gelu")),
+        ("tiny-flux", "fp32", 1, "fast", ("gelu",)),
+    ],
+)
+def test_activations_take_what_is_predicted(bases, name, precision, batch_size, engine, ladder):
+    """What is kept between the passes; and the most that there is in the backward pass, gradients on their way too."""
+    for recomputed in ladder:
+        transformer = worn(bases[name], precision, engine, recomputed)
+        demand, alive = asked(transformer, batch_size), Alive()
+        with alive:
+            answer = ask(transformer, demand)
+            kept, alive.most = alive.now(), 0
+            answer.sum().backward()
+        shape, units = demand.shape, KEPT[recomputed]
+        unit = batch_size * (demand.image_tokens + demand.text_tokens) * shape.width * FP32
+        counted = OUTER + shape.num_layers * units.double + shape.num_single_layers * units.single
+        # two units are the question itself and its tables, which weigh in a network as narrow
+        assert kept / unit == pytest.approx(counted, rel=0.05, abs=2), recomputed
+        predicted = activation_bytes(demand, recomputed=recomputed, value_bytes=FP32, is_autocast=False)
+        assert 0.8 < alive.most / (predicted + TRANSIENT_UNITS * unit) < 1.03, recomputed
+
+
+def test_each_rung_keeps_less_than_the_one_before():
+    most = [most_units(doubles=19, singles=38, recomputed=each, is_autocast=False) for each in rungs("fast", "bf16")]
+    assert most == sorted(most, reverse=True)
+    assert rungs("plain", "bf16") == rungs("fast", "int8") == ("nothing", "blocks")

@@ -1,0 +1,117 @@
+"""What a server cannot show from outside: the predictor in this process, without a schema that has checked anything."""
+
+import inspect
+import json
+import tempfile
+
+import pytest
+from cog import Path, Secret
+from safetensors.torch import save_file
+
+import weights.bases
+from lora.serving.outputs import settings_in
+from predict import Runner
+from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, random_lora, tiny_pipeline, tiny_transformer
+
+# A small drawing.
+DRAWING = {
+    "prompt": "a red star",
+    "aspect_ratio": "custom",
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 1,
+    "seed": 7,
+    "output_format": "png",
+}
+DEFAULTS = {
+    name: parameter.default.default
+    for name, parameter in inspect.signature(Runner.run).parameters.items()
+    if name != "self"
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def temporary(tmp_path_factory):
+    """The predictor takes a temporary folder for itself, and keeps it as long as the process lives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
+        patch.setenv("FLUX_BASE", "tiny")
+        patch.setenv("FLUX_SAFETY", "off")
+        yield
+
+
+@pytest.fixture(scope="module")
+def runner(temporary):  # noqa: ARG001, its folder comes first
+    runner = Runner()
+    runner.setup()
+    return runner
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
+    save_file(random_lora(tiny_pipeline().transformer, spread=0.1), path)
+    return path
+
+
+def drawn(runner, **inputs):
+    return runner.run(**DEFAULTS | DRAWING | inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("disable_safety_checker", "false"),
+        ("model", 5),
+        ("hf_api_token", 5),
+        ("civitai_api_token", Secret(["s3cret"])),
+        ("loras", 5),
+        ("lora_scale", "x"),
+        ("image", 5),
+    ],
+)
+def test_an_input_of_another_kind_is_refused_by_its_name(runner, name, value):
+    with pytest.raises(ValueError) as error:
+        drawn(runner, **{name: value})
+    assert_one_sentence(error.value, f"{name} is ", "expected")
+    assert "s3cret" not in str(error.value)
+
+
+def test_the_log_says_the_seed_of_every_image(runner, capsys):
+    drawn(runner, num_outputs=2, seed=2**32 - 1)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("settings: ")]
+    assert json.loads(line.removeprefix("settings: "))["seeds"] == [2**32 - 1, 0]
+
+
+def test_another_base_is_loaded_when_it_is_asked_for_and_both_stay(runner, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    linked_base(tmp_path / "krea")
+    first, other, again = (drawn(runner, model=model)[0].read_bytes() for model in (None, "krea", None))
+    assert first == again
+    assert other != first, "the base's name is in the file"
+    (path,) = drawn(runner, model="krea")
+    assert settings_in(path)["model"] == "krea"
+    loaded = [runner.models.model(folder) for folder in (TINY_FLUX, tmp_path / "krea")]
+    assert loaded[0] is not loaded[1]
+    assert capsys.readouterr().out.count("settings: ") == 4
+
+
+def test_the_health_check_says_no_once_a_base_did_not_come_back(lora, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # each predictor takes one for itself
+    runner = Runner()
+    runner.setup()
+    drawn(runner, lora_weights=str(lora))
+    assert runner.healthcheck()
+    original = next(iter(runner.models.model(TINY_FLUX)._wardrobe._originals.values()))  # no public way spoils it
+    original.weight[0, 0] += 1
+    drawn(runner)
+    assert not runner.healthcheck()
+
+
+def test_a_trained_version_whose_lora_does_not_fit_the_base_fails_in_its_setup(tmp_path, monkeypatch):
+    """D46."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    save_file(random_lora(tiny_transformer()), tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError) as error:
+        Runner().setup(Path(tmp_path / "lora.safetensors"))
+    assert_one_sentence(error.value, "COG_WEIGHTS", "was made for another model")
