@@ -1,5 +1,7 @@
 """A folder for the files of one job. Its result must outlive the job's return, so the next job clears it away."""
 
+import atexit
+import fcntl
 import os
 import reprlib
 import shutil
@@ -18,7 +20,7 @@ def workspace(name: str) -> Iterator[Path]:
     """A new folder for a job of this name, which is deleted if the job fails or is cancelled.
 
     Of a job that succeeds it stays; what earlier jobs of this process left, also where their own clearing away was
-    interrupted, is deleted first, and so is what any process left a day ago.
+    interrupted, is deleted first, and so is what any process left eight days ago.
     """
     prefix = f"flux-lora-{name}-{os.getpid()}-"
     _sweep(prefix, name)
@@ -34,17 +36,25 @@ def workspace(name: str) -> Iterator[Path]:
 def own_temporary_folder(name: str) -> Path:
     """A folder of this process alone, which everything here that asks for a temporary file is given from now on.
 
-    Cog writes the files of a request there before it calls, and leaves them where a cancel comes in between.
+    Cog writes the files of a request there before it calls, and leaves them where a cancel comes in between. It is held
+    as long as the process lives, and goes with it; those that killed processes left go first.
     """
-    prefix = f"flux-lora-{name}-{os.getpid()}-"
-    _sweep(prefix, name)
-    tempfile.tempdir = tempfile.mkdtemp(prefix=prefix)
-    return Path(tempfile.tempdir)
+    for folder in Path(tempfile.gettempdir()).glob(f"flux-lora-{name}-*"):
+        if not _is_held(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    own = Path(tempfile.mkdtemp(prefix=f"flux-lora-{name}-{os.getpid()}-"))
+    _hold(own)
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    tempfile.tempdir = str(own)
+    return own
 
 
 def clear(folder: Path, *, keep: Iterable[Path | None]) -> None:
-    """Remove what lies in a folder, but for these files."""
+    """Remove what lies in a process's own folder, but for these files; made anew if somebody took it away."""
     kept = {path.absolute() for path in keep if path}
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700)
+        _hold(folder)
     for path in folder.absolute().iterdir():
         if path not in kept:
             if path.is_dir():
@@ -74,3 +84,24 @@ def _sweep(prefix: str, name: str) -> None:
             is_abandoned = time.time() - folder.stat().st_mtime > SECONDS_ABANDONED
             if is_abandoned or folder.name.startswith(prefix):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hold(folder: Path) -> None:
+    """Until the process ends, however it does: the system lets go then of what is never closed here."""
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+
+
+def _is_held(folder: Path) -> bool:
+    """Also where that cannot be asked."""
+    try:
+        asked = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(asked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(asked)

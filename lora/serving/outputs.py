@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
+from lora.pictures.files import DAMAGE
 from lora.serving.request import Request
 
 PILLOW_NAMES = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
@@ -18,22 +19,31 @@ Settings = Mapping[str, object]
 
 
 def save_images(images: Mapping[int, Image.Image], request: Request, settings: Settings, *, into: Path) -> list[Path]:
-    """Save images by their places in the request, each with the settings and its own seed, and return their paths."""
+    """Save images by their places in the request, each with the settings and its own seed, and return their paths.
+
+    Raises OSError with one sentence if a file cannot be written, as on a full disk.
+    """
     paths = []
     for index, image in images.items():
         path = into / f"out-{index}.{request.output_format}"
-        _save(image, path, request, text_of({**settings, "seed": request.seeds[index]}))
+        try:
+            _save(image, path, request, text_of({**settings, "seed": request.seeds[index]}))
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error}): expected room for an image on this disk") from error
         paths.append(path)
     return paths
 
 
 def settings_in(path: Path) -> dict[str, object]:
-    """What `save_images` wrote into a file; raises ValueError with one sentence if there is nothing."""
-    with Image.open(path) as image:
-        text = image.info.get(PNG_KEY) or image.getexif().get(ExifTags.Base.ImageDescription)
+    """What `save_images` wrote into a file; raises ValueError with one sentence if there is nothing that can be read,
+    OSError if the file is not there or no image."""
     try:
+        with Image.open(path) as image:
+            text = image.info.get(PNG_KEY) or image.getexif().get(ExifTags.Base.ImageDescription)
         settings = json.loads(text or "")
-    except (TypeError, ValueError) as error:
+    except OSError:
+        raise
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path.name} says nothing of how it was drawn: expected an image of this predictor"
         ) from error

@@ -1,6 +1,8 @@
 """A job's folder is there as long as it is needed, and goes however the job ends."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora.workspace import clear, own_temporary_folder, sent, workspace
+from tests.house_rules import ROOT
 from tests.tiny import assert_one_sentence
 
 
@@ -52,6 +55,41 @@ def test_a_process_has_a_temporary_folder_of_its_own(temporary):
         assert Path(file.name).parent == own
     assert own.parent == temporary
     assert own.stat().st_mode & 0o777 == 0o700
+
+
+HOLDER = """
+import os, sys, tempfile
+from lora.workspace import own_temporary_folder
+tempfile.tempdir = sys.argv[1]
+print(own_temporary_folder("inputs"), flush=True)
+sys.stdin.read()
+os.kill(os.getpid(), 9) if sys.argv[2] == "killed" else None
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "in peace"])
+def test_the_folder_of_another_server_is_there_as_long_as_that_lives(temporary, monkeypatch, end):
+    command = [sys.executable, "-c", HOLDER, str(temporary), end]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        theirs = Path(other.stdout.readline().strip())
+        os.utime(theirs, (0, 0))
+        own_temporary_folder("inputs")
+        assert theirs.is_dir()
+        other.communicate("")
+    assert theirs.exists() is (end == "killed")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    own_temporary_folder("inputs")
+    assert not theirs.exists()
+
+
+def test_a_folder_that_was_taken_away_is_made_anew(temporary):
+    own = own_temporary_folder("inputs")
+    own.rmdir()
+    clear(own, keep=())
+    assert own.stat().st_mode & 0o777 == 0o700
+    tempfile.tempdir = str(temporary)
+    own_temporary_folder("inputs")
+    assert own.is_dir()
 
 
 def test_all_but_the_files_of_the_request_is_cleared(temporary):

@@ -1,13 +1,16 @@
 """Each image is in the format asked for and says how it was drawn."""
 
 import dataclasses
+import errno
+import struct
+import zlib
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from lora.serving.outputs import save_images, settings_in
 from script.tiny_flux.following import plain_request
-from tests.tiny import assert_one_sentence, noisy_picture, picture
+from tests.tiny import assert_one_sentence, encoded, noisy_picture, picture, write
 
 SETTINGS = {"prompt": "a photo of TOK, größer 狐", "lora": [["abc", 0.5]], "model": "tiny"}
 
@@ -58,3 +61,43 @@ def test_a_picture_of_somebody_else_says_nothing(tmp_path):
     with pytest.raises(ValueError) as error:
         settings_in(tmp_path / "a.png")
     assert_one_sentence(error.value, "a.png says nothing of how it was drawn")
+
+
+def png_of(width, height):
+    """As much of one as says its size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def described(text):
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = text
+    return exif
+
+
+STRANGE = {
+    "too large": png_of(60_000, 60_000),
+    "EXIF that is none": encoded(picture(), "WEBP", exif=b"Exif\0\0garbage"),
+    "too deep": encoded(picture(), "WEBP", exif=described("[" * 20_000)),
+}
+
+
+@pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE)
+def test_a_file_of_another_make_says_nothing_of_how_it_was_drawn(tmp_path, content):
+    with pytest.raises(ValueError) as error:
+        settings_in(write(tmp_path / "a.webp", content))
+    assert_one_sentence(error.value, "a.webp says nothing of how it was drawn", "expected")
+
+
+def test_a_disk_without_room_is_told_in_a_sentence(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError) as error:
+        saved(tmp_path)
+    assert_one_sentence(error.value, f"{tmp_path / 'out-0'}", "No space left", "expected room")

@@ -84,3 +84,4 @@ def test_a_classifier_that_is_not_whole_is_refused(folder, tmp_path, damage):
     with pytest.raises(ValueError) as error:
         SafetyChecker(broken)
     assert_one_sentence(error.value, f"in {broken}", "expected")
+    assert "ignore_mismatched_sizes" not in str(error.value)
