@@ -10,6 +10,9 @@ from bench.plain_dreambooth import TARGET_MODULES
 from bench.random_flux import Sizes, random_text_encoders, random_transformer
 from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
+from lora.flux.engine.blocks import can_be_compiled, compute_blocks
+from lora.flux.engine.choices import Recomputed
+from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import Held
 from lora.flux.loading import device
 from lora.flux.precision import Precision
@@ -25,26 +28,32 @@ class Arm:
 
     name: str
     precision: Precision
-    recomputes: bool  # activations
+    recomputed: Recomputed  # of the activations; the script knows nothing and whole blocks
     is_ours: bool
     modulation_on_host: bool = False
     encodes: bool = False  # the texts, in every step
 
+    def held(self) -> Held:
+        """How its model is."""
+        return Held(self.precision, self.modulation_on_host, device())
 
-BASELINE = Arm("script, recomputing", "bf16", True, is_ours=False)
+
+BASELINE = Arm("script, recomputing", "bf16", "blocks", is_ours=False)
 ARMS = (
     BASELINE,
-    Arm("script, recomputing, T5 in the loop", "bf16", True, is_ours=False, encodes=True),
-    Arm("script", "bf16", False, is_ours=False),
-    Arm("script, T5 in the loop", "bf16", False, is_ours=False, encodes=True),
-    Arm("ours bf16, recomputing", "bf16", True, is_ours=True),
-    Arm("ours bf16", "bf16", False, is_ours=True),
-    Arm("ours int8, recomputing", "int8", True, is_ours=True),
-    Arm("ours int8", "int8", False, is_ours=True),
-    Arm("ours nf4, recomputing", "nf4", True, is_ours=True),
-    Arm("ours bf16, recomputing, modulation on host", "bf16", True, is_ours=True, modulation_on_host=True),
-    Arm("ours int8, recomputing, modulation on host", "int8", True, is_ours=True, modulation_on_host=True),
-    Arm("ours nf4, recomputing, modulation on host", "nf4", True, is_ours=True, modulation_on_host=True),
+    Arm("script, recomputing, T5 in the loop", "bf16", "blocks", is_ours=False, encodes=True),
+    Arm("script", "bf16", "nothing", is_ours=False),
+    Arm("script, T5 in the loop", "bf16", "nothing", is_ours=False, encodes=True),
+    Arm("ours bf16, recomputing", "bf16", "blocks", is_ours=True),
+    Arm("ours bf16, recomputing pointwise", "bf16", "pointwise", is_ours=True),
+    Arm("ours bf16, recomputing GELU", "bf16", "gelu", is_ours=True),
+    Arm("ours bf16", "bf16", "nothing", is_ours=True),
+    Arm("ours int8, recomputing", "int8", "blocks", is_ours=True),
+    Arm("ours int8", "int8", "nothing", is_ours=True),
+    Arm("ours nf4, recomputing", "nf4", "blocks", is_ours=True),
+    Arm("ours bf16, recomputing, modulation on host", "bf16", "blocks", is_ours=True, modulation_on_host=True),
+    Arm("ours int8, recomputing, modulation on host", "int8", "blocks", is_ours=True, modulation_on_host=True),
+    Arm("ours nf4, recomputing, modulation on host", "nf4", "blocks", is_ours=True, modulation_on_host=True),
 )
 
 
@@ -67,7 +76,7 @@ class Trainee:
 
 def trainee(arm: Arm, sizes: Sizes) -> Trainee:
     """On a model of its own."""
-    transformer = random_transformer(sizes, Held(arm.precision, arm.modulation_on_host, device()))
+    transformer = random_transformer(sizes, arm.held())
     add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
     loop = _loop(arm, transformer, sizes)
     named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
@@ -91,9 +100,10 @@ def _beginning(name: str, parameter: nn.Parameter, generator: torch.Generator) -
 
 def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
     if not arm.is_ours:
-        return ScriptLoop(transformer, recomputes=arm.recomputes, encoders=_encoders(sizes) if arm.encodes else None)
-    if arm.recomputes:
-        transformer.enable_gradient_checkpointing()
+        encoders = _encoders(sizes) if arm.encodes else None
+        return ScriptLoop(transformer, recomputes=arm.recomputed == "blocks", encoders=encoders)
+    fuse_lora(transformer)
+    compute_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held()))
     return OurLoop(transformer)
 
 

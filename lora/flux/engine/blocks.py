@@ -1,5 +1,6 @@
 """How the blocks of a transformer are computed in training: what of them is kept, what is computed again."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import (
 )
 
 from lora.flux.engine.choices import Recomputed
+from lora.flux.holding import Held
 from lora.flux.linears import NF4_PRODUCT
 
 aten: Any = torch.ops.aten
@@ -39,7 +41,7 @@ def compute_blocks(transformer: FluxTransformer2DModel, recomputed: Recomputed, 
     compute = _whole if recomputed in ("nothing", "blocks") else _keeping_products(recomputed)
     if are_compiled:
         torch._dynamo.reset()  # graphs of the training before this one, which would count against the limit of them
-        compute = _for_all_sizes(torch.compile(compute, fullgraph=True))
+        compute = _compiled_for_all_sizes(compute)
     if recomputed == "blocks":
         compute = partial(checkpoint, compute, use_reentrant=False)
     if are_compiled or recomputed != "nothing":
@@ -62,19 +64,35 @@ def _keeping_products(recomputed: Recomputed) -> Compute:
     return compute
 
 
-def _for_all_sizes(compiled: Compute) -> Compute:
-    """Say what differs from call to call, so that no graph is made for the first size alone. The first block's inputs
-    get a gradient that nobody asks for, as all others' do: else it would be a graph of its own."""
+def can_be_compiled(held: Held) -> bool:
+    """On a CPU it takes longer than it saves; layers whose weights are rounded, or visit, were not tried in graphs."""
+    return held.device.type == "cuda" and held.precision in ("fp32", "bf16") and not held.modulation_on_host
 
-    def compute(block: nn.Module, image: Tensor, text: Tensor, temb: Tensor, tables: Tables, options: None) -> Any:  # noqa: ANN401 (the block's)
+
+def _compiled_for_all_sizes(compute: Compute) -> Compute:
+    """Say what differs from call to call, so that no graph is made for the first size alone. The first block's inputs
+    get a gradient that nobody asks for, as all others' do: else it would be a graph of its own.
+
+    A compiler that fails costs speed, and a warning, but not the training.
+    """
+    answer = torch.compile(compute, fullgraph=True)
+
+    def compiled(block: nn.Module, image: Tensor, text: Tensor, temb: Tensor, tables: Tables, options: None) -> Any:  # noqa: ANN401 (the block's)
+        nonlocal answer
         for tensor, sides in ((image, [0, 1]), (text, [0]), (temb, [0]), (tables[0], [0]), (tables[1], [0])):
             torch._dynamo.maybe_mark_dynamic(tensor, sides)
         for tensor in (image, text):
             if tensor.is_leaf:
                 tensor.requires_grad_()
-        return compiled(block, image, text, temb, tables, options)
+        try:
+            return answer(block, image, text, temb, tables, options)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"blocks are not compiled: {reason}", stacklevel=2)
+            answer = compute
+            return answer(block, image, text, temb, tables, options)
 
-    return compute
+    return compiled
 
 
 def _policy(

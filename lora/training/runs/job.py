@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from lora.dataset.encoding import EncodedDataset
-from lora.flux.engine.blocks import compute_blocks
+from lora.flux.engine.blocks import can_be_compiled, compute_blocks
 from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import load_transformer
 from lora.training.checkpoints.start import Beginning
@@ -78,20 +78,15 @@ def run_job(
 
 def _transformer(job: Job, plan: Plan, beginning: Beginning) -> FluxTransformer2DModel:
     """Held and computing as planned, wearing a LoRA that changes nothing yet, or the one to begin with."""
-    transformer = load_transformer(job.base, held(plan))
+    how = held(plan)
+    transformer = load_transformer(job.base, how)
     add_lora(transformer, layers=job.layers, rank=job.recipe.lora_rank, seed=job.recipe.seed)
     if beginning.lora is not None:
         begin_with(transformer, beginning.lora)
     if plan.engine == "fast":
         fuse_lora(transformer)
-    compute_blocks(transformer, plan.recomputed, are_compiled=_is_compiled(plan, transformer.device))
+    compute_blocks(transformer, plan.recomputed, are_compiled=plan.engine == "fast" and can_be_compiled(how))
     return transformer
-
-
-def _is_compiled(plan: Plan, device: torch.device) -> bool:
-    """On a CPU it takes longer than it saves; layers whose weights are rounded, or visit, were not tried in graphs."""
-    is_plain_linear = plan.precision in ("fp32", "bf16") and not plan.modulation_on_host
-    return plan.engine == "fast" and device.type == "cuda" and is_plain_linear
 
 
 def _parted(job: Job, dataset: EncodedDataset) -> Parted:

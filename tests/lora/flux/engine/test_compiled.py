@@ -54,3 +54,15 @@ def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(
 def assert_same(found, expected):
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert error(found, expected) < 1e-5
+
+
+def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch):
+    def broken(*_):
+        raise NotImplementedError("no kernels for this chip")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    transformer = fused(small(FP32))
+    compute_blocks(transformer, "blocks", are_compiled=True)
+    with pytest.warns(UserWarning, match="blocks are not compiled: .*no kernels for this chip"):
+        found = answer(transformer, small_question())
+    assert_same(found, answer(fused(small(FP32)), small_question()))
