@@ -12,6 +12,11 @@ from tests.cog_client import Json, content_of, data_uri, post_training
 SHORT = {"steps": 6, "resolution": "128", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes may hold the time at which they were made, and tests need the same names in every worker."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def checkpoints_in_no_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Trainings of the tests keep their checkpoints in this folder, not in the home of who runs them."""
