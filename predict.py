@@ -150,9 +150,9 @@ class Runner(BaseRunner):
         tokens = Tokens(_token("hf_api_token", hf_api_token), _token("civitai_api_token", civitai_api_token))
         outfit = [self._worn(wish, tokens) for wish in asked]
         artist = self._artist(base)
-        for note in notes(artist.pipeline, request, source, width=width, height=height):
-            print(f"note: {note}")
         size = drawn_size(artist.pipeline, request, source)
+        for note in notes(artist.pipeline, request, source, size, width=width, height=height):
+            print(f"note: {note}")
         settings = settings_of(request, source, size, model=base.name, image=image, mask=mask, outfit=outfit)
         print(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
         with workspace("predict") as folder:

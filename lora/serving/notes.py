@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from diffusers import FluxPipeline
 
 from lora.flux.prompt import text_tokens, token_count
-from lora.serving.drawing import drawn_size
+from lora.pictures.size import Size
 from lora.serving.request import CUSTOM, Request
 from lora.serving.sources import Source
 
@@ -13,15 +13,21 @@ BLACK = (0, 0)
 
 
 def notes(
-    pipeline: FluxPipeline, request: Request, source: Source | None, *, width: int | None, height: int | None
+    pipeline: FluxPipeline,
+    request: Request,
+    source: Source | None,
+    size: Size,
+    *,
+    width: int | None,
+    height: int | None,
 ) -> Iterator[str]:
-    """One sentence for each input that does less than was asked of it."""
+    """One sentence for each input that does less than was asked of it; `size` is that of the images."""
     count, most = token_count(pipeline, request.prompt), text_tokens(pipeline)
     if count > most:
         yield f"the prompt has {count} tokens, of which the first {most} are read"
     if request.aspect_ratio != CUSTOM and (width or height):
         yield f"width and height are not looked at, as aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
-    mask = source and source.fitted_mask(drawn_size(pipeline, request, source))
+    mask = source and source.fitted_mask(size)
     if mask and mask.getextrema() == BLACK:
         yield "the mask is black everywhere, so the image stays as it is"
     elif source and request.aspect_ratio == CUSTOM:

@@ -29,7 +29,10 @@ def save_images(images: Mapping[int, Image.Image], request: Request, settings: S
         try:
             _save(image, path, request, text_of({**settings, "seed": request.seeds[index]}))
         except OSError as error:
-            raise OSError(f"{path} cannot be written ({error}): expected room for an image on this disk") from error
+            reason = error.strerror or error
+            raise OSError(
+                f"{path.name} cannot be written ({reason}): expected room for an image on the disk"
+            ) from error
         paths.append(path)
     return paths
 

@@ -81,14 +81,6 @@ def noise_like(latents):
     return torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """The transformer of tests/tiny.py as a file."""
-    folder = tmp_path_factory.mktemp("base")
-    tiny_transformer().save_pretrained(folder / "transformer")
-    return folder
-
-
 @pytest.fixture
 def broken(base, tmp_path):
     """A copy of it whose tensors a test may change."""

@@ -21,7 +21,6 @@ from tests.tiny import (
     tiny_batch,
     tiny_batches,
     tiny_dataset,
-    tiny_transformer,
 )
 
 CPU = torch.device("cpu")
@@ -29,14 +28,6 @@ MODULATION_LAYERS = 2 * 2 + 2
 ROWS = 32 * (2 * 2 * 6 + 2 * 3)  # outputs of all of them
 SIGMAS = torch.tensor([0.1, 0.4, 0.7, 0.9])
 EXAMPLES = 5  # so that the last batch of an epoch is smaller
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """The transformer of tests/tiny.py as a file."""
-    folder = tmp_path_factory.mktemp("base")
-    tiny_transformer().save_pretrained(folder / "transformer")
-    return folder
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from lora.pictures.size import Size
 from lora.serving.notes import notes
 from tests.drawing_requests import a_source
 from tests.lora.serving.test_drawing import request
@@ -15,7 +16,7 @@ def pipeline():
 
 
 def said(pipeline, source=None, *, width=None, height=None, **inputs):
-    return list(notes(pipeline, request(**inputs), source, width=width, height=height))
+    return list(notes(pipeline, request(**inputs), source, Size(64, 64), width=width, height=height))
 
 
 def source(mask=None):
