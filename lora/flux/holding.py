@@ -16,6 +16,7 @@ from lora.flux.eight_bit import Int8Linear, W8A8Linear, multiplies_in_8_bits
 from lora.flux.linears import HeldLinear, HostLinear, Nf4Linear
 from lora.flux.parts import refusals
 from lora.flux.precision import Precision
+from lora.flux.streaming import stream_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -34,6 +35,7 @@ class Held:
     precision: Precision  # of linear layers inside the blocks; what else there is has `dtype`
     modulation_on_host: bool  # the weights of modulation layers stay in host memory, in `dtype` whatever the precision
     device: torch.device
+    streamed_blocks: int = 0  # so many blocks have their other weights in host memory, too (lora/flux/streaming.py)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,8 +65,11 @@ def hold_transformer(transformer: FluxTransformer2DModel, source: Source, held: 
     """The same from a transformer on the meta device and tensors of any origin; raises what `source` raises."""
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, held)
+    stream = stream_of(transformer, held.streamed_blocks, held.device)
     for name, tensor in source(shapes):
-        _place(transformer, name, tensor, held)
+        module = _place(transformer, name, tensor, held)
+        if name.endswith(".weight") and stream.takes(module):
+            stream.keep(module)
     transformer.is_loaded_in_4bit = held.precision == "nf4"  # PEFT asks the model for it before it looks at a layer
     return transformer.requires_grad_(False).eval()
 
@@ -126,10 +131,12 @@ def _check(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) 
         raise ValueError(f"{shard} holds {name} of shape {list(tensor.shape)}: expected {list(expected)}")
 
 
-def _place(transformer: FluxTransformer2DModel, name: str, tensor: Tensor, held: Held) -> None:
+def _place(transformer: FluxTransformer2DModel, name: str, tensor: Tensor, held: Held) -> nn.Module:
+    """The module that it is now in."""
     parent, _, attribute = name.rpartition(".")
     module = transformer.get_submodule(parent)
     if attribute == "weight" and isinstance(module, HeldLinear):
         module.hold(tensor, device=held.device, dtype=held.dtype)
     else:
         module.register_parameter(attribute, nn.Parameter(tensor.to(held.device, held.dtype), requires_grad=False))
+    return module

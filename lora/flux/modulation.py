@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from lora.flux.engine.choices import AHEAD_BYTES
 from lora.flux.linears import HostLinear
+from lora.flux.velocity import entrance
+
+MOST_AHEAD = 128  # batches: FLUX.1 has no room for so many, and a small model nothing to gain from more
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class ModulationAhead:
         self._transformer = transformer
         self._layers = [layer for layer in transformer.modules() if isinstance(layer, HostLinear)]
         sample = sum(layer.out_features for layer in self._layers) * transformer.dtype.itemsize
-        self._at_once = max(1, AHEAD_BYTES // (batch_size * sample)) if self._layers else 0
+        fitting = AHEAD_BYTES // (batch_size * sample) if self._layers else 0
+        self._at_once = min(max(1, fitting), MOST_AHEAD)
         self._answers: dict[int, list[Tensor]] = {}  # to a batch, by its number: of each layer, [B, out]
 
     @contextmanager
@@ -75,7 +79,8 @@ class ModulationAhead:
         """What every modulation layer gets [B, width], as `FluxTransformer2DModel.forward` and `AdaLayerNormZero` of
         diffusers make it."""
         transformer = self._transformer
-        device, dtype = transformer.device, transformer.dtype
+        weight = entrance(transformer)
+        device, dtype = weight.device, weight.dtype
         sigmas = conditions.sigmas.to(device)
         times = [each.to(dtype) * 1000 for each in (sigmas, torch.full_like(sigmas, guidance))]
         return functional.silu(transformer.time_text_embed(*times, conditions.pooled.to(device, dtype)))

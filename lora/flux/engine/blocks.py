@@ -66,7 +66,8 @@ def _keeping_products(recomputed: Recomputed) -> Compute:
 
 def can_be_compiled(held: Held) -> bool:
     """On a CPU it takes longer than it saves; layers whose weights are rounded, or visit, were not tried in graphs."""
-    return held.device.type == "cuda" and held.precision in ("fp32", "bf16") and not held.modulation_on_host
+    are_visiting = held.modulation_on_host or held.streamed_blocks > 0
+    return held.device.type == "cuda" and held.precision in ("fp32", "bf16") and not are_visiting
 
 
 def _compiled_for_all_sizes(compute: Compute) -> Compute:

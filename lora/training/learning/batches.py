@@ -57,6 +57,15 @@ class _Begun:
     generator: torch.Generator  # of its noise
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A part of a batch that is likely to be asked for next."""
+
+    index: int
+    part: slice
+    noised: Noised | None
+
+
 class Batches:
     """Batch `index` of a training, for any index: each example once an epoch, in a new order each epoch.
 
@@ -67,6 +76,7 @@ class Batches:
         self._dataset, self._batch_size, self._draws, self._seed = dataset, batch_size, draws, seed
         self._epoch = lru_cache(maxsize=1)(self._ordered)
         self._per_epoch = len(self._ordered(0))
+        self._prepared: _Prepared | None = None
 
     def examples(self, index: int) -> list[Example]:
         """The examples of a batch."""
@@ -75,6 +85,17 @@ class Batches:
 
     def noised(self, index: int, *, part: slice = slice(None)) -> Noised | None:
         """A batch, or a part of it; None if the part is empty."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and (prepared.index, prepared.part) == (index, part):
+            return prepared.noised
+        return self._noised(index, part)
+
+    def prepare(self, index: int, *, part: slice = slice(None)) -> None:
+        """Draw the noise of a batch while there is time for it; the next question for a batch has it, if it is for
+        this."""
+        self._prepared = _Prepared(index, part, self._noised(index, part))
+
+    def _noised(self, index: int, part: slice) -> Noised | None:
         numbered = list(enumerate(self.examples(index)))[part]
         samples = [self._sample(example, index, place) for place, example in numbered]
         if not samples:

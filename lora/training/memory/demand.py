@@ -14,7 +14,8 @@ from lora.flux.holding import Held
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import TEXT_TOKENS
-from lora.training.memory.plans import Demand, Encoders, Plan, Shape
+from lora.training.memory.plans import Demand, Encoders, Plan
+from lora.training.memory.shape import Shape
 from lora.training.recipe.optimizers import bytes_per_parameter
 from lora.training.recipe.recipe import Recipe
 
@@ -60,7 +61,7 @@ def engine() -> Engine:
 
 def held(plan: Plan) -> Held:
     """The base, held as planned on the device that trains."""
-    return Held(plan.precision, plan.modulation_on_host, device())
+    return Held(plan.rung.precision, plan.rung.modulation_on_host, device(), plan.rung.streamed_blocks)
 
 
 def encoders_live_on(place: Encoders) -> torch.device:

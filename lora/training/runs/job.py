@@ -85,7 +85,7 @@ def _transformer(job: Job, plan: Plan, beginning: Beginning) -> FluxTransformer2
         begin_with(transformer, beginning.lora)
     if plan.engine == "fast":
         fuse_lora(transformer)
-    compute_blocks(transformer, plan.recomputed, are_compiled=plan.engine == "fast" and can_be_compiled(how))
+    compute_blocks(transformer, plan.rung.recomputed, are_compiled=plan.engine == "fast" and can_be_compiled(how))
     return transformer
 
 

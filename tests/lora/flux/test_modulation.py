@@ -119,6 +119,15 @@ def test_answers_take_no_more_than_their_share_but_one_batch_always_fits(base, m
         assert asked == list(range(7, 7 + expected))
 
 
+def test_a_small_model_looks_no_further_ahead_than_is_of_use(base):
+    transformer = a_training(base, a_recipe()).transformer
+    asked, batches = [], tiny_batches(a_recipe(), tiny_dataset(4))
+    with ModulationAhead(transformer, batch_size=2).answering(
+        0, lambda index: (asked.append(index), batches.conditions(index))[1], guidance=1.0
+    ):
+        assert len(asked) == modulation.MOST_AHEAD
+
+
 @pytest.mark.usefixtures("three_ahead")
 def test_a_training_that_goes_on_in_the_midst_of_what_was_ahead_has_the_same_bits(base):
     recipe = a_recipe(steps=5)

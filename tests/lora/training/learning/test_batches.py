@@ -6,8 +6,11 @@ import torch
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.loop import take_step
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
 from lora.training.recipe.sigmas import SigmaRule
-from tests.tiny import SHIFT, tiny_example, tiny_prompt
+from tests.tiny import SHIFT, a_recipe, tiny_batches, tiny_example, tiny_lora_transformer, tiny_prompt
 
 DROPPED = -1.0
 MIDDLE = SigmaRule(0.0, 1.0, 0.0)
@@ -165,3 +168,31 @@ def test_what_a_batch_is_told_as_a_whole_can_be_had_without_its_noise(part):
         if noised is not None and conditions is not None:
             assert torch.equal(conditions.sigmas, noised.sigmas)
             assert torch.equal(conditions.pooled, noised.batch.prompt.pooled)
+
+
+@pytest.mark.parametrize("asked", [(1, slice(0, 2)), (1, slice(0, 1)), (2, slice(0, 2))])
+def test_a_batch_that_was_prepared_is_the_one_that_would_have_been_made(asked):
+    """And another one is not taken for it."""
+    index, part = asked
+    dataset, draws = numbered_dataset(*[(4, 6)] * 5), Draws(MIDDLE, 0.0, 0.5, SHIFT)
+    prepared, plain = (Batches(dataset, batch_size=2, draws=draws, seed=0) for _ in range(2))
+    prepared.prepare(1, part=slice(0, 2))
+    for _ in range(2):
+        found, expected = prepared.noised(index, part=part), plain.noised(index, part=part)
+        assert torch.equal(found.noise, expected.noise)
+        assert torch.equal(found.sigmas, expected.sigmas)
+        assert torch.equal(found.batch.latents, expected.batch.latents)
+
+
+def test_a_step_has_the_noise_of_the_next_one_drawn_before_it_waits_for_the_device(monkeypatch):
+    drawn, recipe = [], a_recipe(steps=3)
+    transformer, batches = tiny_lora_transformer(), tiny_batches(recipe)
+    whole = Batches._noised
+    monkeypatch.setattr(
+        Batches, "_noised", lambda self, index, part: (drawn.append(index), whole(self, index, part))[1]
+    )
+    state = TrainingState(transformer, recipe)
+    take_step(transformer, state, batches, recipe, team=Solo())
+    assert drawn == [0, 1]
+    take_step(transformer, state, batches, recipe, team=Solo())
+    assert drawn == [0, 1, 2]

@@ -234,6 +234,7 @@ def test_the_host_waits_for_the_device_once_a_step(monkeypatch):
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
     drawn = [batches.noised(index) for index in range(3)]  # before: what is read there is the host's own
     monkeypatch.setattr(batches, "noised", lambda index, **_: drawn[index])
+    monkeypatch.setattr(batches, "prepare", lambda index, **_: None)
     lists, whole, until_then = [], torch.Tensor.tolist, []
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (lists.append(tensor), whole(tensor))[1])
     with Reads() as reads:

@@ -14,7 +14,8 @@ from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, rungs
-from lora.training.memory.plans import TRANSIENT_UNITS, Demand, Shape, activation_bytes
+from lora.training.memory.plans import TRANSIENT_UNITS, Demand, activation_bytes
+from lora.training.memory.shape import Shape
 from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ from lora.pictures.size import Size
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.demand import demand_of, encoders_live_on, encoders_work_on, engine, free_bytes, held
 from lora.training.memory.plans import plans
+from lora.training.memory.shape import Rung
 from tests.tiny import (
     TINY_FLUX,
     a_recipe,
@@ -100,7 +101,8 @@ def test_the_base_is_held_as_planned(transformer, dataset):
         checkpointing=False,
         engine="fast",
     )
-    assert held(replace(plan, modulation_on_host=True)) == Held("fp32", True, CPU)
+    rung = Rung("int8", "blocks", modulation_on_host=True, streamed_blocks=3)
+    assert held(replace(plan, rung=rung)) == Held("int8", True, CPU, 3)
 
 
 def test_without_a_gpu_the_encoders_are_and_work_on_the_host():

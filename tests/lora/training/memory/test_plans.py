@@ -8,15 +8,12 @@ from torch import Tensor
 
 from lora.flux.holding import Held, load_transformer
 from lora.flux.linears import HostLinear
+from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora
-from lora.training.memory.plans import (
-    GB,
-    Demand,
-    Shape,
-    lora_bytes,
-    plans,
-    weight_bytes,
-)
+from lora.training.learning.batches import Batch
+from lora.training.learning.loop import loss_at
+from lora.training.memory.plans import GB, Demand, lora_bytes, plans
+from lora.training.memory.shape import Rung, Shape, weight_bytes
 from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
@@ -42,7 +39,9 @@ def ladder(card, *, on_gpu=True, precision="auto", checkpointing=None, engine="f
 
 
 def rung(plan):
-    return plan.precision, plan.recomputed, plan.modulation_on_host
+    """As a tuple; of blocks, whether some stream."""
+    streams = ("streamed",) if plan.rung.streamed_blocks else ()
+    return plan.rung.precision, plan.rung.recomputed, plan.rung.modulation_on_host, *streams
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,8 @@ def rung(plan):
         (40, ("bf16", "gelu", False)),
         (24, ("bf16", "blocks", True)),
         (16, ("int8", "blocks", True)),
-        (12, ("nf4", "blocks", False)),
+        (12, ("int8", "blocks", True, "streamed")),
+        (8, ("int8", "blocks", True, "streamed")),
     ],
 )
 def test_each_card_gets_the_best_that_fits(card, expected):
@@ -66,9 +66,11 @@ def test_each_card_gets_the_best_that_fits(card, expected):
     ("card", "changes", "expected"),
     [
         (48, {"pixels": 512}, ("bf16", "nothing", False)),
-        (12, {"pixels": 512}, ("nf4", "blocks", False)),
+        (16, {"pixels": 512}, ("int8", "blocks", True)),
+        (6, {"pixels": 512}, ("int8", "blocks", True, "streamed")),
+        (8, {"pixels": 1280}, ("nf4", "blocks", True, "streamed")),
         (80, {"batch_size": 4}, ("bf16", "gelu", False)),
-        (24, {"batch_size": 4}, ("nf4", "blocks", False)),
+        (24, {"batch_size": 4}, ("int8", "blocks", True, "streamed")),
         (24, {"pixels": 256}, ("bf16", "pointwise", True)),
     ],
 )
@@ -85,8 +87,10 @@ def test_below_the_plan_come_all_that_need_less():
         ("bf16", "blocks", True),
         ("int8", "blocks", False),
         ("int8", "blocks", True),
+        ("int8", "blocks", True, "streamed"),  # one after it all need what the encoders take
         ("nf4", "blocks", False),
         ("nf4", "blocks", True),
+        *[("nf4", "blocks", True, "streamed")] * 2,
     ]
     for card in (200, 80, 48, 24, 16, 12, 8):
         for pixels in (512, 1024):
@@ -95,7 +99,7 @@ def test_below_the_plan_come_all_that_need_less():
 
 
 def test_peft_under_autocast_recomputes_blocks_or_nothing():
-    assert {plan.recomputed for plan in ladder(200, engine="plain")} == {"nothing", "blocks"}
+    assert {plan.rung.recomputed for plan in ladder(200, engine="plain")} == {"nothing", "blocks"}
     assert {plan.engine for plan in ladder(200, engine="plain")} == {"plain"}
 
 
@@ -126,13 +130,13 @@ def test_a_larger_batch_never_takes_less(pixels):
 @pytest.mark.parametrize(("on_gpu", "card"), [(True, 1000), (True, 1), (False, 1000), (False, 1)])
 def test_what_a_person_asks_for_is_granted(precision, checkpointing, on_gpu, card):
     for plan in ladder(card, on_gpu=on_gpu, precision=precision, checkpointing=checkpointing):
-        assert plan.precision == precision
-        assert checkpointing is None or plan.recomputed == ("blocks" if checkpointing else "nothing")
+        assert plan.rung.precision == precision
+        assert checkpointing is None or plan.rung.recomputed == ("blocks" if checkpointing else "nothing")
 
 
 def test_where_nothing_fits_the_smallest_is_tried_and_said_to_be_a_risk():
-    (only,) = ladder(6)
-    assert rung(only) == ("nf4", "blocks", True)
+    (only,) = ladder(4)
+    assert rung(only) == ("nf4", "blocks", True, "streamed")
     assert not only.fits
     assert only.line().endswith("GB free, which may not fit")
 
@@ -155,6 +159,10 @@ def test_the_line_says_it_all():
     )
     assert "activations kept, encoders together" in ladder(80)[0].line()
     assert "activations recomputed as far as that is cheap" in ladder(48)[0].line()
+    streaming = ladder(8, pixels=512)[0]
+    count = streaming.rung.streamed_blocks
+    assert f", modulation layers in host memory, {count} of 57 blocks streamed from it, encoders" in streaming.line()
+    assert streaming.settings()["streamed_blocks"] == count
 
 
 def test_the_shape_counts_every_parameter_of_flux_dev():
@@ -195,11 +203,40 @@ def tensors_of(transformer):
 def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
     transformer = load_transformer(bases[name], Held(precision, on_host, CPU))
     shape = Shape.of(transformer.config)
-    predicted = weight_bytes(shape, precision=precision, modulation_on_host=on_host, on_gpu=False)
+    predicted = weight_bytes(shape, Rung(precision, "blocks", on_host), on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
     if on_host:
         held = bytes_of(layer.host_weight for layer in transformer.modules() if isinstance(layer, HostLinear))
         assert shape.modulation_rows * shape.width * held_bytes(precision) == held
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
+@pytest.mark.parametrize("streamed", [3, 7])
+def test_of_blocks_that_stream_two_are_counted(precision, on_host, streamed):
+    transformer = load_transformer(TINY_FLUX, Held(precision, on_host, CPU, streamed))
+    shape, batch = Shape.of(transformer.config), tiny_flux_batch()
+    with torch.no_grad():
+        loss_at(transformer, batch, noise=torch.ones_like(batch.latents), sigmas=torch.tensor([0.5]))
+    predicted = weight_bytes(shape, Rung(precision, "blocks", on_host, streamed), on_gpu=False)
+    assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
+
+
+def tiny_flux_batch():
+    """Of one small picture with a short prompt, in the base's sizes."""
+    return Batch(torch.randn(1, 16, 4, 4), Prompt(torch.randn(1, 4, 128), torch.randn(1, 96)))
+
+
+def test_streaming_leaves_blocks_on_the_device_as_long_as_there_is_room():
+    counts = [ladder(card, pixels=512, precision="int8")[0].rung.streamed_blocks for card in (16, 12, 10, 8)]
+    assert counts[0] == 0
+    assert counts == sorted(set(counts))
+    assert all(plan.peak_bytes <= plan.free_bytes for card in (12, 10, 8) for plan in ladder(card, pixels=512))
+
+
+def test_bf16_streams_only_if_it_is_asked_for():
+    assert rung(ladder(16, precision="bf16")[0]) == ("bf16", "blocks", True, "streamed")
+    assert not any(rung(plan)[::3] == ("bf16", "streamed") for card in range(6, 30) for plan in ladder(card))
 
 
 def held_bytes(precision):

@@ -11,6 +11,7 @@ from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.session import Schedule
 from lora.training.learning.team import Solo
 from lora.training.memory.plans import Plan
+from lora.training.memory.shape import Rung
 from lora.training.recipe.layers import block_layers
 from lora.training.runs import job as jobs
 from lora.training.runs.job import Job, run_job
@@ -28,7 +29,7 @@ def an_example(config, seed):
     return Example(latents, Prompt(tokens, pooled), content=str(seed))
 
 
-def run(folder, engine, recomputed):
+def run(folder, engine, recomputed, streamed=0):
     config, log = transformer_config(TINY_FLUX), a_log()
     examples = tuple(an_example(config, seed) for seed in range(2))
     job = Job(
@@ -40,8 +41,9 @@ def run(folder, engine, recomputed):
         sample_side=64,
         samples=folder / "samples",
     )
-    plan = Plan("fp32", recomputed, False, "together", engine, 0.0, 0.0)
-    store = CheckpointStore(folder / engine / recomputed, {"of": "a test"}, report_damage=print)
+    rung = Rung("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
+    plan = Plan(rung, 6, "together", engine, 0.0, 0.0)
+    store = CheckpointStore(folder / engine / f"{recomputed}-{streamed}", {"of": "a test"}, report_damage=print)
     stop = Stop(log, Termination(), minutes=None)
     dataset = EncodedDataset(examples, examples[0].prompt)
     return run_job(job, dataset, plan, Beginning(None, None), store=store, team=Solo(), log=log, stop=stop).tensors
@@ -58,6 +60,11 @@ def test_either_engine_gives_the_same_lora_whatever_is_recomputed(tmp_path, monk
         for name, tensor in plain.items():
             torch.testing.assert_close(found[name], tensor, rtol=0.02, atol=1e-5)
     assert fused == [False, True, True]
+
+
+def test_blocks_that_stream_give_the_same_lora_bit_for_bit(tmp_path):
+    stays, streams = (run(tmp_path, "fast", "blocks", streamed) for streamed in (0, 4))
+    assert all(torch.equal(streams[name], tensor) for name, tensor in stays.items())
 
 
 def _is_fast(session):
