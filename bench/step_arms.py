@@ -10,8 +10,9 @@ from bench.plain_dreambooth import TARGET_MODULES
 from bench.random_flux import Sizes, random_text_encoders, random_transformer
 from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
-from lora.flux.engine.blocks import can_be_compiled, compute_blocks
+from lora.flux.engine.blocks import compute_blocks
 from lora.flux.engine.choices import Recomputed
+from lora.flux.engine.graphs import can_be_compiled
 from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import Held
 from lora.flux.loading import device

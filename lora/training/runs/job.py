@@ -10,7 +10,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from lora.dataset.encoding import EncodedDataset
-from lora.flux.engine.blocks import can_be_compiled, compute_blocks
+from lora.flux.engine.blocks import compute_blocks
+from lora.flux.engine.graphs import can_be_compiled
 from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import load_transformer
 from lora.training.checkpoints.start import Beginning

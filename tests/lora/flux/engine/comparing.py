@@ -71,12 +71,12 @@ def small_question() -> Question:
 
 def worn(precision: Precision, *, on_host: bool = False) -> FluxTransformer2DModel:
     """tiny-flux held in a precision, with a LoRA that does something on each layer that can wear one."""
-    return _dressed(load_transformer(TINY_FLUX, Held(precision, on_host, CPU)))
+    return dressed(load_transformer(TINY_FLUX, Held(precision, on_host, CPU)))
 
 
 def small(dtype: torch.dtype) -> FluxTransformer2DModel:
     """The small transformer, with weights that are exact in bf16 whatever it computes in, dressed likewise."""
-    return _dressed(tiny_transformer(dtype=torch.bfloat16).to(dtype))
+    return dressed(tiny_transformer(dtype=torch.bfloat16).to(dtype))
 
 
 def fused(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
@@ -85,7 +85,7 @@ def fused(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
     return transformer
 
 
-def _dressed(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
+def dressed(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     randomize_lora(transformer, spread=0.02)
     return transformer

@@ -1,34 +1,62 @@
 """Compiled blocks: one graph for each class of block, none for another size, and the same gradients.
 
-Without the minute in which kernels are written, and that in which backward passes are traced: graphs are run as they
-were recorded.
+Mostly without the minute in which kernels are written: graphs are run as they were recorded.
 """
 
 import functools
+from dataclasses import dataclass
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
+from lora.flux import holding
 from lora.flux.engine.blocks import compute_blocks
+from lora.flux.engine.choices import Recomputed
+from lora.flux.engine.graphs import can_be_compiled
+from lora.flux.holding import Held, load_transformer
+from lora.flux.modulation import Conditions, ModulationAhead
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batch
-from tests.lora.flux.engine.comparing import Question, answer, error, fused, small, small_question
+from lora.training.learning.loop import TRAINING_GUIDANCE
+from tests.lora.flux.engine.comparing import CPU, Question, answer, dressed, error, fused, small, small_question
 from tests.tiny import tiny_example
 
 FP32 = torch.float32
 
 
-@pytest.fixture(scope="module", params=["nothing", "blocks"])
-def compiled(request):
-    """A transformer on a rung."""
-    transformer = fused(small(FP32))
+@dataclass(frozen=True)
+class Way:
+    """How a transformer is held and computed."""
+
+    held: Held
+    recomputed: Recomputed
+
+
+WAYS = {
+    "in full": Way(Held("fp32", False, CPU), "nothing"),
+    "nf4": Way(Held("nf4", False, CPU), "blocks"),
+    "8 bits, modulation on the host, blocks streamed": Way(Held("int8", True, CPU, 3), "blocks"),
+}
+
+
+@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS)
+def contenders(request, base):
+    """Compiled, and as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+        patch.setattr(holding, "multiplies_in_8_bits", lambda *_: True)  # as on a GPU
         counters.clear()
-        compute_blocks(transformer, request.param, are_compiled=True)
-    yield transformer
+        yield [on(load_transformer(base, request.param.held), request.param, compiled) for compiled in (True, False)]
     torch._dynamo.reset()
+
+
+def on(transformer, way, are_compiled):
+    transformer = fused(dressed(transformer))
+    compute_blocks(transformer, way.recomputed, are_compiled=are_compiled)
+    return transformer
 
 
 def larger_question():
@@ -41,13 +69,20 @@ def larger_question():
     )
 
 
-def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(compiled):
-    transformer = compiled
-    plain = fused(small(FP32))
-    assert_same(answer(transformer, small_question()), answer(plain, small_question()))
+def answer_ahead(transformer, question):
+    """As a training asks: modulation layers on the host have answered beforehand."""
+    seen = Conditions(question.sigmas, question.batch.prompt.pooled)
+    ahead = ModulationAhead(transformer, batch_size=len(question.sigmas))
+    with ahead.answering(0, {0: seen}.get, guidance=TRAINING_GUIDANCE):
+        return answer(transformer, question)
+
+
+def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(contenders):
+    compiled, plain = contenders
+    assert_same(answer_ahead(compiled, small_question()), answer_ahead(plain, small_question()))
     assert counters["stats"]["unique_graphs"] == 2
     with torch._dynamo.config.patch(error_on_recompile=True):
-        assert_same(answer(transformer, larger_question()), answer(plain, larger_question()))
+        assert_same(answer_ahead(compiled, larger_question()), answer_ahead(plain, larger_question()))
     assert counters["stats"]["unique_graphs"] == 2
 
 
@@ -56,13 +91,38 @@ def assert_same(found, expected):
     assert error(found, expected) < 1e-5
 
 
-def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch):
-    def broken(*_):
-        raise NotImplementedError("no kernels for this chip")
+def test_kernels_that_the_compiler_writes_compute_the_same():
+    transformer = fused(small(FP32))
+    compute_blocks(transformer, "blocks", are_compiled=True)
+    for question in (small_question(), larger_question()):
+        assert_same(answer(transformer, question), answer(fused(small(FP32)), question))
+    torch._dynamo.reset()
 
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+
+def no_kernels(*_):
+    raise NotImplementedError("no kernels for this chip")
+
+
+def as_recorded(graph, _):
+    return make_boxed_func(graph.forward)
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [no_kernels, aot_autograd(fw_compiler=as_recorded, bw_compiler=no_kernels)],
+    ids=["at all", "for the backward pass"],
+)
+def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch, backend):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     transformer = fused(small(FP32))
     compute_blocks(transformer, "blocks", are_compiled=True)
     with pytest.warns(UserWarning, match="blocks are not compiled: .*no kernels for this chip"):
         found = answer(transformer, small_question())
     assert_same(found, answer(fused(small(FP32)), small_question()))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
+def test_on_a_gpu_all_are_compiled_and_on_a_cpu_none(precision):
+    held = [Held(precision, on_host, torch.device("cuda"), blocks) for on_host in (False, True) for blocks in (0, 57)]
+    assert all(map(can_be_compiled, held))
+    assert not can_be_compiled(Held(precision, False, CPU))

@@ -1,0 +1,67 @@
+"""Blocks as graphs: each class of block is compiled once, for all sizes; a compiler that fails costs speed alone."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora.flux.holding import Held
+from lora.flux.linears import HostLinear
+
+Compute = Callable[..., Any]  # a block and what it is asked, in the order of its own parameters
+Tables = tuple[Tensor, Tensor]  # cosines and sines of places, [tokens, of a head]
+LONGEST_REASON = 200  # characters of what a compiler says
+
+
+def can_be_compiled(held: Held) -> bool:
+    """On a CPU it takes longer than it saves."""
+    return held.device.type == "cuda"
+
+
+def plainly(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
+    """Text and image tokens, by a block without its hooks, which stay outside of its graph. They are whole, as single
+    blocks answer with parts of one tensor, which to a graph is another input than what they get from double blocks."""
+    return tuple(each.contiguous() for each in block.forward(*inputs))
+
+
+def compiled_for_all_sizes(compute: Compute) -> Compute:
+    """Compile what computes a block `plainly`, and say what differs from call to call, so that no graph is made for the
+    first size alone.
+
+    The first block's inputs get a gradient that nobody asks for, as all others' do: else it would be a graph of its
+    own. Backward passes are compiled together with forward ones. A compiler that fails costs a warning, and from then
+    on blocks compute as they are.
+    """
+    torch._dynamo.reset()  # graphs of the training before this one, which would count against the limit of them
+    answer = torch.compile(compute, fullgraph=True)
+    on_host: dict[nn.Module, list[HostLinear]] = {}
+
+    def compiled(block: nn.Module, *inputs: Any) -> Any:  # noqa: ANN401 (the block's)
+        nonlocal answer
+        for hook in block._forward_pre_hooks.values():
+            hook(block, inputs)
+        if block not in on_host:
+            on_host[block] = [each for each in block.modules() if isinstance(each, HostLinear)]
+        _mark(*inputs[:4], answers=[layer.answer for layer in on_host[block] if layer.answer is not None])
+        try:
+            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                return answer(block, *inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:LONGEST_REASON]
+            warnings.warn(f"blocks are not compiled: {reason}", stacklevel=2)
+            answer = compute
+            return answer(block, *inputs)
+
+    return compiled
+
+
+def _mark(image: Tensor, text: Tensor, temb: Tensor, tables: Tables, *, answers: list[Tensor]) -> None:
+    """Say which sides differ: those of tokens, and the number of samples."""
+    by_sample = [(each, [0]) for each in (text, temb, *tables, *answers)]
+    for tensor, sides in ((image, [0, 1]), *by_sample):
+        torch._dynamo.maybe_mark_dynamic(tensor, sides)
+    for tensor in (image, text):
+        if tensor.is_leaf:
+            tensor.requires_grad_()
