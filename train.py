@@ -13,7 +13,9 @@ from lora.training.stages import encode, pack, teach
 from lora.training.stop import Stop, Termination
 from lora.workspace import workspace
 from weights.bases import find_trainable_base
+from weights.reading_ahead import reading_ahead
 from weights.references import read_lora
+from weights.soundness import weight_files
 
 TERMINATION = Termination.listening()  # Cog's worker is in its main thread, which alone can listen, only for imports
 
@@ -179,8 +181,9 @@ def train(
         base = find_trainable_base()
         start = find_start(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
         archives = Archives.given(input_images, captions=input_captions)
-        prepared = prepare(config, archives, start, base=base.path, base_name=base.name, into=folder, log=log)
-        dataset = encode(prepared, folder=folder, log=log)
+        with reading_ahead(weight_files(base.path)):  # of the encoders while images are read; then the transformer's
+            prepared = prepare(config, archives, start, base=base.path, base_name=base.name, into=folder, log=log)
+            dataset = encode(prepared, folder=folder, log=log)
         stop.raise_if_asked()
         trained = teach(prepared, dataset, folder=folder, log=log, stop=stop)
         return TrainingOutput(weights=Path(pack(prepared, trained, folder=folder, log=log)))

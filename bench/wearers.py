@@ -9,7 +9,9 @@ import torch
 from diffusers import FluxPipeline
 from peft.tuners.lora import LoraLayer
 
+from lora.flux.loading import device
 from lora.serving.closet import Closet
+from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.fast import FastTransformer
 from lora.serving.wardrobe import Wardrobe, Worn
 from weights.references import open_lora
@@ -28,10 +30,13 @@ class Wearer(Protocol):
 
 
 class Ours:
-    """As the predictor does: it keeps what it read, and looks whether the file is still the same."""
+    """As the predictor does: blocks are compiled on a GPU; it keeps what it read, and looks whether the file is still
+    the same."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         self.pipeline = pipeline
+        if device().type == "cuda":
+            compile_for_all_sizes(pipeline, say=print)
         self._wardrobe = Wardrobe(pipeline)
         self._closet = Closet()
 

@@ -14,7 +14,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 
 from lora.flux.eight_bit import W8A8Linear
-from lora.flux.prompt import encode_prompt
+from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.progress import Say
 from lora.serving.wardrobe import Wardrobe
 
@@ -54,7 +54,7 @@ class FastTransformer:
         if fast.device.type == "cuda":
             self._say("go_fast: compiling, once for all sizes of images")
             with self._drawn_by(fast):
-                compile_for_all_sizes(self._pipeline)
+                compile_for_all_sizes(self._pipeline, say=self._say)
         return fast
 
     @contextmanager
@@ -94,22 +94,3 @@ def eight_bit(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
 def eight_bit_layers(fast: FluxTransformer2DModel) -> dict[str, W8A8Linear]:
     """The layers that multiply in 8 bits, by name."""
     return {name: module for name, module in fast.named_modules() if isinstance(module, W8A8Linear)}
-
-
-@torch.inference_mode()
-def compile_for_all_sizes(pipeline: FluxPipeline) -> None:
-    """Compile the blocks of the pipeline's transformer for images of any size, each kind of block once.
-
-    A step is drawn at the model's own size, so what is compiled does not depend on which request comes first.
-    """
-    pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
-    prompt = encode_prompt(pipeline, "")
-    pipeline(
-        prompt_embeds=prompt.tokens[None],
-        pooled_prompt_embeds=prompt.pooled[None],
-        width=pipeline.vae.config.sample_size,
-        height=pipeline.vae.config.sample_size,
-        num_inference_steps=1,
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-    )

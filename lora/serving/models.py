@@ -8,8 +8,10 @@ import psutil
 import torch
 from PIL import Image
 
+from lora.flux.engine.choices import Engine, chosen_engine
 from lora.flux.loading import device, free_memory, load_pipeline, precision
 from lora.flux.placing import DRAWING_BYTES, bytes_of_parts
+from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.drawing import draw
 from lora.serving.fast import FastTransformer
 from lora.serving.progress import Say
@@ -22,9 +24,12 @@ from lora.serving.wardrobe import Wardrobe, Worn
 class Model:
     """A base model, ready to draw."""
 
-    def __init__(self, path: Path, say: Say) -> None:
+    def __init__(self, path: Path, engine: Engine, say: Say) -> None:
         """The base in this folder; `say` is told how far a request is, and what takes long."""
         self.pipeline = load_pipeline(path)
+        if engine == "fast" and device().type == "cuda":  # on a CPU it takes longer than it saves
+            say("compiling, once for all sizes of images")
+            compile_for_all_sizes(self.pipeline, say=say)
         self._plain = self.pipeline.transformer
         self._wardrobe = Wardrobe(self.pipeline)
         self._prompts = Prompts(self.pipeline)
@@ -66,8 +71,8 @@ class Models:
     """Keeps those that were drawn with, as long as there is memory for another."""
 
     def __init__(self, say: Say) -> None:
-        """`say` is that of each of them."""
-        self._say = say
+        """`say` is that of each of them. Raises ValueError if the environment asks for an engine that nobody knows."""
+        self._engine, self._say = chosen_engine(), say
         self._loaded: dict[Path, Model] = {}
 
     @property
@@ -81,7 +86,7 @@ class Models:
             if _free_bytes() < sum(bytes_of_parts(path, precision()).values()) + DRAWING_BYTES:
                 self._loaded.clear()
                 free_memory()
-            self._loaded[path] = Model(path, self._say)
+            self._loaded[path] = Model(path, self._engine, self._say)
         return self._loaded[path]
 
 

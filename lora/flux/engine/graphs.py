@@ -49,12 +49,16 @@ def compiled_for_all_sizes(compute: Compute) -> Compute:
             with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
                 return answer(block, *inputs)
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:LONGEST_REASON]
-            warnings.warn(f"blocks are not compiled: {reason}", stacklevel=2)
+            warnings.warn(f"blocks are not compiled: {reason_of(error)}", stacklevel=2)
             answer = compute
             return answer(block, *inputs)
 
     return compiled
+
+
+def reason_of(error: Exception) -> str:
+    """What a compiler said, in one short line."""
+    return " ".join(str(error).split())[:LONGEST_REASON]
 
 
 def _mark(image: Tensor, text: Tensor, temb: Tensor, tables: Tables, *, answers: list[Tensor]) -> None:

@@ -1,15 +1,12 @@
 """What a training asks of memory, from its base, its images and its recipe; and what there is. Loads no weights."""
 
-import os
 from pathlib import Path
-from typing import get_args
 
 import psutil
 import torch
 from diffusers import FluxTransformer2DModel
 
 from lora.dataset.reading import Dataset
-from lora.flux.engine.choices import Engine
 from lora.flux.holding import Held
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, transformer_config
@@ -20,7 +17,6 @@ from lora.training.recipe.optimizers import bytes_per_parameter
 from lora.training.recipe.recipe import Recipe
 
 HOST = torch.device("cpu")
-ENGINE_VARIABLE = "FLUX_ENGINE"
 
 
 def demand_of(base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, ...]) -> Demand:
@@ -47,16 +43,6 @@ def free_bytes() -> int:
     if device().type == "cuda":
         return min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
     return psutil.virtual_memory().available
-
-
-def engine() -> Engine:
-    """How the environment says that the transformer computes: fast if it says nothing. Raises ValueError if it says
-    anything else."""
-    asked = os.environ.get(ENGINE_VARIABLE, "").strip() or "fast"
-    for known in get_args(Engine):
-        if asked == known:
-            return known
-    raise ValueError(f"{ENGINE_VARIABLE} is {asked!r}: expected {' or '.join(get_args(Engine))}")
 
 
 def held(plan: Plan) -> Held:

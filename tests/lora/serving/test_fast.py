@@ -1,6 +1,5 @@
 """In 8 bits, a pipeline draws nearly the same, wears LoRAs at their full strength, and is otherwise left as it was."""
 
-import functools
 import math
 
 import pytest
@@ -9,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from lora.flux.eight_bit import W8A8Linear
 from lora.flux.layouts.canonical import canonical
-from lora.serving.fast import FastTransformer, compile_for_all_sizes, eight_bit, eight_bit_layers
+from lora.serving.fast import FastTransformer, eight_bit, eight_bit_layers
 from lora.serving.wardrobe import Wardrobe, Worn
 from tests.tiny import random_lora, tiny_pipeline, tiny_transformer
 
@@ -274,44 +273,3 @@ def test_nothing_is_compiled_on_a_cpu(pipeline, wardrobe):
     drawn_fast(pipeline, FastTransformer(pipeline, wardrobe, say=said.append))
     assert said == []
     assert counters["stats"]["unique_graphs"] == 0
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    """A pipeline whose fast transformer is compiled, after a first try that was cancelled; and its wardrobe.
-
-    Without the minute in which kernels are written: graphs are run as they were traced.
-    """
-    pipeline = tiny_pipeline()
-    wardrobe = Wardrobe(pipeline)
-    fast = FastTransformer(pipeline, wardrobe, say=print)
-    with pytest.MonkeyPatch.context() as patch, fast.driving():
-        torch._dynamo.reset()
-        counters.clear()
-        patch.setattr(torch, "compile", functools.partial(torch.compile, backend=cancelled))
-        with pytest.raises(KeyboardInterrupt):
-            compile_for_all_sizes(pipeline)
-        patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-        compile_for_all_sizes(pipeline)
-    yield pipeline, wardrobe, fast
-    torch._dynamo.reset()
-
-
-def cancelled(*_graph):
-    """A compiler in whose midst a cancel comes."""
-    raise KeyboardInterrupt
-
-
-def test_each_kind_of_block_is_compiled_once(compiled):  # noqa: ARG001
-    """And one of them twice: what a block gets from its like lies otherwise in memory than from another kind."""
-    assert counters["stats"]["unique_graphs"] == 3
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0])
-@pytest.mark.parametrize("size", [*SIZES, {"width": 128, "height": 256}])
-def test_no_lora_and_no_size_compiles_anything_anew(compiled, loras, size, scale):
-    pipeline, wardrobe, fast = compiled
-    wardrobe.wear([Worn("a", loras["a"], scale, "a")])
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        found = drawn_fast(pipeline, fast, **size)
-    assert torch.equal(found, drawn_fast(pipeline, FastTransformer(pipeline, wardrobe, say=print), **size))

@@ -28,7 +28,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def model():
-    return Model(TINY_FLUX, silent)
+    return Model(TINY_FLUX, "fast", silent)
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ from lora.flux.holding import Held, load_transformer
 from lora.flux.latents import pack
 from lora.pictures.size import Size
 from lora.training.learning.adapter import add_lora
-from lora.training.memory.demand import demand_of, encoders_live_on, encoders_work_on, engine, free_bytes, held
+from lora.training.memory.demand import demand_of, encoders_live_on, encoders_work_on, free_bytes, held
 from lora.training.memory.plans import plans
 from lora.training.memory.shape import Rung
 from tests.tiny import (
     TINY_FLUX,
     a_recipe,
     all_layers,
-    assert_one_sentence,
     encoded,
     found_in,
     lora_parameters,
@@ -108,18 +107,3 @@ def test_the_base_is_held_as_planned(transformer, dataset):
 def test_without_a_gpu_the_encoders_are_and_work_on_the_host():
     assert {encoders_live_on(place) for place in ("together", "in turn", "host")} == {CPU}
     assert {encoders_work_on(place) for place in ("together", "in turn", "host")} == {CPU}
-
-
-@pytest.mark.parametrize(("said", "expected"), [(None, "fast"), ("", "fast"), ("fast", "fast"), (" plain ", "plain")])
-def test_the_engine_is_fast_unless_the_environment_says_plain(monkeypatch, said, expected):
-    monkeypatch.delenv("FLUX_ENGINE", raising=False)
-    if said is not None:
-        monkeypatch.setenv("FLUX_ENGINE", said)
-    assert engine() == expected
-
-
-def test_an_engine_that_nobody_knows_is_refused(monkeypatch):
-    monkeypatch.setenv("FLUX_ENGINE", "warp")
-    with pytest.raises(ValueError, match="FLUX_ENGINE") as error:
-        engine()
-    assert_one_sentence(error.value, "'warp'", "plain or fast")
