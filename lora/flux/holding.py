@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lora.flux.eight_bit import Int8Linear, W8A8Linear, multiplies_in_8_bits
 from lora.flux.linears import HeldLinear, HostLinear, Nf4Linear
-from lora.flux.parts import refusals
+from lora.flux.parts import are_numbers, refusals
 from lora.flux.precision import Precision
 from lora.flux.streaming import stream_of
 
@@ -129,6 +129,8 @@ def _check(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) 
         raise ValueError(f"{shard} holds the tensor {name}: expected none of that name, or only one")
     if tensor.shape != expected:
         raise ValueError(f"{shard} holds {name} of shape {list(tensor.shape)}: expected {list(expected)}")
+    if not are_numbers(tensor):
+        raise ValueError(f"{shard} holds {name}, where infinite or no numbers are: expected weights")
 
 
 def _place(transformer: FluxTransformer2DModel, name: str, tensor: Tensor, held: Held) -> nn.Module:

@@ -14,8 +14,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lora.flux.dimensions import Dimensions
+from lora.flux.holding import Held, load_transformer
 from lora.flux.parts import load_parts, load_tokenizers, refusals
-from lora.flux.placing import CLIP, PARTS, T5, TRANSFORMER, VAE, bytes_of_parts, parts_on_gpu
+from lora.flux.placing import CLIP, T5, TRANSFORMER, VAE, Placement, bytes_of_parts, placement
 
 
 def device() -> torch.device:
@@ -29,22 +31,34 @@ def precision() -> torch.dtype:
 
 
 def load_pipeline(base: Path) -> FluxPipeline:
-    """All of FLUX, ready to draw. Text encoders that a GPU has no room for live on the host (lora/flux/placing.py).
+    """All of FLUX, ready to draw. What a GPU has no room for lives on the host (lora/flux/placing.py): text encoders,
+    and weights of blocks, which stream to it.
 
     Raises MemoryError with one sentence, before anything is loaded, if the GPU has no room for the rest either, and
-    ValueError with one that begins with the folder that cannot be loaded.
+    ValueError with one that begins with what cannot be loaded.
     """
     here = device()
-    on_gpu = _placed_on(here, base) if here.type == "cuda" else ()
-    pipeline = _assembled(base, load_parts(base, PARTS, dtype=precision()))
-    for part in on_gpu:
+    placed = _placed_on(here, base) if here.type == "cuda" else Placement(())
+    held = Held("bf16" if here.type == "cuda" else "fp32", False, here, placed.streamed_blocks)
+    parts = load_parts(base, (CLIP, T5), dtype=precision())
+    transformer = load_transformer(base, held)
+    parts |= {TRANSFORMER: transformer, **load_parts(base, (VAE,), dtype=precision())}
+    pipeline = _assembled(base, parts)
+    for part in placed.on_gpu:
         getattr(pipeline, part).to(here)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _placed_on(gpu: torch.device, base: Path) -> tuple[str, ...]:
-    return parts_on_gpu(bytes_of_parts(base, precision()), free_bytes=torch.cuda.mem_get_info(gpu)[0])
+def _placed_on(gpu: torch.device, base: Path) -> Placement:
+    with refusals(base / TRANSFORMER):
+        dimensions = Dimensions.of(transformer_config(base))
+    return placement(
+        bytes_of_parts(base, precision()),
+        dimensions,
+        weight_bytes=precision().itemsize,
+        free_bytes=torch.cuda.mem_get_info(gpu)[0],
+    )
 
 
 def transformer_config(base: Path) -> dict[str, Any]:

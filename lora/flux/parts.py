@@ -1,4 +1,5 @@
-"""The models that FLUX consists of, each loaded from its folder; one that its files do not fill is refused."""
+"""The models that FLUX consists of beside its transformer (lora/flux/holding.py), each loaded from its folder; one that
+its files do not fill is refused."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,17 +10,16 @@ from typing import Any
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
 
-from lora.flux.placing import CLIP, T5, TRANSFORMER, VAE
+from lora.flux.placing import CLIP, T5, VAE
 
 CLASSES: dict[str, Any] = {
     CLIP: CLIPTextModel,
     T5: T5EncoderModel,
-    TRANSFORMER: FluxTransformer2DModel,
     VAE: AutoencoderKL,
 }
 TOKENIZERS: dict[str, Any] = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5Tokenizer}
@@ -113,8 +113,13 @@ def _foreign(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
 
 def _check_numbers(folder: Path, model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
-        if not parameter.detach().flatten()[:SAMPLE].isfinite().all():
+        if not are_numbers(parameter.detach()):
             raise _UnfitError(f"{folder} holds {name}, where infinite or no numbers are: expected weights")
+
+
+def are_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor begins with finite ones."""
+    return bool(tensor.flatten()[:SAMPLE].isfinite().all())
 
 
 def _check_scale(folder: Path, vae: AutoencoderKL) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
+
+from lora.flux.dimensions import Dimensions
 
 GIB = 2**30
 # Drawing at 1440 x 1440 takes most while the VAE decodes: 3.2 GB in bf16, counted with tensors that hold no data. The
@@ -18,22 +21,41 @@ PARTS = (TRANSFORMER, VAE, CLIP, T5)
 ON_HOST: tuple[tuple[str, ...], ...] = ((), (T5,), (T5, CLIP))
 
 
-def parts_on_gpu(part_bytes: Mapping[str, int], *, free_bytes: int) -> tuple[str, ...]:
-    """The parts that live on a GPU with so much free memory, which leaves enough to draw in; others live on the host.
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What is where."""
 
-    `part_bytes` is by PARTS, in the precision that they are loaded in. Raises MemoryError with one sentence if not even
-    the parts that every step needs fit.
+    on_gpu: tuple[str, ...]  # parts; others live on the host
+    streamed_blocks: int = 0  # of the transformer, whose weights are on the host (lora/flux/streaming.py)
+
+
+def placement(
+    part_bytes: Mapping[str, int], dimensions: Dimensions, *, weight_bytes: int, free_bytes: int
+) -> Placement:
+    """What lives on a GPU with so much free memory, so that enough is left to draw in; from the fastest to the
+    smallest.
+
+    `part_bytes` is by PARTS, in the precision that they are loaded in, in which a weight has `weight_bytes`. Raises
+    MemoryError with one sentence if not even a transformer fits of which all blocks stream.
     """
+    needed: float = math.inf
+    for placed in _from_the_fastest(dimensions):
+        away = dimensions.weights_away(placed.streamed_blocks, with_modulation=True) * weight_bytes
+        needed = min(needed, sum(part_bytes[part] for part in placed.on_gpu) - away + DRAWING_BYTES)
+        if needed <= free_bytes:
+            return placed
+    raise MemoryError(
+        f"the GPU has {free_bytes / GIB:.1f} GiB of free memory: expected {needed / GIB:.1f} GiB or more, of which"
+        f" {DRAWING_BYTES / GIB:.1f} are to draw in"
+    )
+
+
+def _from_the_fastest(dimensions: Dimensions) -> Iterator[Placement]:
     for on_host in ON_HOST:
         on_gpu = tuple(part for part in PARTS if part not in on_host)
-        needed = sum(part_bytes[part] for part in on_gpu) + DRAWING_BYTES
-        if needed <= free_bytes:
-            return on_gpu
-    needs = f"{part_bytes[TRANSFORMER] / GIB:.1f} for the transformer, {part_bytes[VAE] / GIB:.1f} for the VAE"
-    raise MemoryError(
-        f"the GPU has {free_bytes / GIB:.1f} GiB of free memory: expected {needed / GIB:.1f} GiB or more, which are"
-        f" {needs} and {DRAWING_BYTES / GIB:.1f} to draw in"
-    )
+        yield Placement(on_gpu)
+    for count in range(1, dimensions.blocks + 1):
+        yield Placement(on_gpu, count)
 
 
 def bytes_of_parts(base: Path, dtype: torch.dtype) -> dict[str, int]:

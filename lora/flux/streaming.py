@@ -18,6 +18,7 @@ from lora.flux.engine.choices import streamed_places
 from lora.flux.linears import HostLinear
 
 ALIGNMENT = 512  # bytes, as torch's own allocator aligns
+HOME = "home_of_weight"  # attribute of a layer whose weight streams
 
 
 class BlockStream:
@@ -46,7 +47,9 @@ class BlockStream:
         """Take the weight that a layer holds; what remains is an empty one on the device, which tells PEFT where a
         LoRA has to be."""
         weight = layer.weight.data  # of nf4: the codes alone, without their class
-        self._home_of[layer].take(layer, weight.cpu())
+        home = self._home_of[layer]
+        home.take(layer, weight.cpu())
+        vars(layer)[HOME] = home
         layer.weight.data = torch.empty(0, dtype=weight.dtype, device=self._device)
 
     def _visit(self, place: int, *_: object) -> None:
@@ -67,7 +70,7 @@ class BlockStream:
         return min(place + self._direction, last)
 
     def _slot_of(self, place: int) -> "_Slot | None":
-        return next((slot for slot in self._slots if slot.guest is self._homes[place]), None)
+        return next((slot for slot in self._slots if slot.holds(self._homes[place])), None)
 
     def _fetch(self, place: int) -> "_Slot":
         """Into the slot whose block has computed."""
@@ -87,27 +90,45 @@ def stream_of(transformer: FluxTransformer2DModel, count: int, device: torch.dev
     return BlockStream([blocks[place] for place in streamed_places(count, of=len(blocks))], device)
 
 
+def kept_weight(layer: nn.Linear) -> Tensor:
+    """A layer's weight where it is kept: in host memory, if it streams. Who writes to it says so by `was_written`."""
+    home: _Home | None = vars(layer).get(HOME)
+    return layer.weight if home is None else home.weights[layer]
+
+
+def was_written(layer: nn.Linear) -> None:
+    """Let what is on the device of a weight that streams, or on its way, not be used any more."""
+    if streams(layer):
+        vars(layer)[HOME].version += 1
+
+
+def streams(layer: nn.Module) -> bool:
+    """Whether a layer's weight is kept in host memory and streams."""
+    return HOME in vars(layer)
+
+
 class _Home:
     """The weights of a block's linear layers in host memory, in one piece."""
 
     def __init__(self, block: nn.Module, *, is_pinned: bool) -> None:
         self.layers = [each for each in block.modules() if isinstance(each, nn.Linear) and not _is_on_host(each)]
         self.memory = torch.empty(0, dtype=torch.uint8)
+        self.version = 0  # how often a weight was written
         self._is_pinned = is_pinned
-        self._weights: dict[nn.Linear, Tensor] = {}
+        self.weights: dict[nn.Linear, Tensor] = {}
 
     def take(self, layer: nn.Linear, weight: Tensor) -> None:
         """One by one; when all are here, they move together."""
-        self._weights[layer] = weight
-        if len(self._weights) == len(self.layers):
-            size = sum(map(_aligned_bytes, self._weights.values()))
+        self.weights[layer] = weight
+        if len(self.weights) == len(self.layers):
+            size = sum(map(_aligned_bytes, self.weights.values()))
             self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._is_pinned)
-            self._weights = {each: view.copy_(self._weights[each]) for each, view in self.laid_out(self.memory)}
+            self.weights = {each: view.copy_(self.weights[each]) for each, view in self.laid_out(self.memory)}
 
     def laid_out(self, memory: Tensor) -> Iterator[tuple[nn.Linear, Tensor]]:
         """Each layer with the part of this memory, or of a copy of it, that is its weight."""
         start = 0
-        for layer, weight in self._weights.items():
+        for layer, weight in self.weights.items():
             yield layer, memory[start : start + weight.nbytes].view(weight.dtype).view(weight.shape)
             start += _aligned_bytes(weight)
 
@@ -116,21 +137,26 @@ class _Slot:
     """Room on the device for the weights of one block."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.guest: _Home | None = None
+        self._guest: _Home | None = None
+        self._version = 0  # of the guest's weights
         self._memory = torch.empty(size, dtype=torch.uint8, device=device)
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._arrived: torch.cuda.Event | None = None
 
+    def holds(self, home: _Home) -> bool:
+        """Whether a block's weights are here, as they are now."""
+        return self._guest is home and self._version == home.version
+
     def receive(self, home: _Home) -> None:
         """Let a block's weights come here, as soon as what is queued has computed with those that were here."""
-        if self.guest is not None:
-            for layer in self.guest.layers:
+        if self._guest is not None:
+            for layer in self._guest.layers:
                 layer.weight.data = layer.weight.new_empty(0)
         with self._beside_what_computes():
             self._memory[: home.memory.nbytes].copy_(home.memory, non_blocking=True)
         for layer, weight in home.laid_out(self._memory):
             layer.weight.data = weight
-        self.guest = home
+        self._guest, self._version = home, home.version
 
     def wait(self) -> None:
         """Let what is queued from now on find the weights here."""

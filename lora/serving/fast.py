@@ -14,6 +14,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 
 from lora.flux.eight_bit import W8A8Linear
+from lora.flux.streaming import streams
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.progress import Say
 from lora.serving.wardrobe import Wardrobe
@@ -78,8 +79,11 @@ class FastTransformer:
 def eight_bit(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
     """The same model with 8-bit layers, which hold no weights yet; all else are the parameters of `plain` themselves.
 
-    Raises ValueError with one sentence if a layer's sizes are not such as a GPU multiplies in 8 bits.
+    Raises ValueError with one sentence if a layer's sizes are not such as a GPU multiplies in 8 bits, or if layers have
+    their weights in host memory.
     """
+    if any(map(streams, plain.modules())):
+        raise ValueError("go_fast is true, for which the GPU has no memory beside the model: expected false")
     with torch.device("meta"):
         fast = FluxTransformer2DModel.from_config(plain.config)
     for name, module in plain.named_modules():

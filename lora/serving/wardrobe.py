@@ -14,6 +14,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from lora.flux.layouts.record import Change, FluxLora, Pair
+from lora.flux.streaming import kept_weight, was_written
 from lora.serving.fitting import Layers, by_layer, linear_layers, refuse_misfit
 
 RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies of weights beyond that go to the host
@@ -92,24 +93,27 @@ class Wardrobe:
     def _become(self, changes: Changes) -> None:
         for name in self._changed - changes.keys():
             self.writes[name] += 1
-            self._layers[name].weight.copy_(self._originals[name].weight)
+            kept_weight(self._layers[name]).copy_(self._originals[name].weight)
+            was_written(self._layers[name])
         for name, scaled in changes.items():
             self._change(name, scaled)
         self._changed = self._changed & changes.keys()
         if not changes:
-            hashes = {name: _hash(self._layers[name].weight) for name in self._originals}
+            hashes = {name: _hash(kept_weight(self._layers[name])) for name in self._originals}
             self.is_sound &= all(hashes[name] == original.hash for name, original in self._originals.items())
 
     def _change(self, name: str, scaled: Sequence[Scaled]) -> None:
-        weight = self._layers[name].weight
+        layer = self._layers[name]
+        weight = kept_weight(layer)
         if name not in self._originals:
             self._originals[name] = Original(_copy(weight), _hash(weight))
         self._changed.add(name)
         self.writes[name] += 1
-        _write(weight, self._originals[name].weight.to(weight.device), scaled)
+        _write(weight, self._originals[name].weight.to(layer.weight.device), scaled)
+        was_written(layer)
 
     def _refuse_infinite(self, outfit: Sequence[Worn]) -> None:
-        if not _are_finite(self._layers[name].weight for name in self._changed):
+        if not _are_finite(kept_weight(self._layers[name]) for name in self._changed):
             names = " with ".join(worn.named for worn in outfit)
             raise ValueError(f"{names} makes weights of the model infinite: expected smaller numbers or scales")
 
@@ -131,15 +135,16 @@ def _changes(outfit: Sequence[Worn]) -> Changes:
 
 def _write(weight: Tensor, original: Tensor, scaled: Sequence[Scaled]) -> None:
     """One product of all plain LoRAs and one rounding, however many there are; others are whole for a moment, in
-    fp32."""
+    fp32. On the original's device, from which a weight that streams is copied to where it is kept."""
     pairs = [Pair(each.change.down, each.change.up * each.scale) for each in scaled if isinstance(each.change, Pair)]
     others = [each for each in scaled if not isinstance(each.change, Pair)]
     total = original.to(torch.float32, copy=True) if others else original
     for each in others:
-        total.add_(each.change.matrix(weight.device), alpha=each.scale)
+        total.add_(each.change.matrix(total.device), alpha=each.scale)
     if pairs:
         up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
-        total = torch.addmm(total, up.to(total), down.to(total), out=total if others else weight)
+        into = total if others else weight if weight.device == total.device else None
+        total = torch.addmm(total, up.to(total), down.to(total), out=into)
     weight.copy_(total)
 
 

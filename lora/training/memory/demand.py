@@ -7,12 +7,12 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lora.dataset.reading import Dataset
+from lora.flux.dimensions import Dimensions
 from lora.flux.holding import Held
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import TEXT_TOKENS
 from lora.training.memory.plans import Demand, Encoders, Plan
-from lora.training.memory.shape import Shape
 from lora.training.recipe.optimizers import bytes_per_parameter
 from lora.training.recipe.recipe import Recipe
 
@@ -27,7 +27,7 @@ def demand_of(base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, .
     sides = [sum(transformer.get_submodule(name).weight.shape) for name in layers]
     pixels = max(size.pixels for image in dataset.images for size in image.look.sizes)
     return Demand(
-        shape=Shape.of(config),
+        shape=Dimensions.of(config),
         image_tokens=pixels // TOKEN_PIXELS**2,
         text_tokens=TEXT_TOKENS,
         batch_size=recipe.batch_size,

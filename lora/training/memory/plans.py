@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import Literal
 
+from lora.flux.dimensions import Dimensions
 from lora.flux.engine.choices import AHEAD_BYTES, Engine, Recomputed
 from lora.flux.precision import Precision
 from lora.training.memory.activations import most_units, rungs
-from lora.training.memory.shape import BF16, FP32, Rung, Shape, weight_bytes
+from lora.training.memory.weights import BF16, FP32, Rung, weight_bytes
 
 Encoders = Literal["together", "in turn", "host"]
 ENCODERS: tuple[Encoders, ...] = ("together", "in turn", "host")  # from the fastest to the smallest
@@ -33,7 +34,7 @@ VAE_BYTES_PER_PIXEL = 6 * 128 * BF16  # six maps of its first level at once
 class Demand:
     """What a training asks for."""
 
-    shape: Shape
+    shape: Dimensions
     image_tokens: int  # of the largest training size
     text_tokens: int
     batch_size: int

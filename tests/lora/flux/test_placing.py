@@ -1,10 +1,14 @@
 """What of FLUX lives on a GPU of a size, and when a GPU is too small to begin with."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from lora.flux.placing import bytes_of_parts, parts_on_gpu
+from lora.flux.dimensions import Dimensions
+from lora.flux.engine.choices import streamed_places
+from lora.flux.placing import bytes_of_parts, placement
 from tests.tiny import TINY_FLUX, assert_one_sentence, tiny_pipeline
 
 GIB = 2**30
@@ -18,6 +22,13 @@ FLUX = {
 # What a CUDA context leaves free of cards that nobody else uses, about.
 H100, A6000, A100_40, RTX_5090, RTX_4090 = 78.6 * GIB, 47.0 * GIB, 39.0 * GIB, 31.2 * GIB, 23.3 * GIB
 ALL = {"transformer", "vae", "text_encoder", "text_encoder_2"}
+
+
+DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
+
+
+def placed(free):
+    return placement(FLUX, DEV, weight_bytes=2, free_bytes=int(free))
 
 
 @pytest.mark.parametrize(
@@ -35,15 +46,32 @@ ALL = {"transformer", "vae", "text_encoder", "text_encoder_2"}
     ],
 )
 def test_the_text_encoders_give_way_where_memory_is_short(free, on_gpu):
-    assert set(parts_on_gpu(FLUX, free_bytes=int(free))) == on_gpu
+    assert set(placed(free).on_gpu) == on_gpu
+    assert placed(free).streamed_blocks == 0
 
 
-@pytest.mark.parametrize(("free", "found"), [(RTX_4090, "23.3 GiB"), (28.9e9, "26.9 GiB"), (0, "0.0 GiB")])
-def test_a_gpu_without_room_for_the_transformer_is_told_what_it_lacks(free, found):
+def test_then_as_many_blocks_stream_as_have_to():
+    counts = [placed(free).streamed_blocks for free in (28.9e9, RTX_4090, 16e9, 12e9, 8e9)]
+    assert all(0 < few < many < 57 for few, many in pairwise(counts))
+    for free in (RTX_4090, 12e9):
+        found = placed(free)
+        assert needed(found.streamed_blocks) <= free < needed(found.streamed_blocks - 1)
+        assert set(found.on_gpu) == {"transformer", "vae"}
+
+
+def needed(streamed):
+    """In bytes: weights of blocks that stay, two of the largest that stream, what is not in blocks, and room to draw
+    in."""
+    sizes = [339_800_000] * 19 + [141_600_000] * 38  # weights of linear layers
+    away = [sizes[place] for place in streamed_places(streamed, of=57)]
+    return FLUX["transformer"] + FLUX["vae"] + 5e9 - 2 * (sum(away) - 2 * max(away))
+
+
+@pytest.mark.parametrize(("free", "found"), [(6.5e9, "6.1 GiB"), (0, "0.0 GiB")])
+def test_a_gpu_without_room_for_blocks_that_stream_is_told_what_it_lacks(free, found):
     with pytest.raises(MemoryError) as error:
-        parts_on_gpu(FLUX, free_bytes=int(free))
-    assert_one_sentence(error.value, f"the GPU has {found} of free memory: expected 27.0 GiB or more")
-    assert "22.2 for the transformer, 0.2 for the VAE and 4.7 to draw in" in str(error.value)
+        placed(free)
+    assert_one_sentence(error.value, f"the GPU has {found} of free memory: expected 6.2 GiB or more", "4.7 are to draw")
 
 
 def test_the_bytes_of_parts_are_those_of_what_is_loaded():

@@ -7,6 +7,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora.flux.dimensions import Dimensions
 from lora.flux.engine.blocks import compute_blocks
 from lora.flux.engine.layers import fuse_lora
 from lora.flux.holding import Held, load_transformer
@@ -15,7 +16,6 @@ from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, rungs
 from lora.training.memory.plans import TRANSIENT_UNITS, Demand, activation_bytes
-from lora.training.memory.shape import Shape
 from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ class Alive(TorchDispatchMode):
 
 
 def asked(transformer, batch_size):
-    return Demand(Shape.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0)
+    return Demand(Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0)
 
 
 def ask(transformer, demand):

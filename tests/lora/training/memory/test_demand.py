@@ -12,7 +12,7 @@ from lora.pictures.size import Size
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.demand import demand_of, encoders_live_on, encoders_work_on, free_bytes, held
 from lora.training.memory.plans import plans
-from lora.training.memory.shape import Rung
+from lora.training.memory.weights import Rung
 from tests.tiny import (
     TINY_FLUX,
     a_recipe,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lora.flux.dimensions import Dimensions
 from lora.flux.holding import Held, load_transformer
 from lora.flux.linears import HostLinear
 from lora.flux.prompt import Prompt
@@ -13,11 +14,11 @@ from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.loop import loss_at
 from lora.training.memory.plans import GB, Demand, lora_bytes, plans
-from lora.training.memory.shape import Rung, Shape, weight_bytes
+from lora.training.memory.weights import Rung, weight_bytes
 from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
-FLUX_DEV = Shape(19, 38, 3072, 4096, 768, 64, True)
+FLUX_DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
 FLUX_DEV_PARAMETERS = 11_901_408_320  # reference/performance.md 1.1
 QK_NORMS = (19 * 4 + 38 * 2) * 128
 ALL_LAYERS = 85_920_000  # LoRA parameters of rank 16
@@ -202,7 +203,7 @@ def tensors_of(transformer):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
 def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
     transformer = load_transformer(bases[name], Held(precision, on_host, CPU))
-    shape = Shape.of(transformer.config)
+    shape = Dimensions.of(transformer.config)
     predicted = weight_bytes(shape, Rung(precision, "blocks", on_host), on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
     if on_host:
@@ -215,7 +216,7 @@ def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
 @pytest.mark.parametrize("streamed", [3, 7])
 def test_of_blocks_that_stream_two_are_counted(precision, on_host, streamed):
     transformer = load_transformer(TINY_FLUX, Held(precision, on_host, CPU, streamed))
-    shape, batch = Shape.of(transformer.config), tiny_flux_batch()
+    shape, batch = Dimensions.of(transformer.config), tiny_flux_batch()
     with torch.no_grad():
         loss_at(transformer, batch, noise=torch.ones_like(batch.latents), sigmas=torch.tensor([0.5]))
     predicted = weight_bytes(shape, Rung(precision, "blocks", on_host, streamed), on_gpu=False)

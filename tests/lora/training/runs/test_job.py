@@ -11,7 +11,7 @@ from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.session import Schedule
 from lora.training.learning.team import Solo
 from lora.training.memory.plans import Plan
-from lora.training.memory.shape import Rung
+from lora.training.memory.weights import Rung
 from lora.training.recipe.layers import block_layers
 from lora.training.runs import job as jobs
 from lora.training.runs.job import Job, run_job

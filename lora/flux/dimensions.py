@@ -1,17 +1,11 @@
-"""The size of a FLUX transformer, and what its frozen weights take on the device. From numbers to numbers."""
+"""How large a FLUX transformer is, and each of its blocks. From numbers to numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from lora.flux.engine.choices import Recomputed, streamed_places
-from lora.flux.precision import Precision
+from lora.flux.engine.choices import streamed_places
 
-FP32, BF16 = 4, 2
-INT8, INT8_ROW = 1, 4  # a code for each weight, and a scale in fp32 for each row
-# A code for each weight; for each block of 64 a scale in 8 bits, and for 256 of those a scale in fp32 (QLoRA, 2.).
-NF4, NF4_SCALES = 0.5, (1 + 4 / 256) / 64
-NF4_LAYER = FP32 * (16 + 256 + 1)  # both tables of codes and a mean, of each layer
 TIME_CHANNELS = 256
 # Of a block, in squares of its width: the weights of linear layers that see tokens, and of those that modulate.
 DOUBLE, SINGLE = 8 + 2 * (4 + 4), 3 + 4 + 5
@@ -20,7 +14,7 @@ SLOTS = 2  # of blocks that stream
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Dimensions:
     """The size of a FLUX transformer."""
 
     num_layers: int
@@ -32,7 +26,7 @@ class Shape:
     guidance_embeds: bool
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Shape":
+    def of(cls, config: Mapping[str, Any]) -> "Dimensions":
         """From a transformer's configuration, as in its config.json."""
         return cls(
             config["num_layers"],
@@ -80,6 +74,13 @@ class Shape:
         plain, modulation = (DOUBLE, DOUBLE_MODULATION) if place < self.num_layers else (SINGLE, SINGLE_MODULATION)
         return self.width**2 * (plain + (modulation if with_modulation else 0))
 
+    def weights_away(self, streamed_blocks: int, *, with_modulation: bool) -> int:
+        """How many weights of blocks that stream are not on the device (lora/flux/streaming.py), where two slots have
+        room for any block: if few stream, fewer than none."""
+        places = streamed_places(streamed_blocks, of=self.blocks)
+        streamed = [self.weights_of_block(place, with_modulation=with_modulation) for place in places]
+        return sum(streamed) - SLOTS * max(streamed, default=0)
+
     @property
     def outer_parameters(self) -> int:
         """All parameters outside the blocks: embedders, norm_out and proj_out."""
@@ -88,48 +89,3 @@ class Shape:
         squares, biases = numbers + 1 + 2, 2 + 2 * (numbers + 1) + 2
         proj_out = self.in_channels * (self.width + 1)
         return self.width * (inputs + squares * self.width + biases) + proj_out
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """How a base is held, and what is recomputed of it."""
-
-    precision: Precision
-    recomputed: Recomputed
-    modulation_on_host: bool
-    streamed_blocks: int = 0  # whose weights are on the host
-
-    def streaming(self, blocks: int) -> "Rung":
-        """The same with so many blocks streamed."""
-        return replace(self, streamed_blocks=blocks)
-
-    def value_bytes(self, *, on_gpu: bool) -> int:
-        """Of a number that is computed with."""
-        return BF16 if self.precision == "bf16" or (on_gpu and self.precision != "fp32") else FP32
-
-
-def weight_bytes(shape: Shape, rung: Rung, *, on_gpu: bool) -> float:
-    """What the frozen base takes on the device; norms of q and k, some thousand numbers, do not count."""
-    other, on_host = rung.value_bytes(on_gpu=on_gpu), rung.modulation_on_host
-    rows = shape.block_rows + (0 if on_host else shape.modulation_rows)
-    weights = shape.block_weights + (0 if on_host else shape.modulation_rows * shape.width)
-    layers = shape.block_layers + (0 if on_host else shape.modulation_layers)
-    biases = shape.block_rows + shape.modulation_rows
-    each, beside = _code_bytes(rung.precision, other), 0.0
-    if rung.precision == "int8":
-        beside = rows * INT8_ROW
-    if rung.precision == "nf4":
-        beside = weights * NF4_SCALES + layers * NF4_LAYER
-    return (weights - _streamed_weights(shape, rung)) * each + beside + (biases + shape.outer_parameters) * other
-
-
-def _code_bytes(precision: Precision, other: int) -> float:
-    """Of a weight in a block, without its share of scales."""
-    return {"int8": INT8, "nf4": NF4}.get(precision, other)
-
-
-def _streamed_weights(shape: Shape, rung: Rung) -> int:
-    """How many weights of blocks are not on the device, but for two slots that each have room for any."""
-    places = streamed_places(rung.streamed_blocks, of=shape.blocks)
-    streamed = [shape.weights_of_block(place, with_modulation=not rung.modulation_on_host) for place in places]
-    return sum(streamed) - SLOTS * max(streamed, default=0)

@@ -1,0 +1,86 @@
+"""A base whose blocks stream draws, wears and takes off the same, bit for bit, as one that is all on the device."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lora.flux import loading
+from lora.flux.holding import Held, load_transformer
+from lora.flux.layouts.canonical import canonical
+from lora.flux.loading import load_pipeline
+from lora.flux.placing import Placement
+from lora.flux.streaming import kept_weight, streams
+from lora.serving.fast import FastTransformer
+from lora.serving.wardrobe import Wardrobe, Worn
+from tests.lora.serving.test_fast import drawn
+from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora, tiny_pipeline
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def loras():
+    transformer = tiny_pipeline().transformer
+    return {name: canonical(random_lora(transformer, seed=seed)) for seed, name in enumerate("ab")}
+
+
+def dressed(streamed):
+    pipeline = tiny_pipeline()
+    pipeline.transformer = load_transformer(TINY_FLUX, Held("fp32", False, CPU, streamed))
+    return SimpleNamespace(pipeline=pipeline, wardrobe=Wardrobe(pipeline))
+
+
+@pytest.fixture(scope="module", params=[1, 4, 6])
+def streaming(request):
+    """So many of its six blocks."""
+    return dressed(request.param)
+
+
+@pytest.fixture(scope="module")
+def staying():
+    return dressed(0)
+
+
+def test_pictures_are_the_same_whatever_is_worn_and_was_worn_before(streaming, staying, loras):
+    """What was on the device, or on its way, as weights were written, is never drawn with."""
+    for outfit in ({}, {"a": 1.0}, {"b": -0.5, "a": 2.0}, {"a": 1.0}, {"a": 0.5}, {}):
+        for each in (streaming, staying):
+            each.wardrobe.wear([Worn(name, loras[name], scale, name) for name, scale in outfit.items()])
+        assert torch.equal(drawn(streaming.pipeline), drawn(staying.pipeline))
+    assert streaming.wardrobe.is_sound
+
+
+def test_weights_that_come_back_wrong_are_noticed_where_they_are_kept(loras):
+    each = dressed(6)
+    each.wardrobe.wear([Worn("a", loras["a"], 1.0, "a")])
+    name = next(iter(each.wardrobe._originals))
+    each.wardrobe._originals[name].weight.add_(1)
+    each.wardrobe.wear([])
+    assert not each.wardrobe.is_sound
+
+
+def test_go_fast_is_refused_in_a_sentence(streaming):
+    fast = FastTransformer(streaming.pipeline, streaming.wardrobe, say=print)
+    with pytest.raises(ValueError) as error, fast.driving():
+        pass
+    assert_one_sentence(error.value, "go_fast is true", "expected false")
+
+
+def test_a_pipeline_is_loaded_with_as_many_blocks_streamed_as_its_placement_says(monkeypatch):
+    """The GPU is a name here: its tensors hold no data."""
+    monkeypatch.setattr(loading, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(loading, "_placed_on", lambda *_: Placement(("transformer",), 3))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
+    held = []
+    whole = loading.load_transformer
+    monkeypatch.setattr(loading, "load_transformer", lambda base, how: (held.append(how), whole(base, on_cpu(how)))[1])
+    pipeline = load_pipeline(TINY_FLUX)
+    assert held == [Held("bf16", False, torch.device("cuda"), 3)]
+    layers = [layer for layer in pipeline.transformer.modules() if streams(layer)]
+    assert layers
+    assert all(kept_weight(layer).numel() for layer in layers)
+
+
+def on_cpu(held):
+    return Held("fp32", held.modulation_on_host, CPU, held.streamed_blocks)
