@@ -42,7 +42,16 @@ class Original:
 class Scaled:
     """What a LoRA changes of one layer, and how strongly it is worn."""
 
+    digest: str  # the LoRA's
     change: Change
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledPair:
+    """A plain LoRA of one layer where it is multiplied, and how strongly it is worn."""
+
+    pair: Pair
     scale: float
 
 
@@ -55,6 +64,7 @@ class Wardrobe:
     def __init__(self, pipeline: FluxPipeline) -> None:
         self._layers = linear_layers(pipeline)
         self._originals: dict[str, Original] = {}  # of every layer that was ever changed
+        self._placed: dict[tuple[str, str], Pair] = {}  # of what is worn, by digest and layer, where it is multiplied
         self._changed: set[str] = set()  # layers that may not be as they were
         self._worn: tuple[tuple[str, float], ...] | None = ()  # None in the midst of a change
         self._on_text: tuple[tuple[str, float], ...] = ()
@@ -83,6 +93,8 @@ class Wardrobe:
             if self._worn is None:  # an error, or a cancel
                 self._become({})
                 self._worn, self._on_text = (), ()
+            digests = {digest for digest, _ in self._worn}
+            self._placed = {key: pair for key, pair in self._placed.items() if key[0] in digests}
 
     @property
     def on_text_encoders(self) -> tuple[tuple[str, float], ...]:
@@ -109,8 +121,18 @@ class Wardrobe:
             self._originals[name] = Original(_copy(weight), _hash(weight))
         self._changed.add(name)
         self.writes[name] += 1
-        _write(weight, self._originals[name].weight.to(layer.weight.device), scaled)
+        original = self._originals[name].weight.to(layer.weight.device)
+        pairs = [self._pair(name, each, original.device) for each in scaled if isinstance(each.change, Pair)]
+        _write(weight, original, pairs, [each for each in scaled if not isinstance(each.change, Pair)])
         was_written(layer)
+
+    def _pair(self, name: str, scaled: Scaled, device: torch.device) -> ScaledPair:
+        """Where it is multiplied: there already if only the scale is another."""
+        key = (scaled.digest, name)
+        if key not in self._placed:
+            pair = scaled.change.pair()
+            self._placed[key] = Pair(pair.down.to(device), pair.up.to(device))
+        return ScaledPair(self._placed[key], scaled.scale)
 
     def _refuse_infinite(self, outfit: Sequence[Worn]) -> None:
         if not _are_finite(kept_weight(self._layers[name]) for name in self._changed):
@@ -129,31 +151,37 @@ def _changes(outfit: Sequence[Worn]) -> Changes:
     changes: defaultdict[str, list[Scaled]] = defaultdict(list)
     for worn in outfit:
         for name, change in by_layer(worn.lora):
-            changes[name].append(Scaled(change, worn.scale))
+            changes[name].append(Scaled(worn.digest, change, worn.scale))
     return changes
 
 
-def _write(weight: Tensor, original: Tensor, scaled: Sequence[Scaled]) -> None:
+def _write(weight: Tensor, original: Tensor, pairs: Sequence[ScaledPair], others: Sequence[Scaled]) -> None:
     """One product of all plain LoRAs and one rounding, however many there are; others are whole for a moment, in
     fp32. On the original's device, from which a weight that streams is copied to where it is kept."""
-    pairs = [Pair(each.change.down, each.change.up * each.scale) for each in scaled if isinstance(each.change, Pair)]
-    others = [each for each in scaled if not isinstance(each.change, Pair)]
     total = original.to(torch.float32, copy=True) if others else original
     for each in others:
         total.add_(each.change.matrix(total.device), alpha=each.scale)
     if pairs:
-        up, down = torch.cat([pair.up for pair in pairs], dim=1), torch.cat([pair.down for pair in pairs])
+        up, down, scale = _joined(pairs)
         into = total if others else weight if weight.device == total.device else None
-        total = torch.addmm(total, up.to(total), down.to(total), out=into)
+        total = torch.addmm(total, up.to(total), down.to(total), alpha=scale, out=into)
     weight.copy_(total)
 
 
+def _joined(pairs: Sequence[ScaledPair]) -> tuple[Tensor, Tensor, float]:
+    """Up, down and scale of one LoRA that is all of them."""
+    if len(pairs) == 1:
+        return pairs[0].pair.up, pairs[0].pair.down, pairs[0].scale
+    up = torch.cat([each.pair.up * each.scale for each in pairs], dim=1)
+    return up, torch.cat([each.pair.down for each in pairs]), 1.0
+
+
 def _are_finite(weights: Iterable[Tensor]) -> bool:
-    """Asked of each device once: it need not be waited for at every layer."""
-    extremes: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
+    """By their sums, asked of each device once: it need not be waited for at every layer."""
+    sums: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
     for weight in weights:
-        extremes[weight.device].extend(each.float() for each in weight.detach().aminmax())
-    return all(torch.stack(found).isfinite().all() for found in extremes.values())
+        sums[weight.device].append(weight.detach().sum(dtype=torch.float32))
+    return all(torch.stack(found).isfinite().all() for found in sums.values())
 
 
 def _copy(weight: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lora.flux.layouts.canonical import canonical
+from lora.flux.layouts.record import Pair
 from lora.serving import wardrobe as wardrobe_module
-from lora.serving.wardrobe import Scaled, Wardrobe, Worn, _write
+from lora.serving.wardrobe import Scaled, ScaledPair, Wardrobe, Worn, _write
 from tests.lora.flux.layouts.made import KOHYA, loha, lokr
 from tests.tiny import assert_one_sentence, random_lora, tiny_pipeline
 
@@ -132,16 +133,29 @@ def test_loras_of_all_forms_together_are_rounded_once(dtype):
     generator = torch.Generator().manual_seed(0)
     original = torch.randn(24, 16, generator=generator).to(dtype)
     forms = [(KOHYA, 1.0), (lokr, -0.5), (loha, 2.0), (KOHYA, 0.5)]
-    scaled, exact = [], original.double()
+    changes, exact = [], original.double()
     for form, scale in forms:
         tensors, change = form("lora_unet_double_blocks_0_img_mlp_0", 24, 16, generator)
-        scaled.append(Scaled(next(iter(canonical(tensors).transformer.values())), scale))
+        changes.append((next(iter(canonical(tensors).transformer.values())), scale))
         exact = exact + scale * change()
     weight = torch.empty_like(original)
-    _write(weight, original, scaled)
+    pairs = [ScaledPair(change, scale) for change, scale in changes if isinstance(change, Pair)]
+    others = [Scaled("digest", change, scale) for change, scale in changes if not isinstance(change, Pair)]
+    assert (len(pairs), len(others)) == (2, 2)
+    _write(weight, original, pairs, others)
     eps = torch.finfo(dtype).eps
     assert ((weight.double() - exact).abs() <= eps / 2 * exact.abs() + 1e-5).all()
     assert not torch.equal(weight, original)
+
+
+def test_another_scale_brings_no_lora_to_the_device_again_and_what_is_not_worn_is_not_kept_there(wardrobe, loras):
+    wardrobe.wear([worn(loras["a"], name="a"), worn(loras["b"], name="b")])
+    there = dict(wardrobe._placed)
+    wardrobe.wear([worn(loras["a"], name="a", scale=0.5)])
+    assert wardrobe._placed.keys() == {key for key in there if key[0] == "a"}
+    assert all(pair is there[key] for key, pair in wardrobe._placed.items())
+    wardrobe.wear([])
+    assert wardrobe._placed == {}
 
 
 @pytest.mark.parametrize("before", [{}, {"b": 1.0}])
