@@ -2,9 +2,8 @@
 
 import torch
 from diffusers import FluxPipeline
-from torch import nn
 
-from lora.flux.engine.graphs import reason_of
+from lora.flux.engine.graphs import Graphs
 from lora.flux.prompt import encode_prompt
 from lora.serving.progress import Say
 
@@ -18,19 +17,12 @@ def compile_for_all_sizes(pipeline: FluxPipeline, *, say: Say) -> None:
     cancelled can be made again.
     """
     blocks = [*pipeline.transformer.transformer_blocks, *pipeline.transformer.single_transformer_blocks]
-    _release(blocks)
-    for block in blocks:  # what is called: hooks of a block stay outside of its graph
-        block.__dict__["forward"] = torch.compile(block.forward, fullgraph=True, dynamic=True)
-    try:
-        _draw_a_step(pipeline)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        _release(blocks)
-        say(f"blocks are not compiled: {reason_of(error)}")
-
-
-def _release(blocks: list[nn.Module]) -> None:
+    graphs = Graphs(say)
     for block in blocks:
         block.__dict__.pop("forward", None)
+        graph = torch.compile(block.forward, fullgraph=True, dynamic=True)  # hooks of a block stay outside of it
+        block.__dict__["forward"] = graphs.or_plain(graph, block.forward)
+    _draw_a_step(pipeline)
 
 
 def _draw_a_step(pipeline: FluxPipeline) -> None:

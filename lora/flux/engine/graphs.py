@@ -35,30 +35,47 @@ def compiled_for_all_sizes(compute: Compute) -> Compute:
     on blocks compute as they are.
     """
     torch._dynamo.reset()  # graphs of the training before this one, which would count against the limit of them
-    answer = torch.compile(compute, fullgraph=True)
+    answer = Graphs(_warn).or_plain(torch.compile(compute, fullgraph=True), compute)
     on_host: dict[nn.Module, list[HostLinear]] = {}
 
     def compiled(block: nn.Module, *inputs: Any) -> Any:  # noqa: ANN401 (the block's)
-        nonlocal answer
         for hook in block._forward_pre_hooks.values():
             hook(block, inputs)
         if block not in on_host:
             on_host[block] = [each for each in block.modules() if isinstance(each, HostLinear)]
         _mark(*inputs[:4], answers=[layer.answer for layer in on_host[block] if layer.answer is not None])
-        try:
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                return answer(block, *inputs)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            warnings.warn(f"blocks are not compiled: {reason_of(error)}", stacklevel=2)
-            answer = compute
+        with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
             return answer(block, *inputs)
 
     return compiled
 
 
-def reason_of(error: Exception) -> str:
-    """What a compiler said, in one short line."""
-    return " ".join(str(error).split())[:LONGEST_REASON]
+class Graphs:
+    """What is compiled, as long as the compiler does not fail: from then on, all that it stands for is computed as it
+    is."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        """`say` is told once, if it fails."""
+        self._say, self._has_failed = say, False
+
+    def or_plain(self, compiled: Compute, plain: Compute) -> Compute:
+        """Computes what both compute."""
+
+        def ask(*inputs: Any, **named: Any) -> Any:  # noqa: ANN401 (theirs)
+            if not self._has_failed:
+                try:
+                    return compiled(*inputs, **named)
+                except torch._dynamo.exc.TorchDynamoException as error:
+                    self._has_failed = True
+                    reason = " ".join(str(error).split())[:LONGEST_REASON]
+                    self._say(f"blocks are not compiled: {reason}")
+            return plain(*inputs, **named)
+
+        return ask
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=2)
 
 
 def _mark(image: Tensor, text: Tensor, temb: Tensor, tables: Tables, *, answers: list[Tensor]) -> None:

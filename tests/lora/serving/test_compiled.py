@@ -98,6 +98,20 @@ def test_a_compiler_that_fails_costs_a_line_and_no_picture(monkeypatch):
     assert torch.equal(drawn(pipeline), before)
 
 
+def test_a_compiler_that_fails_later_costs_a_line_and_no_picture_either(monkeypatch):
+    """As where it gives up on one more kind of input."""
+    pipeline, said = tiny_pipeline(), []
+    before = drawn(pipeline)
+    with_backend(monkeypatch, "eager")
+    compile_for_all_sizes(pipeline, say=said.append)
+    assert said == []
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=0):
+        assert torch.equal(drawn(pipeline), before)
+    (line,) = said
+    assert "recompile limit" in line
+
+
 @pytest.mark.parametrize(
     ("engine", "kind", "expected"), [("fast", "cuda", 1), ("plain", "cuda", 0), ("fast", "cpu", 0)]
 )
