@@ -13,6 +13,7 @@ from lora.flux.linears import HostLinear
 Compute = Callable[..., Any]  # a block and what it is asked, in the order of its own parameters
 Tables = tuple[Tensor, Tensor]  # cosines and sines of places, [tokens, of a head]
 LONGEST_REASON = 200  # characters of what a compiler says
+FAILURES = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
 
 
 def can_be_compiled(held: Held) -> bool:
@@ -65,7 +66,7 @@ class Graphs:
             if not self._has_failed:
                 try:
                     return compiled(*inputs, **named)
-                except torch._dynamo.exc.TorchDynamoException as error:
+                except FAILURES as error:
                     self._has_failed = True
                     reason = " ".join(str(error).split())[:LONGEST_REASON]
                     self._say(f"blocks are not compiled: {reason}")
