@@ -1,6 +1,6 @@
 """The contenders of the training step: who trains which model, held how. Measures nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -33,13 +33,18 @@ class Arm:
     is_ours: bool
     modulation_on_host: bool = False
     encodes: bool = False  # the texts, in every step
+    streamed: float = 0.0  # share of the blocks whose weights come from the host as they compute
 
-    def held(self) -> Held:
+    def held(self, sizes: Sizes) -> Held:
         """How its model is."""
-        return Held(self.precision, self.modulation_on_host, device())
+        blocks = sizes.transformer["num_layers"] + sizes.transformer["num_single_layers"]
+        return Held(self.precision, self.modulation_on_host, device(), round(self.streamed * blocks))
 
 
 BASELINE = Arm("script, recomputing", "bf16", "blocks", is_ours=False)
+STREAMED = Arm(
+    "ours int8, the same, all blocks streamed", "int8", "blocks", True, modulation_on_host=True, streamed=1.0
+)
 ARMS = (
     BASELINE,
     Arm("script, recomputing, T5 in the loop", "bf16", "blocks", is_ours=False, encodes=True),
@@ -54,6 +59,8 @@ ARMS = (
     Arm("ours nf4, recomputing", "nf4", "blocks", is_ours=True),
     Arm("ours bf16, recomputing, modulation on host", "bf16", "blocks", is_ours=True, modulation_on_host=True),
     Arm("ours int8, recomputing, modulation on host", "int8", "blocks", is_ours=True, modulation_on_host=True),
+    replace(STREAMED, name="ours int8, the same, half of the blocks streamed", streamed=0.5),
+    STREAMED,
     Arm("ours nf4, recomputing, modulation on host", "nf4", "blocks", is_ours=True, modulation_on_host=True),
 )
 
@@ -77,7 +84,7 @@ class Trainee:
 
 def trainee(arm: Arm, sizes: Sizes) -> Trainee:
     """On a model of its own."""
-    transformer = random_transformer(sizes, arm.held())
+    transformer = random_transformer(sizes, arm.held(sizes))
     add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
     loop = _loop(arm, transformer, sizes)
     named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
@@ -104,7 +111,7 @@ def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
         encoders = _encoders(sizes) if arm.encodes else None
         return ScriptLoop(transformer, recomputes=arm.recomputed == "blocks", encoders=encoders)
     fuse_lora(transformer)
-    compute_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held()))
+    compute_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held(sizes)))
     return OurLoop(transformer)
 
 

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from lora.training.result.output import LORA_NAME
+from script import train as train_command
 from script.tiny_flux.monster import ARCHIVE
 from tests.tiny import found_in
 
@@ -72,10 +73,20 @@ def test_train_writes_the_tar_where_it_is_asked(tmp_path: Path):
         (["--resume-from", "nothing.tar"], "resume_from 'nothing.tar' is not there: expected"),
     ],
 )
-def test_train_refuses_a_bad_flag_in_one_sentence(arguments, sentence):
-    run = script_train(ARCHIVE, *arguments)
+def test_train_refuses_a_bad_flag_in_one_sentence(monkeypatch, arguments, sentence):
+    """In this process, which has imported all that takes seconds."""
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    monkeypatch.setattr(sys, "argv", ["script/train", str(ARCHIVE), *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        train_command.main()
+    assert str(ended.value.code).startswith(f"error: {sentence}")
+    assert "\n" not in str(ended.value.code)
+
+
+def test_a_refusal_is_an_error_of_the_process_without_a_traceback():
+    run = script_train(ARCHIVE, "--steps", 6001)
     assert run.returncode == 1
-    assert run.stderr.strip().splitlines()[-1].startswith(f"error: {sentence}")
+    assert run.stderr.strip().splitlines()[-1].startswith("error: steps is 6001")
     assert "Traceback" not in run.stderr
 
 
