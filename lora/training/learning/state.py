@@ -9,8 +9,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from lora.flux.modulation import ModulationAhead
-from lora.training.recipe.optimizers import Json, load_optimizer_state, make_optimizer, make_schedule, optimizer_state
+from lora.training.recipe.optimizers import Json, make_schedule
 from lora.training.recipe.recipe import Recipe
+from lora.training.recipe.stepping import Stepper
 
 Tensors = Mapping[str, Tensor]
 
@@ -22,13 +23,8 @@ class TrainingState:
         named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters: list[nn.Parameter] = [each for _, each in named]
-        self.optimizer = make_optimizer(
-            recipe.optimizer,
-            self.parameters,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            epsilon=recipe.epsilon,
-        )
+        self._stepper = Stepper(recipe, self.parameters)
+        self.optimizer = self._stepper.optimizer
         self.schedule = make_schedule(recipe.lr_scheduler, self.optimizer, steps=recipe.steps)
         # reached by way of (1 + n) / (10 + n), so that a short training is not an average of nothing
         least = 0.0 if recipe.ema_warms_up else recipe.ema_decay
@@ -49,14 +45,14 @@ class TrainingState:
         """Finish a step with the gradients that are there; if they are not finite, it is skipped."""
         self.is_whole = False
         if is_finite:
-            self.optimizer.step()
+            self._stepper.step()
             self.schedule.step()
             self.average.step(self.parameters)
         self.skipped += not is_finite
         self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
         self.step += 1
         self.is_whole = True
-        self.optimizer.zero_grad()
+        self._stepper.zero_grad()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -77,7 +73,7 @@ class TrainingState:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """All tensors, by what they belong to; on whichever device they are."""
-        optimizer, _ = optimizer_state(self.optimizer)
+        optimizer, _ = self._stepper.state()
         lora = {name: each.detach() for name, each in zip(self.names, self.parameters, strict=True)}
         return {"lora": lora, "average": self.average_tensors(), "optimizer": optimizer}
 
@@ -91,7 +87,7 @@ class TrainingState:
 
     def values(self) -> Json:
         """All that is no tensor."""
-        _, optimizer = optimizer_state(self.optimizer)
+        _, optimizer = self._stepper.state()
         counts = {"step": self.step, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         averaged = self.average.optimization_step
         return {**counts, "averaged": averaged, "optimizer": optimizer, "schedule": self.schedule.state_dict()}
@@ -101,7 +97,7 @@ class TrainingState:
         with torch.no_grad():
             self._fill(self.parameters, tensors["lora"])
             self._fill(self.average.shadow_params, tensors["average"])
-        load_optimizer_state(self.optimizer, tensors["optimizer"], values["optimizer"])
+        self._stepper.load(tensors["optimizer"], values["optimizer"])
         self.schedule.load_state_dict(values["schedule"])
         self.average.optimization_step = values["averaged"]
         self.step, self.skipped = int(values["step"]), int(values["skipped"])

@@ -58,4 +58,7 @@ class Team(Solo):
 
     def _give(self, parameters: list[nn.Parameter], flat: Tensor) -> None:
         for parameter, gradient in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+            if parameter.grad is None:
+                parameter.grad = gradient.view_as(parameter)
+            else:  # which may be a part of one gradient of all
+                parameter.grad.copy_(gradient.view_as(parameter))
