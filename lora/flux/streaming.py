@@ -81,7 +81,8 @@ class BlockStream:
     @cached_property
     def _slots(self) -> tuple["_Slot", "_Slot"]:
         size = max(home.memory.nbytes for home in self._homes)
-        return _Slot(size, self._device), _Slot(size, self._device)
+        with torch.inference_mode(False):  # such tensors would be of no use outside of it
+            return _Slot(size, self._device), _Slot(size, self._device)
 
 
 def stream_of(transformer: FluxTransformer2DModel, count: int, device: torch.device) -> BlockStream:
@@ -91,13 +92,13 @@ def stream_of(transformer: FluxTransformer2DModel, count: int, device: torch.dev
 
 
 def kept_weight(layer: nn.Linear) -> Tensor:
-    """A layer's weight where it is kept: in host memory, if it streams. Who writes to it says so by `was_written`."""
+    """A layer's weight where it is kept: in host memory, if it streams. Call `forget_copies` before writing to it."""
     home: _Home | None = vars(layer).get(HOME)
     return layer.weight if home is None else home.weights[layer]
 
 
-def was_written(layer: nn.Linear) -> None:
-    """Let what is on the device of a weight that streams, or on its way, not be used any more."""
+def forget_copies(layer: nn.Linear) -> None:
+    """Let what is on the device of a weight that streams, or on its way, not be used any more: it is to be written."""
     if streams(layer):
         vars(layer)[HOME].version += 1
 
@@ -111,9 +112,10 @@ class _Home:
     """The weights of a block's linear layers in host memory, in one piece."""
 
     def __init__(self, block: nn.Module, *, is_pinned: bool) -> None:
-        self.layers = [each for each in block.modules() if isinstance(each, nn.Linear) and not _is_on_host(each)]
+        linears = [each for each in block.modules() if isinstance(each, nn.Linear)]
+        self.layers = [each for each in linears if not isinstance(each, HostLinear)]
         self.memory = torch.empty(0, dtype=torch.uint8)
-        self.version = 0  # how often a weight was written
+        self.version = 0  # how often a weight was, or was about to be, written
         self._is_pinned = is_pinned
         self.weights: dict[nn.Linear, Tensor] = {}
 
@@ -149,9 +151,9 @@ class _Slot:
 
     def receive(self, home: _Home) -> None:
         """Let a block's weights come here, as soon as what is queued has computed with those that were here."""
-        if self._guest is not None:
-            for layer in self._guest.layers:
-                layer.weight.data = layer.weight.new_empty(0)
+        left, self._guest = self._guest, None  # a cancel may come at any moment: until all is here, nobody is
+        for layer in left.layers if left else ():
+            layer.weight.data = layer.weight.new_empty(0)
         with self._beside_what_computes():
             self._memory[: home.memory.nbytes].copy_(home.memory, non_blocking=True)
         for layer, weight in home.laid_out(self._memory):
@@ -172,10 +174,6 @@ class _Slot:
         with torch.cuda.stream(self._copying):
             yield
         self._arrived = self._copying.record_event()
-
-
-def _is_on_host(layer: nn.Linear) -> bool:
-    return isinstance(layer, HostLinear)
 
 
 def _aligned_bytes(weight: Tensor) -> int:

@@ -14,10 +14,10 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from lora.flux.layouts.record import Change, FluxLora, Pair
-from lora.flux.streaming import kept_weight, was_written
+from lora.flux.streaming import forget_copies, kept_weight
 from lora.serving.fitting import Layers, by_layer, linear_layers, refuse_misfit
 
-RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies of weights beyond that go to the host
+RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies beyond that go to the host, or are not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ class Wardrobe:
     def _become(self, changes: Changes) -> None:
         for name in self._changed - changes.keys():
             self.writes[name] += 1
+            forget_copies(self._layers[name])
             kept_weight(self._layers[name]).copy_(self._originals[name].weight)
-            was_written(self._layers[name])
         for name, scaled in changes.items():
             self._change(name, scaled)
         self._changed = self._changed & changes.keys()
@@ -123,16 +123,19 @@ class Wardrobe:
         self.writes[name] += 1
         original = self._originals[name].weight.to(layer.weight.device)
         pairs = [self._pair(name, each, original.device) for each in scaled if isinstance(each.change, Pair)]
+        forget_copies(layer)
         _write(weight, original, pairs, [each for each in scaled if not isinstance(each.change, Pair)])
-        was_written(layer)
 
     def _pair(self, name: str, scaled: Scaled, device: torch.device) -> ScaledPair:
-        """Where it is multiplied: there already if only the scale is another."""
+        """Where it is multiplied: there already if only the scale is another, and memory let it stay."""
         key = (scaled.digest, name)
-        if key not in self._placed:
-            pair = scaled.change.pair()
-            self._placed[key] = Pair(pair.down.to(device), pair.up.to(device))
-        return ScaledPair(self._placed[key], scaled.scale)
+        pair = self._placed.get(key)
+        if pair is None:
+            whole = scaled.change.pair()
+            pair = Pair(whole.down.to(device), whole.up.to(device))
+            if _has_room(device, for_bytes=pair.down.nbytes + pair.up.nbytes):
+                self._placed[key] = pair
+        return ScaledPair(pair, scaled.scale)
 
     def _refuse_infinite(self, outfit: Sequence[Worn]) -> None:
         if not _are_finite(kept_weight(self._layers[name]) for name in self._changed):
@@ -186,9 +189,12 @@ def _are_finite(weights: Iterable[Tensor]) -> bool:
 
 def _copy(weight: Tensor) -> Tensor:
     """On the same device if that has room to spare."""
-    if weight.device.type == "cuda" and torch.cuda.mem_get_info(weight.device)[0] < RESERVE + weight.nbytes:
-        return weight.detach().cpu()
-    return weight.detach().clone()
+    has_room = _has_room(weight.device, for_bytes=weight.nbytes)
+    return weight.detach().clone() if has_room else weight.detach().cpu()
+
+
+def _has_room(device: torch.device, *, for_bytes: int) -> bool:
+    return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] >= RESERVE + for_bytes
 
 
 def _hash(weight: Tensor) -> int:

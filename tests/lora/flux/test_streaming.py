@@ -77,6 +77,33 @@ def test_a_pass_that_is_broken_off_does_not_mislead_the_next(base, broken_off_at
     assert torch.equal(one.flat(), other.flat())
 
 
+@pytest.mark.parametrize("written", range(1, 60, 7))
+def test_a_cancel_while_weights_come_does_not_mislead_the_next_pass(base, monkeypatch, written):
+    """Wherever it comes: as the layers of a block get their weights, or as those that leave lose theirs."""
+    found, expected = worn(base, "fp32", False, BLOCKS), worn(base, "fp32", False, 0)
+    answer(found, small_question())
+    with monkeypatch.context() as patch:
+        cancel_at_write(patch, written)
+        with pytest.raises(KeyboardInterrupt):
+            answer(found, small_question())
+    one, other = answer(found, small_question()), answer(expected, small_question())
+    assert one.loss == other.loss
+    assert torch.equal(one.flat(), other.flat())
+
+
+def cancel_at_write(patch, number):
+    """At the so-many-th time that a layer's weight is put elsewhere."""
+    seen, data = [], torch.Tensor.data
+
+    def write(tensor, value):
+        seen.append(tensor)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        data.__set__(tensor, value)
+
+    patch.setattr(torch.nn.Parameter, "data", property(data.__get__, write), raising=False)
+
+
 def test_a_step_fetches_each_block_once_each_way_but_for_the_two_that_are_there(base, arrivals):
     transformer = worn(base, "fp32", False, BLOCKS)
     answer(transformer, small_question())
