@@ -76,10 +76,14 @@ class Trainee:
 
     def begin(self, inputs: Inputs) -> float:
         """The loss of the first step."""
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, self.beginning, strict=True):
-                parameter.copy_(value)
+        self.reset()
         return self.loop.begin(inputs)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Put on the LoRA as it was in the beginning."""
+        for parameter, value in zip(self.parameters, self.beginning, strict=True):
+            parameter.copy_(value)
 
 
 def trainee(arm: Arm, sizes: Sizes) -> Trainee:

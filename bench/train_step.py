@@ -21,6 +21,7 @@ from bench.random_flux import DEV, Sizes, random_dataset, tiny_sizes
 from bench.report import asked_of, keep, table
 from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, Trainee, trainee
 from bench.step_loops import Inputs, Loop
+from bench.step_proofs import Answer, Nearness, answer_of, as_lines, nearness, plain_answer
 from bench.timing import graphs_compiled, seconds_each
 from lora.flux.loading import device, free_memory, precision
 from lora.training.memory.out_of_memory import is_out_of_memory
@@ -73,7 +74,7 @@ class Refused:
     why: str
 
 
-Outcome = Visit | Refused
+Outcome = Visit | Refused | Nearness
 
 
 def main() -> None:
@@ -88,29 +89,36 @@ def main() -> None:
     small = Extent((64,), arguments.batch, SOME, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
     extent, sizes = (small, tiny_sizes()) if arguments.small else (full, DEV)
     outcomes = list(_in_turn(sizes, extent))
+    near = [each for each in outcomes if isinstance(each, Nearness)]
     numbers = {
         "machine": machine("torch", "diffusers", "peft", "transformers", "accelerate", "bitsandbytes"),
         "extent": asdict(extent),
         "visits": [asdict(each) for each in outcomes if isinstance(each, Visit)],
         "refused": [asdict(each) for each in outcomes if isinstance(each, Refused)],
+        "nearness": [asdict(each) for each in near],
     }
     path = keep(numbers, name=f"train_step-batch-{extent.batch_size}", output=arguments.output)
     visits = [each for each in outcomes if isinstance(each, Visit)]
     print(f"wrote {path}\n{as_line([each.sm_mhz for each in visits])}\n")
+    print(
+        as_lines(near) if near else "nothing is compared with fp32: memory does not suffice for such a base", end="\n\n"
+    )
     print(as_markdown(visits, batch_size=extent.batch_size))
 
 
 def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[Outcome]:
     gc.freeze()  # what was imported stays anyway, and would be looked through each time that memory is freed
+    plain = plain_answer(sizes, _inputs(sizes, extent, extent.sides[0]))
+    free_memory()
     for arm in extent.arms:
         print(f"{arm.name} ...", file=sys.stderr)
-        yield from visited(arm, sizes, extent)
+        yield from visited(arm, sizes, extent, plain)
         free_memory()
     gc.unfreeze()
 
 
-def visited(arm: Arm, sizes: Sizes, extent: Extent) -> list[Outcome]:
-    """An arm at all sizes, with a model of its own."""
+def visited(arm: Arm, sizes: Sizes, extent: Extent, plain: Answer | None) -> list[Outcome]:
+    """An arm at all sizes, with a model of its own; ours are then compared with the plain answer at the first."""
     try:
         trained = trainee(arm, sizes)
     except RuntimeError as error:
@@ -121,7 +129,14 @@ def visited(arm: Arm, sizes: Sizes, extent: Extent) -> list[Outcome]:
             outcomes.append(_visit(arm, trained, sizes, side, extent))
         except RuntimeError as error:
             outcomes.append(_refused(arm, side, error))
+    if arm.is_ours and plain is not None and isinstance(outcomes[0], Visit):
+        found = answer_of(trained, _inputs(sizes, extent, extent.sides[0]))
+        outcomes.append(nearness(arm, found, plain))
     return outcomes
+
+
+def _inputs(sizes: Sizes, extent: Extent, side: int) -> Inputs:
+    return Inputs(random_dataset(sizes, side=side, count=PICTURES, dtype=precision()), extent.batch_size)
 
 
 def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
@@ -131,8 +146,7 @@ def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
 
 
 def _visit(arm: Arm, trained: Trainee, sizes: Sizes, side: int, extent: Extent) -> Visit:
-    inputs = Inputs(random_dataset(sizes, side=side, count=PICTURES, dtype=precision()), extent.batch_size)
-    here = device()
+    inputs, here = _inputs(sizes, extent, side), device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     loss = trained.begin(inputs)

@@ -68,6 +68,10 @@ def test_the_benchmark_of_the_training_step_compares_losses_that_agree(small):
     assert numbers["refused"] == []
     losses = [visit["first_loss"] for visit in numbers["visits"]]
     assert max(losses) < 1.001 * min(losses)
+    ours = [arm for arm in train_step.SOME if arm.is_ours]
+    assert [near["arm"] for near in numbers["nearness"]] == [arm.name for arm in ours]
+    assert all(near["cosine"] > 0.99 and near["loss_error"] < 1e-3 for near in numbers["nearness"])
+    assert "missed the bar: none" in printed
     assert printed.splitlines()[-1].startswith(f"| 64 | {train_step.SOME[-1].name} |")
 
 

@@ -43,7 +43,7 @@ def test_an_arm_without_room_is_told_and_the_others_go_on(monkeypatch: pytest.Mo
         raise RuntimeError("shapes do not fit")
 
     monkeypatch.setattr(train_step, "trainee", full)
-    assert visited(BASELINE, tiny_sizes(), extent) == [Refused(BASELINE.name, None, "out of memory")]
+    assert visited(BASELINE, tiny_sizes(), extent, None) == [Refused(BASELINE.name, None, "out of memory")]
     monkeypatch.setattr(train_step, "trainee", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        visited(BASELINE, tiny_sizes(), extent)
+        visited(BASELINE, tiny_sizes(), extent, None)
