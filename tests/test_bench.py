@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from bench import cold_start, drawing, rates, serving, train_step
+from bench import cold_start, drawing, rates, serving, tiers, train_step
 from bench.arms import ARMS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +73,13 @@ def test_the_benchmark_of_the_training_step_compares_losses_that_agree(small):
     assert all(near["cosine"] > 0.99 and near["loss_error"] < 1e-3 for near in numbers["nearness"])
     assert "missed the bar: none" in printed
     assert printed.splitlines()[-1].startswith(f"| 64 | {train_step.SOME[-1].name} |")
+
+
+def test_the_benchmark_of_cards_tries_the_plan_of_one(small):
+    numbers, printed = small(tiers)
+    (found,) = numbers["tried"]
+    assert found["seconds"] > 0
+    assert printed.splitlines()[-1].startswith("| 8 GB | 64 | base in fp32")
 
 
 def test_without_a_base_the_serving_benchmark_compares_all_ways_to_draw(small, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,111 @@
+"""A training on a card of a size, as our plan has it: a process of its own, as the limit of its memory is. Started by
+bench/tiers.py."""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+
+import torch
+
+from bench.random_flux import DEV, Sizes, random_dataset, random_transformer
+from bench.step_loops import RANK, SEED, Inputs
+from lora.flux.dimensions import Dimensions
+from lora.flux.engine.blocks import compute_blocks
+from lora.flux.engine.graphs import can_be_compiled
+from lora.flux.engine.layers import fuse_lora
+from lora.flux.latents import TOKEN_PIXELS
+from lora.flux.loading import device, precision
+from lora.training.learning.adapter import add_lora
+from lora.training.learning.loop import take_step
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
+from lora.training.memory.demand import held
+from lora.training.memory.out_of_memory import is_out_of_memory
+from lora.training.memory.plans import GB, Demand, Plan, plans
+from lora.training.recipe.layers import block_layers
+from lora.training.recipe.optimizers import bytes_per_parameter
+
+CONTEXT = 0.6 * GB  # that CUDA itself takes of a card
+OPTIMIZER, PICTURES = "adamw8bit", 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of it. Peaks in bytes; None without a GPU."""
+
+    card: int  # GB
+    side: int  # pixels
+    plan: str
+    predicted: float
+    allocated: int | None
+    reserved: int | None
+    seconds: float | None  # a step, the median; None if memory ran out
+
+
+def main() -> None:
+    """By the command line: GB, pixels and steps; tell in the last line."""
+    card, side, steps = map(int, sys.argv[1:])
+    if device().type == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (card * GB - CONTEXT) / total))
+    print(json.dumps(asdict(tried(DEV, card=card, side=side, steps=steps))))
+
+
+def tried(sizes: Sizes, *, card: int, side: int, steps: int) -> Tried:
+    """On the best plan alone: no next one is tried."""
+    plan = plan_for(sizes, card=card, side=side)
+    try:
+        seconds = sorted(_steps(plan, sizes, side, steps))[steps // 2]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        seconds = None
+    peaks: tuple[int | None, int | None] = (None, None)
+    if device().type == "cuda":
+        peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return Tried(card, side, plan.line(), plan.peak_bytes, *peaks, seconds)
+
+
+def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
+    """With a LoRA on all layers; texts and pictures are encoded already."""
+    layers = block_layers(sizes.transformer)
+    demand = Demand(
+        shape=Dimensions.of(sizes.transformer),
+        image_tokens=(side // TOKEN_PIXELS) ** 2,
+        text_tokens=sizes.text_tokens,
+        batch_size=1,
+        lora_parameters=RANK * sum(shape.inputs + shape.outputs for shape in layers.values()),
+        optimizer_bytes=bytes_per_parameter(OPTIMIZER),
+        encoder_bytes=(),
+        vae_bytes=0,
+    )
+    best, *_ = plans(
+        demand,
+        free_bytes=card * GB - CONTEXT,
+        on_gpu=device().type == "cuda",
+        precision="auto",
+        checkpointing=None,
+        engine="fast",
+    )
+    return best
+
+
+def _steps(plan: Plan, sizes: Sizes, side: int, steps: int) -> list[float]:
+    """Seconds of each, after two more."""
+    inputs = Inputs(random_dataset(sizes, side=side, count=PICTURES, dtype=precision()), batch_size=1)
+    recipe, how = replace(inputs.recipe, optimizer=OPTIMIZER), held(plan)
+    transformer = random_transformer(sizes, how)
+    add_lora(transformer, layers=block_layers(sizes.transformer), rank=RANK, seed=SEED)
+    fuse_lora(transformer)
+    compute_blocks(transformer, plan.rung.recomputed, are_compiled=can_be_compiled(how))
+    state, marks = TrainingState(transformer, recipe), []
+    for _ in range(steps + 2):
+        take_step(transformer, state, inputs.batches, recipe, team=Solo())  # it waits for the device
+        marks.append(time.perf_counter())
+    return [after - before for before, after in pairwise(marks[1:])]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Whether a training fits into the memory of a card, as the plan says: on a larger GPU, of which it gets only so much.
+
+Random weights of FLUX.1's real shape, rank 16 on all layers, one picture a step. How fast a smaller card is, it does
+not say.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+from bench.machine import machine
+from bench.random_flux import tiny_sizes
+from bench.report import asked_of, keep, table
+from bench.tier_case import Tried, tried
+from lora.training.memory.plans import GB
+
+CARDS, SIDES, STEPS = (8, 12, 16, 24, 48), (512, 1024), 10  # GB, pixels
+TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s a step")
+
+
+def main() -> None:
+    """Try, keep the numbers, print a table."""
+    arguments = asked_of("tiers", __doc__, small="one card, the tiny base's shape, without a limit").parse_args()
+    if arguments.small:
+        found = [tried(tiny_sizes(), card=8, side=64, steps=1)]
+    else:
+        found = [_in_a_process(card, side) for card in CARDS for side in SIDES]
+    numbers = {"machine": machine("torch", "diffusers", "peft", "bitsandbytes"), "tried": [asdict(e) for e in found]}
+    path = keep(numbers, name="tiers", output=arguments.output)
+    print(f"wrote {path}\n\n{as_markdown(found)}")
+
+
+def _in_a_process(card: int, side: int) -> Tried:
+    print(f"{card} GB, {side} px ...", file=sys.stderr)
+    command = [sys.executable, "-m", "bench.tier_case", str(card), str(side), str(STEPS)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return Tried(**json.loads(printed.splitlines()[-1]))
+
+
+def as_markdown(found: list[Tried]) -> str:
+    """A row for each."""
+    return table(TITLES, [_row(each) for each in found])
+
+
+def _row(each: Tried) -> list[str]:
+    plan = each.plan.removeprefix("plan: ").partition(", encoders")[0]
+    peaks = [f"{peak / GB:.1f} GB" if peak is not None else "" for peak in (each.allocated, each.reserved)]
+    took = "out of memory" if each.seconds is None else f"{each.seconds:.3f}"
+    return [f"{each.card} GB", str(each.side), plan, f"{each.predicted / GB:.1f} GB", *peaks, took]
+
+
+if __name__ == "__main__":
+    main()
