@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 from lora.flux.holding import Held
@@ -36,6 +37,7 @@ def compiled_for_all_sizes(compute: Compute) -> Compute:
     on blocks compute as they are.
     """
     torch._dynamo.reset()  # graphs of the training before this one, which would count against the limit of them
+    torch._functorch.config.force_non_lazy_backward_lowering = True  # to know of a failure before there is a loss
     answer = Graphs(_warn).or_plain(torch.compile(compute, fullgraph=True), compute)
     on_host: dict[nn.Module, list[HostLinear]] = {}
 
@@ -45,8 +47,7 @@ def compiled_for_all_sizes(compute: Compute) -> Compute:
         if block not in on_host:
             on_host[block] = [each for each in block.modules() if isinstance(each, HostLinear)]
         _mark(*inputs[:4], answers=[layer.answer for layer in on_host[block] if layer.answer is not None])
-        with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-            return answer(block, *inputs)
+        return answer(block, *inputs)
 
     return compiled
 
