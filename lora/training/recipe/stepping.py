@@ -17,6 +17,7 @@ from lora.training.recipe.recipe import Recipe
 ELEMENTWISE = ("adamw", "adam", "adagrad", "lion")
 # In blocks of a flattened parameter; what is smaller than that is kept in 32 bits (bitsandbytes, `init_state`).
 BLOCKWISE, BLOCK, LEAST = ("adamw8bit", "adam8bit", "lion8bit"), 256, 4096
+OF_BLOCKS = "absmax"  # how the names of tensors begin that have a value for each block
 
 
 class Stepper:
@@ -61,7 +62,8 @@ class Stepper:
         parts: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
             name = key.partition(".")[2]
-            parts |= {f"{place}.{name}": part for place, part in enumerate(_parts(tensor, self._parameters))}
+            divided = _blocks if name.startswith(OF_BLOCKS) else _parts
+            parts |= {f"{place}.{name}": part for place, part in enumerate(divided(tensor, self._parameters))}
         return parts, {**values, "numbers": {str(place): values["numbers"]["0"] for place in places}}
 
     def load(self, tensors: Mapping[str, Tensor], values: Json) -> None:
@@ -109,15 +111,22 @@ def _joined(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
 
 
 def _parts(whole: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """What each parameter has of a tensor with a value for each element of all, or for each block of them; what is
-    neither, such as the number of the step, all have alike."""
-    ends = list(accumulate((each.numel() for each in parameters), initial=0))
-    if whole.dim() and whole.numel() == ends[-1]:
-        flat = whole.flatten()
-        return [flat[a:b].view_as(each) for (a, b), each in zip(pairwise(ends), parameters, strict=True)]
-    if whole.dim() and whole.numel() * BLOCK == ends[-1]:
-        return [whole[a // BLOCK : b // BLOCK] for a, b in pairwise(ends)]
-    return [whole for _ in parameters]
+    """What each parameter has of a tensor with a value for each element of all; what is none, such as the number of the
+    step or the table of codes, all have alike."""
+    ends = _ends(parameters)
+    if not whole.dim() or whole.numel() != ends[-1]:
+        return [whole for _ in parameters]
+    flat = whole.flatten()
+    return [flat[a:b].view_as(each) for (a, b), each in zip(pairwise(ends), parameters, strict=True)]
+
+
+def _blocks(whole: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """What each parameter has of a tensor with a value for each block of all."""
+    return [whole[a // BLOCK : b // BLOCK] for a, b in pairwise(_ends(parameters))]
+
+
+def _ends(parameters: Sequence[Tensor]) -> list[int]:
+    return list(accumulate((each.numel() for each in parameters), initial=0))
 
 
 def _whole_of(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors, or numbers)

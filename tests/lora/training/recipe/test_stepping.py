@@ -103,6 +103,17 @@ def test_a_state_before_the_first_step_can_be_taken_up_too(optimizer):
     assert_same(own, others)
 
 
+def test_as_many_blocks_as_codes_in_a_table_are_not_taken_for_one():
+    """256 of each: bitsandbytes' table of codes has a value for none of the blocks."""
+    recipe, shapes = a_recipe_with("adamw8bit"), [(16, 2048), (2048, 16)]
+    stepper, alone = Stepper(recipe, own := parameters(shapes)), each_by_itself(recipe, others := parameters(shapes))
+    for some, optimizer in ((own, stepper), (others, alone)):
+        for parameter, gradient in zip(some, gradients(0, shapes), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    assert_same_state(stepper.state(), optimizer_state(alone))
+
+
 def test_the_optimizer_knows_one_parameter_and_the_others_are_parts_of_it():
     own = parameters()
     before = list(own)
