@@ -1,6 +1,7 @@
 """Load FLUX or a part of it from a folder in diffusers layout, to the device there is; let go of it again."""
 
 import gc
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from lora.flux.dimensions import Dimensions
 from lora.flux.holding import Held, load_transformer
 from lora.flux.parts import load_parts, load_tokenizers, refusals
 from lora.flux.placing import CLIP, T5, TRANSFORMER, VAE, Placement, bytes_of_parts, placement
+
+WITHOUT_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"  # lets transformers load tensor by tensor (its core_model_loading.py)
 
 
 def device() -> torch.device:
@@ -68,7 +71,11 @@ def transformer_config(base: Path) -> dict[str, Any]:
 
 def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
     """What turns texts and images into tensors: the pipeline without its transformer. Raises as `load_pipeline` does
-    for a folder."""
+    for a folder.
+
+    No thread is started: a cancel by Cog that comes just then kills it, and who waits for its start waits for ever.
+    """
+    os.environ.setdefault(WITHOUT_THREADS, "1")
     parts = load_parts(base, (CLIP, T5, VAE), dtype=precision())
     return _assembled(base, {**parts, TRANSFORMER: None}).to(on)
 

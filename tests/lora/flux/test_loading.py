@@ -2,11 +2,12 @@
 
 import contextlib
 import copy
+import threading
 
 import pytest
 import torch
 
-from lora.flux.loading import load_pipeline, visiting
+from lora.flux.loading import load_encoders, load_pipeline, visiting
 from lora.flux.prompt import TEXT_TOKENS, encode_prompt
 from tests.tiny import TINY_FLUX, tiny_pipeline
 
@@ -138,3 +139,12 @@ def test_encoders_that_visit_a_gpu_answer_as_those_that_live_there():
     assert torch.equal(prompt.tokens, expected.tokens)
     assert torch.equal(prompt.pooled, expected.pooled)
     assert devices(pipeline.text_encoder) == devices(pipeline.text_encoder_2) == {"cpu"}
+
+
+def test_no_thread_is_started_while_encoders_are_loaded(monkeypatch):
+    """Of which a cancel could kill the start, as a server of trainings has seen."""
+    monkeypatch.delenv("HF_DEACTIVATE_ASYNC_LOAD", raising=False)
+    started, start = [], threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (started.append(thread.name), start(thread))[1])
+    load_encoders(TINY_FLUX, on=torch.device("cpu"))
+    assert started == []
