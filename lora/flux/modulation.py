@@ -69,8 +69,9 @@ class ModulationAhead:
         numbered = {number: conditions_of(number) for number in range(first, first + self._at_once)}
         seen = {number: self._seen(each, guidance) for number, each in numbered.items() if each is not None}
         answers: dict[int, list[Tensor]] = {number: [] for number in seen}
+        device = entrance(self._transformer).device
         for layer in self._layers:
-            weight = layer.visiting(self._transformer.device)
+            weight = layer.visiting(device)
             for number, x in seen.items():
                 answers[number].append(layer.answer_with(weight, x))
         self._answers = answers

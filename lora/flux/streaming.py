@@ -153,12 +153,17 @@ class _Slot:
         """Let a block's weights come here, as soon as what is queued has computed with those that were here."""
         left, self._guest = self._guest, None  # a cancel may come at any moment: until all is here, nobody is
         for layer in left.layers if left else ():
-            layer.weight.data = layer.weight.new_empty(0)
+            if self._has(layer.weight):  # else they are in the other slot by now
+                layer.weight.data = layer.weight.new_empty(0)
         with self._beside_what_computes():
             self._memory[: home.memory.nbytes].copy_(home.memory, non_blocking=True)
-        for layer, weight in home.laid_out(self._memory):
-            layer.weight.data = weight
+        with torch.inference_mode(False):  # parts that were made in it would be tensors of another kind
+            for layer, weight in home.laid_out(self._memory):
+                layer.weight.data = weight
         self._guest, self._version = home, home.version
+
+    def _has(self, weight: Tensor) -> bool:
+        return weight.untyped_storage().data_ptr() == self._memory.untyped_storage().data_ptr()
 
     def wait(self) -> None:
         """Let what is queued from now on find the weights here."""

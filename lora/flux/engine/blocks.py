@@ -31,8 +31,8 @@ GELU_WIDENING = 4  # what goes into GELU is so many times as wide as the block; 
 def compute_blocks(transformer: FluxTransformer2DModel, recomputed: Recomputed, *, are_compiled: bool) -> None:
     """Let the blocks keep less for the backward pass, and compute the rest again in it: the same numbers.
 
-    Compiled, each class of block is one graph for all sizes, and rounds otherwise. That is for steps alone: where no
-    gradient is asked for, blocks are computed as they are.
+    Compiled, each class of block is one graph for all sizes, another for batches of one, and rounds otherwise. That is
+    for steps alone: where no gradient is asked for, blocks are computed as they are.
     """
     compute = plainly if are_compiled else _with_hooks
     if recomputed in ("pointwise", "gelu"):

@@ -23,7 +23,7 @@ def can_be_compiled(held: Held) -> bool:
 
 
 def plainly(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
-    """Text and image tokens, by a block without its hooks, which stay outside of its graph. They are whole, as single
+    """Text and image tokens, by a block without its hooks. They are whole, as single
     blocks answer with parts of one tensor, which to a graph is another input than what they get from double blocks."""
     return tuple(each.contiguous() for each in block.forward(*inputs))
 
@@ -33,47 +33,57 @@ def compiled_for_all_sizes(compute: Compute) -> Compute:
     first size alone.
 
     The first block's inputs get a gradient that nobody asks for, as all others' do: else it would be a graph of its
-    own. Backward passes are compiled together with forward ones. A compiler that fails costs a warning, and from then
-    on blocks compute as they are.
+    own. Another graph is made for batches of one. Backward passes are compiled together with forward ones. Of a block's
+    hooks those before it run, outside of the graph. A compiler that fails costs a warning, and speed.
     """
     torch._dynamo.reset()  # graphs of the training before this one, which would count against the limit of them
     torch._functorch.config.force_non_lazy_backward_lowering = True  # to know of a failure before there is a loss
-    answer = Graphs(_warn).or_plain(torch.compile(compute, fullgraph=True), compute)
+    graphs, graph = Graphs(_warn), torch.compile(compute, fullgraph=True)
+    answers: dict[nn.Module, Compute] = {}
     on_host: dict[nn.Module, list[HostLinear]] = {}
 
     def compiled(block: nn.Module, *inputs: Any) -> Any:  # noqa: ANN401 (the block's)
         for hook in block._forward_pre_hooks.values():
             hook(block, inputs)
-        if block not in on_host:
+        if block not in answers:
+            answers[block] = graphs.or_plain(graph, compute)
             on_host[block] = [each for each in block.modules() if isinstance(each, HostLinear)]
         _mark(*inputs[:4], answers=[layer.answer for layer in on_host[block] if layer.answer is not None])
-        return answer(block, *inputs)
+        return answers[block](block, *inputs)
 
     return compiled
 
 
 class Graphs:
-    """What is compiled, as long as the compiler does not fail: from then on, all that it stands for is computed as it
-    is."""
+    """What is compiled, until the compiler fails; what it was not tried on by then is computed as it is."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         """`say` is told once, if it fails."""
         self._say, self._has_failed = say, False
 
     def or_plain(self, compiled: Compute, plain: Compute) -> Compute:
-        """Computes what both compute."""
+        """Computes what both compute, for one block. Where it was compiled it stays so though another block fails: a
+        backward pass may be about to compute it again, and has to find what the forward pass has kept."""
+        is_compiled: bool | None = None  # not tried
 
         def ask(*inputs: Any, **named: Any) -> Any:  # noqa: ANN401 (theirs)
-            if not self._has_failed:
+            nonlocal is_compiled
+            if is_compiled is None:
+                is_compiled = not self._has_failed
+            if is_compiled:
                 try:
                     return compiled(*inputs, **named)
                 except FAILURES as error:
-                    self._has_failed = True
-                    reason = " ".join(str(error).split())[:LONGEST_REASON]
-                    self._say(f"blocks are not compiled: {reason}")
+                    is_compiled = False
+                    self._fail(error)
             return plain(*inputs, **named)
 
         return ask
+
+    def _fail(self, error: Exception) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            self._say(f"blocks are not compiled: {' '.join(str(error).split())[:LONGEST_REASON]}")
 
 
 def _warn(line: str) -> None:

@@ -155,10 +155,12 @@ def _gpu_rungs(room: _Room, precision: Precision | Literal["auto"], checkpointin
 
 
 def _streaming(room: _Room, rung: Rung) -> Iterator[Rung]:
-    """With as many blocks streamed as have to be, and with all of them."""
-    every = room.demand.shape.blocks
-    fitting = (count for count in range(1, every) if _training_bytes(room, rung.streaming(count)) <= room.free_bytes)
-    for count in dict.fromkeys((next(fitting, every), every)):
+    """With as many blocks streamed as have to be, and with all of them. Few would need more than none, as their slots
+    take."""
+    shape = room.demand.shape
+    counts = [n for n in range(1, shape.blocks + 1) if shape.weights_away(n, with_modulation=False) > 0]
+    fitting = (n for n in counts if _training_bytes(room, rung.streaming(n)) <= room.free_bytes)
+    for count in dict.fromkeys((next(fitting, shape.blocks), shape.blocks)):
         yield rung.streaming(count)
 
 

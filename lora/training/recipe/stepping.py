@@ -36,7 +36,8 @@ class Stepper:
         self.zero_grad()
 
     def step(self) -> None:
-        """Change the parameters by their gradients, wherever these are."""
+        """Change the parameters by their gradients, wherever these are. Of joined ones each has to have one, as those
+        of a LoRA on FLUX.1 have in every step: without, it would be taken for 0."""
         for parameter, gradient in self._joined_gradients():
             if parameter.grad is None:
                 gradient.zero_()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from lora.flux.holding import Held, load_transformer
 from lora.flux.layouts.canonical import canonical
 from lora.serving import models as models_module
 from lora.serving.compiled import compile_for_all_sizes
@@ -18,7 +19,8 @@ from lora.serving.wardrobe import Wardrobe, Worn
 from tests.lora.serving.test_fast import SIZES, drawn
 from tests.tiny import TINY_FLUX, random_lora, tiny_pipeline
 
-KINDS = ("plain", "8 bits")
+KINDS = ("plain", "8 bits", "streamed")
+STREAMED = 3  # of six blocks
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,9 @@ class Drawer:
 
     def __init__(self, kind):
         self.pipeline = tiny_pipeline()
+        if kind == "streamed":
+            held = Held("fp32", False, torch.device("cpu"), STREAMED)
+            self.pipeline.transformer = load_transformer(TINY_FLUX, held)
         self.wardrobe = Wardrobe(self.pipeline)
         if kind == "8 bits":
             fast = FastTransformer(self.pipeline, self.wardrobe, say=print)

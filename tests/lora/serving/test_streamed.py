@@ -51,6 +51,23 @@ def test_pictures_are_the_same_whatever_is_worn_and_was_worn_before(streaming, s
     assert streaming.wardrobe.is_sound
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
+@pytest.mark.parametrize("place", range(6))
+def test_a_request_that_ends_in_the_midst_of_a_block_leaves_those_with_other_loras_right(staying, loras, error, place):
+    each = dressed(6)
+    transformer = each.pipeline.transformer
+    block = [*transformer.transformer_blocks, *transformer.single_transformer_blocks][place]
+    drawn(each.pipeline)
+    hook = block.register_forward_hook(lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(error):
+        drawn(each.pipeline)
+    hook.remove()
+    for outfit in ([Worn("a", loras["a"], 1.0, "a")], []):
+        for other in (each, staying):
+            other.wardrobe.wear(outfit)
+        assert torch.equal(drawn(each.pipeline), drawn(staying.pipeline))
+
+
 def test_weights_that_come_back_wrong_are_noticed_where_they_are_kept(loras):
     each = dressed(6)
     each.wardrobe.wear([Worn("a", loras["a"], 1.0, "a")])

@@ -107,12 +107,28 @@ def as_recorded(graph, _):
     return make_boxed_func(graph.forward)
 
 
+def from_the_second_graph_on():
+    """As where double blocks have been compiled and single blocks cannot be."""
+    seen = []
+
+    def compile_forward(graph, inputs):
+        seen.append(graph)
+        return as_recorded(graph, inputs) if len(seen) == 1 else no_kernels()
+
+    return aot_autograd(fw_compiler=compile_forward, bw_compiler=as_recorded)
+
+
 @pytest.mark.parametrize(
-    "backend",
-    [no_kernels, aot_autograd(fw_compiler=as_recorded, bw_compiler=no_kernels)],
-    ids=["at all", "for the backward pass"],
+    "failing",
+    [
+        lambda: no_kernels,
+        lambda: aot_autograd(fw_compiler=as_recorded, bw_compiler=no_kernels),
+        from_the_second_graph_on,
+    ],
+    ids=["at all", "for the backward pass", "for the second kind of block"],
 )
-def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch, backend):
+def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch, failing):
+    backend = failing()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     transformer = fused(small(FP32))
     compute_blocks(transformer, "blocks", are_compiled=True)

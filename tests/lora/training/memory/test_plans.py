@@ -88,7 +88,7 @@ def test_below_the_plan_come_all_that_need_less():
         ("bf16", "blocks", True),
         ("int8", "blocks", False),
         ("int8", "blocks", True),
-        ("int8", "blocks", True, "streamed"),  # one after it all need what the encoders take
+        *[("int8", "blocks", True, "streamed")] * 2,  # few, and all; from here on all need what the encoders take
         ("nf4", "blocks", False),
         ("nf4", "blocks", True),
         *[("nf4", "blocks", True, "streamed")] * 2,
@@ -233,6 +233,13 @@ def test_streaming_leaves_blocks_on_the_device_as_long_as_there_is_room():
     assert counts[0] == 0
     assert counts == sorted(set(counts))
     assert all(plan.peak_bytes <= plan.free_bytes for card in (12, 10, 8) for plan in ladder(card, pixels=512))
+
+
+def test_no_plan_streams_so_few_blocks_that_their_slots_take_more_than_they_leave():
+    for card in range(4, 49):
+        for plan in ladder(card):
+            count = plan.rung.streamed_blocks
+            assert not count or FLUX_DEV.weights_away(count, with_modulation=False) > 0
 
 
 def test_bf16_streams_only_if_it_is_asked_for():
