@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.holding import Held, hold_transformer
-from lora.flux.prompt import TEXT_TOKENS, Prompt
+from lora.flux.prompt import MOST_TEXT_TOKENS, Prompt
 from lora.flux.shapes import Shape
 from weights.bases import WEIGHTS
 
@@ -61,7 +61,7 @@ DEV = Sizes(
         **{"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24, "vocab_size": 32128},
         **{"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "is_encoder_decoder": False, "use_cache": False},
     },
-    text_tokens=TEXT_TOKENS,
+    text_tokens=MOST_TEXT_TOKENS,
 )
 
 
@@ -114,6 +114,7 @@ def random_pipeline(sizes: Sizes, transformer: FluxTransformer2DModel) -> FluxPi
         vae = _frozen(AutoencoderKL.from_config(dict(sizes.vae))).to(dtype)
     parts = {"transformer": transformer, "vae": vae, "text_encoder": clip, "text_encoder_2": t5}
     pipeline = FluxPipeline.from_pretrained(TINY, **parts)
+    pipeline.tokenizer_2.model_max_length = sizes.text_tokens
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

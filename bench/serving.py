@@ -25,6 +25,7 @@ from bench.report import asked_of, keep, table
 from bench.timing import seconds_each
 from bench.wearers import Ours, Stock, Wearer
 from lora.flux.loading import device, load_pipeline
+from lora.flux.prompt import text_tokens
 from lora.training.recipe.layers import block_layers
 from weights.bases import SETTING, find_base
 
@@ -99,6 +100,7 @@ def _draw(wearer: Wearer, _files: list[Path], extent: Extent, _count: int) -> No
         width=extent.side,
         height=extent.side,
         num_inference_steps=extent.steps,
+        max_sequence_length=text_tokens(wearer.pipeline),
         generator=torch.Generator().manual_seed(0),
     )
 

@@ -27,6 +27,7 @@ base, lora, output = sys.argv[1:]
 pipeline = FluxPipeline.from_pretrained(base)
 pipeline.load_lora_weights(lora, weight_name="lora.safetensors")
 image = pipeline("TOK in a meadow", width=96, height=64, num_inference_steps=3, guidance_scale=3.5,
+                 max_sequence_length=pipeline.tokenizer_2.model_max_length,
                  generator=torch.Generator().manual_seed(5)).images[0]
 image.save(output)
 """

@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import json
 import random
 import shutil
 import zipfile
@@ -42,6 +43,7 @@ from script.openapi import training_inputs
 from weights.bases import WEIGHTS
 
 TINY_FLUX = WEIGHTS / "tiny-flux"
+TINY_TEXT_TOKENS = 32  # that it reads
 SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)
 CHANNELS, HEIGHT, WIDTH = 4, 8, 12  # latents that are not square, so that a swap of rows and columns shows
 TEXT, TEXT_WIDTH, POOLED = 6, 32, 32
@@ -91,6 +93,13 @@ def tiny_pipeline() -> FluxPipeline:
 def linked_base(folder: Path) -> Path:
     """weights/tiny-flux as a folder of links, whose files a test may `replace`."""
     shutil.copytree(TINY_FLUX, folder, copy_function=lambda source, link: Path(link).symlink_to(source))
+    return folder
+
+
+def base_that_reads(tokens: object, folder: Path) -> Path:
+    """weights/tiny-flux with another length of text."""
+    config = linked_base(folder) / "tokenizer_2/tokenizer_config.json"
+    replace(config, json.dumps(json.loads(config.read_text()) | {"model_max_length": tokens}).encode())
     return folder
 
 

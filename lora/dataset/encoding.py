@@ -15,7 +15,7 @@ from lora.dataset.latents import Fitted, encode_images
 from lora.dataset.reading import Dataset
 from lora.dataset.wording import counted, named
 from lora.flux.loading import visiting
-from lora.flux.prompt import TEXT_TOKENS, Prompt, encode_prompt, token_count
+from lora.flux.prompt import Prompt, encode_prompt, text_tokens, text_tokens_of, token_count
 
 LATENT_BYTES = 16 * 4 / 8**2  # a pixel: 16 channels in fp32, of squares of 8 pixels a side
 MOST_BYTES_OF_A_NUMBER = 4
@@ -50,7 +50,8 @@ class EncodedDataset:
     def summary(self) -> str:
         """For a person: what was encoded, and a warning if a prompt was cut."""
         encoded = f"encoded {counted(len(self.examples), 'example')}"
-        cut = f"{counted(len(self.cut), 'prompt')} longer than {TEXT_TOKENS} tokens, cut: {named(list(self.cut))}"
+        most = len(self.dropped.tokens)
+        cut = f"{counted(len(self.cut), 'prompt')} longer than {most} tokens, cut: {named(list(self.cut))}"
         return f"{encoded}\n{cut}" if self.cut else encoded
 
 
@@ -60,7 +61,7 @@ def encoded_bytes(dataset: Dataset, base: Path) -> int:
     fitted = {Fitted(image.look.content, view) for image in dataset.images for view in image.look.views}
     pixels = sum(each.view.size.pixels for each in fitted)
     texts = len({image.prompt for image in dataset.images})
-    return int(pixels * LATENT_BYTES) + texts * TEXT_TOKENS * width * MOST_BYTES_OF_A_NUMBER
+    return int(pixels * LATENT_BYTES) + texts * text_tokens_of(base) * width * MOST_BYTES_OF_A_NUMBER
 
 
 @torch.no_grad()
@@ -89,7 +90,7 @@ def encode_dataset(
         for view in image.look.views
     ]
     counted_images = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
-    cut = tuple(f"{name} ({count} tokens)" for name, count in counted_images if count > TEXT_TOKENS)
+    cut = tuple(f"{name} ({count} tokens)" for name, count in counted_images if count > text_tokens(encoders))
     samples = tuple(prompts[text] for text in extra.samples)
     return EncodedDataset(tuple(examples), prompts[extra.dropped], samples, cut)
 

@@ -11,7 +11,7 @@ from diffusers import FluxPipeline
 
 from lora.dataset.views import View
 from lora.flux.fingerprint import fingerprint
-from lora.flux.prompt import TEXT_TOKENS
+from lora.flux.prompt import text_tokens
 
 REVISION = 1  # of all code between a file and its tensors: to be raised with any change of what comes out
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "pi-heif")
@@ -29,7 +29,7 @@ class Keys:
         """For encoders that were loaded from a folder and work on a device."""
         machine = [str(REVISION), _processor(on), str(encoders.dtype), *map(version, LIBRARIES)]
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
-        return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(TEXT_TOKENS)))
+        return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(text_tokens(encoders))))
 
     def latents(self, content: str, view: View, *, decoded_for: View) -> str:
         """For a view of an image (sha256 of its file); its pixels depend on the last one it was decoded for, too."""

@@ -22,7 +22,8 @@ CLASSES: dict[str, Any] = {
     T5: T5EncoderModel,
     VAE: AutoencoderKL,
 }
-TOKENIZERS: dict[str, Any] = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5Tokenizer}
+CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
+TOKENIZERS: dict[str, Any] = {CLIP_TOKENIZER: CLIPTokenizer, T5_TOKENIZER: T5Tokenizer}
 SAMPLE = 4096  # of a tensor's numbers are looked at: a broken merge spoils all of them
 LONGEST_REASON = 160  # of what a library says: further on it is advice to those who wrote the program
 # what libraries raise at configs and files that they did not expect
@@ -64,11 +65,17 @@ def load_parts(base: Path, names: Iterable[str], *, dtype: torch.dtype) -> dict[
 
 def load_tokenizers(base: Path) -> dict[str, Any]:
     """By their names there; raises ValueError with one sentence that begins with the folder of one."""
-    loaded = {}
-    for name, kind in TOKENIZERS.items():
-        with refusals(base / name):
-            loaded[name] = kind.from_pretrained(base / name, local_files_only=True)
-    return loaded
+    return {name: load_tokenizer(base, name) for name in TOKENIZERS}
+
+
+def load_tokenizer(base: Path, name: str) -> Any:  # noqa: ANN401 (CLIP's and T5's have no common type)
+    """One of them; raises ValueError as `load_tokenizers` does."""
+    with refusals(base / name):
+        tokenizer = TOKENIZERS[name].from_pretrained(base / name, local_files_only=True)
+        length = tokenizer.model_max_length
+        if not isinstance(length, int) or length < 1:
+            raise _UnfitError(f"{base / name} says model_max_length {length!r}: expected a number of tokens, 1 or more")
+    return tokenizer
 
 
 class _UnfitError(ValueError):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
@@ -11,16 +12,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lora.flux.loading import visiting
+from lora.flux.parts import T5_TOKENIZER, load_tokenizer
 
-TEXT_TOKENS = 512  # as FLUX.1-dev is sampled; padding takes part in attention, so training needs the same
-FEWER_TEXT_TOKENS = 256  # of schnell: huggingface.co/black-forest-labs/FLUX.1-schnell
+# The most that a base reads, whatever its tokenizer says. Padding takes part in attention, so training pads as sampling
+# does: FLUX.1-dev to 512 tokens, FLUX.1-schnell to 256 (huggingface.co/black-forest-labs/FLUX.1-schnell).
+MOST_TEXT_TOKENS, MOST_WITHOUT_GUIDANCE = 512, 256
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One encoded text, or a batch of them with a leading dimension B."""
 
-    tokens: Tensor  # [(B,) 512, D] from T5; of schnell 256
+    tokens: Tensor  # [(B,) T, D] from T5, T the base's `text_tokens`: 512 for FLUX.1-dev
     pooled: Tensor  # [(B,) P] from CLIP
 
     @staticmethod
@@ -45,9 +48,17 @@ def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
 
 
 def text_tokens(pipeline: FluxPipeline) -> int:
-    """How many tokens of a text a base reads; without a transformer, as one that is trained."""
-    reads_all = pipeline.transformer is None or pipeline.transformer.config.guidance_embeds
-    return TEXT_TOKENS if reads_all else FEWER_TEXT_TOKENS
+    """How many tokens every text is padded or cut to: `tokenizer_2.model_max_length`, at most 512, or 256 for a base
+    without guidance. A pipeline without a transformer counts as one with guidance: only such a base is trained."""
+    has_guidance = pipeline.transformer is None or pipeline.transformer.config.guidance_embeds
+    most = MOST_TEXT_TOKENS if has_guidance else MOST_WITHOUT_GUIDANCE
+    return min(pipeline.tokenizer_2.model_max_length, most)
+
+
+def text_tokens_of(base: Path) -> int:
+    """The same for the folder of a base that can be trained, without loading weights. Raises ValueError with one
+    sentence if its T5 tokenizer cannot be loaded."""
+    return min(load_tokenizer(base, T5_TOKENIZER).model_max_length, MOST_TEXT_TOKENS)
 
 
 def token_count(encoders: FluxPipeline, text: str) -> int:

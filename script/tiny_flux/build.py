@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from lora.flux.prompt import TEXT_TOKENS
 from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.autoencoder import train_autoencoder
 from script.tiny_flux.following import report
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=WEIGHTS / "tiny-flux", help="where to write the model")
     into = parser.parse_args().into
     torch.set_num_threads(2)
-    tokenizers = Tokenizers(build_clip_tokenizer(), build_t5_tokenizer(max_length=TEXT_TOKENS))
+    tokenizers = Tokenizers(build_clip_tokenizer(), build_t5_tokenizer())
     vae = train_autoencoder(steps=AUTOENCODER_STEPS, seed=SEED)
     shift = Shift.of(scheduler())
     model = train_transformer(vae, tokenizers, shift=shift, terms=TERMS, seed=SEED)

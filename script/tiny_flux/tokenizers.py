@@ -11,6 +11,7 @@ from script.tiny_flux.captions import vocabulary
 from script.tiny_flux.creatures import SYLLABLES
 
 CLIP_TOKENS = 77  # as many as FLUX's CLIP reads
+TEXT_TOKENS = 32  # of T5: the longest caption has 17, and padding to FLUX's 512 would be nine tenths of all work
 CLIP_PIECES = 256 + 220  # the alphabet with and without end of word, and what the captions need beyond it
 PRINTABLE = tuple(chr(code) for code in range(33, 127))
 WORD_START = "\u2581"  # how T5 marks the space before a word
@@ -30,7 +31,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=CLIP_TOKENS)
 
 
-def build_t5_tokenizer(*, max_length: int) -> T5TokenizerFast:
+def build_t5_tokenizer() -> T5TokenizerFast:
     """A unigram vocabulary: words by how often captions use them, then syllables, then single characters."""
     words = Counter(vocabulary())
     pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0}
@@ -40,4 +41,4 @@ def build_t5_tokenizer(*, max_length: int) -> T5TokenizerFast:
             pieces.setdefault(WORD_START + text, score)
             pieces.setdefault(text, score)
     pieces.setdefault(WORD_START, -11.0)
-    return T5TokenizerFast(vocab=list(pieces.items()), extra_ids=0, model_max_length=max_length)
+    return T5TokenizerFast(vocab=list(pieces.items()), extra_ids=0, model_max_length=TEXT_TOKENS)

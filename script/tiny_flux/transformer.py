@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lora.flux.prompt import TEXT_TOKENS, Prompt
+from lora.flux.prompt import MOST_TEXT_TOKENS, Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
 from lora.training.learning.loop import TRAINING_GUIDANCE
@@ -49,7 +49,7 @@ class Course:
 
 SMALL = Course(64, 64, SHORT_TEXT, 48)
 FULL = Course(128, 128, SHORT_TEXT, 32, asked=8)
-LONG_TEXT = Course(128, 128, TEXT_TOKENS, 6, asked=2)
+LONG_TEXT = Course(128, 128, MOST_TEXT_TOKENS, 6, asked=2)
 WIDE, TALL = Course(160, 112, SHORT_TEXT, 24), Course(112, 160, SHORT_TEXT, 24)
 
 

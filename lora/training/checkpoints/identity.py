@@ -8,6 +8,7 @@ from typing import Any
 
 from lora.dataset.reading import Dataset
 from lora.flux.fingerprint import fingerprint
+from lora.flux.prompt import text_tokens_of
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.optimizers import warm_up_steps
 from lora.training.recipe.recipe import Recipe
@@ -35,6 +36,7 @@ def identity_of(
     return {
         "base_model": base,
         "base_weights": fingerprint(weights, ["transformer"]),
+        "text_tokens": text_tokens_of(weights),
         **settings,
         "trigger_word": config.trigger_word,
         "resolutions": config.resolutions,

@@ -11,7 +11,7 @@ from lora.flux.dimensions import Dimensions
 from lora.flux.holding import Held
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, transformer_config
-from lora.flux.prompt import TEXT_TOKENS
+from lora.flux.prompt import text_tokens_of
 from lora.training.memory.plans import Demand, Encoders, Plan
 from lora.training.recipe.optimizers import bytes_per_parameter
 from lora.training.recipe.recipe import Recipe
@@ -29,7 +29,7 @@ def demand_of(base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, .
     return Demand(
         shape=Dimensions.of(config),
         image_tokens=pixels // TOKEN_PIXELS**2,
-        text_tokens=TEXT_TOKENS,
+        text_tokens=text_tokens_of(base),
         batch_size=recipe.batch_size,
         lora_parameters=recipe.lora_rank * sum(sides),
         optimizer_bytes=bytes_per_parameter(recipe.optimizer),

@@ -7,10 +7,13 @@ import torch
 from lora.dataset.cache import DiskCache
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.latents import encode_pixels
-from lora.flux.prompt import TEXT_TOKENS, encode_prompt, token_count
+from lora.flux.loading import load_encoders
+from lora.flux.prompt import encode_prompt, token_count
 from tests.tiny import (
     TINY_FLUX,
+    TINY_TEXT_TOKENS,
     a_recipe,
+    base_that_reads,
     encoded,
     found_in,
     noisy_picture,
@@ -130,20 +133,20 @@ def test_nothing_of_the_encoders_hangs_on_the_tensors(pipeline, tmp_path):
     assert not any(t.requires_grad for t in (example.latents, example.prompt.tokens, example.prompt.pooled))
 
 
-def test_a_prompt_past_512_tokens_is_cut_with_one_warning(pipeline, tmp_path, capfd):
+def test_a_prompt_longer_than_the_base_reads_is_cut_with_one_warning(pipeline, tmp_path, capfd):
     """A59: the warning gives the count; CLIP, which never reads past 77, says nothing."""
     members = {
         "a.png": encoded(picture()),
         "a.txt": "a dog " * 700,
         "b.png": encoded(picture()),
-        "b.txt": "a cat " * 60,
+        "b.txt": "a cat " * 4,
     }
     encodings = found_in(write(tmp_path / "a.zip", zipped(members)), into=tmp_path / "into").encoded(pipeline)
     first, warning = encodings.summary().splitlines()
     assert first == "encoded 2 examples"
     count = token_count(pipeline, "TOK " + "a dog " * 700)
-    assert warning == f"1 prompt longer than {TEXT_TOKENS} tokens, cut: 'a.png ({count} tokens)'"
-    assert encodings.examples[0].prompt.tokens.shape[0] == TEXT_TOKENS
+    assert warning == f"1 prompt longer than {TINY_TEXT_TOKENS} tokens, cut: 'a.png ({count} tokens)'"
+    assert encodings.examples[0].prompt.tokens.shape[0] == TINY_TEXT_TOKENS
     assert "truncated" not in "".join(capfd.readouterr())
 
 
@@ -172,12 +175,24 @@ def test_what_the_disk_keeps_is_what_was_encoded(pipeline, tmp_path):
         assert torch.equal(one.prompt.pooled, other.prompt.pooled)
 
 
+def test_texts_that_the_disk_keeps_of_one_length_are_not_taken_for_those_of_another(pipeline, tmp_path):
+    cache = DiskCache(tmp_path / "cache", most_bytes=2**30)
+    found(tmp_path, [picture(64, 64)], 64).encoded(pipeline, cache=cache)
+    longer = base_that_reads(48, tmp_path / "base")
+    encoders = load_encoders(longer, on=torch.device("cpu"))
+    (example,) = (
+        found(tmp_path, [picture(64, 64)], 64, name="again").encoded(encoders, base=longer, cache=cache).examples
+    )
+    assert len(example.prompt.tokens) == 48
+
+
 class WithoutEncoders:
     """A pipeline that can say what it is, and count tokens, and encode nothing."""
 
     def __init__(self, pipeline):
         self.device, self.dtype, self.tokenizer_2 = pipeline.device, pipeline.dtype, pipeline.tokenizer_2
         self.vae, self.text_encoder, self.text_encoder_2 = Unable(), Unable(), Unable()
+        self.transformer = None
 
 
 class Unable:

@@ -54,6 +54,14 @@ def test_other_weights_have_other_keys_and_leave_those_of_the_rest(pipeline, tmp
     assert (ours.prompt("a dog") != theirs.prompt("a dog")) is not of_images
 
 
+def test_another_length_of_text_has_other_keys_and_leaves_those_of_images(pipeline, monkeypatch):
+    before = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    monkeypatch.setattr(pipeline.tokenizer_2, "model_max_length", 48)
+    after = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    assert latents_key(after) == latents_key(before)
+    assert after.prompt("a dog") != before.prompt("a dog")
+
+
 def test_a_change_of_the_code_makes_all_that_is_cached_stale(pipeline, monkeypatch):
     before = Keys.of(pipeline, TINY_FLUX, on=CPU)
     monkeypatch.setattr(keys_module, "REVISION", keys_module.REVISION + 1)

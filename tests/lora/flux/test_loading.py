@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora.flux.loading import load_encoders, load_pipeline, visiting
-from lora.flux.prompt import TEXT_TOKENS, encode_prompt
+from lora.flux.prompt import encode_prompt, text_tokens
 from tests.tiny import TINY_FLUX, tiny_pipeline
 
 META = torch.device("meta")  # a second device that every machine has, where tensors hold no data
@@ -117,7 +117,7 @@ def test_a_prompt_is_encoded_where_the_transformer_is(pipeline, monkeypatch):
     hook.remove()
     assert met == [{"meta"}]
     assert prompt.tokens.device == prompt.pooled.device == META
-    assert prompt.tokens.shape == expected.tokens.shape == (TEXT_TOKENS, expected.tokens.shape[1])
+    assert prompt.tokens.shape == expected.tokens.shape == (text_tokens(pipeline), expected.tokens.shape[1])
     assert prompt.pooled.shape == expected.pooled.shape
 
 

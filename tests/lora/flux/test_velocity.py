@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from lora.flux.latents import pack, unpack
-from lora.flux.prompt import TEXT_TOKENS, Prompt, encode_prompt
+from lora.flux.prompt import Prompt, encode_prompt, text_tokens
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
 from lora.training.learning.flow import point_on_path, velocity_of_path
 from lora.training.learning.loop import loss_at
-from tests.tiny import assert_same_call, recorded_calls, tiny_pipeline
+from tests.tiny import TINY_TEXT_TOKENS, assert_same_call, recorded_calls, tiny_pipeline
 
 HEIGHT, WIDTH = 6, 10  # of latents: 48x80 pixels, not square
 TEXT = "a photo of TOK, on a table"
@@ -42,6 +42,7 @@ def draw(pipeline, noise, *, steps, **prompt):
         width=WIDTH * 8,
         num_inference_steps=steps,
         guidance_scale=1.0,
+        max_sequence_length=text_tokens(pipeline),
         output_type="latent",
     ).images
 
@@ -71,12 +72,12 @@ def test_time_is_told_between_0_and_1(pipeline, drawn_calls):
     assert torch.allclose(told, pipeline.scheduler.sigmas[:3], atol=1e-6)
 
 
-def test_text_is_512_tokens_and_one_pooled_vector(pipeline, drawn_calls):
+def test_text_is_as_many_tokens_as_the_base_reads_and_one_pooled_vector(pipeline, drawn_calls):
     """Traps 15, 16."""
     prompt = encode_prompt(pipeline, TEXT)
     with torch.no_grad():
-        tokens, pooled, text_ids = pipeline.encode_prompt(prompt=TEXT, prompt_2=None)
-    assert prompt.tokens.shape[0] == TEXT_TOKENS
+        tokens, pooled, text_ids = pipeline.encode_prompt(TEXT, prompt_2=None, max_sequence_length=TINY_TEXT_TOKENS)
+    assert prompt.tokens.shape[0] == TINY_TEXT_TOKENS
     assert torch.equal(prompt.tokens, tokens[0])
     assert torch.equal(prompt.pooled, pooled[0])
     assert torch.equal(drawn_calls[0]["txt_ids"], text_ids)

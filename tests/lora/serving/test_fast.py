@@ -10,7 +10,7 @@ from lora.flux.eight_bit import W8A8Linear
 from lora.flux.layouts.canonical import canonical
 from lora.serving.fast import FastTransformer, eight_bit, eight_bit_layers
 from lora.serving.wardrobe import Wardrobe, Worn
-from tests.tiny import random_lora, tiny_pipeline, tiny_transformer
+from tests.tiny import TINY_TEXT_TOKENS, random_lora, tiny_pipeline, tiny_transformer
 
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 IN_DOUBLE_BLOCKS = (
@@ -73,7 +73,7 @@ def drawn(pipeline, *, width=64, height=64):
     with torch.inference_mode():
         return pipeline(
             prompt="a red star in a meadow",
-            max_sequence_length=128,  # a quarter of what requests have, and of the time
+            max_sequence_length=TINY_TEXT_TOKENS,
             width=width,
             height=height,
             num_inference_steps=3,

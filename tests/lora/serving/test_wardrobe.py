@@ -8,7 +8,7 @@ from lora.flux.layouts.record import Pair
 from lora.serving import wardrobe as wardrobe_module
 from lora.serving.wardrobe import Scaled, ScaledPair, Wardrobe, Worn, _write
 from tests.lora.flux.layouts.made import KOHYA, loha, lokr
-from tests.tiny import assert_one_sentence, random_lora, tiny_pipeline
+from tests.tiny import TINY_TEXT_TOKENS, assert_one_sentence, random_lora, tiny_pipeline
 
 LAYER = "transformer_blocks.0.attn.to_q"
 DOWN, UP = f"transformer.{LAYER}.lora_A.weight", f"transformer.{LAYER}.lora_B.weight"
@@ -56,6 +56,7 @@ def drawn(pipeline):
     """Latents of a small image, before a VAE could hide a difference."""
     return pipeline(
         prompt="a photo of TOK",
+        max_sequence_length=TINY_TEXT_TOKENS,
         width=64,
         height=64,
         num_inference_steps=2,

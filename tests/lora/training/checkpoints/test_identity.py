@@ -11,6 +11,7 @@ from tests.tiny import (
     TINY_FLUX,
     a_recipe,
     assert_one_sentence,
+    base_that_reads,
     checked_config,
     encoded,
     found_in,
@@ -26,7 +27,8 @@ LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")
 def base(tmp_path_factory):
     """What of a base a LoRA depends on."""
     folder = tmp_path_factory.mktemp("base")
-    shutil.copytree(TINY_FLUX / "transformer", folder / "transformer")
+    for part in ("transformer", "tokenizer_2"):
+        shutil.copytree(TINY_FLUX / part, folder / part)
     return folder
 
 
@@ -120,6 +122,11 @@ def test_other_weights_under_the_same_name_are_another_training(tmp_path, datase
     config = tmp_path / "base/transformer/config.json"
     config.write_text(config.read_text() + "\n")
     assert difference(identity(dataset, tmp_path / "base"), identity(dataset, base)) == "base_weights"
+
+
+def test_another_length_of_text_is_another_training(tmp_path, dataset):
+    longer = base_that_reads(64, tmp_path / "base")
+    assert difference(identity(dataset, longer), identity(dataset, TINY_FLUX)) == "text_tokens"
 
 
 def test_how_long_to_train_is_no_part_of_it_unless_the_learning_rate_depends_on_it(dataset, base):

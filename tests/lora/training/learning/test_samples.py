@@ -14,6 +14,7 @@ from lora.training.stop import Stop, StopAskedError, Termination
 from tests.lora.training.sessions import a_log, in_the_midst, small_base
 from tests.tiny import (
     TINY_FLUX,
+    TINY_TEXT_TOKENS,
     all_layers,
     lora_parameters,
     randomize_lora,
@@ -119,9 +120,14 @@ def test_it_is_the_picture_that_the_pipeline_would_draw(tmp_path):
     pipeline = FluxPipeline.from_pretrained(TINY_FLUX, transformer=transformer, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
-        "a red circle", width=64, height=64, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(42)
+        "a red circle",
+        max_sequence_length=TINY_TEXT_TOKENS,
+        width=64,
+        height=64,
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(42),
     ).images[0]
-    tokens, pooled, _ = pipeline.encode_prompt("a red circle", None)
+    tokens, pooled, _ = pipeline.encode_prompt("a red circle", None, max_sequence_length=TINY_TEXT_TOKENS)
     add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
     prompt = type(PROMPTS[0])(tokens[0], pooled[0])
     Painter(transformer, TINY_FLUX, (prompt,), side=64, into=tmp_path / "samples").draw(0, stop=NO_STOP)
