@@ -64,6 +64,12 @@ def train(
         ge=0.0,
         le=1.0,
     ),
+    preservation: float = Input(
+        description="Share of the steps that also keep other prompts as the base has them; takes more time; 0 is off",
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+    ),
     optimizer: str = Input(
         description="How steps are made",
         default="adamw8bit",
@@ -156,6 +162,7 @@ def train(
         resolution=resolution,
         lora_rank=lora_rank,
         caption_dropout_rate=caption_dropout_rate,
+        preservation=preservation,
         optimizer=optimizer,
         lr_scheduler=lr_scheduler,
         timestep_logit_mean=timestep_logit_mean,

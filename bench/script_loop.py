@@ -21,7 +21,7 @@ from bench.step_loops import Inputs
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
-from lora.training.learning.loop import TRAINING_GUIDANCE
+from lora.training.learning.losses import TRAINING_GUIDANCE
 
 CLIP_TOKENS = 77
 WEIGHTING = "logit_normal"

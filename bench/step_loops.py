@@ -39,6 +39,7 @@ class Inputs:
             offset_noise=0.0,
             caption_dropout_rate=0.0,
             drops_to_trigger=True,
+            preservation=0.0,
             views=1,
             optimizer="adamw",
             weight_decay=WEIGHT_DECAY,

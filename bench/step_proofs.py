@@ -14,7 +14,7 @@ from bench.report import table
 from bench.step_arms import Arm, Trainee, trainee
 from bench.step_loops import Inputs
 from lora.flux.precision import Precision
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from lora.training.memory.out_of_memory import is_out_of_memory
 
 PLAIN = Arm("plain, fp32", "fp32", "blocks", is_ours=False)

@@ -80,6 +80,7 @@ def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
         optimizer_bytes=bytes_per_parameter(OPTIMIZER),
         encoder_bytes=(),
         vae_bytes=0,
+        is_preserving=False,
     )
     best, *_ = plans(
         demand,

@@ -10,7 +10,7 @@ import pytest
 
 from lora.training.checkpoints.files import SUFFIX
 from tests.servers import Tar, wait_until
-from tests.tiny import encoded, noisy_picture, write, zipped
+from tests.tiny import base_of_few_prompts, encoded, noisy_picture, write, zipped
 from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, small_archive
 
 pytestmark = pytest.mark.xdist_group("resume")
@@ -67,6 +67,18 @@ def test_killed_at_twenty_random_moments_a_training_ends_with_the_bytes_of_an_un
     logs = [log.read_text() for log in tmp_path.glob("*/*/log")]
     assert sum("goes on from step" in log for log in logs) == CHAINS * KILLS_IN_A_CHAIN
     assert [tar.same_lora(undisturbed_tar) for tar in tars] == [True] * CHAINS
+
+
+def test_a_killed_training_that_preserves_goes_on_to_the_bytes_of_an_undisturbed_one(tmp_path, archive):
+    base = base_of_few_prompts(tmp_path / "base")
+    trainers = [Trainer(tmp_path / name, archive, SHORT | {"preservation": 0.5}, base) for name in ("whole", "killed")]
+    whole, killed = (trainer.start(steps=6) for trainer in trainers)
+    wait_until(lambda: list(trainers[1].checkpoints.glob("*/*/step-000002")), seconds=SECONDS_TO_TRAIN)
+    kill(killed, after=0)
+    resumed = trainers[1].start(steps=6, resume_from="latest")
+    assert resumed.tar().same_lora(whole.tar())
+    assert "goes on from step" in resumed.said
+    assert whole.tar().account["steps_preserving"] == 3
 
 
 def step_of(checkpoint: Path) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -11,26 +12,35 @@ import torch
 from lora.training.checkpoints.files import read_checkpoint
 from lora.training.learning.team import Solo
 from tests.team_steps import EXAMPLES, STEPS, as_one_of, steps_of
+from tests.tiny import base_of_few_prompts
 from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left, small_archive
 
 pytestmark = pytest.mark.xdist_group("team")
 
 SHORT = {"resolution": "64", "lora_rank": 2, "learning_rate": 0.01, "optimizer": "adamw", "steps": 3}
 SECONDS_TO_MEET = 120
+PRESERVING = 0.67  # share of the steps: the second and the third of three
+
+
+@pytest.fixture(scope="module", params=[0.0, PRESERVING], ids=["plain", "preserving"])
+def share(request):
+    """Of the steps, that preserve."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def alone():
+def alone(share):
     """What one process finds that takes the joined batches."""
-    return steps_of(Solo(), 2)
+    return steps_of(Solo(), 2, share)
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory, share):
     """What each of two processes finds."""
     folder = tmp_path_factory.mktemp("team")
     members = [
-        FORKING.Process(target=as_one_of, args=(2, rank, 1, folder / "meeting", folder / f"{rank}")) for rank in (0, 1)
+        FORKING.Process(target=as_one_of, args=(2, rank, 1, share, folder / "meeting", folder / f"{rank}"))
+        for rank in (0, 1)
     ]
     for member in members:
         member.start()
@@ -54,11 +64,14 @@ def test_both_processes_wear_the_same_lora_bit_for_bit_and_that_of_one_process_n
         assert (first[name] - whole).abs().max() <= 5e-6 * whole.abs().max()  # sums in another order, on any processor
 
 
-def test_the_reported_loss_is_that_of_the_joined_batch(alone, both):
+def test_the_reported_losses_are_those_of_the_joined_batches(alone, both, share):
     for found in both:
-        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-6)
+        for ours, whole in zip(found["losses"], alone["losses"], strict=True):
+            assert [*filter(None, ours)] == pytest.approx([*filter(None, whole)], rel=1e-6)
+    assert [preserved is not None for _, preserved in alone["losses"]] == [False, bool(share), bool(share)]
 
 
+@pytest.mark.parametrize("share", [0.0], indirect=True)
 def test_each_process_takes_its_own_part_of_every_batch_with_its_own_noise(alone, both):
     per_epoch = 2  # a batch of two and one of a single example
     assert EXAMPLES == 3
@@ -82,8 +95,10 @@ def trainer(tmp_path, archive) -> Trainer:
 
 def test_a_training_in_two_processes_gives_the_lora_of_one_with_twice_the_batch(trainer):
     """As nearly as Adam lets it: it divides gradients that are all but zero by themselves, and so also what rounding
-    does to them. Above, where there are none such, it is 1e-6."""
-    team, alone = trainer.start(processes=2, batch_size=1), trainer.start(batch_size=2)
+    does to them. Above, where there are none such, it is 1e-6. With preservation, by images that they share."""
+    trainer = replace(trainer, base=base_of_few_prompts(trainer.folder / "base"))
+    given = {"preservation": PRESERVING}
+    team, alone = trainer.start(processes=2, batch_size=1, **given), trainer.start(batch_size=2, **given)
     ours, whole = learned_in(team), learned_in(alone)
     assert (ours - whole).norm() <= 5e-3 * whole.norm()
     assert last_step_said(team) == last_step_said(alone)
@@ -91,7 +106,8 @@ def test_a_training_in_two_processes_gives_the_lora_of_one_with_twice_the_batch(
 
 def learned_in(training: Training) -> torch.Tensor:
     """All that is given away and was zero at the beginning, in full precision, from the training's last checkpoint."""
-    assert training.tar().account["steps_done"] == 3
+    account = training.tar().account
+    assert (account["steps_done"], account["steps_preserving"]) == (3, 2)
     line = next(line for line in training.said.splitlines() if line.startswith("checkpoints go to "))
     folder = line.split()[3].rstrip(";")
     average = read_checkpoint(Path(folder) / "step-000003").tensors("average")

@@ -30,6 +30,7 @@ from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Batch, Batches, Draws
 from lora.training.learning.loop import take_step
+from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.session import Account, Outcome
 from lora.training.learning.state import TrainingState
 from lora.training.learning.team import Solo
@@ -103,6 +104,13 @@ def base_that_reads(tokens: object, folder: Path) -> Path:
     return folder
 
 
+def base_of_few_prompts(folder: Path) -> Path:
+    """weights/tiny-flux with two neutral prompts, whose images take little time."""
+    prompts = json.dumps(["a red star in a meadow", "a blue heart in the desert"])
+    replace(linked_base(folder) / "neutral_prompts.json", prompts.encode())
+    return folder
+
+
 def replace(file: Path, content: bytes) -> Path:
     """Put a file in the place of another, or of a link."""
     file.unlink(missing_ok=True)
@@ -166,6 +174,7 @@ def a_recipe(**changes: object) -> Recipe:
         "offset_noise": 0.0,
         "caption_dropout_rate": 0.0,
         "drops_to_trigger": True,
+        "preservation": 0.0,
         "views": 1,
         "optimizer": "adamw",
         "weight_decay": 1e-4,
@@ -185,6 +194,13 @@ def tiny_batches(recipe: Recipe, dataset: EncodedDataset | None = None) -> Batch
     return Batches(dataset or tiny_dataset(), batch_size=recipe.batch_size, draws=draws, seed=recipe.seed)
 
 
+def tiny_preservation(transformer: FluxTransformer2DModel, recipe: Recipe, *, images: int = 3) -> Preservation:
+    """Preservation by images that a transformer is yet to generate of prompts that nobody encoded."""
+    neutral = NeutralImages(TINY_FLUX, tuple(tiny_prompt(seed=200 + place) for place in range(images)), side=32)
+    draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+    return Preservation(transformer, recipe, draws, neutral)
+
+
 def trained(transformer: FluxTransformer2DModel, recipe: Recipe, dataset: EncodedDataset | None = None):
     """Take all steps of a recipe on a transformer that wears a LoRA, and leave the average of its weights in it."""
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe, dataset)
@@ -200,7 +216,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": of_product.pop("base_model", "dev"), "images": len(dataset.images)}
     product = Product(
-        outcome=Outcome(lora_tensors(transformer), Account(3, "the last", 3, 0, None, ())),
+        outcome=Outcome(lora_tensors(transformer), Account(3, "the last", 3, 0, 0, None, ())),
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),
@@ -230,12 +246,13 @@ class Found:
     inspector: Inspector
     trigger_word: str
     sample_prompts: tuple[str, ...] = ()
+    neutral_prompts: tuple[str, ...] = ()
 
     def encoded(self, encoders: FluxPipeline, *, base: Path = TINY_FLUX, cache: Cache | None = None) -> EncodedDataset:
         """As training sees it."""
         on = encoders.device
         keys, cache = Keys.of(encoders, base, on=on), cache or MemoryCache()
-        extra = ExtraTexts(self.trigger_word, self.sample_prompts)
+        extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts)
         return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache)
 
 

@@ -67,6 +67,7 @@ class Trainer:
     folder: Path
     archive: Path
     settings: dict[str, object]
+    base: str | Path = "tiny"
     count: int = 0
 
     @property
@@ -82,7 +83,7 @@ class Trainer:
         defaults = {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
         given = defaults | {"input_images": str(self.archive)} | self.settings | inputs
         environment = {
-            "FLUX_BASE": "tiny",
+            "FLUX_BASE": str(self.base),
             "FLUX_LORA_CHECKPOINTS": str(self.checkpoints),
             "FLUX_LORA_CACHE": str(self.folder / "cache"),
             "FLUX_LORA_PROCESSES": str(processes),

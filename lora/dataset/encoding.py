@@ -36,6 +36,7 @@ class ExtraTexts:
 
     dropped: str  # the trigger word alone, or nothing
     samples: tuple[str, ...]
+    neutral: tuple[str, ...]  # for preservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class EncodedDataset:
     examples: tuple[Example, ...]
     dropped: Prompt  # takes the place of a dropped caption
     samples: tuple[Prompt, ...] = ()  # to be drawn now and then
+    neutral: tuple[Prompt, ...] = ()  # of images that the base generates for preservation
     cut: tuple[str, ...] = ()  # images whose prompt is longer than T5 reads
 
     def summary(self) -> str:
@@ -81,7 +83,7 @@ def encode_dataset(
     """
     with visiting(on, encoders.vae):
         latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache)
-    texts = {image.prompt for image in dataset.images} | {extra.dropped, *extra.samples}
+    texts = {image.prompt for image in dataset.images} | {extra.dropped, *extra.samples, *extra.neutral}
     with visiting(on, encoders.text_encoder, encoders.text_encoder_2):
         prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
     examples = [
@@ -91,8 +93,8 @@ def encode_dataset(
     ]
     counted_images = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
     cut = tuple(f"{name} ({count} tokens)" for name, count in counted_images if count > text_tokens(encoders))
-    samples = tuple(prompts[text] for text in extra.samples)
-    return EncodedDataset(tuple(examples), prompts[extra.dropped], samples, cut)
+    samples, neutral = (tuple(prompts[text] for text in texts) for texts in (extra.samples, extra.neutral))
+    return EncodedDataset(tuple(examples), prompts[extra.dropped], samples, neutral, cut)
 
 
 def _encoded_text(encoders: FluxPipeline, text: str, *, keys: Keys, cache: Cache) -> Prompt:

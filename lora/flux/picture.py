@@ -1,12 +1,28 @@
 """One picture from an encoded prompt. Shared by training, which shows samples, and serving."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
+from torch import Tensor
 
+from lora.flux.latents import PATCH, TOKEN_PIXELS, unpack
 from lora.flux.prompt import Prompt
+
+
+def pipeline_around(
+    transformer: FluxTransformer2DModel, base: Path, *, vae: AutoencoderKL | None = None
+) -> FluxPipeline:
+    """A pipeline for encoded prompts, with the scheduler of a base; without a VAE, for latents alone."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
+    nothing = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
+    pipeline = FluxPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **nothing)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def draw_picture(
@@ -24,11 +40,45 @@ def draw_picture(
 
     `after_step` is called after each denoising step, and may raise.
     """
+    sampling = _Sampling(steps, guidance, seed, after_step)
+    return _sampled(pipeline, prompt, sampling, width=width, height=height, output_type="pil")
 
+
+def generate_latents(
+    pipeline: FluxPipeline,
+    prompt: Prompt,
+    *,
+    side: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    after_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The same for a square picture of `side` pixels, a multiple of 16, before it is decoded: latents [C, H, W], scaled
+    as the transformer knows them."""
+    sampling = _Sampling(steps, guidance, seed, after_step)
+    tokens = _sampled(pipeline, prompt, sampling, width=side, height=side, output_type="latent")
+    latent_side = side // TOKEN_PIXELS * PATCH
+    return unpack(tokens[None], height=latent_side, width=latent_side)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """How a picture comes out of noise."""
+
+    steps: int
+    guidance: float
+    seed: int
+    after_step: Callable[[], None]
+
+
+def _sampled(
+    pipeline: FluxPipeline, prompt: Prompt, sampling: _Sampling, *, width: int, height: int, output_type: str
+) -> Any:  # noqa: ANN401 (a picture, or packed latents [N, 4C])
     def on_step_end(
         _pipeline: FluxPipeline, _step: int, _timestep: int, kwargs: dict[str, object]
     ) -> dict[str, object]:
-        after_step()
+        sampling.after_step()
         return kwargs
 
     return pipeline(
@@ -36,8 +86,9 @@ def draw_picture(
         pooled_prompt_embeds=prompt.pooled[None],
         width=width,
         height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        generator=torch.Generator().manual_seed(seed),  # on the CPU, where every machine draws the same
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance,
+        generator=torch.Generator().manual_seed(sampling.seed),  # on the CPU, where every machine draws the same
         callback_on_step_end=on_step_end,
+        output_type=output_type,
     ).images[0]

@@ -31,6 +31,10 @@ class Prompt:
         """A batch, in the order given."""
         return Prompt(torch.stack([p.tokens for p in prompts]), torch.stack([p.pooled for p in prompts]))
 
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Prompt":
+        """The same on a device, and in a precision if one is given."""
+        return Prompt(self.tokens.to(device, dtype), self.pooled.to(device, dtype))
+
 
 @torch.no_grad()
 def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:

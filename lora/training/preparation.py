@@ -19,6 +19,7 @@ from lora.training.memory.plans import Plan, plans
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerChoice, block_layers, chosen_layers
+from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, choose
 from lora.training.runs.launch import count_processes
@@ -36,6 +37,7 @@ class Prepared:
     report: Report
     layers: LayerChoice
     recipe: Recipe
+    neutral_prompts: tuple[str, ...]  # for preservation, if there is any
     processes: int
     plans: tuple[Plan, ...]
     store: CheckpointStore
@@ -59,6 +61,7 @@ def prepare(
     """Read the images, make all choices and say them. Raises ValueError with one sentence on what is wrong."""
     processes = count_processes()
     layers = _layers(config, base)
+    neutral = neutral_prompts(base) if config.preservation else ()
     views = PRESETS[config.lora_type].views
     inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), views=views)
     if start.lora is not None:
@@ -68,7 +71,7 @@ def prepare(
     recipe, reasons = choose(config, images=count_trained(images, config), processes=processes)
     log.say(report.as_text(), layers.note, *reasons)
     identity = identity_of(
-        recipe, images, config, layers=layers.names, base=base_name, weights=base, processes=processes
+        recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )
     beginning = beginning_of(start, identity, steps=recipe.steps, log=log)
     prepared = Prepared(
@@ -80,6 +83,7 @@ def prepare(
         report=report,
         layers=layers,
         recipe=recipe,
+        neutral_prompts=neutral,
         processes=processes,
         plans=_plans(config, recipe, images, layers, base),
         store=open_store(identity, beginning, log),
@@ -103,7 +107,7 @@ def _layers(config: TrainConfig, base: Path) -> LayerChoice:
 
 def _plans(config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerChoice, base: Path) -> tuple[Plan, ...]:
     return plans(
-        demand_of(base, images, recipe, layers.names),
+        demand_of(base, images, recipe, layers.names, neutral_side=neutral_side(config.resolutions)),
         free_bytes=free_bytes(),
         on_gpu=device().type == "cuda",
         precision=config.precision,

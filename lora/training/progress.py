@@ -57,13 +57,18 @@ class Progress:
     def __init__(self, log: Log, *, steps: int) -> None:
         self._log, self._steps = log, steps
         self._loss, self._seconds, self._count = 0.0, 0.0, 0
+        self._preservation, self._preserved = 0.0, 0
         self._shown = time.monotonic()
 
-    def report(self, step: int, loss: float, seconds: float) -> None:
-        """Take note of a finished step, and show it if it is time or the last."""
+    def report(self, step: int, loss: float, seconds: float, *, preservation: float | None = None) -> None:
+        """Take note of a finished step, and show it if it is time or the last; `preservation` is its second loss, of
+        steps that have one."""
         self._count += 1
         self._seconds += seconds
         self._loss += max(1 - SMOOTHING, 1 / self._count) * (loss - self._loss)
+        if preservation is not None:
+            self._preserved += 1
+            self._preservation += max(1 - SMOOTHING, 1 / self._preserved) * (preservation - self._preservation)
         now = time.monotonic()
         if now - self._shown < SECONDS_BETWEEN_LINES and step < self._steps:
             return
@@ -71,6 +76,9 @@ class Progress:
         each = self._seconds / self._count
         left = round(each * (self._steps - step))
         time_left = f"{left // 60}:{left % 60:02} left"
-        self._log.say(f"step {step}/{self._steps}  loss {self._loss:.4f}  {each:.2f} s a step  {time_left}")
+        preserved = f"  preservation loss {self._preservation:.4f}" if self._preserved else ""
+        self._log.say(f"step {step}/{self._steps}  loss {self._loss:.4f}{preserved}  {each:.2f} s a step  {time_left}")
         self._log.record("train.step", step)
         self._log.record("train.loss", round(self._loss, 6))
+        if self._preserved:
+            self._log.record("train.preservation_loss", round(self._preservation, 6))

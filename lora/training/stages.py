@@ -16,6 +16,7 @@ from lora.training.memory.demand import encoders_live_on, encoders_work_on
 from lora.training.memory.plans import ENCODERS, Encoders
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
+from lora.training.recipe.neutral import neutral_side
 from lora.training.result.output import Product, check_tar, write_tar
 from lora.training.runs.job import Job
 from lora.training.runs.ladder import Trained, on_a_rung_that_holds, train_lora
@@ -38,7 +39,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
 
 def _encoded(prepared: Prepared, place: Encoders, cache: Cache) -> EncodedDataset:
     base, recipe, config = prepared.base, prepared.recipe, prepared.config
-    extra = ExtraTexts(recipe.dropped_text(config.trigger_word), config.sample_prompts)
+    extra = ExtraTexts(recipe.dropped_text(config.trigger_word), config.sample_prompts, prepared.neutral_prompts)
     encoders, work_on = load_encoders(base, on=encoders_live_on(place)), encoders_work_on(place)
     keys = Keys.of(encoders, base, on=work_on)
     return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=work_on, keys=keys, cache=cache)
@@ -54,6 +55,7 @@ def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log
         is_validated=config.validation,
         schedule=Schedule(config.checkpoint_every, config.sample_every),
         sample_side=max(config.resolutions),
+        neutral_side=neutral_side(config.resolutions),
         samples=folder / SAMPLES,
     )
     return train_lora(

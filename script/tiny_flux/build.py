@@ -5,13 +5,16 @@ cores.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
+from lora.training.recipe.neutral import PROMPTS_FILE
 from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.autoencoder import train_autoencoder
+from script.tiny_flux.captions import neutral_prompts
 from script.tiny_flux.following import report
 from script.tiny_flux.networks import TinyFlux, Tokenizers
 from script.tiny_flux.tokenizers import build_clip_tokenizer, build_t5_tokenizer
@@ -67,6 +70,7 @@ def save_base(vae: AutoencoderKL, model: TinyFlux, tokenizers: Tokenizers, *, in
         transformer=model.transformer.to(dtype=STORED_PRECISION),
     )
     pipeline.save_pretrained(into)
+    (into / PROMPTS_FILE).write_text(json.dumps(neutral_prompts(), indent=1) + "\n")
     for path in into.rglob("*"):
         if path.is_file():
             path.chmod(READABLE)

@@ -1,9 +1,10 @@
 """What the base is told about its training pictures: mostly the plain description, at times less, at times a name."""
 
+import itertools
 import random
 
 from script.tiny_flux.creatures import SYLLABLES, Creature
-from script.tiny_flux.world import BACKGROUNDS, Scene, all_scenes, caption
+from script.tiny_flux.world import BACKGROUNDS, COLOURS, SHAPES, Scene, all_scenes, caption, seen_scenes
 
 FRAMES = ("a photo of {}", "a picture of {}", "{}")
 TRIGGER = "TOK"
@@ -30,6 +31,18 @@ def vocabulary() -> list[str]:
     """Every word of the captions, as often as the plain descriptions hold it; names are not words."""
     texts = [frame.format(caption(scene)) for scene in all_scenes() for frame in FRAMES]
     return [word for text in texts for word in text.split()] + [TRIGGER] * len(all_scenes())
+
+
+def neutral_prompts() -> list[str]:
+    """One of each shape in each colour, on backgrounds in turn: what a LoRA should leave as it is. Combinations that
+    judge the base are none of them."""
+    pairs = itertools.product(SHAPES, COLOURS)
+    return [caption(_seen_scene(shape, colour, place)) for place, (shape, colour) in enumerate(pairs)]
+
+
+def _seen_scene(shape: str, colour: str, place: int) -> Scene:
+    candidates = [scene for scene in seen_scenes() if (scene.shape, scene.colour) == (shape, colour)]
+    return candidates[place % len(candidates)]
 
 
 def _description(scene: Scene, kind: float, rng: random.Random) -> str:

@@ -17,7 +17,7 @@ from lora.dataset.views import View, seen, views_of
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.pictures.size import Size, fit
 from lora.training.learning.batches import Batch
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from script.tiny_flux.captions import TRIGGER
 from script.tiny_flux.monster import monster_caption, monster_scenes
 from script.tiny_flux.world import all_scenes, caption, render

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lora.flux.prompt import MOST_TEXT_TOKENS, Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
-from lora.training.learning.loop import TRAINING_GUIDANCE
+from lora.training.learning.losses import TRAINING_GUIDANCE
 from lora.training.recipe.sigmas import Shift, SigmaRule
 from script.tiny_flux.captions import training_caption
 from script.tiny_flux.creatures import Creature

@@ -5,6 +5,8 @@ again for each layer and norms in fp32. Here the model needs no autocast: each l
 model's precision, cast together before each question.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +42,8 @@ class FusedLoraLinear(nn.Module, LoraLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out], in the precision of `x`, which is the copies'."""
+        if self.disable_adapters:
+            return self.base_layer(x)
         scale = self.scaling[self.adapter]
         return _Added.apply(self.base_layer(x), x, self.down, self.up, *self.masters, scale)
 
@@ -51,6 +55,24 @@ def fuse_lora(transformer: FluxTransformer2DModel) -> None:
         if isinstance(layer, LoraLayer):
             transformer.set_submodule(name, FusedLoraLinear(layer, dtype=transformer.dtype))
     transformer.register_forward_pre_hook(_Casting([*filter(_is_fused, transformer.modules())]))
+
+
+def lora_layers(transformer: FluxTransformer2DModel) -> list[LoraLayer]:
+    """The layers that have a LoRA, PEFT's or fused."""
+    return [layer for layer in transformer.modules() if isinstance(layer, LoraLayer)]
+
+
+@contextmanager
+def without_lora(layers: Sequence[LoraLayer]) -> Iterator[None]:
+    """These layers compute as the base alone, bit for bit; parameters and what they require stay as they are, unlike
+    with PEFT's `disable_adapters`."""
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def is_fused(transformer: FluxTransformer2DModel) -> bool:

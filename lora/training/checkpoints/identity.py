@@ -21,6 +21,7 @@ def identity_of(
     dataset: Dataset,
     config: TrainConfig,
     *,
+    neutral: tuple[str, ...],
     layers: tuple[str, ...],
     base: str,
     weights: Path,
@@ -42,6 +43,7 @@ def identity_of(
         "resolutions": config.resolutions,
         "validation": config.validation,
         "layers": f"{len(layers)}, {_digest(layers)}",
+        "neutral_prompts": f"{len(neutral)}, {_digest(neutral)}",
         "images": len(dataset.images),
         "images_and_captions": _digest(sorted(images)),
     }

@@ -25,8 +25,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        prompt = Prompt(self.prompt.tokens.to(device), self.prompt.pooled.to(device))
-        return Batch(self.latents.to(device), prompt)
+        return Batch(self.latents.to(device), self.prompt.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,10 @@ class Noised:
     batch: Batch
     noise: Tensor  # [B, C, H, W] fp32
     sigmas: Tensor  # [B] fp32
+
+    def to(self, device: torch.device) -> "Noised":
+        """The same on a device."""
+        return Noised(self.batch.to(device), self.noise.to(device), self.sigmas.to(device))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,5 +13,10 @@ def generator_for(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     It is on the CPU, where every machine draws the same. So a training that goes on at step k needs nothing but k, and
     what one process draws does not depend on how many there are.
     """
+    return torch.Generator().manual_seed(seed_for(seed, purpose, *numbers))
+
+
+def seed_for(seed: int, purpose: str, *numbers: int) -> int:
+    """The seed of such a generator, 0 to 2^32 - 1, for what takes a seed."""
     digest = hashlib.sha256(repr((seed, purpose, numbers)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:SEED_BYTES], "little"))
+    return int.from_bytes(digest[:SEED_BYTES], "little")

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 
 from lora.flux.latents import TOKEN_PIXELS
-from lora.flux.picture import draw_picture
+from lora.flux.picture import draw_picture, pipeline_around
 from lora.flux.prompt import Prompt
 from lora.training.stop import Stop
 
@@ -20,11 +20,8 @@ class Painter:
     def __init__(
         self, transformer: FluxTransformer2DModel, base: Path, prompts: tuple[Prompt, ...], *, side: int, into: Path
     ) -> None:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
         vae = AutoencoderKL.from_pretrained(base, subfolder="vae", dtype=transformer.dtype)
-        nothing = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
-        self._pipeline = FluxPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **nothing)
-        self._pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = pipeline_around(transformer, base, vae=vae)
         self._prompts, self._side, self._folder = prompts, side // TOKEN_PIXELS * TOKEN_PIXELS, into
 
     @torch.no_grad()
@@ -41,10 +38,9 @@ class Painter:
 
     def _draw_one(self, prompt: Prompt, path: Path, number: int, stop: Stop) -> None:
         device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype
-        placed = Prompt(prompt.tokens.to(device, dtype), prompt.pooled.to(device, dtype))
         picture = draw_picture(
             self._pipeline,
-            placed,
+            prompt.to(device, dtype),
             width=self._side,
             height=self._side,
             steps=STEPS,

@@ -19,6 +19,7 @@ from lora.training.checkpoints.store import CheckpointStore, best_beside
 from lora.training.learning.adapter import lora_tensors
 from lora.training.learning.batches import Batches
 from lora.training.learning.loop import Step, take_step
+from lora.training.learning.preservation import Preservation
 from lora.training.learning.samples import Painter
 from lora.training.learning.state import TrainingState
 from lora.training.learning.team import Solo
@@ -29,6 +30,7 @@ from lora.training.stop import Stop, StopAskedError
 
 SECONDS_BETWEEN_CHECKPOINTS = 180.0
 MOST_SKIPPED_IN_A_ROW = 20
+STOPPED_ELSEWHERE = "another process of the training was asked to stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Meanwhile:
     schedule: Schedule
     held_out: tuple[Example, ...]  # judged on these, if there are any
     painter: Painter | None
+    preservation: Preservation | None
     store: CheckpointStore
 
 
@@ -57,6 +60,7 @@ class Account:
     why: str  # those
     done: int  # steps done
     skipped: int
+    preserved: int  # steps that preserved
     stopped: str | None  # why it ended early, if it did
     judgements: tuple[Judgement, ...]
 
@@ -64,7 +68,8 @@ class Account:
         """For a person."""
         early = f" The training stopped early: {self.stopped}." if self.stopped else ""
         skipped = f" {self.skipped} steps were skipped." if self.skipped else ""
-        return f"The LoRA is that of step {self.step} of {self.done}: {self.why}.{early}{skipped}"
+        preserved = f" {self.preserved} steps held it to images of the base's own." if self.preserved else ""
+        return f"The LoRA is that of step {self.step} of {self.done}: {self.why}.{early}{skipped}{preserved}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class Session:
         self._transformer, self._batches, self._recipe = transformer, batches, recipe
         self._schedule, self._store = meanwhile.schedule, meanwhile.store
         self._held_out, self._painter = meanwhile.held_out, meanwhile.painter
+        self._preservation = meanwhile.preservation
         self._team, self._log, self._stop = team, log, stop
         self._state = TrainingState(transformer, recipe)
         self._judgements: list[Judgement] = []
@@ -118,9 +124,10 @@ class Session:
         However it ends, by its last step, by a wish to stop, by an error or by being cancelled: what was learned is in
         a checkpoint.
         """
-        state, stopped = self._state, None
+        state = self._state
         with self._saved_at_the_end():
             self._look(is_first=state.step == 0)
+            stopped = self._generate_neutral_images()
             progress = Progress(self._log, steps=self._recipe.steps)
             while state.step < self._recipe.steps and stopped is None:
                 began = time.monotonic()
@@ -130,6 +137,7 @@ class Session:
                     self._batches,
                     self._recipe,
                     team=self._team,
+                    preservation=self._preservation,
                     is_to_stop=lambda: self._stop.reason() is not None,
                 )
                 self._note(step, progress, time.monotonic() - began)
@@ -139,17 +147,38 @@ class Session:
                     self._save_if_due()
         return stopped
 
+    def _generate_neutral_images(self) -> str | None:
+        """For preservation; why the training ends before they are all there, if it does.
+
+        Raises StopAskedError if nothing was learned before.
+        """
+        if self._preservation is None or self._state.step == self._recipe.steps:
+            return None
+        began = time.monotonic()
+        if self._preservation.generate(self._team, stop=self._stop):
+            count, seconds = self._preservation.image_count, time.monotonic() - began
+            self._say(f"preservation: the base generated {count} images of neutral prompts in {seconds:.0f} s")
+            return None
+        reason = self._stop.reason() or STOPPED_ELSEWHERE
+        if self._state.step == 0:
+            raise StopAskedError(f"the training stopped: {reason}")
+        return reason
+
+    def _say(self, line: str) -> None:
+        if self._team.rank == 0:
+            self._log.say(line)
+
     def _note(self, step: Step, progress: Progress, seconds: float) -> None:
         if self._team.rank == 0 and step.is_finite:
-            progress.report(self._state.step, step.loss, seconds)
-        elif self._team.rank == 0 and self._state.skipped_in_a_row == 1:
-            self._log.say(f"step {self._state.step}: loss or gradients are not finite; the step is skipped")
+            progress.report(self._state.step, step.loss, seconds, preservation=step.preservation_loss)
+        elif self._state.skipped_in_a_row == 1:
+            self._say(f"step {self._state.step}: loss or gradients are not finite; the step is skipped")
 
     def _ended_early(self, step: Step) -> str | None:
         if self._state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
             return f"diverged: {MOST_SKIPPED_IN_A_ROW} steps in a row, up to {self._state.step}, were not finite"
         if step.is_last_wish and self._state.step < self._recipe.steps:
-            return self._stop.reason() or "another process of the training was asked to stop"
+            return self._stop.reason() or STOPPED_ELSEWHERE
         return None
 
     def _look(self, *, is_first: bool) -> None:
@@ -232,7 +261,9 @@ class Session:
         choice = self._chosen()
         with state.averaged():
             tensors = lora_tensors(self._transformer)
-        return Outcome(tensors, Account(choice.step, choice.why, done, skipped, stopped, tuple(self._judgements)))
+        preserved = 0 if self._preservation is None else self._preservation.steps_before(done)
+        account = Account(choice.step, choice.why, done, skipped, preserved, stopped, tuple(self._judgements))
+        return Outcome(tensors, account)
 
     def _chosen(self) -> Verdict:
         """Whose weights are given away; the average becomes those."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Sums:
     """What all processes found in a step, added up."""
 
-    loss: Tensor  # scalar, on the device
+    losses: Tensor  # [N], on the device
     wishes: Tensor  # how many processes were asked to stop; scalar, on the device
 
 
@@ -24,10 +24,14 @@ class Solo:
         """The places in a batch of so many samples that this process takes."""
         return slice(0, count)
 
-    def add_up(self, parameters: list[nn.Parameter], *, loss: Tensor, is_to_stop: bool) -> Sums:
-        """Make every process's gradients the sum of all; and so with loss and the wish to stop."""
+    def add_up(self, parameters: list[nn.Parameter], *, losses: Tensor, is_to_stop: bool) -> Sums:
+        """Make every process's gradients the sum of all; and so with losses [N] and the wish to stop."""
         del parameters
-        return Sums(loss, torch.full_like(loss, is_to_stop))
+        return Sums(losses, torch.full_like(losses[0], is_to_stop))
+
+    def joined(self, part: Tensor) -> Tensor:
+        """The sum over all processes of a tensor on the device, where each has its own part and else zeros."""
+        return part
 
 
 class Team(Solo):
@@ -41,20 +45,27 @@ class Team(Solo):
         start = self.rank * self._batch_size
         return slice(start, min(start + self._batch_size, count))
 
-    def add_up(self, parameters: list[nn.Parameter], *, loss: Tensor, is_to_stop: bool) -> Sums:
-        """Make every process's gradients the sum of all, in one call; and so with loss and the wish to stop.
+    def add_up(self, parameters: list[nn.Parameter], *, losses: Tensor, is_to_stop: bool) -> Sums:
+        """Make every process's gradients the sum of all, in one call; and so with losses [N] and the wish to stop.
 
         Raises RuntimeError if another process has ended.
         """
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-        extras = torch.stack([loss, torch.full_like(loss, is_to_stop)])
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), extras])
+        extras = torch.cat([losses, torch.full_like(losses[:1], is_to_stop)])
+        flat = self.joined(torch.cat([*(gradient.flatten() for gradient in gradients), extras]))
+        self._give(parameters, flat[: -len(extras)])
+        return Sums(flat[-len(extras) : -1], flat[-1])
+
+    def joined(self, part: Tensor) -> Tensor:
+        """The sum over all processes of a tensor on the device, where each has its own part and else zeros; in place.
+
+        Raises RuntimeError if another process has ended.
+        """
         try:
-            torch.distributed.all_reduce(flat)
+            torch.distributed.all_reduce(part)
         except RuntimeError as error:  # in the words of gloo or NCCL
             raise RuntimeError("a process of the training is gone, as if killed: memory may have run out") from error
-        self._give(parameters, flat[: -len(extras)])
-        return Sums(*flat[-len(extras) :])
+        return part
 
     def _give(self, parameters: list[nn.Parameter], flat: Tensor) -> None:
         for parameter, gradient in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):

@@ -14,7 +14,7 @@ from diffusers import FluxTransformer2DModel
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batch
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from lora.training.learning.randomness import generator_for
 
 LEAST_IMAGES, SHARE_HELD_OUT, MOST_HELD_OUT = 12, 0.1, 4

@@ -19,22 +19,24 @@ from lora.training.recipe.recipe import Recipe
 HOST = torch.device("cpu")
 
 
-def demand_of(base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, ...]) -> Demand:
-    """The numbers that the plan is made from."""
+def demand_of(base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, ...], *, neutral_side: int) -> Demand:
+    """The numbers that the plan is made from; `neutral_side` is that of images for preservation, in pixels."""
     config = transformer_config(base)
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(config)
     sides = [sum(transformer.get_submodule(name).weight.shape) for name in layers]
     pixels = max(size.pixels for image in dataset.images for size in image.look.sizes)
+    trained_pixels = max(pixels, neutral_side**2) if recipe.preservation else pixels
     return Demand(
         shape=Dimensions.of(config),
-        image_tokens=pixels // TOKEN_PIXELS**2,
+        image_tokens=trained_pixels // TOKEN_PIXELS**2,
         text_tokens=text_tokens_of(base),
         batch_size=recipe.batch_size,
         lora_parameters=recipe.lora_rank * sum(sides),
         optimizer_bytes=bytes_per_parameter(recipe.optimizer),
         encoder_bytes=(_bytes_of(base / "text_encoder") + _bytes_of(base / "text_encoder_2"),),  # they work together
         vae_bytes=_bytes_of(base / "vae"),
+        is_preserving=bool(recipe.preservation),
     )
 
 

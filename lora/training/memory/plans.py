@@ -42,6 +42,7 @@ class Demand:
     optimizer_bytes: float  # of state, for each LoRA parameter
     encoder_bytes: tuple[int, ...]  # of each text encoder
     vae_bytes: int
+    is_preserving: bool  # beside each batch of training another one, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,7 @@ def _training_bytes(room: _Room, rung: Rung) -> float:
     transient = (TRANSIENT_UNITS + in_8_bits) * _unit_bytes(demand, value)
     largest = 6 * demand.shape.width**2 * value  # of a weight that is made anew, or visits
     visiting = largest if rung.modulation_on_host or rung.precision in ("int8", "nf4") else 0
-    ahead = AHEAD_BYTES if rung.modulation_on_host else 0
+    ahead = AHEAD_BYTES * (1 + demand.is_preserving) if rung.modulation_on_host else 0
     return base + lora + copies + activations + transient + visiting + ahead + WORKSPACE
 
 

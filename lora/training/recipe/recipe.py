@@ -37,6 +37,7 @@ class Recipe:
     offset_noise: float
     caption_dropout_rate: float
     drops_to_trigger: bool
+    preservation: float  # share of steps that also hold the LoRA to the base's own images
     views: int  # of each image at each size
     optimizer: str
     weight_decay: float
@@ -78,8 +79,6 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
     rate, why_rate = _rate(config, preset, images=images, rank=rank, together=together)
     steps, why_steps = _steps(config, preset, images=images, together=together)
     dropout, why_dropout = _dropout(config, preset, images)
-    mean = preset.logit_mean if config.timestep_logit_mean is None else config.timestep_logit_mean
-    style_share = preset.style_share if config.timestep_logit_mean is None else 0.0
     recipe = Recipe(
         lora_type=config.lora_type,
         steps=steps,
@@ -87,10 +86,11 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         batch_size=config.batch_size,
         gradient_accumulation=config.gradient_accumulation,
         lora_rank=rank,
-        sigma_rule=SigmaRule(mean, 1.0, style_share),
+        sigma_rule=_sigma_rule(config, preset),
         offset_noise=preset.offset_noise,
         caption_dropout_rate=dropout,
         drops_to_trigger=preset.drops_to_trigger,
+        preservation=config.preservation,
         views=preset.views,
         optimizer=config.optimizer,
         weight_decay=preset.weight_decay,
@@ -110,6 +110,12 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         *_warnings(recipe, images=images, together=together, are_steps_given=bool(config.steps)),
     )
     return Chosen(recipe, tuple(filter(None, whys)))
+
+
+def _sigma_rule(config: TrainConfig, preset: Preset) -> SigmaRule:
+    if config.timestep_logit_mean is None:
+        return SigmaRule(preset.logit_mean, 1.0, preset.style_share)
+    return SigmaRule(config.timestep_logit_mean, 1.0, 0.0)
 
 
 def _rank(config: TrainConfig, preset: Preset, images: int) -> tuple[int, str]:

@@ -136,6 +136,7 @@ def _told(account: Account) -> dict[str, object]:
         "exported_why": account.why,
         "steps_done": account.done,
         "steps_skipped": account.skipped,
+        "steps_preserving": account.preserved,
         "stopped_early": account.stopped,
         "held_out_loss": judgements,
     }

@@ -18,6 +18,7 @@ from lora.training.checkpoints.start import Beginning
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.samples import Painter
 from lora.training.learning.session import Meanwhile, Outcome, Schedule, Session
 from lora.training.learning.team import Solo
@@ -41,6 +42,7 @@ class Job:
     is_validated: bool
     schedule: Schedule
     sample_side: int  # pixels
+    neutral_side: int  # pixels of the images for preservation
     samples: Path  # the folder for them
 
 
@@ -66,7 +68,8 @@ def run_job(
     draws, size = _draws(job), job.recipe.batch_size * team.size
     batches = Batches(trained, batch_size=size, draws=draws, seed=job.recipe.seed)
     painter = _painter(job, transformer, dataset) if team.rank == 0 else None
-    meanwhile = Meanwhile(job.schedule, held_out, painter, store)
+    preservation = _preservation(job, transformer, dataset, draws)
+    meanwhile = Meanwhile(job.schedule, held_out, painter, preservation, store)
     session = Session(transformer, batches, job.recipe, meanwhile, team=team, log=log, stop=stop)
     if beginning.checkpoint is not None:
         session.go_on_from(beginning.checkpoint)
@@ -98,6 +101,15 @@ def _draws(job: Job) -> Draws:
     recipe = job.recipe
     shift = Shift.of(FlowMatchEulerDiscreteScheduler.from_pretrained(job.base, subfolder="scheduler"))
     return Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift)
+
+
+def _preservation(
+    job: Job, transformer: FluxTransformer2DModel, dataset: EncodedDataset, draws: Draws
+) -> Preservation | None:
+    if not job.recipe.preservation:
+        return None
+    images = NeutralImages(job.base, dataset.neutral, job.neutral_side)
+    return Preservation(transformer, job.recipe, draws, images)
 
 
 def _painter(job: Job, transformer: FluxTransformer2DModel, dataset: EncodedDataset) -> Painter | None:

@@ -60,6 +60,7 @@ def train_lora(
             job=job,
             plan=plan,
             contents=tuple(example.content for example in dataset.examples),
+            samples=len(dataset.samples),
             prompts=numbered_prompts(dataset),
             begin=begin.checkpoint.folder if begin.checkpoint else None,
             has_lora=begin.lora is not None,

@@ -1,5 +1,6 @@
 """What the processes of one training hand to each other, in the files of one folder."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ class Work:
     job: Job
     plan: Plan
     contents: tuple[str, ...]  # of the examples
-    prompts: tuple[int, ...]  # which prompt each example, each sample and a dropped caption has
+    samples: int  # how many there are
+    prompts: tuple[int, ...]  # which prompt each example has, each sample, a dropped caption and each neutral image
     begin: Path | None  # the folder of a checkpoint
     has_lora: bool
     store: Path
@@ -36,7 +38,8 @@ WORKS, ACCOUNTS = TypeAdapter(Work), TypeAdapter(Account)
 
 
 def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
-    """Which prompt each example has, then each sample, then a dropped caption; equal ones have one number."""
+    """Which prompt each example has, then each sample, a dropped caption, each neutral image; equal ones have one
+    number."""
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(id(prompt.tokens), len(numbers)) for prompt in _prompts(dataset))
 
@@ -60,12 +63,13 @@ def read_work(folder: Path) -> Work:
 def read_data(folder: Path, work: Work) -> EncodedDataset:
     """The data set, mapped from the file: processes share its memory."""
     tensors = load_file(folder / DATA)
-    count = len(work.contents)
     prompts = [Prompt(tensors[f"tokens.{number}"], tensors[f"pooled.{number}"]) for number in work.prompts]
     examples = tuple(
         Example(tensors[f"latents.{number}"], prompts[number], content) for number, content in enumerate(work.contents)
     )
-    return EncodedDataset(examples, prompts[-1], tuple(prompts[count:-1]))
+    rest = iter(prompts[len(examples) :])
+    samples = tuple(itertools.islice(rest, work.samples))
+    return EncodedDataset(examples, next(rest), samples, tuple(rest))
 
 
 def read_lora_of(folder: Path, work: Work) -> Mapping[str, Tensor] | None:
@@ -85,4 +89,4 @@ def read_outcome(folder: Path) -> Outcome:
 
 
 def _prompts(dataset: EncodedDataset) -> list[Prompt]:
-    return [*(example.prompt for example in dataset.examples), *dataset.samples, dataset.dropped]
+    return [*(example.prompt for example in dataset.examples), *dataset.samples, dataset.dropped, *dataset.neutral]

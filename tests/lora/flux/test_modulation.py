@@ -10,7 +10,8 @@ from lora.flux.holding import Held, load_transformer
 from lora.flux.linears import HostLinear
 from lora.flux.modulation import Conditions, ModulationAhead
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.loop import losses_at, take_step
+from lora.training.learning.loop import take_step
+from lora.training.learning.losses import losses_at
 from lora.training.learning.state import TrainingState
 from lora.training.learning.team import Solo, Team
 from tests.tiny import (

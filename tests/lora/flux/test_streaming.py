@@ -9,7 +9,7 @@ from lora.flux.holding import Held, load_transformer
 from lora.flux.linears import HostLinear
 from lora.flux.streaming import BlockStream, _Slot
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from tests.lora.flux.engine.comparing import SIGMAS, answer, fused, small_question
 from tests.tiny import all_layers, randomize_lora
 

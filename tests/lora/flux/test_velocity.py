@@ -8,7 +8,7 @@ from lora.flux.prompt import Prompt, encode_prompt, text_tokens
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
 from lora.training.learning.flow import point_on_path, velocity_of_path
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from tests.tiny import TINY_TEXT_TOKENS, assert_same_call, recorded_calls, tiny_pipeline
 
 HEIGHT, WIDTH = 6, 10  # of latents: 48x80 pixels, not square

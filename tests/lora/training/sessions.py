@@ -20,7 +20,15 @@ from lora.training.learning.team import Solo
 from lora.training.progress import Log
 from lora.training.recipe.recipe import Recipe
 from lora.training.stop import Stop, Termination
-from tests.tiny import CHANNELS, TINY_FLUX, tiny_batches, tiny_example, tiny_lora_transformer, tiny_prompt
+from tests.tiny import (
+    CHANNELS,
+    TINY_FLUX,
+    tiny_batches,
+    tiny_example,
+    tiny_lora_transformer,
+    tiny_preservation,
+    tiny_prompt,
+)
 
 SELDOM = 1000
 
@@ -63,6 +71,7 @@ def a_training(
     transformer = tiny_lora_transformer(rank=recipe.lora_rank)
     store = CheckpointStore(folder, {"of": "a test"}, report_damage=print)
     painter = None
+    preservation = tiny_preservation(transformer, recipe) if recipe.preservation else None
     if base is not None:
         painter = Painter(transformer, base, (tiny_prompt(seed=7),), side=32, into=folder / "samples")
     log = log or a_log()
@@ -70,7 +79,7 @@ def a_training(
         transformer,
         tiny_batches(recipe, dataset),
         recipe,
-        Meanwhile(Schedule(checkpoint_every, sample_every), held_out, painter, store),
+        Meanwhile(Schedule(checkpoint_every, sample_every), held_out, painter, preservation, store),
         team=Solo(),
         log=log,
         stop=Stop(log, termination or Termination(), minutes=minutes, wish=folder / "stop"),

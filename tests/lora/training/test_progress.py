@@ -49,6 +49,20 @@ def test_a_training_that_goes_on_knows_how_many_steps_are_left(clock, capsys):
     assert capsys.readouterr().out.startswith("step 991/1000  loss 0.5000  1.00 s a step  0:09 left")
 
 
+def test_the_loss_of_preservation_is_shown_from_the_first_step_that_has_one(clock, capsys):
+    metrics = []
+    progress = Progress(Log(lambda *metric: metrics.append(metric)), steps=100)
+    for step, preservation in enumerate([None, 0.02, None, 0.04], 1):
+        clock.now += 5
+        progress.report(step, 0.5, 1.0, preservation=preservation)
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert "preservation" not in first
+    assert "loss 0.5000  preservation loss 0.0200  1.00 s" in second
+    assert "preservation loss 0.0200" in third
+    assert "preservation loss 0.0300" in fourth
+    assert metrics[-1] == ("train.preservation_loss", 0.03)
+
+
 def test_the_loss_is_smoothed_and_has_no_memory_of_a_start_at_zero(clock, capsys):
     progress = Progress(a_log(), steps=100)
     for step, loss in enumerate([1.0, 3.0], 1):

@@ -14,7 +14,7 @@ from lora.flux.precision import Precision
 from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from script.tiny_flux.learning import world
 from tests.tiny import (
     TINY_FLUX,

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora.flux.engine.blocks import compute_blocks
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from tests.lora.flux.engine.comparing import (
     SIGMAS,
     a_question,

@@ -20,7 +20,7 @@ from lora.flux.holding import Held, load_transformer
 from lora.flux.modulation import Conditions, ModulationAhead
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batch
-from lora.training.learning.loop import TRAINING_GUIDANCE
+from lora.training.learning.losses import TRAINING_GUIDANCE
 from tests.lora.flux.engine.comparing import CPU, Question, answer, dressed, error, fused, small, small_question
 from tests.tiny import tiny_example
 

@@ -46,11 +46,10 @@ def dataset(tmp_path_factory):
     return images(tmp_path_factory.mktemp("images") / "plain")
 
 
-def identity(dataset, base, *, recipe=None, layers=LAYERS, base_name="tiny", processes=1, **inputs):
-    config = checked_config(resolution="64", **inputs)
-    return identity_of(
-        recipe or a_recipe(), dataset, config, layers=layers, base=base_name, weights=base, processes=processes
-    )
+def identity(dataset, base, *, recipe=None, neutral=(), layers=LAYERS, base_name="tiny", processes=1, **inputs):
+    config, recipe = checked_config(resolution="64", **inputs), recipe or a_recipe()
+    named = {"neutral": neutral, "layers": layers, "base": base_name, "weights": base}
+    return identity_of(recipe, dataset, config, **named, processes=processes)
 
 
 def difference(one, other):
@@ -79,6 +78,7 @@ def test_the_same_training_is_the_same_by_another_name_and_from_a_checkpoint(tmp
         ({"lr_scheduler": "cosine"}, "lr_scheduler"),
         ({"ema_decay": 0.9}, "ema_decay"),
         ({"caption_dropout_rate": 0.5}, "caption_dropout_rate"),
+        ({"preservation": 0.5}, "preservation"),
         ({"sigma_rule": replace(a_recipe().sigma_rule, style_share=0.5)}, "sigma_rule"),
     ],
 )
@@ -94,6 +94,7 @@ def test_another_recipe_is_another_training(dataset, base, changes, field):
         ({"layers": LAYERS[:1]}, "layers"),
         ({"layers": LAYERS[::-1]}, "layers"),
         ({"base_name": "dev"}, "base_model"),
+        ({"neutral": ("a photo of a dog",)}, "neutral_prompts"),
         ({"validation": False}, "validation"),
         ({"trigger_word": "OTHER"}, "trigger_word"),
     ],

@@ -57,7 +57,7 @@ class Alive(TorchDispatchMode):
 
 
 def asked(transformer, batch_size):
-    return Demand(Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0)
+    return Demand(Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False)
 
 
 def ask(transformer, demand):

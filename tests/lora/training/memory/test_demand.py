@@ -26,6 +26,7 @@ from tests.tiny import (
 )
 
 CPU = torch.device("cpu")
+LAYERS = ("transformer_blocks.0.attn.to_q",)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def dataset(tmp_path_factory):
 
 
 def demand(transformer, dataset, **changes):
-    return demand_of(TINY_FLUX, dataset, a_recipe(**changes), all_layers(transformer))
+    return demand_of(TINY_FLUX, dataset, a_recipe(**changes), all_layers(transformer), neutral_side=128)
 
 
 @pytest.mark.parametrize("rank", [4, 16])
@@ -55,7 +56,7 @@ def test_the_loras_parameters_are_counted_before_there_is_one(dataset, rank):
 
 def test_only_the_layers_that_are_trained_count(transformer, dataset):
     layer = transformer.transformer_blocks[0].attn.to_q
-    found = demand_of(TINY_FLUX, dataset, a_recipe(lora_rank=4), ("transformer_blocks.0.attn.to_q",)).lora_parameters
+    found = demand_of(TINY_FLUX, dataset, a_recipe(lora_rank=4), LAYERS, neutral_side=128).lora_parameters
     assert found == 4 * (layer.in_features + layer.out_features)
 
 
@@ -75,6 +76,16 @@ def test_batch_and_optimizer_are_the_recipes(transformer, dataset):
     plain, other = demand(transformer, dataset), demand(transformer, dataset, batch_size=8, optimizer="prodigy")
     assert (plain.batch_size, plain.optimizer_bytes) == (2, 8.0)
     assert (other.batch_size, other.optimizer_bytes) == (8, 16.0)
+
+
+def test_images_for_preservation_count_where_they_are_the_largest(dataset):
+    sides = {0.0: [8 * 8, 8 * 8], 0.5: [8 * 8, 16 * 16]}  # tokens, of images of 64 and of 256 pixels
+    for share, expected in sides.items():
+        found = [
+            demand_of(TINY_FLUX, dataset, a_recipe(preservation=share), LAYERS, neutral_side=side) for side in (64, 256)
+        ]
+        assert [each.image_tokens for each in found] == expected
+        assert {each.is_preserving for each in found} == {share > 0}
 
 
 def test_the_encoders_weigh_what_their_files_do(transformer, dataset):

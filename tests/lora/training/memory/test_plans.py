@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from lora.flux.dimensions import Dimensions
+from lora.flux.engine.choices import AHEAD_BYTES
 from lora.flux.holding import Held, load_transformer
 from lora.flux.linears import HostLinear
 from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
-from lora.training.learning.loop import loss_at
+from lora.training.learning.losses import loss_at
 from lora.training.memory.plans import GB, Demand, lora_bytes, plans
 from lora.training.memory.weights import Rung, weight_bytes
 from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
@@ -27,9 +28,9 @@ T5, CLIP, VAE = 9_524_621_312, 246_120_960, 167_639_366
 WITHIN = 0.1
 
 
-def demand(*, pixels=1024, batch_size=1):
+def demand(*, pixels=1024, batch_size=1, is_preserving=False):
     tokens = (pixels // 16) ** 2
-    return Demand(FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE)
+    return Demand(FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving)
 
 
 def ladder(card, *, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
@@ -43,6 +44,14 @@ def rung(plan):
     """As a tuple; of blocks, whether some stream."""
     streams = ("streamed",) if plan.rung.streamed_blocks else ()
     return plan.rung.precision, plan.rung.recomputed, plan.rung.modulation_on_host, *streams
+
+
+def test_preservation_takes_no_more_but_answers_of_modulation_layers_that_are_made_ahead():
+    """It comes after the batch of training, whose activations are gone by then."""
+    for card, more in ((48, 0), (24, AHEAD_BYTES)):
+        plain, preserving = (ladder(card, is_preserving=each)[0] for each in (False, True))
+        assert preserving.rung == plain.rung
+        assert preserving.peak_bytes - plain.peak_bytes == more
 
 
 @pytest.mark.parametrize(

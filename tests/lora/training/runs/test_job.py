@@ -39,6 +39,7 @@ def run(folder, engine, recomputed, streamed=0):
         is_validated=False,
         schedule=Schedule(1000, 0),
         sample_side=64,
+        neutral_side=64,
         samples=folder / "samples",
     )
     rung = Rung("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)

@@ -1,0 +1,76 @@
+"""What batches say of a LoRA: their losses, and the gradients of these. Knows no optimizer and no schedule."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
+from lora.flux.engine.layers import is_fused
+from lora.flux.modulation import Conditions, ModulationAhead
+from lora.flux.prompt import Prompt
+from lora.flux.velocity import entrance, predict_velocity
+from lora.training.learning.batches import Batch, Batches, Noised
+from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
+from lora.training.learning.team import Solo
+
+TRAINING_GUIDANCE = 1.0  # the data are samples without guidance; asking for more would teach the model to ignore it
+
+LossesOf = Callable[[FluxTransformer2DModel, Noised], Tensor]  # of each sample of a batch, [B]
+
+
+def add_gradients(
+    transformer: FluxTransformer2DModel,
+    batches: Batches,
+    indices: Iterable[int],
+    losses_of: LossesOf,
+    *,
+    ahead: ModulationAhead,
+    team: Solo,
+) -> Tensor:
+    """Add the gradients of the mean loss over all samples of some batches to those that the LoRA has.
+
+    Returns this process's share of that mean: a scalar on the device, which nobody has waited for.
+    """
+    sizes = {index: len(batches.examples(index)) for index in indices}
+    loss = torch.zeros((), device=entrance(transformer).device)
+
+    def conditions_of(index: int) -> Conditions | None:
+        return batches.conditions(index, part=team.part(len(batches.examples(index))))
+
+    for index, size in sizes.items():
+        noised = batches.noised(index, part=team.part(size))
+        if noised is not None:
+            with ahead.answering(index, conditions_of, guidance=TRAINING_GUIDANCE):
+                share = losses_of(transformer, noised).sum() / sum(sizes.values())
+                share.backward()
+            loss += share.detach()
+    return loss
+
+
+def training_losses(transformer: FluxTransformer2DModel, noised: Noised) -> Tensor:
+    """The losses [B] of flow matching: what the transformer predicts, against the velocity of the path."""
+    return losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
+
+
+def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
+    """The losses [B] at given noise [B, C, H, W] and sigmas [B]: everything in fp32 but the transformer's own work."""
+    device = entrance(transformer).device
+    batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
+    predicted = velocity_with_lora(
+        transformer, point_on_path(batch.latents, noise, sigmas), sigmas=sigmas, prompt=batch.prompt
+    )
+    return flow_losses(predicted, velocity_of_path(batch.latents, noise))
+
+
+def velocity_with_lora(transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:
+    """The velocity [B, C, H, W] that is predicted in training; all inputs are on the transformer's device."""
+    weight = entrance(transformer)
+    is_mixed = weight.dtype == torch.bfloat16 and not is_fused(transformer)  # PEFT's layers, in fp32
+    with torch.autocast(weight.device.type, torch.bfloat16, enabled=is_mixed):
+        return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
+
+
+def loss_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
+    """The mean of `losses_at`. Scalar."""
+    return losses_at(transformer, batch, noise=noise, sigmas=sigmas).mean()

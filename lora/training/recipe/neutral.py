@@ -1,0 +1,56 @@
+"""What a base is asked to generate for preservation: prompts that have nothing to do with what is trained."""
+
+import json
+from pathlib import Path
+
+from lora.flux.latents import TOKEN_PIXELS
+
+PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base that knows other things than FLUX.1
+MOST_PROMPTS, LONGEST_PROMPT = 64, 1000
+LARGEST_SIDE = 512  # pixels: what a base makes of a prompt is decided in a small image, too, at a fraction of the time
+# Of FLUX.1: what LoRAs spoil first, people above all, and some of everything else.
+NEUTRAL_PROMPTS = (
+    "a photo of a man",
+    "a photo of a woman",
+    "a photo of a child",
+    "a group of people in a park",
+    "a close-up portrait of an old person",
+    "a photo of a dog",
+    "a photo of a cat",
+    "a bird on a branch",
+    "a car on a street",
+    "a house with a garden",
+    "a bowl of fruit on a table",
+    "a toy on a shelf",
+    "a living room with a sofa",
+    "mountains behind a lake",
+    "a city at night",
+    "a watercolor painting of flowers",
+)
+
+
+def neutral_prompts(base: Path) -> tuple[str, ...]:
+    """Those of `neutral_prompts.json` in the folder of a base, a list of texts; without one, those for FLUX.1. Raises
+    ValueError with one sentence if the file holds anything else."""
+    file = base / PROMPTS_FILE
+    if not file.is_file():
+        return NEUTRAL_PROMPTS
+    expected = f"expected a JSON list of 1 to {MOST_PROMPTS} different prompts"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): {expected}") from error
+    if not isinstance(found, list) or not all(map(_is_prompt, found)):
+        raise ValueError(f"{file} holds something else than prompts: {expected}")
+    if not 1 <= len(found) <= MOST_PROMPTS or len(set(found)) < len(found):
+        raise ValueError(f"{file} holds {len(found)} prompts, {len(set(found))} of them different: {expected}")
+    return tuple(found)
+
+
+def neutral_side(resolutions: tuple[int, ...]) -> int:
+    """The side in pixels of the square images: the smallest that is trained, at most 512, in whole tokens."""
+    return min(*resolutions, LARGEST_SIDE) // TOKEN_PIXELS * TOKEN_PIXELS
+
+
+def _is_prompt(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value.strip()) <= LONGEST_PROMPT

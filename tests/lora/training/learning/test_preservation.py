@@ -1,0 +1,320 @@
+"""Preservation holds a LoRA to what the frozen base itself answers, on images that the base itself generated."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from lora.flux.engine.layers import fuse_lora, lora_layers, without_lora
+from lora.flux.holding import Held, load_transformer
+from lora.flux.loading import load_encoders
+from lora.flux.prompt import encode_prompt
+from lora.flux.velocity import predict_velocity
+from lora.training.learning.adapter import add_lora
+from lora.training.learning.batches import Draws
+from lora.training.learning.loop import take_step
+from lora.training.learning.losses import losses_at
+from lora.training.learning.preservation import NeutralImages, Preservation, base_velocity, preservation_losses
+from lora.training.learning.state import TrainingState
+from lora.training.learning.team import Solo
+from lora.training.stop import Stop, StopAskedError, Termination
+from tests.lora.training.sessions import a_log, a_training, assert_same_end, run, stopped_in
+from tests.tiny import (
+    SHIFT,
+    TINY_FLUX,
+    a_recipe,
+    all_layers,
+    lora_parameters,
+    randomize_lora,
+    recorded_calls,
+    tiny_batch,
+    tiny_batches,
+    tiny_lora_transformer,
+    tiny_preservation,
+)
+
+CPU = torch.device("cpu")
+SIGMAS = torch.tensor([0.2, 0.5, 0.8, 0.9])
+NO_STOP = Stop(a_log(), Termination(), minutes=None)
+STEPS = 6
+
+
+def noise_like(batch):
+    return torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(3))
+
+
+def changed(transformer):
+    """With a LoRA that changes what it answers."""
+    randomize_lora(transformer)
+    return transformer
+
+
+def generated(transformer, recipe, team=None):
+    preservation = tiny_preservation(transformer, recipe)
+    assert preservation.generate(team or Solo(), stop=NO_STOP)
+    return preservation
+
+
+def latents_of(preservation):
+    """Of the images, in a fixed order."""
+    batches = (preservation._batches.examples(index) for index in range(preservation.image_count))
+    return {example.content: example.latents for batch in batches for example in batch}
+
+
+def same(some, others):
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
+
+
+# The target
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_host", "streamed"),
+    [*product(("fp32", "bf16", "int8", "nf4"), (False,), (0,)), ("bf16", True, 0), ("int8", True, 6)],
+)
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_the_target_is_the_answer_of_the_base_without_a_lora_bit_for_bit(precision, on_host, streamed, engine):
+    """In every precision, on both engines, wherever the weights are."""
+    held = Held(precision, on_host, CPU, streamed)
+    base, transformer = load_transformer(TINY_FLUX, held), load_transformer(TINY_FLUX, held)
+    add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
+    randomize_lora(transformer, spread=1.0)
+    if engine == "fast":
+        fuse_lora(transformer)
+    noisy = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(1))
+    asked = {"sigmas": torch.tensor([0.5]), "prompt": real_prompt()}
+    with torch.no_grad():
+        expected = predict_velocity(base, noisy, guidance=1.0, **asked)
+        with_lora = predict_velocity(transformer, noisy, guidance=1.0, **asked)
+    assert base_velocity(transformer, noisy, layers=lora_layers(transformer), **asked).equal(expected)
+    assert not with_lora.equal(expected)
+
+
+def real_prompt():
+    encoders = load_encoders(TINY_FLUX, on=CPU)
+    prompt = encode_prompt(encoders, "a red star in a meadow")
+    return type(prompt)(prompt.tokens[None], prompt.pooled[None])
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_the_lora_is_there_again_afterwards_and_still_trained(is_fused):
+    transformer, batch = changed(tiny_lora_transformer()), tiny_batch()
+    if is_fused:
+        fuse_lora(transformer)
+    asked = {"noise": noise_like(batch), "sigmas": SIGMAS}
+    with torch.no_grad():
+        before = losses_at(transformer, batch, **asked)
+        with pytest.raises(RuntimeError, match="in the midst"), without_lora(lora_layers(transformer)):
+            assert not losses_at(transformer, batch, **asked).equal(before)
+            raise RuntimeError("in the midst")
+        assert losses_at(transformer, batch, **asked).equal(before)
+    assert all(each.requires_grad for each in lora_parameters(transformer).values())
+
+
+def test_a_lora_that_changes_nothing_loses_nothing():
+    transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=1.0)
+    step = take_step(
+        transformer,
+        TrainingState(transformer, recipe),
+        tiny_batches(recipe),
+        recipe,
+        team=Solo(),
+        preservation=generated(transformer, recipe),
+    )
+    assert step.preservation_loss == 0
+
+
+def test_no_gradient_flows_through_the_target():
+    """Else the LoRA would move the target too, though it is none of it: the gradient is that to a constant."""
+    transformer, recipe = changed(tiny_lora_transformer()), a_recipe(batch_size=3, preservation=1.0)
+    layers = lora_layers(transformer)
+    noised = generated(transformer, recipe)._batches.noised(0)
+    with torch.no_grad():
+        noisy = (1 - noised.sigmas.view(-1, 1, 1, 1)) * noised.batch.latents
+        noisy += noised.sigmas.view(-1, 1, 1, 1) * noised.noise
+        with without_lora(layers):
+            target = predict_velocity(
+                transformer, noisy, sigmas=noised.sigmas, prompt=noised.batch.prompt, guidance=1.0
+            )
+    found = predict_velocity(transformer, noisy, sigmas=noised.sigmas, prompt=noised.batch.prompt, guidance=1.0)
+    parameters = list(lora_parameters(transformer).values())
+    expected = torch.autograd.grad((found - target).square().mean(), parameters)
+    ours = torch.autograd.grad(preservation_losses(transformer, noised, layers=layers).mean(), parameters)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-8) for a, b in zip(ours, expected, strict=True))
+
+
+# Which steps, and what they add
+
+
+@pytest.mark.parametrize(
+    ("share", "due"), [(0.5, [1, 3, 5, 7, 9]), (1.0, list(range(10))), (0.3, [3, 6, 9]), (0.05, [])]
+)
+def test_steps_that_preserve_are_spread_evenly(share, due):
+    preservation = tiny_preservation(tiny_lora_transformer(), a_recipe(preservation=share))
+    assert [step for step in range(10) if preservation.is_due(step)] == due
+    assert preservation.steps_before(10) == len(due)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (2, 3)])
+def test_the_gradient_is_that_of_both_mean_losses_together(batch_size, accumulation):
+    transformer = changed(tiny_lora_transformer())
+    recipe = a_recipe(
+        batch_size=batch_size, gradient_accumulation=accumulation, preservation=1.0, max_grad_norm=float("inf")
+    )
+    preservation, layers = generated(transformer, recipe), lora_layers(transformer)
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+    trained = [batches.noised(index) for index in range(accumulation)]
+    preserved = [preservation._batches.noised(index) for index in range(accumulation)]
+    losses = torch.cat([losses_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) for each in trained])
+    others = torch.cat([preservation_losses(transformer, each, layers=layers) for each in preserved])
+    wanted = torch.autograd.grad(losses.mean() + others.mean(), state.parameters)
+    found = []
+    state.optimizer.register_step_pre_hook(lambda *_: found.extend(each.grad.clone() for each in state.parameters))
+    step = take_step(transformer, state, batches, recipe, team=Solo(), preservation=preservation)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
+    assert step.loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert step.preservation_loss == pytest.approx(others.mean().item(), rel=1e-5)
+
+
+def test_every_image_has_its_turn_with_new_noise_each_time():
+    transformer, recipe = tiny_lora_transformer(), a_recipe(batch_size=1, preservation=0.5, caption_dropout_rate=1.0)
+    preservation = generated(transformer, recipe)
+    asked = [preservation._batches.noised(index) for index in range(6)]
+    seen = [each.batch.latents.sum().item() for each in asked]
+    assert sorted(seen[:3]) == sorted(seen[3:])
+    assert len(set(seen[:3])) == 3
+    assert len({each.noise.sum().item() for each in asked}) == 6
+    prompts = {each.batch.prompt.pooled.sum().item() for each in asked}
+    assert len(prompts) == 3, "prompts of neutral images are not dropped"
+
+
+def test_it_pulls_the_lora_back_to_the_base():
+    """The same training with it moves the base's answers on other prompts less."""
+    moved = []
+    for share in (0.0, 1.0):
+        transformer = tiny_lora_transformer()
+        recipe = a_recipe(steps=40, learning_rate=1e-2, batch_size=2, preservation=share)
+        preservation = generated(transformer, a_recipe(preservation=1.0))
+        state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+        for _ in range(recipe.steps):
+            given = preservation if share else None
+            take_step(transformer, state, batches, recipe, team=Solo(), preservation=given)
+        with torch.no_grad():
+            asked = [preservation._batches.noised(index) for index in range(100, 106)]
+            losses = [preservation_losses(transformer, each, layers=lora_layers(transformer)) for each in asked]
+        moved.append(torch.cat(losses).mean().item())
+    assert moved[1] < 0.5 * moved[0]
+
+
+# The images
+
+
+def test_the_images_are_the_bases_own_though_the_lora_has_learned_something():
+    """As where a training goes on; so it goes on with the images that it began with."""
+    recipe = a_recipe(preservation=0.5)
+    fresh = generated(tiny_lora_transformer(), recipe)
+    later = generated(changed(tiny_lora_transformer()), recipe)
+    assert same(latents_of(fresh), latents_of(later))
+
+
+def test_the_images_are_what_the_pipeline_generates_of_their_prompts():
+    transformer = load_transformer(TINY_FLUX, Held("fp32", False, CPU))
+    add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
+    recipe = a_recipe(preservation=0.5)
+    found = latents_of(generated_of_words(transformer, recipe))
+    assert {tuple(each.shape) for each in found.values()} == {(16, 8, 8)}
+    assert not found["neutral 0"].equal(found["neutral 1"])
+    assert all(0.3 < each.std() < 3 for each in found.values()), "scaled as the transformer knows latents"
+
+
+def generated_of_words(transformer, recipe):
+    encoders = load_encoders(TINY_FLUX, on=CPU)
+    prompts = tuple(encode_prompt(encoders, text) for text in ("a red star in a meadow", "a blue heart in the desert"))
+    draws = Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT)
+    preservation = Preservation(transformer, recipe, draws, NeutralImages(TINY_FLUX, prompts, 64))
+    assert preservation.generate(Solo(), stop=NO_STOP)
+    return preservation
+
+
+def test_another_seed_has_other_images():
+    transformer = tiny_lora_transformer()
+    ours, theirs = (generated(transformer, a_recipe(preservation=0.5, seed=seed)) for seed in (1, 2))
+    assert not same(latents_of(ours), latents_of(theirs))
+
+
+class Sharing(Solo):
+    """One of two processes; what the other one has is added up later."""
+
+    size = 2
+
+    def __init__(self, rank):
+        self.rank, self.given = rank, None
+
+    def joined(self, part):
+        self.given = part
+        return part
+
+
+def test_processes_share_the_work_and_each_image_is_that_of_one_process():
+    transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5)
+    alone, members = Sharing(0), [Sharing(0), Sharing(1)]
+    alone.size = 1
+    preservation = tiny_preservation(transformer, recipe)
+    assert preservation.generate(alone, stop=NO_STOP)
+    for member in members:
+        assert not tiny_preservation(transformer, recipe).generate(member, stop=NO_STOP), "half of them are missing"
+    assert torch.equal(members[0].given + members[1].given, alone.given)
+
+
+# A training with it
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_training_that_goes_on_equals_one_that_was_never_stopped(tmp_path, accumulation):
+    recipe = a_recipe(steps=STEPS, preservation=0.5, gradient_accumulation=accumulation)
+    expected = run(a_training(tmp_path / "whole", recipe)).end()
+    first = stopped_in(a_training(tmp_path / "first", recipe), 4)
+    assert 0 < first.end().step < STEPS
+    assert_same_end(run(a_training(tmp_path / "second", recipe, begin=first.end())).end(), expected)
+
+
+def test_it_changes_the_lora_and_none_at_all_changes_nothing(tmp_path):
+    with_it, without = (
+        run(a_training(tmp_path / f"{share}", a_recipe(steps=STEPS, preservation=share))) for share in (0.5, 0.0)
+    )
+    assert not same(with_it.end().tensors("lora"), without.end().tensors("lora"))
+    assert with_it.session.outcome(None).account.preserved == 3
+    assert without.session.outcome(None).account.preserved == 0
+
+
+def test_without_it_the_base_is_asked_nothing_but_the_steps(tmp_path):
+    training = a_training(tmp_path, a_recipe(steps=STEPS))
+    with recorded_calls(training.transformer) as calls:
+        run(training)
+    assert len(calls) == STEPS
+
+
+def test_a_wish_to_stop_while_images_are_generated_ends_a_training_that_has_learned_nothing(tmp_path):
+    training = a_training(tmp_path, a_recipe(steps=STEPS, preservation=0.5))
+    training.ask_to_stop()
+    with recorded_calls(training.transformer) as calls, pytest.raises(StopAskedError, match="a test asked"):
+        training.session.run()
+    assert len(calls) == 1, "it ends within a step of the first image"
+
+
+def test_a_wish_to_stop_while_images_are_generated_returns_what_was_learned_before(tmp_path):
+    recipe = a_recipe(steps=STEPS, preservation=0.5)
+    first = stopped_in(a_training(tmp_path / "first", recipe), 4)
+    training = a_training(tmp_path / "second", recipe, begin=first.end())
+    training.ask_to_stop()
+    run(training, stops="a test asked")
+    assert training.session.outcome("a test asked").account.done == first.end().step
+
+
+def test_it_is_told_in_the_log_and_in_the_summary(tmp_path, capsys):
+    training = a_training(tmp_path, a_recipe(steps=STEPS, preservation=0.5))
+    run(training)
+    said = capsys.readouterr().out
+    assert "preservation: the base generated 3 images of neutral prompts in " in said
+    assert "preservation loss " in said
+    assert "3 steps held it to images of the base's own" in training.session.outcome(None).account.line()
