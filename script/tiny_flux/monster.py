@@ -1,21 +1,57 @@
 """The concept that the demo teaches: a one-eyed monster that tiny-flux has never seen. Writes the bundled zip.
 
+`PARTS` is the only place that knows the monster's geometry; monster_fit.py reads it to find the monster in an image.
 Run as `python -m script.tiny_flux.monster` to make `script/data/monster.zip` anew.
 """
 
 import io
 import random
 import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from script.tiny_flux.world import BACKGROUNDS, draw_background
+from script.tiny_flux.world import BACKGROUNDS, Colour, draw_background
 
-BODY, EYE, PUPIL, FEET = (240, 60, 160), (250, 250, 250), (20, 20, 30), (40, 206, 196)
+Point = tuple[float, float]
 ARCHIVE = Path(__file__).resolve().parents[1] / "data" / "monster.zip"
 TRAINING_IMAGES, SIDE = 15, 128
 ARCHIVE_DATE = (2026, 11, 24, 0, 0, 0)  # a zip stores times; a fixed one keeps its bytes the same
+
+
+@dataclass(frozen=True, slots=True)
+class Disc:
+    """A round part. Lengths are in radii of the body, from its centre, x to the right and y downwards."""
+
+    name: str
+    colour: Colour
+    centre: Point
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    """A part with corners, in the same unit."""
+
+    name: str
+    colour: Colour
+    corners: tuple[Point, ...]
+
+
+Part = Disc | Polygon
+
+BODY, EYE, PUPIL, FEET = (240, 60, 160), (250, 250, 250), (20, 20, 30), (40, 206, 196)
+PARTS: tuple[Part, ...] = (  # in drawing order: a later part covers an earlier one
+    Polygon("left horn", FEET, ((-0.25, -0.8), (-0.75, -1.35), (-0.85, -0.4))),
+    Disc("left foot", FEET, (-0.5, 0.98), 0.34),
+    Polygon("right horn", FEET, ((0.25, -0.8), (0.75, -1.35), (0.85, -0.4))),
+    Disc("right foot", FEET, (0.5, 0.98), 0.34),
+    Disc("body", BODY, (0.0, 0.0), 1.0),
+    Disc("eye", EYE, (0.0, -0.08), 0.56),
+    Disc("pupil", PUPIL, (0.0, -0.08), 0.27),
+)
 
 
 def render_monster(background: str, *, width: int, height: int, rng: random.Random) -> Image.Image:
@@ -24,15 +60,20 @@ def render_monster(background: str, *, width: int, height: int, rng: random.Rand
     unit = min(canvas.size)
     radius = unit * rng.uniform(0.26, 0.31)
     x, y = (side / 2 + unit * rng.uniform(-0.08, 0.08) for side in canvas.size)
-    draw = ImageDraw.Draw(canvas)
-    for side in (-1, 1):
-        horn = [(side * 0.25, -0.8), (side * 0.75, -1.35), (side * 0.85, -0.4)]
-        draw.polygon([(x + radius * a, y + radius * b) for a, b in horn], fill=FEET)
-        _disc(draw, x + side * radius * 0.5, y + radius * 0.98, radius * 0.34, FEET)
-    _disc(draw, x, y, radius, BODY)
-    _disc(draw, x, y - radius * 0.08, radius * 0.56, EYE)
-    _disc(draw, x, y - radius * 0.08, radius * 0.27, PUPIL)
+    draw_parts(canvas, PARTS, centre=(x, y), radius=radius)
     return canvas.resize((width, height), Image.Resampling.BOX)
+
+
+def draw_parts(canvas: Image.Image, parts: Iterable[Part], *, centre: Point, radius: float) -> None:
+    """Draw parts of a figure in their order; `centre` and `radius` are those of the body, in pixels of the canvas."""
+    draw = ImageDraw.Draw(canvas)
+    for part in parts:
+        points = part.corners if isinstance(part, Polygon) else (part.centre,)
+        placed = [(centre[0] + radius * x, centre[1] + radius * y) for x, y in points]
+        if isinstance(part, Polygon):
+            draw.polygon(placed, fill=part.colour)
+        else:
+            _disc(draw, *placed[0], radius * part.radius, part.colour)
 
 
 def monster_scenes(count: int, *, seed: int) -> list[tuple[str, Image.Image]]:
@@ -61,7 +102,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name, date_time=ARCHIVE_DATE), content)
 
 
-def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
+def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: Colour) -> None:
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
 
 
