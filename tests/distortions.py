@@ -1,0 +1,42 @@
+"""What images go through in tests of the measures: the autoencoder of the base, and warps."""
+
+import functools
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from weights.bases import WEIGHTS
+
+WARP_CELLS = 4  # a side: larger than details, smaller than a figure
+
+
+@functools.cache
+def _autoencoder() -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(WEIGHTS / "tiny-flux" / "vae")
+
+
+@torch.no_grad()
+def decoded_again(images: list[Image.Image]) -> list[Image.Image]:
+    """Images of one size, encoded and decoded by the base's autoencoder: as good as the base can generate them."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
+    decoded = _autoencoder().decode(_autoencoder().encode(pixels).latent_dist.mean).sample
+    pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    return [Image.fromarray(array) for array in pixels.numpy()]
+
+
+def warped(image: Image.Image, *, amplitude: float, seed: int) -> Image.Image:
+    """Each pixel comes from a smoothly varying other place, `amplitude` of a side away (standard deviation)."""
+    rng, (width, height) = np.random.default_rng(seed), image.size
+    rows, columns = (
+        places + amplitude * side * _smooth_noise(rng, width=width, height=height)
+        for places, side in zip(np.mgrid[:height, :width], (height, width), strict=True)
+    )
+    rows, columns = rows.round().astype(int).clip(0, height - 1), columns.round().astype(int).clip(0, width - 1)
+    return Image.fromarray(np.asarray(image)[rows, columns])
+
+
+def _smooth_noise(rng: np.random.Generator, *, width: int, height: int) -> np.ndarray:
+    noise = rng.normal(size=(WARP_CELLS + 1, WARP_CELLS + 1)).astype(np.float32)
+    return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
