@@ -1,4 +1,4 @@
-"""One picture that shows a whole training: what went in, and what comes out at each strength."""
+"""One picture that shows a whole training: what went in, and what comes out at each scale."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ PAPER, INK = (252, 251, 248), (30, 30, 36)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt and its pictures: for each strength, one picture a seed."""
+    """A prompt and its images: for each scale, one image a seed."""
 
     prompt: str
     by_scale: dict[float, list[Image.Image]]
 
 
 def contact_sheet(training_images: list[Image.Image], rows: list[Row], *, title: str) -> Image.Image:
-    """The training images in a strip, then a row a prompt and a group of columns a strength."""
+    """The training images in a strip, then a row a prompt and a group of columns a scale."""
     groups = list(rows[0].by_scale)
     columns = sum(len(images) for images in rows[0].by_scale.values())
     width = LABELS + columns * (TILE + GAP) + len(groups) * GAP * 2 + GAP

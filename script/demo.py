@@ -1,10 +1,9 @@
-"""See a LoRA being learned and worn: the real Cog server trains on the bundled zip, then draws at three strengths."""
+"""See a LoRA being trained and applied: real Cog servers train on the bundled zip, then generate at three scales."""
 
 import argparse
 import base64
 import io
 import json
-import tempfile
 import threading
 import time
 import urllib.error
@@ -18,68 +17,80 @@ from typing import Any
 
 from PIL import Image
 
-from script.cog_server import DIRECT, SECONDS_BETWEEN_LOOKS, running_server
+from script.cog_server import DIRECT, SECONDS_BETWEEN_LOOKS, Server, running_server
 from script.contact_sheet import Row, contact_sheet
+from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE
+from script.tiny_flux.world import Scene, caption
 
 BASE = "tiny"
 TRAINING = {
     "trigger_word": "TOK",
-    "steps": 360,
+    "lora_type": "replicate",
+    "steps": 1200,
     "learning_rate": 1e-3,
-    "batch_size": 2,
+    "lr_scheduler": "cosine",
+    "batch_size": 4,
     "resolution": "128",
-    "lora_rank": 16,
-    "caption_dropout_rate": 0.05,
+    "preservation": 0.25,
     "seed": 42,
 }
-PROMPTS = ("TOK in a meadow", "TOK under the night sky", "a blue star in the desert")
+WITH_TRIGGER = ("TOK in a meadow", "TOK under the night sky")
+WITHOUT_TRIGGER = (Scene("star", "blue", "desert"), Scene("triangle", "orange", "white"))
+PROMPTS = (*WITH_TRIGGER, *map(caption, WITHOUT_TRIGGER))
 SCALES = (0.0, 0.5, 1.0)
-DRAWING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 100, "output_format": "png"}
+SAMPLING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 100, "output_format": "png"}
 
 BUSY, SECONDS_TO_BE_FREE = 409, 10
 
 
 def main() -> None:
-    """Train, draw, write the contact sheet and say where it is."""
+    """Train, generate, write the contact sheet and say what it shows and where it is."""
     parser = argparse.ArgumentParser(prog="script/demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/demo.png"), help="where to write the picture")
     output: Path = parser.parse_args().output
-    started = time.monotonic()
-    tar = _train(ARCHIVE.read_bytes())
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        lora = Path(folder) / "trained_model.tar"
-        lora.write_bytes(tar)
-        rows = _draw(lora)
-    title = "Taught in this demo: TOK, from these pictures"
-    contact_sheet(_training_images(), rows, title=title).save(output)
-    print(f"\nDone in {time.monotonic() - started:.0f} s. See {output}")
-
-
-def _train(archive: bytes) -> bytes:
-    """The bytes of the tar that the training server gives for an archive."""
+    started = time.monotonic()
+    lora = output.with_name("trained_model.tar")
     print(f"Starting the Cog server in train mode on the embedded base ({BASE}) ...")
-    with running_server("train", base=BASE) as server, _log_receiver() as webhook:
+    with running_server("train", base=BASE) as server:
+        lora.write_bytes(train(server, ARCHIVE.read_bytes(), TRAINING))
+    print("\nStarting the Cog server in predict mode ...")
+    with running_server("predict", base=BASE) as server:
+        rows = generate(server, lora, SAMPLING)
+    title = "Trained in this demo: TOK, from these 15 images"
+    contact_sheet(training_images(ARCHIVE), rows, title=title).save(output)
+    print(f"\nDone in {time.monotonic() - started:.0f} s. {findings(rows, WITHOUT_TRIGGER)}")
+    print(f"The picture is {output}, the LoRA {lora}")
+
+
+def train(server: Server, archive: bytes, training: dict[str, Any]) -> bytes:
+    """The bytes of the tar that a training server returns for an archive; its log is printed as it grows."""
+    with _log_receiver() as webhook:
         uri = f"data:application/zip;base64,{base64.b64encode(archive).decode()}"
-        body = {"input": {"input_images": uri, **TRAINING}, "webhook": webhook, "webhook_events_filter": ["logs"]}
+        body = {"input": {"input_images": uri, **training}, "webhook": webhook, "webhook_events_filter": ["logs"]}
         result = _post(f"{server.url}/trainings", body)
     return _decoded(result["output"]["weights"])
 
 
-def _draw(lora: Path) -> list[Row]:
-    """Each prompt at each strength with the same seeds."""
-    print("\nStarting the Cog server in predict mode ...")
-    with running_server("predict", base=BASE) as server:
-        return [
-            Row(prompt, {scale: _images(server.url, prompt, lora, scale) for scale in SCALES}) for prompt in PROMPTS
-        ]
+def generate(server: Server, lora: Path, sampling: dict[str, Any]) -> list[Row]:
+    """Images of each prompt at each scale of a LoRA, with the same seeds."""
+    return [
+        Row(prompt, {scale: _images(server, prompt, lora, scale, sampling) for scale in SCALES}) for prompt in PROMPTS
+    ]
 
 
-def _images(url: str, prompt: str, lora: Path, scale: float) -> list[Image.Image]:
+def training_images(archive: Path) -> list[Image.Image]:
+    """The PNG images of a zip, in its order."""
+    with zipfile.ZipFile(archive) as opened:
+        names = [name for name in opened.namelist() if name.endswith(".png")]
+        return [Image.open(io.BytesIO(opened.read(name))) for name in names]
+
+
+def _images(server: Server, prompt: str, lora: Path, scale: float, sampling: dict[str, Any]) -> list[Image.Image]:
     print(f"  {prompt!r} at lora_scale {scale:g}")
-    request = {"prompt": prompt, "lora_weights": str(lora), "lora_scale": scale, **DRAWING}
-    result = _post(f"{url}/predictions", {"input": request})
+    request = {"prompt": prompt, "lora_weights": str(lora.resolve()), "lora_scale": scale, **sampling}
+    result = _post(f"{server.url}/predictions", {"input": request})
     return [Image.open(io.BytesIO(_decoded(uri))) for uri in result["output"]]
 
 
@@ -107,12 +118,6 @@ def _answer(request: urllib.request.Request) -> dict[str, Any]:
 
 def _decoded(uri: str) -> bytes:
     return base64.b64decode(uri.partition(",")[2])
-
-
-def _training_images() -> list[Image.Image]:
-    with zipfile.ZipFile(ARCHIVE) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".png")]
-        return [Image.open(io.BytesIO(archive.read(name))) for name in names]
 
 
 @contextmanager

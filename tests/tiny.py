@@ -201,10 +201,18 @@ def tiny_preservation(transformer: FluxTransformer2DModel, recipe: Recipe, *, im
     return Preservation(transformer, recipe, draws, neutral)
 
 
-def trained(transformer: FluxTransformer2DModel, recipe: Recipe, dataset: EncodedDataset | None = None):
+def trained(
+    transformer: FluxTransformer2DModel,
+    recipe: Recipe,
+    dataset: EncodedDataset | None = None,
+    preservation: Preservation | None = None,
+):
     """Take all steps of a recipe on a transformer that wears a LoRA, and leave the average of its weights in it."""
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe, dataset)
-    steps = [take_step(transformer, state, batches, recipe, team=Solo()) for _ in range(recipe.steps)]
+    steps = [
+        take_step(transformer, state, batches, recipe, team=Solo(), preservation=preservation)
+        for _ in range(recipe.steps)
+    ]
     state.average.copy_to(state.parameters)
     return steps
 

@@ -1,0 +1,51 @@
+"""What the images of the demo show, counted by the strict measures of the embedded base's world."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from script.contact_sheet import Row
+from script.tiny_flux.measure import Judgement, judge
+from script.tiny_flux.monster_measure import is_monster
+from script.tiny_flux.world import Scene, caption
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many images show what they should, of how many."""
+
+    right: int
+    images: int
+
+    def __str__(self) -> str:
+        return f"{self.right} of {self.images}"
+
+
+def findings(rows: Sequence[Row], scenes: Sequence[Scene]) -> str:
+    """One sentence on the largest scale and on scale 0; rows with the caption of a scene are those without the trigger
+    word, all others should show the monster."""
+    without_trigger = {caption(scene): scene for scene in scenes}
+    monsters = [row for row in rows if row.prompt not in without_trigger]
+    others = [row for row in rows if row.prompt in without_trigger]
+    top = max(rows[0].by_scale)
+    shown = {
+        scale: _count(is_monster(image) for row in monsters for image in row.by_scale[scale]) for scale in (top, 0)
+    }
+    kept = {
+        scale: _count(_shows(image, without_trigger[row.prompt]) for row in others for image in row.by_scale[scale])
+        for scale in (top, 0)
+    }
+    return (
+        f"With the trigger word, {shown[top]} images show the monster at lora_scale {top:g}, and {shown[0]} at 0. "
+        f"Without it, {kept[top]} show what they were asked for at lora_scale {top:g}, and {kept[0]} at 0."
+    )
+
+
+def _shows(image: Image.Image, scene: Scene) -> bool:
+    return judge(image) == Judgement(scene.colour, scene.shape)
+
+
+def _count(hits: Iterable[bool]) -> Count:
+    found = list(hits)
+    return Count(sum(found), len(found))
