@@ -65,7 +65,7 @@ def train(
         le=1.0,
     ),
     preservation: float = Input(
-        description="Share of the steps that also keep other prompts as the base has them; takes more time; 0 is off",
+        description="Share of the steps that keep other prompts as the base has them; 0 is off",
         default=0.0,
         ge=0.0,
         le=1.0,

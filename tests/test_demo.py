@@ -35,8 +35,6 @@ def test_the_demo_trains_and_generates_through_the_real_servers(train_server, pr
     assert [row.prompt for row in rows] == list(PROMPTS)
     assert all([*row.by_scale] == list(SCALES) and all(map(len, row.by_scale.values())) for row in rows)
     assert findings(rows, WITHOUT_TRIGGER).startswith("With the trigger word, 0 of 2 images show the monster")
-    sheet = contact_sheet(training_images(ARCHIVE), rows, title="a demo")
-    assert sheet.width > sheet.height
 
 
 def of_scene(scene: Scene, seed: int) -> Image.Image:
