@@ -45,7 +45,7 @@ def running_server(
 ) -> Iterator[Server]:
     """A server that is ready for requests. Raises RuntimeError with its logs if it does not become so."""
     with started_server(mode, base=base, port=port, cwd=cwd) as server:
-        _wait_until_ready(server)
+        wait_until_ready(server)
         yield server
 
 
@@ -118,7 +118,8 @@ def _environment(*, base: str | None, port: int) -> dict[str, str]:
     }
 
 
-def _wait_until_ready(server: Server) -> None:
+def wait_until_ready(server: Server) -> None:
+    """Return when a server takes requests. Raises RuntimeError with its logs if it does not come to that."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline and server.process.poll() is None:
         found = health(server)

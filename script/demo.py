@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from script.cog_server import DIRECT, SECONDS_BETWEEN_LOOKS, Server, running_server
+from script.cog_server import DIRECT, SECONDS_BETWEEN_LOOKS, Server, running_server, started_server, wait_until_ready
 from script.contact_sheet import Row, contact_sheet
 from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE
@@ -32,6 +32,7 @@ TRAINING = {
     "lr_scheduler": "cosine",
     "batch_size": 4,
     "resolution": "128",
+    "optimizer": "adamw",
     "preservation": 0.25,
     "seed": 42,
 }
@@ -52,12 +53,12 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     lora = output.with_name("trained_model.tar")
-    print(f"Starting the Cog server in train mode on the embedded base ({BASE}) ...")
-    with running_server("train", base=BASE) as server:
-        lora.write_bytes(train(server, ARCHIVE.read_bytes(), TRAINING))
-    print("\nStarting the Cog server in predict mode ...")
-    with running_server("predict", base=BASE) as server:
-        rows = generate(server, lora, SAMPLING)
+    print(f"Starting two Cog servers on the embedded base ({BASE}), one to train and one to generate ...")
+    with started_server("predict", base=BASE) as predict_server:
+        with running_server("train", base=BASE) as train_server:
+            lora.write_bytes(train(train_server, ARCHIVE.read_bytes(), TRAINING))
+        wait_until_ready(predict_server)
+        rows = generate(predict_server, lora, SAMPLING)
     title = "Trained in this demo: TOK, from these 15 images"
     contact_sheet(training_images(ARCHIVE), rows, title=title).save(output)
     print(f"\nDone in {time.monotonic() - started:.0f} s. {findings(rows, WITHOUT_TRIGGER)}")
