@@ -57,6 +57,7 @@ def main() -> None:
     with started_server("predict", base=BASE) as predict_server:
         with running_server("train", base=BASE) as train_server:
             lora.write_bytes(train(train_server, ARCHIVE.read_bytes(), TRAINING))
+        print()
         wait_until_ready(predict_server)
         rows = generate(predict_server, lora, SAMPLING)
     title = "Trained in this demo: TOK, from these 15 images"
