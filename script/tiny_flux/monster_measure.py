@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from script.tiny_flux.monster import BODY, FEET, PARTS
-from script.tiny_flux.monster_fit import BODY_INDEX, LIMB_INDICES, OUTSIDE, Fit, best_fit, part_at
+from script.tiny_flux.monster_fit import BODY_INDEX, LIMB_INDICES, OUTSIDE, best_fit, part_at
+from script.tiny_flux.placement import Fit, overlap, pixel_centres
 from script.tiny_flux.world import Colour
 
 # Distances are in RGB with channels 0..1. "Encoded" are real monsters of 128 px after the base's autoencoder.
@@ -69,26 +70,20 @@ def inspect_monster(image: Image.Image, *, body: Colour = BODY, limbs: Colour = 
     colours = [recoloured.get(part.colour, part.colour) for part in PARTS]
     near = _near(pixels, colours)
     fit = best_fit(near)
-    visible = _visible_parts(fit, height=image.height, width=image.width)
+    visible = part_at(*pixel_centres(fit, height=image.height, width=image.width))  # [H, W]
     parts = {
         part.name: _part_colours(pixels[visible == index], near[index][visible == index], colour)
         for index, (part, colour) in enumerate(zip(PARTS, colours, strict=True))
     }
     body_pixels, limb_pixels = near[BODY_INDEX], near[LIMB_INDICES[0]]
     stray = _stray(visible, painted=body_pixels | limb_pixels)
-    return Inspection(fit, parts, stray, _overlap(np.isin(visible, LIMB_INDICES), limb_pixels))
+    return Inspection(fit, parts, stray, overlap(np.isin(visible, LIMB_INDICES), limb_pixels))
 
 
 def _near(pixels: np.ndarray, colours: list[Colour]) -> np.ndarray:
     """[parts, H, W] of bool: which pixels have the colour of which part."""
     by_colour = {colour: _distance(pixels, colour) < NEAR for colour in set(colours)}
     return np.stack([by_colour[colour] for colour in colours])
-
-
-def _visible_parts(fit: Fit, *, height: int, width: int) -> np.ndarray:
-    """[H, W]: the index of the part that should be visible at the centre of each pixel."""
-    rows, columns = np.mgrid[:height, :width] + 0.5
-    return part_at((columns - fit.x) / fit.radius, (rows - fit.y) / fit.radius)
 
 
 def _part_colours(pixels: np.ndarray, near: np.ndarray, colour: Colour) -> PartColours:
@@ -106,7 +101,3 @@ def _stray(visible: np.ndarray, *, painted: np.ndarray) -> float:
 def _distance(pixels: np.ndarray, colour: Colour) -> np.ndarray:
     distance: np.ndarray = np.linalg.norm(pixels - np.array(colour, dtype=np.float32) / 255, axis=-1)
     return distance
-
-
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
