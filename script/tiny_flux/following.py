@@ -1,19 +1,22 @@
 """Does a base follow prompts? Draws combinations that it never saw and judges what came out."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
+from PIL import Image
 
 from lora.flux.loading import load_pipeline
 from lora.serving.drawing import draw
 from lora.serving.request import Request
-from script.tiny_flux.measure import judge
+from script.tiny_flux.measure import Judgement, judge
 from script.tiny_flux.world import Scene, caption, held_out_scenes, render
 
 STEPS = 20
+Measure = Callable[[Image.Image], Judgement]  # `judge`, or `judge_strictly` of shape_measure.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +27,21 @@ class Score:
     shape: float
 
 
-def score_base(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int) -> Score:
+def score_base(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int, measure: Measure = judge) -> Score:
     """Draw each scene's caption with so many seeds."""
     judged = [
-        (scene, judge(image))
+        (scene, measure(image))
         for scene in scenes
         for image in draw(pipeline, plain_request(caption(scene), count=seeds))
     ]
     return _score([(scene.colour == seen.colour, scene.shape == seen.shape) for scene, seen in judged])
 
 
-def score_measure(*, renders: int) -> Score:
+def score_measure(*, renders: int, measure: Measure = judge) -> Score:
     """The measure's own accuracy, on real renders of the held-out scenes."""
     rng = random.Random(11)
     scenes = [scene for scene in held_out_scenes() for _ in range(renders)]
-    judged = [(scene, judge(render(scene, width=128, height=128, rng=rng))) for scene in scenes]
+    judged = [(scene, measure(render(scene, width=128, height=128, rng=rng))) for scene in scenes]
     return _score([(scene.colour == seen.colour, scene.shape == seen.shape) for scene, seen in judged])
 
 

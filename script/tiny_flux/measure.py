@@ -39,6 +39,11 @@ def judge(image: Image.Image) -> Judgement:
     return Judgement(colour, shape)
 
 
+def object_mask(image: Image.Image) -> np.ndarray:
+    """[H, W] of bool: the pixels that are too vivid for the backgrounds of the world."""
+    return _object(_pixels(image))
+
+
 def monster_share(image: Image.Image) -> float:
     """The share of a picture, 0..1, painted in the monster's two colours, which the world does not have."""
     pixels = _pixels(image)
@@ -76,7 +81,7 @@ def _overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 def _template(shape: str) -> np.ndarray:
     image = render(Scene(shape, "red", "white"), width=256, height=256, rng=random.Random(0))
-    return _silhouette(_object(_pixels(image)))
+    return _silhouette(object_mask(image))
 
 
 _TEMPLATES = {shape: _template(shape) for shape in SHAPES}

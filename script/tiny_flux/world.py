@@ -113,7 +113,7 @@ def _night(size: tuple[int, int], rng: random.Random) -> Image.Image:
 
 def _outline(shape: str, *, centre: tuple[float, ...], radius: float) -> list[tuple[float, float]]:
     """The silhouette of a shape as a polygon, about `radius` from its centre to its edge."""
-    return [(centre[0] + radius * x, centre[1] + radius * y) for x, y in _UNIT_OUTLINES[shape]]
+    return [(centre[0] + radius * x, centre[1] + radius * y) for x, y in UNIT_OUTLINES[shape]]
 
 
 def _circle() -> list[tuple[float, float]]:
@@ -131,7 +131,7 @@ def _heart() -> list[tuple[float, float]]:
     return [(1.04 * math.sin(a) ** 3, -(up + 2.5) / 15) for a, up in zip(turns, ups, strict=True)]
 
 
-_UNIT_OUTLINES: dict[str, list[tuple[float, float]]] = {
+UNIT_OUTLINES: dict[str, list[tuple[float, float]]] = {
     "circle": _circle(),
     "square": [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
     "triangle": [(0.0, -1.02), (1.06, 0.84), (-1.06, 0.84)],
