@@ -37,7 +37,7 @@ TRAINING = {
     "seed": 42,
 }
 WITH_TRIGGER = ("TOK in a meadow", "TOK under the night sky")
-WITHOUT_TRIGGER = (Scene("star", "blue", "desert"), Scene("triangle", "orange", "white"))
+WITHOUT_TRIGGER = (Scene("square", "red", "desert"), Scene("triangle", "blue", "meadow"))
 PROMPTS = (*WITH_TRIGGER, *map(caption, WITHOUT_TRIGGER))
 SCALES = (0.0, 0.5, 1.0)
 SAMPLING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 100, "output_format": "png"}

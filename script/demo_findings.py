@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from script.contact_sheet import Row
-from script.tiny_flux.measure import Judgement, judge
+from script.tiny_flux.measure import Judgement
 from script.tiny_flux.monster_measure import is_monster
+from script.tiny_flux.shape_measure import judge_strictly
 from script.tiny_flux.world import Scene, caption
 
 
@@ -43,7 +44,7 @@ def findings(rows: Sequence[Row], scenes: Sequence[Scene]) -> str:
 
 
 def _shows(image: Image.Image, scene: Scene) -> bool:
-    return judge(image) == Judgement(scene.colour, scene.shape)
+    return judge_strictly(image) == Judgement(scene.colour, scene.shape)
 
 
 def _count(hits: Iterable[bool]) -> Count:

@@ -43,14 +43,17 @@ def of_scene(scene: Scene, seed: int) -> Image.Image:
 
 def test_findings_count_monsters_and_what_other_prompts_asked_for():
     monsters = [render_monster(place, width=128, height=128, rng=random.Random(1)) for place in ("meadow", "night")]
-    star, triangle = WITHOUT_TRIGGER
+    square, triangle = WITHOUT_TRIGGER
     none = of_scene(Scene("circle", "red", "meadow"), 1)
     rows = [
         *(
             Row(prompt, {0.0: [none, none], 1.0: [monster, none]})
             for prompt, monster in zip(WITH_TRIGGER, monsters, strict=True)
         ),
-        Row(PROMPTS[2], {0.0: [of_scene(star, 1), of_scene(star, 2)], 1.0: [of_scene(star, 3), of_scene(triangle, 1)]}),
+        Row(
+            PROMPTS[2],
+            {0.0: [of_scene(square, 1), of_scene(square, 2)], 1.0: [of_scene(square, 3), of_scene(triangle, 1)]},
+        ),
         Row(PROMPTS[3], {0.0: [of_scene(triangle, 1)] * 2, 1.0: [of_scene(triangle, 2)] * 2}),
     ]
     assert findings(rows, WITHOUT_TRIGGER) == (
