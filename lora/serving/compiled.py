@@ -1,6 +1,7 @@
 """The blocks of a pipeline's transformer as graphs: each kind compiled once, for images of any size and any LoRA."""
 
 import torch
+import torch.fx.experimental._config
 from diffusers import FluxPipeline
 
 from lora.flux.engine.graphs import Graphs
@@ -22,7 +23,9 @@ def compile_for_all_sizes(pipeline: FluxPipeline, *, say: Say) -> None:
         block.__dict__.pop("forward", None)
         graph = torch.compile(block.forward, fullgraph=True, dynamic=True)  # hooks of a block stay outside of it
         block.__dict__["forward"] = graphs.or_plain(graph, block.forward)
-    _draw_a_step(pipeline)
+    # a text of as many tokens as a head has channels would count as of that length for ever
+    with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined] # made at import
+        _draw_a_step(pipeline)
 
 
 def _draw_a_step(pipeline: FluxPipeline) -> None:
