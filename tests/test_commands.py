@@ -17,16 +17,16 @@ from lora.training.result.output import LORA_NAME
 from script import train as train_command
 from script.tiny_flux.monster import ARCHIVE
 from tests.tiny import found_in
+from tests.warm_process import run_command
+
+pytestmark = pytest.mark.xdist_group("warm")
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def script_train(*arguments: object, base: str = "tiny") -> subprocess.CompletedProcess[str]:
     """`script/train` in the environment that the tests run in."""
-    command = [sys.executable, "-m", "script.train", *map(str, arguments)]
-    return subprocess.run(
-        command, check=False, cwd=ROOT, env={**os.environ, "FLUX_BASE": base}, capture_output=True, text=True
-    )
+    return run_command("script.train", *arguments, FLUX_BASE=base)
 
 
 def test_train_has_a_flag_for_each_input_of_the_signature():

@@ -1,11 +1,14 @@
-"""Trainings in processes of their own that need not import anything first, so that a test can afford many and kill
-them."""
+"""Processes that need not import anything first, so that a test can afford many: trainings, which it may kill, and
+commands."""
 
 import multiprocessing
 import os
+import runpy
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -20,6 +23,7 @@ from tests.tiny import encoded, noisy_picture, write, zipped
 
 IMAGES = {f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index in range(4)}
 SECONDS_TO_TRAIN = 240
+SECONDS_FOR_A_COMMAND = 600
 FORKING = multiprocessing.get_context("forkserver")  # whose server has run nothing that a fork could break
 FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.team_steps"])
 
@@ -117,6 +121,29 @@ def _train(inputs: dict[str, object], environment: dict[str, str], output: Path,
         print(error, flush=True)
         sys.exit(1)
     tar.rename(output)
+
+
+def run_command(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What `python -m module` answers in the root of the repository."""
+    given = list(map(str, arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, stderr = (Path(folder) / name for name in ("stdout", "stderr"))
+        process = FORKING.Process(target=_run_module, args=(module, given, os.environ | environment, stdout, stderr))
+        process.start()
+        process.join(SECONDS_FOR_A_COMMAND)
+        assert process.exitcode is not None, f"{module} did not end"
+        return subprocess.CompletedProcess([module, *given], process.exitcode, stdout.read_text(), stderr.read_text())
+
+
+def _run_module(module: str, arguments: list[str], environment: Mapping[str, str], stdout: Path, stderr: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 @contextmanager
