@@ -1,8 +1,6 @@
 """The benchmarks run, on a machine of any size: a small configuration of each, whose numbers mean nothing."""
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,47 +10,39 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from bench import cold_start, drawing, rates, serving, tiers, train_step
+from bench import cold_start, dataset, drawing, learning, rates, serving, tiers, train_step
 from bench.arms import ARMS
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def test_the_dataset_benchmark_compares_the_same_work(tmp_path: Path):
-    output = tmp_path / "numbers.json"
-    command = [sys.executable, "-m", "bench.dataset", "--small", "--output", str(output)]
-    run = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
-    numbers = json.loads(output.read_text())
-    (row,) = numbers["rows"]
-    assert [len(row["runs"][name]) for name in ("plain", "ours")] == [1, 1]
-    assert row["runs"]["plain"][0]["tensors"] == row["runs"]["ours"][0]["tensors"] == 6
-    assert numbers["machine"]["pillow"]
-    assert "| archive | plain loop | ours |" in run.stdout
-
-
-def test_the_serving_benchmark_times_both_contenders_at_everything(tmp_path: Path):
-    output = tmp_path / "numbers.json"
-    command = [sys.executable, "-m", "bench.serving", "--small", "--output", str(output)]
-    environment = os.environ | {"FLUX_BASE": "tiny"}
-    run = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, env=environment)
-    numbers = json.loads(output.read_text())
-    assert len(numbers["seconds"]) == 7
-    assert all(len(found[name]) == 1 for found in numbers["seconds"].values() for name in ("ours", "stock"))
-    assert "| a picture with 3 LoRAs |" in run.stdout
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """What a benchmark writes and prints that is run in this process, where all is imported already."""
 
-    def run(benchmark: ModuleType) -> tuple[dict[str, Any], str]:
+    def run(benchmark: ModuleType, *flags: str) -> tuple[dict[str, Any], str]:
         output = tmp_path / "numbers.json"
-        monkeypatch.setattr(sys, "argv", [benchmark.__name__, "--small", "--output", str(output)])
+        monkeypatch.setattr(sys, "argv", [benchmark.__name__, "--small", "--output", str(output), *flags])
         benchmark.main()
         return json.loads(output.read_text()), capsys.readouterr().out
 
     yield run
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps its precision in the process
+
+
+def test_the_dataset_benchmark_compares_the_same_work(small):
+    numbers, printed = small(dataset)
+    (row,) = numbers["rows"]
+    assert [len(row["runs"][name]) for name in ("plain", "ours")] == [1, 1]
+    assert row["runs"]["plain"][0]["tensors"] == row["runs"]["ours"][0]["tensors"] == 6
+    assert numbers["machine"]["pillow"]
+    assert "| archive | plain loop | ours |" in printed
+
+
+def test_the_serving_benchmark_times_both_contenders_at_everything(small, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    numbers, printed = small(serving)
+    assert len(numbers["seconds"]) == 7
+    assert all(len(found[name]) == 1 for found in numbers["seconds"].values() for name in ("ours", "stock"))
+    assert "| a picture with 3 LoRAs |" in printed
 
 
 def test_the_benchmark_of_rates_knows_what_a_cpu_can_do(small):
@@ -103,13 +93,11 @@ def test_the_benchmark_of_cold_starts_leaves_no_weights(small, tmp_path: Path, m
     assert not list(folder.glob("flux-lora-bench-*"))
 
 
-def test_the_learning_benchmark_trains_and_judges_every_arm(tmp_path: Path):
-    output = tmp_path / "numbers.json"
-    command = [sys.executable, "-m", "bench.learning", "--small", "--output", str(output)]
-    run = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
-    numbers = json.loads(output.read_text())
+def test_the_learning_benchmark_trains_and_judges_every_arm(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets for its workers
+    numbers, printed = small(learning, "--workers", "1")
     assert [each["arm"] for each in numbers["runs"]] == list(ARMS)
     assert all(list(each["at"]) == ["0", "1", "2", "3"] for each in numbers["runs"])
     assert all(each["at"]["3"]["colours"] and each["at"]["3"]["change"] for each in numbers["runs"])
-    assert all(f"| {arm} |" in run.stdout for arm in ARMS)
-    assert list(tmp_path.iterdir()) == [output]
+    assert all(f"| {arm} |" in printed for arm in ARMS)
+    assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
