@@ -13,7 +13,7 @@ from tests.servers import Tar, wait_until
 from tests.tiny import base_of_few_prompts, encoded, noisy_picture, write, zipped
 from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, small_archive
 
-pytestmark = pytest.mark.xdist_group("resume")
+pytestmark = pytest.mark.xdist_group("warm")
 
 CHAINS, KILLS_IN_A_CHAIN = 5, 4
 BESIDE = 2  # at a time, as many as there are cores where this runs

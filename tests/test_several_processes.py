@@ -15,7 +15,7 @@ from tests.team_steps import EXAMPLES, STEPS, as_one_of, steps_of
 from tests.tiny import base_of_few_prompts
 from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left, small_archive
 
-pytestmark = pytest.mark.xdist_group("team")
+pytestmark = pytest.mark.xdist_group("warm")
 
 SHORT = {"resolution": "64", "lora_rank": 2, "learning_rate": 0.01, "optimizer": "adamw", "steps": 3}
 SECONDS_TO_MEET = 120

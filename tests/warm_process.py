@@ -1,5 +1,8 @@
 """Processes that need not import anything first, so that a test can afford many: trainings, which it may kill, and
-commands."""
+commands.
+
+Tests that use it are of one xdist group, `warm`: the process that all of these come from takes 8 seconds to start.
+"""
 
 import multiprocessing
 import os

@@ -1,7 +1,6 @@
 """Whatever happens to a saver, the newest checkpoint was really saved; and a stranger's is read with care."""
 
 import errno
-import multiprocessing
 import os
 import random
 import resource
@@ -17,9 +16,9 @@ from lora.training.checkpoints.files import read_checkpoint
 from lora.training.checkpoints.store import CheckpointStore
 from tests.lora.training.saved import IDENTITY, assert_saved_at, contents, make_old, names, opened, save
 from tests.tiny import assert_one_sentence
+from tests.warm_process import FORKING
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])  # so that a child starts in no time
+pytestmark = pytest.mark.xdist_group("warm")
 
 
 def test_what_was_saved_is_found_by_a_later_process(tmp_path):
@@ -231,8 +230,8 @@ def test_a_kill_at_any_moment_leaves_a_newest_checkpoint_that_was_really_saved(t
     """Case B40: 20 savers, one after the other in one folder, killed at random moments."""
     moments, reached = random.Random(0), 0
     for _ in range(20):
-        ours, theirs = PROCESSES.Pipe()
-        child = PROCESSES.Process(target=save_until_killed, args=(tmp_path, reached + 1, theirs))
+        ours, theirs = FORKING.Pipe()
+        child = FORKING.Process(target=save_until_killed, args=(tmp_path, reached + 1, theirs))
         child.start()
         theirs.close()
         first = ours.recv()
@@ -267,8 +266,8 @@ def save_under_a_limit(folder, limit, pipe):
 def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(tmp_path, limit):
     """Case B21; the limits meet, in this order, and where they can, the manifest, state.json and the tensors."""
     save(opened(tmp_path), 250)
-    ours, theirs = PROCESSES.Pipe()
-    child = PROCESSES.Process(target=save_under_a_limit, args=(tmp_path, limit, theirs))
+    ours, theirs = FORKING.Pipe()
+    child = FORKING.Process(target=save_under_a_limit, args=(tmp_path, limit, theirs))
     child.start()
     kind, message = ours.recv()
     assert ours.recv() == "done"
@@ -329,8 +328,8 @@ def test_what_a_living_saver_writes_is_not_swept_and_what_a_dead_one_left_is(tmp
     make_old(tmp_path / "step-000250.tmp-dead")
     (tmp_path / "mine.tmp-notes").mkdir()
     make_old(tmp_path / "mine.tmp-notes", seconds=7200)
-    ours, theirs = PROCESSES.Pipe()
-    child = PROCESSES.Process(target=hold_unfinished, args=(tmp_path, theirs))
+    ours, theirs = FORKING.Pipe()
+    child = FORKING.Process(target=hold_unfinished, args=(tmp_path, theirs))
     child.start()
     _, unfinished = sorted(ours.recv())
     make_old(tmp_path / unfinished)
