@@ -7,9 +7,10 @@ import pytest
 
 from script.cog_server import ROOT, Server, running_server
 from tests.cog_client import Json, content_of, data_uri, post_training
+from tests.servers import Place, train_place
 
 # A training that takes seconds; its learning rate is high, so that the LoRA shows in what is drawn with it.
-SHORT = {"steps": 6, "resolution": "128", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
+SHORT = {"steps": 2, "resolution": "128", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -27,10 +28,16 @@ def checkpoints_in_no_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def train_server() -> Iterator[Server]:
-    """A Cog server that trains."""
-    with running_server("train", base="tiny") as server:
-        yield server
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A Cog server that trains, with folders of its own. Each test finds it ready, and leaves it so."""
+    with train_place(tmp_path_factory) as place:
+        yield place
+
+
+@pytest.fixture(scope="session")
+def train_server(place: Place) -> Server:
+    """The server alone."""
+    return place.server
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Place:
     server: Server
     temporary: Path
     checkpoints: Path
+    cache: Path
 
     @property
     def log(self) -> str:
@@ -103,14 +104,15 @@ class Place:
 
 @contextmanager
 def train_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server on the tiny base."""
-    temporary, checkpoints = tmp_path_factory.mktemp("t"), tmp_path_factory.mktemp("checkpoints")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(temporary))
-        patch.setenv("FLUX_LORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("FLUX_LORA_CHECKPOINTS", str(checkpoints))
-        with running_server("train", base="tiny") as server:
-            yield Place(server, temporary, checkpoints)
+    """A server on the tiny base. Nothing else has its folders."""
+    temporary, checkpoints, cache = map(tmp_path_factory.mktemp, ("t", "checkpoints", "cache"))
+    with ExitStack() as running:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", str(temporary))
+            patch.setenv("FLUX_LORA_CACHE", str(cache))
+            patch.setenv("FLUX_LORA_CHECKPOINTS", str(checkpoints))
+            server = running.enter_context(running_server("train", base="tiny"))
+        yield Place(server, temporary, checkpoints, cache)
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float, look_every: float = 0.01) -> None:
