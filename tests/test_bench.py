@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from bench import cold_start, dataset, drawing, learning, rates, serving, tiers, train_step
+from bench import cold_start, dataset, drawing, learning, preservation, rates, serving, tiers, train_step
 from bench.arms import ARMS
 
 
@@ -91,6 +91,15 @@ def test_the_benchmark_of_cold_starts_leaves_no_weights(small, tmp_path: Path, m
     assert all(0 < start["imported"] < start["ready"] < start["first_picture"] for start in numbers["starts"])
     assert printed.splitlines()[-1].startswith("| ours |")
     assert not list(folder.glob("flux-lora-bench-*"))
+
+
+def test_the_preservation_benchmark_counts_what_a_lora_and_the_base_alone_generate(small):
+    numbers, printed = small(preservation, "--shares", "0")
+    assert [each["arm"] for each in numbers["found"]] == ["the base alone", "preservation 0"]
+    assert [(each["with_trigger"], each["without"]) for each in numbers["found"]] == [(2, 1), (2, 1)]
+    assert numbers["found"][0]["colours"] == 1
+    assert numbers["found"][1]["seconds"] > 0
+    assert "| the base alone | 0 of 2 | 1 of 1 |" in printed
 
 
 def test_the_learning_benchmark_trains_and_judges_every_arm(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

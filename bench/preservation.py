@@ -1,0 +1,149 @@
+"""What preservation keeps of the embedded base, and what it costs the subject: the demo's training with and without.
+
+Each training goes through `script/train`. Then images are generated at lora_scale 1, of the prompts with the trigger
+word and of combinations that the base never saw, and plain measures count what they show. The base alone comes first.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from diffusers import FluxPipeline
+from PIL import Image
+
+from bench.machine import machine
+from bench.report import asked_of, keep, table
+from lora.flux.layouts.canonical import canonical
+from lora.flux.loading import load_pipeline
+from lora.serving.drawing import draw
+from lora.serving.wardrobe import Wardrobe, Worn
+from script.demo import TRAINING, WITH_TRIGGER
+from script.tiny_flux.following import plain_request
+from script.tiny_flux.measure import judge
+from script.tiny_flux.monster import ARCHIVE
+from script.tiny_flux.monster_measure import is_monster
+from script.tiny_flux.shape_measure import judge_strictly
+from script.tiny_flux.world import Scene, caption, held_out_scenes
+from weights.bases import WEIGHTS
+from weights.references import read_lora
+
+BASE = WEIGHTS / "tiny-flux"
+SHARES = (0.0, 0.25, 0.5)
+FIRST_SEED = 1000  # the demo's images have others
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is trained and generated."""
+
+    steps: int
+    scenes: int
+    seeds_with_trigger: int  # images of each prompt with the trigger word
+    seeds_without: int  # images of each scene
+
+
+FULL, SMALL = Extent(int(str(TRAINING["steps"])), 30, 30, 2), Extent(2, 1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Counts of images."""
+
+    arm: str
+    seconds: float  # of the training, with all that a process of its own takes
+    with_trigger: int
+    monsters: int  # of them
+    without: int
+    colours: int  # of those without the trigger word, that have the right colour,
+    shapes: int  # the right shape by the lenient measure,
+    strict_shapes: int  # by the strict one
+
+
+def main() -> None:
+    """Train, generate, count, keep the numbers."""
+    parser = asked_of("preservation", __doc__, small="two steps and an image each, to see that it runs")
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the steps (default: %(default)s)")
+    arguments = parser.parse_args()
+    extent = SMALL if arguments.small else FULL
+    pipeline = load_pipeline(BASE)
+    found = [counted(pipeline, "the base alone", 0.0, extent)]
+    with tempfile.TemporaryDirectory() as folder:
+        for share in arguments.shares:
+            tar, began = Path(folder) / f"{share}.tar", time.perf_counter()
+            train(share, extent, tar)
+            seconds = round(time.perf_counter() - began, 1)
+            found.append(with_lora(pipeline, tar, f"preservation {share:g}", seconds, extent))
+    about = {"machine": machine("torch", "diffusers", "peft"), "extent": asdict(extent), "training": TRAINING}
+    path = keep({**about, "found": [asdict(each) for each in found]}, name="preservation", output=arguments.output)
+    print(f"wrote {path}\n\n{as_markdown(found)}")
+
+
+def train(share: float, extent: Extent, tar: Path) -> None:
+    """The demo's training with this share of steps that preserve."""
+    inputs = {**TRAINING, "preservation": share, "steps": extent.steps}
+    flags = [part for name, value in inputs.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "script.train", str(ARCHIVE), *flags, "--output", str(tar)]
+    subprocess.run(command, check=True, stdout=sys.stderr, env=os.environ | {"FLUX_BASE": "tiny"})
+
+
+def with_lora(pipeline: FluxPipeline, tar: Path, arm: str, seconds: float, extent: Extent) -> Found:
+    """Counts at lora_scale 1; the pipeline is left as it was."""
+    lora, wardrobe = read_lora(str(tar), named="lora_weights"), Wardrobe(pipeline)
+    wardrobe.wear([Worn(lora.digest, canonical(lora.tensors), 1.0, "lora_weights")])
+    try:
+        return counted(pipeline, arm, seconds, extent)
+    finally:
+        wardrobe.wear([])
+
+
+def counted(pipeline: FluxPipeline, arm: str, seconds: float, extent: Extent) -> Found:
+    """What a pipeline generates as it is."""
+    subject = [is_monster(image) for prompt in WITH_TRIGGER for image in _images(pipeline, prompt, extent)]
+    return Found(arm, seconds, len(subject), sum(subject), **_world(pipeline, extent))
+
+
+def _world(pipeline: FluxPipeline, extent: Extent) -> dict[str, int]:
+    scenes = held_out_scenes()[: extent.scenes]
+    shown = [(scene, image) for scene in scenes for image in _of_scene(pipeline, scene, extent.seeds_without)]
+    lenient = [(scene, judge(image)) for scene, image in shown]
+    return {
+        "without": len(shown),
+        "colours": sum(scene.colour == seen.colour for scene, seen in lenient),
+        "shapes": sum(scene.shape == seen.shape for scene, seen in lenient),
+        "strict_shapes": sum(scene.shape == judge_strictly(image).shape for scene, image in shown),
+    }
+
+
+def _images(pipeline: FluxPipeline, prompt: str, extent: Extent) -> list[Image.Image]:
+    request = plain_request(prompt)
+    return list(draw(pipeline, replace(request, num_outputs=extent.seeds_with_trigger, seed=FIRST_SEED)))
+
+
+def _of_scene(pipeline: FluxPipeline, scene: Scene, seeds: int) -> list[Image.Image]:
+    return list(draw(pipeline, plain_request(caption(scene), count=seeds)))
+
+
+def as_markdown(found: Sequence[Found]) -> str:
+    """A row for each arm."""
+    titles = ["", "whole monsters with the trigger", "without it: colour", "shape", "exact shape", "training"]
+    rows = [
+        [
+            each.arm,
+            f"{each.monsters} of {each.with_trigger}",
+            f"{each.colours} of {each.without}",
+            f"{each.shapes}",
+            f"{each.strict_shapes}",
+            f"{each.seconds:.0f} s",
+        ]
+        for each in found
+    ]
+    return table(titles, rows)
+
+
+if __name__ == "__main__":
+    main()
