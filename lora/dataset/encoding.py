@@ -57,12 +57,12 @@ class EncodedDataset:
         return f"{encoded}\n{cut}" if self.cut else encoded
 
 
-def encoded_bytes(dataset: Dataset, base: Path) -> int:
-    """How many bytes the tensors of a data set take, at the most, with the encoders of a base."""
+def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
+    """How many bytes the tensors of a data set and so many more texts take at the most, with the encoders of a base."""
     width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
     fitted = {Fitted(image.look.content, view) for image in dataset.images for view in image.look.views}
     pixels = sum(each.view.size.pixels for each in fitted)
-    texts = len({image.prompt for image in dataset.images})
+    texts = len({image.prompt for image in dataset.images}) + extra_texts
     return int(pixels * LATENT_BYTES) + texts * text_tokens_of(base) * width * MOST_BYTES_OF_A_NUMBER
 
 

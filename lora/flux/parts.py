@@ -73,7 +73,7 @@ def load_tokenizer(base: Path, name: str) -> Any:  # noqa: ANN401 (CLIP's and T5
     with refusals(base / name):
         tokenizer = TOKENIZERS[name].from_pretrained(base / name, local_files_only=True)
         length = tokenizer.model_max_length
-        if not isinstance(length, int) or length < 1:
+        if type(length) is not int or length < 1:
             raise _UnfitError(f"{base / name} says model_max_length {length!r}: expected a number of tokens, 1 or more")
     return tokenizer
 

@@ -9,6 +9,7 @@ from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import Report, report_on
 from lora.flux.engine.choices import chosen_engine
 from lora.flux.loading import device, transformer_config
+from lora.flux.prompt import text_tokens_of
 from lora.training.checkpoints.identity import identity_of
 from lora.training.checkpoints.start import Beginning, Start, beginning_of, open_store
 from lora.training.checkpoints.store import CheckpointStore
@@ -62,6 +63,7 @@ def prepare(
     processes = count_processes()
     layers = _layers(config, base)
     neutral = neutral_prompts(base) if config.preservation else ()
+    text_tokens_of(base)  # a tokenizer that cannot be used is refused before images are read
     views = PRESETS[config.lora_type].views
     inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), views=views)
     if start.lora is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 SMOOTHING = 0.95  # how much of the shown loss is its past; single steps differ by their sigma above all
 SECONDS_BETWEEN_LINES = 1.0
+SECONDS_BETWEEN_IMAGES = 10.0  # between lines on images that a base generates
 
 METRIC = "\x1emetric"  # begins a line that is a number for the process that reads it, not words for a person
 
@@ -51,6 +52,19 @@ def passed_on(line: str, log: Log) -> None:
         log.say(line)
 
 
+def every_few_seconds(say: Callable[[str], object]) -> Callable[[str], object]:
+    """Says a line only if the last one, or this call, was a few seconds ago."""
+    last = time.monotonic()
+
+    def seldom(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > SECONDS_BETWEEN_IMAGES:
+            last = time.monotonic()
+            say(line)
+
+    return seldom
+
+
 class Progress:
     """Shows step, smoothed loss, seconds a step and time left; what is done between steps is not counted."""
 
@@ -76,9 +90,9 @@ class Progress:
         each = self._seconds / self._count
         left = round(each * (self._steps - step))
         time_left = f"{left // 60}:{left % 60:02} left"
-        preserved = f"  preservation loss {self._preservation:.4f}" if self._preserved else ""
+        preserved = f"  preservation loss {self._preservation:.2e}" if self._preserved else ""
         self._log.say(f"step {step}/{self._steps}  loss {self._loss:.4f}{preserved}  {each:.2f} s a step  {time_left}")
         self._log.record("train.step", step)
         self._log.record("train.loss", round(self._loss, 6))
         if self._preserved:
-            self._log.record("train.preservation_loss", round(self._preservation, 6))
+            self._log.record("train.preservation_loss", float(f"{self._preservation:.6g}"))

@@ -28,7 +28,9 @@ SAMPLES = "samples"
 def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
     """Images and texts become tensors, once; then the encoders are gone, and so are the images."""
     config, images = prepared.config, prepared.images
-    cache = open_cache(on_disk=config.cache_latents_to_disk, needed=encoded_bytes(images, prepared.base))
+    extra_texts = len(config.sample_prompts) + len(prepared.neutral_prompts)
+    needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
+    cache = open_cache(on_disk=config.cache_latents_to_disk, needed=needed)
     places = ENCODERS[ENCODERS.index(prepared.plans[0].encoders) :]
     dataset = on_a_rung_that_holds(places, lambda place: _encoded(prepared, place, cache), log)
     log.say(dataset.summary())

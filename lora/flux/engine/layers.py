@@ -66,9 +66,9 @@ def lora_layers(transformer: FluxTransformer2DModel) -> list[LoraLayer]:
 def without_lora(layers: Sequence[LoraLayer]) -> Iterator[None]:
     """These layers compute as the base alone, bit for bit; parameters and what they require stay as they are, unlike
     with PEFT's `disable_adapters`."""
-    for layer in layers:
-        layer._disable_adapters = True
     try:
+        for layer in layers:
+            layer._disable_adapters = True
         yield
     finally:
         for layer in layers:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora.dataset.reading import Dataset
 from lora.flux.fingerprint import fingerprint
-from lora.flux.prompt import text_tokens_of
+from lora.flux.prompt import MOST_TEXT_TOKENS, text_tokens_of
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.optimizers import warm_up_steps
 from lora.training.recipe.recipe import Recipe
@@ -30,6 +30,7 @@ def identity_of(
     """By name. How long to train is no part of it where the learning rate depends on it in its warm-up alone, so that a
     training can go on further than was first asked."""
     settings = recipe.settings() | {"batch_size": recipe.batch_size * processes}
+    del settings["preservation"]
     if recipe.lr_scheduler == "constant":
         del settings["steps"]
         settings["warm_up_steps"] = warm_up_steps(recipe.steps)
@@ -37,16 +38,24 @@ def identity_of(
     return {
         "base_model": base,
         "base_weights": fingerprint(weights, ["transformer"]),
-        "text_tokens": text_tokens_of(weights),
+        **_fields_since_preservation(recipe, neutral, text_tokens_of(weights)),
         **settings,
         "trigger_word": config.trigger_word,
         "resolutions": config.resolutions,
         "validation": config.validation,
         "layers": f"{len(layers)}, {_digest(layers)}",
-        "neutral_prompts": f"{len(neutral)}, {_digest(neutral)}",
         "images": len(dataset.images),
         "images_and_captions": _digest(sorted(images)),
     }
+
+
+def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_tokens: int) -> Json:
+    """Left out where they are as they always were before there was a choice, so that older checkpoints are resumed."""
+    fields: Json = {} if text_tokens == MOST_TEXT_TOKENS else {"text_tokens": text_tokens}
+    if recipe.preservation:
+        prompts = f"{len(neutral)}, {_digest(neutral)}"
+        fields |= {"preservation": recipe.preservation, "neutral_prompts": prompts}
+    return fields
 
 
 def refuse_other(found: Json, wanted: Json, named: str) -> None:

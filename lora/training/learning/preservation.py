@@ -1,12 +1,12 @@
 """Preservation: a LoRA changes what it is trained on, and leaves the rest of the base alone.
 
-Before training, the base itself generates a few images of neutral prompts. In a share of the steps these are noised
-like the training's, and the transformer with the LoRA is held to what the frozen base predicts there. It is the prior
+Before training, the base itself generates a few images of neutral prompts. In a share of the steps noise is added to
+them as to the training's, and the transformer with the LoRA is held to the frozen base's prediction. It is the prior
 preservation of DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) with the base's own prediction as the target, as in
 learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ from lora.training.learning.flow import flow_losses, point_on_path
 from lora.training.learning.losses import TRAINING_GUIDANCE, add_gradients, velocity_with_lora
 from lora.training.learning.randomness import seed_for
 from lora.training.learning.team import Solo
-from lora.training.recipe.recipe import Recipe
+from lora.training.recipe.recipe import Recipe, steps_that_preserve
 from lora.training.stop import Stop, StopAskedError
 
 STEPS, GUIDANCE = 12, 3.5  # of the images, which need not be beautiful; guidance as FLUX.1-dev is used
@@ -62,14 +62,17 @@ class Preservation:
         """How many images the base generates."""
         return len(self._images.prompts)
 
-    def generate(self, team: Solo, *, stop: Stop) -> bool:
-        """Let the base generate its images, each process its share of them; False if one was asked to stop before.
+    def generate(self, team: Solo, *, stop: Stop, say: Callable[[str], object] = lambda _: None) -> bool:
+        """Let the base generate its images, each process its share of them; False if a process was asked to stop.
 
-        They are the same for the same base and seed, so that a training goes on with those that it began with.
+        They are the same for the same base and seed, so a resumed training has those that it began with. `say` takes a
+        line after each image. Raises ValueError if the base generates numbers that are not finite.
         """
-        latents = self._generated(team, stop)
+        latents = self._generated(team, stop, say)
         if latents is None:
             return False
+        if not latents.isfinite().all():
+            raise ValueError("the base generates images that are not finite: expected whole weights in its transformer")
         prompts = self._images.prompts
         examples = tuple(
             Example(each, prompt, content=f"neutral {place}")
@@ -89,10 +92,11 @@ class Preservation:
 
     def steps_before(self, step: int) -> int:
         """How many of the first `step` steps preserve."""
-        return int(step * self._recipe.preservation)
+        return steps_that_preserve(step, self._recipe.preservation)
 
     def add_gradients(self, step: int, *, team: Solo) -> Tensor:
-        """Those of the mean loss over as many samples as a step of training has, as `losses.add_gradients` does."""
+        """Those of the mean loss over the batches of a step, which are as large as the training's, as far as there are
+        images; as `losses.add_gradients` does."""
         assert self._batches is not None, "images come first"
         count = self._recipe.gradient_accumulation
         first = self.steps_before(step) * count
@@ -101,7 +105,7 @@ class Preservation:
         return add_gradients(self._transformer, self._batches, indices, losses_of, ahead=self._ahead, team=team)
 
     @torch.no_grad()
-    def _generated(self, team: Solo, stop: Stop) -> Tensor | None:
+    def _generated(self, team: Solo, stop: Stop, say: Callable[[str], object]) -> Tensor | None:
         """Latents [N, C, H, W] fp32 on the CPU; None if a process was asked to stop."""
         images, count = self._images, self.image_count
         side = images.side // TOKEN_PIXELS * PATCH
@@ -111,6 +115,7 @@ class Preservation:
             for place in range(team.rank, count, team.size):
                 latents[place] = self._generate(place, stop)
                 is_done[place] = 1
+                say(f"preservation: image {place + 1} of {count}")
         device = entrance(self._transformer).device
         joined = team.joined(torch.cat([latents.flatten(), is_done]).to(device)).cpu()
         return joined[:-count].view_as(latents) if joined[-count:].all() else None

@@ -14,6 +14,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from lora.dataset.encoding import Example
+from lora.dataset.wording import counted
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.store import CheckpointStore, best_beside
 from lora.training.learning.adapter import lora_tensors
@@ -24,7 +25,7 @@ from lora.training.learning.samples import Painter
 from lora.training.learning.state import TrainingState
 from lora.training.learning.team import Solo
 from lora.training.learning.validation import Judgement, Verdict, judge, points_of, verdict
-from lora.training.progress import Log, Progress
+from lora.training.progress import Log, Progress, every_few_seconds
 from lora.training.recipe.recipe import Recipe
 from lora.training.stop import Stop, StopAskedError
 
@@ -67,8 +68,8 @@ class Account:
     def line(self) -> str:
         """For a person."""
         early = f" The training stopped early: {self.stopped}." if self.stopped else ""
-        skipped = f" {self.skipped} steps were skipped." if self.skipped else ""
-        preserved = f" {self.preserved} steps held it to images of the base's own." if self.preserved else ""
+        skipped = f" {counted(self.skipped, 'step')} skipped." if self.skipped else ""
+        preserved = f" {counted(self.preserved, 'step')} with preservation." if self.preserved else ""
         return f"The LoRA is that of step {self.step} of {self.done}: {self.why}.{early}{skipped}{preserved}"
 
 
@@ -152,12 +153,13 @@ class Session:
 
         Raises StopAskedError if nothing was learned before.
         """
-        if self._preservation is None or self._state.step == self._recipe.steps:
+        preservation, steps = self._preservation, self._recipe.steps
+        if preservation is None or preservation.steps_before(self._state.step) == preservation.steps_before(steps):
             return None
-        began = time.monotonic()
-        if self._preservation.generate(self._team, stop=self._stop):
-            count, seconds = self._preservation.image_count, time.monotonic() - began
-            self._say(f"preservation: the base generated {count} images of neutral prompts in {seconds:.0f} s")
+        images, began = counted(preservation.image_count, "image"), time.monotonic()
+        self._say(f"preservation: the base generates {images} of neutral prompts")
+        if preservation.generate(self._team, stop=self._stop, say=every_few_seconds(self._say)):
+            self._say(f"preservation: {images} generated in {time.monotonic() - began:.0f} s")
             return None
         reason = self._stop.reason() or STOPPED_ELSEWHERE
         if self._state.step == 0:

@@ -7,7 +7,7 @@ from lora.flux.latents import TOKEN_PIXELS
 
 PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base that knows other things than FLUX.1
 MOST_PROMPTS, LONGEST_PROMPT = 64, 1000
-LARGEST_SIDE = 512  # pixels: what a base makes of a prompt is decided in a small image, too, at a fraction of the time
+LARGEST_SIDE = 512  # pixels: small images say as well what the base makes of a prompt, in a fraction of the time
 # Of FLUX.1: what LoRAs spoil first, people above all, and some of everything else.
 NEUTRAL_PROMPTS = (
     "a photo of a man",
@@ -33,12 +33,14 @@ def neutral_prompts(base: Path) -> tuple[str, ...]:
     """Those of `neutral_prompts.json` in the folder of a base, a list of texts; without one, those for FLUX.1. Raises
     ValueError with one sentence if the file holds anything else."""
     file = base / PROMPTS_FILE
-    if not file.is_file():
+    if not (file.exists() or file.is_symlink()):
         return NEUTRAL_PROMPTS
-    expected = f"expected a JSON list of 1 to {MOST_PROMPTS} different prompts"
+    expected = (
+        f"expected a JSON list of 1 to {MOST_PROMPTS} different prompts, each of 1 to {LONGEST_PROMPT} characters"
+    )
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({error}): {expected}") from error
     if not isinstance(found, list) or not all(map(_is_prompt, found)):
         raise ValueError(f"{file} holds something else than prompts: {expected}")
@@ -53,4 +55,13 @@ def neutral_side(resolutions: tuple[int, ...]) -> int:
 
 
 def _is_prompt(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value.strip()) <= LONGEST_PROMPT
+    return isinstance(value, str) and 0 < len(value.strip()) <= LONGEST_PROMPT and _is_unicode(value)
+
+
+def _is_unicode(text: str) -> bool:
+    """Half of a surrogate pair, which JSON can hold, is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -11,6 +11,7 @@ from lora.training.recipe.presets import PRESETS, Preset
 from lora.training.recipe.sigmas import STYLE_LOGIT_MEAN, SigmaRule
 
 MAX_GRAD_NORM = 1.0
+ROUNDING = 1e-9  # 100 * 0.29 is a little less than 29
 FEW_IMAGES, MANY_IMAGES = 4, 100
 MANY_IMAGES_RANK = 32
 FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 2e-4
@@ -112,6 +113,12 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
     return Chosen(recipe, tuple(filter(None, whys)))
 
 
+def steps_that_preserve(steps: int, share: float) -> int:
+    """How many of the first `steps` steps preserve, of which a share of 0..1 does: spread evenly, whatever rounding
+    does to the product."""
+    return math.floor(steps * share + ROUNDING)
+
+
 def _sigma_rule(config: TrainConfig, preset: Preset) -> SigmaRule:
     if config.timestep_logit_mean is None:
         return SigmaRule(preset.logit_mean, 1.0, preset.style_share)
@@ -174,6 +181,10 @@ def _why_views(preset: Preset) -> str:
 
 def _warnings(recipe: Recipe, *, images: int, together: int, are_steps_given: bool) -> list[str]:
     exposures, told = recipe.steps * together / images, []
+    if recipe.preservation and not steps_that_preserve(recipe.steps, recipe.preservation):
+        told.append(
+            f"preservation {recipe.preservation:g} of {counted(recipe.steps, 'step')} is less than one: it is off"
+        )
     if are_steps_given and exposures > MOST_EXPOSURES:
         told.append(f"each image is seen {exposures:.0f} times: over {MOST_EXPOSURES}, LoRAs learn pictures by heart")
     if are_steps_given and exposures < LEAST_EXPOSURES:

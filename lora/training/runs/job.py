@@ -27,7 +27,7 @@ from lora.training.learning.warm_start import begin_with
 from lora.training.memory.demand import held
 from lora.training.memory.plans import GB, Plan
 from lora.training.progress import Log
-from lora.training.recipe.recipe import Recipe
+from lora.training.recipe.recipe import Recipe, steps_that_preserve
 from lora.training.recipe.sigmas import Shift
 from lora.training.stop import Stop
 
@@ -106,7 +106,7 @@ def _draws(job: Job) -> Draws:
 def _preservation(
     job: Job, transformer: FluxTransformer2DModel, dataset: EncodedDataset, draws: Draws
 ) -> Preservation | None:
-    if not job.recipe.preservation:
+    if not steps_that_preserve(job.recipe.steps, job.recipe.preservation):
         return None
     images = NeutralImages(job.base, dataset.neutral, job.neutral_side)
     return Preservation(transformer, job.recipe, draws, images)

@@ -156,7 +156,9 @@ def test_what_is_needed_is_foretold(pipeline, tmp_path):
     examples = set_.encoded(pipeline).examples
     latents = {id(example.latents): example.latents.nbytes for example in examples}
     tokens = {id(example.prompt.tokens): example.prompt.tokens.nbytes for example in examples}
-    assert encoded_bytes(set_.dataset, TINY_FLUX) == sum(latents.values()) + sum(tokens.values())
+    found_bytes = [encoded_bytes(set_.dataset, TINY_FLUX, extra_texts=count) for count in (0, 1)]
+    assert found_bytes[0] == sum(latents.values()) + sum(tokens.values())
+    assert found_bytes[1] - found_bytes[0] == next(iter(tokens.values()))
 
 
 def test_what_the_disk_keeps_is_what_was_encoded(pipeline, tmp_path):
