@@ -21,7 +21,7 @@ from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, render_monster
 from script.tiny_flux.world import Scene, render
 
-QUICK = TRAINING | {"steps": 4, "batch_size": 1, "preservation": 0.0}
+QUICK = TRAINING | {"steps": 4, "batch_size": 1}
 
 
 @pytest.mark.xdist_group("servers")
@@ -31,7 +31,9 @@ def test_the_demo_trains_and_generates_through_the_real_servers(train_server, pr
     rows = generate(predict_server, lora, SAMPLING | {"num_outputs": 1, "num_inference_steps": 1})
     said = capsys.readouterr().out
     assert "15 images" in said
-    assert "step 4/4  loss " in said, "the log of the training is shown"
+    assert "preservation: 30 images generated in " in said, "the log of the training is shown"
+    assert "step 4/4  loss " in said
+    assert "1 step with preservation." in said
     assert [row.prompt for row in rows] == list(PROMPTS)
     assert all([*row.by_scale] == list(SCALES) and all(map(len, row.by_scale.values())) for row in rows)
     assert findings(rows, WITHOUT_TRIGGER).startswith("With the trigger word, 0 of 2 images show the monster")

@@ -34,8 +34,8 @@ def vocabulary() -> list[str]:
 
 
 def neutral_prompts() -> list[str]:
-    """One of each shape in each colour, on backgrounds in turn: what a LoRA should leave as it is. Combinations that
-    judge the base are none of them."""
+    """One of each shape in each colour, on backgrounds in turn: what a LoRA should leave as it is. Leaves out the
+    combinations that the base never saw, which judge it."""
     pairs = itertools.product(SHAPES, COLOURS)
     return [caption(_seen_scene(shape, colour, place)) for place, (shape, colour) in enumerate(pairs)]
 

@@ -1,4 +1,4 @@
-"""What batches say of a LoRA: their losses, and the gradients of these. Knows no optimizer and no schedule."""
+"""Losses of batches and their gradients. Knows no optimizer and no schedule."""
 
 from collections.abc import Callable, Iterable
 

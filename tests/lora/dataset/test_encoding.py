@@ -1,5 +1,7 @@
 """Images and captions become tensors that the pipeline would understand, each with its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,16 @@ def test_what_is_needed_is_foretold(pipeline, tmp_path):
     found_bytes = [encoded_bytes(set_.dataset, TINY_FLUX, extra_texts=count) for count in (0, 1)]
     assert found_bytes[0] == sum(latents.values()) + sum(tokens.values())
     assert found_bytes[1] - found_bytes[0] == next(iter(tokens.values()))
+
+
+def test_neutral_prompts_are_encoded_in_the_order_given_and_none_where_there_are_none(pipeline, tmp_path):
+    texts = ("a dog", "a cat", "a bird")
+    found_ = found(tmp_path, [picture(64, 64)], 64)
+    with_neutral = replace(found_, neutral_prompts=texts).encoded(pipeline)
+    assert [prompt.tokens.tolist() for prompt in with_neutral.neutral] == [
+        encode_prompt(pipeline, text).tokens.tolist() for text in texts
+    ]
+    assert found(tmp_path, [picture(64, 64)], 64, name="again").encoded(pipeline).neutral == ()
 
 
 def test_what_the_disk_keeps_is_what_was_encoded(pipeline, tmp_path):

@@ -34,7 +34,7 @@ def test_a_base_without_guidance_reads_half_as_many_at_most(tmp_path, said, read
     assert text_tokens(pipeline) == read
 
 
-@pytest.mark.parametrize("said", [0, -1, "many", 31.5])
+@pytest.mark.parametrize("said", [0, -1, "many", 31.5, True])
 def test_a_length_that_is_none_is_refused(tmp_path, said):
     base = base_that_reads(said, tmp_path / "base")
     for load in (load_tokenizers, text_tokens_of):

@@ -57,9 +57,9 @@ def test_the_loss_of_preservation_is_shown_from_the_first_step_that_has_one(cloc
         progress.report(step, 0.5, 1.0, preservation=preservation)
     first, second, third, fourth = capsys.readouterr().out.splitlines()
     assert "preservation" not in first
-    assert "loss 0.5000  preservation loss 0.0200  1.00 s" in second
-    assert "preservation loss 0.0200" in third
-    assert "preservation loss 0.0300" in fourth
+    assert "loss 0.5000  preservation loss 2.00e-02  1.00 s" in second
+    assert "preservation loss 2.00e-02" in third
+    assert "preservation loss 3.00e-02" in fourth
     assert metrics[-1] == ("train.preservation_loss", 0.03)
 
 

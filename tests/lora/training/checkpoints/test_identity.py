@@ -94,7 +94,6 @@ def test_another_recipe_is_another_training(dataset, base, changes, field):
         ({"layers": LAYERS[:1]}, "layers"),
         ({"layers": LAYERS[::-1]}, "layers"),
         ({"base_name": "dev"}, "base_model"),
-        ({"neutral": ("a photo of a dog",)}, "neutral_prompts"),
         ({"validation": False}, "validation"),
         ({"trigger_word": "OTHER"}, "trigger_word"),
     ],
@@ -116,6 +115,19 @@ def test_other_images_captions_and_sizes_are_another_training(tmp_path, dataset,
     """Captions that changed places too."""
     other = identity(images(tmp_path / "other", **changes), base)
     assert difference(other, identity(dataset, base)) == "images_and_captions"
+
+
+def test_other_neutral_prompts_are_another_training_where_there_is_preservation(dataset, base):
+    recipe, other = a_recipe(preservation=0.5), ("a photo of a dog",)
+    assert difference(
+        identity(dataset, base, recipe=recipe, neutral=other), identity(dataset, base, recipe=recipe)
+    ) == ("neutral_prompts")
+
+
+def test_a_training_without_preservation_is_the_one_that_older_checkpoints_are_of(tmp_path, dataset):
+    """Which know neither of preservation nor of other lengths of text than FLUX's."""
+    found = identity(dataset, base_that_reads(512, tmp_path / "base"))
+    assert not {"preservation", "neutral_prompts", "text_tokens"} & found.keys()
 
 
 def test_other_weights_under_the_same_name_are_another_training(tmp_path, dataset, base):

@@ -1,5 +1,6 @@
 """Preservation holds a LoRA to what the frozen base itself answers, on images that the base itself generated."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 
 from lora.flux.engine.layers import fuse_lora, lora_layers, without_lora
 from lora.flux.holding import Held, load_transformer
+from lora.flux.latents import unpack
+from lora.flux.linears import HostLinear
 from lora.flux.loading import load_encoders
+from lora.flux.modulation import ModulationAhead
 from lora.flux.prompt import encode_prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
@@ -15,13 +19,16 @@ from lora.training.learning.batches import Draws
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
 from lora.training.learning.preservation import NeutralImages, Preservation, base_velocity, preservation_losses
+from lora.training.learning.randomness import seed_for
 from lora.training.learning.state import TrainingState
 from lora.training.learning.team import Solo
+from lora.training.recipe.recipe import steps_that_preserve
 from lora.training.stop import Stop, StopAskedError, Termination
 from tests.lora.training.sessions import a_log, a_training, assert_same_end, run, stopped_in
 from tests.tiny import (
     SHIFT,
     TINY_FLUX,
+    TINY_TEXT_TOKENS,
     a_recipe,
     all_layers,
     lora_parameters,
@@ -30,7 +37,9 @@ from tests.tiny import (
     tiny_batch,
     tiny_batches,
     tiny_lora_transformer,
+    tiny_pipeline,
     tiny_preservation,
+    tiny_transformer,
 )
 
 CPU = torch.device("cpu")
@@ -176,6 +185,30 @@ def test_the_gradient_is_that_of_both_mean_losses_together(batch_size, accumulat
     assert step.preservation_loss == pytest.approx(others.mean().item(), rel=1e-5)
 
 
+def test_rounding_takes_no_step():
+    assert steps_that_preserve(100, 0.29) == 29
+    assert steps_that_preserve(1000, 0.001) == 1
+    assert steps_that_preserve(999, 0.001) == 0
+
+
+def test_a_step_has_the_batches_that_follow_those_of_the_step_that_preserved_before(monkeypatch):
+    transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5, gradient_accumulation=2)
+    preservation, asked = generated(transformer, recipe), []
+    whole = preservation._batches.noised
+    monkeypatch.setattr(
+        preservation._batches, "noised", lambda index, **part: asked.append(index) or whole(index, **part)
+    )
+    for step in (1, 3, 5):
+        preservation.add_gradients(step, team=Solo())
+    assert asked == [0, 1, 2, 3, 4, 5]
+
+
+def test_its_noise_is_not_that_of_the_training():
+    transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=1.0)
+    sigmas = [batches.noised(0).sigmas for batches in (generated(transformer, recipe)._batches, tiny_batches(recipe))]
+    assert not torch.equal(*sigmas)
+
+
 def test_every_image_has_its_turn_with_new_noise_each_time():
     transformer, recipe = tiny_lora_transformer(), a_recipe(batch_size=1, preservation=0.5, caption_dropout_rate=1.0)
     preservation = generated(transformer, recipe)
@@ -217,23 +250,42 @@ def test_the_images_are_the_bases_own_though_the_lora_has_learned_something():
     assert same(latents_of(fresh), latents_of(later))
 
 
-def test_the_images_are_what_the_pipeline_generates_of_their_prompts():
+def test_the_images_are_what_the_stock_pipeline_generates_of_their_prompts():
+    """In 12 steps at guidance 3.5, each with a seed of its own; as latents that the transformer knows."""
     transformer = load_transformer(TINY_FLUX, Held("fp32", False, CPU))
-    add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
-    recipe = a_recipe(preservation=0.5)
-    found = latents_of(generated_of_words(transformer, recipe))
-    assert {tuple(each.shape) for each in found.values()} == {(16, 8, 8)}
-    assert not found["neutral 0"].equal(found["neutral 1"])
-    assert all(0.3 < each.std() < 3 for each in found.values()), "scaled as the transformer knows latents"
-
-
-def generated_of_words(transformer, recipe):
     encoders = load_encoders(TINY_FLUX, on=CPU)
-    prompts = tuple(encode_prompt(encoders, text) for text in ("a red star in a meadow", "a blue heart in the desert"))
-    draws = Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT)
-    preservation = Preservation(transformer, recipe, draws, NeutralImages(TINY_FLUX, prompts, 64))
+    add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
+    text, recipe = "a red star in a meadow", a_recipe(preservation=0.5)
+    neutral = NeutralImages(TINY_FLUX, (encode_prompt(encoders, text),) * 2, side=64)
+    preservation = Preservation(transformer, recipe, Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
     assert preservation.generate(Solo(), stop=NO_STOP)
-    return preservation
+    found = latents_of(preservation)
+    for place in range(2):
+        assert torch.equal(
+            found[f"neutral {place}"], stock_latents(text, seed_for(recipe.seed, "neutral image", place))
+        )
+    assert not found["neutral 0"].equal(found["neutral 1"])
+
+
+def stock_latents(text, seed):
+    packed = tiny_pipeline()(
+        text,
+        max_sequence_length=TINY_TEXT_TOKENS,
+        width=64,
+        height=64,
+        num_inference_steps=12,
+        guidance_scale=3.5,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+    ).images
+    return unpack(packed, height=8, width=8)[0]
+
+
+def test_a_base_that_generates_no_numbers_is_named():
+    transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5)
+    transformer.proj_out.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the base generates images that are not finite"):
+        tiny_preservation(transformer, recipe).generate(Solo(), stop=NO_STOP)
 
 
 def test_another_seed_has_other_images():
@@ -311,10 +363,62 @@ def test_a_wish_to_stop_while_images_are_generated_returns_what_was_learned_befo
     assert training.session.outcome("a test asked").account.done == first.end().step
 
 
-def test_it_is_told_in_the_log_and_in_the_summary(tmp_path, capsys):
+def test_the_log_and_the_summary_report_it(tmp_path, capsys):
     training = a_training(tmp_path, a_recipe(steps=STEPS, preservation=0.5))
     run(training)
-    said = capsys.readouterr().out
-    assert "preservation: the base generated 3 images of neutral prompts in " in said
-    assert "preservation loss " in said
-    assert "3 steps held it to images of the base's own" in training.session.outcome(None).account.line()
+    logged = capsys.readouterr().out
+    assert "preservation: the base generates 3 images of neutral prompts\n" in logged
+    assert "preservation: 3 images generated in " in logged
+    assert "preservation loss " in logged
+    assert "3 steps with preservation." in training.session.outcome(None).account.line()
+
+
+@pytest.mark.parametrize(("share", "done"), [(0.5, STEPS), (0.2, STEPS - 1)])
+def test_no_image_is_generated_where_no_step_is_left_that_preserves(tmp_path, share, done):
+    """Of a share of 0.2, the only one of six steps is the fifth."""
+    recipe = a_recipe(steps=STEPS, preservation=share)
+    first = (
+        run(a_training(tmp_path / "first", recipe)) if done == STEPS else stopped_at(tmp_path / "first", recipe, done)
+    )
+    training = a_training(tmp_path / "second", recipe, begin=first.end())
+    with recorded_calls(training.transformer) as calls:
+        run(training)
+    assert len(calls) == STEPS - done
+
+
+def stopped_at(folder, recipe, step):
+    training = a_training(folder, replace(recipe, steps=step))
+    run(training)
+    return training
+
+
+def test_modulation_layers_on_the_host_compute_ahead_for_its_batches_bit_for_bit(monkeypatch):
+    held = Held("fp32", True, CPU)
+    visits = []
+    monkeypatch.setattr(HostLinear, "visiting", lambda layer, device: visits.append(1) or layer.host_weight.to(device))
+    gradients = []
+    for is_ahead in (True, False):
+        transformer = load_transformer(TINY_FLUX, held)
+        add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
+        randomize_lora(transformer)
+        recipe = a_recipe(preservation=1.0, batch_size=1)
+        preservation = of_real_prompt(transformer, recipe)
+        if not is_ahead:
+            preservation._ahead = ModulationAhead(tiny_transformer(), batch_size=1)  # of a model without such layers
+        visits.clear()
+        for step in range(3):
+            preservation.add_gradients(step, team=Solo())
+        gradients.append([each.grad for each in lora_parameters(transformer).values()])
+        layers = sum(isinstance(layer, HostLinear) for layer in transformer.modules())
+        assert len(visits) == (layers if is_ahead else 2 * 3 * layers), (
+            "once for all batches, or for each of both passes"
+        )
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+def of_real_prompt(transformer, recipe):
+    prompt = real_prompt()
+    neutral = NeutralImages(TINY_FLUX, (type(prompt)(prompt.tokens[0], prompt.pooled[0]),), side=32)
+    preservation = Preservation(transformer, recipe, Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
+    assert preservation.generate(Solo(), stop=NO_STOP)
+    return preservation

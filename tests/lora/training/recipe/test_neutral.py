@@ -34,6 +34,8 @@ def test_the_embedded_base_is_asked_for_its_own_world_and_for_nothing_that_judge
     [
         (b"[", "cannot be read"),
         (b"\xff\xfe[]", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b'["\\ud800"]', "something else than prompts"),
         (b"{}", "something else than prompts"),
         (b'"a dog"', "something else than prompts"),
         (b'["a dog", 1]', "something else than prompts"),
@@ -49,7 +51,15 @@ def test_a_file_that_holds_no_prompts_is_refused_with_what_was_expected(tmp_path
     file.write_bytes(content)
     with pytest.raises(ValueError) as error:
         neutral_prompts(tmp_path)
-    assert_one_sentence(error.value, str(file), found, "expected a JSON list of 1 to 64 different prompts")
+    assert_one_sentence(
+        error.value, str(file), found, "expected a JSON list of 1 to 64 different prompts", "1000 characters"
+    )
+
+
+def test_what_has_the_name_of_the_file_and_is_none_is_refused(tmp_path):
+    (tmp_path / PROMPTS_FILE).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="cannot be read"):
+        neutral_prompts(tmp_path)
 
 
 @pytest.mark.parametrize(
