@@ -88,7 +88,7 @@ def train(share: float, extent: Extent, tar: Path) -> None:
     inputs = {**TRAINING, "preservation": share, "steps": extent.steps}
     flags = [part for name, value in inputs.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "script.train", str(ARCHIVE), *flags, "--output", str(tar)]
-    subprocess.run(command, check=True, stdout=sys.stderr, env=os.environ | {"FLUX_BASE": "tiny"})
+    subprocess.run(command, check=True, stdout=sys.__stderr__, env=os.environ | {"FLUX_BASE": "tiny"})
 
 
 def with_lora(pipeline: FluxPipeline, tar: Path, arm: str, seconds: float, extent: Extent) -> Found:
