@@ -1,7 +1,7 @@
-"""Rebuild `weights/tiny-flux` from nothing, seeded; then draw with it and report how well it follows prompts.
+"""Rebuild `weights/tiny-flux` from nothing, seeded; then generate with it and report how well it follows prompts.
 
-Run as `script/build-tiny-flux`. It asks for nothing but this repository; the transformer alone took 56 minutes on two
-cores.
+Run as `script/build-tiny-flux`. It needs nothing but this repository. Its state is saved every few minutes: stopped, or
+after `--minutes`, the same command goes on from there.
 """
 
 import argparse
@@ -12,15 +12,21 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 
 from lora.flux.prompt import TEXT_TOKENS
 from lora.training.recipe.sigmas import Shift
-from script.tiny_flux.autoencoder import train_autoencoder
+from script.tiny_flux.autoencoder import AutoencoderSettings, AutoencoderTrainer
+from script.tiny_flux.autoencoder_pool import Crops
 from script.tiny_flux.following import report
 from script.tiny_flux.networks import TinyFlux, Tokenizers
+from script.tiny_flux.sitting import Sitting, SittingOverError, TimedSitting, train_stage
+from script.tiny_flux.state import StateFolder
 from script.tiny_flux.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 from script.tiny_flux.transformer import Term, train_transformer
 from weights.bases import WEIGHTS
 
 SEED = 0
-AUTOENCODER_STEPS = 6_500
+AUTOENCODER = AutoencoderSettings(
+    widths=(32, 64, 96, 96), steps=9_000, pool=6_000, crops=(Crops(32, 24), Crops(64, 8), Crops(128, 2)), seed=SEED
+)
+STATE = Path("~/.cache/flux-lora/tiny-flux-build")
 TERMS = (
     Term(steps=3_000, rate=1.0, small=0.25, creatures=0.3, rehearsed=False),
     Term(steps=4_300, rate=0.8, small=0.0, creatures=0.35, rehearsed=True),
@@ -32,16 +38,34 @@ READABLE = 0o644  # safetensors makes files that only their owner can read
 
 def main() -> None:
     """Build, save, report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--into", type=Path, default=WEIGHTS / "tiny-flux", help="where to write the model")
-    into = parser.parse_args().into
-    torch.set_num_threads(2)
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    try:
+        build(arguments.into, folder=StateFolder(arguments.state), sitting=TimedSitting(arguments.minutes))
+    except SittingOverError:
+        print(f"The sitting is over. The state is in {arguments.state}; the same command goes on from there.")
+    else:
+        print(report(arguments.into))
+
+
+def build(into: Path, *, folder: StateFolder, sitting: Sitting) -> None:
+    """Take the build on from its state to its end, a stage after the other."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder = AutoencoderTrainer(AUTOENCODER, device=device)
+    train_stage("autoencoder", autoencoder, folder=folder, sitting=sitting)
+    vae = autoencoder.finished()
     tokenizers = Tokenizers(build_clip_tokenizer(), build_t5_tokenizer(max_length=TEXT_TOKENS))
-    vae = train_autoencoder(steps=AUTOENCODER_STEPS, seed=SEED)
-    shift = Shift.of(scheduler())
-    model = train_transformer(vae, tokenizers, shift=shift, terms=TERMS, seed=SEED)
+    model = train_transformer(vae, tokenizers, shift=Shift.of(scheduler()), terms=TERMS, seed=SEED)
     save_base(vae, model, tokenizers, into=into)
-    print(report(into))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--into", type=Path, default=WEIGHTS / "tiny-flux", help="where to write the model")
+    parser.add_argument("--state", type=Path, default=STATE.expanduser(), help="where to keep the state of the build")
+    parser.add_argument("--minutes", type=float, help="how long to work now; without it, to the end")
+    parser.add_argument("--threads", type=int, default=2, help="how many threads compute, where there is no GPU")
+    return parser.parse_args()
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:

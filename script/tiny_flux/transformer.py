@@ -146,7 +146,7 @@ def _train_term(teacher: Teacher, vae: AutoencoderKL, term: Term) -> None:
     optimizers = optimizers_for(model, rate=term.rate)
     factor = warm_up_then_decay(term.steps, warm_up=100)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
-    average, progress = EMAModel(model.parameters(), decay=0.998), Progress("transformer", term.steps)
+    average, progress = EMAModel(model.parameters(), decay=0.998), Progress("transformer", term.steps, done=0)
     matrices = model.block_matrices()
     rehearsal = Rehearsal(vae, matrices, side=FULL.width, generator=teacher.generator, seed=rng.getrandbits(32))
     for course in _courses(term, rng):
