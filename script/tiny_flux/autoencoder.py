@@ -18,7 +18,6 @@ KL_WEIGHT, GRADIENT_WEIGHT, SQUARE_WEIGHT = (
     0.5,
     4.0,
 )  # at 30 dB the squared error counts about as the absolute one
-MEASURED = 15  # pictures of each kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,8 @@ class AutoencoderTrainer:
     Its step is never compiled: torch.compile with bf16 autocast on a CPU gives it zero gradients without a word.
     """
 
-    def __init__(self, settings: AutoencoderSettings, *, device: torch.device) -> None:
-        self.settings, self._device = settings, device
+    def __init__(self, settings: AutoencoderSettings, *, measured: int, device: torch.device) -> None:
+        self.settings, self._measured, self._device = settings, measured, device
         self.vae = _untrained(settings).to(device)
         optimizer = torch.optim.AdamW(
             self.vae.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=1e-3, foreach=True
@@ -65,7 +64,7 @@ class AutoencoderTrainer:
     def measure(self) -> str:
         """Decibels on pictures that are never trained on."""
         with self._optimization.averaged():
-            return str(fidelity(self.vae, pictures=MEASURED))
+            return str(fidelity(self.vae, pictures=self._measured))
 
     def state_dict(self) -> Tensors:
         """Weights, averages, optimizer, random numbers."""

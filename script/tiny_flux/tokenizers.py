@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5TokenizerFast
@@ -11,9 +12,23 @@ from script.tiny_flux.captions import vocabulary
 from script.tiny_flux.creatures import SYLLABLES
 
 CLIP_TOKENS = 77  # as many as FLUX's CLIP reads
-CLIP_PIECES = 256 + 220  # the alphabet with and without end of word, and what the captions need beyond it
+TEXT_TOKENS = 32  # as many as T5 reads: all that a caption of this world needs
+CLIP_PIECES = 256 + 300  # the alphabet with and without end of word, and what the captions need beyond it
 PRINTABLE = tuple(chr(code) for code in range(33, 127))
 WORD_START = "\u2581"  # how T5 marks the space before a word
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizers:
+    """CLIP's and T5's."""
+
+    clip: CLIPTokenizer
+    t5: T5TokenizerFast
+
+
+def build_tokenizers() -> Tokenizers:
+    """Both."""
+    return Tokenizers(build_clip_tokenizer(), build_t5_tokenizer())
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
@@ -30,7 +45,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=CLIP_TOKENS)
 
 
-def build_t5_tokenizer(*, max_length: int) -> T5TokenizerFast:
+def build_t5_tokenizer() -> T5TokenizerFast:
     """A unigram vocabulary: words by how often captions use them, then syllables, then single characters."""
     words = Counter(vocabulary())
     pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0}
@@ -40,4 +55,4 @@ def build_t5_tokenizer(*, max_length: int) -> T5TokenizerFast:
             pieces.setdefault(WORD_START + text, score)
             pieces.setdefault(text, score)
     pieces.setdefault(WORD_START, -11.0)
-    return T5TokenizerFast(vocab=list(pieces.items()), extra_ids=0, model_max_length=max_length)
+    return T5TokenizerFast(vocab=list(pieces.items()), extra_ids=0, model_max_length=TEXT_TOKENS)
