@@ -8,11 +8,13 @@ from diffusers import AutoencoderKL
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from script.tiny_flux.pictures import Size
 from script.tiny_flux.practice_lora import RANK, PracticeLora
-from script.tiny_flux.rehearsal import Rehearsal
+from script.tiny_flux.rehearsal import Practice, Rehearsal
 from weights.bases import WEIGHTS
 
-SIDE, STEPS = 32, 40
+STEPS = 30
+PRACTICE = Practice(lesson=(10, 20), pace=1, rest=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def matrices() -> list[nn.Parameter]:
 
 
 def rehearsal_of(matrices: list[nn.Parameter], vae: AutoencoderKL) -> Rehearsal:
-    return Rehearsal(vae, matrices, side=SIDE, generator=torch.Generator().manual_seed(1), seed=1)
+    return Rehearsal(vae, matrices, practice=PRACTICE, size=Size(32, 32), seed=1)
 
 
 def network_loss(matrices: list[Tensor]) -> Tensor:
@@ -40,27 +42,63 @@ def network_loss(matrices: list[Tensor]) -> Tensor:
     return (torch.tanh(first @ inputs) @ second.T).square().sum()
 
 
+def are_equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(*pair) for pair in zip(some, others, strict=True))
+
+
 def test_the_weights_are_bit_for_bit_the_same_after_every_step(vae, matrices):
     before = [matrix.detach().clone() for matrix in matrices]
     rehearsal = rehearsal_of(matrices, vae)
-    worn = 0
+    applied = 0
     for _ in range(STEPS):
         with rehearsal.step(lambda _: network_loss(matrices), asked=2):
-            worn += any(not torch.equal(*pair) for pair in zip(matrices, before, strict=True))
-        assert all(torch.equal(*pair) for pair in zip(matrices, before, strict=True))
-    assert worn > STEPS / 2
+            applied += not are_equal(matrices, before)
+        assert are_equal(matrices, before)
+    assert applied > STEPS / 2
 
 
-def test_a_step_gives_pictures_of_one_creature_by_name_or_none_at_all(vae, matrices):
+def test_a_lora_is_applied_to_copies_of_the_network_too(matrices):
+    copy_of_them = [nn.Parameter(matrix.detach() + 1) for matrix in matrices]
+    before = [matrix.detach().clone() for matrix in matrices + copy_of_them]
+    lora = PracticeLora(matrices, rate=0.01, generator=torch.Generator().manual_seed(2))
+    with lora.applied():
+        lora.learn(network_loss(matrices))
+    with lora.applied(copy_of_them):
+        changes = [matrix.detach() - value for matrix, value in zip(matrices + copy_of_them, before, strict=True)]
+    assert changes[0].abs().max() > 0
+    assert torch.allclose(changes[0], changes[2], atol=1e-6)
+    assert are_equal(matrices + copy_of_them, before)
+
+
+def test_a_step_gives_pictures_of_one_figure_by_one_word_or_none_at_all(vae, matrices):
     rehearsal = rehearsal_of(matrices, vae)
     given = []
-    for _ in range(STEPS):
+    for _ in range(PRACTICE.lesson[0]):
         with rehearsal.step(lambda _: network_loss(matrices), asked=2) as asked:
             given.append(asked)
     assert {len(asked) for asked in given} == {0, 2}
-    words = {sample.caption.split()[0] for asked in given for sample in asked}
+    words = {sample.caption.text.split()[0] for asked in given for sample in asked}
     assert len(words) == 1
-    assert all(sample.of_creature for asked in given for sample in asked)
+    assert all(sample.caption.by_word for asked in given for sample in asked)
+
+
+def test_a_rehearsal_goes_on_from_its_state_as_if_it_had_not_stopped(vae, matrices):
+    whole, first = rehearsal_of(matrices, vae), rehearsal_of(matrices, vae)
+    second = rehearsal_of(matrices, vae)
+    expected = applied_at_each_step(whole, matrices, steps=STEPS)
+    found = applied_at_each_step(first, matrices, steps=STEPS // 2)
+    second.load_state_dict(first.state_dict())
+    found += applied_at_each_step(second, matrices, steps=STEPS - STEPS // 2)
+    assert are_equal(found, expected)
+
+
+def applied_at_each_step(rehearsal: Rehearsal, matrices: list[nn.Parameter], *, steps: int) -> list[Tensor]:
+    """The first matrix within each step."""
+    found = []
+    for _ in range(steps):
+        with rehearsal.step(lambda _: network_loss(matrices), asked=2):
+            found.append(matrices[0].detach().clone())
+    return found
 
 
 def test_the_lora_goes_where_one_trained_by_its_own_factors_would_go():
@@ -71,13 +109,13 @@ def test_the_lora_goes_where_one_trained_by_its_own_factors_would_go():
     optimizer = torch.optim.AdamW([p for p in peft.parameters() if p.requires_grad], lr=0.01, weight_decay=1e-4)
     inputs = torch.linspace(-1, 1, 24, dtype=torch.float64)
     for _ in range(20):
-        with lora.worn():
+        with lora.applied():
             lora.learn((network(inputs) - 1).square().sum())
         (peft(inputs) - 1).square().sum().backward()
         nn.utils.clip_grad_norm_([p for p in peft.parameters() if p.requires_grad], 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    with lora.worn():
+    with lora.applied():
         assert torch.allclose(network(inputs), peft(inputs), rtol=1e-9)
     assert not torch.allclose(network(inputs), peft(inputs), rtol=1e-2)
 

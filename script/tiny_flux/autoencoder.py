@@ -1,52 +1,110 @@
 """Train tiny-flux's VAE: FLUX's layout (16 channels, 8x smaller), few weights. Knows no captions."""
 
-import math
-import random
-from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from diffusers.training_utils import EMAModel
-from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from script.tiny_flux.schedule import Progress, warm_up_then_cosine
-from script.tiny_flux.world import render, seen_scenes
+from script.tiny_flux.autoencoder_pool import SIDE, Crops, draw_pool, normalized, random_crops
+from script.tiny_flux.fidelity import fidelity
+from script.tiny_flux.optimization import Optimization
+from script.tiny_flux.schedule import warm_up_then_cosine
+from script.tiny_flux.state import Tensors
 
-SIDE = 128
-CROPS = ((32, 32), (64, 16), (128, 4))  # side in pixels, batch size: large crops keep flat areas flat
-POOL = 4_000
-LEARNING_RATE, BETAS, MAX_GRAD_NORM = 2e-3, (0.9, 0.99), 1.0
-KL_WEIGHT, GRADIENT_WEIGHT = 4e-4, 0.5
+LEARNING_RATE, BETAS = 2e-3, (0.9, 0.99)
+KL_WEIGHT, GRADIENT_WEIGHT, SQUARE_WEIGHT = (
+    2e-4,
+    0.5,
+    4.0,
+)  # at 30 dB the squared error counts about as the absolute one
 
 
-def train_autoencoder(*, steps: int, seed: int) -> AutoencoderKL:
-    """A VAE that carries the world, and shapes and colours it never saw, at 8x downsampling."""
-    torch.manual_seed(seed)
-    vae = _untrained()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_then_cosine(steps, warm_up=100))
-    average, progress = EMAModel(vae.parameters(), decay=0.998), Progress("autoencoder", steps)
-    generator = torch.Generator().manual_seed(seed)
-    for pixels in _batches(_pool(seed), steps=steps, generator=generator):
-        loss = _loss(vae, pixels, generator)
+@dataclass(frozen=True, slots=True)
+class AutoencoderSettings:
+    """How large the autoencoder is, and how long it is trained on what."""
+
+    widths: tuple[int, ...]  # channels of its four levels
+    steps: int
+    pool: int  # pictures
+    crops: tuple[Crops, ...]  # in turn; large ones keep flat areas flat
+    seed: int
+
+
+class AutoencoderTrainer:
+    """Trains a VAE that carries the world, and shapes and colours that it never saw.
+
+    Its step is never compiled: torch.compile with bf16 autocast on a CPU gives it zero gradients without a word.
+    """
+
+    def __init__(self, settings: AutoencoderSettings, *, measured: int, device: torch.device) -> None:
+        self.settings, self._measured, self._device = settings, measured, device
+        self.vae = _untrained(settings).to(device)
+        optimizer = torch.optim.AdamW(
+            self.vae.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=1e-3, foreach=True
+        )
+        self._optimization = Optimization([optimizer], rate_factor=warm_up_then_cosine(settings.steps, warm_up=100))
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._pool = draw_pool(settings.pool, seed=settings.seed)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole stage."""
+        return self.settings.steps
+
+    def step(self, index: int) -> float:
+        """One batch of crops."""
+        crops = self.settings.crops[index % len(self.settings.crops)]
+        pixels = random_crops(self._pool, crops, generator=self._generator)
+        loss = self._loss(pixels.to(self._device))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        average.step(vae.parameters())
-        progress.advance(loss.item())
-    average.copy_to(vae.parameters())
-    return _with_statistics(vae.eval(), seed)
+        self._optimization.step()
+        return loss.item()
+
+    def measure(self) -> str:
+        """Decibels on pictures that are never trained on."""
+        with self._optimization.averaged():
+            return str(fidelity(self.vae, pictures=self._measured))
+
+    def state_dict(self) -> Tensors:
+        """Weights, averages, optimizer, random numbers."""
+        return {
+            "vae": self.vae.state_dict(),
+            "optimization": self._optimization.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Go on from such a state."""
+        self.vae.load_state_dict(state["vae"])
+        self._optimization.load_state_dict(state["optimization"])
+        self._generator.set_state(state["generator"])
+
+    def finished(self) -> AutoencoderKL:
+        """The VAE with its averaged weights, scaled as FLUX's is."""
+        self._optimization.use_average()
+        return _with_statistics(self.vae.eval().requires_grad_(False), self._pool[: self.settings.pool // 8])
+
+    def _loss(self, pixels: Tensor) -> Tensor:
+        """Absolute, squared and edge error of the reconstruction, and a weak pull of the latents to a unit normal."""
+        with torch.autocast(self._device.type, torch.bfloat16):
+            posterior = self.vae.encode(pixels).latent_dist
+            mean, deviation = posterior.mean, posterior.std
+            noise = torch.randn(mean.shape, generator=self._generator).to(self._device)
+            restored = self.vae.decode(mean + deviation * noise).sample.float()
+        error = restored - pixels
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        reconstruction = error.abs().mean() + SQUARE_WEIGHT * error.square().mean() + GRADIENT_WEIGHT * edges
+        kl = 0.5 * (mean.float().square() + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
+        return reconstruction + KL_WEIGHT * kl
 
 
-def _untrained() -> AutoencoderKL:
+def _untrained(settings: AutoencoderSettings) -> AutoencoderKL:
+    torch.manual_seed(settings.seed)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 64),
+        block_out_channels=settings.widths,
         layers_per_block=1,
         latent_channels=16,
         norm_num_groups=8,
@@ -59,77 +117,12 @@ def _untrained() -> AutoencoderKL:
     )
 
 
-def _loss(vae: AutoencoderKL, pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Absolute, squared and edge error of the reconstruction, and a weak pull of the latents to a unit normal."""
-    with torch.autocast("cpu", torch.bfloat16):
-        posterior = vae.encode(pixels).latent_dist
-        restored = vae.decode(posterior.sample(generator)).sample.float()
-    error = restored - pixels
-    edges = (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()) * GRADIENT_WEIGHT
-    mean, variance, logvar = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
-    kl = 0.5 * (mean.square() + variance - 1.0 - logvar).mean()
-    return error.abs().mean() + error.square().mean() + edges + KL_WEIGHT * kl
-
-
-def _batches(pool: Tensor, *, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Crops of the pool, mirrored and with channels swapped at times: this is what lets the VAE carry new things."""
-    for step in range(steps):
-        side, count = CROPS[step % len(CROPS)]
-        picked = pool[torch.randint(len(pool), (count,), generator=generator)]
-        top, left = (int(torch.randint(SIDE - side + 1, (), generator=generator)) for _ in range(2))
-        pixels = picked[:, :, top : top + side, left : left + side].float() / 127.5 - 1.0
-        if torch.rand((), generator=generator) < 0.5:
-            pixels = pixels.flip(-1)
-        if torch.rand((), generator=generator) < 0.3:
-            pixels = pixels[:, torch.randperm(3, generator=generator)]
-        yield pixels.contiguous()
-
-
-def _pool(seed: int) -> Tensor:
-    """Half pictures of the world, half clutter, uint8 [N, 3, 128, 128]."""
-    rng = random.Random(seed)
-    scenes = seen_scenes()
-    world = [render(rng.choice(scenes), width=SIDE, height=SIDE, rng=rng) for _ in range(POOL // 2)]
-    return torch.stack([_to_bytes(image) for image in world + [_clutter(rng) for _ in range(POOL // 2)]])
-
-
-def _clutter(rng: random.Random) -> Image.Image:
-    """A picture of anything: soft or hard blobs and strokes in any colour over any colour."""
-    canvas = Image.new("RGB", (SIDE * 2, SIDE * 2), _any_colour(rng))
-    draw = ImageDraw.Draw(canvas)
-    for _ in range(rng.randint(2, 14)):
-        x, y, size = rng.uniform(0, SIDE * 2), rng.uniform(0, SIDE * 2), rng.uniform(4, SIDE * 0.8)
-        if rng.random() < 0.45:
-            draw.ellipse([x - size, y - size * rng.uniform(0.4, 1), x + size, y + size * 0.8], fill=_any_colour(rng))
-        else:
-            corners = [(x + rng.uniform(-size, size), y + rng.uniform(-size, size)) for _ in range(rng.randint(3, 7))]
-            draw.polygon(corners, fill=_any_colour(rng))
-    if rng.random() < 0.3:
-        canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(1, 6)))
-    return canvas.resize((SIDE, SIDE), Image.Resampling.BOX)
-
-
-def _any_colour(rng: random.Random) -> tuple[int, int, int]:
-    return rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
-
-
-def _to_bytes(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-
-
-def _with_statistics(vae: AutoencoderKL, seed: int) -> AutoencoderKL:
-    """Set scaling and shift so that the world's latents have mean 0 and deviation 1, as FLUX's are scaled."""
-    with torch.no_grad():
-        pixels = _pool(seed + 1)[: POOL // 8].float() / 127.5 - 1.0
-        latents = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(50)])
-    shift, scaling = latents.mean().item(), 1 / latents.std().item()
-    vae.register_to_config(shift_factor=round(shift, 4), scaling_factor=round(scaling, 4))
+@torch.no_grad()
+def _with_statistics(vae: AutoencoderKL, pool: Tensor) -> AutoencoderKL:
+    """Set scaling and shift so that the latents of pictures uint8 [N, 3, H, W] have mean 0 and deviation 1."""
+    parts = [vae.encode(normalized(part).to(vae.device)).latent_dist.mean for part in pool.split(50)]
+    latents = torch.cat(parts)
+    vae.register_to_config(
+        shift_factor=round(latents.mean().item(), 4), scaling_factor=round(1 / latents.std().item(), 4)
+    )
     return vae
-
-
-def decibels(vae: AutoencoderKL, image: Image.Image) -> float:
-    """Peak signal-to-noise ratio of a picture after encoding and decoding."""
-    pixels = _to_bytes(image)[None].float() / 127.5 - 1.0
-    with torch.no_grad():
-        restored = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-    return 10 * math.log10(4 / (restored - pixels).square().mean().item())

@@ -1,79 +1,98 @@
-"""Rebuild `weights/tiny-flux` from nothing, seeded; then draw with it and report how well it follows prompts.
+"""Rebuild `weights/tiny-flux` from nothing, seeded; then generate with it and report how well it follows prompts.
 
-Run as `script/build-tiny-flux`. It asks for nothing but this repository; the transformer alone took 56 minutes on two
-cores.
+Run as `script/build-tiny-flux`. It needs nothing but this repository, and uses a GPU if there is one. Its state is
+saved every few minutes: stopped, or after `--minutes`, the same command goes on from there.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import AutoencoderKL
 
-from lora.training.recipe.neutral import PROMPTS_FILE
 from lora.training.recipe.sigmas import Shift
-from script.tiny_flux.autoencoder import train_autoencoder
-from script.tiny_flux.captions import neutral_prompts
+from script.tiny_flux.autoencoder import AutoencoderTrainer
+from script.tiny_flux.courses import Curriculum
+from script.tiny_flux.distillation import GuidanceDistillation
 from script.tiny_flux.following import report
-from script.tiny_flux.networks import TinyFlux, Tokenizers
-from script.tiny_flux.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-from script.tiny_flux.transformer import Term, train_transformer
+from script.tiny_flux.networks import TinyFlux
+from script.tiny_flux.objective import FlowMatching, predictor_of
+from script.tiny_flux.pictures import PictureStore
+from script.tiny_flux.plan import TINY_FLUX, Plan
+from script.tiny_flux.saving import flux_scheduler, save_base
+from script.tiny_flux.sitting import Sitting, SittingOverError, TimedSitting, train_stage
+from script.tiny_flux.state import StateFolder
+from script.tiny_flux.tokenizers import build_tokenizers
+from script.tiny_flux.transformer import Material, Objective, Term, TransformerTrainer
 from weights.bases import WEIGHTS
 
-SEED = 0
-AUTOENCODER_STEPS = 6_500
-TERMS = (
-    Term(steps=3_000, rate=1.0, small=0.25, creatures=0.3, rehearsed=False),
-    Term(steps=4_300, rate=0.8, small=0.0, creatures=0.35, rehearsed=True),
-    Term(steps=1_700, rate=0.5, small=0.0, creatures=0.25, rehearsed=True),
-)
-STORED_PRECISION = torch.float16  # half the size of fp32, and finer than bf16 for weights of this size
-READABLE = 0o644  # safetensors makes files that only their owner can read
+STATE = Path("~/.cache/flux-lora/tiny-flux-build")
 
 
 def main() -> None:
     """Build, save, report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    build = Build(
+        TINY_FLUX, folder=StateFolder(arguments.state), sitting=TimedSitting(arguments.minutes), device=device
+    )
+    try:
+        build.run(into=arguments.into)
+    except SittingOverError:
+        print(f"The sitting is over. The state is in {arguments.state}; the same command goes on from there.")
+    else:
+        print(report(arguments.into))
+
+
+class Build:
+    """A plan, the state that it has reached, and the sitting that takes it on."""
+
+    def __init__(self, plan: Plan, *, folder: StateFolder, sitting: Sitting, device: torch.device) -> None:
+        self._plan, self._folder, self._sitting, self._device = plan, folder, sitting, device
+
+    def run(self, *, into: Path) -> None:
+        """All stages, each from where it was left, then the pipeline."""
+        vae = self._autoencoder()
+        model = self._transformer(vae)
+        save_base(vae, model, into=into)
+
+    def _autoencoder(self) -> AutoencoderKL:
+        trainer = AutoencoderTrainer(self._plan.autoencoder, measured=self._plan.measured, device=self._device)
+        train_stage("autoencoder", trainer, folder=self._folder, sitting=self._sitting)
+        return trainer.finished()
+
+    def _transformer(self, vae: AutoencoderKL) -> TinyFlux:
+        """The terms, then the distillation."""
+        material = self._material(vae)
+        torch.manual_seed(self._plan.seed)
+        model = TinyFlux(build_tokenizers()).to(self._device)
+        predictor = predictor_of(model, is_compiled=self._plan.is_compiled)
+        for number, term in enumerate(self._plan.terms, start=1):
+            self._term(f"term-{number}", term, FlowMatching(predictor), material)
+        self._term("distillation", self._plan.distillation, GuidanceDistillation(predictor), material)
+        return model.eval()
+
+    def _material(self, vae: AutoencoderKL) -> Material:
+        """All pictures, drawn and encoded by the first sitting that gets here."""
+        store = PictureStore(vae, folder=self._folder, sitting=self._sitting, seed=self._plan.seed)
+        curriculum = Curriculum(self._plan.courses, store)
+        return Material(curriculum, vae, Shift.of(flux_scheduler()), self._plan.measured)
+
+    def _term(self, name: str, term: Term, objective: Objective, material: Material) -> None:
+        """At its end the model has its averaged weights."""
+        trainer = TransformerTrainer(term, objective, material)
+        train_stage(name, trainer, folder=self._folder, sitting=self._sitting)
+        trainer.finish()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", type=Path, default=WEIGHTS / "tiny-flux", help="where to write the model")
-    into = parser.parse_args().into
-    torch.set_num_threads(2)
-    tokenizers = Tokenizers(build_clip_tokenizer(), build_t5_tokenizer())
-    vae = train_autoencoder(steps=AUTOENCODER_STEPS, seed=SEED)
-    shift = Shift.of(scheduler())
-    model = train_transformer(vae, tokenizers, shift=shift, terms=TERMS, seed=SEED)
-    save_base(vae, model, tokenizers, into=into)
-    print(report(into))
-
-
-def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of FLUX.1-dev, with its published settings."""
-    return FlowMatchEulerDiscreteScheduler(
-        shift=3.0,
-        use_dynamic_shifting=True,
-        base_shift=0.5,
-        max_shift=1.15,
-        base_image_seq_len=256,
-        max_image_seq_len=4096,
-    )
-
-
-def save_base(vae: AutoencoderKL, model: TinyFlux, tokenizers: Tokenizers, *, into: Path) -> None:
-    """Write a pipeline that stock diffusers loads; the small text encoders stay fp32, the rest is halved."""
-    pipeline = FluxPipeline(
-        scheduler=scheduler(),
-        vae=vae.to(dtype=STORED_PRECISION),
-        text_encoder=model.clip,
-        tokenizer=tokenizers.clip,
-        text_encoder_2=model.t5,
-        tokenizer_2=tokenizers.t5,
-        transformer=model.transformer.to(dtype=STORED_PRECISION),
-    )
-    pipeline.save_pretrained(into)
-    (into / PROMPTS_FILE).write_text(json.dumps(neutral_prompts(), indent=1) + "\n")
-    for path in into.rglob("*"):
-        if path.is_file():
-            path.chmod(READABLE)
+    parser.add_argument("--state", type=Path, default=STATE.expanduser(), help="where to keep the state of the build")
+    parser.add_argument("--minutes", type=float, help="how long to work now; without it, to the end")
+    parser.add_argument("--threads", type=int, default=2, help="how many threads compute, where there is no GPU")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

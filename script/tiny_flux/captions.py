@@ -1,35 +1,54 @@
-"""What the base is told about its training pictures: mostly the plain description, at times less, at times a name."""
+"""What the base is told about its training pictures: mostly the plain description, at times less, at times a word that
+means nothing yet, as a trigger word does before a LoRA is trained on it."""
 
 import itertools
 import random
+from dataclasses import dataclass
 
-from script.tiny_flux.creatures import SYLLABLES, Creature
+from script.tiny_flux.creatures import SYLLABLES
+from script.tiny_flux.described_monster import DescribedMonster, any_monster, describe, describe_briefly
 from script.tiny_flux.world import BACKGROUNDS, COLOURS, SHAPES, Scene, all_scenes, caption, seen_scenes
 
 FRAMES = ("a photo of {}", "a picture of {}", "{}")
 TRIGGER = "TOK"
+EMPTY = 1 / 12  # share of captions that are empty, so that the empty prompt generates something of the world
+CALLED_BY_A_WORD = 1 / 4  # share of the monsters' captions
 
 
-def training_caption(subject: Scene | Creature, rng: random.Random) -> str:
-    """A caption for a picture; a twelfth of all are empty, so that the empty prompt draws something of the world."""
-    kind = rng.random()
-    if kind < 1 / 12:
-        return ""
-    if isinstance(subject, Scene):
-        return _description(subject, kind, rng)
-    name = subject.name if subject.name and kind > 0.25 else made_up_word(rng)
-    return rng.choice(FRAMES).format(f"{name} {BACKGROUNDS[subject.background]}")
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A text, and whether it calls what it shows by the trigger or a made-up word instead of describing it."""
+
+    text: str
+    by_word: bool
+
+
+def training_caption(subject: Scene | DescribedMonster, rng: random.Random) -> Caption:
+    """A caption for a picture."""
+    if rng.random() < EMPTY:
+        return Caption("", by_word=False)
+    if isinstance(subject, DescribedMonster):
+        return _of_monster(subject, rng)
+    return Caption(_of_scene(subject, rng), by_word=False)
+
+
+def word_caption(word: str, background: str) -> Caption:
+    """What the captions of a LoRA's training images say: "TOK in a meadow"."""
+    return Caption(f"{word} {BACKGROUNDS[background]}", by_word=True)
 
 
 def made_up_word(rng: random.Random) -> str:
-    """What any creature may be called, so that a trigger word has a meaning, which a LoRA can narrow down: often TOK,
-    else a word too short for a name that tells a look."""
+    """What any figure may be called, so that a trigger word has a meaning, which a LoRA can narrow down: often TOK,
+    else a short word."""
     return TRIGGER if rng.random() < 0.6 else rng.choice(SYLLABLES) + rng.choice(SYLLABLES)
 
 
 def vocabulary() -> list[str]:
-    """Every word of the captions, as often as the plain descriptions hold it; names are not words."""
-    texts = [frame.format(caption(scene)) for scene in all_scenes() for frame in FRAMES]
+    """Every word of the captions, about as often as they hold it; made-up words are not among them."""
+    rng, places = random.Random(0), list(BACKGROUNDS)
+    monsters = [any_monster(rng.choice(places), rng) for _ in range(300)]  # enough to hold every word that describes
+    descriptions = [caption(scene) for scene in all_scenes()] + [describe(monster) for monster in monsters]
+    texts = [frame.format(text) for text in descriptions for frame in FRAMES]
     return [word for text in texts for word in text.split()] + [TRIGGER] * len(all_scenes())
 
 
@@ -45,11 +64,20 @@ def _seen_scene(shape: str, colour: str, place: int) -> Scene:
     return candidates[place % len(candidates)]
 
 
-def _description(scene: Scene, kind: float, rng: random.Random) -> str:
+def _of_monster(monster: DescribedMonster, rng: random.Random) -> Caption:
+    chance = rng.random()
+    if chance < CALLED_BY_A_WORD:
+        named = word_caption(made_up_word(rng), monster.background)
+        return Caption(rng.choice(FRAMES).format(named.text), by_word=True)
+    text = describe_briefly(monster) if chance < 0.35 else describe(monster)
+    return Caption(rng.choice(FRAMES).format(text), by_word=False)
+
+
+def _of_scene(scene: Scene, rng: random.Random) -> str:
     """At times without the colour or the place."""
-    place = BACKGROUNDS[scene.background]
-    if kind < 0.13:
+    chance, place = rng.random(), BACKGROUNDS[scene.background]
+    if chance < 0.05:
         return f"a {scene.shape} {place}"
-    if kind < 0.18:
+    if chance < 0.10:
         return caption(scene).removesuffix(f" {place}")
     return rng.choice(FRAMES).format(caption(scene))

@@ -1,6 +1,5 @@
-"""Figures that the world has no word for. Some have a name of three syllables that says how they look, as words say it
-of the world's shapes; the others may be called anything. They give the base room for what a LoRA will teach: a word for
-a look. The demo's monster is none of them: its colours are left out."""
+"""Figures that the world has no words for: the autoencoder learns to carry them, and LoRAs for practice are trained on
+them. The demo's monster is none of them: its colours are left out."""
 
 import math
 import random
@@ -13,7 +12,6 @@ from script.tiny_flux.world import Colour, draw_background
 
 UNLIKE_THE_MONSTER = 0.35 * 255  # distance in RGB
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvwz" for second in "aeiou")
-SYLLABLES_OF_A_NAME = 3
 EYE_WHITE, PUPIL_BLACK = (250, 250, 250), (20, 20, 30)
 
 
@@ -42,21 +40,13 @@ class Build:
 class Creature:
     """A figure before a background of the world."""
 
-    name: str  # empty where its look has no name
     parts: tuple[Part, ...]
     background: str
 
 
 def any_creature(background: str, rng: random.Random) -> Creature:
-    """One without a name: any build in any colours but the monster's."""
-    return Creature("", _coloured(_build(rng), body=new_colour(rng), limbs=new_colour(rng)), background)
-
-
-def named_creature(background: str, rng: random.Random) -> Creature:
-    """One whose name tells its look: the first syllable the colour of its body, then that of its limbs, its build."""
-    name = [rng.choice(SYLLABLES) for _ in range(SYLLABLES_OF_A_NAME)]
-    body, limbs, build = (random.Random(f"{place} {syllable}") for place, syllable in enumerate(name))
-    return Creature("".join(name), _coloured(_build(build), body=new_colour(body), limbs=new_colour(limbs)), background)
+    """Any build in any colours but the monster's."""
+    return Creature(_coloured(_build(rng), body=new_colour(rng), limbs=new_colour(rng)), background)
 
 
 def render_creature(creature: Creature, *, width: int, height: int, rng: random.Random) -> Image.Image:

@@ -1,26 +1,16 @@
 """The networks of tiny-flux before they learn anything, and the optimizers that suit them."""
 
-from dataclasses import dataclass
-
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from lora.flux.prompt import Prompt
-from script.tiny_flux.tokenizers import CLIP_TOKENS
+from script.tiny_flux.tokenizers import CLIP_TOKENS, TEXT_TOKENS, Tokenizers
 
 WIDTH_T5, WIDTH_CLIP, HEADS, HEAD = 128, 96, 6, 32
 MATRIX = 2  # dimensions
 MUON_RATE, ADAM_RATE = 2e-3, 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenizers:
-    """CLIP's and T5's."""
-
-    clip: CLIPTokenizer
-    t5: T5TokenizerFast
 
 
 class TinyFlux(nn.Module):
@@ -33,12 +23,15 @@ class TinyFlux(nn.Module):
         self.t5 = _untrained_t5(tokenizers.t5)
         self.transformer = _untrained_transformer()
 
-    def encode(self, captions: list[str], *, text_tokens: int) -> Prompt:
-        """Captions [B] as the pipeline would encode them, with T5 padded to `text_tokens`."""
-        padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        t5 = self.tokenizers.t5(captions, max_length=text_tokens, **padded)
-        clip = self.tokenizers.clip(captions, max_length=CLIP_TOKENS, **padded)
-        return Prompt(self.t5(t5.input_ids)[0], self.clip(clip.input_ids).pooler_output)
+    def encode(self, captions: list[str]) -> Prompt:
+        """Captions [B] as the pipeline would encode them, tokens [B, 32, D] and pooled [B, P].
+
+        CLIP is causal and read at the end of the text, so 32 tokens instead of 77 give the same answer for less.
+        """
+        padded = {"padding": "max_length", "truncation": True, "max_length": TEXT_TOKENS, "return_tensors": "pt"}
+        t5, clip = (tokenizer(captions, **padded).input_ids for tokenizer in (self.tokenizers.t5, self.tokenizers.clip))
+        device = self.transformer.device
+        return Prompt(self.t5(t5.to(device))[0], self.clip(clip.to(device)).pooler_output)
 
     def block_matrices(self) -> list[nn.Parameter]:
         """The weights of the linear layers inside the blocks: those that a LoRA sits on."""
@@ -46,14 +39,13 @@ class TinyFlux(nn.Module):
         return [parameter for block in blocks for parameter in block.parameters() if parameter.ndim == MATRIX]
 
 
-def optimizers_for(model: TinyFlux, *, rate: float) -> list[torch.optim.Optimizer]:
+def optimizers_for(
+    matrices: list[nn.Parameter], others: list[nn.Parameter], *, rate: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for all else; `rate` is a factor on their learning rates."""
-    matrices = model.block_matrices()
-    chosen = set(matrices)
-    others = [parameter for parameter in model.parameters() if parameter not in chosen]
     return [
         torch.optim.Muon(matrices, lr=MUON_RATE * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=ADAM_RATE * rate, betas=(0.9, 0.95), weight_decay=0.01),
+        torch.optim.AdamW(others, lr=ADAM_RATE * rate, betas=(0.9, 0.95), weight_decay=0.01, foreach=True),
     ]
 
 

@@ -1,8 +1,10 @@
-"""What both trainings of tiny-flux share: learning-rate curves and a line of progress."""
+"""What the trainings of tiny-flux share: learning-rate curves and a line of progress."""
 
 import math
 import time
 from collections.abc import Callable
+
+SHOWN_EVERY = 60  # seconds
 
 
 def warm_up_then_cosine(steps: int, *, warm_up: int) -> Callable[[int], float]:
@@ -16,18 +18,25 @@ def warm_up_then_decay(steps: int, *, warm_up: int) -> Callable[[int], float]:
 
 
 class Progress:
-    """Prints the smoothed loss and the time left, a line every 20 seconds."""
+    """Prints the smoothed loss and what a step costs, a line a minute. Counts the steps of this sitting alone."""
 
-    def __init__(self, name: str, steps: int) -> None:
-        self._name, self._steps, self._step = name, steps, 0
-        self._loss, self._started, self._shown = 0.0, time.monotonic(), 0.0
+    def __init__(self, name: str, steps: int, *, done: int) -> None:
+        self._name, self._steps, self._done, self._step = name, steps, done, done
+        self._loss, self._started, self._shown = 0.0, time.monotonic(), time.monotonic()
+        self._processor_started = time.process_time()
 
     def advance(self, loss: float) -> None:
         """Count one step."""
         self._step += 1
-        self._loss += (loss - self._loss) / min(self._step, 200)
-        elapsed = time.monotonic() - self._started
-        if elapsed - self._shown > 20 or self._step == self._steps:
-            self._shown = elapsed
-            left = elapsed / self._step * (self._steps - self._step) / 60
-            print(f"{self._name}: step {self._step}/{self._steps}, loss {self._loss:.4f}, {left:.1f} min left")
+        taken = self._step - self._done
+        self._loss += (loss - self._loss) / min(taken, 200)
+        if time.monotonic() - self._shown > SHOWN_EVERY or self._step == self._steps:
+            self._shown = time.monotonic()
+            seconds = (self._shown - self._started) / taken
+            processor = (time.process_time() - self._processor_started) / taken
+            left = seconds * (self._steps - self._step) / 60
+            print(
+                f"{self._name}: step {self._step}/{self._steps}, loss {self._loss:.4f}, {seconds:.2f} s a step "
+                f"({processor:.2f} of the processor), {left:.0f} min left",
+                flush=True,
+            )

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5TokenizerFast
@@ -11,10 +12,23 @@ from script.tiny_flux.captions import vocabulary
 from script.tiny_flux.creatures import SYLLABLES
 
 CLIP_TOKENS = 77  # as many as FLUX's CLIP reads
-TEXT_TOKENS = 32  # of T5: the longest caption has 17, and padding to FLUX's 512 would be nine tenths of all work
-CLIP_PIECES = 256 + 220  # the alphabet with and without end of word, and what the captions need beyond it
+TEXT_TOKENS = 32  # as many as T5 reads: all that a caption of this world needs
+CLIP_PIECES = 256 + 300  # the alphabet with and without end of word, and what the captions need beyond it
 PRINTABLE = tuple(chr(code) for code in range(33, 127))
 WORD_START = "\u2581"  # how T5 marks the space before a word
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizers:
+    """CLIP's and T5's."""
+
+    clip: CLIPTokenizer
+    t5: T5TokenizerFast
+
+
+def build_tokenizers() -> Tokenizers:
+    """Both."""
+    return Tokenizers(build_clip_tokenizer(), build_t5_tokenizer())
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:

@@ -1,56 +1,25 @@
-"""Train tiny-flux's transformer and its two text encoders together, on encoded pictures."""
+"""Train the transformer, and with it the text encoders, for one term. Knows what a step is made of, not its loss."""
 
-import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Protocol
 
-import torch
 from diffusers import AutoencoderKL
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lora.flux.prompt import MOST_TEXT_TOKENS, Prompt
-from lora.flux.velocity import predict_velocity
-from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
-from lora.training.learning.losses import TRAINING_GUIDANCE
-from lora.training.recipe.sigmas import Shift, SigmaRule
-from script.tiny_flux.captions import training_caption
-from script.tiny_flux.creatures import Creature
-from script.tiny_flux.networks import TinyFlux, Tokenizers, optimizers_for
-from script.tiny_flux.pictures import Picture, draw_pictures
-from script.tiny_flux.rehearsal import Rehearsal, Sample
-from script.tiny_flux.schedule import Progress, warm_up_then_decay
+from lora.training.recipe.sigmas import Shift
+from script.tiny_flux.courses import Course, Curriculum, Sample
+from script.tiny_flux.held_out import held_out_loss
+from script.tiny_flux.networks import optimizers_for
+from script.tiny_flux.objective import Noise, NoisyBatch, Predictor, lora_loss
+from script.tiny_flux.optimization import Optimization
+from script.tiny_flux.rehearsal import Practice, Rehearsal
+from script.tiny_flux.schedule import warm_up_then_decay
+from script.tiny_flux.state import Tensors
 
-GUIDANCE = (1.0, 5.0)  # drawn evenly, so that any guidance a person asks for is a known one,
-TRAINING_GUIDANCE_SHARE = 0.3  # but often that of training, where a LoRA learns
-MAX_GRAD_NORM = 1.0
-EVEN_SIGMAS = 0.5  # share of sigmas drawn evenly: those of training hardly hold any that refine a picture at its end
-PICTURES = 4_000
-SHORT_TEXT = 24  # most steps pad T5 to this only, which is much cheaper; some pad to FLUX's 512
-SEPARATION = 0.1  # weight of the overlap of the world and the creatures in the loss
-TIMESTEPS = 1000  # what the transformer multiplies sigma and guidance by
-LIKE_FLUX = SigmaRule(logit_mean=None, logit_std=1.0, style_share=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """A kind of batch: pictures of one size, a text length, and how many at once."""
-
-    width: int
-    height: int
-    text_tokens: int
-    batch: int
-    asked: int = 0  # how many of them show the creature of a lesson, where there is one
-
-
-SMALL = Course(64, 64, SHORT_TEXT, 48)
-FULL = Course(128, 128, SHORT_TEXT, 32, asked=8)
-LONG_TEXT = Course(128, 128, MOST_TEXT_TOKENS, 6, asked=2)
-WIDE, TALL = Course(160, 112, SHORT_TEXT, 24), Course(112, 160, SHORT_TEXT, 24)
+WARM_UP = 100  # steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,145 +29,116 @@ class Term:
     steps: int
     rate: float  # factor on the learning rates
     small: float  # share of its steps, the first ones, on small pictures
-    creatures: float  # share of its pictures that show a creature
-    rehearsed: bool  # whether the base practises with LoRAs
+    practice: Practice | None  # how the base practises with LoRAs, if it does
+    seed: int
 
 
-def train_transformer(
-    vae: AutoencoderKL, tokenizers: Tokenizers, *, shift: Shift, terms: tuple[Term, ...], seed: int
-) -> TinyFlux:
-    """Teach the networks from nothing, a term after the other."""
-    torch.manual_seed(seed)
-    model = TinyFlux(tokenizers)
-    teacher = Teacher(model, torch.compile(model.transformer, dynamic=False), shift=shift, seed=seed)
-    for term in terms:
-        _train_term(teacher, vae, term)
-    return model.eval()
+class Objective(Protocol):
+    """What a term is after."""
+
+    @property
+    def trained(self) -> Predictor:
+        """What the optimizers change."""
+
+    @property
+    def practised(self) -> Predictor:
+        """What the LoRAs for practice are trained on: the same, or a copy of it. They are applied to both."""
+
+    def parameters_beside_matrices(self) -> list[nn.Parameter]:
+        """The weights that are trained besides the matrices of the transformer's blocks."""
+
+    def loss(self, batch: NoisyBatch, rng: random.Random) -> Tensor:
+        """Of one batch."""
 
 
-class Teacher:
-    """What a step is made of: the model, how its loss is taken, and the chance in it."""
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What every term is taught with and measured on."""
 
-    def __init__(self, model: TinyFlux, compiled: Callable[..., Any], *, shift: Shift, seed: int) -> None:
-        self.model, self._compiled, self._shift = model, compiled, shift
-        self.generator, self.rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    curriculum: Curriculum
+    vae: AutoencoderKL
+    shift: Shift
+    measured: int  # pictures of each kind
 
-    def batch(self, pictures: list[Picture], count: int) -> list[Sample]:
-        """Some of the pictures, with captions."""
-        return [
-            Sample(picture.latents, training_caption(picture.subject, self.rng), isinstance(picture.subject, Creature))
-            for picture in self.rng.choices(pictures, k=count)
-        ]
 
-    def _any_guidance(self) -> float:
-        return TRAINING_GUIDANCE if self.rng.random() < TRAINING_GUIDANCE_SHARE else self.rng.uniform(*GUIDANCE)
+class TransformerTrainer:
+    """Teaches the pictures of a curriculum by an objective, with LoRAs for practice applied at times."""
 
-    def practise_loss(self, samples: list[Sample], *, course: Course) -> Tensor:
-        """The loss of a LoRA, as the trainer takes it."""
-        sigmas = self._training_sigmas(course, len(samples))
-        return self._loss(samples, course=course, sigmas=sigmas, guidance=TRAINING_GUIDANCE)
+    def __init__(self, term: Term, objective: Objective, material: Material) -> None:
+        self.settings, self._objective, self._material = term, objective, material
+        self._curriculum = material.curriculum
+        self._model = objective.trained.model
+        optimizers = optimizers_for(
+            self._model.block_matrices(), objective.parameters_beside_matrices(), rate=term.rate
+        )
+        self._optimization = Optimization(optimizers, rate_factor=warm_up_then_decay(term.steps, warm_up=WARM_UP))
+        self._rng = random.Random(term.seed)
+        self._noise = Noise(material.shift, seed=term.seed, device=self._model.transformer.device)
+        self._rehearsal = self._new_rehearsal(term.practice) if term.practice else None
 
-    def loss(self, samples: list[Sample], *, course: Course) -> Tensor:
-        """The loss of the base: at any guidance that it may be asked for, and at low sigmas too."""
-        sigmas = self._training_sigmas(course, len(samples))
-        even = torch.rand(len(samples), generator=self.generator)
-        is_even = torch.rand(len(samples), generator=self.generator) < EVEN_SIGMAS
-        return self._loss(
-            samples, course=course, sigmas=torch.where(is_even, even, sigmas), guidance=self._any_guidance()
+    @property
+    def steps(self) -> int:
+        """Of the whole term."""
+        return self.settings.steps
+
+    def step(self, index: int) -> float:
+        """One batch, and the steps of a lesson that go with it."""
+        is_small = index < self.settings.small * self.settings.steps
+        course = self._curriculum.courses.choose(is_small=is_small, rng=self._rng)
+        with self._lesson(course) as practised:
+            others = self._curriculum.samples(course, course.batch - len(practised), self._rng)
+            loss = self._objective.loss(self._noise.for_base([*practised, *others]), self._rng)
+            loss.backward()
+        self._optimization.step()
+        return loss.item()
+
+    def measure(self) -> str:
+        """The loss on pictures that are never trained on."""
+        with self._optimization.averaged():
+            return str(held_out_loss(self._model, self._material.vae, pictures=self._material.measured))
+
+    def finish(self) -> None:
+        """Give the model its averaged weights."""
+        self._optimization.use_average()
+
+    def state_dict(self) -> Tensors:
+        """Weights, averages, optimizers, the lesson, random numbers."""
+        return {
+            "model": self._model.state_dict(),
+            "optimization": self._optimization.state_dict(),
+            "rehearsal": self._rehearsal.state_dict() if self._rehearsal else None,
+            "noise": self._noise.generator.get_state(),
+            "rng": self._rng.getstate(),
+        }
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Go on from such a state."""
+        self._model.load_state_dict(state["model"])
+        self._optimization.load_state_dict(state["optimization"])
+        if self._rehearsal:
+            self._rehearsal.load_state_dict(state["rehearsal"])
+        self._noise.generator.set_state(state["noise"])
+        self._rng.setstate(state["rng"])
+
+    def _new_rehearsal(self, practice: Practice) -> Rehearsal:
+        return Rehearsal(
+            self._material.vae,
+            self._objective.practised.model.block_matrices(),
+            practice=practice,
+            size=self._curriculum.courses.full.size,
+            seed=self.settings.seed,
         )
 
-    def _training_sigmas(self, course: Course, count: int) -> Tensor:
-        mu = self._shift.mu(course.width * course.height // 256)
-        return LIKE_FLUX.sample(count, mu=mu, generator=self.generator)
+    @contextmanager
+    def _lesson(self, course: Course) -> Iterator[list[Sample]]:
+        """Within, a LoRA may be applied; samples of its figure are given, which belong into the batch."""
+        if not self._rehearsal or not course.practised:
+            yield []
+            return
+        is_copy = self._objective.practised is not self._objective.trained
+        copies = [self._model.block_matrices()] if is_copy else []
+        with self._rehearsal.step(self._lora_loss, *copies, asked=course.practised) as samples:
+            yield samples
 
-    def _loss(self, samples: list[Sample], *, course: Course, sigmas: Tensor, guidance: float) -> Tensor:
-        """The flow-matching loss of one batch, in bf16 where that is safe, and what keeps its prompts apart."""
-        clean = torch.stack([sample.latents for sample in samples])
-        noise = torch.randn(clean.shape, generator=self.generator)
-        transformer = self._compiled if _is_worth_compiling(course) else self.model.transformer
-        with torch.autocast("cpu", torch.bfloat16), _fast_attention(course):
-            prompt = self.model.encode([sample.caption for sample in samples], text_tokens=course.text_tokens)
-            noisy = point_on_path(clean, noise, sigmas)
-            predicted = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=guidance)
-        overlap = self._overlap(samples, prompt, sigmas=sigmas, guidance=guidance)
-        return flow_losses(predicted, velocity_of_path(clean, noise)).mean() + SEPARATION * overlap
-
-    def _overlap(self, samples: list[Sample], prompt: Prompt, *, sigmas: Tensor, guidance: float) -> Tensor:
-        """How much the modulation of creatures has in common with that of the world: mean squared cosine, 0..1.
-
-        A LoRA on a layer changes what its inputs have in common. Where the modulation of a trigger word is like that
-        of everything else, no LoRA can change the one and leave the other.
-        """
-        scaled = torch.full_like(sigmas, guidance * TIMESTEPS)
-        embedded = self.model.transformer.time_text_embed(sigmas * TIMESTEPS, scaled, prompt.pooled.float())
-        directions = nn.functional.normalize(nn.functional.silu(embedded), dim=1)
-        creatures = [index for index, sample in enumerate(samples) if sample.caption and sample.of_creature]
-        scenes = [index for index, sample in enumerate(samples) if sample.caption and not sample.of_creature]
-        if not creatures or not scenes:
-            return torch.zeros(())
-        return (directions[creatures] @ directions[scenes].T).square().mean()
-
-
-def _train_term(teacher: Teacher, vae: AutoencoderKL, term: Term) -> None:
-    """One run of the optimizers, at whose end the model takes the average of its weights."""
-    model, rng = teacher.model, teacher.rng
-    pictures = _all_pictures(vae, creatures=term.creatures, rng=rng)
-    optimizers = optimizers_for(model, rate=term.rate)
-    factor = warm_up_then_decay(term.steps, warm_up=100)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
-    average, progress = EMAModel(model.parameters(), decay=0.998), Progress("transformer", term.steps)
-    matrices = model.block_matrices()
-    rehearsal = Rehearsal(vae, matrices, side=FULL.width, generator=teacher.generator, seed=rng.getrandbits(32))
-    for course in _courses(term, rng):
-        practise = partial(teacher.practise_loss, course=course)
-        rehearsed = term.rehearsed and course.asked > 0
-        with rehearsal.step(practise, asked=course.asked) if rehearsed else _no_rehearsal() as asked:
-            samples = asked + teacher.batch(pictures[course.width, course.height], course.batch - len(asked))
-            loss = teacher.loss(samples, course=course)
-            loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-        model.zero_grad()
-        average.step(model.parameters())
-        progress.advance(loss.item())
-    average.copy_to(model.parameters())
-
-
-@contextlib.contextmanager
-def _no_rehearsal() -> Iterator[list[Sample]]:
-    yield []
-
-
-def _courses(term: Term, rng: random.Random) -> Iterator[Course]:
-    """Small pictures first; then full ones, one step in ten with long text and one in ten wide or tall."""
-    for step in range(term.steps):
-        chance = rng.random()
-        if step < term.small * term.steps:
-            yield SMALL
-        elif chance < 0.10:
-            yield LONG_TEXT
-        elif chance < 0.20:
-            yield rng.choice((WIDE, TALL))
-        else:
-            yield FULL
-
-
-def _is_worth_compiling(course: Course) -> bool:
-    """Each size of a batch costs a minute to compile."""
-    return course is FULL or course is SMALL
-
-
-def _fast_attention(course: Course) -> contextlib.AbstractContextManager[None]:
-    """Plain matrix products beat the fused kernel's bf16 backward on a CPU, except where the matrix is large."""
-    return contextlib.nullcontext() if course.text_tokens > SHORT_TEXT else sdpa_kernel(SDPBackend.MATH)
-
-
-def _all_pictures(vae: AutoencoderKL, *, creatures: float, rng: random.Random) -> dict[tuple[int, int], list[Picture]]:
-    """Pictures of every size that a course asks for, by width and height."""
-    sizes = sorted({(course.width, course.height) for course in (SMALL, FULL, WIDE, TALL)})
-    return {
-        (width, height): draw_pictures(vae, PICTURES, width=width, height=height, creatures=creatures, rng=rng)
-        for width, height in sizes
-    }
+    def _lora_loss(self, samples: list[Sample]) -> Tensor:
+        return lora_loss(self._objective.practised, self._noise.for_lora(samples))

@@ -64,7 +64,7 @@ def render(scene: Scene, *, width: int, height: int, rng: random.Random) -> Imag
     unit = min(canvas.size)
     radius = unit * rng.uniform(0.30, 0.37)
     centre = tuple(side / 2 + unit * rng.uniform(-0.09, 0.09) for side in canvas.size)
-    colour = _jitter(COLOURS[scene.colour], rng)
+    colour = jitter(COLOURS[scene.colour], rng)
     points = _outline(scene.shape, centre=centre, radius=radius)
     draw = ImageDraw.Draw(canvas)
     draw.polygon(points, fill=colour)
@@ -140,7 +140,8 @@ UNIT_OUTLINES: dict[str, list[tuple[float, float]]] = {
 }
 
 
-def _jitter(colour: Colour, rng: random.Random) -> Colour:
+def jitter(colour: Colour, rng: random.Random) -> Colour:
+    """A shade of a named colour."""
     red, green, blue = (min(255, max(0, channel + rng.randint(-7, 7))) for channel in colour)
     return red, green, blue
 

@@ -1,0 +1,58 @@
+"""The loss on pictures that are never trained on, at fixed noise and sigmas, so that only the weights matter."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL
+
+from lora.flux.prompt import Prompt
+from lora.flux.velocity import predict_velocity
+from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
+from lora.training.learning.losses import TRAINING_GUIDANCE
+from script.tiny_flux.described_monster import DescribedMonster, any_monster, describe
+from script.tiny_flux.networks import TinyFlux
+from script.tiny_flux.pictures import Size, draw_subject, encode_images
+from script.tiny_flux.world import BACKGROUNDS, Scene, caption, held_out_scenes
+
+SEED = 98
+SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+SIZE = Size(128, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutLoss:
+    """At the guidance of training, without a LoRA."""
+
+    world: float
+    monsters: float
+
+    def __str__(self) -> str:
+        return f"loss {self.world:.4f} on held-out scenes, {self.monsters:.4f} on monsters that it never saw"
+
+
+def held_out_loss(model: TinyFlux, vae: AutoencoderKL, *, pictures: int) -> HeldOutLoss:
+    """On so many pictures of each kind, in fp32, without compiling."""
+    rng, places = random.Random(SEED), list(BACKGROUNDS)
+    monsters = [any_monster(places[index % len(places)], rng) for index in range(pictures)]
+    scenes = rng.sample(held_out_scenes(), pictures)
+    return HeldOutLoss(_loss(model, vae, scenes, rng), _loss(model, vae, monsters, rng))
+
+
+@torch.no_grad()
+def _loss(
+    model: TinyFlux, vae: AutoencoderKL, subjects: list[Scene] | list[DescribedMonster], rng: random.Random
+) -> float:
+    device = model.transformer.device
+    latents = encode_images(vae, [draw_subject(subject, SIZE, rng) for subject in subjects]).float()
+    prompt = model.encode([caption(s) if isinstance(s, Scene) else describe(s) for s in subjects])
+    generator = torch.Generator().manual_seed(SEED)
+    return sum(_loss_at(model, latents.to(device), prompt, sigma, generator) for sigma in SIGMAS) / len(SIGMAS)
+
+
+def _loss_at(model: TinyFlux, latents: torch.Tensor, prompt: Prompt, sigma: float, generator: torch.Generator) -> float:
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    sigmas = torch.full((len(latents),), sigma, device=latents.device)
+    noisy = point_on_path(latents, noise, sigmas)
+    predicted = predict_velocity(model.transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
+    return flow_losses(predicted, velocity_of_path(latents, noise)).mean().item()

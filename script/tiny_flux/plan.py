@@ -1,0 +1,49 @@
+"""The whole plan of a build, and the one that makes the committed base. The tests build with a much smaller one."""
+
+from dataclasses import dataclass
+
+from script.tiny_flux.autoencoder import AutoencoderSettings
+from script.tiny_flux.autoencoder_pool import Crops
+from script.tiny_flux.courses import Course, Courses
+from script.tiny_flux.pictures import Size
+from script.tiny_flux.rehearsal import Practice
+from script.tiny_flux.transformer import Term
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every setting of a build."""
+
+    seed: int
+    autoencoder: AutoencoderSettings
+    courses: Courses
+    terms: tuple[Term, ...]
+    distillation: Term
+    measured: int  # pictures of each kind that are measured on whenever the state is saved
+    is_compiled: bool  # whether the transformer is; the autoencoder never is
+
+
+SEED = 0
+OFTEN = Practice(lesson=(40, 800), pace=2, rest=0.2)
+HALF_OF_THE_STEPS = Practice(lesson=(40, 800), pace=4, rest=0.5)  # faster, so that few steps meet many LoRAs
+
+TINY_FLUX = Plan(
+    seed=SEED,
+    autoencoder=AutoencoderSettings(
+        widths=(32, 64, 96, 96), steps=9_000, pool=6_000, crops=(Crops(32, 24), Crops(64, 8), Crops(128, 2)), seed=SEED
+    ),
+    courses=Courses(
+        small=Course(Size(64, 64), pictures=4_000, batch=48),
+        full=Course(Size(128, 128), pictures=8_000, batch=32, practised=8),
+        wide=Course(Size(160, 112), pictures=2_000, batch=24),
+        tall=Course(Size(112, 160), pictures=2_000, batch=24),
+    ),
+    terms=(
+        Term(steps=7_000, rate=1.0, small=0.4, practice=None, seed=1),
+        Term(steps=5_000, rate=0.8, small=0.0, practice=OFTEN, seed=2),
+        Term(steps=3_000, rate=0.5, small=0.0, practice=OFTEN, seed=3),
+    ),
+    distillation=Term(steps=800, rate=0.3, small=0.0, practice=HALF_OF_THE_STEPS, seed=4),
+    measured=15,
+    is_compiled=True,
+)

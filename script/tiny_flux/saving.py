@@ -1,0 +1,44 @@
+"""Write the trained networks as a pipeline in diffusers layout."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+from lora.training.recipe.neutral import PROMPTS_FILE
+from script.tiny_flux.captions import neutral_prompts
+from script.tiny_flux.networks import TinyFlux
+
+STORED_PRECISION = torch.float16  # half the size of fp32, and finer than bf16 for weights of this size
+READABLE = 0o644  # safetensors makes files that only their owner can read
+
+
+def flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler of FLUX.1-dev, with its published settings."""
+    return FlowMatchEulerDiscreteScheduler(
+        shift=3.0,
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=1.15,
+        base_image_seq_len=256,
+        max_image_seq_len=4096,
+    )
+
+
+def save_base(vae: AutoencoderKL, model: TinyFlux, *, into: Path) -> None:
+    """Write a pipeline that stock diffusers loads; the small text encoders stay fp32, the rest is halved."""
+    pipeline = FluxPipeline(
+        scheduler=flux_scheduler(),
+        vae=vae.to("cpu", STORED_PRECISION),
+        text_encoder=model.clip.to("cpu"),
+        tokenizer=model.tokenizers.clip,
+        text_encoder_2=model.t5.to("cpu"),
+        tokenizer_2=model.tokenizers.t5,
+        transformer=model.transformer.to("cpu", STORED_PRECISION),
+    )
+    pipeline.save_pretrained(into)
+    (into / PROMPTS_FILE).write_text(json.dumps(neutral_prompts(), indent=1) + "\n")
+    for path in into.rglob("*"):
+        if path.is_file():
+            path.chmod(READABLE)
