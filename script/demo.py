@@ -68,10 +68,12 @@ def main() -> None:
 
 def train(server: Server, archive: bytes, training: dict[str, Any]) -> bytes:
     """The bytes of the tar that a training server returns for an archive; its log is printed as it grows."""
-    with _log_receiver() as webhook:
+    shown = ShownLog()
+    with _log_receiver(shown) as webhook:
         uri = f"data:application/zip;base64,{base64.b64encode(archive).decode()}"
         body = {"input": {"input_images": uri, **training}, "webhook": webhook, "webhook_events_filter": ["logs"]}
         result = _post(f"{server.url}/trainings", body)
+    shown.update(result.get("logs") or "")  # its last lines may have come to no webhook
     return _decoded(result["output"]["weights"])
 
 
@@ -123,9 +125,8 @@ def _decoded(uri: str) -> bytes:
 
 
 @contextmanager
-def _log_receiver() -> Iterator[str]:
-    """The URL of a webhook on loopback that prints the log lines of a job as they come."""
-    shown = ShownLog()
+def _log_receiver(shown: "ShownLog") -> Iterator[str]:
+    """The URL of a webhook on loopback that shows the log lines of a job as they come."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

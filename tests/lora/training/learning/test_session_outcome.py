@@ -29,7 +29,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, capsys):
     training = run(a_training(tmp_path, a_recipe(steps=8, batch_size=1), dataset=partly_broken()))
     account = training.session.outcome(None).account
     assert (account.done, account.skipped) == (8, 2), "one image in four, twice"
-    assert account.line().endswith("2 steps were skipped.")
+    assert account.line().endswith("2 steps skipped.")
     told = [line for line in capsys.readouterr().out.splitlines() if "the step is skipped" in line]
     assert len(told) == 2
     assert all(torch.isfinite(tensor).all() for tensor in training.session.outcome(None).tensors.values())
