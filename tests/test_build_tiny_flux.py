@@ -24,7 +24,7 @@ from script.tiny_flux.transformer import Term
 PRACTICE = Practice(lesson=(2, 3), pace=1, rest=0.3)
 PLAN = Plan(
     seed=0,
-    autoencoder=AutoencoderSettings(widths=(8, 8, 8, 8), steps=3, pool=8, crops=(Crops(32, 2),), seed=0),
+    autoencoder=AutoencoderSettings(widths=(8, 8, 8, 8), steps=3, rate=1e-3, pool=8, crops=(Crops(32, 2),), seed=0),
     courses=Courses(
         small=Course(Size(32, 32), pictures=6, batch=2),
         full=Course(Size(32, 32), pictures=6, batch=4, practised=2),

@@ -12,7 +12,7 @@ from script.tiny_flux.optimization import Optimization
 from script.tiny_flux.schedule import warm_up_then_cosine
 from script.tiny_flux.state import Tensors
 
-LEARNING_RATE, BETAS = 2e-3, (0.9, 0.99)
+BETAS = (0.9, 0.99)
 KL_WEIGHT, GRADIENT_WEIGHT, SQUARE_WEIGHT = (
     2e-4,
     0.5,
@@ -26,6 +26,7 @@ class AutoencoderSettings:
 
     widths: tuple[int, ...]  # channels of its four levels
     steps: int
+    rate: float  # the highest learning rate
     pool: int  # pictures
     crops: tuple[Crops, ...]  # in turn; large ones keep flat areas flat
     seed: int
@@ -41,7 +42,7 @@ class AutoencoderTrainer:
         self.settings, self._measured, self._device = settings, measured, device
         self.vae = _untrained(settings).to(device)
         optimizer = torch.optim.AdamW(
-            self.vae.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=1e-3, foreach=True
+            self.vae.parameters(), lr=settings.rate, betas=BETAS, weight_decay=1e-3, foreach=True
         )
         self._optimization = Optimization([optimizer], rate_factor=warm_up_then_cosine(settings.steps, warm_up=100))
         self._generator = torch.Generator().manual_seed(settings.seed)

@@ -30,7 +30,12 @@ HALF_OF_THE_STEPS = Practice(lesson=(40, 800), pace=4, rest=0.5)  # faster, so t
 TINY_FLUX = Plan(
     seed=SEED,
     autoencoder=AutoencoderSettings(
-        widths=(32, 64, 96, 96), steps=9_000, pool=6_000, crops=(Crops(32, 24), Crops(64, 8), Crops(128, 2)), seed=SEED
+        widths=(32, 64, 96, 96),
+        steps=9_000,
+        rate=1e-3,
+        pool=6_000,
+        crops=(Crops(32, 24), Crops(64, 8), Crops(128, 2)),
+        seed=SEED,
     ),
     courses=Courses(
         small=Course(Size(64, 64), pictures=4_000, batch=48),
