@@ -45,8 +45,7 @@ def take_step(
     first = state.step * recipe.gradient_accumulation
     indices = range(first, first + recipe.gradient_accumulation)
     losses = [add_gradients(transformer, batches, indices, training_losses, ahead=state.ahead, team=team)]
-    is_preserving = preservation is not None and preservation.is_due(state.step)
-    if preservation is not None and is_preserving:
+    if preservation is not None and preservation.is_due(state.step):
         losses.append(preservation.add_gradients(state.step, team=team))
     batches.prepare(indices.stop, part=team.part(len(batches.examples(indices.stop))))
     sums = team.add_up(state.parameters, losses=torch.stack(losses), is_to_stop=is_to_stop())

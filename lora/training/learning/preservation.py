@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
@@ -108,22 +108,23 @@ class Preservation:
     def _generated(self, team: Solo, stop: Stop, say: Callable[[str], object]) -> Tensor | None:
         """Latents [N, C, H, W] fp32 on the CPU; None if a process was asked to stop."""
         images, count = self._images, self.image_count
+        pipeline = pipeline_around(self._transformer, images.base)
         side = images.side // TOKEN_PIXELS * PATCH
         latents = torch.zeros(count, self._transformer.config.in_channels // PATCH**2, side, side)
         is_done = torch.zeros(count)
         with suppress(StopAskedError), without_lora(self._layers):
             for place in range(team.rank, count, team.size):
-                latents[place] = self._generate(place, stop)
+                latents[place] = self._generate(pipeline, place, stop)
                 is_done[place] = 1
                 say(f"preservation: image {place + 1} of {count}")
         device = entrance(self._transformer).device
         joined = team.joined(torch.cat([latents.flatten(), is_done]).to(device)).cpu()
         return joined[:-count].view_as(latents) if joined[-count:].all() else None
 
-    def _generate(self, place: int, stop: Stop) -> Tensor:
+    def _generate(self, pipeline: FluxPipeline, place: int, stop: Stop) -> Tensor:
         images, transformer = self._images, self._transformer
         return generate_latents(
-            pipeline_around(transformer, images.base),
+            pipeline,
             images.prompts[place].to(transformer.device, transformer.dtype),
             side=images.side,
             steps=STEPS,
