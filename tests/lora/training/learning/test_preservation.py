@@ -24,7 +24,7 @@ from lora.training.learning.state import TrainingState
 from lora.training.learning.team import Solo
 from lora.training.recipe.recipe import steps_that_preserve
 from lora.training.stop import Stop, StopAskedError, Termination
-from tests.lora.training.sessions import a_log, a_training, assert_same_end, run, stopped_in
+from tests.lora.training.sessions import a_log, a_training, assert_same_end, run, stopped_in, strangers
 from tests.tiny import (
     SHIFT,
     TINY_FLUX,
@@ -328,6 +328,14 @@ def test_a_training_that_goes_on_equals_one_that_was_never_stopped(tmp_path, acc
     first = stopped_in(a_training(tmp_path / "first", recipe), 4)
     assert 0 < first.end().step < STEPS
     assert_same_end(run(a_training(tmp_path / "second", recipe, begin=first.end())).end(), expected)
+
+
+def test_a_training_that_is_validated_learns_the_same_bit_for_bit(tmp_path):
+    recipe = a_recipe(steps=STEPS, preservation=0.5)
+    plain = run(a_training(tmp_path / "plain", recipe)).end()
+    validated = run(a_training(tmp_path / "validated", recipe, held_out=strangers())).end()
+    assert same(validated.tensors("lora"), plain.tensors("lora"))
+    assert validated.values["judgements"]
 
 
 def test_it_changes_the_lora_and_none_at_all_changes_nothing(tmp_path):
