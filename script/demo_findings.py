@@ -1,26 +1,15 @@
 """What the images of the demo show, counted by the strict measures of the embedded base's world."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from PIL import Image
 
 from script.contact_sheet import Row
+from script.tiny_flux.count import Count
 from script.tiny_flux.measure import Judgement
 from script.tiny_flux.monster_measure import is_monster
 from script.tiny_flux.shape_measure import judge_strictly
 from script.tiny_flux.world import Scene, caption
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many images show what they should, of how many."""
-
-    right: int
-    images: int
-
-    def __str__(self) -> str:
-        return f"{self.right} of {self.images}"
 
 
 def findings(rows: Sequence[Row], scenes: Sequence[Scene]) -> str:
@@ -31,10 +20,10 @@ def findings(rows: Sequence[Row], scenes: Sequence[Scene]) -> str:
     others = [row for row in rows if row.prompt in without_trigger]
     top = max(rows[0].by_scale)
     shown = {
-        scale: _count(is_monster(image) for row in monsters for image in row.by_scale[scale]) for scale in (top, 0)
+        scale: Count.of(is_monster(image) for row in monsters for image in row.by_scale[scale]) for scale in (top, 0)
     }
     kept = {
-        scale: _count(_shows(image, without_trigger[row.prompt]) for row in others for image in row.by_scale[scale])
+        scale: Count.of(_shows(image, without_trigger[row.prompt]) for row in others for image in row.by_scale[scale])
         for scale in (top, 0)
     }
     return (
@@ -45,8 +34,3 @@ def findings(rows: Sequence[Row], scenes: Sequence[Scene]) -> str:
 
 def _shows(image: Image.Image, scene: Scene) -> bool:
     return judge_strictly(image) == Judgement(scene.colour, scene.shape)
-
-
-def _count(hits: Iterable[bool]) -> Count:
-    found = list(hits)
-    return Count(sum(found), len(found))

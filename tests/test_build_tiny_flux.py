@@ -32,10 +32,10 @@ PLAN = Plan(
         tall=Course(Size(32, 48), pictures=4, batch=2),
     ),
     terms=(
-        Term(steps=2, rate=1.0, small=0.5, practice=None, seed=1),
-        Term(steps=3, rate=0.8, small=0.0, practice=PRACTICE, seed=2),
+        Term(steps=2, rate=1.0, decay=0.0, small=0.5, practice=None, seed=1),
+        Term(steps=3, rate=0.8, decay=0.5, small=0.0, practice=PRACTICE, seed=2),
     ),
-    distillation=Term(steps=3, rate=0.3, small=0.0, practice=PRACTICE, seed=3),
+    distillation=Term(steps=3, rate=0.3, decay=0.5, small=0.0, practice=PRACTICE, seed=3),
     measured=1,
     is_compiled=False,
 )

@@ -30,7 +30,7 @@ MOST_BYTES = 20_000_000
 
 def test_the_measure_is_right_about_real_renders():
     score = score_measure(renders=20)
-    print(f"\nthe measure on real renders: colour {score.colour:.1%}, shape {score.shape:.1%}")
+    print(f"\nthe measure on real renders: {score}")
     assert score.colour > 0.99
     assert score.shape > 0.99
 
@@ -65,7 +65,7 @@ def test_held_out_combinations_are_made_of_parts_that_were_seen():
 @pytest.mark.xdist_group("following")
 def test_the_base_follows_prompts_that_it_never_saw():
     score = score_base(load_pipeline(BASE), random.Random(0).sample(held_out_scenes(), 12), seeds=1)
-    print(f"\nthe base on held-out combinations: colour {score.colour:.1%}, shape {score.shape:.1%}")
+    print(f"\nthe base on held-out combinations: {score}")
     assert score.colour >= 0.90
     assert score.shape >= 0.80
 

@@ -14,11 +14,11 @@ from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.autoencoder import AutoencoderTrainer
 from script.tiny_flux.courses import Curriculum
 from script.tiny_flux.distillation import GuidanceDistillation
-from script.tiny_flux.following import report
 from script.tiny_flux.networks import TinyFlux
 from script.tiny_flux.objective import FlowMatching, predictor_of
 from script.tiny_flux.pictures import PictureStore
 from script.tiny_flux.plan import TINY_FLUX, Plan
+from script.tiny_flux.report import report
 from script.tiny_flux.saving import flux_scheduler, save_base
 from script.tiny_flux.sitting import Sitting, SittingOverError, TimedSitting, train_stage
 from script.tiny_flux.state import StateFolder

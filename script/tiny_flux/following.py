@@ -3,13 +3,10 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.flux.loading import load_pipeline
 from lora.serving.drawing import draw
 from lora.serving.request import Request
 from script.tiny_flux.measure import Judgement, judge
@@ -26,36 +23,35 @@ class Score:
     colour: float
     shape: float
 
+    def __str__(self) -> str:
+        return f"colour {self.colour:.1%}, shape {self.shape:.1%}"
+
+
+Pictures = list[tuple[Scene, Image.Image]]  # with what each should show
+
 
 def score_base(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int, measure: Measure = judge) -> Score:
-    """Draw each scene's caption with so many seeds."""
-    judged = [
-        (scene, measure(image))
-        for scene in scenes
-        for image in draw(pipeline, plain_request(caption(scene), count=seeds))
-    ]
-    return _score([(scene.colour == seen.colour, scene.shape == seen.shape) for scene, seen in judged])
+    """Of each scene's caption with so many seeds."""
+    return score(generated(pipeline, scenes, seeds=seeds), measure=measure)
 
 
 def score_measure(*, renders: int, measure: Measure = judge) -> Score:
     """The measure's own accuracy, on real renders of the held-out scenes."""
     rng = random.Random(11)
     scenes = [scene for scene in held_out_scenes() for _ in range(renders)]
-    judged = [(scene, measure(render(scene, width=128, height=128, rng=rng))) for scene in scenes]
-    return _score([(scene.colour == seen.colour, scene.shape == seen.shape) for scene, seen in judged])
+    return score([(scene, render(scene, width=128, height=128, rng=rng)) for scene in scenes], measure=measure)
 
 
-def report(base: Path) -> str:
-    """Both scores in words."""
-    pipeline = load_pipeline(base)
-    torch.set_num_threads(2)
-    lines = []
-    for name, score in (
-        ("the measure on real renders", score_measure(renders=20)),
-        ("the base on held-out combinations", score_base(pipeline, held_out_scenes(), seeds=4)),
-    ):
-        lines.append(f"{name}: colour {score.colour:.1%}, shape {score.shape:.1%}")
-    return "\n".join(lines)
+def generated(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int) -> Pictures:
+    """What a base makes of each scene's caption, with so many seeds."""
+    return [(scene, image) for scene in scenes for image in draw(pipeline, plain_request(caption(scene), count=seeds))]
+
+
+def score(pictures: Pictures, *, measure: Measure) -> Score:
+    """What a measure sees in them."""
+    judged = [(scene, measure(image)) for scene, image in pictures]
+    colours, shapes = zip(*((s.colour == seen.colour, s.shape == seen.shape) for s, seen in judged), strict=True)
+    return Score(sum(colours) / len(judged), sum(shapes) / len(judged))
 
 
 def plain_request(prompt: str, *, count: int = 1) -> Request:
@@ -76,8 +72,3 @@ def plain_request(prompt: str, *, count: int = 1) -> Request:
         output_format="png",
         output_quality=90,
     )
-
-
-def _score(hits: list[tuple[bool, bool]]) -> Score:
-    colours, shapes = zip(*hits, strict=True)
-    return Score(sum(colours) / len(hits), sum(shapes) / len(hits))

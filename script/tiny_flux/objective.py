@@ -22,6 +22,7 @@ GUIDANCE = (1.0, 5.0)  # drawn evenly, so that the guidance input is known befor
 TRAINING_GUIDANCE_SHARE = 0.3
 EVEN_SIGMAS = 0.5  # share of sigmas drawn evenly: those of training hardly hold any that refine a picture at its end
 SEPARATION = 0.1  # weight of the overlap of made-up words and descriptions in the loss
+KINDS_OF_BATCHES = 32  # by size and by what has gradients, student's and teacher's together: 12, with room
 TIMESTEPS = 1000  # what the transformer multiplies sigma and guidance by
 LATENTS_TO_TOKENS = 4  # FLUX packs 2 x 2 latents into a token
 LIKE_FLUX = SigmaRule(logit_mean=None, logit_std=1.0, style_share=0.0)
@@ -105,7 +106,8 @@ class Predictor:
 
 
 def predictor_of(model: TinyFlux, *, is_compiled: bool) -> Predictor:
-    """Compiling takes a minute for each size of a batch, and makes its steps twice as fast."""
+    """Compiling takes a minute for each kind of batch, and makes its steps twice as fast."""
+    torch._dynamo.config.recompile_limit = KINDS_OF_BATCHES  # beyond it, steps are slow without a word
     transformer = torch.compile(model.transformer, dynamic=False) if is_compiled else model.transformer
     return Predictor(model, transformer, is_compiled)
 

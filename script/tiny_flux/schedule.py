@@ -12,9 +12,11 @@ def warm_up_then_cosine(steps: int, *, warm_up: int) -> Callable[[int], float]:
     return lambda step: min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
 
 
-def warm_up_then_decay(steps: int, *, warm_up: int) -> Callable[[int], float]:
-    """A factor on the learning rate: up to 1 over `warm_up` steps, level for half of all, then straight down to 0."""
-    return lambda step: min(1.0, (step + 1) / warm_up, 2 * (1 - step / steps) + 1e-3)
+def warm_up_then_decay(steps: int, *, warm_up: int, decay: float) -> Callable[[int], float]:
+    """A factor on the learning rate: up to 1 over `warm_up` steps, then level, then straight down to 0 over the last
+    `decay` of all steps."""
+    fall = max(1.0, steps * decay)
+    return lambda step: min(1.0, (step + 1) / warm_up, (steps - step) / fall if decay else 1.0)
 
 
 class Progress:

@@ -24,10 +24,11 @@ WARM_UP = 100  # steps
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A stretch of the training with a learning rate of its own that rises, holds and falls."""
+    """A stretch of the training, with a learning rate of its own."""
 
     steps: int
     rate: float  # factor on the learning rates
+    decay: float  # share of its steps, the last ones, over which the rate falls to 0
     small: float  # share of its steps, the first ones, on small pictures
     practice: Practice | None  # how the base practises with LoRAs, if it does
     seed: int
@@ -71,7 +72,8 @@ class TransformerTrainer:
         optimizers = optimizers_for(
             self._model.block_matrices(), objective.parameters_beside_matrices(), rate=term.rate
         )
-        self._optimization = Optimization(optimizers, rate_factor=warm_up_then_decay(term.steps, warm_up=WARM_UP))
+        curve = warm_up_then_decay(term.steps, warm_up=WARM_UP, decay=term.decay)
+        self._optimization = Optimization(optimizers, rate_factor=curve)
         self._rng = random.Random(term.seed)
         self._noise = Noise(material.shift, seed=term.seed, device=self._model.transformer.device)
         self._rehearsal = self._new_rehearsal(term.practice) if term.practice else None
