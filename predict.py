@@ -7,25 +7,25 @@ from cog import BaseRunner, Input, Path, Secret
 
 from lora.checks import yes_or_no
 from lora.heap import give_back
-from lora.serving.closet import Closet
-from lora.serving.drawing import drawn_size
+from lora.serving.generation import drawn_size
+from lora.serving.lora_cache import Closet
+from lora.serving.lora_merger import Worn
 from lora.serving.models import Model, Models
 from lora.serving.notes import notes
-from lora.serving.outfit import TRAINED, Wish, wishes
 from lora.serving.outputs import save_images, text_of
 from lora.serving.request import Request
+from lora.serving.requested_loras import TRAINED, Wish, wishes
 from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.settings import settings_of
+from lora.serving.setup_times import Stages
 from lora.serving.sources import read_source
-from lora.serving.stages import Stages
-from lora.serving.wardrobe import Worn
 from lora.workspace import clear, own_temporary_folder, sent, workspace
+from weights.base_files import weight_files
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
 from weights.network.network import Tokens
-from weights.reading_ahead import reading_ahead
+from weights.readahead import reading_ahead
 from weights.references import open_lora
 from weights.safety import find_safety
-from weights.soundness import weight_files
 
 
 class Runner(BaseRunner):

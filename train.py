@@ -5,17 +5,17 @@ from typing import Optional
 from cog import BaseModel, Input, Path, current_scope
 
 from lora.dataset.reading import Archives
-from lora.training.checkpoints.start import find_start
+from lora.training.checkpoints.resume import find_start
 from lora.training.preparation import prepare
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
 from lora.training.stages import encode, pack, teach
 from lora.training.stop import Stop, Termination
 from lora.workspace import workspace
+from weights.base_files import weight_files
 from weights.bases import find_trainable_base
-from weights.reading_ahead import reading_ahead
+from weights.readahead import reading_ahead
 from weights.references import read_lora
-from weights.soundness import weight_files
 
 TERMINATION = Termination.listening()  # Cog's worker is in its main thread, which alone can listen, only for imports
 

@@ -10,9 +10,9 @@ from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.presets import PRESETS

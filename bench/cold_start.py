@@ -19,12 +19,12 @@ from bench.machine import machine
 from bench.marks import STEPS, told
 from bench.random_flux import DEV, TINY, random_pipeline, random_transformer
 from bench.report import asked_of, keep, table
-from lora.flux.holding import Held
+from lora.flux.frozen_transformer import Held
 from lora.flux.loading import device, free_memory
+from weights.base_files import weight_files
 from weights.bases import SETTING
 from weights.safety import OFF
 from weights.safety import SETTING as SAFETY
-from weights.soundness import weight_files
 
 SIDE, SMALL_SIDE = 1024, 64  # pixels
 GB = 1e9

@@ -33,7 +33,7 @@ from lora.dataset.latents import fitted_batches
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, read_dataset
 from lora.dataset.sizes import training_sizes
-from lora.pictures.size import Size
+from lora.images.size import Size
 
 RESOLUTIONS = (512, 768, 1024)
 SETS = (

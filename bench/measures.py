@@ -22,7 +22,7 @@ from PIL import Image
 
 from bench.concepts import HELD_OUT_SEED, REFERENCE_SEED, TRAINING_IMAGES, Concept
 from lora.dataset.encoding import Example
-from lora.serving.drawing import draw
+from lora.serving.generation import draw
 from script.tiny_flux.captions import TRIGGER
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.learning import encoded, losses, world

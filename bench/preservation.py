@@ -18,10 +18,10 @@ from PIL import Image
 
 from bench.machine import machine
 from bench.report import asked_of, keep, table
-from lora.flux.layouts.canonical import canonical
 from lora.flux.loading import load_pipeline
-from lora.serving.drawing import draw
-from lora.serving.wardrobe import Wardrobe, Worn
+from lora.formats.reading import canonical
+from lora.serving.generation import draw
+from lora.serving.lora_merger import Wardrobe, Worn
 from script.demo import TRAINING, WITH_TRIGGER
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.measure import judge

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.holding import Held, hold_transformer
+from lora.flux.frozen_transformer import Held, hold_transformer
 from lora.flux.prompt import MOST_TEXT_TOKENS, Prompt
-from lora.flux.shapes import Shape
+from lora.formats.shapes import Shape
 from weights.bases import WEIGHTS
 
 TINY = WEIGHTS / "tiny-flux"

@@ -3,7 +3,7 @@
 With FLUX_BASE, on that base: both have the same LoRAs, prompts and seeds, in one process and in turn. Ours puts LoRAs
 into the weights; stock loads each as an adapter, as the usual predictor does, and keeps it until it is taken off:
 another strength is a number to it, and every step of every picture pays for the adapter. Without FLUX_BASE, on random
-weights of FLUX.1's shape, and against compiled models, too (bench/drawing.py).
+weights of FLUX.1's shape, and against compiled models, too (bench/generation.py).
 """
 
 import os
@@ -18,12 +18,12 @@ import torch
 from diffusers import FluxPipeline
 from safetensors.torch import save_file
 
-from bench import drawing
+from bench import generation as drawing
+from bench.lora_appliers import Ours, Stock, Wearer
 from bench.machine import machine
 from bench.random_flux import random_lora
 from bench.report import asked_of, keep, table
 from bench.timing import seconds_each
-from bench.wearers import Ours, Stock, Wearer
 from lora.flux.loading import device, load_pipeline
 from lora.flux.prompt import text_tokens
 from lora.training.recipe.layers import block_layers

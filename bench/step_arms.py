@@ -10,13 +10,13 @@ from bench.plain_dreambooth import TARGET_MODULES
 from bench.random_flux import Sizes, random_text_encoders, random_transformer
 from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
-from lora.flux.engine.blocks import compute_blocks
-from lora.flux.engine.choices import Recomputed
-from lora.flux.engine.graphs import can_be_compiled
-from lora.flux.engine.layers import fuse_lora
-from lora.flux.holding import Held
+from lora.engine.checkpointing import compute_blocks
+from lora.engine.compilation import can_be_compiled
+from lora.engine.lora_layers import fuse_lora
+from lora.engine.options import Recomputed
+from lora.engine.precision import Precision
+from lora.flux.frozen_transformer import Held
 from lora.flux.loading import device
-from lora.flux.precision import Precision
 from lora.training.learning.adapter import add_lora
 from lora.training.recipe.layers import block_layers
 
@@ -115,7 +115,7 @@ def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
         encoders = _encoders(sizes) if arm.encodes else None
         return ScriptLoop(transformer, recomputes=arm.recomputed == "blocks", encoders=encoders)
     fuse_lora(transformer)
-    compute_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held(sizes)))
+    compute_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held(sizes).device))
     return OurLoop(transformer)
 
 

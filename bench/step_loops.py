@@ -8,9 +8,9 @@ from diffusers import FluxTransformer2DModel
 from bench.plain_dreambooth import EPSILON, LEARNING_RATE, MAX_GRAD_NORM, WEIGHT_DECAY
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import Step, take_step
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from lora.training.recipe.recipe import Recipe
 from lora.training.recipe.sigmas import Shift, SigmaRule
 

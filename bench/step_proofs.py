@@ -13,7 +13,7 @@ from bench.random_flux import Sizes
 from bench.report import table
 from bench.step_arms import Arm, Trainee, trainee
 from bench.step_loops import Inputs
-from lora.flux.precision import Precision
+from lora.engine.precision import Precision
 from lora.training.learning.losses import loss_at
 from lora.training.memory.out_of_memory import is_out_of_memory
 

@@ -11,19 +11,19 @@ import torch
 
 from bench.random_flux import DEV, Sizes, random_dataset, random_transformer
 from bench.step_loops import RANK, SEED, Inputs
+from lora.engine.checkpointing import compute_blocks
+from lora.engine.compilation import can_be_compiled
+from lora.engine.lora_layers import fuse_lora
 from lora.flux.dimensions import Dimensions
-from lora.flux.engine.blocks import compute_blocks
-from lora.flux.engine.graphs import can_be_compiled
-from lora.flux.engine.layers import fuse_lora
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, precision
 from lora.training.learning.adapter import add_lora
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
-from lora.training.memory.demand import held
+from lora.training.memory.configurations import GB, Demand, Plan, plans
 from lora.training.memory.out_of_memory import is_out_of_memory
-from lora.training.memory.plans import GB, Demand, Plan, plans
+from lora.training.memory.requirements import held
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.optimizers import bytes_per_parameter
 
@@ -100,7 +100,7 @@ def _steps(plan: Plan, sizes: Sizes, side: int, steps: int) -> list[float]:
     transformer = random_transformer(sizes, how)
     add_lora(transformer, layers=block_layers(sizes.transformer), rank=RANK, seed=SEED)
     fuse_lora(transformer)
-    compute_blocks(transformer, plan.rung.recomputed, are_compiled=can_be_compiled(how))
+    compute_blocks(transformer, plan.rung.recomputed, are_compiled=can_be_compiled(how.device))
     state, marks = TrainingState(transformer, recipe), []
     for _ in range(steps + 2):
         take_step(transformer, state, inputs.batches, recipe, team=Solo())  # it waits for the device

@@ -13,7 +13,7 @@ from bench.machine import machine
 from bench.random_flux import tiny_sizes
 from bench.report import asked_of, keep, table
 from bench.tier_case import Tried, tried
-from lora.training.memory.plans import GB
+from lora.training.memory.configurations import GB
 
 CARDS, SIDES, STEPS = (8, 12, 16, 24, 48), (512, 1024), 10  # GB, pixels
 TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s a step")

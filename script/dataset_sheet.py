@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageDraw, ImageFont
 
+from lora.dataset.crops import WHOLE
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
-from lora.dataset.views import WHOLE
 from lora.dataset.workers import in_order
-from lora.pictures.files import quiet_pillow
+from lora.images.files import quiet_pillow
 
 COLUMNS, MOST_IMAGES = 5, 100
 TILE, PICTURE, GAP = 250, 210, 14

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora.flux.layouts.canonical import canonical
 from lora.flux.loading import load_pipeline
-from lora.serving.drawing import draw
+from lora.formats.reading import canonical
+from lora.serving.generation import draw
+from lora.serving.lora_merger import Wardrobe, Worn
 from lora.serving.request import Request
-from lora.serving.wardrobe import Wardrobe, Worn
 from lora.training.result.output import LORA_NAME
 from weights.bases import WEIGHTS
 from weights.references import read_lora

@@ -13,15 +13,15 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from lora.flux.holding import Held, load_transformer
-from lora.flux.layouts.canonical import canonical
+from lora.flux.frozen_transformer import Held, load_transformer
 from lora.flux.loading import load_encoders, load_pipeline
-from lora.serving.drawing import draw
-from lora.serving.wardrobe import Wardrobe, Worn
+from lora.formats.reading import canonical
+from lora.serving.generation import draw
+from lora.serving.lora_merger import Wardrobe, Worn
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Draws
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.preservation import NeutralImages, Preservation
-from lora.training.learning.team import Solo
 from lora.training.learning.validation import hold_out
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_prompts, neutral_side

@@ -12,7 +12,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load
 
-from lora.flux.holding import Held, load_transformer
+from lora.flux.frozen_transformer import Held, load_transformer
 from lora.flux.loading import load_encoders
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.result.output import LORA_NAME, check_tar

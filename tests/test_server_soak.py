@@ -11,7 +11,7 @@ import pytest
 
 from script.cog_server import Server, health, running_server
 from tests.cog_client import Answer, Json, call, images_of, post_prediction, when_free
-from tests.drawing_requests import Drawn, Requests, some_loras
+from tests.generation_requests import Drawn, Requests, some_loras
 from tests.loopback import webhook
 from tests.servers import ACCEPTED, end_of, wait_until
 

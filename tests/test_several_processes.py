@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lora.training.checkpoints.files import read_checkpoint
-from lora.training.learning.team import Solo
-from tests.team_steps import EXAMPLES, STEPS, as_one_of, steps_of
+from lora.training.learning.data_parallel import Solo
+from tests.data_parallel_steps import EXAMPLES, STEPS, as_one_of, steps_of
 from tests.tiny import base_of_few_prompts
 from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left, small_archive
 

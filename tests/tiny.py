@@ -19,21 +19,21 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from lora.dataset.cache import Cache, MemoryCache
+from lora.dataset.cache_keys import Keys
 from lora.dataset.captions import PromptRule
 from lora.dataset.encoding import EncodedDataset, Example, ExtraTexts, encode_dataset
 from lora.dataset.inspection import Inspector
-from lora.dataset.keys import Keys
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Batch, Batches, Draws
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.preservation import NeutralImages, Preservation
-from lora.training.learning.session import Account, Outcome
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
+from lora.training.learning.trainer import Account, Outcome
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.recipe import Recipe

@@ -28,7 +28,7 @@ IMAGES = {f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index i
 SECONDS_TO_TRAIN = 240
 SECONDS_FOR_A_COMMAND = 600
 FORKING = multiprocessing.get_context("forkserver")  # whose server has run nothing that a fork could break
-FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.team_steps"])
+FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.data_parallel_steps"])
 
 
 @dataclass(frozen=True)

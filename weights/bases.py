@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from weights.soundness import INDEX, check_folder
+from weights.base_files import INDEX, check_folder
 
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"

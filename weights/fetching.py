@@ -10,8 +10,8 @@ from typing import BinaryIO
 from weights.cache.store import Entry, Store
 from weights.grammar.records import Remote
 from weights.network.download import download
+from weights.network.failures import NotThere
 from weights.network.network import Network, Tokens
-from weights.network.refusals import NotThere
 from weights.sources.access import Access, access_to
 from weights.sources.finding import Found, find, readings
 

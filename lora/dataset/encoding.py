@@ -9,8 +9,8 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from lora.dataset.cache import Cache
+from lora.dataset.cache_keys import Keys
 from lora.dataset.inspection import Inspector
-from lora.dataset.keys import Keys
 from lora.dataset.latents import Fitted, encode_images
 from lora.dataset.reading import Dataset
 from lora.dataset.wording import counted, named

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lora.dataset.likeness import Likeness, likeness, sharpness
+from lora.dataset.crops import LEAST_SEEN, WHOLE, View, seen, views_of
 from lora.dataset.pixels import Pixels, PixelStore
+from lora.dataset.similarity import Likeness, likeness, sharpness
 from lora.dataset.sizes import training_sizes
-from lora.dataset.views import LEAST_SEEN, WHOLE, View, seen, views_of
-from lora.pictures.files import Picture, open_picture
-from lora.pictures.size import Size, cover_scale
+from lora.images.files import Picture, open_picture
+from lora.images.size import Size, cover_scale
 
 WORTH_KEEPING = 2.0  # pixels to be decoded for each that is kept: writing and reading them takes its time, too
 LOOKED_AT_SIDE = 512  # pixels that suffice to tell whether a picture is sharp, and which others it is like

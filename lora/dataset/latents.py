@@ -12,13 +12,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from lora.dataset.cache import Cache
+from lora.dataset.cache_keys import Keys
+from lora.dataset.crops import View
 from lora.dataset.inspection import Inspector
-from lora.dataset.keys import Keys
 from lora.dataset.pixels import Pixels
 from lora.dataset.reading import CaptionedImage
-from lora.dataset.views import View
 from lora.dataset.workers import in_order
-from lora.pictures.files import quiet_pillow
+from lora.images.files import quiet_pillow
 
 PIXELS_PER_CALL = 2**20  # nothing interrupts a call of the VAE: one image of 1024x1024, or four of 512x512
 PIXELS_AT_HAND = 2**23  # of images that wait for others of their sizes

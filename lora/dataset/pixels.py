@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lora.dataset.crops import View
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
-from lora.dataset.views import View
 
 MOST_BYTES = 4 * GIBIBYTE
 SHARE_OF_DISK = 1 / 4

@@ -14,7 +14,7 @@ from lora.dataset.names import is_personal
 from lora.dataset.pairing import Caption, Pairing, pair
 from lora.dataset.refusal import ContentError, said_of
 from lora.dataset.workers import in_order
-from lora.pictures.files import READABLE, is_image, quiet_pillow
+from lora.images.files import READABLE, is_image, quiet_pillow
 
 # A file with such a name was meant to be an image, whatever is in it.
 IMAGE_NAME = re.compile(

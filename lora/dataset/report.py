@@ -7,9 +7,9 @@ from lora.dataset.advice import warnings_about
 from lora.dataset.archive import Skipped
 from lora.dataset.caption_files import SUFFIXES
 from lora.dataset.captions import PromptRule
-from lora.dataset.likeness import look_alikes
 from lora.dataset.names import suffix_of
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.similarity import look_alikes
 from lora.dataset.wording import SHOWN, counted
 
 SIZES_SHOWN = 12

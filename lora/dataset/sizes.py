@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lora.pictures.size import Size
+from lora.images.size import Size
 
 STEP = 16  # FLUX's tokens are 16 pixels a side
 TOKENS_OF_A_TILE = 128  # attention and matrix kernels work in tiles of so many tokens; the text is four of them

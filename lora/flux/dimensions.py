@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora.flux.engine.choices import streamed_places
+from lora.engine.options import streamed_places
 
 TIME_CHANNELS = 256
 # Of a block, in squares of its width: the weights of linear layers that see tokens, and of those that modulate.
@@ -75,7 +75,7 @@ class Dimensions:
         return self.width**2 * (plain + (modulation if with_modulation else 0))
 
     def weights_away(self, streamed_blocks: int, *, with_modulation: bool) -> int:
-        """How many weights of blocks that stream are not on the device (lora/flux/streaming.py), where two slots have
+        """How many weights of blocks that stream are not on the device (lora/engine/streaming.py), where two slots have
         room for any block: if few stream, fewer than none."""
         places = streamed_places(streamed_blocks, of=self.blocks)
         streamed = [self.weights_of_block(place, with_modulation=with_modulation) for place in places]

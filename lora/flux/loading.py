@@ -15,10 +15,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lora.flux.components import load_parts, load_tokenizers, refusals
 from lora.flux.dimensions import Dimensions
-from lora.flux.holding import Held, load_transformer
-from lora.flux.parts import load_parts, load_tokenizers, refusals
-from lora.flux.placing import CLIP, T5, TRANSFORMER, VAE, Placement, bytes_of_parts, placement
+from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.placement import CLIP, T5, TRANSFORMER, VAE, Placement, bytes_of_parts, placement
 
 WITHOUT_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"  # lets transformers load tensor by tensor (its core_model_loading.py)
 
@@ -34,7 +34,7 @@ def precision() -> torch.dtype:
 
 
 def load_pipeline(base: Path) -> FluxPipeline:
-    """All of FLUX, ready to draw. What a GPU has no room for lives on the host (lora/flux/placing.py): text encoders,
+    """All of FLUX, ready to draw. What a GPU has no room for lives on the host (lora/flux/placement.py): text encoders,
     and weights of blocks, which stream to it.
 
     Raises MemoryError with one sentence, before anything is loaded, if the GPU has no room for the rest either, and

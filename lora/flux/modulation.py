@@ -13,8 +13,8 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
-from lora.flux.engine.choices import AHEAD_BYTES
-from lora.flux.linears import HostLinear
+from lora.engine.linears import HostLinear
+from lora.engine.options import AHEAD_BYTES
 from lora.flux.velocity import entrance
 
 MOST_AHEAD = 128  # batches: FLUX.1 has no room for so many, and a small model nothing to gain from more

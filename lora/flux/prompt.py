@@ -11,8 +11,8 @@ from diffusers import FluxPipeline
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lora.flux.components import T5_TOKENIZER, load_tokenizer
 from lora.flux.loading import visiting
-from lora.flux.parts import T5_TOKENIZER, load_tokenizer
 
 # The most that a base reads, whatever its tokenizer says. Padding takes part in attention, so training pads as sampling
 # does: FLUX.1-dev to 512 tokens, FLUX.1-schnell to 256 (huggingface.co/black-forest-labs/FLUX.1-schnell).

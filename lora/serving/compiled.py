@@ -4,7 +4,7 @@ import torch
 import torch.fx.experimental._config
 from diffusers import FluxPipeline
 
-from lora.flux.engine.graphs import Graphs
+from lora.engine.compilation import Graphs
 from lora.flux.prompt import encode_prompt
 from lora.serving.progress import Say
 

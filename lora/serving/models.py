@@ -8,17 +8,17 @@ import psutil
 import torch
 from PIL import Image
 
-from lora.flux.engine.choices import Engine, chosen_engine
+from lora.engine.options import Engine, chosen_engine
 from lora.flux.loading import device, free_memory, load_pipeline, precision
-from lora.flux.placing import DRAWING_BYTES, bytes_of_parts
+from lora.flux.placement import DRAWING_BYTES, bytes_of_parts
 from lora.serving.compiled import compile_for_all_sizes
-from lora.serving.drawing import draw
-from lora.serving.fast import FastTransformer
+from lora.serving.generation import draw
+from lora.serving.int8_transformer import FastTransformer
+from lora.serving.lora_merger import Wardrobe, Worn
 from lora.serving.progress import Say
 from lora.serving.prompts import Prompts
 from lora.serving.request import Request
 from lora.serving.sources import Source
-from lora.serving.wardrobe import Wardrobe, Worn
 
 
 class Model:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from diffusers import FluxPipeline
 
 from lora.flux.prompt import text_tokens, token_count
-from lora.pictures.size import Size
+from lora.images.size import Size
 from lora.serving.request import CUSTOM, Request
 from lora.serving.sources import Source
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from lora.pictures.files import DAMAGE
+from lora.images.files import DAMAGE
 from lora.serving.request import Request
 
 PILLOW_NAMES = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 from lora.checks import number, one_of, text, whole_number, yes_or_no
-from lora.pictures.size import Size
+from lora.images.size import Size
 
 # Sizes of FLUX's public predictors for a base of 1024 pixels.
 SIZES: dict[str, tuple[int, int]] = {

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora.pictures.size import Size
+from lora.images.size import Size
+from lora.serving.lora_merger import Worn
 from lora.serving.request import Request
 from lora.serving.sources import Source
-from lora.serving.wardrobe import Worn
 
 
 def settings_of(

@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image
 
 from lora.checks import number
-from lora.pictures.files import Picture, open_picture, quiet_pillow
-from lora.pictures.masks import fit_mask, open_mask
-from lora.pictures.size import Size
+from lora.images.files import Picture, open_picture, quiet_pillow
+from lora.images.masks import fit_mask, open_mask
+from lora.images.size import Size
 
 MOST_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, as others wait for it
 PIXELS_NEEDED = 1024 * 1024  # at which FLUX.1 draws

@@ -7,16 +7,16 @@ from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import Report, report_on
-from lora.flux.engine.choices import chosen_engine
+from lora.engine.options import chosen_engine
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
 from lora.training.checkpoints.identity import identity_of
-from lora.training.checkpoints.start import Beginning, Start, beginning_of, open_store
+from lora.training.checkpoints.resume import Beginning, Start, beginning_of, open_store
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.validation import count_held_out
 from lora.training.learning.warm_start import matched
-from lora.training.memory.demand import demand_of, free_bytes
-from lora.training.memory.plans import Plan, plans
+from lora.training.memory.configurations import Plan, plans
+from lora.training.memory.requirements import demand_of, free_bytes
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerChoice, block_layers, chosen_layers

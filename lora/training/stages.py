@@ -5,21 +5,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from lora.dataset.cache import Cache, open_cache
+from lora.dataset.cache_keys import Keys
 from lora.dataset.encoding import EncodedDataset, ExtraTexts, encode_dataset, encoded_bytes
-from lora.dataset.keys import Keys
 from lora.flux.loading import free_memory, load_encoders
 from lora.training.checkpoints.files import Checkpoint
-from lora.training.checkpoints.start import LAST
+from lora.training.checkpoints.resume import LAST
 from lora.training.checkpoints.store import BEST, CheckpointStore
-from lora.training.learning.session import Schedule
-from lora.training.memory.demand import encoders_live_on, encoders_work_on
-from lora.training.memory.plans import ENCODERS, Encoders
+from lora.training.learning.trainer import Schedule
+from lora.training.memory.configurations import ENCODERS, Encoders
+from lora.training.memory.requirements import encoders_live_on, encoders_work_on
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
 from lora.training.result.output import Product, check_tar, write_tar
-from lora.training.runs.job import Job
-from lora.training.runs.ladder import Trained, on_a_rung_that_holds, train_lora
+from lora.training.runs.attempt import Job
+from lora.training.runs.fallbacks import Trained, on_a_rung_that_holds, train_lora
 from lora.training.stop import Stop
 
 SAMPLES = "samples"

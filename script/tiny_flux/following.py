@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.serving.drawing import draw
+from lora.serving.generation import draw
 from lora.serving.request import Request
 from script.tiny_flux.measure import Judgement, judge
 from script.tiny_flux.world import Scene, caption, held_out_scenes, render

@@ -11,11 +11,11 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
+from lora.dataset.crops import View, seen, views_of
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
-from lora.dataset.views import View, seen, views_of
 from lora.flux.prompt import Prompt, encode_prompt
-from lora.pictures.size import Size, fit
+from lora.images.size import Size, fit
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
 from script.tiny_flux.captions import TRIGGER

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from diffusers import FluxPipeline
 
-from lora.serving.drawing import draw
+from lora.serving.generation import draw
 from script.tiny_flux.count import Count
 from script.tiny_flux.described_monster import DescribedMonster, Measures, Paint, describe
 from script.tiny_flux.following import plain_request

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bench.concepts import CONCEPTS, HELD_OUT_SEED
 from bench.measures import References, change, colours, paired
-from lora.serving.drawing import draw
+from lora.serving.generation import draw
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import BACKGROUNDS, Scene, render
 from tests.tiny import tiny_pipeline

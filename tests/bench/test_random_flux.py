@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from bench.random_flux import DEV, random_dataset, random_lora, random_pipeline, random_transformer, tiny_sizes
-from lora.flux.holding import Held
+from lora.flux.frozen_transformer import Held
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.recipe.layers import block_layers
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora.workspace import clear, own_temporary_folder, sent, workspace
-from tests.house_rules import ROOT
+from tests.project_rules import ROOT
 from tests.tiny import assert_one_sentence
 
 

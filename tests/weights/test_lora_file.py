@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lora.flux.shapes import Shape
-from tests.lora.flux.layouts.made import LAYOUTS
+from lora.formats.shapes import Shape
+from tests.lora.formats.made import LAYOUTS
 from tests.tiny import assert_one_sentence
 from weights import lora_file
 from weights.lora_file import parse_lora

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from weights.network.exchange import Answer, Question, ask
+from weights.network.client import Answer, Question, ask
+from weights.network.failures import Interrupted, persist
 from weights.network.network import Network, Patience
-from weights.network.refusals import Interrupted, persist
 from weights.network.statuses import check_status
 
 MOST_BYTES = 4 * 2**30  # rank 128 in fp32 on every linear layer has 2.6 GB

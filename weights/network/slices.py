@@ -6,7 +6,7 @@ import time
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING
 
-from weights.network.refusals import NAP
+from weights.network.failures import NAP
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

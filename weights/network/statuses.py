@@ -1,7 +1,7 @@
 """What the status codes of HTTP mean here: fine, refused for good, or worth another attempt. Reads no body."""
 
-from weights.network.exchange import Answer
-from weights.network.refusals import Interrupted, NotThere
+from weights.network.client import Answer
+from weights.network.failures import Interrupted, NotThere
 
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE = 401, 403, 404, 410
 PASSING = frozenset({408, 429})  # the server is slow, or asks for patience

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from weights.grammar.records import CivitaiLora
-from weights.network.answers import ask_for_json
+from weights.network.client import Question
 from weights.network.download import MOST_BYTES, Wanted
-from weights.network.exchange import Question
+from weights.network.json_response import ask_for_json
 from weights.network.network import Network
 
 FLUX = "flux.1"

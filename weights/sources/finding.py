@@ -1,8 +1,8 @@
 """From a record to the file that it now means, whichever service has it. Knows no cache."""
 
 from weights.grammar.records import CivitaiLora, HubLora, Link, Remote, ReplicateLora, SomeonesLora
+from weights.network.client import Question
 from weights.network.download import Wanted
-from weights.network.exchange import Question
 from weights.network.network import Network, Tokens
 from weights.sources.access import token_for
 from weights.sources.civitai import find_on_civitai

@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import quote
 
 from weights.grammar.records import HubLora
-from weights.network.answers import ask_for_json
+from weights.network.client import Question
 from weights.network.download import Wanted
-from weights.network.exchange import Question
+from weights.network.failures import NotThere
+from weights.network.json_response import ask_for_json
 from weights.network.network import Network
-from weights.network.refusals import NotThere
 
 SUFFIX = ".safetensors"
 SHOWN = 5  # how many names an error repeats

@@ -8,10 +8,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lora.training.learning.batches import Batches
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.losses import add_gradients, training_losses
 from lora.training.learning.preservation import Preservation
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from lora.training.recipe.recipe import Recipe
 
 

@@ -6,13 +6,13 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
-from lora.flux.engine.layers import is_fused
+from lora.engine.lora_layers import is_fused
 from lora.flux.modulation import Conditions, ModulationAhead
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import entrance, predict_velocity
 from lora.training.learning.batches import Batch, Batches, Noised
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
-from lora.training.learning.team import Solo
 
 TRAINING_GUIDANCE = 1.0  # the data are samples without guidance; asking for more would teach the model to ignore it
 

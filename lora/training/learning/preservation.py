@@ -18,17 +18,17 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.engine.layers import lora_layers, without_lora
+from lora.engine.lora_layers import lora_layers, without_lora
 from lora.flux.latents import PATCH, TOKEN_PIXELS
 from lora.flux.modulation import ModulationAhead
-from lora.flux.picture import generate_latents, pipeline_around
 from lora.flux.prompt import Prompt
+from lora.flux.sampling import generate_latents, pipeline_around
 from lora.flux.velocity import entrance, predict_velocity
 from lora.training.learning.batches import Batches, Draws, Noised
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.flow import flow_losses, point_on_path
 from lora.training.learning.losses import TRAINING_GUIDANCE, add_gradients, velocity_with_lora
 from lora.training.learning.randomness import seed_for
-from lora.training.learning.team import Solo
 from lora.training.recipe.recipe import Recipe, steps_that_preserve
 from lora.training.stop import Stop, StopAskedError
 

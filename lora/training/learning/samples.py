@@ -6,8 +6,8 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
 from lora.flux.latents import TOKEN_PIXELS
-from lora.flux.picture import draw_picture, pipeline_around
 from lora.flux.prompt import Prompt
+from lora.flux.sampling import draw_picture, pipeline_around
 from lora.training.stop import Stop
 
 STEPS, GUIDANCE, FIRST_SEED = 28, 3.5, 42  # as the peer's samples, and as FLUX.1-dev is used

@@ -9,9 +9,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora.dataset.wording import counted
-from lora.flux.layouts.canonical import canonical
-from lora.flux.layouts.record import Change, Pair
-from lora.flux.shapes import Shape
+from lora.formats.reading import canonical
+from lora.formats.shapes import Shape
+from lora.formats.weight_deltas import Change, Pair
 from lora.training.learning.adapter import ADAPTER
 
 

@@ -6,8 +6,8 @@ not counted on.
 
 from dataclasses import dataclass
 
-from lora.flux.engine.choices import Engine, Recomputed
-from lora.flux.precision import Precision
+from lora.engine.options import Engine, Recomputed
+from lora.engine.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from lora.engine.options import Recomputed
+from lora.engine.precision import Precision
 from lora.flux.dimensions import Dimensions
-from lora.flux.engine.choices import Recomputed
-from lora.flux.precision import Precision
 
 FP32, BF16 = 4, 2
 INT8, INT8_ROW = 1, 4  # a code for each weight, and a scale in fp32 for each row

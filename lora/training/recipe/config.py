@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from lora.checks import number, one_of, text, whole_number, yes_or_no
 from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
-from lora.flux.precision import Precision
+from lora.engine.precision import Precision
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from lora.training.recipe.presets import PRESETS
 

@@ -11,8 +11,8 @@ from diffusers import FluxTransformer2DModel
 
 from lora.checks import text
 from lora.dataset.wording import counted
-from lora.flux.kohya import PREFIX, fused_layer
-from lora.flux.shapes import Shape, linear_shapes
+from lora.formats.kohya import PREFIX, fused_layer
+from lora.formats.shapes import Shape, linear_shapes
 
 # Each is a regular expression for whole names. FLUX.1 has 494, 418, 266 and 4 of them.
 LAYER_SETS = {

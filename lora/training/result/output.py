@@ -21,9 +21,9 @@ from torch import Tensor
 from lora.dataset.names import inside
 from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
-from lora.flux.kohya import kohya_tensors
+from lora.formats.kohya import kohya_tensors
 from lora.training.checkpoints.files import Checkpoint, packed
-from lora.training.learning.session import Account, Outcome
+from lora.training.learning.trainer import Account, Outcome
 from lora.training.result.metadata import lora_metadata
 from lora.training.result.notice import notice
 

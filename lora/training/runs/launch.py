@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset
-from lora.training.learning.session import Outcome
+from lora.training.learning.trainer import Outcome
 from lora.training.progress import Log, passed_on
-from lora.training.runs.team_files import FAILED, OUT_OF_MEMORY, STOP, Work, read_outcome, write_work
+from lora.training.runs.worker_files import FAILED, OUT_OF_MEMORY, STOP, Work, read_outcome, write_work
 from lora.training.stop import Stop
 
 ROOT = Path(__file__).resolve().parents[3]
-PROGRAM = "lora.training.runs.process"
+PROGRAM = "lora.training.runs.worker"
 PROCESSES_VARIABLE = "FLUX_LORA_PROCESSES"
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_TO_SAVE = 5.0  # for a team that is told to stop; then it is killed

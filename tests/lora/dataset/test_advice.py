@@ -7,7 +7,7 @@ from PIL import ImageFilter
 
 from lora.dataset.advice import warnings_about
 from lora.dataset.captions import PromptRule
-from lora.dataset.likeness import look_alikes
+from lora.dataset.similarity import look_alikes
 from tests.tiny import encoded, found_in, noisy_picture, picture, write, zipped
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
-from lora.pictures.files import open_picture
-from lora.pictures.size import Size
+from lora.images.files import open_picture
+from lora.images.size import Size
 from script.cog_server import ROOT
 from tests.tiny import encoded, noisy_picture, picture, write
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lora.dataset import pixels
+from lora.dataset.crops import View
 from lora.dataset.pixels import PixelStore
-from lora.dataset.views import View
-from lora.pictures.size import Size
+from lora.images.size import Size
 from tests.tiny import noisy_picture
 
 VIEW = View(Size(96, 80), 0)

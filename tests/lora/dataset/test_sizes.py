@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lora.dataset.sizes import MOST_UPSCALING, STEP, training_size, training_sizes
-from lora.pictures.files import LONGEST_RATIO, SHORTEST_SIDE
-from lora.pictures.size import Size, cover_scale, fit
+from lora.images.files import LONGEST_RATIO, SHORTEST_SIDE
+from lora.images.size import Size, cover_scale, fit
 from tests.tiny import noisy_picture, picture
 
 COUNT = 10_000

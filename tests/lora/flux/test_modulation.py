@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from lora.engine.linears import HostLinear
 from lora.flux import modulation
-from lora.flux.holding import Held, load_transformer
-from lora.flux.linears import HostLinear
+from lora.flux.frozen_transformer import Held, load_transformer
 from lora.flux.modulation import Conditions, ModulationAhead
 from lora.training.learning.adapter import add_lora
+from lora.training.learning.data_parallel import Solo, Team
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo, Team
 from tests.tiny import (
     a_recipe,
     all_layers,

@@ -5,10 +5,10 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
+from lora.flux.components import load_tokenizers
 from lora.flux.loading import load_encoders
-from lora.flux.parts import load_tokenizers
-from lora.flux.picture import draw_picture
 from lora.flux.prompt import encode_prompt, text_tokens, text_tokens_of
+from lora.flux.sampling import draw_picture
 from tests.tiny import TINY_FLUX, TINY_TEXT_TOKENS, assert_one_sentence, base_that_reads
 
 TEXT = "a red star in a meadow"

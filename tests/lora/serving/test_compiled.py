@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from lora.flux.holding import Held, load_transformer
-from lora.flux.layouts.canonical import canonical
+from lora.flux.frozen_transformer import Held, load_transformer
+from lora.formats.reading import canonical
 from lora.serving import models as models_module
 from lora.serving.compiled import compile_for_all_sizes
-from lora.serving.fast import FastTransformer
+from lora.serving.int8_transformer import FastTransformer
+from lora.serving.lora_merger import Wardrobe, Worn
 from lora.serving.models import Model, Models
-from lora.serving.wardrobe import Wardrobe, Worn
-from tests.lora.serving.test_fast import SIZES, drawn
+from tests.lora.serving.test_int8_transformer import SIZES, drawn
 from tests.tiny import TINY_FLUX, random_lora, tiny_pipeline
 
 KINDS = ("plain", "8 bits", "streamed")

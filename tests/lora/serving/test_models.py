@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lora.flux.layouts.canonical import canonical
+from lora.formats.reading import canonical
 from lora.serving import models as models_module
+from lora.serving.lora_merger import Worn
 from lora.serving.models import Model, Models
-from lora.serving.wardrobe import Worn
-from tests.lora.serving.test_drawing import request
+from tests.lora.serving.test_generation import request
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, random_lora, tiny_transformer
 
 PLENTY = 2**50

@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
-from lora.pictures.size import Size
+from lora.images.size import Size
 from lora.serving.notes import notes
-from tests.drawing_requests import a_source
-from tests.lora.serving.test_drawing import request
+from tests.generation_requests import a_source
+from tests.lora.serving.test_generation import request
 from tests.tiny import tiny_pipeline
 
 

@@ -5,11 +5,11 @@ import hashlib
 
 from PIL import Image
 
-from lora.pictures.size import Size
+from lora.images.size import Size
+from lora.serving.lora_merger import Worn
 from lora.serving.settings import settings_of
-from lora.serving.wardrobe import Worn
 from script.tiny_flux.following import plain_request
-from tests.drawing_requests import a_source
+from tests.generation_requests import a_source
 from tests.tiny import write
 
 REQUEST = dataclasses.replace(plain_request("a star"), aspect_ratio="custom", custom_size=(96, 96), num_outputs=2)

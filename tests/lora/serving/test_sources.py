@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora.pictures.size import Size
+from lora.images.size import Size
 from lora.serving import sources
 from lora.serving.request import size_for_image
 from lora.serving.sources import read_source

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lora.engine.streaming import kept_weight, streams
 from lora.flux import loading
-from lora.flux.holding import Held, load_transformer
-from lora.flux.layouts.canonical import canonical
+from lora.flux.frozen_transformer import Held, load_transformer
 from lora.flux.loading import load_pipeline
-from lora.flux.placing import Placement
-from lora.flux.streaming import kept_weight, streams
-from lora.serving.fast import FastTransformer
-from lora.serving.wardrobe import Wardrobe, Worn
-from tests.lora.serving.test_fast import drawn
+from lora.flux.placement import Placement
+from lora.formats.reading import canonical
+from lora.serving.int8_transformer import FastTransformer
+from lora.serving.lora_merger import Wardrobe, Worn
+from tests.lora.serving.test_int8_transformer import drawn
 from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora, tiny_pipeline
 
 CPU = torch.device("cpu")

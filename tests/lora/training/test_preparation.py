@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora.dataset.reading import Archives
-from lora.training.checkpoints.start import Start
+from lora.training.checkpoints.resume import Start
 from lora.training.learning.adapter import lora_tensors
 from lora.training.preparation import count_trained, prepare
 from lora.training.progress import Log

@@ -4,7 +4,7 @@ import pytest
 
 from lora.training import progress as progress_module
 from lora.training.progress import Log, Progress, passed_on, print_metric
-from tests.lora.training.sessions import a_log
+from tests.lora.training.trainers import a_log
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from lora.training import stop as stop_module
 from lora.training.progress import Log
 from lora.training.stop import Stop, StopAskedError, Termination
 from script.cog_server import ROOT
-from tests.lora.training.sessions import a_log
+from tests.lora.training.trainers import a_log
 
 # As Cog's worker is: its main thread, which alone may run handlers of signals, never runs Python again.
 BLOCKED = """

@@ -9,10 +9,10 @@ import pytest
 
 from tests.services import HASTY, a_network, send, send_from, send_head, service, silent_port
 from weights.network import download as room
+from weights.network.client import Question
 from weights.network.download import Wanted, download
-from weights.network.exchange import Question
+from weights.network.failures import NotThere
 from weights.network.network import Patience
-from weights.network.refusals import NotThere
 
 CONTENT = bytes(range(256)) * 4000
 OTHER = CONTENT[::-1]

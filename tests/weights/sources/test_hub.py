@@ -4,7 +4,7 @@ import pytest
 
 from tests.services import a_network, send, send_json, service
 from weights.grammar.records import HubLora
-from weights.network.refusals import NotThere
+from weights.network.failures import NotThere
 from weights.sources.hub import find_on_hub
 
 COMMIT = "c0ffee" * 6 + "beef"

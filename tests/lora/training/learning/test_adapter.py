@@ -8,10 +8,10 @@ from peft import LoraConfig
 from torch import nn
 
 from lora.training.learning.adapter import add_lora, lora_tensors
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from lora.training.recipe.layers import block_layers
 from tests.tiny import (
     LAYERS,

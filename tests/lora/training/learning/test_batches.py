@@ -6,9 +6,9 @@ import torch
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from lora.training.recipe.sigmas import SigmaRule
 from tests.tiny import SHIFT, a_recipe, tiny_batches, tiny_example, tiny_lora_transformer, tiny_prompt
 

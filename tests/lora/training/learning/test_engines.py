@@ -4,12 +4,12 @@ stopped."""
 import pytest
 import torch
 
-from lora.flux.engine.layers import fuse_lora
+from lora.engine.lora_layers import fuse_lora
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from lora.training.learning.validation import judge
-from tests.lora.training.sessions import strangers
+from tests.lora.training.trainers import strangers
 from tests.tiny import a_recipe, tiny_batches, tiny_lora_transformer, trained
 
 RECIPE = a_recipe(steps=6, learning_rate=1e-3)

@@ -8,11 +8,11 @@ from lora.flux.latents import pack
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.flow import point_on_path
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import loss_at
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from tests.tiny import (
     a_recipe,
     lora_parameters,

@@ -6,25 +6,25 @@ from itertools import product
 import pytest
 import torch
 
-from lora.flux.engine.layers import fuse_lora, lora_layers, without_lora
-from lora.flux.holding import Held, load_transformer
+from lora.engine.linears import HostLinear
+from lora.engine.lora_layers import fuse_lora, lora_layers, without_lora
+from lora.flux.frozen_transformer import Held, load_transformer
 from lora.flux.latents import unpack
-from lora.flux.linears import HostLinear
 from lora.flux.loading import load_encoders
 from lora.flux.modulation import ModulationAhead
 from lora.flux.prompt import encode_prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Draws
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
 from lora.training.learning.preservation import NeutralImages, Preservation, base_velocity, preservation_losses
 from lora.training.learning.randomness import seed_for
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from lora.training.recipe.recipe import steps_that_preserve
 from lora.training.stop import Stop, StopAskedError, Termination
-from tests.lora.training.sessions import a_log, a_training, assert_same_end, run, stopped_in, strangers
+from tests.lora.training.trainers import a_log, a_training, assert_same_end, run, stopped_in, strangers
 from tests.tiny import (
     SHIFT,
     TINY_FLUX,

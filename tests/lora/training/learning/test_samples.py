@@ -6,12 +6,12 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.flux.holding import Held, load_transformer
+from lora.flux.frozen_transformer import Held, load_transformer
 from lora.training.learning import samples as samples_module
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.samples import GUIDANCE, STEPS, Painter
 from lora.training.stop import Stop, StopAskedError, Termination
-from tests.lora.training.sessions import a_log, in_the_midst, small_base
+from tests.lora.training.trainers import a_log, in_the_midst, small_base
 from tests.tiny import (
     TINY_FLUX,
     TINY_TEXT_TOKENS,

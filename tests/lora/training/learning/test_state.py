@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from lora.training.learning.data_parallel import Solo
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
-from lora.training.learning.team import Solo
 from tests.tiny import a_recipe, tiny_batches, tiny_lora_transformer
 
 STEPS = 12

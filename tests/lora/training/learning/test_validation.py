@@ -7,7 +7,7 @@ import torch
 
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.validation import NOISES, SIGMAS, Judgement, hold_out, judge, points_of, verdict
-from tests.lora.training.sessions import strangers
+from tests.lora.training.trainers import strangers
 from tests.tiny import (
     lora_parameters,
     randomize_lora,

@@ -5,11 +5,11 @@ import torch
 from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 
-from lora.flux.kohya import kohya_tensors
+from lora.formats.kohya import kohya_tensors
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.warm_start import begin_with, matched
 from lora.training.recipe.layers import block_layers
-from tests.lora.flux.layouts.made import loha, lokr
+from tests.lora.formats.made import loha, lokr
 from tests.tiny import (
     LAYERS,
     assert_one_sentence,

@@ -7,15 +7,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora.engine.checkpointing import compute_blocks
+from lora.engine.lora_layers import fuse_lora
 from lora.flux.dimensions import Dimensions
-from lora.flux.engine.blocks import compute_blocks
-from lora.flux.engine.layers import fuse_lora
-from lora.flux.holding import Held, load_transformer
+from lora.flux.frozen_transformer import Held, load_transformer
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, rungs
-from lora.training.memory.plans import TRANSIENT_UNITS, Demand, activation_bytes
+from lora.training.memory.configurations import TRANSIENT_UNITS, Demand, activation_bytes
 from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")

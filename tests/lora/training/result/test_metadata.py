@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save
 
-from lora.flux.kohya import kohya_tensors
+from lora.formats.kohya import kohya_tensors
 from lora.training.result.metadata import lora_metadata
 from tests.tiny import LAYERS, random_lora, tiny_transformer
 

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
-from lora.flux.kohya import kohya_tensors
+from lora.formats.kohya import kohya_tensors
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.result.output import LORA_NAME, check_tar, safetensors_file
 from tests.tiny import (

@@ -1,0 +1,68 @@
+"""One process of a team, started by accelerate as `python -m lora.training.runs.worker FOLDER`."""
+
+import logging
+import sys
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from lora.training.checkpoints.files import read_checkpoint
+from lora.training.checkpoints.resume import Beginning
+from lora.training.checkpoints.store import CheckpointStore
+from lora.training.learning.data_parallel import Team
+from lora.training.memory.out_of_memory import is_out_of_memory
+from lora.training.progress import Log, print_metric
+from lora.training.runs.attempt import run_job
+from lora.training.runs.worker_files import (
+    FAILED,
+    OUT_OF_MEMORY,
+    STOP,
+    read_data,
+    read_lora_of,
+    read_work,
+    write_outcome,
+)
+from lora.training.stop import Stop, Termination
+
+LONGEST_WAIT = timedelta(hours=2)  # for the first process, which alone judges, draws samples and saves
+
+
+def main() -> None:
+    """Take part in the training that a folder describes; the first process leaves the outcome there."""
+    folder, termination = Path(sys.argv[1]), Termination.listening()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    try:
+        _take_part(folder, termination, rank=state.process_index, size=state.num_processes)
+    except (ValueError, OSError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            (folder / OUT_OF_MEMORY).touch()
+        with suppress(FileExistsError), (folder / FAILED).open("x") as file:  # the first error made the others
+            file.write(str(error))
+        raise
+    state.destroy_process_group()
+
+
+def _take_part(folder: Path, termination: Termination, *, rank: int, size: int) -> None:
+    work = read_work(folder)
+    log = Log(print_metric)
+    with termination.during_job():
+        outcome = run_job(
+            work.job,
+            read_data(folder, work),
+            work.plan,
+            Beginning(read_checkpoint(work.begin) if work.begin else None, read_lora_of(folder, work)),
+            store=CheckpointStore(work.store, work.identity, report_damage=log.say),
+            team=Team(rank=rank, size=size, batch_size=work.job.recipe.batch_size),
+            log=log,
+            stop=Stop(log, termination, minutes=None, wish=folder / STOP),
+        )
+    if outcome is not None:
+        write_outcome(folder, outcome)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Whoever wears a LoRA draws the same: other speeds, not other pictures, are compared."""
+
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench.lora_appliers import Hotswap, Ours, OursFast, Stock
+from bench.random_flux import random_lora, random_pipeline, random_prompt, random_transformer, tiny_sizes
+from lora.flux.frozen_transformer import Held
+from lora.flux.prompt import Prompt
+from lora.flux.velocity import predict_velocity
+from lora.training.recipe.layers import block_layers
+
+SIZES = tiny_sizes()
+GENERATOR = torch.Generator().manual_seed(1)
+NOISY = torch.randn(1, 16, 8, 8, generator=GENERATOR)
+PROMPT = Prompt.stack([random_prompt(SIZES, GENERATOR, torch.float32)])
+STRENGTH = 300  # of B, so that what is worn shows beside 8 bits
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The second has a smaller rank, and is on attention only."""
+    folder = tmp_path_factory.mktemp("loras")
+    layers = block_layers(SIZES.transformer)
+    attention = {name: shape for name, shape in layers.items() if ".attn." in name}
+    made = [random_lora(layers, rank=8, seed=1), random_lora(attention, rank=4, seed=2)]
+    paths = [folder / f"lora{number}.safetensors" for number in range(len(made))]
+    for path, tensors in zip(paths, made, strict=True):
+        save_file({name: t * STRENGTH if "lora_B" in name else t for name, t in tensors.items()}, path)
+    return paths
+
+
+def velocities(wearer_of, files) -> list[torch.Tensor]:
+    """One LoRA, another, and the first at half its strength."""
+    held = Held("fp32", modulation_on_host=False, device=torch.device("cpu"))
+    wearer, found = wearer_of(random_pipeline(SIZES, random_transformer(SIZES, held))), []
+    for path, scale in ((files[0], 1.0), (files[1], 1.0), (files[0], 0.5)):
+        wearer.wear({path: scale})
+        with wearer.drawing(), torch.no_grad():
+            transformer = wearer.pipeline.transformer
+            velocity = predict_velocity(transformer, NOISY, sigmas=torch.tensor([0.5]), prompt=PROMPT, guidance=3.5)
+        found.append(velocity.clone())
+    return found
+
+
+@pytest.fixture(scope="module")
+def stock(files):
+    return velocities(Stock, files)
+
+
+def test_each_of_these_outfits_shows(stock):
+    one, other, half = stock
+    assert min((one - other).norm(), (one - half).norm()) > 0.1 * one.norm()
+
+
+@pytest.mark.parametrize(
+    ("wearer_of", "tolerance"), [(Ours, 1e-4), (partial(Hotswap, most_rank=8), 1e-4), (OursFast, 0.05)]
+)
+def test_all_wear_alike(stock, files, wearer_of, tolerance):
+    for ours, theirs in zip(velocities(wearer_of, files), stock, strict=True):
+        assert (ours - theirs).norm() < tolerance * theirs.norm()

@@ -1,0 +1,70 @@
+"""Trap 35: whatever changes a tensor changes the key that it is cached under."""
+
+import shutil
+
+import pytest
+import torch
+
+from lora.dataset import keys as keys_module
+from lora.dataset.cache_keys import Keys
+from lora.images.size import Size
+from tests.tiny import TINY_FLUX, tiny_pipeline
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+def latents_key(keys, content="a" * 64, size=(64, 96), decoded_for=(64, 96)):
+    return keys.latents(content, Size(*size), decoded_for=Size(*decoded_for))
+
+
+def test_the_same_things_have_the_same_key(pipeline):
+    one, other = Keys.of(pipeline, TINY_FLUX, on=CPU), Keys.of(pipeline, TINY_FLUX, on=CPU)
+    assert latents_key(one) == latents_key(other)
+    assert one.prompt("a dog") == other.prompt("a dog")
+
+
+@pytest.mark.parametrize("changed", [{"content": "b" * 64}, {"size": (96, 64)}, {"decoded_for": (128, 192)}])
+def test_another_image_or_size_has_another_key(pipeline, changed):
+    keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    assert latents_key(keys, **changed) != latents_key(keys)
+
+
+def test_another_text_has_another_key(pipeline):
+    keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    assert len({keys.prompt(text) for text in ("a dog", "a Dog", "a dog ", "")}) == 4
+
+
+def test_an_image_and_a_text_never_share_a_key(pipeline):
+    keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    assert latents_key(keys, content="a dog") != keys.prompt("a dog")
+
+
+@pytest.mark.parametrize(("part", "of_images"), [("vae", True), ("text_encoder_2", False), ("tokenizer", False)])
+def test_other_weights_have_other_keys_and_leave_those_of_the_rest(pipeline, tmp_path, part, of_images):
+    shutil.copytree(TINY_FLUX, tmp_path / "base")
+    path = next((tmp_path / "base" / part).glob("*.json"))
+    path.write_text(path.read_text() + "\n")
+    ours, theirs = Keys.of(pipeline, TINY_FLUX, on=CPU), Keys.of(pipeline, tmp_path / "base", on=CPU)
+    assert (latents_key(ours) != latents_key(theirs)) is of_images
+    assert (ours.prompt("a dog") != theirs.prompt("a dog")) is not of_images
+
+
+def test_another_length_of_text_has_other_keys_and_leaves_those_of_images(pipeline, monkeypatch):
+    before = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    monkeypatch.setattr(pipeline.tokenizer_2, "model_max_length", 48)
+    after = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    assert latents_key(after) == latents_key(before)
+    assert after.prompt("a dog") != before.prompt("a dog")
+
+
+def test_a_change_of_the_code_makes_all_that_is_cached_stale(pipeline, monkeypatch):
+    before = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    monkeypatch.setattr(keys_module, "REVISION", keys_module.REVISION + 1)
+    after = Keys.of(pipeline, TINY_FLUX, on=CPU)
+    assert latents_key(before) != latents_key(after)
+    assert before.prompt("a dog") != after.prompt("a dog")

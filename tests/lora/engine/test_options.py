@@ -1,0 +1,21 @@
+"""Which engine is chosen, and by whom."""
+
+import pytest
+
+from lora.engine.options import chosen_engine
+from tests.tiny import assert_one_sentence
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, "fast"), ("", "fast"), ("fast", "fast"), (" plain ", "plain")])
+def test_the_engine_is_fast_unless_the_environment_says_plain(monkeypatch, said, expected):
+    monkeypatch.delenv("FLUX_ENGINE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("FLUX_ENGINE", said)
+    assert chosen_engine() == expected
+
+
+def test_an_engine_that_nobody_knows_is_refused(monkeypatch):
+    monkeypatch.setenv("FLUX_ENGINE", "warp")
+    with pytest.raises(ValueError, match="FLUX_ENGINE") as error:
+        chosen_engine()
+    assert_one_sentence(error.value, "'warp'", "plain or fast")

@@ -1,0 +1,208 @@
+"""LoRA files in every layout, each written by its trainer's own rule, with the changes of weights that they mean.
+
+The tables are written down anew from BFL's model.py, x-flux's layers.py and diffusers' convert_flux_to_diffusers.py.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lora.formats.shapes import Shape
+
+DOUBLE = {
+    "img_mod.lin": ["norm1.linear"],
+    "txt_mod.lin": ["norm1_context.linear"],
+    "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
+    "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
+    "img_attn.proj": ["attn.to_out.0"],
+    "txt_attn.proj": ["attn.to_add_out"],
+    "img_mlp.0": ["ff.net.0.proj"],
+    "img_mlp.2": ["ff.net.2"],
+    "txt_mlp.0": ["ff_context.net.0.proj"],
+    "txt_mlp.2": ["ff_context.net.2"],
+}
+SINGLE = {
+    "modulation.lin": ["norm.linear"],
+    "linear1": ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"],
+    "linear2": ["proj_out"],
+}
+OUTSIDE = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+    "final_layer.linear": "proj_out",
+}
+XLABS = {
+    "double_blocks.{}.processor.qkv_lora1": ("transformer_blocks.{}.", DOUBLE["img_attn.qkv"]),
+    "double_blocks.{}.processor.qkv_lora2": ("transformer_blocks.{}.", DOUBLE["txt_attn.qkv"]),
+    "double_blocks.{}.processor.proj_lora1": ("transformer_blocks.{}.", DOUBLE["img_attn.proj"]),
+    "double_blocks.{}.processor.proj_lora2": ("transformer_blocks.{}.", DOUBLE["txt_attn.proj"]),
+    "single_blocks.{}.processor.qkv_lora": ("single_transformer_blocks.{}.", SINGLE["linear1"][:3]),
+    "single_blocks.{}.processor.proj_lora": ("single_transformer_blocks.{}.", ["proj_out"]),
+}
+RANK, ALPHA = 3, 2.0  # alpha / rank is no power of 2, and not 1
+
+Shapes = dict[str, Shape]
+Layers = Iterator[tuple[str, list[str]]]  # the file's name of a layer, without prefix, and diffusers' of its parts
+Written = tuple[dict[str, Tensor], Callable[[], Tensor]]  # tensors, and what gives the change that they mean, in fp64
+Form = Callable[[str, int, int, torch.Generator], Written]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file, and the change of each layer in diffusers that it means at strength 1, in fp64."""
+
+    tensors: dict[str, Tensor]
+    changes: dict[str, Tensor]
+
+
+def bfl_layers(shapes: Shapes) -> Layers:
+    """As in the first FLUX.1, dotted; of those that a model of these shapes has."""
+    for kind, theirs, table in (
+        ("double_blocks", "transformer_blocks", DOUBLE),
+        ("single_blocks", "single_transformer_blocks", SINGLE),
+    ):
+        for index in range(38):
+            for layer, parts in table.items():
+                names = [f"{theirs}.{index}.{part}" for part in parts]
+                if names[0] in shapes:
+                    yield f"{kind}.{index}.{layer}", names
+    yield from ((ours, [theirs]) for ours, theirs in OUTSIDE.items() if theirs in shapes)
+
+
+def onetrainer_layers(shapes: Shapes) -> Layers:
+    """As those of the first FLUX.1, but for fused ones: each part for itself, numbered."""
+    for layer, parts in bfl_layers(shapes):
+        if len(parts) > 1:
+            yield from ((f"{layer}.{place}", [part]) for place, part in enumerate(parts))
+        else:
+            yield "img_in.proj" if layer == "img_in" else layer, parts
+
+
+def xlabs_layers(shapes: Shapes) -> Layers:
+    """Those that x-flux trains."""
+    for index in range(38):
+        for layer, (block, parts) in XLABS.items():
+            names = [f"{block.format(index)}{part}" for part in parts]
+            if names[0] in shapes:
+                yield layer.format(index), names
+
+
+def diffusers_layers(shapes: Shapes) -> Layers:
+    """All linear layers, each for itself."""
+    return ((name, [name]) for name in shapes)
+
+
+def randn(generator: torch.Generator, *size: int) -> Tensor:
+    return torch.randn(size, generator=generator)
+
+
+def pair(down: str, up: str, *, alpha: float | None = None) -> Form:
+    """A form of two matrices: the change is up @ down, times alpha / rank where alpha is given."""
+
+    def write(name: str, rows: int, columns: int, generator: torch.Generator) -> Written:
+        a, b = randn(generator, RANK, columns), randn(generator, rows, RANK)
+        tensors = {f"{name}.{down}": a, f"{name}.{up}": b}
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = torch.tensor(alpha)
+        return tensors, lambda: (1.0 if alpha is None else alpha / RANK) * (b.double() @ a.double())
+
+    return write
+
+
+def loha(name: str, rows: int, columns: int, generator: torch.Generator) -> Written:
+    """(w1_a w1_b) * (w2_a w2_b) alpha / rank, as LyCORIS has it."""
+    w1_a, w2_a = randn(generator, rows, RANK), randn(generator, rows, RANK)
+    w1_b, w2_b = randn(generator, RANK, columns), randn(generator, RANK, columns)
+    tensors = {f"{name}.hada_w1_a": w1_a, f"{name}.hada_w1_b": w1_b, f"{name}.hada_w2_a": w2_a}
+    tensors |= {f"{name}.hada_w2_b": w2_b, f"{name}.alpha": torch.tensor(ALPHA)}
+    return tensors, lambda: (w1_a.double() @ w1_b.double()) * (w2_a.double() @ w2_b.double()) * ALPHA / RANK
+
+
+def lokr(name: str, rows: int, columns: int, generator: torch.Generator) -> Written:
+    """kron(w1, w2_a w2_b) alpha / rank, as LyCORIS has it for the factor 4."""
+    w1 = randn(generator, 4, 4)
+    w2_a, w2_b = randn(generator, rows // 4, RANK), randn(generator, RANK, columns // 4)
+    tensors = {f"{name}.lokr_w1": w1, f"{name}.lokr_w2_a": w2_a, f"{name}.lokr_w2_b": w2_b}
+    tensors |= {f"{name}.alpha": torch.tensor(ALPHA)}
+    return tensors, lambda: torch.kron(w1.double(), w2_a.double() @ w2_b.double()) * ALPHA / RANK
+
+
+PEFT = pair("lora_A.weight", "lora_B.weight")
+KOHYA = pair("lora_down.weight", "lora_up.weight", alpha=ALPHA)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a trainer names layers and writes their changes."""
+
+    layers: Callable[[Shapes], Layers]
+    named: Callable[[str], str]  # the name in the file of a dotted layer
+    form: Form
+
+    def make(self, shapes: Shapes, *, only: str = "") -> Made:
+        """A LoRA on all layers of the layout in whose dotted name the pattern `only` is found; the final modulation of
+        the first FLUX.1 is shift before scale."""
+        tensors, changes = {}, {}
+        for layer, parts, (written, change) in self._layers(shapes, only):
+            whole = change()
+            if layer == "final_layer.adaLN_modulation.1":
+                shift, scale = whole.chunk(2)
+                whole = torch.cat([scale, shift])
+            tensors |= written
+            changes |= dict(zip(parts, whole.split([shapes[part].outputs for part in parts]), strict=True))
+        return Made(tensors, changes)
+
+    def tensors(self, shapes: Shapes, *, only: str = "") -> dict[str, Tensor]:
+        """Those of the same file, without its changes, which at full width are large."""
+        return {name: tensor for _, _, (written, _) in self._layers(shapes, only) for name, tensor in written.items()}
+
+    def _layers(self, shapes: Shapes, only: str) -> Iterator[tuple[str, list[str], Written]]:
+        generator = torch.Generator().manual_seed(0)
+        for layer, parts in self.layers(shapes):
+            if re.search(only, layer):
+                rows = sum(shapes[part].outputs for part in parts)
+                yield layer, parts, self.form(self.named(layer), rows, shapes[parts[0]].inputs, generator)
+
+
+def joined(prefix: str) -> Callable[[str], str]:
+    return lambda layer: prefix + layer.replace(".", "_")
+
+
+LAYOUTS = {
+    "diffusers": Layout(diffusers_layers, "transformer.{}".format, PEFT),
+    "diffusers without a prefix": Layout(diffusers_layers, "{}".format, PEFT),
+    "diffusers by ComfyUI": Layout(diffusers_layers, "diffusion_model.{}".format, PEFT),
+    "diffusers with alphas": Layout(
+        diffusers_layers, "transformer.{}".format, pair("lora_A.weight", "lora_B.weight", alpha=ALPHA)
+    ),
+    "PEFT with the adapter's name": Layout(
+        diffusers_layers, "base_model.model.{}".format, pair("lora_A.default.weight", "lora_B.default.weight")
+    ),
+    "old diffusers": Layout(diffusers_layers, "transformer.{}".format, pair("lora.down.weight", "lora.up.weight")),
+    "kohya": Layout(bfl_layers, joined("lora_unet_"), KOHYA),
+    "kohya without alphas": Layout(bfl_layers, joined("lora_unet_"), pair("lora_down.weight", "lora_up.weight")),
+    "ComfyUI": Layout(bfl_layers, "diffusion_model.{}".format, KOHYA),
+    "BFL": Layout(bfl_layers, "{}".format, PEFT),
+    "BFL's checkpoint": Layout(bfl_layers, "model.diffusion_model.{}".format, PEFT),
+    "BFL by ComfyUI": Layout(bfl_layers, "diffusion_model.{}".format, PEFT),
+    "fal": Layout(bfl_layers, "base_model.model.{}".format, PEFT),
+    "XLabs": Layout(xlabs_layers, "{}".format, pair("down.weight", "up.weight")),
+    "XLabs by ComfyUI": Layout(xlabs_layers, "diffusion_model.{}".format, pair("down.weight", "up.weight")),
+    "OneTrainer": Layout(diffusers_layers, joined("lora_transformer_"), KOHYA),
+    "OneTrainer with dots": Layout(onetrainer_layers, "transformer.{}".format, KOHYA),
+    "LoHa by kohya": Layout(bfl_layers, joined("lora_unet_"), loha),
+    "LoHa by LyCORIS": Layout(diffusers_layers, joined("lycoris_"), loha),
+    "LoKr by kohya": Layout(bfl_layers, joined("lora_unet_"), lokr),
+    "LoKr by LyCORIS": Layout(diffusers_layers, joined("lycoris_"), lokr),
+    "LoKr by ai-toolkit": Layout(diffusers_layers, "transformer.{}".format, lokr),
+}

@@ -1,0 +1,72 @@
+"""Layers of CLIP and T5 are found by every layout's name for them, and kept apart from the transformer's."""
+
+import pytest
+import torch
+
+from lora.formats.reading import canonical
+from tests.lora.formats.made import KOHYA, PEFT, pair
+from tests.tiny import assert_one_sentence
+
+CLIP = "text_model.encoder.layers.3"
+T5 = "encoder.block.5.layer"
+OLD = pair("down.weight", "up.weight")
+NAMES = [
+    ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj", KOHYA, "clip", f"{CLIP}.self_attn.q_proj"),
+    ("lora_te1_text_model_encoder_layers_3_self_attn_out_proj", KOHYA, "clip", f"{CLIP}.self_attn.out_proj"),
+    ("lora_te_text_model_encoder_layers_3_mlp_fc2", KOHYA, "clip", f"{CLIP}.mlp.fc2"),
+    ("text_encoder.text_model.encoder.layers.3.self_attn.k_proj", PEFT, "clip", f"{CLIP}.self_attn.k_proj"),
+    ("text_encoder.encoder.layers.3.mlp.fc1", PEFT, "clip", f"{CLIP}.mlp.fc1"),
+    ("text_encoder.text_model.encoder.layers.3.self_attn.to_out_lora", OLD, "clip", f"{CLIP}.self_attn.out_proj"),
+    (
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.3.self_attn.v_proj",
+        KOHYA,
+        "clip",
+        f"{CLIP}.self_attn.v_proj",
+    ),
+    ("clip_l.text_model.encoder.layers.3.mlp.fc1", KOHYA, "clip", f"{CLIP}.mlp.fc1"),
+    ("t5.encoder.block.5.layer.0.SelfAttention.q", KOHYA, "t5", f"{T5}.0.SelfAttention.q"),
+    ("lora_te3_encoder_block_5_layer_0_SelfAttention_q", KOHYA, "t5", f"{T5}.0.SelfAttention.q"),
+    ("lora_te2_encoder_block_5_layer_1_DenseReluDense_wi_0", KOHYA, "t5", f"{T5}.1.DenseReluDense.wi_0"),
+    (
+        "text_encoders.t5xxl.transformer.encoder.block.5.layer.1.DenseReluDense.wo",
+        KOHYA,
+        "t5",
+        f"{T5}.1.DenseReluDense.wo",
+    ),
+    ("text_encoder_2.encoder.block.5.layer.0.SelfAttention.o", PEFT, "t5", f"{T5}.0.SelfAttention.o"),
+]
+
+
+@pytest.mark.parametrize(("name", "form", "model", "layer"), NAMES)
+def test_a_layer_is_found_and_its_change_is_alpha_over_rank_times_b_a(name, form, model, layer):
+    tensors, change = form(name, 12, 8, torch.Generator().manual_seed(0))
+    lora = canonical(tensors)
+    assert not lora.transformer
+    ((found, worn),) = getattr(lora, model).items()
+    assert found == layer
+    assert torch.allclose(worn.matrix(torch.device("cpu")).double(), change(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_te1_text_model_encoder_layers_3_self_attn_x_proj",
+        "lora_te1_encoder_block_5_layer_0_SelfAttention_q",
+        "text_encoder.text_model.embeddings.token_embedding",
+        "text_encoder_2.encoder.final_layer_norm",
+    ],
+)
+def test_a_layer_that_neither_has_is_refused_by_its_name(name):
+    tensors, _ = PEFT(name, 12, 8, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError) as error:
+        canonical(tensors)
+    assert_one_sentence(error.value, name)
+
+
+def test_a_layer_of_zeros_is_passed_over():
+    """ComfyUI saves them for a text encoder that was not trained."""
+    clip, _ = KOHYA(NAMES[0][0], 12, 8, torch.Generator().manual_seed(0))
+    t5, _ = KOHYA(NAMES[7][0], 12, 8, torch.Generator().manual_seed(0))
+    lora = canonical(clip | {name: torch.zeros_like(t) if "up" in name else t for name, t in t5.items()})
+    assert not lora.t5
+    assert len(lora.clip) == 1

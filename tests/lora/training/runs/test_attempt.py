@@ -1,0 +1,72 @@
+"""One try at a training computes as its plan says, and gives the same LoRA on either engine."""
+
+import torch
+
+from lora.dataset.encoding import EncodedDataset, Example
+from lora.engine.lora_layers import FusedLoraLinear
+from lora.flux.loading import transformer_config
+from lora.flux.prompt import Prompt
+from lora.training.checkpoints.resume import Beginning
+from lora.training.checkpoints.store import CheckpointStore
+from lora.training.learning.data_parallel import Solo
+from lora.training.learning.trainer import Schedule
+from lora.training.memory.configurations import Plan
+from lora.training.memory.weights import Rung
+from lora.training.recipe.layers import block_layers
+from lora.training.runs import job as jobs
+from lora.training.runs.attempt import Job, run_job
+from lora.training.stop import Stop, Termination
+from tests.lora.training.trainers import a_log
+from tests.tiny import TINY_FLUX, a_recipe
+
+
+def an_example(config, seed):
+    """As small as the base takes it."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(4, config["joint_attention_dim"], generator=generator)
+    pooled = torch.randn(config["pooled_projection_dim"], generator=generator)
+    latents = torch.randn(config["in_channels"] // 4, 4, 4, generator=generator)
+    return Example(latents, Prompt(tokens, pooled), content=str(seed))
+
+
+def run(folder, engine, recomputed, streamed=0):
+    config, log = transformer_config(TINY_FLUX), a_log()
+    examples = tuple(an_example(config, seed) for seed in range(2))
+    job = Job(
+        recipe=a_recipe(steps=2),
+        base=TINY_FLUX,
+        layers=tuple(block_layers(config)),
+        is_validated=False,
+        schedule=Schedule(1000, 0),
+        sample_side=64,
+        neutral_side=64,
+        samples=folder / "samples",
+    )
+    rung = Rung("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
+    plan = Plan(rung, 6, "together", engine, 0.0, 0.0)
+    store = CheckpointStore(folder / engine / f"{recomputed}-{streamed}", {"of": "a test"}, report_damage=print)
+    stop = Stop(log, Termination(), minutes=None)
+    dataset = EncodedDataset(examples, examples[0].prompt)
+    return run_job(job, dataset, plan, Beginning(None, None), store=store, team=Solo(), log=log, stop=stop).tensors
+
+
+def test_either_engine_gives_the_same_lora_whatever_is_recomputed(tmp_path, monkeypatch):
+    fused = []
+    whole = jobs.Session.run
+    monkeypatch.setattr(jobs.Session, "run", lambda self: fused.append(_is_fast(self)) or whole(self))
+    plain = run(tmp_path, "plain", "nothing")
+    for recomputed in ("nothing", "gelu"):
+        found = run(tmp_path, "fast", recomputed)
+        assert found.keys() == plain.keys()
+        for name, tensor in plain.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0.02, atol=1e-5)
+    assert fused == [False, True, True]
+
+
+def test_blocks_that_stream_give_the_same_lora_bit_for_bit(tmp_path):
+    stays, streams = (run(tmp_path, "fast", "blocks", streamed) for streamed in (0, 4))
+    assert all(torch.equal(streams[name], tensor) for name, tensor in stays.items())
+
+
+def _is_fast(session):
+    return any(isinstance(each, FusedLoraLinear) for each in session._transformer.modules())

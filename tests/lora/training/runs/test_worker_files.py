@@ -1,0 +1,53 @@
+"""What the processes of a training hand to each other arrives as it was."""
+
+from dataclasses import replace
+
+import torch
+
+from lora.training.learning.trainer import Schedule
+from lora.training.memory.configurations import Plan
+from lora.training.memory.weights import Rung
+from lora.training.runs.attempt import Job
+from lora.training.runs.worker_files import Work, numbered_prompts, read_data, read_work, write_work
+from tests.tiny import TINY_FLUX, a_recipe, tiny_dataset, tiny_prompt
+
+
+def work_for(dataset, folder):
+    job = Job(
+        recipe=a_recipe(),
+        base=TINY_FLUX,
+        layers=(),
+        is_validated=False,
+        schedule=Schedule(1, 0),
+        sample_side=64,
+        neutral_side=64,
+        samples=folder,
+    )
+    return Work(
+        job=job,
+        plan=Plan(Rung("fp32", "nothing", False), 6, "together", "fast", 0.0, 0.0),
+        contents=tuple(example.content for example in dataset.examples),
+        samples=len(dataset.samples),
+        prompts=numbered_prompts(dataset),
+        begin=None,
+        has_lora=False,
+        store=folder,
+        identity={},
+    )
+
+
+def test_every_prompt_of_a_data_set_arrives_in_its_place_and_equal_ones_once(tmp_path):
+    sample, neutral = tiny_prompt(seed=1), tuple(tiny_prompt(seed=seed) for seed in (2, 3))
+    dataset = tiny_dataset(3)
+    dataset = replace(dataset, samples=(sample, dataset.dropped), neutral=(*neutral, sample))
+    write_work(tmp_path, work_for(dataset, tmp_path), dataset, None)
+    found = read_data(tmp_path, read_work(tmp_path))
+    for ours, theirs in zip(all_prompts(found), all_prompts(dataset), strict=True):
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert torch.equal(ours.pooled, theirs.pooled)
+    assert (len(found.samples), len(found.neutral)) == (2, 3)
+    assert found.neutral[2].tokens is found.samples[0].tokens
+
+
+def all_prompts(dataset):
+    return [*(example.prompt for example in dataset.examples), dataset.dropped, *dataset.samples, *dataset.neutral]
