@@ -6,24 +6,24 @@ from typing import Optional
 from cog import BaseRunner, Input, Path, Secret
 
 from lora.checks import yes_or_no
-from lora.heap import give_back
-from lora.serving.generation import drawn_size
-from lora.serving.lora_cache import Closet
-from lora.serving.lora_merger import Worn
+from lora.heap import trim_heap
+from lora.serving.generation import output_size
+from lora.serving.lora_cache import LoraCache
+from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model, Models
 from lora.serving.notes import notes
 from lora.serving.outputs import save_images, text_of
 from lora.serving.request import Request
-from lora.serving.requested_loras import TRAINED, Wish, wishes
+from lora.serving.requested_loras import TRAINED, RequestedLora, wishes
 from lora.serving.safety import SafetyChecker, allowed
 from lora.serving.settings import settings_of
-from lora.serving.setup_times import Stages
+from lora.serving.setup_times import StageTimer
 from lora.serving.sources import read_source
 from lora.workspace import clear, own_temporary_folder, sent, workspace
 from weights.base_files import weight_files
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
 from weights.network.network import Tokens
-from weights.readahead import reading_ahead
+from weights.readahead import read_ahead
 from weights.references import open_lora
 from weights.safety import find_safety
 
@@ -33,18 +33,18 @@ class Runner(BaseRunner):
 
     def setup(self, weights: Optional[Path] = None) -> None:
         """Load the base model, and the LoRA of a trained version (COG_WEIGHTS) if there is one."""
-        stages = Stages("setup")
+        stages = StageTimer("setup")
         self.files = own_temporary_folder("inputs")
-        self.closet, self.models = Closet(), Models(say=print)
+        self.lora_cache, self.models = LoraCache(), Models(say=print)
         self.trained = str(weights or "").strip()
-        self.own: Worn | None = None
+        self.own: AppliedLora | None = None
         self.base, safety = find_base(), find_safety()
         with stages.stage("weights checked"):
             check_base(self.base)
-        with reading_ahead(weight_files(self.base.path)):
+        with read_ahead(weight_files(self.base.path)):
             if self.trained:
                 with stages.stage("LoRA of this version read"):
-                    self.own = self._worn(Wish(self.trained, 1.0, TRAINED), Tokens())
+                    self.own = self._worn(RequestedLora(self.trained, 1.0, TRAINED), Tokens())
             with stages.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
             with stages.stage("base loaded"), with_remedy(self.base):
@@ -56,7 +56,7 @@ class Runner(BaseRunner):
 
     def healthcheck(self) -> bool:
         """Whether the base is still what was loaded, whatever was worn."""
-        return self.models.are_sound
+        return self.models.are_intact
 
     def run(
         self,
@@ -116,7 +116,7 @@ class Runner(BaseRunner):
         output_quality: int = Input(description="Quality of webp and jpg", default=90, ge=0, le=100),
     ) -> list[Path]:
         """Draw a prompt."""
-        give_back()
+        trim_heap()
         image, mask = sent(self.files, "image", image), sent(self.files, "mask", mask)
         clear(self.files, keep=(image, mask))
         base = requested_base(model, served=self.base)
@@ -150,7 +150,7 @@ class Runner(BaseRunner):
         tokens = Tokens(_token("hf_api_token", hf_api_token), _token("civitai_api_token", civitai_api_token))
         outfit = [self._worn(wish, tokens) for wish in asked]
         artist = self._artist(base)
-        size = drawn_size(artist.pipeline, request, source)
+        size = output_size(artist.pipeline, request, source)
         for note in notes(artist.pipeline, request, source, size, width=width, height=height):
             print(f"note: {note}")
         settings = settings_of(request, source, size, model=base.name, image=image, mask=mask, outfit=outfit)
@@ -173,13 +173,13 @@ class Runner(BaseRunner):
         with with_remedy(base):
             return self.models.model(base.path)
 
-    def _worn(self, wish: Wish, tokens: Tokens) -> Worn:
+    def _worn(self, wish: RequestedLora, tokens: Tokens) -> AppliedLora:
         """A LoRA that was asked for; that of a trained version as the setup read it, wherever its file is by now."""
         if self.own and wish.named == TRAINED:
             return replace(self.own, scale=wish.scale)
         with open_lora(wish.reference, named=wish.named, tokens=tokens) as file:
-            kept = self.closet.lora(file.stamp, file.read)
-        return Worn(kept.digest, kept.lora, wish.scale, file.named)
+            kept = self.lora_cache.lora(file.stamp, file.read)
+        return AppliedLora(kept.digest, kept.lora, wish.scale, file.named)
 
 
 def _token(name: str, given: object) -> str:

@@ -5,7 +5,7 @@ from typing import Optional
 from cog import BaseModel, Input, Path, current_scope
 
 from lora.dataset.reading import Archives
-from lora.training.checkpoints.resume import find_start
+from lora.training.checkpoints.resume import find_resume_source
 from lora.training.preparation import prepare
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
@@ -14,7 +14,7 @@ from lora.training.stop import Stop, Termination
 from lora.workspace import workspace
 from weights.base_files import weight_files
 from weights.bases import find_trainable_base
-from weights.readahead import reading_ahead
+from weights.readahead import read_ahead
 from weights.references import read_lora
 
 TERMINATION = Termination.listening()  # Cog's worker is in its main thread, which alone can listen, only for imports
@@ -186,11 +186,11 @@ def train(
         log = Log(current_scope().record_metric)
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
         base = find_trainable_base()
-        start = find_start(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
+        start = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
         archives = Archives.given(input_images, captions=input_captions)
-        with reading_ahead(weight_files(base.path)):  # of the encoders while images are read; then the transformer's
+        with read_ahead(weight_files(base.path)):  # of the encoders while images are read; then the transformer's
             prepared = prepare(config, archives, start, base=base.path, base_name=base.name, into=folder, log=log)
             dataset = encode(prepared, folder=folder, log=log)
-        stop.raise_if_asked()
+        stop.raise_if_requested()
         trained = teach(prepared, dataset, folder=folder, log=log, stop=stop)
         return TrainingOutput(weights=Path(pack(prepared, trained, folder=folder, log=log)))

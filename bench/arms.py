@@ -10,7 +10,7 @@ from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, Draws
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.config import TrainConfig
@@ -34,7 +34,7 @@ def settings_of(arm: str) -> dict[str, object]:
     return recipe_of(arm, steps=1, seed=0).settings() if arm in PRESETS else dict(PLAIN_SETTINGS)
 
 
-def views_of_arm(arm: str) -> int:
+def crops_of_arm(arm: str) -> int:
     """Of each image at each size."""
     return PRESETS[arm].views if arm in PRESETS else 1
 
@@ -69,7 +69,7 @@ def train_arm(
     draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift)
     batches = Batches(dataset, batch_size=BATCH_SIZE, draws=draws, seed=seed)
     for step in range(1, steps + 1):
-        take_step(transformer, state, batches, recipe, team=Solo())
+        take_step(transformer, state, batches, recipe, team=SingleProcess())
         if step in at:
             with state.averaged():
                 take(step)

@@ -18,8 +18,8 @@ from pathlib import Path
 from bench.machine import machine
 from bench.marks import STEPS, told
 from bench.random_flux import DEV, TINY, random_pipeline, random_transformer
-from bench.report import asked_of, keep, table
-from lora.flux.frozen_transformer import Held
+from bench.report import argument_parser, keep, table
+from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory
 from weights.base_files import weight_files
 from weights.bases import SETTING
@@ -76,7 +76,7 @@ class Start:
 
 def main() -> None:
     """Measure, keep the numbers, print a table."""
-    parser = asked_of("cold_start", __doc__, small="the embedded base, from memory alone, to see that it runs")
+    parser = argument_parser("cold_start", __doc__, small="the embedded base, from memory alone, to see that it runs")
     arguments = parser.parse_args()
     visits, write, side = (SMALL, _copy_tiny, SMALL_SIDE) if arguments.small else (FULL, _write_random, SIDE)
     with tempfile.TemporaryDirectory(prefix="flux-lora-bench-") as folder:
@@ -101,7 +101,7 @@ def _write_random(base: Path) -> None:
         expected = f"expected {NEEDED_BYTES / GB:.0f} GB in the folder that TMPDIR names"
         raise SystemExit(f"{base.parent} has {free / GB:.1f} GB of free disk: {expected}")
     print("writing weights ...", file=sys.stderr)
-    random_pipeline(DEV, random_transformer(DEV, Held("bf16", False, device()))).save_pretrained(base)
+    random_pipeline(DEV, random_transformer(DEV, WeightPlacement("bf16", False, device()))).save_pretrained(base)
     free_memory()
 
 

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from bench.machine import machine
 from bench.photos import PhotoSet, write_archive
-from bench.report import asked_of, keep, table
+from bench.report import argument_parser, keep, table
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
-from lora.dataset.latents import fitted_batches
+from lora.dataset.latents import crop_batches
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, read_dataset
 from lora.dataset.sizes import training_sizes
@@ -57,7 +57,7 @@ class Run:
 
 def main() -> None:
     """Measure all sets, print a table, keep the numbers."""
-    parser = asked_of("dataset", __doc__, small="a few small photos, to see that it runs")
+    parser = argument_parser("dataset", __doc__, small="a few small photos, to see that it runs")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -89,7 +89,7 @@ def ours(archive: Path, folder: Path) -> Iterator[Tensor]:
     inspector = Inspector(RESOLUTIONS, PixelStore(folder / "pixels"), views=1)
     rule = PromptRule("TOK", "", "")
     images = read_dataset(Archives(archive, None), into=folder, inspector=inspector, rule=rule).images
-    for batch in fitted_batches(images, inspector):
+    for batch in crop_batches(images, inspector):
         yield from map(_tensor, batch.pixels)
 
 

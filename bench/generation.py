@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.clocks import as_line, clock_readings, median_mhz
-from bench.lora_appliers import Hotswap, Ours, OursFast, Stock, Wearer
+from bench.lora_appliers import Hotswap, LoraApplier, Ours, OursFast, Stock
 from bench.machine import machine
 from bench.random_flux import (
     DEV,
@@ -33,10 +33,10 @@ from bench.random_flux import (
 )
 from bench.report import keep, table
 from bench.timing import graphs_compiled, seconds_each
-from lora.flux.frozen_transformer import Held
+from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory, precision
 from lora.flux.prompt import Prompt, encode_prompt
-from lora.flux.sampling import draw_picture
+from lora.flux.sampling import generate_image
 from lora.flux.velocity import predict_velocity
 from lora.training.recipe.layers import block_layers
 
@@ -53,7 +53,7 @@ class Arm:
     """A contender."""
 
     name: str
-    dressed: Callable[[FluxPipeline], Wearer]
+    dressed: Callable[[FluxPipeline], LoraApplier]
     wears: bool
 
 
@@ -134,7 +134,7 @@ def _visit(arm: Arm, extent: Extent, files: list[Path]) -> Visit:
     here = device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    held = Held("bf16" if here.type == "cuda" else "fp32", False, here)
+    held = WeightPlacement("bf16" if here.type == "cuda" else "fp32", False, here)
     wearer = arm.dressed(random_pipeline(extent.sizes, random_transformer(extent.sizes, held)))
     with clock_readings() as clock:
         (ready,) = seconds_each(lambda _: _get_ready(arm, wearer, extent, files[0]), here, rounds=1)
@@ -150,7 +150,7 @@ def _visit(arm: Arm, extent: Extent, files: list[Path]) -> Visit:
 Task = Callable[[int], object]
 
 
-def _tasks(arm: Arm, wearer: Wearer, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
+def _tasks(arm: Arm, wearer: LoraApplier, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
     """What is timed, in this order; a round's number says which LoRA, or how strong."""
     latent_side = extent.side // VAE_FACTOR
     latents = torch.randn(1, LATENT_CHANNELS, latent_side, latent_side).to(device(), precision())
@@ -163,15 +163,15 @@ def _tasks(arm: Arm, wearer: Wearer, extent: Extent, files: list[Path]) -> Itera
         yield "step after", lambda _: _draw(wearer, extent, 1)
 
 
-def _get_ready(arm: Arm, wearer: Wearer, extent: Extent, file: Path) -> None:
+def _get_ready(arm: Arm, wearer: LoraApplier, extent: Extent, file: Path) -> None:
     if arm.wears:
         wearer.wear({file: 1.0})
     _draw(wearer, extent, extent.warm_up_steps)
 
 
-def _draw(wearer: Wearer, extent: Extent, steps: int) -> None:
+def _draw(wearer: LoraApplier, extent: Extent, steps: int) -> None:
     with wearer.drawing():
-        draw_picture(
+        generate_image(
             wearer.pipeline,
             _prompt(extent.sizes),
             width=extent.side,
@@ -194,7 +194,7 @@ def _decode(pipeline: FluxPipeline, latents: Tensor) -> None:
 
 
 @torch.no_grad()
-def _error(wearer: Wearer, extent: Extent) -> float:
+def _error(wearer: LoraApplier, extent: Extent) -> float:
     plain = _velocity(wearer.pipeline, extent)
     with wearer.drawing():
         drawn = _velocity(wearer.pipeline, extent).clone()

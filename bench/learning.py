@@ -29,11 +29,11 @@ import torch
 import transformers.utils.logging
 from diffusers import FluxPipeline
 
-from bench.arms import ARMS, settings_of, train_arm, views_of_arm
+from bench.arms import ARMS, crops_of_arm, settings_of, train_arm
 from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
 from bench.machine import machine
 from bench.measures import Extent, Ground, examples_of, paired, standard_error
-from bench.report import RESULTS, asked_of, table
+from bench.report import RESULTS, argument_parser, table
 from lora.dataset.encoding import EncodedDataset
 from lora.flux.prompt import encode_prompt
 from lora.training.recipe.sigmas import Shift
@@ -114,7 +114,7 @@ def run(job: Job) -> Run:
     began = time.perf_counter()
     concept, pipeline = CONCEPTS[job.concept], _base()
     ground = _ground(job.concept, job.extent)
-    views = views_of_arm(job.arm)
+    views = crops_of_arm(job.arm)
     examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, views=views)
     dataset = EncodedDataset(tuple(examples), dropped=encode_prompt(pipeline, TRIGGER))
     found = {0: ground.before}
@@ -259,7 +259,7 @@ def _base() -> FluxPipeline:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = asked_of("learning", __doc__, small="one figure, one seed, three steps, to see that it runs")
+    parser = argument_parser("learning", __doc__, small="one figure, one seed, three steps, to see that it runs")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="trainings of each (default: %(default)s)")
     parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=list(CONCEPTS), help="figures to teach")

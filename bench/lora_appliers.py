@@ -11,13 +11,13 @@ from peft.tuners.lora import LoraLayer
 
 from lora.flux.loading import device
 from lora.serving.compiled import compile_for_all_sizes
-from lora.serving.int8_transformer import FastTransformer
-from lora.serving.lora_cache import Closet
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.serving.int8_transformer import Int8Transformer
+from lora.serving.lora_cache import LoraCache
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from weights.references import open_lora
 
 
-class Wearer(Protocol):
+class LoraApplier(Protocol):
     """A way to wear LoRAs."""
 
     pipeline: FluxPipeline
@@ -37,12 +37,12 @@ class Ours:
         self.pipeline = pipeline
         if device().type == "cuda":
             compile_for_all_sizes(pipeline, say=print)
-        self._wardrobe = Wardrobe(pipeline)
-        self._closet = Closet()
+        self._merger = LoraMerger(pipeline)
+        self._lora_cache = LoraCache()
 
     def wear(self, scales: dict[Path, float]) -> None:
-        """Through the reference grammar, the closet and the wardrobe."""
-        self._wardrobe.wear([self._worn(path, scale) for path, scale in scales.items()])
+        """Through the reference grammar, the lora_cache and the merger."""
+        self._merger.wear([self._worn(path, scale) for path, scale in scales.items()])
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -50,10 +50,10 @@ class Ours:
         with torch.inference_mode():
             yield
 
-    def _worn(self, path: Path, scale: float) -> Worn:
+    def _worn(self, path: Path, scale: float) -> AppliedLora:
         with open_lora(str(path), named="lora_weights") as file:
-            kept = self._closet.lora(file.stamp, file.read)
-        return Worn(kept.digest, kept.lora, scale, file.named)
+            kept = self._lora_cache.lora(file.stamp, file.read)
+        return AppliedLora(kept.digest, kept.lora, scale, file.named)
 
 
 class OursFast(Ours):
@@ -61,18 +61,18 @@ class OursFast(Ours):
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         super().__init__(pipeline)
-        self._fast = FastTransformer(pipeline, self._wardrobe, say=lambda _: None)
+        self._fast = Int8Transformer(pipeline, self._merger, say=lambda _: None)
 
     def wear(self, scales: dict[Path, float]) -> None:
         """And round what has changed."""
         super().wear(scales)
-        with self._fast.driving():
+        with self._fast.enabled():
             pass
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """In 8 bits."""
-        with self._fast.driving(), torch.inference_mode():
+        with self._fast.enabled(), torch.inference_mode():
             yield
 
 

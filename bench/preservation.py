@@ -17,11 +17,11 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from bench.machine import machine
-from bench.report import asked_of, keep, table
+from bench.report import argument_parser, keep, table
 from lora.flux.loading import load_pipeline
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.serving.generation import draw
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from script.demo import TRAINING, WITH_TRIGGER
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.measure import judge
@@ -66,7 +66,7 @@ class Found:
 
 def main() -> None:
     """Train, generate, count, keep the numbers."""
-    parser = asked_of("preservation", __doc__, small="two steps and an image each, to see that it runs")
+    parser = argument_parser("preservation", __doc__, small="two steps and an image each, to see that it runs")
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the steps (default: %(default)s)")
     arguments = parser.parse_args()
     extent = SMALL if arguments.small else FULL
@@ -93,12 +93,12 @@ def train(share: float, extent: Extent, tar: Path) -> None:
 
 def with_lora(pipeline: FluxPipeline, tar: Path, arm: str, seconds: float, extent: Extent) -> Found:
     """Counts at lora_scale 1; the pipeline is left as it was."""
-    lora, wardrobe = read_lora(str(tar), named="lora_weights"), Wardrobe(pipeline)
-    wardrobe.wear([Worn(lora.digest, canonical(lora.tensors), 1.0, "lora_weights")])
+    lora, merger = read_lora(str(tar), named="lora_weights"), LoraMerger(pipeline)
+    merger.wear([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
     try:
         return counted(pipeline, arm, seconds, extent)
     finally:
-        wardrobe.wear([])
+        merger.wear([])
 
 
 def counted(pipeline: FluxPipeline, arm: str, seconds: float, extent: Extent) -> Found:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.frozen_transformer import Held, hold_transformer
+from lora.flux.frozen_transformer import WeightPlacement, build_transformer
 from lora.flux.prompt import MOST_TEXT_TOKENS, Prompt
 from lora.formats.shapes import Shape
 from weights.bases import WEIGHTS
@@ -73,7 +73,7 @@ def tiny_sizes() -> Sizes:
     return Sizes(transformer, vae, clip, t5, FEW_TOKENS)
 
 
-def random_transformer(sizes: Sizes, held: Held) -> FluxTransformer2DModel:
+def random_transformer(sizes: Sizes, held: WeightPlacement) -> FluxTransformer2DModel:
     """Held as a training or a server holds it: weights normal with deviation 0.02, biases 0, norms 1; always the same
     on the same kind of device, whatever the precision."""
 
@@ -84,7 +84,7 @@ def random_transformer(sizes: Sizes, held: Held) -> FluxTransformer2DModel:
 
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(dict(sizes.transformer))
-    return hold_transformer(transformer, source, held)
+    return build_transformer(transformer, source, held)
 
 
 def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:

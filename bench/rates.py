@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
 from bench.products import PRODUCTS, Product, is_possible
-from bench.report import asked_of, keep, table
+from bench.report import argument_parser, keep, table
 from bench.timing import seconds_each
 from lora.flux.loading import device
 
@@ -86,7 +86,7 @@ class Rate:
 
 def main() -> None:
     """Measure, keep the numbers, print a table."""
-    arguments = asked_of("rates", __doc__, small="a few tiny shapes, to see that it runs").parse_args()
+    arguments = argument_parser("rates", __doc__, small="a few tiny shapes, to see that it runs").parse_args()
     extent, where = SMALL if arguments.small else FULL, device()
     with clock_readings() as clock:
         rates = [*_products(extent, where), *_attentions(extent, where), *_copies(extent, where)]

@@ -9,7 +9,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def asked_of(name: str, description: str | None, *, small: str) -> argparse.ArgumentParser:
+def argument_parser(name: str, description: str | None, *, small: str) -> argparse.ArgumentParser:
     """What every benchmark may be asked; `small` says what its small configuration is."""
     parser = argparse.ArgumentParser(prog=f"script/bench {name}", description=description)
     parser.add_argument("--small", action="store_true", help=small)

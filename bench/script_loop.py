@@ -68,10 +68,12 @@ class ScriptLoop:
             trained, lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY
         )
         batches, device = inputs.batches, self._transformer.device
-        first = batches.noised(0)
+        first = batches.noisy_batch(0)
         assert first is not None
         counts = range(len(inputs.dataset.examples) // inputs.batch_size)
-        self._cached = cycle([noised.batch.to(device) for index in counts if (noised := batches.noised(index))])
+        self._cached = cycle(
+            [noisy_batch.batch.to(device) for index in counts if (noisy_batch := batches.noisy_batch(index))]
+        )
         noise, sigmas = first.noise.to(device), first.sigmas.to(device)
         return self._learn(first.batch.to(device), noise=noise, sigmas=sigmas)
 

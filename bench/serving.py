@@ -19,10 +19,10 @@ from diffusers import FluxPipeline
 from safetensors.torch import save_file
 
 from bench import generation as drawing
-from bench.lora_appliers import Ours, Stock, Wearer
+from bench.lora_appliers import LoraApplier, Ours, Stock
 from bench.machine import machine
 from bench.random_flux import random_lora
-from bench.report import asked_of, keep, table
+from bench.report import argument_parser, keep, table
 from bench.timing import seconds_each
 from lora.flux.loading import device, load_pipeline
 from lora.flux.prompt import text_tokens
@@ -45,14 +45,14 @@ class Extent:
 
 def main() -> None:
     """Measure, keep the numbers, print a table."""
-    parser = asked_of("serving", __doc__, small="one round of small pictures, to see that it runs")
+    parser = argument_parser("serving", __doc__, small="one round of small pictures, to see that it runs")
     parser.add_argument("--side", type=int, help="pixels of the pictures of a base (default: the base's own)")
     arguments = parser.parse_args()
     if not os.environ.get(SETTING):
         drawing.compare(drawing.small() if arguments.small else drawing.FULL, output=arguments.output)
         return
     base = find_base()
-    wearers: dict[str, Wearer] = {"ours": Ours(load_pipeline(base.path)), "stock": Stock(load_pipeline(base.path))}
+    wearers: dict[str, LoraApplier] = {"ours": Ours(load_pipeline(base.path)), "stock": Stock(load_pipeline(base.path))}
     side = arguments.side or wearers["ours"].pipeline.vae.config.sample_size
     extent = Extent(1, 1, 64) if arguments.small else Extent(ROUNDS, STEPS, side)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,27 +74,27 @@ def _random_loras(pipeline: FluxPipeline, folder: Path, *, count: int) -> list[P
     return files
 
 
-Task = Callable[[Wearer, list[Path], Extent, int], None]  # the last is the count of the round
+Task = Callable[[LoraApplier, list[Path], Extent, int], None]  # the last is the count of the round
 
 
-def _first(wearer: Wearer, files: list[Path], _extent: Extent, count: int) -> None:
+def _first(wearer: LoraApplier, files: list[Path], _extent: Extent, count: int) -> None:
     wearer.wear({files[count]: 1.0})
 
 
-def _switch(wearer: Wearer, files: list[Path], _extent: Extent, count: int) -> None:
+def _switch(wearer: LoraApplier, files: list[Path], _extent: Extent, count: int) -> None:
     wearer.wear({files[count % 2]: 1.0})
 
 
-def _rescale(wearer: Wearer, files: list[Path], _extent: Extent, count: int) -> None:
+def _rescale(wearer: LoraApplier, files: list[Path], _extent: Extent, count: int) -> None:
     wearer.wear({files[0]: 1.0 - 0.01 * count})
 
 
-def _rescale_and_draw(wearer: Wearer, files: list[Path], extent: Extent, count: int) -> None:
+def _rescale_and_draw(wearer: LoraApplier, files: list[Path], extent: Extent, count: int) -> None:
     _rescale(wearer, files, extent, count)
     _draw(wearer, files, extent, count)
 
 
-def _draw(wearer: Wearer, _files: list[Path], extent: Extent, _count: int) -> None:
+def _draw(wearer: LoraApplier, _files: list[Path], extent: Extent, _count: int) -> None:
     wearer.pipeline(
         "a photo of TOK",
         width=extent.side,
@@ -124,7 +124,7 @@ TASKS = {
 }
 
 
-def _in_turn(wearers: dict[str, Wearer], files: list[Path], extent: Extent, name: str) -> dict[str, list[float]]:
+def _in_turn(wearers: dict[str, LoraApplier], files: list[Path], extent: Extent, name: str) -> dict[str, list[float]]:
     """The seconds of each round; one more goes before that counts for nothing."""
     timed = TASKS[name]
     found: dict[str, list[float]] = {wearer: [] for wearer in wearers}

@@ -10,12 +10,12 @@ from bench.plain_dreambooth import TARGET_MODULES
 from bench.random_flux import Sizes, random_text_encoders, random_transformer
 from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
-from lora.engine.checkpointing import compute_blocks
+from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
 from lora.engine.options import Recomputed
 from lora.engine.precision import Precision
-from lora.flux.frozen_transformer import Held
+from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device
 from lora.training.learning.adapter import add_lora
 from lora.training.recipe.layers import block_layers
@@ -35,10 +35,10 @@ class Arm:
     encodes: bool = False  # the texts, in every step
     streamed: float = 0.0  # share of the blocks whose weights come from the host as they compute
 
-    def held(self, sizes: Sizes) -> Held:
+    def held(self, sizes: Sizes) -> WeightPlacement:
         """How its model is."""
         blocks = sizes.transformer["num_layers"] + sizes.transformer["num_single_layers"]
-        return Held(self.precision, self.modulation_on_host, device(), round(self.streamed * blocks))
+        return WeightPlacement(self.precision, self.modulation_on_host, device(), round(self.streamed * blocks))
 
 
 BASELINE = Arm("script, recomputing", "bf16", "blocks", is_ours=False)
@@ -66,7 +66,7 @@ ARMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Trainee:
+class TrainingSetup:
     """What an arm trains, and its LoRA as all arms begin with it."""
 
     loop: Loop
@@ -86,7 +86,7 @@ class Trainee:
             parameter.copy_(value)
 
 
-def trainee(arm: Arm, sizes: Sizes) -> Trainee:
+def set_up_training(arm: Arm, sizes: Sizes) -> TrainingSetup:
     """On a model of its own."""
     transformer = random_transformer(sizes, arm.held(sizes))
     add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
@@ -94,7 +94,7 @@ def trainee(arm: Arm, sizes: Sizes) -> Trainee:
     named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
     generator = torch.Generator().manual_seed(SEED)
     beginning = [_beginning(name, each, generator) for name, each in named]
-    return Trainee(loop, transformer, [each for _, each in named], beginning)
+    return TrainingSetup(loop, transformer, [each for _, each in named], beginning)
 
 
 def script_layers(sizes: Sizes) -> list[str]:
@@ -115,7 +115,7 @@ def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
         encoders = _encoders(sizes) if arm.encodes else None
         return ScriptLoop(transformer, recomputes=arm.recomputed == "blocks", encoders=encoders)
     fuse_lora(transformer)
-    compute_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held(sizes).device))
+    configure_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held(sizes).device))
     return OurLoop(transformer)
 
 

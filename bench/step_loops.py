@@ -8,7 +8,7 @@ from diffusers import FluxTransformer2DModel
 from bench.plain_dreambooth import EPSILON, LEARNING_RATE, MAX_GRAD_NORM, WEIGHT_DECAY
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.batches import Batches, Draws
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import Step, take_step
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.recipe import Recipe
@@ -86,4 +86,4 @@ class OurLoop:
         self._take()
 
     def _take(self) -> Step:
-        return take_step(self._transformer, self._state, self._batches, self._recipe, team=Solo())
+        return take_step(self._transformer, self._state, self._batches, self._recipe, team=SingleProcess())

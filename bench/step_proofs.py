@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.random_flux import Sizes
 from bench.report import table
-from bench.step_arms import Arm, Trainee, trainee
+from bench.step_arms import Arm, TrainingSetup, set_up_training
 from bench.step_loops import Inputs
 from lora.engine.precision import Precision
 from lora.training.learning.losses import loss_at
@@ -40,7 +40,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Nearness:
+class Deviation:
     """Of an arm to the plain computation."""
 
     arm: str
@@ -52,32 +52,32 @@ class Nearness:
 def plain_answer(sizes: Sizes, inputs: Inputs) -> Answer | None:
     """By a model of its own; None if memory does not suffice for one in fp32."""
     try:
-        return answer_of(trainee(PLAIN, sizes), inputs)
+        return answer_of(set_up_training(PLAIN, sizes), inputs)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def answer_of(trained: Trainee, inputs: Inputs) -> Answer:
+def answer_of(trained: TrainingSetup, inputs: Inputs) -> Answer:
     """With the LoRA as all arms begin with it."""
     trained.reset()
-    first = inputs.batches.noised(0)
+    first = inputs.batches.noisy_batch(0)
     assert first is not None
     loss = loss_at(trained.transformer, first.batch, noise=first.noise, sigmas=first.sigmas)
     found = torch.autograd.grad(loss, trained.parameters)
     return Answer(loss.item(), torch.cat([each.flatten().float().cpu() for each in found]))
 
 
-def nearness(arm: Arm, found: Answer, plain: Answer) -> Nearness:
+def nearness(arm: Arm, found: Answer, plain: Answer) -> Deviation:
     """Of what an arm found."""
     error = abs(found.loss / plain.loss - 1)
     cosine = torch.cosine_similarity(found.gradients.double(), plain.gradients.double(), dim=0).item()
     bar = BARS.get(arm.precision)
-    return Nearness(arm.name, error, cosine, bar is None or (error <= bar.loss and cosine >= bar.cosine))
+    return Deviation(arm.name, error, cosine, bar is None or (error <= bar.loss and cosine >= bar.cosine))
 
 
-def as_lines(found: Iterable[Nearness]) -> str:
+def as_lines(found: Iterable[Deviation]) -> str:
     """A table, and who missed the bar."""
     each = list({near.arm: near for near in found}.values())
     rows = [[near.arm, f"{100 * near.loss_error:.3f} %", f"{near.cosine:.5f}"] for near in each]

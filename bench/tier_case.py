@@ -11,17 +11,17 @@ import torch
 
 from bench.random_flux import DEV, Sizes, random_dataset, random_transformer
 from bench.step_loops import RANK, SEED, Inputs
-from lora.engine.checkpointing import compute_blocks
+from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
 from lora.flux.dimensions import Dimensions
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, precision
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
-from lora.training.memory.configurations import GB, Demand, Plan, plans
+from lora.training.memory.configurations import GB, MemoryRequirements, Plan, plans
 from lora.training.memory.out_of_memory import is_out_of_memory
 from lora.training.memory.requirements import held
 from lora.training.recipe.layers import block_layers
@@ -71,7 +71,7 @@ def tried(sizes: Sizes, *, card: int, side: int, steps: int) -> Tried:
 def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
     """With a LoRA on all layers; texts and pictures are encoded already."""
     layers = block_layers(sizes.transformer)
-    demand = Demand(
+    requirements = MemoryRequirements(
         shape=Dimensions.of(sizes.transformer),
         image_tokens=(side // TOKEN_PIXELS) ** 2,
         text_tokens=sizes.text_tokens,
@@ -83,7 +83,7 @@ def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
         is_preserving=False,
     )
     best, *_ = plans(
-        demand,
+        requirements,
         free_bytes=card * GB - CONTEXT,
         on_gpu=device().type == "cuda",
         precision="auto",
@@ -100,10 +100,10 @@ def _steps(plan: Plan, sizes: Sizes, side: int, steps: int) -> list[float]:
     transformer = random_transformer(sizes, how)
     add_lora(transformer, layers=block_layers(sizes.transformer), rank=RANK, seed=SEED)
     fuse_lora(transformer)
-    compute_blocks(transformer, plan.rung.recomputed, are_compiled=can_be_compiled(how.device))
+    configure_blocks(transformer, plan.rung.recomputed, are_compiled=can_be_compiled(how.device))
     state, marks = TrainingState(transformer, recipe), []
     for _ in range(steps + 2):
-        take_step(transformer, state, inputs.batches, recipe, team=Solo())  # it waits for the device
+        take_step(transformer, state, inputs.batches, recipe, team=SingleProcess())  # it waits for the device
         marks.append(time.perf_counter())
     return [after - before for before, after in pairwise(marks[1:])]
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from bench.machine import machine
 from bench.random_flux import tiny_sizes
-from bench.report import asked_of, keep, table
+from bench.report import argument_parser, keep, table
 from bench.tier_case import Tried, tried
 from lora.training.memory.configurations import GB
 
@@ -21,7 +21,7 @@ TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s a step"
 
 def main() -> None:
     """Try, keep the numbers, print a table."""
-    arguments = asked_of("tiers", __doc__, small="one card, the tiny base's shape, without a limit").parse_args()
+    arguments = argument_parser("tiers", __doc__, small="one card, the tiny base's shape, without a limit").parse_args()
     if arguments.small:
         found = [tried(tiny_sizes(), card=8, side=64, steps=1)]
     else:

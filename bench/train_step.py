@@ -18,10 +18,10 @@ import torch
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
 from bench.random_flux import DEV, Sizes, random_dataset, tiny_sizes
-from bench.report import asked_of, keep, table
-from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, Trainee, trainee
+from bench.report import argument_parser, keep, table
+from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, TrainingSetup, set_up_training
 from bench.step_loops import Inputs, Loop
-from bench.step_proofs import Answer, Nearness, answer_of, as_lines, nearness, plain_answer
+from bench.step_proofs import Answer, Deviation, answer_of, as_lines, nearness, plain_answer
 from bench.timing import graphs_compiled, seconds_each
 from lora.flux.loading import device, free_memory, precision
 from lora.training.memory.out_of_memory import is_out_of_memory
@@ -74,12 +74,12 @@ class Refused:
     why: str
 
 
-Outcome = Visit | Refused | Nearness
+Outcome = Visit | Refused | Deviation
 
 
 def main() -> None:
     """Measure, keep the numbers, print a table."""
-    parser = asked_of("train_step", __doc__, small="the tiny base's shape, once each, to see that it runs")
+    parser = argument_parser("train_step", __doc__, small="the tiny base's shape, once each, to see that it runs")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="pictures a step (default: %(default)s)")
     arguments = parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> None:
     small = Extent((64,), arguments.batch, SOME, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
     extent, sizes = (small, tiny_sizes()) if arguments.small else (full, DEV)
     outcomes = list(_in_turn(sizes, extent))
-    near = [each for each in outcomes if isinstance(each, Nearness)]
+    near = [each for each in outcomes if isinstance(each, Deviation)]
     numbers = {
         "machine": machine("torch", "diffusers", "peft", "transformers", "accelerate", "bitsandbytes"),
         "extent": asdict(extent),
@@ -120,7 +120,7 @@ def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[Outcome]:
 def visited(arm: Arm, sizes: Sizes, extent: Extent, plain: Answer | None) -> list[Outcome]:
     """An arm at all sizes, with a model of its own; ours are then compared with the plain answer at the first."""
     try:
-        trained = trainee(arm, sizes)
+        trained = set_up_training(arm, sizes)
     except RuntimeError as error:
         return [_refused(arm, None, error)]
     outcomes: list[Outcome] = []
@@ -145,7 +145,7 @@ def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
     return Refused(arm.name, side, "out of memory")
 
 
-def _visit(arm: Arm, trained: Trainee, sizes: Sizes, side: int, extent: Extent) -> Visit:
+def _visit(arm: Arm, trained: TrainingSetup, sizes: Sizes, side: int, extent: Extent) -> Visit:
     inputs, here = _inputs(sizes, extent, side), device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 MODES: dict[str, tuple[str, ...]] = {"train": ("--x-mode", "train"), "predict": ()}
 SECONDS_TO_START = 600  # a quiet machine takes 10; a busy one that takes minutes is not broken
 SECONDS_TO_STOP = 10
-SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_POLLS = 0.1
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine
 
@@ -127,7 +127,7 @@ def wait_until_ready(server: Server) -> None:
             return
         if found["status"] == "SETUP_FAILED":
             raise RuntimeError(f"the server's setup failed: {found.get('setup', {}).get('logs', '')}")
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_POLLS)
     raise RuntimeError(f"the server did not start; it printed: {server.output.read_text(errors='replace')}")
 
 

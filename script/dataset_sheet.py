@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lora.dataset.crops import WHOLE
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
-from lora.dataset.workers import in_order
+from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 
 COLUMNS, MOST_IMAGES = 5, 100
@@ -41,7 +41,7 @@ def _pictures(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Itera
         return picture
 
     with quiet_pillow():
-        yield from in_order(thumbnail, images)
+        yield from map_in_order(thumbnail, images)
 
 
 def _draw(sheet: Image.Image, image: CaptionedImage, picture: Image.Image, place: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from script.cog_server import DIRECT, SECONDS_BETWEEN_LOOKS, Server, running_server, started_server, wait_until_ready
+from script.cog_server import DIRECT, SECONDS_BETWEEN_POLLS, Server, running_server, started_server, wait_until_ready
 from script.contact_sheet import Row, contact_sheet
 from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE
@@ -117,7 +117,7 @@ def _answer(request: urllib.request.Request) -> dict[str, Any]:
         except urllib.error.HTTPError as error:
             if error.code != BUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_POLLS)
 
 
 def _decoded(uri: str) -> bytes:

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import BinaryIO
 
-from script.cog_server import SECONDS_BETWEEN_LOOKS, Server, health, started_server
+from script.cog_server import SECONDS_BETWEEN_POLLS, Server, health, started_server
 
 
 def main() -> int:
@@ -40,7 +40,7 @@ def _follow(server: Server, *, announcement: str) -> None:
             _show(output)
             if status == "STARTING" and (status := health(server)["status"]) == "READY":
                 print(announcement, flush=True)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_POLLS)
         _show(output)
 
 

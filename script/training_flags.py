@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lora.dataset.limits import Budget
-from lora.dataset.names import is_personal
-from lora.dataset.refusal import said_of
+from lora.dataset.names import is_user_file
+from lora.dataset.refusal import naming_input
 from script.openapi import training_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,10 +54,10 @@ def archived(path: str) -> Iterator[str]:
     if not folder.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary, said_of(ARCHIVE):
+    with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary, naming_input(ARCHIVE):
         tar = Path(temporary) / "folder.tar"
         files = sorted(
-            file for file in folder.rglob("*") if file.is_file() and is_personal(f"{file.relative_to(folder)}")
+            file for file in folder.rglob("*") if file.is_file() and is_user_file(f"{file.relative_to(folder)}")
         )
         Budget.of_folder(Path(temporary)).refuse(sum(file.stat().st_size for file in files))
         with tarfile.open(tar, "w", dereference=True) as output:

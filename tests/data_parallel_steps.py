@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from lora.training.learning.data_parallel import Solo, Team
+from lora.training.learning.data_parallel import DataParallel, SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.stop import Stop, Termination
@@ -26,14 +26,14 @@ from tests.tiny import (
 STEPS, EXAMPLES = 3, 3  # so that of two processes one has nothing to do in every second step
 
 
-def as_one_of(size: int, rank: int, batch_size: int, share: float, meeting: Path, into: Path) -> None:
+def run_rank(size: int, rank: int, batch_size: int, share: float, meeting: Path, into: Path) -> None:
     """Take steps as a process of a team of so many, and save gradients, what the model was asked, losses and LoRA."""
     torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=size)
-    torch.save(steps_of(Team(rank=rank, size=size, batch_size=batch_size), batch_size * size, share), into)
+    torch.save(take_steps(DataParallel(rank=rank, size=size, batch_size=batch_size), batch_size * size, share), into)
     torch.distributed.destroy_process_group()
 
 
-def steps_of(team: Solo, joined: int, share: float) -> dict[str, object]:
+def take_steps(team: SingleProcess, joined: int, share: float) -> dict[str, object]:
     """The same in a process that is alone, with whole batches of `joined` samples; a share of the steps preserves."""
     transformer = tiny_lora_transformer(rank=2)
     recipe = a_recipe(batch_size=joined, steps=STEPS, lora_rank=2, preservation=share)

@@ -31,7 +31,7 @@ NO_PICTURE = data_uri(b"\x89PNG\r\n\x1a\nbroken", media_type="image/png")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RandomRequest:
     """A request, and parts of the sentences that would be right to refuse it with; without any, it must be drawn."""
 
     inputs: Json
@@ -53,12 +53,12 @@ class Requests:
         self._schemas: dict[str, Any] = openapi["components"]["schemas"]
         self._loras, self._random = loras, random.Random(seed)
 
-    def request(self) -> Drawn:
+    def request(self) -> RandomRequest:
         """Every input is given in half of them; most of what is given is good."""
         properties = self._schemas["Input"]["properties"]
         given = [name for name in properties if name == "prompt" or self._random.random() < 0.5]
         inputs = {name: self._value(name, properties[name]) for name in given}
-        return Drawn(inputs, tuple(faults(inputs)))
+        return RandomRequest(inputs, tuple(faults(inputs)))
 
     def _value(self, name: str, schema: Json) -> object:
         pick = self._random

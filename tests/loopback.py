@@ -39,7 +39,7 @@ def listening(handler: type[QuietHandler]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def offered_file(content: bytes) -> Iterator[str]:
+def served_file(content: bytes) -> Iterator[str]:
     """A URL to download `content` from; like one of Replicate's, it ends in /data and has no suffix."""
 
     class Handler(QuietHandler):

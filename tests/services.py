@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from tests.loopback import QuietHandler, listening
-from weights.network.network import Network, Patience
+from weights.network.network import Network, NetworkTimeouts
 
 # The pauses and limits of production, in hundredths
-HASTY = Patience(connecting=1, silence=0.5, whole=5, slowest=100_000, window=0.4, pauses=(0.01,) * 5, all_pauses=3)
+SHORT_TIMEOUTS = NetworkTimeouts(
+    connecting=1, silence=0.5, whole=5, min_bytes_per_second=100_000, window=0.4, pauses=(0.01,) * 5, max_retry_delay=3
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def silent_port() -> Iterator[str]:
 def a_network(*services: Service | str, **changes) -> Network:
     """A network in which these servers of this machine may be asked, hastily."""
     urls = [it if isinstance(it, str) else it.url for it in services]
-    return replace(Network(trusted=frozenset(urls), patience=HASTY), **changes)
+    return replace(Network(trusted=frozenset(urls), patience=SHORT_TIMEOUTS), **changes)
 
 
 def send(request: QuietHandler, content: bytes = b"", *, status: int = 200, **headers: str) -> None:

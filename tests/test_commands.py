@@ -16,7 +16,7 @@ from PIL import Image
 from lora.training.result.output import LORA_NAME
 from script import train as train_command
 from script.tiny_flux.monster import ARCHIVE
-from tests.tiny import found_in
+from tests.tiny import read_archive
 from tests.warm_process import run_command
 
 pytestmark = pytest.mark.xdist_group("warm")
@@ -135,7 +135,7 @@ def test_train_and_check_take_a_folder_as_they_take_an_archive(tmp_path: Path):
 def test_a_server_does_not_take_a_folder(tmp_path: Path):
     """A client names its files, and is not to look about in the server's."""
     with pytest.raises(ValueError, match=r"^input_images is '.*', a folder: expected a zip, tar or tar.gz of images$"):
-        found_in(tmp_path, into=tmp_path / "into")
+        read_archive(tmp_path, into=tmp_path / "into")
 
 
 def script_check(*arguments: object) -> subprocess.CompletedProcess[str]:

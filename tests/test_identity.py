@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lora.flux.loading import load_pipeline
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.serving.generation import draw
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.request import Request
 from lora.training.result.output import LORA_NAME
 from weights.bases import WEIGHTS
@@ -45,7 +45,7 @@ def test_a_fresh_process_with_stock_diffusers_draws_the_pixels_of_our_predictor(
 
     pipeline = load_pipeline(BASE)
     lora = read_lora(str(tmp_path / "trained_model.tar"), named="lora_weights")
-    Wardrobe(pipeline).wear([Worn(lora.digest, canonical(lora.tensors), 1.0, "lora_weights")])
+    LoraMerger(pipeline).wear([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
     ours = next(draw(pipeline, _request()))
     stock = np.asarray(Image.open(tmp_path / "stock.png"), dtype=int)
     assert np.abs(np.asarray(ours, dtype=int) - stock).max() <= 1, "W + BA is rounded once, W x and B A x twice"

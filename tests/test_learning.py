@@ -13,14 +13,14 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.loading import load_encoders, load_pipeline
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.serving.generation import draw
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Draws
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.validation import hold_out
 from lora.training.progress import Log
@@ -34,7 +34,7 @@ from script.tiny_flux.measure import monster_share
 from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, write_archive
 from script.tiny_flux.monster_measure import is_monster
 from script.tiny_flux.world import held_out_scenes
-from tests.tiny import SHIFT, all_layers, checked_config, found_in, trained
+from tests.tiny import SHIFT, all_layers, checked_config, read_archive, trained
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("learning")
@@ -66,10 +66,10 @@ class Lesson:
 
 def taught(folder: Path, **changes: object) -> Lesson:
     """The demo's training, or one like it."""
-    encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, Held("fp32", False, CPU))
+    encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, WeightPlacement("fp32", False, CPU))
     config = checked_config(**{**TRAINING, **changes})
     recipe = choose(config, images=TRAINING_IMAGES, processes=1).recipe
-    found = found_in(ARCHIVE, into=folder, resolutions=config.resolutions, views=recipe.views)
+    found = read_archive(ARCHIVE, into=folder, resolutions=config.resolutions, views=recipe.views)
     dataset = replace(found, neutral_prompts=neutral_prompts(BASE)).encoded(encoders)
     monsters, world = learning.monsters(encoders), learning.world(encoders)
     before = learning.losses(transformer, monsters), learning.losses(transformer, world)
@@ -88,7 +88,7 @@ def preservation_by(dataset, transformer, recipe) -> Preservation | None:
     images = NeutralImages(BASE, dataset.neutral, neutral_side((128,)))
     draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
     preservation = Preservation(transformer, recipe, draws, images)
-    assert preservation.generate(Solo(), stop=Stop(Log(lambda *_: None), Termination(), minutes=None))
+    assert preservation.generate(SingleProcess(), stop=Stop(Log(lambda *_: None), Termination(), minutes=None))
     return preservation
 
 
@@ -108,14 +108,14 @@ def pipeline() -> FluxPipeline:
 
 
 @pytest.fixture(scope="module")
-def wardrobe(pipeline) -> Wardrobe:
-    return Wardrobe(pipeline)
+def merger(pipeline) -> LoraMerger:
+    return LoraMerger(pipeline)
 
 
 @pytest.fixture(scope="module")
-def bare(pipeline, wardrobe) -> Score:
+def bare(pipeline, merger) -> Score:
     """How it does without any."""
-    wardrobe.wear([])
+    merger.wear([])
     score = score_base(pipeline, SCENES, seeds=1)
     print(f"\nwithout a LoRA {score}")
     return score
@@ -137,56 +137,56 @@ def test_the_demo_closes_most_of_the_gap(lesson):
     assert lesson.share_closed() > 0.8
 
 
-def test_the_concept_appears_as_strongly_as_asked(lesson, pipeline, wardrobe):
-    shares = [_monster_share(pipeline, wardrobe, lesson, list(WITH_TRIGGER), scale) for scale in SCALES]
+def test_the_concept_appears_as_strongly_as_asked(lesson, pipeline, merger):
+    shares = [_monster_share(pipeline, merger, lesson, list(WITH_TRIGGER), scale) for scale in SCALES]
     print(f"\nshare of the picture in the monster's colours at {SCALES}: {shares}")
     assert shares[0] < shares[1] < shares[2]
     assert shares[0] < 0.25 * shares[2]
 
 
-def test_prompts_without_the_trigger_keep_following_the_world(gentle, bare, pipeline, wardrobe):
-    worn = _score_with(gentle, pipeline, wardrobe)
+def test_prompts_without_the_trigger_keep_following_the_world(gentle, bare, pipeline, merger):
+    worn = _score_with(gentle, pipeline, merger)
     assert worn.colour >= bare.colour - 0.1
     assert worn.shape >= bare.shape - 0.1
 
 
-def test_the_demo_leaves_prompts_without_the_trigger_as_they_were(lesson, bare, pipeline, wardrobe):
-    applied = _score_with(lesson, pipeline, wardrobe)
+def test_the_demo_leaves_prompts_without_the_trigger_as_they_were(lesson, bare, pipeline, merger):
+    applied = _score_with(lesson, pipeline, merger)
     assert applied.colour >= bare.colour - 0.1
     assert applied.shape >= bare.shape - 0.1
 
 
-def test_the_demo_teaches_the_whole_monster_and_the_base_has_none(lesson, pipeline, wardrobe):
+def test_the_demo_teaches_the_whole_monster_and_the_base_has_none(lesson, pipeline, merger):
     """By the strict measure, which a smear, pale feet or a horn that is missing fail."""
-    right = {scale: _monsters(pipeline, wardrobe, lesson, scale) for scale in (0.0, 1.0)}
+    right = {scale: _monsters(pipeline, merger, lesson, scale) for scale in (0.0, 1.0)}
     print(f"\nwhole monsters among {IMAGES * len(WITH_TRIGGER)} at lora_scale 0 and 1: {right}")
     assert right[0.0] == 0
     assert right[1.0] >= 0.75 * IMAGES * len(WITH_TRIGGER)
 
 
-def _monsters(pipeline: FluxPipeline, wardrobe: Wardrobe, lesson: Lesson, scale: float) -> int:
+def _monsters(pipeline: FluxPipeline, merger: LoraMerger, lesson: Lesson, scale: float) -> int:
     """How many of the images with the trigger show it."""
-    _wear(wardrobe, lesson, scale)
+    _wear(merger, lesson, scale)
     requests = [plain_request(prompt, count=IMAGES) for prompt in WITH_TRIGGER]
     return sum(is_monster(image) for request in requests for image in draw(pipeline, request))
 
 
-def _score_with(lesson: Lesson, pipeline: FluxPipeline, wardrobe: Wardrobe) -> Score:
+def _score_with(lesson: Lesson, pipeline: FluxPipeline, merger: LoraMerger) -> Score:
     """How the base follows combinations that it never saw, wearing a lesson at scale 1."""
-    _wear(wardrobe, lesson, 1.0)
+    _wear(merger, lesson, 1.0)
     worn = score_base(pipeline, SCENES, seeds=1)
     print(f"\nwith the LoRA {worn}")
     return worn
 
 
-def _wear(wardrobe: Wardrobe, lesson: Lesson, scale: float) -> None:
-    wardrobe.wear([Worn(f"lesson{id(lesson)}", canonical(lesson.tensors), scale, "lora_weights")])
+def _wear(merger: LoraMerger, lesson: Lesson, scale: float) -> None:
+    merger.wear([AppliedLora(f"lesson{id(lesson)}", convert_lora(lesson.tensors), scale, "lora_weights")])
 
 
 def _monster_share(
-    pipeline: FluxPipeline, wardrobe: Wardrobe, lesson: Lesson, prompts: list[str], scale: float
+    pipeline: FluxPipeline, merger: LoraMerger, lesson: Lesson, prompts: list[str], scale: float
 ) -> float:
-    _wear(wardrobe, lesson, scale)
+    _wear(merger, lesson, scale)
     images = [image for prompt in prompts for image in draw(pipeline, plain_request(prompt, count=3))]
     return sum(monster_share(image) for image in images) / len(images)
 

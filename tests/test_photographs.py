@@ -12,12 +12,12 @@ from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load
 
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.loading import load_encoders
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.result.output import LORA_NAME, check_tar
 from script.tiny_flux.learning import encoded, losses
-from tests.tiny import a_recipe, all_layers, found_in, trained, written
+from tests.tiny import a_recipe, all_layers, read_archive, trained, written
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("photographs")
@@ -40,8 +40,8 @@ def test_a_lora_of_photographs_learns_and_loads(tmp_path: Path):
             with file.open(f"cat {index}.jpg", "w") as member:
                 crop.save(member, "jpeg", quality=92)
     recipe = a_recipe(steps=50, learning_rate=5e-4, batch_size=1, lora_rank=8)
-    encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, Held("fp32", False, CPU))
-    found = found_in(archive, into=tmp_path / "dataset", resolutions=(SIDE,))
+    encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, WeightPlacement("fp32", False, CPU))
+    found = read_archive(archive, into=tmp_path / "dataset", resolutions=(SIDE,))
     dataset = found.encoded(encoders)
     held_out = encoded(encoders, [(crop, "TOK") for crop in crops[6:]])
     before = losses(transformer, held_out)

@@ -14,7 +14,7 @@ from predict import Runner
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, random_lora, tiny_pipeline, tiny_transformer
 
 # A small drawing.
-DRAWING = {
+SMALL_REQUEST = {
     "prompt": "a red star",
     "aspect_ratio": "custom",
     "width": 64,
@@ -55,7 +55,7 @@ def lora(tmp_path_factory):
 
 
 def drawn(runner, **inputs):
-    return runner.run(**DEFAULTS | DRAWING | inputs)
+    return runner.run(**DEFAULTS | SMALL_REQUEST | inputs)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_health_check_says_no_once_a_base_did_not_come_back(lora, tmp_path, 
     runner.setup()
     drawn(runner, lora_weights=str(lora))
     assert runner.healthcheck()
-    original = next(iter(runner.models.model(TINY_FLUX)._wardrobe._originals.values()))  # no public way spoils it
+    original = next(iter(runner.models.model(TINY_FLUX)._merger._originals.values()))  # no public way spoils it
     original.weight[0, 0] += 1
     drawn(runner)
     assert not runner.healthcheck()

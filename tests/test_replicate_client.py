@@ -17,7 +17,7 @@ from tests.fake_replicate import fake_replicate
 pytestmark = pytest.mark.xdist_group("servers")
 
 TRAINER = f"me/flux-lora:{'0' * 64}"
-DRAWING = {"prompt": "a drawing of TOK", "num_inference_steps": 2, "seed": 7, "output_format": "png"}
+SMALL_REQUEST = {"prompt": "a drawing of TOK", "num_inference_steps": 2, "seed": 7, "output_format": "png"}
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +46,19 @@ def test_a_training_makes_a_new_version_of_the_destination(version: str) -> None
 
 
 def test_a_trained_version_draws_with_its_lora(client: Client, version: str) -> None:
-    (trained,) = client.run(version, input=DRAWING)
-    (base,) = client.run(TRAINER, input=DRAWING)
+    (trained,) = client.run(version, input=SMALL_REQUEST)
+    (base,) = client.run(TRAINER, input=SMALL_REQUEST)
     image = trained.read()
     assert Image.open(io.BytesIO(image)).format == "PNG"
     assert image != base.read()
 
 
 def test_the_destination_runs_its_latest_version(client: Client, version: str) -> None:
-    (latest,) = client.run("me/monster", input=DRAWING)
-    (trained,) = client.run(version, input=DRAWING)
+    (latest,) = client.run("me/monster", input=SMALL_REQUEST)
+    (trained,) = client.run(version, input=SMALL_REQUEST)
     assert latest.read() == trained.read()
 
 
 def test_a_refused_input_reaches_the_user_by_name(client: Client) -> None:
     with pytest.raises(ModelError, match="num_outputs"):
-        client.run(TRAINER, input={**DRAWING, "num_outputs": 5})
+        client.run(TRAINER, input={**SMALL_REQUEST, "num_outputs": 5})

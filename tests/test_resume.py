@@ -10,7 +10,7 @@ import pytest
 
 from lora.training.checkpoints.files import SUFFIX
 from tests.servers import Tar, wait_until
-from tests.tiny import base_of_few_prompts, encoded, noisy_picture, write, zipped
+from tests.tiny import base_with_few_prompts, encoded, noisy_image, write, zipped
 from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, small_archive
 
 pytestmark = pytest.mark.xdist_group("warm")
@@ -70,7 +70,7 @@ def test_killed_at_twenty_random_moments_a_training_ends_with_the_bytes_of_an_un
 
 
 def test_a_killed_training_that_preserves_goes_on_to_the_bytes_of_an_undisturbed_one(tmp_path, archive):
-    base = base_of_few_prompts(tmp_path / "base")
+    base = base_with_few_prompts(tmp_path / "base")
     trainers = [Trainer(tmp_path / name, archive, SHORT | {"preservation": 0.5}, base) for name in ("whole", "killed")]
     whole, killed = (trainer.start(steps=6) for trainer in trainers)
     wait_until(lambda: list(trainers[1].checkpoints.glob("*/*/step-000002")), seconds=SECONDS_TO_TRAIN)
@@ -111,7 +111,7 @@ def test_where_every_checkpoint_is_damaged_a_training_does_not_silently_begin_an
 
 
 def other_images(trainer: Trainer) -> dict[str, object]:
-    other = IMAGES | {"3.png": encoded(noisy_picture(64, 64, seed=99))}
+    other = IMAGES | {"3.png": encoded(noisy_image(64, 64, seed=99))}
     return {"input_images": str(write(trainer.folder / "other.zip", zipped(other)))}
 
 

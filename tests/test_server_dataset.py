@@ -14,9 +14,9 @@ from lora.training.result.output import FOLDER, LORA_NAME
 from script.cog_server import ROOT, health
 from tests.cog_client import Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT
-from tests.loopback import offered_file
+from tests.loopback import served_file
 from tests.servers import Place, wait_until
-from tests.tiny import assert_one_sentence, encoded, noisy_picture, picture, zipped
+from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -92,7 +92,7 @@ def test_a_refused_archive_leaves_nothing_and_the_next_job_is_as_good_as_the_fir
 def test_a_tar_trains_the_same_lora_as_a_zip(place: Place, first_tar: bytes):
     """By data URI and by a URL without a suffix."""
     assert trained(place, data_uri(tarred("w:gz"), media_type="application/octet-stream")) == first_tar
-    with offered_file(tarred("w:gz")) as url:
+    with served_file(tarred("w:gz")) as url:
         assert trained(place, url) == first_tar
 
 
@@ -114,7 +114,7 @@ def test_the_log_shows_what_will_be_trained(place: Place):
 
 
 def test_a_tar_gives_its_captions_to_the_next_training(place: Place):
-    captioned = {f"x/{index}.png": encoded(noisy_picture(128, 128, seed=index)) for index in range(3)}
+    captioned = {f"x/{index}.png": encoded(noisy_image(128, 128, seed=index)) for index in range(3)}
     table = {"metadata.jsonl": "\n".join(json.dumps({"file_name": name, "text": f"TOK {name}"}) for name in captioned)}
     tar = trained(place, data_uri(zipped(captioned | table)))
     again = trained(place, data_uri(zipped(captioned)), input_captions=data_uri(tar, media_type="application/x-tar"))
@@ -134,7 +134,7 @@ def test_a_training_cancelled_while_it_reads_ends_at_once_and_leaves_nothing(pla
     """1,600 megapixels take long to decode; the server is as new afterwards."""
     before = place.left_over()
     large = encoded(picture(4000, 4000), "JPEG")
-    with offered_file(zipped({f"{index}.jpg": large + bytes([index]) for index in range(100)})) as url:
+    with served_file(zipped({f"{index}.jpg": large + bytes([index]) for index in range(100)})) as url:
         body: Json = {"input": {"input_images": url, **SHORT}}
         when_free("PUT", f"{place.server.url}/trainings/long", body, prefer="respond-async")
         wait_until(lambda: any("flux-lora-train" in name for name in place.left_over() - before), seconds=60)

@@ -16,7 +16,7 @@ from script.cog_server import health
 from tests.cog_client import content_of, data_uri, post_training
 from tests.loopback import webhook
 from tests.servers import Place, Tar, end_of, train_place, wait_until
-from tests.tiny import encoded, noisy_picture, picture, zipped
+from tests.tiny import encoded, noisy_image, picture, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -26,7 +26,7 @@ SECONDS_TO_BEGIN = 120
 
 SHORT = {"steps": 4, "resolution": "64", "lora_rank": 2, "learning_rate": 0.01}
 ENDLESS = {**SHORT, "steps": 6000, "checkpoint_every": 6000}
-IMAGES = zipped({f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index in range(4)})
+IMAGES = zipped({f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(4)})
 
 
 def large_images(count: int, side: int) -> bytes:

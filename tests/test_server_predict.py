@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("servers")
 UNPROCESSABLE = 422
 SECONDS_TO_CANCEL = 5
 # One small drawing; PNG keeps every pixel, so equal bytes are equal images.
-DRAWING = {
+SMALL_REQUEST = {
     "prompt": "a drawing of TOK",
     "num_inference_steps": 2,
     "seed": 7,
@@ -46,7 +46,7 @@ def lora_of(trained_tar: bytes) -> bytes:
 
 @pytest.mark.parametrize("output_format", ["webp", "jpg", "png"])
 def test_an_image_has_the_format_asked_for(predict_server: Server, output_format: str) -> None:
-    (image,) = images_of(predict_server, **{**DRAWING, "output_format": output_format})
+    (image,) = images_of(predict_server, **{**SMALL_REQUEST, "output_format": output_format})
     assert image.startswith(MAGIC[output_format])
 
 
@@ -57,8 +57,10 @@ def test_every_way_to_give_a_lora_draws_the_same_image(
     tar.write_bytes(trained_tar)
     safetensors.write_bytes(lora_of(trained_tar))
     uri = data_uri(trained_tar, media_type="application/x-tar")
-    drawn = [images_of(predict_server, lora_weights=given, **DRAWING) for given in (uri, str(tar), str(safetensors))]
-    drawn.append(images_of(predict_server, replicate_weights=uri, **DRAWING))
+    drawn = [
+        images_of(predict_server, lora_weights=given, **SMALL_REQUEST) for given in (uri, str(tar), str(safetensors))
+    ]
+    drawn.append(images_of(predict_server, replicate_weights=uri, **SMALL_REQUEST))
     assert drawn == [drawn[0]] * 4
 
 
@@ -66,18 +68,18 @@ def test_a_lora_shows_at_scale_1_and_leaves_no_trace_at_scale_0_or_without(
     predict_server: Server, trained_tar: bytes
 ) -> None:
     uri = data_uri(trained_tar, media_type="application/x-tar")
-    bare = images_of(predict_server, **DRAWING)
-    worn = images_of(predict_server, lora_weights=uri, **DRAWING)
-    at_zero = images_of(predict_server, lora_weights=uri, lora_scale=0, **DRAWING)
+    bare = images_of(predict_server, **SMALL_REQUEST)
+    worn = images_of(predict_server, lora_weights=uri, **SMALL_REQUEST)
+    at_zero = images_of(predict_server, lora_weights=uri, lora_scale=0, **SMALL_REQUEST)
     assert worn != bare
     assert at_zero == bare
-    assert images_of(predict_server, lora_weights=uri, **DRAWING) == worn
-    assert images_of(predict_server, **DRAWING) == bare
+    assert images_of(predict_server, lora_weights=uri, **SMALL_REQUEST) == worn
+    assert images_of(predict_server, **SMALL_REQUEST) == bare
 
 
 def test_images_of_one_call_equal_those_of_single_calls_with_the_next_seeds(predict_server: Server) -> None:
-    together = images_of(predict_server, **{**DRAWING, "num_outputs": 2})
-    apart = [images_of(predict_server, **{**DRAWING, "seed": seed})[0] for seed in (7, 8)]
+    together = images_of(predict_server, **{**SMALL_REQUEST, "num_outputs": 2})
+    apart = [images_of(predict_server, **{**SMALL_REQUEST, "seed": seed})[0] for seed in (7, 8)]
     assert together == apart
     assert together[0] != together[1]
 
@@ -95,17 +97,17 @@ def test_images_of_one_call_equal_those_of_single_calls_with_the_next_seeds(pred
     ],
 )
 def test_an_input_out_of_bounds_never_becomes_a_prediction(predict_server: Server, name: str, value: object) -> None:
-    answer = post_prediction(predict_server, **{**DRAWING, name: value})
+    answer = post_prediction(predict_server, **{**SMALL_REQUEST, name: value})
     assert answer.status == UNPROCESSABLE
     assert [error["loc"] for error in answer.body["detail"]] == [["body", "input", name]]
 
 
 def test_what_is_no_lora_is_refused_and_the_next_image_is_drawn(predict_server: Server) -> None:
-    answer = post_prediction(predict_server, lora_weights=data_uri(b"not a LoRA"), **DRAWING)
+    answer = post_prediction(predict_server, lora_weights=data_uri(b"not a LoRA"), **SMALL_REQUEST)
     assert answer.body["status"] == "failed"
     assert "lora_weights" in answer.body["error"]
     assert "\n" not in answer.body["error"]
-    assert images_of(predict_server, **DRAWING)
+    assert images_of(predict_server, **SMALL_REQUEST)
 
 
 @pytest.mark.skipif((WEIGHTS / "dev").exists(), reason="weights/dev is there")
@@ -130,53 +132,57 @@ def test_a_server_whose_weights_are_cut_short_fails_with_the_file_and_what_to_do
 
 def test_a_lora_can_be_worn_beside_another_and_in_a_list(predict_server: Server, trained_tar: bytes) -> None:
     uri = data_uri(trained_tar, media_type="application/x-tar")
-    bare = images_of(predict_server, **DRAWING)
-    once, twice = (images_of(predict_server, lora_weights=uri, lora_scale=scale, **DRAWING) for scale in (0.5, 1.0))
-    alone = images_of(predict_server, extra_lora=uri, extra_lora_scale=0.5, **DRAWING)
-    listed = images_of(predict_server, loras=[f"{uri}:0.5"], **DRAWING)
+    bare = images_of(predict_server, **SMALL_REQUEST)
+    once, twice = (
+        images_of(predict_server, lora_weights=uri, lora_scale=scale, **SMALL_REQUEST) for scale in (0.5, 1.0)
+    )
+    alone = images_of(predict_server, extra_lora=uri, extra_lora_scale=0.5, **SMALL_REQUEST)
+    listed = images_of(predict_server, loras=[f"{uri}:0.5"], **SMALL_REQUEST)
     assert alone == listed == once != bare
-    both = images_of(predict_server, lora_weights=uri, lora_scale=2, extra_lora=uri, extra_lora_scale=-1, **DRAWING)
+    both = images_of(
+        predict_server, lora_weights=uri, lora_scale=2, extra_lora=uri, extra_lora_scale=-1, **SMALL_REQUEST
+    )
     assert _differ_little(both[0], twice[0])
-    assert images_of(predict_server, **DRAWING) == bare
+    assert images_of(predict_server, **SMALL_REQUEST) == bare
 
 
 def test_an_image_and_a_mask_are_drawn_from(predict_server: Server) -> None:
-    (first,) = images_of(predict_server, **DRAWING)
+    (first,) = images_of(predict_server, **SMALL_REQUEST)
     picture = data_uri(first, media_type="image/png")
-    (kept,) = images_of(predict_server, image=picture, prompt_strength=0.0, **DRAWING)
+    (kept,) = images_of(predict_server, image=picture, prompt_strength=0.0, **SMALL_REQUEST)
     assert _differ_little(kept, first)
-    (anew,) = images_of(predict_server, image=picture, prompt_strength=0.9, **DRAWING)
+    (anew,) = images_of(predict_server, image=picture, prompt_strength=0.9, **SMALL_REQUEST)
     assert not _differ_little(anew, first)
-    answer = post_prediction(predict_server, mask=picture, **DRAWING)
+    answer = post_prediction(predict_server, mask=picture, **SMALL_REQUEST)
     assert "mask is given without image" in answer.body["error"]
 
 
 def test_an_image_on_the_servers_own_disk_is_not_shown_to_a_client(predict_server: Server, tmp_path: Path) -> None:
     """D10."""
     Image.new("RGB", (64, 64)).save(tmp_path / "private.png")
-    answer = post_prediction(predict_server, image=str(tmp_path / "private.png"), **DRAWING)
+    answer = post_prediction(predict_server, image=str(tmp_path / "private.png"), **SMALL_REQUEST)
     assert answer.body["status"] == "failed"
     assert f"image is '{tmp_path / 'private.png'}', a path" in answer.body["error"]
 
 
 def test_guidance_by_either_name_is_the_same(predict_server: Server) -> None:
-    one, other = (images_of(predict_server, **{name: 2}, **DRAWING) for name in ("guidance", "guidance_scale"))
+    one, other = (images_of(predict_server, **{name: 2}, **SMALL_REQUEST) for name in ("guidance", "guidance_scale"))
     assert _pixels(one[0]).tolist() == _pixels(other[0]).tolist()
-    answer = post_prediction(predict_server, guidance=2, guidance_scale=3, **DRAWING)
+    answer = post_prediction(predict_server, guidance=2, guidance_scale=3, **SMALL_REQUEST)
     assert "guidance_scale is 3 and guidance is 2" in answer.body["error"]
 
 
 def test_an_image_says_how_it_was_drawn(predict_server: Server, tmp_path: Path) -> None:
-    (tmp_path / "out.png").write_bytes(images_of(predict_server, **DRAWING)[0])
+    (tmp_path / "out.png").write_bytes(images_of(predict_server, **SMALL_REQUEST)[0])
     settings = settings_in(tmp_path / "out.png")
-    assert (settings["prompt"], settings["seed"], settings["model"]) == (DRAWING["prompt"], 7, "tiny")
+    assert (settings["prompt"], settings["seed"], settings["model"]) == (SMALL_REQUEST["prompt"], 7, "tiny")
     assert settings["num_inference_steps"] == 2
 
 
 def test_an_image_says_what_it_was_drawn_from_and_its_true_size(predict_server: Server, tmp_path: Path) -> None:
     image, mask = encoded(picture(80, 96)), encoded(Image.new("L", (80, 96), 255))
     given = {"image": data_uri(image), "mask": data_uri(mask), "prompt_strength": 0.5}
-    (tmp_path / "out.png").write_bytes(images_of(predict_server, **DRAWING, **given)[0])
+    (tmp_path / "out.png").write_bytes(images_of(predict_server, **SMALL_REQUEST, **given)[0])
     settings = settings_in(tmp_path / "out.png")
     assert settings["image"] == hashlib.sha256(image).hexdigest()
     assert settings["mask"] == hashlib.sha256(mask).hexdigest()
@@ -185,7 +191,7 @@ def test_an_image_says_what_it_was_drawn_from_and_its_true_size(predict_server: 
 
 
 def test_blank_text_is_no_image_and_no_mask(predict_server: Server) -> None:
-    assert images_of(predict_server, image=" ", mask="", **DRAWING) == images_of(predict_server, **DRAWING)
+    assert images_of(predict_server, image=" ", mask="", **SMALL_REQUEST) == images_of(predict_server, **SMALL_REQUEST)
 
 
 def test_a_request_cancelled_in_the_midst_of_drawing_ends_at_once_and_the_next_image_is_that_of_a_fresh_server(
@@ -193,14 +199,14 @@ def test_a_request_cancelled_in_the_midst_of_drawing_ends_at_once_and_the_next_i
 ) -> None:
     """D29: a step of this size takes a tenth of a second and more; all of them would take half a minute."""
     long = {
-        **DRAWING,
+        **SMALL_REQUEST,
         "num_inference_steps": 50,
         "num_outputs": 4,
         "aspect_ratio": "custom",
         "width": 512,
         "height": 512,
     }
-    before = images_of(predict_server, **DRAWING)
+    before = images_of(predict_server, **SMALL_REQUEST)
     with webhook() as receiver:
         body = {"input": long, "webhook": receiver.url}
         when_free("PUT", f"{predict_server.url}/predictions/endless", body, prefer="respond-async")
@@ -211,7 +217,7 @@ def test_a_request_cancelled_in_the_midst_of_drawing_ends_at_once_and_the_next_i
         assert end_of(receiver, seconds=60)["status"] == "canceled"
         print(f"\ncancelled in {time.monotonic() - began:.2f} s")
         assert time.monotonic() - began < SECONDS_TO_CANCEL
-    assert images_of(predict_server, **DRAWING) == before
+    assert images_of(predict_server, **SMALL_REQUEST) == before
 
 
 def _pixels(image: bytes) -> NDArray[np.int64]:

@@ -11,13 +11,13 @@ from tests.classifiers import taught_classifier
 from tests.cog_client import Json, content_of, images_of, when_free
 from tests.loopback import webhook
 from tests.servers import end_of
-from tests.test_server_predict import DRAWING
+from tests.test_server_predict import SMALL_REQUEST
 from weights.safety import REPOSITORY
 
 pytestmark = pytest.mark.xdist_group("servers")
 
 COMMIT = "a" * 40
-FOUR = {**DRAWING, "num_outputs": 4}
+FOUR = {**SMALL_REQUEST, "num_outputs": 4}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_one_that_is_blocked_is_left_out_and_named(server: Server, four: list[by
 
 
 def test_if_all_are_blocked_the_request_fails_with_that(server: Server) -> None:
-    event = drawn(server, **{**DRAWING, "seed": DRAWING["seed"] + 1})
+    event = drawn(server, **{**SMALL_REQUEST, "seed": SMALL_REQUEST["seed"] + 1})
     assert event["status"] == "failed"
     assert "the safety checker blocked the image" in event["error"]
 

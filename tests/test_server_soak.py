@@ -11,7 +11,7 @@ import pytest
 
 from script.cog_server import Server, health, running_server
 from tests.cog_client import Answer, Json, call, images_of, post_prediction, when_free
-from tests.generation_requests import Drawn, Requests, some_loras
+from tests.generation_requests import RandomRequest, Requests, some_loras
 from tests.loopback import webhook
 from tests.servers import ACCEPTED, end_of, wait_until
 
@@ -30,7 +30,7 @@ PROBE = {"prompt": "a red star", "num_inference_steps": 2, "seed": 5, "output_fo
 class Soak:
     """What was asked of a server, how it answered, and what was left."""
 
-    answers: list[tuple[Drawn, Answer]]
+    answers: list[tuple[RandomRequest, Answer]]
     cancelled: list[str]  # how the requests that were cancelled ended
     memory: list[int]  # bytes of the server and its worker after each request
     left: set[str]  # names of what lies in its temporary folder

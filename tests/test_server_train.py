@@ -16,7 +16,7 @@ from script.cog_server import ROOT, Server, health, running_server
 from script.openapi import training_inputs
 from tests.cog_client import Answer, Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT
-from tests.loopback import Webhook, offered_file, webhook
+from tests.loopback import Webhook, served_file, webhook
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -73,7 +73,7 @@ def test_a_training_reports_its_loss_as_metric_and_in_its_logs(short_training: J
 def test_images_by_url_train_the_same_lora_as_by_data_uri(
     train_server: Server, monster_zip: Path, trained_tar: bytes
 ) -> None:
-    with offered_file(monster_zip.read_bytes()) as url:
+    with served_file(monster_zip.read_bytes()) as url:
         answer = post_training(train_server, input_images=url, **SHORT)
     assert content_of(answer.body["output"]["weights"]) == trained_tar
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from script.cog_server import Server, running_server
 from tests.cog_client import data_uri, images_of
-from tests.test_server_predict import DRAWING
+from tests.test_server_predict import SMALL_REQUEST
 from tests.tiny import random_lora, tiny_pipeline
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -69,5 +69,5 @@ def test_more_are_worn_beside_it_and_lora_scale_is_its_own(
 
 def _drawn(server: Server, **inputs: object) -> list[int]:
     """Its pixels: what a file says of itself is no matter here."""
-    (image,) = images_of(server, **{**DRAWING, **inputs})
+    (image,) = images_of(server, **{**SMALL_REQUEST, **inputs})
     return np.asarray(Image.open(io.BytesIO(image))).ravel().tolist()

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lora.training.checkpoints.files import read_checkpoint
-from lora.training.learning.data_parallel import Solo
-from tests.data_parallel_steps import EXAMPLES, STEPS, as_one_of, steps_of
-from tests.tiny import base_of_few_prompts
+from lora.training.learning.data_parallel import SingleProcess
+from tests.data_parallel_steps import EXAMPLES, STEPS, run_rank, take_steps
+from tests.tiny import base_with_few_prompts
 from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left, small_archive
 
 pytestmark = pytest.mark.xdist_group("warm")
@@ -31,7 +31,7 @@ def share(request):
 @pytest.fixture(scope="module")
 def alone(share):
     """What one process finds that takes the joined batches."""
-    return steps_of(Solo(), 2, share)
+    return take_steps(SingleProcess(), 2, share)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def both(tmp_path_factory, share):
     """What each of two processes finds."""
     folder = tmp_path_factory.mktemp("team")
     members = [
-        FORKING.Process(target=as_one_of, args=(2, rank, 1, share, folder / "meeting", folder / f"{rank}"))
+        FORKING.Process(target=run_rank, args=(2, rank, 1, share, folder / "meeting", folder / f"{rank}"))
         for rank in (0, 1)
     ]
     for member in members:
@@ -96,7 +96,7 @@ def trainer(tmp_path, archive) -> Trainer:
 def test_a_training_in_two_processes_gives_the_lora_of_one_with_twice_the_batch(trainer):
     """As nearly as Adam lets it: it divides gradients that are all but zero by themselves, and so also what rounding
     does to them. Above, where there are none such, it is 1e-6. With preservation, by images that they share."""
-    trainer = replace(trainer, base=base_of_few_prompts(trainer.folder / "base"))
+    trainer = replace(trainer, base=base_with_few_prompts(trainer.folder / "base"))
     given = {"preservation": PRESERVING}
     team, alone = trainer.start(processes=2, batch_size=1, **given), trainer.start(batch_size=2, **given)
     ours, whole = learned_in(team), learned_in(alone)

@@ -29,11 +29,11 @@ from lora.dataset.report import report_on
 from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Batch, Batches, Draws
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.state import TrainingState
-from lora.training.learning.trainer import Account, Outcome
+from lora.training.learning.trainer import Outcome, TrainingSummary
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.recipe import Recipe
@@ -97,14 +97,14 @@ def linked_base(folder: Path) -> Path:
     return folder
 
 
-def base_that_reads(tokens: object, folder: Path) -> Path:
+def base_with_text_length(tokens: object, folder: Path) -> Path:
     """weights/tiny-flux with another length of text."""
     config = linked_base(folder) / "tokenizer_2/tokenizer_config.json"
     replace(config, json.dumps(json.loads(config.read_text()) | {"model_max_length": tokens}).encode())
     return folder
 
 
-def base_of_few_prompts(folder: Path) -> Path:
+def base_with_few_prompts(folder: Path) -> Path:
     """weights/tiny-flux with two neutral prompts, whose images take little time."""
     prompts = json.dumps(["a red star in a meadow", "a blue heart in the desert"])
     replace(linked_base(folder) / "neutral_prompts.json", prompts.encode())
@@ -210,7 +210,7 @@ def trained(
     """Take all steps of a recipe on a transformer that wears a LoRA, and leave the average of its weights in it."""
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe, dataset)
     steps = [
-        take_step(transformer, state, batches, recipe, team=Solo(), preservation=preservation)
+        take_step(transformer, state, batches, recipe, team=SingleProcess(), preservation=preservation)
         for _ in range(recipe.steps)
     ]
     state.average.copy_to(state.parameters)
@@ -224,7 +224,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": of_product.pop("base_model", "dev"), "images": len(dataset.images)}
     product = Product(
-        outcome=Outcome(lora_tensors(transformer), Account(3, "the last", 3, 0, 0, None, ())),
+        result=Outcome(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 0, 0, None, ())),
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),
@@ -264,7 +264,7 @@ class Found:
         return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache)
 
 
-def found_in(
+def read_archive(
     archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None, views=1
 ) -> Found:
     """Read an archive as a training does."""
@@ -315,7 +315,7 @@ def picture(width: int = 96, height: int = 80, *, color: object = (200, 30, 60),
     return Image.new(mode, (width, height), color)
 
 
-def noisy_picture(width: int = 96, height: int = 80, *, seed: int = 0) -> Image.Image:
+def noisy_image(width: int = 96, height: int = 80, *, seed: int = 0) -> Image.Image:
     """A picture that no compression makes small."""
     return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 

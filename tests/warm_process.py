@@ -22,9 +22,9 @@ import psutil
 from script.cog_server import ROOT
 from script.openapi import training_inputs
 from tests.servers import Tar, wait_until
-from tests.tiny import encoded, noisy_picture, write, zipped
+from tests.tiny import encoded, noisy_image, write, zipped
 
-IMAGES = {f"{index}.png": encoded(noisy_picture(64, 64, seed=index)) for index in range(4)}
+IMAGES = {f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(4)}
 SECONDS_TO_TRAIN = 240
 SECONDS_FOR_A_COMMAND = 600
 FORKING = multiprocessing.get_context("forkserver")  # whose server has run nothing that a fork could break

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from weights.cache.store import Entry, Store
 from weights.grammar.records import Remote
 from weights.network.download import download
-from weights.network.failures import NotThere
+from weights.network.failures import NotFound
 from weights.network.network import Network, Tokens
 from weights.sources.access import Access, access_to
 from weights.sources.finding import Found, find, readings
@@ -44,7 +44,7 @@ class Fetcher:
         for reading in others:
             try:
                 return self._fetch_or_remember(reading)
-            except NotThere as error:
+            except NotFound as error:
                 missing.append(str(error))
         try:
             return self._fetch(last)
@@ -60,11 +60,11 @@ class Fetcher:
         """As _fetch; that the source has none is remembered for as long as a file is fresh."""
         access = access_to(record, self.tokens)
         with self.store.locked(access.key) as entry:
-            if entry.was_missed(access.by):
-                raise NotThere("was not found a moment ago on Replicate")
+            if entry.is_known_missing(access.by):
+                raise NotFound("was not found a moment ago on Replicate")
         try:
             return self._fetch(record)
-        except NotThere:
+        except NotFound:
             with self.store.locked(access.key) as entry:
                 entry.miss(access.by)
             raise
@@ -84,13 +84,13 @@ class Fetcher:
         if new:
             entry.keep(new.sha256, new.size, new.etag, by=access.by)
         elif held:
-            entry.let_in(access.by, held)
+            entry.grant_access(access.by, held)
         return _open(entry, access)
 
 
 def _if_fresh(entry: Entry, access: Access) -> Fetched | None:
     held = entry.held()
-    return _open(entry, access) if held and entry.is_open_to(access.by, held) else None
+    return _open(entry, access) if held and entry.has_access(access.by, held) else None
 
 
 def _open(entry: Entry, access: Access) -> Fetched:

@@ -11,7 +11,7 @@ PIECE_BYTES = 8 * 2**20  # after each, it is asked whether to stop
 
 
 @contextmanager
-def reading_ahead(files: Sequence[Path]) -> Iterator[Thread]:
+def read_ahead(files: Sequence[Path]) -> Iterator[Thread]:
     """Files are read in this order by a thread of its own, until all are or the block ends.
 
     It saves time and changes nothing: a file that cannot be read ends it, as does half of the free memory, beyond which

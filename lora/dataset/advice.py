@@ -9,7 +9,7 @@ from lora.dataset.sizes import MOST_UPSCALING
 from lora.dataset.wording import SHOWN, counted, named
 
 FEW_IMAGES = 5
-BLURRED = 0.002  # sharpness below which a picture is very blurred; see likeness.py
+BLURRED = 0.002  # sharpness below which a picture is very blurred; see perceptual_hash.py
 Images = list[CaptionedImage]
 
 
@@ -77,12 +77,12 @@ def _about_captions(images: Images, rule: PromptRule) -> Iterator[str]:
 
 
 def _about_caption_files(dataset: Dataset) -> Iterator[str]:
-    unused, overruled = dataset.pairing.unused, dataset.pairing.overruled
+    unused, conflicting = dataset.pairing.unused, dataset.pairing.conflicting
     if unused:
         targets = named([f"{caption.target} in {caption.source}" for caption in unused])
         yield f"{counted(len(unused), 'caption')} without an image of that name: {targets}"
-    if overruled:
-        sources = named(sorted({caption.source for caption in overruled}))
+    if conflicting:
+        sources = named(sorted({caption.source for caption in conflicting}))
         yield f"some images have two captions that differ; those in {sources} are not used"
     if dataset.guessed:
         taken = named([f"{file.name} as {file.encoding}" for file in dataset.guessed])

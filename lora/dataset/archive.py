@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.dataset.limits import MOST_ARCHIVE_BYTES, MOST_BYTES_OF_A_MEMBER, MOST_LETTERS_OF_A_NAME, Budget
-from lora.dataset.names import PackedFile, Wanted, is_personal, quoted
+from lora.dataset.names import PackedFile, Wanted, is_user_file, quoted
 from lora.dataset.refusal import EXPECTED, ContentError
 from lora.dataset.tars import GZIP_MAGIC, is_tar_header, tar_files
 from lora.dataset.zips import is_zip, zip_files
@@ -46,7 +46,7 @@ class Skipped:
     reason: str
 
 
-def unpack_archive(archive: Path, *, into: Path, wanted: Wanted = is_personal) -> list[Member]:
+def unpack_archive(archive: Path, *, into: Path, wanted: Wanted = is_user_file) -> list[Member]:
     """Stream the regular files of a zip, tar or tar.gz into the new folder `into`, in the archive's order.
 
     Those whose name is not wanted are left out. Raises ContentError if it is no such archive, is damaged, encrypted, or

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE, MEBIBYTE
-from lora.heap import give_back
+from lora.heap import trim_heap
 
 FOLDER_VARIABLE, CAP_VARIABLE = "FLUX_LORA_CACHE", "FLUX_LORA_CACHE_GIB"
 DEFAULT_FOLDER, DEFAULT_CAP_GIB = "~/.cache/flux-lora", "20"
@@ -125,7 +125,7 @@ class DiskCache:
         self._since_given_back += size
         if self._since_given_back > BYTES_BETWEEN_GIVING_BACK:
             self._since_given_back = 0
-            give_back()
+            trim_heap()
         return mapped
 
     def _path(self, key: str) -> Path:

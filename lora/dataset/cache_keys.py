@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline
 
-from lora.dataset.crops import View
+from lora.dataset.crops import Crop
 from lora.flux.fingerprint import fingerprint
 from lora.flux.prompt import text_tokens
 
@@ -31,7 +31,7 @@ class Keys:
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
         return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(text_tokens(encoders))))
 
-    def latents(self, content: str, view: View, *, decoded_for: View) -> str:
+    def latents(self, content: str, view: Crop, *, decoded_for: Crop) -> str:
         """For a view of an image (sha256 of its file); its pixels depend on the last one it was decoded for, too."""
         return _digest("latents", self.images, content, str(view), str(decoded_for))
 

@@ -23,7 +23,7 @@ MOST_CAPTIONS = 100_000  # a table may be that of a larger data set
 
 
 @dataclass(frozen=True, slots=True)
-class Guessed:
+class GuessedEncoding:
     """A file that is not UTF-8, and what it was taken for."""
 
     name: str
@@ -36,7 +36,7 @@ class CaptionFiles:
 
     captions: tuple[Caption, ...]
     unreadable: tuple[Skipped, ...]
-    guessed: tuple[Guessed, ...]
+    guessed: tuple[GuessedEncoding, ...]
 
 
 def is_caption_file(name: str) -> bool:
@@ -62,7 +62,7 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
             unreadable.append(Skipped(member.name, str(error)))
             continue
         if not text.encoding.startswith("utf"):
-            guessed.append(Guessed(member.name, text.encoding))
+            guessed.append(GuessedEncoding(member.name, text.encoding))
         captions += islice(_captions(member.name, text.content), MOST_CAPTIONS + 1 - len(captions))
         if len(captions) > MOST_CAPTIONS:
             raise ContentError(f"holds more than {MOST_CAPTIONS:,} captions: expected at most that")

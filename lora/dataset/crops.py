@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from lora.images.size import Box, Size
 
-LEAST_SEEN, MOST_SEEN = 0.945, 0.99  # of each side, in a crop
+SMALLEST_CROP, LARGEST_CROP = 0.945, 0.99  # of each side, in a crop
 WHOLE = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class View:
+class Crop:
     """An image at a training size, whole or in a crop."""
 
     size: Size
@@ -21,18 +21,18 @@ class View:
         return f"{self.size}-{self.number}" if self.number else str(self.size)
 
 
-def views_of(sizes: list[Size], *, count: int) -> tuple[View, ...]:
+def crops_of(sizes: list[Size], *, count: int) -> tuple[Crop, ...]:
     """So many views at each size, the whole one first."""
-    return tuple(View(size, number) for size in sizes for number in range(count))
+    return tuple(Crop(size, number) for size in sizes for number in range(count))
 
 
-def seen(box: Box, view: View, *, content: str) -> Box:
+def seen(box: Box, view: Crop, *, content: str) -> Box:
     """What a view shows of a box (left, top, right, bottom): a part of the same shape, always the same one for an image
     of this content (sha256 of its file) and the number of the view."""
     if view.number == WHOLE:
         return box
     rng, (left, top, right, bottom) = random.Random(f"{content} {view.number}"), box
-    share = rng.uniform(LEAST_SEEN, MOST_SEEN)
+    share = rng.uniform(SMALLEST_CROP, LARGEST_CROP)
     width, height = (right - left) * share, (bottom - top) * share
     left, top = rng.uniform(left, right - width), rng.uniform(top, bottom - height)
     return left, top, left + width, top + height

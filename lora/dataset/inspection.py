@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lora.dataset.crops import LEAST_SEEN, WHOLE, View, seen, views_of
+from lora.dataset.crops import SMALLEST_CROP, WHOLE, Crop, crops_of, seen
 from lora.dataset.pixels import Pixels, PixelStore
-from lora.dataset.similarity import Likeness, likeness, sharpness
+from lora.dataset.similarity import PerceptualHash, perceptual_hash, sharpness
 from lora.dataset.sizes import training_sizes
-from lora.images.files import Picture, open_picture
+from lora.images.files import Picture, open_image
 from lora.images.size import Size, cover_scale
 
 WORTH_KEEPING = 2.0  # pixels to be decoded for each that is kept: writing and reading them takes its time, too
@@ -26,9 +26,9 @@ class Look:
 
     content: str  # sha256 of the file
     original: Size  # upright
-    views: tuple[View, ...]  # as which it is trained, smallest first
+    views: tuple[Crop, ...]  # as which it is trained, smallest first
     sharpness: float
-    likeness: Likeness
+    perceptual_hash: PerceptualHash
     is_animated: bool
 
     @property
@@ -53,15 +53,15 @@ class Inspector:
         picture = self._open(path)
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        views = views_of(training_sizes(picture.original, resolutions=self._resolutions), count=self._views)
+        views = crops_of(training_sizes(picture.original, resolutions=self._resolutions), count=self._views)
         kept_pixels = sum(view.size.pixels for view in views if view.number == WHOLE)
         if self._store and picture.decoded > WORTH_KEEPING * kept_pixels:
             for view in views:
                 self._store.put(content, view, _shown(picture, view, content))
         shown = _shrunk(picture.image)
-        return Look(content, picture.original, views, sharpness(shown), likeness(shown), picture.is_animated)
+        return Look(content, picture.original, views, sharpness(shown), perceptual_hash(shown), picture.is_animated)
 
-    def pixels(self, path: Path, content: str, views: Sequence[View]) -> list[Pixels]:
+    def pixels(self, path: Path, content: str, views: Sequence[Crop]) -> list[Pixels]:
         """Pixels [H, W, 3] of some views of an image: those that were kept, or the same made anew."""
         kept = [self._store.get(content, view) if self._store else None for view in views]
         found = [pixels for pixels in kept if pixels is not None]
@@ -71,15 +71,15 @@ class Inspector:
         return [np.asarray(_shown(picture, view, content)) for view in views]
 
     def _open(self, path: Path) -> Picture:
-        return open_picture(path, self._scale_needed, large=self._large)
+        return open_image(path, self._scale_needed, large=self._large)
 
     def _scale_needed(self, original: Size) -> float:
         sizes = training_sizes(original, resolutions=self._resolutions)
-        enlarged = 1.0 if self._views == 1 else 1 / LEAST_SEEN
+        enlarged = 1.0 if self._views == 1 else 1 / SMALLEST_CROP
         return max(cover_scale(original, size) for size in sizes) * enlarged
 
 
-def _shown(picture: Picture, view: View, content: str) -> Image.Image:
+def _shown(picture: Picture, view: Crop, content: str) -> Image.Image:
     return picture.fitted(view.size, seen(picture.box, view, content=content))
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lora.dataset.cache import Cache
 from lora.dataset.cache_keys import Keys
-from lora.dataset.crops import View
+from lora.dataset.crops import Crop
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import Pixels
 from lora.dataset.reading import CaptionedImage
-from lora.dataset.workers import in_order
+from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 
 PIXELS_PER_CALL = 2**20  # nothing interrupts a call of the VAE: one image of 1024x1024, or four of 512x512
@@ -29,7 +29,7 @@ class Fitted:
     """A view of an image; copies of an image are equal."""
 
     content: str  # sha256 of its file
-    view: View
+    view: Crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def encode_images(
     return latents
 
 
-def fitted_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
+def crop_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
     """Every view of every image, each distinct one once, as the VAE takes them."""
     works = [_Work(image.look.views, image.look.content, image.path) for image in images]
     yield from _batches(works, inspector, PIXELS_PER_CALL)
@@ -79,7 +79,7 @@ def fitted_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> It
 class _Work:
     """What is needed of an image, which is decoded once for all of it."""
 
-    views: tuple[View, ...]
+    views: tuple[Crop, ...]
     content: str
     path: Path
 
@@ -88,7 +88,7 @@ def _batches(works: Iterable[_Work], inspector: Inspector, per_call: int) -> Ite
     """Images of the same views are taken together, those of one view in batches of so many pixels or one image."""
     distinct = {work.content: work for work in works if work.views}
     ordered = sorted(distinct.values())
-    fitted = in_order(lambda work: inspector.pixels(work.path, work.content, work.views), ordered)
+    fitted = map_in_order(lambda work: inspector.pixels(work.path, work.content, work.views), ordered)
     with quiet_pillow(), closing(fitted):
         for views, group in groupby(ordered, key=lambda work: work.views):
             same, at_hand = list(group), max(PIXELS_AT_HAND // sum(view.size.pixels for view in views), 1)
@@ -98,7 +98,7 @@ def _batches(works: Iterable[_Work], inspector: Inspector, per_call: int) -> Ite
 
 
 def _by_view(
-    views: tuple[View, ...], contents: list[str], fitted: list[list[Pixels]], per_call: int
+    views: tuple[Crop, ...], contents: list[str], fitted: list[list[Pixels]], per_call: int
 ) -> Iterator[Batch]:
     for view, pixels in zip(views, zip(*fitted, strict=True), strict=True):
         count = max(per_call // view.size.pixels, 1)

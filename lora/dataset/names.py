@@ -28,7 +28,7 @@ class PackedFile:
     blocks: Iterator[bytes]
 
 
-def is_personal(name: str) -> bool:
+def is_user_file(name: str) -> bool:
     """Whether a person put it there: not hidden, and not what macOS or Windows adds, at any depth."""
     parts = path_of(name).parts
     if not parts or any(part.startswith(".") and part != ".." for part in parts):

@@ -28,7 +28,7 @@ class Pairing:
 
     captions: tuple[Caption | None, ...]
     unused: tuple[Caption, ...]  # those for which no image was found, or several in several folders
-    overruled: tuple[Caption, ...]  # those that say something else than the one that was taken
+    conflicting: tuple[Caption, ...]  # those that say something else than the one that was taken
 
 
 Tail = tuple[str, ...]  # a name, then its folders from the innermost outwards

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lora.dataset.crops import View
+from lora.dataset.crops import Crop
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
 
 MOST_BYTES = 4 * GIBIBYTE
@@ -27,7 +27,7 @@ class PixelStore:
         self._room = min(MOST_BYTES, int(shutil.disk_usage(folder).free * SHARE_OF_DISK))
         self._lock = threading.Lock()
 
-    def put(self, content: str, view: View, picture: Image.Image) -> None:
+    def put(self, content: str, view: Crop, picture: Image.Image) -> None:
         """Keep a fitted picture, if there is room for it, on the disk too."""
         with self._lock:
             path, count = self._path(content, view), view.size.pixels * 3
@@ -41,7 +41,7 @@ class PixelStore:
         except OSError:  # somebody else was faster to fill the disk
             path.unlink(missing_ok=True)
 
-    def get(self, content: str, view: View) -> Pixels | None:
+    def get(self, content: str, view: Crop) -> Pixels | None:
         """The pixels of a view of an image, or None if they were not kept, or not to their end."""
         path, shape = self._path(content, view), (view.size.height, view.size.width, 3)
         if not path.exists():
@@ -49,5 +49,5 @@ class PixelStore:
         pixels = np.fromfile(path, dtype=np.uint8)
         return pixels.reshape(shape) if pixels.size == math.prod(shape) else None
 
-    def _path(self, content: str, view: View) -> Path:
+    def _path(self, content: str, view: Crop) -> Path:
         return self._folder / f"{content}-{view}.rgb"

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.dataset.archive import Member, Skipped, unpack_archive
-from lora.dataset.caption_files import CaptionFiles, Guessed, is_caption_file, read_captions
+from lora.dataset.caption_files import CaptionFiles, GuessedEncoding, is_caption_file, read_captions
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector, Look
 from lora.dataset.limits import MOST_IMAGES
-from lora.dataset.names import is_personal
+from lora.dataset.names import is_user_file
 from lora.dataset.pairing import Caption, Pairing, pair
-from lora.dataset.refusal import ContentError, said_of
-from lora.dataset.workers import in_order
+from lora.dataset.refusal import ContentError, naming_input
+from lora.dataset.workers import map_in_order
 from lora.images.files import READABLE, is_image, quiet_pillow
 
 # A file with such a name was meant to be an image, whatever is in it.
@@ -58,7 +58,7 @@ class Dataset:
     images: tuple[CaptionedImage, ...]
     skipped: tuple[Skipped, ...]
     pairing: Pairing
-    guessed: tuple[Guessed, ...]  # caption files that are not UTF-8
+    guessed: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
@@ -66,9 +66,9 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
 
     Raises ValueError if an archive cannot be read, if there is no image, or if more than half of the images are bad.
     """
-    with said_of("input_captions"):
+    with naming_input("input_captions"):
         given = _given_captions(archives.captions, into=into / "captions")
-    with said_of("input_images"), quiet_pillow():
+    with naming_input("input_images"), quiet_pillow():
         members = unpack_archive(archives.images, into=into / "images")
         texts = read_captions(member for member in members if is_caption_file(member.name))
         files = [member for member in members if not is_caption_file(member.name)]
@@ -93,7 +93,7 @@ def _is_candidate(file: Member) -> bool:
 def _given_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
     if archive is None:
         return CaptionFiles((), (), ())
-    members = unpack_archive(archive, into=into, wanted=lambda name: is_personal(name) and is_caption_file(name))
+    members = unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
     texts = read_captions(members)
     if not texts.captions:
         raise ContentError("holds no captions: expected the tar of a training, or an archive with .txt files")
@@ -121,7 +121,7 @@ def _look_at(images: list[Member], inspector: Inspector) -> tuple[list[tuple[Mem
             return Skipped(member.name, str(error))
 
     looks, bad = [], []
-    with closing(in_order(looked, images)) as found:
+    with closing(map_in_order(looked, images)) as found:
         for member, look in zip(images, found, strict=True):
             if isinstance(look, Look):
                 looks.append((member, look))
@@ -136,7 +136,7 @@ def _look_at(images: list[Member], inspector: Inspector) -> tuple[list[tuple[Mem
 def _paired(names: list[str], given: CaptionFiles, own: CaptionFiles) -> Pairing:
     first, second = pair(names, given.captions), pair(names, own.captions)
     captions = tuple(one or other for one, other in zip(first.captions, second.captions, strict=True))
-    return Pairing(captions, first.unused + second.unused, first.overruled + second.overruled)
+    return Pairing(captions, first.unused + second.unused, first.conflicting + second.conflicting)
 
 
 def _others(files: list[Member], images: list[Member]) -> list[Skipped]:

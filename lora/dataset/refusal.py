@@ -11,7 +11,7 @@ class ContentError(ValueError):
 
 
 @contextmanager
-def said_of(name: str) -> Iterator[None]:
+def naming_input(name: str) -> Iterator[None]:
     """Complete the sentence of a ContentError: a ValueError leaves, which names the input."""
     try:
         yield

@@ -50,7 +50,7 @@ class Report:
 
 def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...]) -> Report:
     """Look through a data set; `resolutions` are those asked for."""
-    groups = look_alikes([image.look.likeness for image in dataset.images])
+    groups = look_alikes([image.look.perceptual_hash for image in dataset.images])
     alike = [[dataset.images[index] for index in group] for group in groups]
     sources = Counter(_kind_of_source(image.caption.source) for image in dataset.images if image.caption)
     buckets = Counter(size for image in dataset.images for size in image.look.sizes)

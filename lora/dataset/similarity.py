@@ -14,24 +14,24 @@ LEAST_SHARPNESS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class PerceptualHash:
     """A perceptual hash: where a picture gets brighter from cell to cell of a coarse grid, and its mean color."""
 
     bits: bytes  # 64 steps to the right, 64 steps down
     color: tuple[float, float, float]  # 0 to 255
 
 
-def likeness(picture: Image.Image) -> Likeness:
+def perceptual_hash(picture: Image.Image) -> PerceptualHash:
     """The hash of an RGB picture, hardly changed by its size, its compression or its brightness (dHash, both ways)."""
     gray = picture.convert("L")
     right = np.asarray(gray.resize((GRID + 1, GRID), Image.Resampling.BOX), dtype=np.int16)
     down = np.asarray(gray.resize((GRID, GRID + 1), Image.Resampling.BOX), dtype=np.int16)
     bits = np.concatenate([(np.diff(right, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()])
     red, green, blue = np.asarray(picture.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0].tolist()
-    return Likeness(np.packbits(bits).tobytes(), (red, green, blue))
+    return PerceptualHash(np.packbits(bits).tobytes(), (red, green, blue))
 
 
-def look_alikes(hashes: list[Likeness]) -> list[list[int]]:
+def look_alikes(hashes: list[PerceptualHash]) -> list[list[int]]:
     """Groups of two or more indices whose pictures look the same as the group's first, each index in one group."""
     bits = np.array([np.frombuffer(each.bits, dtype=np.uint64) for each in hashes]).reshape(-1, 2)
     colors = np.array([each.color for each in hashes]).reshape(len(hashes), 3)

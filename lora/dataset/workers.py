@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 MOST_WORKERS = 4  # each may hold a whole image
 AHEAD = 2  # results that wait for their turn, per worker
 SECONDS_TO_FINISH = 1.0  # longer than most images take, shorter than a person waits for a cancelled job
-SECONDS_BETWEEN_LOOKS = 0.1  # Cog's cancellation reaches a thread only while that runs Python
+SECONDS_BETWEEN_POLLS = 0.1  # Cog's cancellation reaches a thread only while that runs Python
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """function(item) for each item, in the order of the items, a few computed ahead.
 
     An error of the function is raised in its turn. Who stops listening waits for what has begun, but not long; what has
@@ -39,6 +39,6 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Gener
 
 
 def _result(future: Future[Result]) -> Result:
-    while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
+    while not wait([future], timeout=SECONDS_BETWEEN_POLLS).done:
         pass
     return future.result()

@@ -16,7 +16,7 @@ SHOWN_AS = "cp437"  # what zipfile takes a name for that says nothing
 OF_TWO_BYTES = {"cp932", "gb18030", "big5", "cp949"}
 
 
-def spell_out(infos: list[zipfile.ZipInfo]) -> None:
+def decode_names(infos: list[zipfile.ZipInfo]) -> None:
     """Give each file the name that was meant; `orig_filename` stays as zipfile needs it."""
     unsaid = [info.orig_filename.encode(SHOWN_AS, "ignore") for info in infos if _is_unsaid(info)]
     encoding = guess_encoding(b"\n".join(unsaid)) if unsaid else SHOWN_AS

@@ -21,7 +21,7 @@ from lora.dataset.limits import (
 )
 from lora.dataset.names import PackedFile, Wanted, quoted
 from lora.dataset.refusal import ContentError
-from lora.dataset.zip_names import spell_out
+from lora.dataset.zip_names import decode_names
 
 MAGIC = b"PK\x03\x04"
 LOCAL_HEADER = 30  # bytes that a zip puts before each member's name
@@ -42,7 +42,7 @@ def zip_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedF
     with _Bounded(io.FileIO(archive)) as file, _opened(file) as source:
         infos = source.infolist()
         _refuse_bombs(infos, budget)
-        spell_out(infos)
+        decode_names(infos)
         infos = [info for info in infos if _is_file(info) and wanted(info.filename)]
         _refuse_unreadable(infos)
         for info in infos:

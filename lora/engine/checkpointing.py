@@ -14,7 +14,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from lora.engine.compilation import Compute, compiled_for_all_sizes, plainly
+from lora.engine.compilation import Compute, compile_with_dynamic_shapes, plainly
 from lora.engine.linears import NF4_PRODUCT
 from lora.engine.options import Recomputed
 
@@ -28,7 +28,7 @@ ATTENTION = (
 GELU_WIDENING = 4  # what goes into GELU is so many times as wide as the block; no other layer of FLUX widens so
 
 
-def compute_blocks(transformer: ModelMixin, recomputed: Recomputed, *, are_compiled: bool) -> None:
+def configure_blocks(transformer: ModelMixin, recomputed: Recomputed, *, are_compiled: bool) -> None:
     """Let the blocks keep less for the backward pass, and compute the rest again in it: the same numbers.
 
     Compiled, each class of block is one graph for all sizes, another for batches of one, and rounds otherwise. That is
@@ -38,7 +38,7 @@ def compute_blocks(transformer: ModelMixin, recomputed: Recomputed, *, are_compi
     if recomputed in ("pointwise", "gelu"):
         compute = _keeping_products(compute, recomputed)
     if are_compiled:
-        compute = compiled_for_all_sizes(compute)
+        compute = compile_with_dynamic_shapes(compute)
     if recomputed == "blocks":
         compute = partial(checkpoint, compute, use_reentrant=False)
     if are_compiled or recomputed != "nothing":

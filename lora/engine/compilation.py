@@ -27,7 +27,7 @@ def plainly(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
     return tuple(each.contiguous() for each in block.forward(*inputs))
 
 
-def compiled_for_all_sizes(compute: Compute) -> Compute:
+def compile_with_dynamic_shapes(compute: Compute) -> Compute:
     """Compile what computes a block `plainly`, and say what differs from call to call, so that no graph is made for the
     first size alone.
 
@@ -45,7 +45,7 @@ def compiled_for_all_sizes(compute: Compute) -> Compute:
         for hook in block._forward_pre_hooks.values():
             hook(block, inputs)
         if block not in answers:
-            answers[block] = graphs.or_plain(graph, compute)
+            answers[block] = graphs.or_eager(graph, compute)
             on_host[block] = [each for each in block.modules() if isinstance(each, HostLinear)]
         _mark(*inputs[:4], answers=[layer.answer for layer in on_host[block] if layer.answer is not None])
         return answers[block](block, *inputs)
@@ -60,7 +60,7 @@ class Graphs:
         """`say` is told once, if it fails."""
         self._say, self._has_failed = say, False
 
-    def or_plain(self, compiled: Compute, plain: Compute) -> Compute:
+    def or_eager(self, compiled: Compute, plain: Compute) -> Compute:
         """Computes what both compute, for one block. Where it was compiled it stays so though another block fails: a
         backward pass may be about to compute it again, and has to find what the forward pass has kept."""
         is_compiled: bool | None = None  # not tried

@@ -36,7 +36,7 @@ class Int8Linear(nn.Linear):
         knows."""
         if self.weight.device != device:
             self._make_room(device)
-        codes, scales = round_rows(weight.to(device, dtype))
+        codes, scales = quantize_rows(weight.to(device, dtype))
         self.weight.copy_(codes)
         self.scales.copy_(scales.squeeze(-1))
 
@@ -73,13 +73,13 @@ class W8A8Linear(Int8Linear):
         return _ProductOfCodes.apply(x, self.weight, self.scales, self.bias, self.dtype)
 
 
-def multiplies_in_8_bits(layer: nn.Linear, device: torch.device) -> bool:
+def supports_int8_matmul(layer: nn.Linear, device: torch.device) -> bool:
     """Whether a training on this device is to multiply by a layer in 8 bits: on a GPU from Ampere on, if its sizes are
     such as a GPU multiplies. A CPU could, but its tests and trainings have no use for the rounding."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FIRST_CAPABILITY and _fits(layer)
 
 
-def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Codes in int8 [n, size] of rows [n, size], and a scale in fp32 [n, 1] for each: rows are about codes * scales.
 
     No number is off by more than half a scale, which is 1/254 of the largest in its row.
@@ -89,7 +89,7 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scales).round_().to(torch.int8), scales
 
 
-def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
+def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
     """int8 [n, in] times int8 [out, in], transposed: int32 [n, out], exact. Few rows are joined by rows of zeros.
 
     cuBLASLt multiplies int8 on every chip only if both lie in memory row by row, as given here (pytorch#169961).
@@ -142,8 +142,8 @@ class _ProductOfCodes(torch.autograd.Function):
 
 def _rounded_product(rows: Tensor, codes: Tensor) -> Tensor:
     """Rows [n, in], rounded, times codes [out, in], transposed: fp32 [n, out]."""
-    rounded, scales = round_rows(rows)
-    return int8_product(rounded, codes) * scales
+    rounded, scales = quantize_rows(rows)
+    return int8_matmul(rounded, codes) * scales
 
 
 def _from_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:

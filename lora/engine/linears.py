@@ -35,13 +35,13 @@ class HostLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch calls it so)
         """[..., in] to [..., out]."""
-        return self.answer_with(self.visiting(input.device), input) if self.answer is None else self.answer
+        return self.apply_weight(self.visiting(input.device), input) if self.answer is None else self.answer
 
     def visiting(self, device: torch.device) -> Tensor:
         """The weights [out, in] on a device, for as long as they are held there."""
         return self.host_weight.to(device, non_blocking=True)
 
-    def answer_with(self, weight: Tensor, x: Tensor) -> Tensor:
+    def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
         """[..., in] to [..., out], with weights that are visiting."""
         return functional.linear(x, weight, self.bias)
 
@@ -66,7 +66,7 @@ class Nf4Linear(bnb.nn.Linear4bit):
         return super().forward(x.to(self.compute_dtype))
 
 
-HeldLinear = HostLinear | Int8Linear | Nf4Linear
+StoredLinear = HostLinear | Int8Linear | Nf4Linear
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

@@ -31,10 +31,10 @@ class FusedLoraLinear(nn.Module, LoraLayer):
         for name in (*self.adapter_layer_names, *self.other_param_names, "_active_adapter"):
             setattr(self, name, getattr(layer, name))
         (self.adapter,) = layer.lora_A
-        self.down, self.up = (master.detach().to(dtype, copy=True) for master in self.masters)
+        self.down, self.up = (master.detach().to(dtype, copy=True) for master in self.master_weights)
 
     @property
-    def masters(self) -> tuple[nn.Parameter, nn.Parameter]:
+    def master_weights(self) -> tuple[nn.Parameter, nn.Parameter]:
         """A [rank, in] and B [out, rank] as they are trained, in fp32."""
         down: Any = self.lora_A[self.adapter]
         up: Any = self.lora_B[self.adapter]
@@ -45,7 +45,7 @@ class FusedLoraLinear(nn.Module, LoraLayer):
         if self.disable_adapters:
             return self.base_layer(x)
         scale = self.scaling[self.adapter]
-        return _Added.apply(self.base_layer(x), x, self.down, self.up, *self.masters, scale)
+        return _Added.apply(self.base_layer(x), x, self.down, self.up, *self.master_weights, scale)
 
 
 def fuse_lora(transformer: ModelMixin) -> None:
@@ -85,7 +85,7 @@ class _Casting:
     changes them (optimizer, average, checkpoint) need not know of the copies."""
 
     def __init__(self, layers: list[FusedLoraLinear]) -> None:
-        self._masters: list[Tensor] = [master for layer in layers for master in layer.masters]
+        self._masters: list[Tensor] = [master for layer in layers for master in layer.master_weights]
         self._copies = [copy for layer in layers for copy in (layer.down, layer.up)]
 
     @torch.no_grad()

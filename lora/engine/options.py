@@ -11,7 +11,7 @@ Engine = Literal["plain", "fast"]
 Recomputed = Literal["nothing", "pointwise", "gelu", "blocks"]
 # Of what modulation layers on the host answer ahead (lora/flux/modulation.py): on the device, those to 70 samples of
 # FLUX.1 in bf16.
-AHEAD_BYTES = 150_000_000
+PRECOMPUTED_BYTES = 150_000_000
 
 ENGINE_VARIABLE = "FLUX_ENGINE"
 
@@ -26,7 +26,7 @@ def chosen_engine() -> Engine:
     raise ValueError(f"{ENGINE_VARIABLE} is {asked!r}: expected {' or '.join(get_args(Engine))}")
 
 
-def streamed_places(count: int, *, of: int) -> list[int]:
+def streamed_block_indices(count: int, *, of: int) -> list[int]:
     """Which blocks have their weights on the host (lora/engine/streaming.py), if so many of all do: as far from each
     other as can be, so that there is most time on the way."""
     return [place for place in range(of) if (place + 1) * count // of > place * count // of]

@@ -83,13 +83,13 @@ class BlockStream:
             return _Slot(size, self._device), _Slot(size, self._device)
 
 
-def kept_weight(layer: nn.Linear) -> Tensor:
-    """A layer's weight where it is kept: in host memory, if it streams. Call `forget_copies` before writing to it."""
+def stored_weight(layer: nn.Linear) -> Tensor:
+    """A layer's weight where it is kept: in host memory, if it streams. Call `invalidate_device_copies` before writing to it."""
     home: _Home | None = vars(layer).get(HOME)
     return layer.weight if home is None else home.weights[layer]
 
 
-def forget_copies(layer: nn.Linear) -> None:
+def invalidate_device_copies(layer: nn.Linear) -> None:
     """Let what is on the device of a weight that streams, or on its way, not be used any more: it is to be written."""
     if streams(layer):
         vars(layer)[HOME].version += 1

@@ -42,7 +42,7 @@ FAILURES = (
 
 
 @contextmanager
-def refusals(folder: Path) -> Iterator[None]:
+def wrap_loading_errors(folder: Path) -> Iterator[None]:
     """What a library raises here becomes a ValueError with one sentence that begins with the folder."""
     try:
         yield
@@ -53,7 +53,7 @@ def refusals(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder} cannot be loaded ({reason}): expected it as FLUX.1 is published") from error
 
 
-def load_parts(base: Path, names: Iterable[str], *, dtype: torch.dtype) -> dict[str, nn.Module]:
+def load_components(base: Path, names: Iterable[str], *, dtype: torch.dtype) -> dict[str, nn.Module]:
     """Models of a folder in diffusers layout, in host memory, by their names there.
 
     Raises ValueError with one sentence that begins with the folder of the part if it cannot be loaded, lacks a tensor,
@@ -70,7 +70,7 @@ def load_tokenizers(base: Path) -> dict[str, Any]:
 
 def load_tokenizer(base: Path, name: str) -> Any:  # noqa: ANN401 (CLIP's and T5's have no common type)
     """One of them; raises ValueError as `load_tokenizers` does."""
-    with refusals(base / name):
+    with wrap_loading_errors(base / name):
         tokenizer = TOKENIZERS[name].from_pretrained(base / name, local_files_only=True)
         length = tokenizer.model_max_length
         if type(length) is not int or length < 1:
@@ -86,7 +86,7 @@ def _part(folder: Path, dtype: torch.dtype) -> nn.Module:
     kind = CLASSES[folder.name]
     # transformers tells of shapes only in the report, and only if they are to be ignored; diffusers raises
     shapes = {"ignore_mismatched_sizes": True} if issubclass(kind, PreTrainedModel) else {}
-    with refusals(folder):
+    with wrap_loading_errors(folder):
         model, report = kind.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, use_safetensors=True, local_files_only=True, **shapes
         )
@@ -120,11 +120,11 @@ def _foreign(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
 
 def _check_numbers(folder: Path, model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
-        if not are_numbers(parameter.detach()):
+        if not is_sample_finite(parameter.detach()):
             raise _UnfitError(f"{folder} holds {name}, where infinite or no numbers are: expected weights")
 
 
-def are_numbers(tensor: Tensor) -> bool:
+def is_sample_finite(tensor: Tensor) -> bool:
     """Whether a tensor begins with finite ones."""
     return bool(tensor.flatten()[:SAMPLE].isfinite().all())
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora.engine.options import streamed_places
+from lora.engine.options import streamed_block_indices
 
 TIME_CHANNELS = 256
 # Of a block, in squares of its width: the weights of linear layers that see tokens, and of those that modulate.
@@ -74,10 +74,10 @@ class Dimensions:
         plain, modulation = (DOUBLE, DOUBLE_MODULATION) if place < self.num_layers else (SINGLE, SINGLE_MODULATION)
         return self.width**2 * (plain + (modulation if with_modulation else 0))
 
-    def weights_away(self, streamed_blocks: int, *, with_modulation: bool) -> int:
+    def offloaded_weights(self, streamed_blocks: int, *, with_modulation: bool) -> int:
         """How many weights of blocks that stream are not on the device (lora/engine/streaming.py), where two slots have
         room for any block: if few stream, fewer than none."""
-        places = streamed_places(streamed_blocks, of=self.blocks)
+        places = streamed_block_indices(streamed_blocks, of=self.blocks)
         streamed = [self.weights_of_block(place, with_modulation=with_modulation) for place in places]
         return sum(streamed) - SLOTS * max(streamed, default=0)
 

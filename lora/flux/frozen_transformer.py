@@ -12,12 +12,12 @@ from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lora.engine.int8 import Int8Linear, W8A8Linear, multiplies_in_8_bits
-from lora.engine.linears import HeldLinear, HostLinear, Nf4Linear
-from lora.engine.options import streamed_places
+from lora.engine.int8 import Int8Linear, W8A8Linear, supports_int8_matmul
+from lora.engine.linears import HostLinear, Nf4Linear, StoredLinear
+from lora.engine.options import streamed_block_indices
 from lora.engine.precision import Precision
 from lora.engine.streaming import BlockStream
-from lora.flux.components import are_numbers, refusals
+from lora.flux.components import is_sample_finite, wrap_loading_errors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -30,7 +30,7 @@ MODULATION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class WeightPlacement:
     """How the transformer is held."""
 
     precision: Precision  # of linear layers inside the blocks; what else there is has `dtype`
@@ -49,7 +49,7 @@ class Held:
 Source = Callable[[Mapping[str, torch.Size]], Iterator[tuple[str, Tensor]]]
 
 
-def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
+def load_transformer(base: Path, held: WeightPlacement) -> FluxTransformer2DModel:
     """The transformer of a folder in diffusers layout, frozen, in eval mode; one tensor at a time goes from the file
     to its device and precision.
 
@@ -57,12 +57,14 @@ def load_transformer(base: Path, held: Held) -> FluxTransformer2DModel:
     file and tensor; FileNotFoundError if a shard or all weights are missing.
     """
     folder = base / "transformer"
-    with refusals(folder), torch.device("meta"):
+    with wrap_loading_errors(folder), torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
-    return hold_transformer(transformer, partial(_loaded, folder), held)
+    return build_transformer(transformer, partial(_loaded, folder), held)
 
 
-def hold_transformer(transformer: FluxTransformer2DModel, source: Source, held: Held) -> FluxTransformer2DModel:
+def build_transformer(
+    transformer: FluxTransformer2DModel, source: Source, held: WeightPlacement
+) -> FluxTransformer2DModel:
     """The same from a transformer on the meta device and tensors of any origin; raises what `source` raises."""
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, held)
@@ -78,7 +80,7 @@ def hold_transformer(transformer: FluxTransformer2DModel, source: Source, held: 
 def _stream_of(transformer: FluxTransformer2DModel, count: int, device: torch.device) -> BlockStream:
     """For so many of a transformer's blocks."""
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-    return BlockStream([blocks[place] for place in streamed_places(count, of=len(blocks))], device)
+    return BlockStream([blocks[place] for place in streamed_block_indices(count, of=len(blocks))], device)
 
 
 def _loaded(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
@@ -92,20 +94,20 @@ def _loaded(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[st
         raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, of a FLUX transformer")
 
 
-def _replace_linears(transformer: FluxTransformer2DModel, held: Held) -> None:
+def _replace_linears(transformer: FluxTransformer2DModel, held: WeightPlacement) -> None:
     for name, layer in list(transformer.named_modules()):
         if isinstance(layer, nn.Linear) and (replacement := _replacement(name, layer, held)) is not None:
             parent, _, attribute = name.rpartition(".")
             transformer.get_submodule(parent).register_module(attribute, replacement)
 
 
-def _replacement(name: str, layer: nn.Linear, held: Held) -> HeldLinear | None:
+def _replacement(name: str, layer: nn.Linear, held: WeightPlacement) -> StoredLinear | None:
     """What stands in for a layer; None where it stays."""
     if held.modulation_on_host and MODULATION.fullmatch(name):
         return HostLinear(layer)
     if held.precision == "int8" and IN_BLOCK.match(name):
         is_per_token = not MODULATION.fullmatch(name)  # else it is little work, and much quality if inputs are rounded
-        kind = W8A8Linear if is_per_token and multiplies_in_8_bits(layer, held.device) else Int8Linear
+        kind = W8A8Linear if is_per_token and supports_int8_matmul(layer, held.device) else Int8Linear
         return kind(layer, dtype=held.dtype)
     if held.precision == "nf4" and IN_BLOCK.match(name):
         return Nf4Linear(layer, dtype=held.dtype)
@@ -136,15 +138,15 @@ def _check(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) 
         raise ValueError(f"{shard} holds the tensor {name}: expected none of that name, or only one")
     if tensor.shape != expected:
         raise ValueError(f"{shard} holds {name} of shape {list(tensor.shape)}: expected {list(expected)}")
-    if not are_numbers(tensor):
+    if not is_sample_finite(tensor):
         raise ValueError(f"{shard} holds {name}, where infinite or no numbers are: expected weights")
 
 
-def _place(transformer: FluxTransformer2DModel, name: str, tensor: Tensor, held: Held) -> nn.Module:
+def _place(transformer: FluxTransformer2DModel, name: str, tensor: Tensor, held: WeightPlacement) -> nn.Module:
     """The module that it is now in."""
     parent, _, attribute = name.rpartition(".")
     module = transformer.get_submodule(parent)
-    if attribute == "weight" and isinstance(module, HeldLinear):
+    if attribute == "weight" and isinstance(module, StoredLinear):
         module.hold(tensor, device=held.device, dtype=held.dtype)
     else:
         module.register_parameter(attribute, nn.Parameter(tensor.to(held.device, held.dtype), requires_grad=False))

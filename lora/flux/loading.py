@@ -15,10 +15,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lora.flux.components import load_parts, load_tokenizers, refusals
+from lora.flux.components import load_components, load_tokenizers, wrap_loading_errors
 from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import Held, load_transformer
-from lora.flux.placement import CLIP, T5, TRANSFORMER, VAE, Placement, bytes_of_parts, placement
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.placement import CLIP, T5, TRANSFORMER, VAE, DeviceMap, bytes_of_components, placement
 
 WITHOUT_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"  # lets transformers load tensor by tensor (its core_model_loading.py)
 
@@ -41,11 +41,11 @@ def load_pipeline(base: Path) -> FluxPipeline:
     ValueError with one that begins with what cannot be loaded.
     """
     here = device()
-    placed = _placed_on(here, base) if here.type == "cuda" else Placement(())
-    held = Held("bf16" if here.type == "cuda" else "fp32", False, here, placed.streamed_blocks)
-    parts = load_parts(base, (CLIP, T5), dtype=precision())
+    placed = _device_map_for(here, base) if here.type == "cuda" else DeviceMap(())
+    held = WeightPlacement("bf16" if here.type == "cuda" else "fp32", False, here, placed.streamed_blocks)
+    parts = load_components(base, (CLIP, T5), dtype=precision())
     transformer = load_transformer(base, held)
-    parts |= {TRANSFORMER: transformer, **load_parts(base, (VAE,), dtype=precision())}
+    parts |= {TRANSFORMER: transformer, **load_components(base, (VAE,), dtype=precision())}
     pipeline = _assembled(base, parts)
     for part in placed.on_gpu:
         getattr(pipeline, part).to(here)
@@ -53,11 +53,11 @@ def load_pipeline(base: Path) -> FluxPipeline:
     return pipeline
 
 
-def _placed_on(gpu: torch.device, base: Path) -> Placement:
-    with refusals(base / TRANSFORMER):
+def _device_map_for(gpu: torch.device, base: Path) -> DeviceMap:
+    with wrap_loading_errors(base / TRANSFORMER):
         dimensions = Dimensions.of(transformer_config(base))
     return placement(
-        bytes_of_parts(base, precision()),
+        bytes_of_components(base, precision()),
         dimensions,
         weight_bytes=precision().itemsize,
         free_bytes=torch.cuda.mem_get_info(gpu)[0],
@@ -76,14 +76,14 @@ def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
     No thread is started: a cancel by Cog that comes just then kills it, and who waits for its start waits for ever.
     """
     os.environ.setdefault(WITHOUT_THREADS, "1")
-    parts = load_parts(base, (CLIP, T5, VAE), dtype=precision())
+    parts = load_components(base, (CLIP, T5, VAE), dtype=precision())
     return _assembled(base, {**parts, TRANSFORMER: None}).to(on)
 
 
 def _assembled(base: Path, parts: Mapping[str, nn.Module | None]) -> FluxPipeline:
     """With the tokenizers and the scheduler."""
     tokenizers = load_tokenizers(base)
-    with refusals(base):
+    with wrap_loading_errors(base):
         return FluxPipeline.from_pretrained(base, local_files_only=True, **parts, **tokenizers)
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lora.engine.linears import HostLinear
-from lora.engine.options import AHEAD_BYTES
-from lora.flux.velocity import entrance
+from lora.engine.options import PRECOMPUTED_BYTES
+from lora.flux.velocity import embedder_weight
 
-MOST_AHEAD = 128  # batches: FLUX.1 has no room for so many, and a small model nothing to gain from more
+MAX_PRECOMPUTED_BATCHES = 128  # batches: FLUX.1 has no room for so many, and a small model nothing to gain from more
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Conditions:
     pooled: Tensor  # [B, P] from CLIP
 
 
-class ModulationAhead:
+class PrecomputedModulation:
     """The answers of a transformer's modulation layers on the host, if it has any, to batches that are yet to come.
 
     They are those that the layers would give, bit for bit, as each batch is multiplied by itself; so it does not matter
@@ -40,12 +40,12 @@ class ModulationAhead:
         self._transformer = transformer
         self._layers = [layer for layer in transformer.modules() if isinstance(layer, HostLinear)]
         sample = sum(layer.out_features for layer in self._layers) * transformer.dtype.itemsize
-        fitting = AHEAD_BYTES // (batch_size * sample) if self._layers else 0
-        self._at_once = min(max(1, fitting), MOST_AHEAD)
+        fitting = PRECOMPUTED_BYTES // (batch_size * sample) if self._layers else 0
+        self._at_once = min(max(1, fitting), MAX_PRECOMPUTED_BATCHES)
         self._answers: dict[int, list[Tensor]] = {}  # to a batch, by its number: of each layer, [B, out]
 
     @contextmanager
-    def answering(
+    def precomputed(
         self, number: int, conditions_of: Callable[[int], Conditions | None], *, guidance: float
     ) -> Iterator[None]:
         """The layers answer to batch `number` with what was made ahead, in forward and recomputed passes alike.
@@ -69,18 +69,18 @@ class ModulationAhead:
         numbered = {number: conditions_of(number) for number in range(first, first + self._at_once)}
         seen = {number: self._seen(each, guidance) for number, each in numbered.items() if each is not None}
         answers: dict[int, list[Tensor]] = {number: [] for number in seen}
-        device = entrance(self._transformer).device
+        device = embedder_weight(self._transformer).device
         for layer in self._layers:
             weight = layer.visiting(device)
             for number, x in seen.items():
-                answers[number].append(layer.answer_with(weight, x))
+                answers[number].append(layer.apply_weight(weight, x))
         self._answers = answers
 
     def _seen(self, conditions: Conditions, guidance: float) -> Tensor:
         """What every modulation layer gets [B, width], as `FluxTransformer2DModel.forward` and `AdaLayerNormZero` of
         diffusers make it."""
         transformer = self._transformer
-        weight = entrance(transformer)
+        weight = embedder_weight(transformer)
         device, dtype = weight.device, weight.dtype
         sigmas = conditions.sigmas.to(device)
         times = [each.to(dtype) * 1000 for each in (sigmas, torch.full_like(sigmas, guidance))]

@@ -14,7 +14,7 @@ from lora.flux.dimensions import Dimensions
 GIB = 2**30
 # Drawing at 1440 x 1440 takes most while the VAE decodes: 3.2 GB in bf16, counted with tensors that hold no data. The
 # rest is an estimate of what cuDNN works in and of what the allocator cannot use.
-DRAWING_BYTES = 5_000_000_000
+GENERATION_BYTES = 5_000_000_000
 TRANSFORMER, VAE, CLIP, T5 = "transformer", "vae", "text_encoder", "text_encoder_2"  # as diffusers names them
 PARTS = (TRANSFORMER, VAE, CLIP, T5)
 # What gives way, from the fastest to the smallest. Never the VAE: memory is shortest while it decodes.
@@ -22,7 +22,7 @@ ON_HOST: tuple[tuple[str, ...], ...] = ((), (T5,), (T5, CLIP))
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class DeviceMap:
     """What is where."""
 
     on_gpu: tuple[str, ...]  # parts; others live on the host
@@ -31,7 +31,7 @@ class Placement:
 
 def placement(
     part_bytes: Mapping[str, int], dimensions: Dimensions, *, weight_bytes: int, free_bytes: int
-) -> Placement:
+) -> DeviceMap:
     """What lives on a GPU with so much free memory, so that enough is left to draw in; from the fastest to the
     smallest.
 
@@ -40,25 +40,25 @@ def placement(
     """
     needed: float = math.inf
     for placed in _from_the_fastest(dimensions):
-        away = dimensions.weights_away(placed.streamed_blocks, with_modulation=True) * weight_bytes
-        needed = min(needed, sum(part_bytes[part] for part in placed.on_gpu) - away + DRAWING_BYTES)
+        away = dimensions.offloaded_weights(placed.streamed_blocks, with_modulation=True) * weight_bytes
+        needed = min(needed, sum(part_bytes[part] for part in placed.on_gpu) - away + GENERATION_BYTES)
         if needed <= free_bytes:
             return placed
     raise MemoryError(
         f"the GPU has {free_bytes / GIB:.1f} GiB of free memory: expected {needed / GIB:.1f} GiB or more, of which"
-        f" {DRAWING_BYTES / GIB:.1f} are to draw in"
+        f" {GENERATION_BYTES / GIB:.1f} are to draw in"
     )
 
 
-def _from_the_fastest(dimensions: Dimensions) -> Iterator[Placement]:
+def _from_the_fastest(dimensions: Dimensions) -> Iterator[DeviceMap]:
     for on_host in ON_HOST:
         on_gpu = tuple(part for part in PARTS if part not in on_host)
-        yield Placement(on_gpu)
+        yield DeviceMap(on_gpu)
     for count in range(1, dimensions.blocks + 1):
-        yield Placement(on_gpu, count)
+        yield DeviceMap(on_gpu, count)
 
 
-def bytes_of_parts(base: Path, dtype: torch.dtype) -> dict[str, int]:
+def bytes_of_components(base: Path, dtype: torch.dtype) -> dict[str, int]:
     """What each part of a folder in diffusers layout takes once it is loaded in a precision, from the headers of its
     files."""
     return {part: _numbers(base / part) * dtype.itemsize for part in PARTS}

@@ -14,7 +14,7 @@ from lora.flux.latents import PATCH, TOKEN_PIXELS, unpack
 from lora.flux.prompt import Prompt
 
 
-def pipeline_around(
+def build_pipeline(
     transformer: FluxTransformer2DModel, base: Path, *, vae: AutoencoderKL | None = None
 ) -> FluxPipeline:
     """A pipeline for encoded prompts, with the scheduler of a base; without a VAE, for latents alone."""
@@ -25,7 +25,7 @@ def pipeline_around(
     return pipeline
 
 
-def draw_picture(
+def generate_image(
     pipeline: FluxPipeline,
     prompt: Prompt,
     *,

@@ -17,7 +17,7 @@ def predict_velocity(
     as they are, in fp32. The keywords are those of `FluxPipeline`.
     """
     batch, _, height, width = noisy.shape
-    device, dtype = noisy.device, entrance(transformer).dtype
+    device, dtype = noisy.device, embedder_weight(transformer).dtype
     predicted = transformer(
         hidden_states=pack(noisy).to(dtype),
         timestep=sigmas,
@@ -32,7 +32,7 @@ def predict_velocity(
     return unpack(predicted, height=height, width=width)
 
 
-def entrance(transformer: FluxTransformer2DModel) -> Tensor:
+def embedder_weight(transformer: FluxTransformer2DModel) -> Tensor:
     """A weight that is on the transformer's device and in its precision, whatever its blocks are held in.
 
     The model itself looks through all of its modules to say so, which takes 10 ms: an eighth of a step at 512 px.

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from lora.formats.decompositions.loha import loha_change
-from lora.formats.decompositions.lokr import lokr_change
-from lora.formats.decompositions.plain import plain_pair
+from lora.formats.decompositions.loha import loha_delta
+from lora.formats.decompositions.lokr import lokr_delta
+from lora.formats.decompositions.plain import plain_delta
 from lora.formats.tensor_keys import Layer
 from lora.formats.weight_deltas import Change
 
 # By what the parts' names begin with.
-FORMS: Mapping[str, Callable[[Layer], Change]] = {"lora": plain_pair, "hada": loha_change, "lokr": lokr_change}
+FORMS: Mapping[str, Callable[[Layer], Change]] = {"lora": plain_delta, "hada": loha_delta, "lokr": lokr_delta}
 # Why a layer with such a part is refused.
 REFUSED = {
     "magnitude": "is a DoRA, which depends on the weights it is worn on: expected a plain LoRA, a LoHa or a LoKr",
@@ -17,7 +17,7 @@ REFUSED = {
 }
 
 
-def change_of(layer: Layer) -> Change:
+def weight_delta_of(layer: Layer) -> Change:
     """Raises ValueError with the end of a sentence if a part is missing, does not fit or is of no form that we know."""
     for part, reason in REFUSED.items():
         if part in layer.parts:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lora.formats.foreign_models import made_for
 from lora.formats.fused_layers import placed
-from lora.formats.layer_delta import change_of
-from lora.formats.layer_names.mapping import find_place
-from lora.formats.tensor_keys import Layer, sort_by_layer
+from lora.formats.layer_delta import weight_delta_of
+from lora.formats.layer_names.mapping import find_layer
+from lora.formats.tensor_keys import Layer, group_by_layer
 from lora.formats.weight_deltas import Change, FluxLora, Model, Place
 
 
@@ -22,7 +22,7 @@ class Found:
     place: Place
 
 
-def canonical(tensors: Mapping[str, Tensor]) -> FluxLora:
+def convert_lora(tensors: Mapping[str, Tensor]) -> FluxLora:
     """Every tensor is taken, or changes nothing; the layouts are those of diffusers and PEFT with any prefix or none,
     ai-toolkit, sd-scripts, ComfyUI, Black Forest Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr), mixed or not.
 
@@ -41,20 +41,20 @@ def canonical(tensors: Mapping[str, Tensor]) -> FluxLora:
 
 def _layers(tensors: Mapping[str, Tensor]) -> Iterator[Found]:
     """Every layer that a file holds of FLUX.1; refuses all others that change anything."""
-    held = sort_by_layer(tensors)
-    places = {layer.name: find_place(layer.name) for layer in held.layers}
-    strange = (layer for layer in held.layers if not places[layer.name] and not layer.is_idle)
+    held = group_by_layer(tensors)
+    places = {layer.name: find_layer(layer.name) for layer in held.layers}
+    strange = (layer for layer in held.layers if not places[layer.name] and not layer.is_zero)
     foreign = [*held.foreign, *(key for layer in strange for key in layer.keys)]
     if foreign:
         more = f" and {len(foreign) - 1} more, for which" if foreign[1:] else ", for which"
         raise ValueError(f"holds {foreign[0]}{more} FLUX.1 has no place{made_for(tensors)}")
     for layer in held.layers:
-        if (place := places[layer.name]) and not (layer.is_idle and not layer.parts):
+        if (place := places[layer.name]) and not (layer.is_zero and not layer.parts):
             yield Found(layer, place)
 
 
 def _changes(found: Found, tensors: Mapping[str, Tensor]) -> list[tuple[str, Change]]:
-    change = change_of(found.layer)
+    change = weight_delta_of(found.layer)
     if found.place.model != "transformer" and not all(tensor.any() for tensor in change.tensors):
         return []  # ComfyUI saves zeros for a text encoder that was not trained
     if not all(tensor.isfinite().all() for tensor in change.tensors):

@@ -47,7 +47,7 @@ class Layer:
         return tuple(part.key for part in (*self.parts.values(), *self.additions))
 
     @property
-    def is_idle(self) -> bool:
+    def is_zero(self) -> bool:
         """Whether it changes nothing, as all of it is 0: ComfyUI saves such for what was not trained."""
         parts = [*self.additions, *(part for name, part in self.parts.items() if name != "alpha")]
         return "magnitude" not in self.parts and not any(part.tensor.any() for part in parts)
@@ -80,7 +80,7 @@ class Sorted:
     foreign: tuple[str, ...]  # names that end in nothing that a LoRA is made of
 
 
-def sort_by_layer(tensors: Mapping[str, Tensor]) -> Sorted:
+def group_by_layer(tensors: Mapping[str, Tensor]) -> Sorted:
     """Every tensor is in one of the two; raises ValueError if two are the same part of one layer."""
     named: dict[str, dict[str, list[Part]]] = {}
     foreign = []

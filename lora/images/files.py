@@ -32,7 +32,7 @@ UNGUARDED: AbstractContextManager[object] = nullcontext()
 # A picture decoded this much larger than it is needed scales down as one decoded whole does, photographs to 45 dB and
 # more. What JPEG scales itself is sharper than the means of squares.
 HEADROOM_OF_DRAFTS, HEADROOM_OF_MEANS = 1.5, 2.0
-TURNS = {  # by EXIF's numbers for where the top left corner is
+EXIF_TRANSPOSES = {  # by EXIF's numbers for where the top left corner is
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,9 +41,9 @@ TURNS = {  # by EXIF's numbers for where the top left corner is
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-ON_ITS_SIDE = {TURNS[number] for number in (5, 6, 7, 8)}
-RIGHT_TO_LEFT = {TURNS[number] for number in (2, 3, 6, 7)}
-BOTTOM_UP = {TURNS[number] for number in (3, 4, 7, 8)}
+ON_ITS_SIDE = {EXIF_TRANSPOSES[number] for number in (5, 6, 7, 8)}
+RIGHT_TO_LEFT = {EXIF_TRANSPOSES[number] for number in (2, 3, 6, 7)}
+BOTTOM_UP = {EXIF_TRANSPOSES[number] for number in (3, 4, 7, 8)}
 # what Pillow, libheif and their decoders raise at bytes that are no image, besides a plain ValueError
 DAMAGE = (
     OSError,
@@ -81,7 +81,7 @@ def whole(_original: Size) -> float:
     return 1.0
 
 
-def open_picture(
+def open_image(
     path: Path,
     scale_needed: ScaleNeeded = whole,
     *,
@@ -217,7 +217,7 @@ def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> Pic
     box = 0.0, 0.0, width / factor, height / factor
     decoded = image.width * image.height
     picture = Picture(rgb_on_white(image, shrink_by=factor), box, original, decoded, is_animated)
-    turn = turn_of(image)  # after load, which turns a TIFF itself
+    turn = upright_transpose(image)  # after load, which turns a TIFF itself
     return picture if turn is None else _turned(picture, turn)
 
 
@@ -231,14 +231,14 @@ def _turned(picture: Picture, turn: Image.Transpose) -> Picture:
     return Picture(image, (left, top, right, bottom), original, picture.decoded, picture.is_animated)
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
+def upright_transpose(image: Image.Image) -> Image.Transpose | None:
     """What makes an image upright. By hand, as `ImageOps.exif_transpose` fails where other tags are odd; and EXIF that
     cannot be read says nothing."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except DAMAGE:
         return None
-    return TURNS.get(orientation) if isinstance(orientation, int) else None
+    return EXIF_TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
 
 
 def refuse_size(size: Size, *, most_pixels: int) -> None:

@@ -33,11 +33,11 @@ def cover_scale(original: Size, size: Size) -> float:
 def fit(picture: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
     """Scale a picture, or a box of it, to cover `size` and cut what stands over, the same on both sides: resized, never
     stretched."""
-    middle = middle_of(box or (0.0, 0.0, picture.width, picture.height), size)
+    middle = center_crop_box(box or (0.0, 0.0, picture.width, picture.height), size)
     return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
 
 
-def middle_of(box: Box, size: Size) -> Box:
+def center_crop_box(box: Box, size: Size) -> Box:
     """What of a box covers `size` when scaled: all of it in one direction."""
     left, top, right, bottom = box
     scale = max(size.width / (right - left), size.height / (bottom - top))

@@ -25,16 +25,16 @@ def linear_layers(pipeline: FluxPipeline) -> dict[str, nn.Linear]:
     }
 
 
-def by_layer(lora: FluxLora) -> Iterator[tuple[str, Change]]:
+def deltas_by_layer(lora: FluxLora) -> Iterator[tuple[str, Change]]:
     """The changes of a LoRA by the names of `linear_layers`."""
     for model, changes in (("transformer", lora.transformer), ("clip", lora.clip), ("t5", lora.t5)):
         for name, change in changes.items():
             yield f"{model}.{name.removeprefix(CLIP_ROOT)}", change
 
 
-def refuse_misfit(lora: FluxLora, layers: Layers) -> None:
+def refuse_incompatible(lora: FluxLora, layers: Layers) -> None:
     """Raises ValueError with the end of a sentence unless every change has its layer and fits it."""
-    for name, change in by_layer(lora):
+    for name, change in deltas_by_layer(lora):
         layer = layers.get(name)
         if layer is None or change.shape != Shape(layer.in_features, layer.out_features):
             raise ValueError(f"was made for another model: {_misfit(name, change.shape, layer)}")

@@ -22,7 +22,7 @@ def compile_for_all_sizes(pipeline: FluxPipeline, *, say: Say) -> None:
     for block in blocks:
         block.__dict__.pop("forward", None)
         graph = torch.compile(block.forward, fullgraph=True, dynamic=True)  # hooks of a block stay outside of it
-        block.__dict__["forward"] = graphs.or_plain(graph, block.forward)
+        block.__dict__["forward"] = graphs.or_eager(graph, block.forward)
     # a text of as many tokens as a head has channels would count as of that length for ever
     with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined] # made at import
         _draw_a_step(pipeline)

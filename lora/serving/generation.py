@@ -8,7 +8,7 @@ from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 from PIL import Image
 
 from lora.flux.prompt import Prompt, encode_prompt
-from lora.flux.sampling import draw_picture
+from lora.flux.sampling import generate_image
 from lora.images.size import Size
 from lora.serving.progress import Progress, Say
 from lora.serving.request import Request, size_for_image
@@ -31,7 +31,7 @@ def draw(
     """
     prompt = prompt or encode_prompt(pipeline, request.prompt)
     progress = Progress(say, images=request.num_outputs)
-    size = drawn_size(pipeline, request, source)
+    size = output_size(pipeline, request, source)
     fitted = source.fitted(size) if source else None
     for seed in request.seeds:
         if fitted is None:
@@ -40,7 +40,7 @@ def draw(
             yield _redraw(pipeline, prompt, request, fitted, seed, progress)
 
 
-def drawn_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
+def output_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
     """That of the images of a request."""
     native = pipeline.vae.config.sample_size
     if source is None:
@@ -51,7 +51,7 @@ def drawn_size(pipeline: FluxPipeline, request: Request, source: Source | None) 
 def _draw(
     pipeline: FluxPipeline, prompt: Prompt, request: Request, size: Size, seed: int, progress: Progress
 ) -> Image.Image:
-    return draw_picture(
+    return generate_image(
         pipeline,
         prompt,
         width=size.width,

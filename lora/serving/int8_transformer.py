@@ -16,7 +16,7 @@ from torch import nn
 from lora.engine.int8 import W8A8Linear
 from lora.engine.streaming import streams
 from lora.serving.compiled import compile_for_all_sizes
-from lora.serving.lora_merger import Wardrobe
+from lora.serving.lora_merger import LoraMerger
 from lora.serving.progress import Say
 
 # These multiply every token of text and image: nearly all of the work. The others see the timestep and the prompt as a
@@ -27,19 +27,19 @@ PER_TOKEN = re.compile(
 )
 
 
-class FastTransformer:
+class Int8Transformer:
     """Draws in the place of a pipeline's transformer. Wherever a call is interrupted, the next one finds its way."""
 
-    def __init__(self, pipeline: FluxPipeline, wardrobe: Wardrobe, *, say: Say) -> None:
-        """For the pipeline that `wardrobe` dresses, with its own transformer. `say` is told before what takes long."""
+    def __init__(self, pipeline: FluxPipeline, merger: LoraMerger, *, say: Say) -> None:
+        """For the pipeline that `merger` dresses, with its own transformer. `say` is told before what takes long."""
         self._pipeline = pipeline
         self._plain: FluxTransformer2DModel = pipeline.transformer
-        self._wardrobe = wardrobe
+        self._merger = merger
         self._say = say
         self._rounded: dict[str, int] = {}  # by layer: how often it had been written when it was rounded
 
     @contextmanager
-    def driving(self) -> Iterator[None]:
+    def enabled(self) -> Iterator[None]:
         """The pipeline draws in 8 bits, wearing what it wears as this begins.
 
         Raises ValueError with one sentence if the model's layers are not of sizes that a GPU multiplies in 8 bits.
@@ -51,7 +51,7 @@ class FastTransformer:
     @cached_property
     def _fast(self) -> FluxTransformer2DModel:
         """Made when first asked for: who never goes fast spends no memory on it."""
-        fast = eight_bit(self._plain)
+        fast = build_int8_transformer(self._plain)
         if fast.device.type == "cuda":
             self._say("go_fast: compiling, once for all sizes of images")
             with self._drawn_by(fast):
@@ -68,15 +68,15 @@ class FastTransformer:
 
     def _round(self) -> None:
         """Round the layers that were written since they were last rounded; the first time, all of them."""
-        for name, layer in eight_bit_layers(self._fast).items():
-            writes = self._wardrobe.writes[f"transformer.{name}"]
+        for name, layer in int8_layers(self._fast).items():
+            writes = self._merger.writes[f"transformer.{name}"]
             if self._rounded.get(name) != writes:
                 weight = self._plain.get_submodule(name).weight
                 layer.hold(weight, device=weight.device, dtype=weight.dtype)
                 self._rounded[name] = writes
 
 
-def eight_bit(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
+def build_int8_transformer(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
     """The same model with 8-bit layers, which hold no weights yet; all else are the parameters of `plain` themselves.
 
     Raises ValueError with one sentence if a layer's sizes are not such as a GPU multiplies in 8 bits, or if layers have
@@ -95,6 +95,6 @@ def eight_bit(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
     return fast.eval()
 
 
-def eight_bit_layers(fast: FluxTransformer2DModel) -> dict[str, W8A8Linear]:
+def int8_layers(fast: FluxTransformer2DModel) -> dict[str, W8A8Linear]:
     """The layers that multiply in 8 bits, by name."""
     return {name: module for name, module in fast.named_modules() if isinstance(module, W8A8Linear)}

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import FluxLora
-from lora.serving.compatibility import by_layer
+from lora.serving.compatibility import deltas_by_layer
 
 MOST_BYTES = 4 * 2**30
 MOST_STAMPS = 1000
@@ -24,7 +24,7 @@ class Kept:
     lora: FluxLora
 
 
-class Closet:
+class LoraCache:
     """Keeps LoRAs by the digest of their files, and lets go of those that were not asked for longest."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Closet:
         kept = self._kept.get(self._digests.get(stamp, ""))
         if kept is None:
             digest, tensors = read()
-            kept = self._kept.get(digest) or Kept(digest, canonical(tensors))
+            kept = self._kept.get(digest) or Kept(digest, convert_lora(tensors))
         self._keep(stamp, kept)
         return kept
 
@@ -54,4 +54,4 @@ class Closet:
 
 
 def _bytes(kept: Kept) -> int:
-    return sum(tensor.nbytes for _, change in by_layer(kept.lora) for tensor in change.tensors)
+    return sum(tensor.nbytes for _, change in deltas_by_layer(kept.lora) for tensor in change.tensors)

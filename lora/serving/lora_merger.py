@@ -13,15 +13,15 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from lora.engine.streaming import forget_copies, kept_weight
+from lora.engine.streaming import invalidate_device_copies, stored_weight
 from lora.formats.weight_deltas import Change, FluxLora, Pair
-from lora.serving.compatibility import Layers, by_layer, linear_layers, refuse_misfit
+from lora.serving.compatibility import Layers, deltas_by_layer, linear_layers, refuse_incompatible
 
 RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies beyond that go to the host, or are not kept
 
 
 @dataclass(frozen=True, slots=True)
-class Worn:
+class AppliedLora:
     """A LoRA, and how strongly it is worn: 0 is not at all, -1 takes away."""
 
     digest: str  # the same for the same LoRA, and for no other
@@ -39,7 +39,7 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class ScaledDelta:
     """What a LoRA changes of one layer, and how strongly it is worn."""
 
     digest: str  # the LoRA's
@@ -48,17 +48,17 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledPair:
+class ScaledFactors:
     """A plain LoRA of one layer where it is multiplied, and how strongly it is worn."""
 
     pair: Pair
     scale: float
 
 
-Changes = Mapping[str, Sequence[Scaled]]  # by names of layers
+Changes = Mapping[str, Sequence[ScaledDelta]]  # by names of layers
 
 
-class Wardrobe:
+class LoraMerger:
     """Puts LoRAs on a pipeline and takes them off. Wherever a call is interrupted, the next one finds its way."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
@@ -68,17 +68,17 @@ class Wardrobe:
         self._changed: set[str] = set()  # layers that may not be as they were
         self._worn: tuple[tuple[str, float], ...] | None = ()  # None in the midst of a change
         self._on_text: tuple[tuple[str, float], ...] = ()
-        self.is_sound = True  # whether the base has always come back as it was
+        self.is_intact = True  # whether the base has always come back as it was
         self.writes: Counter[str] = Counter()  # how often a layer's weights were, or were about to be, written
 
-    def wear(self, outfit: Sequence[Worn]) -> None:
+    def wear(self, outfit: Sequence[AppliedLora]) -> None:
         """Wear these and nothing else.
 
         Raises ValueError if one does not fit; what was worn is then worn still. Raises ValueError if weights become
         infinite; after that, and after any other exception, nothing is worn.
         """
         for worn in outfit:
-            _refuse_misfit(worn, self._layers)
+            _refuse_incompatible(worn, self._layers)
         seen = [worn for worn in outfit if worn.scale != 0]
         wanted = tuple((worn.digest, worn.scale) for worn in seen)
         if wanted == self._worn:
@@ -105,28 +105,28 @@ class Wardrobe:
     def _become(self, changes: Changes) -> None:
         for name in self._changed - changes.keys():
             self.writes[name] += 1
-            forget_copies(self._layers[name])
-            kept_weight(self._layers[name]).copy_(self._originals[name].weight)
+            invalidate_device_copies(self._layers[name])
+            stored_weight(self._layers[name]).copy_(self._originals[name].weight)
         for name, scaled in changes.items():
             self._change(name, scaled)
         self._changed = self._changed & changes.keys()
         if not changes:
-            hashes = {name: _hash(kept_weight(self._layers[name])) for name in self._originals}
-            self.is_sound &= all(hashes[name] == original.hash for name, original in self._originals.items())
+            hashes = {name: _hash(stored_weight(self._layers[name])) for name in self._originals}
+            self.is_intact &= all(hashes[name] == original.hash for name, original in self._originals.items())
 
-    def _change(self, name: str, scaled: Sequence[Scaled]) -> None:
+    def _change(self, name: str, scaled: Sequence[ScaledDelta]) -> None:
         layer = self._layers[name]
-        weight = kept_weight(layer)
+        weight = stored_weight(layer)
         if name not in self._originals:
             self._originals[name] = Original(_copy(weight), _hash(weight))
         self._changed.add(name)
         self.writes[name] += 1
         original = self._originals[name].weight.to(layer.weight.device)
         pairs = [self._pair(name, each, original.device) for each in scaled if isinstance(each.change, Pair)]
-        forget_copies(layer)
+        invalidate_device_copies(layer)
         _write(weight, original, pairs, [each for each in scaled if not isinstance(each.change, Pair)])
 
-    def _pair(self, name: str, scaled: Scaled, device: torch.device) -> ScaledPair:
+    def _pair(self, name: str, scaled: ScaledDelta, device: torch.device) -> ScaledFactors:
         """Where it is multiplied: there already if only the scale is another, and memory let it stay."""
         key = (scaled.digest, name)
         pair = self._placed.get(key)
@@ -135,30 +135,30 @@ class Wardrobe:
             pair = Pair(whole.down.to(device), whole.up.to(device))
             if _has_room(device, for_bytes=pair.down.nbytes + pair.up.nbytes):
                 self._placed[key] = pair
-        return ScaledPair(pair, scaled.scale)
+        return ScaledFactors(pair, scaled.scale)
 
-    def _refuse_infinite(self, outfit: Sequence[Worn]) -> None:
-        if not _are_finite(kept_weight(self._layers[name]) for name in self._changed):
+    def _refuse_infinite(self, outfit: Sequence[AppliedLora]) -> None:
+        if not _are_finite(stored_weight(self._layers[name]) for name in self._changed):
             names = " with ".join(worn.named for worn in outfit)
             raise ValueError(f"{names} makes weights of the model infinite: expected smaller numbers or scales")
 
 
-def _refuse_misfit(worn: Worn, layers: Layers) -> None:
+def _refuse_incompatible(worn: AppliedLora, layers: Layers) -> None:
     try:
-        refuse_misfit(worn.lora, layers)
+        refuse_incompatible(worn.lora, layers)
     except ValueError as error:
         raise ValueError(f"{worn.named} {error}") from error
 
 
-def _changes(outfit: Sequence[Worn]) -> Changes:
-    changes: defaultdict[str, list[Scaled]] = defaultdict(list)
+def _changes(outfit: Sequence[AppliedLora]) -> Changes:
+    changes: defaultdict[str, list[ScaledDelta]] = defaultdict(list)
     for worn in outfit:
-        for name, change in by_layer(worn.lora):
-            changes[name].append(Scaled(worn.digest, change, worn.scale))
+        for name, change in deltas_by_layer(worn.lora):
+            changes[name].append(ScaledDelta(worn.digest, change, worn.scale))
     return changes
 
 
-def _write(weight: Tensor, original: Tensor, pairs: Sequence[ScaledPair], others: Sequence[Scaled]) -> None:
+def _write(weight: Tensor, original: Tensor, pairs: Sequence[ScaledFactors], others: Sequence[ScaledDelta]) -> None:
     """One product of all plain LoRAs and one rounding, however many there are; others are whole for a moment, in
     fp32. On the original's device, from which a weight that streams is copied to where it is kept."""
     total = original.to(torch.float32, copy=True) if others else original
@@ -171,7 +171,7 @@ def _write(weight: Tensor, original: Tensor, pairs: Sequence[ScaledPair], others
     weight.copy_(total)
 
 
-def _joined(pairs: Sequence[ScaledPair]) -> tuple[Tensor, Tensor, float]:
+def _joined(pairs: Sequence[ScaledFactors]) -> tuple[Tensor, Tensor, float]:
     """Up, down and scale of one LoRA that is all of them."""
     if len(pairs) == 1:
         return pairs[0].pair.up, pairs[0].pair.down, pairs[0].scale

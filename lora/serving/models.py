@@ -10,11 +10,11 @@ from PIL import Image
 
 from lora.engine.options import Engine, chosen_engine
 from lora.flux.loading import device, free_memory, load_pipeline, precision
-from lora.flux.placement import DRAWING_BYTES, bytes_of_parts
+from lora.flux.placement import GENERATION_BYTES, bytes_of_components
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.generation import draw
-from lora.serving.int8_transformer import FastTransformer
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.serving.int8_transformer import Int8Transformer
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.progress import Say
 from lora.serving.prompts import Prompts
 from lora.serving.request import Request
@@ -31,21 +31,21 @@ class Model:
             say("compiling, once for all sizes of images")
             compile_for_all_sizes(self.pipeline, say=say)
         self._plain = self.pipeline.transformer
-        self._wardrobe = Wardrobe(self.pipeline)
+        self._merger = LoraMerger(self.pipeline)
         self._prompts = Prompts(self.pipeline)
         self._say = say
         self._fast = self._new_fast()
 
     @property
-    def is_sound(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether the base has always come back as it was loaded, whatever was worn."""
-        return self._wardrobe.is_sound
+        return self._merger.is_intact
 
-    def wear(self, outfit: Sequence[Worn]) -> None:
+    def wear(self, outfit: Sequence[AppliedLora]) -> None:
         """Wear these LoRAs and no others. Raises ValueError if one does not fit this base."""
-        self._wardrobe.wear(outfit)
+        self._merger.wear(outfit)
 
-    def draw(self, request: Request, source: Source | None, outfit: Sequence[Worn]) -> Iterator[Image.Image]:
+    def draw(self, request: Request, source: Source | None, outfit: Sequence[AppliedLora]) -> Iterator[Image.Image]:
         """The images of a request, one by one, wearing these LoRAs and no others.
 
         Raises ValueError if a LoRA does not fit this base, RuntimeError if the memory does not suffice; the next
@@ -54,8 +54,8 @@ class Model:
         try:
             self.pipeline.transformer = self._plain  # a cancel may have come as the fast one was taken out
             self.wear(outfit)
-            prompt = self._prompts.encode(request.prompt, worn=self._wardrobe.on_text_encoders)
-            with self._fast.driving() if request.go_fast else nullcontext():
+            prompt = self._prompts.encode(request.prompt, worn=self._merger.on_text_encoders)
+            with self._fast.enabled() if request.go_fast else nullcontext():
                 yield from draw(self.pipeline, request, source, prompt=prompt, say=self._say)
         except torch.OutOfMemoryError as error:
             self._fast = self._new_fast()  # the old one holds the model once more, in 8 bits
@@ -63,8 +63,8 @@ class Model:
             wanted = f"a smaller image{', or go_fast false' if request.go_fast else ''}"
             raise RuntimeError(f"the GPU's memory does not suffice for this request: expected {wanted}") from error
 
-    def _new_fast(self) -> FastTransformer:
-        return FastTransformer(self.pipeline, self._wardrobe, say=self._say)
+    def _new_fast(self) -> Int8Transformer:
+        return Int8Transformer(self.pipeline, self._merger, say=self._say)
 
 
 class Models:
@@ -76,14 +76,14 @@ class Models:
         self._loaded: dict[Path, Model] = {}
 
     @property
-    def are_sound(self) -> bool:
+    def are_intact(self) -> bool:
         """Whether all of them are."""
-        return all(model.is_sound for model in self._loaded.values())
+        return all(model.is_intact for model in self._loaded.values())
 
     def model(self, path: Path) -> Model:
         """The base in this folder, loaded if it is not yet."""
         if path not in self._loaded:
-            if _free_bytes() < sum(bytes_of_parts(path, precision()).values()) + DRAWING_BYTES:
+            if _free_bytes() < sum(bytes_of_components(path, precision()).values()) + GENERATION_BYTES:
                 self._loaded.clear()
                 free_memory()
             self._loaded[path] = Model(path, self._engine, self._say)

@@ -13,7 +13,7 @@ SCALE = re.compile(r"\s*[-+]?(\d{1,2}(\.\d*)?|\.\d+)(e[-+]?\d{1,2})?", re.IGNORE
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RequestedLora:
     """One LoRA that was asked for."""
 
     reference: str
@@ -30,7 +30,7 @@ def wishes(
     extra_lora: str | None,
     extra_lora_scale: float,
     loras: list[str] | None,
-) -> tuple[Wish, ...]:
+) -> tuple[RequestedLora, ...]:
     """In the order of the inputs; `lora_weights` goes before `replicate_weights`, which Replicate fills by itself, and
     either before `trained`, the LoRA of a trained version.
 
@@ -43,7 +43,7 @@ def wishes(
         ("extra_lora", extra_lora, _scale("extra_lora_scale", extra_lora_scale)),
     ]
     found = [
-        Wish(text(name, reference, at_most=LONGEST_REFERENCE).strip(), scale, name)
+        RequestedLora(text(name, reference, at_most=LONGEST_REFERENCE).strip(), scale, name)
         for name, reference, scale in single
         if _given(reference)
     ]
@@ -59,12 +59,12 @@ def _given(reference: object) -> bool:
     return bool(reference.strip()) if isinstance(reference, str) else reference is not None
 
 
-def _entry(name: str, entry: object) -> Wish:
+def _entry(name: str, entry: object) -> RequestedLora:
     typed = text(name, entry, at_most=LONGEST_REFERENCE).strip()
     reference, _, scale = typed.rpartition(":")
     if not reference or not SCALE.fullmatch(scale):
-        return Wish(typed, 1.0, name)
-    return Wish(reference.strip(), _scale(f"the scale of {name}", float(scale)), name)
+        return RequestedLora(typed, 1.0, name)
+    return RequestedLora(reference.strip(), _scale(f"the scale of {name}", float(scale)), name)
 
 
 def _scale(name: str, scale: float) -> float:

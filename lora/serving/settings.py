@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora.images.size import Size
-from lora.serving.lora_merger import Worn
+from lora.serving.lora_merger import AppliedLora
 from lora.serving.request import Request
 from lora.serving.sources import Source
 
@@ -18,7 +18,7 @@ def settings_of(
     model: str,
     image: Path | None,
     mask: Path | None,
-    outfit: Sequence[Worn],
+    outfit: Sequence[AppliedLora],
 ) -> dict[str, object]:
     """All but the seeds. `size` is what they are drawn at; the files of the source are told by their sha256."""
     begun = {"image": _digest(image), "mask": _digest(mask), "prompt_strength": source.strength} if source else {}

@@ -14,7 +14,7 @@ class Stage:
     seconds: float
 
 
-class Stages:
+class StageTimer:
     """Measures stages by name, from its own making on."""
 
     def __init__(self, name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from lora.checks import number
-from lora.images.files import Picture, open_picture, quiet_pillow
+from lora.images.files import Picture, open_image, quiet_pillow
 from lora.images.masks import fit_mask, open_mask
 from lora.images.size import Size
 
@@ -54,7 +54,7 @@ def read_source(image: Path | None, mask: Path | None, prompt_strength: object) 
 def _image(path: Path) -> Picture:
     try:
         with quiet_pillow():
-            return open_picture(path, _scale_needed, most_pixels=MOST_PIXELS)
+            return open_image(path, _scale_needed, most_pixels=MOST_PIXELS)
     except (OSError, ValueError) as error:
         raise ValueError(f"image cannot be drawn from: {error}") from error
 

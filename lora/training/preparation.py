@@ -11,12 +11,12 @@ from lora.engine.options import chosen_engine
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
 from lora.training.checkpoints.identity import identity_of
-from lora.training.checkpoints.resume import Beginning, Start, beginning_of, open_store
+from lora.training.checkpoints.resume import InitialState, Start, find_initial_state, open_store
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.validation import count_held_out
-from lora.training.learning.warm_start import matched
+from lora.training.learning.warm_start import match_layers
 from lora.training.memory.configurations import Plan, plans
-from lora.training.memory.requirements import demand_of, free_bytes
+from lora.training.memory.requirements import free_bytes, memory_requirements
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerChoice, block_layers, chosen_layers
@@ -42,7 +42,7 @@ class Prepared:
     processes: int
     plans: tuple[Plan, ...]
     store: CheckpointStore
-    beginning: Beginning
+    beginning: InitialState
 
     def settings(self) -> dict[str, object]:
         """All that was asked and chosen, by name."""
@@ -67,7 +67,7 @@ def prepare(
     views = PRESETS[config.lora_type].views
     inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), views=views)
     if start.lora is not None:
-        log.say(matched(start.lora, layers.shapes).line())
+        log.say(match_layers(start.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     recipe, reasons = choose(config, images=count_trained(images, config), processes=processes)
@@ -75,7 +75,7 @@ def prepare(
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )
-    beginning = beginning_of(start, identity, steps=recipe.steps, log=log)
+    beginning = find_initial_state(start, identity, steps=recipe.steps, log=log)
     prepared = Prepared(
         config=config,
         base=base,
@@ -109,7 +109,7 @@ def _layers(config: TrainConfig, base: Path) -> LayerChoice:
 
 def _plans(config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerChoice, base: Path) -> tuple[Plan, ...]:
     return plans(
-        demand_of(base, images, recipe, layers.names, neutral_side=neutral_side(config.resolutions)),
+        memory_requirements(base, images, recipe, layers.names, neutral_side=neutral_side(config.resolutions)),
         free_bytes=free_bytes(),
         on_gpu=device().type == "cuda",
         precision=config.precision,

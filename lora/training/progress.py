@@ -43,7 +43,7 @@ def print_metric(name: str, value: float) -> None:
     print(METRIC, name, value, flush=True)
 
 
-def passed_on(line: str, log: Log) -> None:
+def relay_line(line: str, log: Log) -> None:
     """Say or record what such a process printed."""
     if line.startswith(METRIC):
         name, value = line.removeprefix(METRIC).split()
@@ -52,7 +52,7 @@ def passed_on(line: str, log: Log) -> None:
         log.say(line)
 
 
-def every_few_seconds(say: Callable[[str], object]) -> Callable[[str], object]:
+def throttle(say: Callable[[str], object]) -> Callable[[str], object]:
     """Says a line only if the last one, or this call, was a few seconds ago."""
     last = time.monotonic()
 

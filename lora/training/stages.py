@@ -12,14 +12,14 @@ from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.resume import LAST
 from lora.training.checkpoints.store import BEST, CheckpointStore
 from lora.training.learning.trainer import Schedule
-from lora.training.memory.configurations import ENCODERS, Encoders
-from lora.training.memory.requirements import encoders_live_on, encoders_work_on
+from lora.training.memory.configurations import ENCODER_PLACEMENTS, EncoderPlacement
+from lora.training.memory.requirements import encoder_execution_device, encoder_offload_device
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
 from lora.training.result.output import Product, check_tar, write_tar
 from lora.training.runs.attempt import Job
-from lora.training.runs.fallbacks import Trained, on_a_rung_that_holds, train_lora
+from lora.training.runs.fallbacks import Trained, run_with_fallbacks, train_lora
 from lora.training.stop import Stop
 
 SAMPLES = "samples"
@@ -31,18 +31,18 @@ def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
     extra_texts = len(config.sample_prompts) + len(prepared.neutral_prompts)
     needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
     cache = open_cache(on_disk=config.cache_latents_to_disk, needed=needed)
-    places = ENCODERS[ENCODERS.index(prepared.plans[0].encoders) :]
-    dataset = on_a_rung_that_holds(places, lambda place: _encoded(prepared, place, cache), log)
+    places = ENCODER_PLACEMENTS[ENCODER_PLACEMENTS.index(prepared.plans[0].encoders) :]
+    dataset = run_with_fallbacks(places, lambda place: _encoded(prepared, place, cache), log)
     log.say(dataset.summary())
     free_memory()
     shutil.rmtree(folder / "dataset")
     return dataset
 
 
-def _encoded(prepared: Prepared, place: Encoders, cache: Cache) -> EncodedDataset:
+def _encoded(prepared: Prepared, place: EncoderPlacement, cache: Cache) -> EncodedDataset:
     base, recipe, config = prepared.base, prepared.recipe, prepared.config
     extra = ExtraTexts(recipe.dropped_text(config.trigger_word), config.sample_prompts, prepared.neutral_prompts)
-    encoders, work_on = load_encoders(base, on=encoders_live_on(place)), encoders_work_on(place)
+    encoders, work_on = load_encoders(base, on=encoder_offload_device(place)), encoder_execution_device(place)
     keys = Keys.of(encoders, base, on=work_on)
     return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=work_on, keys=keys, cache=cache)
 
@@ -75,9 +75,9 @@ def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log
 
 def pack(prepared: Prepared, trained: Trained, *, folder: Path, log: Log) -> Path:
     """The tar, read back before it is given away."""
-    config, images, outcome = prepared.config, prepared.images, trained.outcome
+    config, images, result = prepared.config, prepared.images, trained.result
     product = Product(
-        outcome=outcome,
+        result=result,
         settings=prepared.settings(),
         plan=trained.plan.settings(),
         dataset=images,
@@ -87,10 +87,10 @@ def pack(prepared: Prepared, trained: Trained, *, folder: Path, log: Log) -> Pat
         checkpoints=_checkpoints(prepared.store) if config.keep_resume_state else {},
     )
     tar = write_tar(product, into=folder)
-    check_tar(tar, outcome.tensors)
+    check_tar(tar, result.tensors)
     with suppress(OSError):  # the LoRA is there: what cannot be tidied up stays
         prepared.store.keep_only_newest()
-    log.say(outcome.account.line())
+    log.say(result.account.line())
     return tar
 
 

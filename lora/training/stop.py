@@ -15,7 +15,7 @@ from lora.training.progress import Log
 SECONDS_OF_A_MINUTE = 60
 
 
-class StopAskedError(RuntimeError):
+class StopRequestedError(RuntimeError):
     """Ends what is not needed any more, such as half a sample."""
 
 
@@ -54,7 +54,7 @@ class Termination:
         finally:
             self._has_job = False
 
-    def has_come(self) -> bool:
+    def was_received(self) -> bool:
         """Whether SIGTERM came during the job."""
         self._look()
         return self._has_come
@@ -81,7 +81,7 @@ class Stop:
 
     def reason(self) -> str | None:
         """Why to stop, if there is a reason."""
-        if self._termination.has_come():
+        if self._termination.was_received():
             return "SIGTERM came"
         if self._log.is_closed:
             return "the server is shutting down"
@@ -93,8 +93,8 @@ class Stop:
             return f"time_limit of {self._minutes} minutes is over"
         return None
 
-    def raise_if_asked(self) -> None:
-        """Raises StopAskedError if there is a reason to stop."""
+    def raise_if_requested(self) -> None:
+        """Raises StopRequestedError if there is a reason to stop."""
         reason = self.reason()
         if reason:
-            raise StopAskedError(f"the training stopped: {reason}")
+            raise StopRequestedError(f"the training stopped: {reason}")

@@ -11,7 +11,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
-from lora.dataset.crops import View, seen, views_of
+from lora.dataset.crops import Crop, crops_of, seen
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
 from lora.flux.prompt import Prompt, encode_prompt
@@ -63,11 +63,11 @@ def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]],
     return [
         Example(_latents(encoders, image, view, content=str(place)), encode_prompt(encoders, text), content=str(place))
         for place, (image, text) in enumerate(pictures)
-        for view in views_of([Size(*image.size)], count=views)
+        for view in crops_of([Size(*image.size)], count=views)
     ]
 
 
-def _latents(encoders: FluxPipeline, image: Image.Image, view: View, *, content: str) -> Tensor:
+def _latents(encoders: FluxPipeline, image: Image.Image, view: Crop, *, content: str) -> Tensor:
     box = seen((0.0, 0.0, float(image.width), float(image.height)), view, content=content)
     return encode_pixels(encoders.vae, np.asarray(fit(image, view.size, box))[None])[0]
 

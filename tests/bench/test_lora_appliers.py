@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from bench.lora_appliers import Hotswap, Ours, OursFast, Stock
 from bench.random_flux import random_lora, random_pipeline, random_prompt, random_transformer, tiny_sizes
-from lora.flux.frozen_transformer import Held
+from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.recipe.layers import block_layers
@@ -35,7 +35,7 @@ def files(tmp_path_factory):
 
 def velocities(wearer_of, files) -> list[torch.Tensor]:
     """One LoRA, another, and the first at half its strength."""
-    held = Held("fp32", modulation_on_host=False, device=torch.device("cpu"))
+    held = WeightPlacement("fp32", modulation_on_host=False, device=torch.device("cpu"))
     wearer, found = wearer_of(random_pipeline(SIZES, random_transformer(SIZES, held))), []
     for path, scale in ((files[0], 1.0), (files[1], 1.0), (files[0], 0.5)):
         wearer.wear({path: scale})

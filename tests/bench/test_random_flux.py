@@ -6,15 +6,15 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from bench.random_flux import DEV, random_dataset, random_lora, random_pipeline, random_transformer, tiny_sizes
-from lora.flux.frozen_transformer import Held
+from lora.flux.frozen_transformer import WeightPlacement
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.recipe.layers import block_layers
 
 CPU = torch.device("cpu")
 
 
-def held(precision: str) -> Held:
-    return Held(precision, modulation_on_host=False, device=CPU)
+def held(precision: str) -> WeightPlacement:
+    return WeightPlacement(precision, modulation_on_host=False, device=CPU)
 
 
 @pytest.fixture(scope="module")

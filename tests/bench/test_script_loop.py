@@ -5,7 +5,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from bench.random_flux import DEV, random_dataset, tiny_sizes
-from bench.step_arms import ARMS, BASELINE, Trainee, script_layers, trainee
+from bench.step_arms import ARMS, BASELINE, TrainingSetup, script_layers, set_up_training
 from bench.step_loops import Inputs
 from lora.dataset.encoding import EncodedDataset
 from tests.tiny import recorded_calls
@@ -28,10 +28,10 @@ def no_traces_of_accelerate():
 
 @pytest.fixture(scope="module")
 def script():
-    return trainee(BASELINE, SIZES)
+    return set_up_training(BASELINE, SIZES)
 
 
-def weights(of: Trainee) -> torch.Tensor:
+def weights(of: TrainingSetup) -> torch.Tensor:
     return torch.cat([each.detach().flatten() for each in of.parameters])
 
 
@@ -40,7 +40,7 @@ def test_the_lora_is_on_the_342_layers_of_the_script():
 
 
 def test_both_loops_have_the_same_loss_in_the_first_step_and_learn_the_same(script):
-    ours = trainee(OURS, SIZES)
+    ours = set_up_training(OURS, SIZES)
     assert script.begin(INPUTS) == pytest.approx(ours.begin(INPUTS), rel=1e-3)
     before = torch.cat([value.flatten() for value in script.beginning])
     changes = weights(script) - before, weights(ours) - before
@@ -51,7 +51,7 @@ def test_every_start_is_from_the_same_lora_and_recomputing_changes_no_loss(scrip
     first = script.begin(INPUTS)
     script.loop.step()
     assert script.begin(INPUTS) == first
-    assert trainee(KEEPING, SIZES).begin(INPUTS) == first
+    assert set_up_training(KEEPING, SIZES).begin(INPUTS) == first
 
 
 def test_later_steps_draw_sigmas_from_the_table_and_teach(script):
@@ -66,7 +66,7 @@ def test_later_steps_draw_sigmas_from_the_table_and_teach(script):
 
 def test_texts_are_encoded_in_the_loop_if_they_should_be(script):
     known = {round(each.prompt.pooled.sum().item(), 1) for each in EXAMPLES}
-    for encodes, each in ((False, script), (True, trainee(ENCODING, SIZES))):
+    for encodes, each in ((False, script), (True, set_up_training(ENCODING, SIZES))):
         with recorded_calls(each.transformer) as calls:
             each.begin(INPUTS)
             each.loop.step()

@@ -42,8 +42,8 @@ def test_an_arm_without_room_is_told_and_the_others_go_on(monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(train_step, "trainee", full)
+    monkeypatch.setattr(train_step, "set_up_training", full)
     assert visited(BASELINE, tiny_sizes(), extent, None) == [Refused(BASELINE.name, None, "out of memory")]
-    monkeypatch.setattr(train_step, "trainee", broken)
+    monkeypatch.setattr(train_step, "set_up_training", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         visited(BASELINE, tiny_sizes(), extent, None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora.dataset.cache import DiskCache
-from lora.heap import give_back
+from lora.heap import trim_heap
 
 MEBIBYTE = 2**20
 
@@ -17,7 +17,7 @@ def anonymous_bytes():
 
 
 def test_it_may_be_called_at_any_time():
-    give_back()
+    trim_heap()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")

@@ -13,7 +13,7 @@ from tests.services import a_network, redirect, send, send_from, send_json, serv
 from weights.cache.store import Room, Store
 from weights.fetching import Fetcher
 from weights.grammar.grammar import parse_reference
-from weights.grammar.records import CivitaiLora, HubLora, Link, ReplicateLora, SomeonesLora
+from weights.grammar.records import CivitaiLora, HubLora, Link, ReplicateLora, UnqualifiedLora
 from weights.network.network import Tokens
 
 CONTENT = b"a LoRA, for all that this room knows"
@@ -236,7 +236,7 @@ def test_owner_and_name_are_replicates_if_it_has_them(tmp_path):
             send(request, status=404)
 
     with service(reply) as it:
-        assert fetch(a_fetcher(tmp_path, it), SomeonesLora("owner", "name")) == CONTENT
+        assert fetch(a_fetcher(tmp_path, it), UnqualifiedLora("owner", "name")) == CONTENT
 
 
 def test_a_version_on_replicate_is_that_version(tmp_path):
@@ -249,9 +249,9 @@ def test_a_version_on_replicate_is_that_version(tmp_path):
 def test_owner_and_name_are_hugging_faces_if_replicate_has_none(tmp_path):
     with service(Hub()) as it:
         fetcher = a_fetcher(tmp_path, it)
-        assert fetch(fetcher, SomeonesLora("o", "r")) == CONTENT
+        assert fetch(fetcher, UnqualifiedLora("o", "r")) == CONTENT
         before = len(it.asked)
-        assert fetch(fetcher, SomeonesLora("o", "r")) == CONTENT
+        assert fetch(fetcher, UnqualifiedLora("o", "r")) == CONTENT
         assert len(it.asked) == before
     assert it.paths()[0] == "/o/r/_weights"
 
@@ -269,14 +269,14 @@ def test_what_the_cache_holds_of_hugging_face_does_not_hide_what_replicate_has(t
     with service(reply) as it:
         fetcher = a_fetcher(tmp_path, it)
         assert fetch(fetcher, HUB) == b"of Hugging Face"
-        assert fetch(fetcher, SomeonesLora("o", "r")) == CONTENT
+        assert fetch(fetcher, UnqualifiedLora("o", "r")) == CONTENT
 
 
 def test_replicate_is_asked_again_after_a_while_whether_it_has_a_name(tmp_path):
     with service(Hub()) as it:
         fetcher = a_fetcher(tmp_path, it, fresh_seconds=0)
-        fetch(fetcher, SomeonesLora("o", "r"))
-        fetch(fetcher, SomeonesLora("o", "r"))
+        fetch(fetcher, UnqualifiedLora("o", "r"))
+        fetch(fetcher, UnqualifiedLora("o", "r"))
     assert it.paths().count("/o/r/_weights") == 2
 
 
@@ -290,10 +290,10 @@ def test_that_nobody_has_a_file_is_not_remembered_where_only_one_place_is_meant(
 
 def test_owner_and_name_that_nobody_has_are_refused_with_both_answers(tmp_path):
     with service(lambda request, _: send(request, status=404)) as it:
-        message = refusal(a_fetcher(tmp_path, it), SomeonesLora("o", "r"))
+        message = refusal(a_fetcher(tmp_path, it), UnqualifiedLora("o", "r"))
     assert message.count("was not found") == 2
     with service(lambda request, _: send(request, status=404 if "_weights" in request.path else 401)) as it:
-        message = refusal(a_fetcher(tmp_path, it), SomeonesLora("o", "r"))
+        message = refusal(a_fetcher(tmp_path, it), UnqualifiedLora("o", "r"))
     assert "was not found" in message
     assert "needs a token" in message
 
@@ -357,7 +357,7 @@ def test_an_empty_file_is_refused_every_time_and_nobody_elses_is_used_in_its_pla
     with service(reply) as it:
         fetcher = a_fetcher(tmp_path, it)
         for _ in range(2):
-            assert "empty file by 127.0.0.1" in refusal(fetcher, SomeonesLora("o", "r"))
+            assert "empty file by 127.0.0.1" in refusal(fetcher, UnqualifiedLora("o", "r"))
     assert it.paths() == ["/o/r/_weights"] * 2
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from weights.readahead import PIECE_BYTES, reading_ahead
+from weights.readahead import PIECE_BYTES, read_ahead
 
 MIB = 2**20
 SLACK = MIB  # of what else a process reads meanwhile
@@ -29,7 +29,7 @@ def sparse(tmp_path):
 def read_until_done(*files):
     """How many bytes this process read from files while these were read ahead, until that ended by itself."""
     before = psutil.Process().io_counters().read_chars
-    with reading_ahead(files) as thread:
+    with read_ahead(files) as thread:
         thread.join(SECONDS)
         assert not thread.is_alive()
     return psutil.Process().io_counters().read_chars - before
@@ -42,14 +42,14 @@ def test_all_of_every_file_is_read(sparse):
 
 def test_the_end_of_the_block_ends_it_early(sparse):
     before = psutil.Process().io_counters().read_chars
-    with reading_ahead([sparse("endless", 2**40)]) as thread:
+    with read_ahead([sparse("endless", 2**40)]) as thread:
         pass
     assert not thread.is_alive()
     assert psutil.Process().io_counters().read_chars - before < psutil.virtual_memory().available // 4
 
 
 def test_an_error_in_the_block_is_that_of_the_block(sparse):
-    with pytest.raises(KeyboardInterrupt), reading_ahead([sparse("endless", 2**40)]) as thread:
+    with pytest.raises(KeyboardInterrupt), read_ahead([sparse("endless", 2**40)]) as thread:
         raise KeyboardInterrupt
     assert not thread.is_alive()
 

@@ -112,16 +112,16 @@ class Entry:
         whole = manifest and 0 < manifest.size == _size(self._content(manifest.sha256))
         return manifest if whole else None
 
-    def is_open_to(self, by: str, manifest: Manifest) -> bool:
+    def has_access(self, by: str, manifest: Manifest) -> bool:
         """Whether the source let somebody in lately; what it shows to everybody ('') is open to all."""
         return self._is_fresh(max(manifest.visitors.get(by, 0.0), manifest.visitors.get("", 0.0)))
 
-    def let_in(self, by: str, manifest: Manifest) -> None:
+    def grant_access(self, by: str, manifest: Manifest) -> None:
         """Remember that the source let somebody in just now."""
         now = {**manifest.visitors, by: time.time()}
         write_manifest(Manifest(manifest.sha256, manifest.size, manifest.etag, now), self._manifest)
 
-    def was_missed(self, by: str) -> bool:
+    def is_known_missing(self, by: str) -> bool:
         """Whether the source told somebody lately that it has no such file."""
         missed = read_manifest(self._manifest)
         return missed is not None and missed.size == 0 and self._is_fresh(missed.visitors.get(by, 0.0))

@@ -34,7 +34,7 @@ class ReplicateLora:
 
 
 @dataclass(frozen=True, slots=True)
-class SomeonesLora:
+class UnqualifiedLora:
     """owner/name and no host: Replicate's, as its own models read it, and Hugging Face's if Replicate has none."""
 
     owner: str
@@ -62,5 +62,5 @@ class LocalFile:
     path: Path
 
 
-Remote = HubLora | CivitaiLora | ReplicateLora | SomeonesLora | Link
+Remote = HubLora | CivitaiLora | ReplicateLora | UnqualifiedLora | Link
 Reference = Remote | Inline | LocalFile

@@ -3,7 +3,7 @@
 import re
 
 from weights.grammar.pages import Page
-from weights.grammar.records import ReplicateLora, SomeonesLora
+from weights.grammar.records import ReplicateLora, UnqualifiedLora
 
 HOSTS = frozenset({"replicate.com", "www.replicate.com", "r8.im"})
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
@@ -17,13 +17,13 @@ NO_VERSIONS = frozenset({"api", "versions", "examples", "readme", "train", "_wei
 EXPECTED = "expected replicate.com/owner/name, with or without /versions/<version>"
 
 
-def read_model(reference: str) -> ReplicateLora | SomeonesLora | None:
+def read_model(reference: str) -> ReplicateLora | UnqualifiedLora | None:
     """What owner/name names, alone or with a version; None for what has another form."""
     found = MODEL.fullmatch(reference)
     if found is None:
         return None
     owner, name, version = found["owner"], found["name"], found["version"]
-    return ReplicateLora(owner, name, version) if version else SomeonesLora(owner, name)
+    return ReplicateLora(owner, name, version) if version else UnqualifiedLora(owner, name)
 
 
 def read_replicate_page(page: Page) -> ReplicateLora:

@@ -14,10 +14,10 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from weights.network.failures import Interrupted
+from weights.network.failures import TransientFailure
 from weights.network.network import Network
 from weights.network.slices import SlicedResponse
-from weights.network.url_policy import PORTS, Place, admit, origin_of
+from weights.network.url_policy import PORTS, Place, check_url, origin_of
 
 MOST_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -54,13 +54,13 @@ class Answer:
         return str(self.response.headers.get(name, ""))
 
     def piece(self, most: int) -> bytes:
-        """The next bytes of the body as they come, nothing at its end; raises Interrupted, and ValueError if the time
+        """The next bytes of the body as they come, nothing at its end; raises TransientFailure, and ValueError if the time
         is over."""
         try:
             piece = bytes(self.response.read1(most))
         except (HTTPError, OSError) as error:
             self._check_time()
-            raise Interrupted(f"was cut off by {self.host} before its end") from error
+            raise TransientFailure(f"was cut off by {self.host} before its end") from error
         self._check_time()  # also at the end: that of a connection that was ended by us is none
         return piece
 
@@ -74,14 +74,14 @@ def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answe
     """The answer at the end of at most five redirects.
 
     `attempt` chooses among the addresses of a host. Raises ValueError with the end of a sentence for a place that may
-    not be asked, and Interrupted where another time may help.
+    not be asked, and TransientFailure where another time may help.
     """
     if not question.token.isascii() or not question.token.isprintable() or " " in question.token:
         raise ValueError("came with a token that holds a space or signs that no token has")
     until = time.monotonic() + network.patience.whole
     origin, url, token = origin_of(question.url), question.url, question.token
     for _ in range(MOST_REDIRECTS + 1):
-        place = admit(url, network)
+        place = check_url(url, network)
         headers = {**ALWAYS, **question.headers}
         if place.origin != origin:
             token = ""  # for good: another host must not choose what it opens when it sends us back
@@ -141,7 +141,7 @@ def _ask_once(
     except ssl.SSLCertVerificationError as error:
         raise ValueError(f"needs {place.host}, whose certificate is not that of a host with this name") from error
     except (HTTPError, OSError) as error:
-        raise Interrupted(f"needs {place.host}, which cannot be reached", most=UNREACHABLE_RETRIES) from error
+        raise TransientFailure(f"needs {place.host}, which cannot be reached", most=UNREACHABLE_RETRIES) from error
     connected = connection.sock  # the connection forgets it when the server says that this answer is the last
     connection.timeout = network.patience.silence  # which it gives to the socket with every request and answer
     connection.response_class = SlicedResponse
@@ -152,7 +152,7 @@ def _ask_once(
             )
             return connection.getresponse(), connected
     except (HTTPError, HTTPException, OSError) as error:
-        raise Interrupted(f"got no answer from {place.host}") from error
+        raise TransientFailure(f"got no answer from {place.host}") from error
 
 
 def _host_header(place: Place) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from weights.network.client import Answer, Question, ask
-from weights.network.failures import Interrupted, persist
-from weights.network.network import Network, Patience
+from weights.network.failures import TransientFailure, retry
+from weights.network.network import Network, NetworkTimeouts
 from weights.network.statuses import check_status
 
 MOST_BYTES = 4 * 2**30  # rank 128 in fp32 on every linear layer has 2.6 GB
@@ -73,11 +73,11 @@ def download(
 ) -> Downloaded | None:
     """Write a file, or return None if the one whose ETag is `known` is still the newest.
 
-    Raises ValueError with the end of a sentence, NotThere among them, and OSError for a disk that is full.
+    Raises ValueError with the end of a sentence, NotFound among them, and OSError for a disk that is full.
     """
     with into.open("wb") as file:
         progress = _Progress(file, known, network, time.monotonic())
-        fresh = persist(lambda attempt: _attempt(wanted, progress, make_room, attempt), network.patience)
+        fresh = retry(lambda attempt: _attempt(wanted, progress, make_room, attempt), network.patience)
         if not fresh:
             return None
         found = progress.hashed.hexdigest()
@@ -93,7 +93,7 @@ def _attempt(wanted: Wanted, progress: _Progress, make_room: MakeRoom, attempt: 
         fine = frozenset({OK, PARTIAL, NOT_MODIFIED} if progress.known else {OK, PARTIAL})
         if answer.status == OUT_OF_RANGE and progress.size:
             progress.restart()
-            raise Interrupted(f"could not be resumed at {answer.host}")
+            raise TransientFailure(f"could not be resumed at {answer.host}")
         check_status(answer, fine=fine, token_given=bool(question.token))
         if answer.status == NOT_MODIFIED:
             return False
@@ -132,7 +132,7 @@ def _check_continues(answer: Answer, progress: _Progress) -> None:
     same = _etag(answer) == progress.etag != ""
     if not (found and same and int(found["first"]) == progress.size and found["whole"] in {"*", str(progress.whole)}):
         progress.restart()
-        raise Interrupted(f"changed at {answer.host} while it was fetched")
+        raise TransientFailure(f"changed at {answer.host} while it was fetched")
 
 
 def _etag(answer: Answer) -> str:
@@ -164,11 +164,11 @@ def _receive(answer: Answer, progress: _Progress, make_room: MakeRoom) -> None:
             _check_speed(progress.size - marked, now - mark, patience, answer.host)
             mark, marked = now, progress.size
     if progress.whole is not None and progress.size != progress.whole:
-        raise Interrupted(f"was cut off by {answer.host} after {progress.size:,} of {progress.whole:,} bytes")
+        raise TransientFailure(f"was cut off by {answer.host} after {progress.size:,} of {progress.whole:,} bytes")
     if not progress.size:
         raise ValueError(f"was sent as an empty file by {answer.host}: expected a LoRA")
 
 
-def _check_speed(size: int, seconds: float, patience: Patience, host: str) -> None:
-    if size < patience.slowest * seconds:
+def _check_speed(size: int, seconds: float, patience: NetworkTimeouts, host: str) -> None:
+    if size < patience.min_bytes_per_second * seconds:
         raise ValueError(f"came too slowly: {host} sent {size:,} bytes in {seconds:.0f} seconds")

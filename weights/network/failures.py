@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from weights.network.network import Patience
+from weights.network.network import NetworkTimeouts
 
 Result = TypeVar("Result")
-NAP = 0.2  # seconds
+POLL_SECONDS = 0.2  # seconds
 JITTER = 0.25  # of a pause, so that many who failed together do not come back together
 
 
-class NotThere(ValueError):  # noqa: N818 - it is an answer
+class NotFound(ValueError):  # noqa: N818 - it is an answer
     """The service has no such thing (404, 410)."""
 
 
-class Interrupted(Exception):  # noqa: N818 - it is not over
+class TransientFailure(Exception):  # noqa: N818 - it is not over
     """It may work the next time."""
 
     def __init__(self, text: str, *, pause: float | None = None, most: int | None = None) -> None:
@@ -29,7 +29,7 @@ class Interrupted(Exception):  # noqa: N818 - it is not over
         self.most = most
 
 
-def persist(attempt: Callable[[int], Result], patience: Patience) -> Result:
+def retry(attempt: Callable[[int], Result], patience: NetworkTimeouts) -> Result:
     """The result of the first attempt (called with its number, from 0) that is not interrupted.
 
     Raises ValueError with what interrupted the last one.
@@ -38,11 +38,11 @@ def persist(attempt: Callable[[int], Result], patience: Patience) -> Result:
     for number in range(len(patience.pauses) + 1):
         try:
             return attempt(number)
-        except Interrupted as error:
+        except TransientFailure as error:
             last = number >= min(len(patience.pauses), error.most if error.most is not None else number + 1)
             pause = 0.0 if last else _pause(patience.pauses[number], error.pause)
             paused += pause
-            if last or paused > patience.all_pauses or time.monotonic() + pause > end:
+            if last or paused > patience.max_retry_delay or time.monotonic() + pause > end:
                 raise ValueError(f"{error}, {number + 1} times" if number else str(error)) from error
             _sleep(pause)
     raise AssertionError("the last attempt returns or raises")
@@ -51,8 +51,8 @@ def persist(attempt: Callable[[int], Result], patience: Patience) -> Result:
 def _sleep(seconds: float) -> None:
     """In naps, as a job can be ended between two of them and not during one."""
     while seconds > 0:
-        time.sleep(min(seconds, NAP))
-        seconds -= NAP
+        time.sleep(min(seconds, POLL_SECONDS))
+        seconds -= POLL_SECONDS
 
 
 def _pause(usual: float, asked: float | None) -> float:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from weights.network.client import Answer, Question, ask
-from weights.network.failures import Interrupted, persist
+from weights.network.failures import TransientFailure, retry
 from weights.network.network import Network
 from weights.network.statuses import check_status
 
@@ -14,12 +14,12 @@ PIECE = 2**16
 OK = frozenset({200})
 
 
-def ask_for_json(question: Question, network: Network) -> dict[str, Any]:
+def fetch_json(question: Question, network: Network) -> dict[str, Any]:
     """The object that an API answers with.
 
-    Raises ValueError with the end of a sentence, NotThere among them.
+    Raises ValueError with the end of a sentence, NotFound among them.
     """
-    return persist(lambda attempt: _attempt(question, network, attempt), network.patience)
+    return retry(lambda attempt: _attempt(question, network, attempt), network.patience)
 
 
 def _attempt(question: Question, network: Network, attempt: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _attempt(question: Question, network: Network, attempt: int) -> dict[str, An
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
             found_other = f"cannot be looked up: {answer.host} answered with something that is no JSON"
-            raise Interrupted(found_other, most=1) from error
+            raise TransientFailure(found_other, most=1) from error
         if not isinstance(found, dict):
             raise ValueError(f"cannot be looked up: {answer.host} answered with JSON of another form")
         return found

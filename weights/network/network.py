@@ -15,16 +15,16 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class NetworkTimeouts:
     """How long to wait for another machine, in seconds; reference/reliability.md, section 4."""
 
     connecting: float = 10
     silence: float = 30  # between two pieces of an answer, and for its head
     whole: float = 15 * 60  # for a download with all its repetitions
-    slowest: float = 100_000  # bytes in a second, on average over a `window`
+    min_bytes_per_second: float = 100_000  # bytes in a second, on average over a `window`
     window: float = 60
     pauses: tuple[float, ...] = (1, 2, 4, 8, 16)  # before each repetition, and then no more
-    all_pauses: float = 60  # together, also where a server asks for longer ones
+    max_retry_delay: float = 60  # together, also where a server asks for longer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Network:
     # scheme://host:port that are asked though they are not https or not public, such as a mirror of one's own
     trusted: frozenset[str] = frozenset()
     resolve: Resolve = resolve
-    patience: Patience = Patience()
+    patience: NetworkTimeouts = NetworkTimeouts()
 
 
 @dataclass(frozen=True, slots=True)

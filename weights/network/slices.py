@@ -6,7 +6,7 @@ import time
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING
 
-from weights.network.failures import NAP
+from weights.network.failures import POLL_SECONDS
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -28,7 +28,7 @@ class _Slices(io.RawIOBase):
         """`held` is not read: as long as it is open, so is the socket."""
         self.connected, self.held = connected, held
         self.silence = connected.gettimeout() or 0.0
-        connected.settimeout(min(NAP, self.silence))
+        connected.settimeout(min(POLL_SECONDS, self.silence))
 
     def readable(self) -> bool:
         """It is nothing else."""

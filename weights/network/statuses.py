@@ -1,7 +1,7 @@
 """What the status codes of HTTP mean here: fine, refused for good, or worth another attempt. Reads no body."""
 
 from weights.network.client import Answer
-from weights.network.failures import Interrupted, NotThere
+from weights.network.failures import NotFound, TransientFailure
 
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE = 401, 403, 404, 410
 PASSING = frozenset({408, 429})  # the server is slow, or asks for patience
@@ -9,16 +9,16 @@ SERVER_ERRORS = 500
 
 
 def check_status(answer: Answer, *, fine: frozenset[int], token_given: bool) -> None:
-    """Raise what a status that is not fine means: ValueError, NotThere, or Interrupted. Repeats nothing of the body."""
+    """Raise what a status that is not fine means: ValueError, NotFound, or TransientFailure. Repeats nothing of the body."""
     status, host = answer.status, answer.host
     if status in fine:
         return
     if status in {UNAUTHORIZED, FORBIDDEN}:
         raise ValueError(_closed(host, status, token_given=token_given))
     if status in {NOT_FOUND, GONE}:
-        raise NotThere(f"was not found: {host} answered {status}")
+        raise NotFound(f"was not found: {host} answered {status}")
     if status in PASSING or status >= SERVER_ERRORS:
-        raise Interrupted(f"could not be fetched: {host} answered {status}", pause=_pause(answer))
+        raise TransientFailure(f"could not be fetched: {host} answered {status}", pause=_pause(answer))
     raise ValueError(f"was refused: {host} answered {status}")
 
 

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from weights.network.failures import Interrupted
+from weights.network.failures import TransientFailure
 from weights.network.network import Network
 
 PORTS = {"https": 443, "http": 80}
@@ -50,10 +50,10 @@ def origin_of(url: str) -> str:
     return f"{scheme}://{host}:{port}"
 
 
-def admit(url: str, network: Network) -> Place:
+def check_url(url: str, network: Network) -> Place:
     """The checked place of a URL.
 
-    Raises ValueError with the end of a sentence if it may not be asked, Interrupted if its name cannot be looked up
+    Raises ValueError with the end of a sentence if it may not be asked, TransientFailure if its name cannot be looked up
     just now.
     """
     scheme, host, port, target = _parts(url)
@@ -126,7 +126,9 @@ def _look_up(host: str, port: int, network: Network) -> list[str]:
         raise ValueError(f"names the host {_shown(host)}, which is no name of a host") from error
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
-            raise Interrupted(f"needs the host {_shown(host)}, whose name cannot be looked up now", most=1) from error
+            raise TransientFailure(
+                f"needs the host {_shown(host)}, whose name cannot be looked up now", most=1
+            ) from error
         raise ValueError(f"names the host {_shown(host)}, which does not exist") from error
     if not addresses:
         raise ValueError(f"names the host {_shown(host)}, which has no address")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from weights.grammar.records import CivitaiLora
 from weights.network.client import Question
 from weights.network.download import MOST_BYTES, Wanted
-from weights.network.json_response import ask_for_json
+from weights.network.json_response import fetch_json
 from weights.network.network import Network
 
 FLUX = "flux.1"
@@ -40,10 +40,10 @@ def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> Wanted:
 
 def _version(lora: CivitaiLora, token: str, network: Network) -> dict[str, Any]:
     if lora.version is not None:
-        found = ask_for_json(Question(f"{network.civitai}/api/v1/model-versions/{lora.version}", token=token), network)
+        found = fetch_json(Question(f"{network.civitai}/api/v1/model-versions/{lora.version}", token=token), network)
         _check_kind(found.get("model"))
         return found
-    model = ask_for_json(Question(f"{network.civitai}/api/v1/models/{lora.model}", token=token), network)
+    model = fetch_json(Question(f"{network.civitai}/api/v1/models/{lora.model}", token=token), network)
     _check_kind(model)
     versions = _entries(model.get("modelVersions"))
     if not versions:

@@ -1,6 +1,6 @@
 """From a record to the file that it now means, whichever service has it. Knows no cache."""
 
-from weights.grammar.records import CivitaiLora, HubLora, Link, Remote, ReplicateLora, SomeonesLora
+from weights.grammar.records import CivitaiLora, HubLora, Link, Remote, ReplicateLora, UnqualifiedLora
 from weights.network.client import Question
 from weights.network.download import Wanted
 from weights.network.network import Network, Tokens
@@ -13,13 +13,13 @@ Found = HubLora | CivitaiLora | ReplicateLora | Link
 
 def readings(record: Remote) -> tuple[Found, ...]:
     """What a record can mean, in the order to try: owner/name is Replicate's, and Hugging Face's if it has none."""
-    if isinstance(record, SomeonesLora):
+    if isinstance(record, UnqualifiedLora):
         return (ReplicateLora(record.owner, record.name), HubLora(f"{record.owner}/{record.name}"))
     return (record,)
 
 
 def find(record: Found, tokens: Tokens, network: Network) -> Wanted:
-    """The file of a record; raises ValueError with the end of a sentence, NotThere among them."""
+    """The file of a record; raises ValueError with the end of a sentence, NotFound among them."""
     token = token_for(record, tokens)
     if isinstance(record, HubLora):
         return find_on_hub(record, token, network)

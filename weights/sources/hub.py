@@ -9,8 +9,8 @@ from urllib.parse import quote
 from weights.grammar.records import HubLora
 from weights.network.client import Question
 from weights.network.download import Wanted
-from weights.network.failures import NotThere
-from weights.network.json_response import ask_for_json
+from weights.network.failures import NotFound
+from weights.network.json_response import fetch_json
 from weights.network.network import Network
 
 SUFFIX = ".safetensors"
@@ -26,10 +26,10 @@ def find_on_hub(lora: HubLora, token: str, network: Network) -> Wanted:
     repository, revision = quote(lora.repository), quote(lora.revision, safe="")
     url = f"{network.hugging_face}/api/models/{repository}/revision/{revision}?blobs=true"
     try:
-        found = ask_for_json(Question(url, token=token), network)
-    except NotThere as error:
+        found = fetch_json(Question(url, token=token), network)
+    except NotFound as error:
         what = f"model {lora.repository} with the revision {lora.revision}"
-        raise NotThere(f"was not found: Hugging Face has no {what}, or hides it without a token") from error
+        raise NotFound(f"was not found: Hugging Face has no {what}, or hides it without a token") from error
     file = _choose(lora, found)
     commit = quote(str(found.get("sha") or lora.revision), safe="")
     where = f"{network.hugging_face}/{repository}/resolve/{commit}/{quote(str(file['rfilename']))}"

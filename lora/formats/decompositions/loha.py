@@ -5,7 +5,7 @@ from lora.formats.tensor_keys import Layer
 from lora.formats.weight_deltas import Pair
 
 
-def loha_change(layer: Layer) -> Hadamard:
+def loha_delta(layer: Layer) -> Hadamard:
     """alpha / rank times (w1_a @ w1_b) * (w2_a @ w2_b), where a are [out, rank] and b [rank, in]
     (arXiv 2108.06098; lycoris/functional/loha.py divides alpha by the rank of the first).
 

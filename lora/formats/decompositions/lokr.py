@@ -4,7 +4,7 @@ from lora.formats.decompositions.factors import Factor, Kronecker
 from lora.formats.tensor_keys import Layer
 
 
-def lokr_change(layer: Layer) -> Kronecker:
+def lokr_delta(layer: Layer) -> Kronecker:
     """kron(w1, w2), where w1 or w2 or both are products of two again, times alpha / rank if one is
     (arXiv 2309.14859, section 3; lycoris/modules/lokr.py takes no alpha where both are whole).
 

@@ -4,7 +4,7 @@ from lora.formats.tensor_keys import Layer
 from lora.formats.weight_deltas import Pair
 
 
-def plain_pair(layer: Layer) -> Pair:
+def plain_delta(layer: Layer) -> Pair:
     """alpha / rank times up [out, rank] @ down [rank, in] (arXiv 2106.09685, section 4.1).
 
     Raises ValueError if one of them is missing, no matrix, or of another rank.

@@ -21,7 +21,7 @@ OUTSIDE = {
 FINAL_MODULATION = "final_layer.adaLN_modulation.1"
 
 
-def bfl_place(name: str, *, joint: str) -> Place | None:
+def bfl_layer(name: str, *, joint: str) -> Place | None:
     """Of a layer such as double_blocks.0.img_attn.qkv, or with `joint` _ double_blocks_0_img_attn_qkv, or of one part
     by its number, as OneTrainer has them: img_attn.qkv.0. None if there is none of that name."""
     if name == FINAL_MODULATION.replace(".", joint):

@@ -9,7 +9,7 @@ from lora.formats.weight_deltas import Place
 OUTSIDE_BLOCKS = (*OUTSIDE.values(), "norm_out.linear")
 
 
-def diffusers_place(name: str, *, joint: str) -> Place | None:
+def diffusers_layer(name: str, *, joint: str) -> Place | None:
     """Of a layer such as transformer_blocks.0.attn.to_q, or with `joint` _ transformer_blocks_0_attn_to_q; None if
     there is none of that name."""
     for layer in OUTSIDE_BLOCKS:

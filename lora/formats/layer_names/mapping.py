@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from lora.formats.layer_names.bfl import bfl_place
-from lora.formats.layer_names.diffusers import diffusers_place
-from lora.formats.layer_names.text_encoders import text_encoder_place
-from lora.formats.layer_names.xlabs import xlabs_place
+from lora.formats.layer_names.bfl import bfl_layer
+from lora.formats.layer_names.diffusers import diffusers_layer
+from lora.formats.layer_names.text_encoders import text_encoder_layer
+from lora.formats.layer_names.xlabs import xlabs_layer
 from lora.formats.weight_deltas import Place
 
 # What stands before a layer of the transformer, by what joins the parts of its name.
@@ -17,7 +17,7 @@ PREFIXES = {
 }
 
 
-def find_place(name: str) -> Place | None:
+def find_layer(name: str) -> Place | None:
     """Of a layer with its prefix; None if FLUX.1 has none of that name."""
     return next(_places(name), None)
 
@@ -27,7 +27,7 @@ def _places(name: str) -> Iterator[Place]:
         for prefix in prefixes:
             if name.startswith(prefix):
                 rest = name.removeprefix(prefix)
-                found = (diffusers_place(rest, joint=joint), bfl_place(rest, joint=joint), xlabs_place(rest))
+                found = (diffusers_layer(rest, joint=joint), bfl_layer(rest, joint=joint), xlabs_layer(rest))
                 yield from (place for place in found if place)
-    if place := text_encoder_place(name):
+    if place := text_encoder_layer(name):
         yield place

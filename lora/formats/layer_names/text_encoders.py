@@ -25,7 +25,7 @@ T5_PARTS = (
 )
 
 
-def text_encoder_place(name: str) -> Place | None:
+def text_encoder_layer(name: str) -> Place | None:
     """Of a layer with its prefix, such as lora_te1_text_model_encoder_layers_0_mlp_fc1; None if there is none."""
     for joint in "_.":
         for prefix in CLIP[joint]:

@@ -21,7 +21,7 @@ PARTS = {
 BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
 
 
-def xlabs_place(name: str) -> Place | None:
+def xlabs_layer(name: str) -> Place | None:
     """Of a layer such as double_blocks.0.processor.qkv_lora1; None if there is none of that name."""
     match = NAME.fullmatch(name)
     parts = PARTS[match["kind"]].get(match["part"]) if match else None

@@ -13,7 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lora.dataset.limits import BLOCK, Budget
-from lora.dataset.refusal import ContentError, said_of
+from lora.dataset.refusal import ContentError, naming_input
 from lora.training.checkpoints.files import IN_TAR, MANIFEST, STATE, TENSOR_FILE, Checkpoint, read_checkpoint
 from lora.training.checkpoints.identity import Json, folder_name, refuse_other
 from lora.training.checkpoints.store import BEST, CheckpointStore
@@ -53,14 +53,14 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class InitialState:
     """Where a training really begins; at its first step, from nothing, if both are empty."""
 
     checkpoint: Checkpoint | None
     lora: Mapping[str, Tensor] | None
 
 
-def find_start(given: str, *, into: Path, read_lora: ReadLora) -> Start:
+def find_resume_source(given: str, *, into: Path, read_lora: ReadLora) -> Start:
     """Read what `resume_from` names: "latest", the folder of a checkpoint, a tar with a resume state, or a LoRA.
 
     Raises ValueError if it is none of these, or damaged.
@@ -81,7 +81,7 @@ def find_start(given: str, *, into: Path, read_lora: ReadLora) -> Start:
     return Start(lora=read_lora(given, named=NAMED).tensors)
 
 
-def open_store(identity: Json, beginning: Beginning, log: Log) -> CheckpointStore:
+def open_store(identity: Json, beginning: InitialState, log: Log) -> CheckpointStore:
     """A new folder for the checkpoints of this run; of earlier runs, those are deleted that are long over, but for the
     one that this run goes on from."""
     root = checkpoints_folder()
@@ -97,23 +97,23 @@ def open_store(identity: Json, beginning: Beginning, log: Log) -> CheckpointStor
     return CheckpointStore(run, identity, report_damage=log.say)
 
 
-def beginning_of(start: Start, identity: Json, *, steps: int, log: Log) -> Beginning:
+def find_initial_state(start: Start, identity: Json, *, steps: int, log: Log) -> InitialState:
     """Where this training begins; raises ValueError if a checkpoint that was given is of another training."""
     checkpoint = start.checkpoint
     if checkpoint is not None:
         refuse_other(checkpoint.identity, identity, NAMED)
     if start.is_latest:
-        checkpoint = newest_of(identity, log)
+        checkpoint = newest_checkpoint(identity, log)
         if checkpoint is None:
             log.say(f"{NAMED} {LATEST}: this training has no checkpoint yet; it begins at its first step")
     if checkpoint is not None and checkpoint.step > steps:
         raise ValueError(f"{NAMED} is at step {checkpoint.step}: expected at most the {steps} steps of this training")
     if checkpoint is not None:
         log.say(f"goes on from step {checkpoint.step}, which {checkpoint.folder} holds")
-    return Beginning(checkpoint, start.lora)
+    return InitialState(checkpoint, start.lora)
 
 
-def newest_of(identity: Json, log: Log) -> Checkpoint | None:
+def newest_checkpoint(identity: Json, log: Log) -> Checkpoint | None:
     """The checkpoint of the latest step of any run of a training; raises ValueError if all there are are damaged."""
     runs = sorted((checkpoints_folder() / folder_name(identity)).glob("*/"))
     damaged: list[str] = []
@@ -152,7 +152,7 @@ def _unpacked(path: Path, into: Path) -> bool:
     for folder in (LAST, BEST):
         (into / folder).mkdir(parents=True)
     try:
-        with said_of(NAMED), tarfile.open(path, "r:") as tar:
+        with naming_input(NAMED), tarfile.open(path, "r:") as tar:
             _copy_state(tar, into)
     except tarfile.TarError as error:
         raise ValueError(f"{NAMED} is a damaged or a compressed tar ({error}): expected that of a training") from error

@@ -29,16 +29,16 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Noised:
+class NoisyBatch:
     """A batch, and what it is mixed with."""
 
     batch: Batch
     noise: Tensor  # [B, C, H, W] fp32
     sigmas: Tensor  # [B] fp32
 
-    def to(self, device: torch.device) -> "Noised":
+    def to(self, device: torch.device) -> "NoisyBatch":
         """The same on a device."""
-        return Noised(self.batch.to(device), self.noise.to(device), self.sigmas.to(device))
+        return NoisyBatch(self.batch.to(device), self.noise.to(device), self.sigmas.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class _Prepared:
 
     index: int
     part: slice
-    noised: Noised | None
+    noisy_batch: NoisyBatch | None
 
 
 class Batches:
@@ -86,11 +86,11 @@ class Batches:
         epoch, place = divmod(index, self._per_epoch)
         return self._epoch(epoch)[place]
 
-    def noised(self, index: int, *, part: slice = slice(None)) -> Noised | None:
+    def noisy_batch(self, index: int, *, part: slice = slice(None)) -> NoisyBatch | None:
         """A batch, or a part of it; None if the part is empty."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None and (prepared.index, prepared.part) == (index, part):
-            return prepared.noised
+            return prepared.noisy_batch
         return self._noised(index, part)
 
     def prepare(self, index: int, *, part: slice = slice(None)) -> None:
@@ -98,17 +98,17 @@ class Batches:
         this."""
         self._prepared = _Prepared(index, part, self._noised(index, part))
 
-    def _noised(self, index: int, part: slice) -> Noised | None:
+    def _noised(self, index: int, part: slice) -> NoisyBatch | None:
         numbered = list(enumerate(self.examples(index)))[part]
         samples = [self._sample(example, index, place) for place, example in numbered]
         if not samples:
             return None
         latents = torch.stack([example.latents for _, example in numbered])
         prompts, noise, sigmas = zip(*samples, strict=True)
-        return Noised(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
+        return NoisyBatch(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
 
     def conditions(self, index: int, *, part: slice = slice(None)) -> Conditions | None:
-        """What `noised` has beside noise, which takes time to draw, and what single tokens are told."""
+        """What `noisy_batch` has beside noise, which takes time to draw, and what single tokens are told."""
         begun = [self._begun(example, index, place) for place, example in list(enumerate(self.examples(index)))[part]]
         if not begun:
             return None

@@ -15,7 +15,7 @@ class Sums:
     wishes: Tensor  # how many processes were asked to stop; scalar, on the device
 
 
-class Solo:
+class SingleProcess:
     """One process with the whole batch."""
 
     rank, size = 0, 1
@@ -24,17 +24,17 @@ class Solo:
         """The places in a batch of so many samples that this process takes."""
         return slice(0, count)
 
-    def add_up(self, parameters: list[nn.Parameter], *, losses: Tensor, is_to_stop: bool) -> Sums:
+    def all_reduce_gradients(self, parameters: list[nn.Parameter], *, losses: Tensor, should_stop: bool) -> Sums:
         """Make every process's gradients the sum of all; and so with losses [N] and the wish to stop."""
         del parameters
-        return Sums(losses, torch.full_like(losses[0], is_to_stop))
+        return Sums(losses, torch.full_like(losses[0], should_stop))
 
     def joined(self, part: Tensor) -> Tensor:
         """The sum over all processes of a tensor on the device, where each has its own part and else zeros."""
         return part
 
 
-class Team(Solo):
+class DataParallel(SingleProcess):
     """Several processes, started by accelerate; each takes an equal share of a batch, the last ones less or nothing."""
 
     def __init__(self, *, rank: int, size: int, batch_size: int) -> None:
@@ -45,13 +45,13 @@ class Team(Solo):
         start = self.rank * self._batch_size
         return slice(start, min(start + self._batch_size, count))
 
-    def add_up(self, parameters: list[nn.Parameter], *, losses: Tensor, is_to_stop: bool) -> Sums:
+    def all_reduce_gradients(self, parameters: list[nn.Parameter], *, losses: Tensor, should_stop: bool) -> Sums:
         """Make every process's gradients the sum of all, in one call; and so with losses [N] and the wish to stop.
 
         Raises RuntimeError if another process has ended.
         """
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-        extras = torch.cat([losses, torch.full_like(losses[:1], is_to_stop)])
+        extras = torch.cat([losses, torch.full_like(losses[:1], should_stop)])
         flat = self.joined(torch.cat([*(gradient.flatten() for gradient in gradients), extras]))
         self._give(parameters, flat[: -len(extras)])
         return Sums(flat[-len(extras) : -1], flat[-1])

@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lora.training.learning.batches import Batches
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.losses import add_gradients, training_losses
 from lora.training.learning.preservation import Preservation
 from lora.training.learning.state import TrainingState
@@ -22,7 +22,7 @@ class Step:
     loss: float
     preservation_loss: float | None  # None where the step had none
     is_finite: bool  # else it was skipped
-    is_last_wish: bool  # whether a process of the team was asked to stop
+    is_stop_requested: bool  # whether a process of the team was asked to stop
 
 
 def take_step(
@@ -31,14 +31,14 @@ def take_step(
     batches: Batches,
     recipe: Recipe,
     *,
-    team: Solo,
+    team: SingleProcess,
     preservation: Preservation | None = None,
-    is_to_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Step:
     """The next step of a training: `gradient_accumulation` batches, each sample of which counts the same; where
     preservation is due, as many batches of its own, whose mean loss is added.
 
-    `is_to_stop` is asked when all of it is under way, so that a wish that comes before costs no further step. The
+    `should_stop` is asked when all of it is under way, so that a wish that comes before costs no further step. The
     device computes on while the host goes ahead, and makes the next batch, but for one moment: the optimizer may not
     step if gradients are not finite, and what it takes to know that is read together with all else that the host needs.
     """
@@ -48,7 +48,7 @@ def take_step(
     if preservation is not None and preservation.is_due(state.step):
         losses.append(preservation.add_gradients(state.step, team=team))
     batches.prepare(indices.stop, part=team.part(len(batches.examples(indices.stop))))
-    sums = team.add_up(state.parameters, losses=torch.stack(losses), is_to_stop=is_to_stop())
+    sums = team.all_reduce_gradients(state.parameters, losses=torch.stack(losses), should_stop=should_stop())
     wishes, norm, loss, *preserved = torch.stack([sums.wishes, state.clip(), *sums.losses]).tolist()
     is_finite = math.isfinite(norm)
     state.update(is_finite=is_finite)

@@ -7,16 +7,16 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from lora.engine.lora_layers import is_fused
-from lora.flux.modulation import Conditions, ModulationAhead
+from lora.flux.modulation import Conditions, PrecomputedModulation
 from lora.flux.prompt import Prompt
-from lora.flux.velocity import entrance, predict_velocity
-from lora.training.learning.batches import Batch, Batches, Noised
-from lora.training.learning.data_parallel import Solo
+from lora.flux.velocity import embedder_weight, predict_velocity
+from lora.training.learning.batches import Batch, Batches, NoisyBatch
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
 
 TRAINING_GUIDANCE = 1.0  # the data are samples without guidance; asking for more would teach the model to ignore it
 
-LossesOf = Callable[[FluxTransformer2DModel, Noised], Tensor]  # of each sample of a batch, [B]
+LossesOf = Callable[[FluxTransformer2DModel, NoisyBatch], Tensor]  # of each sample of a batch, [B]
 
 
 def add_gradients(
@@ -25,37 +25,37 @@ def add_gradients(
     indices: Iterable[int],
     losses_of: LossesOf,
     *,
-    ahead: ModulationAhead,
-    team: Solo,
+    ahead: PrecomputedModulation,
+    team: SingleProcess,
 ) -> Tensor:
     """Add the gradients of the mean loss over all samples of some batches to those that the LoRA has.
 
     Returns this process's share of that mean: a scalar on the device, which nobody has waited for.
     """
     sizes = {index: len(batches.examples(index)) for index in indices}
-    loss = torch.zeros((), device=entrance(transformer).device)
+    loss = torch.zeros((), device=embedder_weight(transformer).device)
 
     def conditions_of(index: int) -> Conditions | None:
         return batches.conditions(index, part=team.part(len(batches.examples(index))))
 
     for index, size in sizes.items():
-        noised = batches.noised(index, part=team.part(size))
-        if noised is not None:
-            with ahead.answering(index, conditions_of, guidance=TRAINING_GUIDANCE):
-                share = losses_of(transformer, noised).sum() / sum(sizes.values())
+        noisy_batch = batches.noisy_batch(index, part=team.part(size))
+        if noisy_batch is not None:
+            with ahead.precomputed(index, conditions_of, guidance=TRAINING_GUIDANCE):
+                share = losses_of(transformer, noisy_batch).sum() / sum(sizes.values())
                 share.backward()
             loss += share.detach()
     return loss
 
 
-def training_losses(transformer: FluxTransformer2DModel, noised: Noised) -> Tensor:
+def training_losses(transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch) -> Tensor:
     """The losses [B] of flow matching: what the transformer predicts, against the velocity of the path."""
-    return losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
+    return losses_at(transformer, noisy_batch.batch, noise=noisy_batch.noise, sigmas=noisy_batch.sigmas)
 
 
 def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
     """The losses [B] at given noise [B, C, H, W] and sigmas [B]: everything in fp32 but the transformer's own work."""
-    device = entrance(transformer).device
+    device = embedder_weight(transformer).device
     batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
     predicted = velocity_with_lora(
         transformer, point_on_path(batch.latents, noise, sigmas), sigmas=sigmas, prompt=batch.prompt
@@ -65,7 +65,7 @@ def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tenso
 
 def velocity_with_lora(transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:
     """The velocity [B, C, H, W] that is predicted in training; all inputs are on the transformer's device."""
-    weight = entrance(transformer)
+    weight = embedder_weight(transformer)
     is_mixed = weight.dtype == torch.bfloat16 and not is_fused(transformer)  # PEFT's layers, in fp32
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=is_mixed):
         return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)

@@ -20,17 +20,17 @@ from torch import Tensor
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.engine.lora_layers import lora_layers, without_lora
 from lora.flux.latents import PATCH, TOKEN_PIXELS
-from lora.flux.modulation import ModulationAhead
+from lora.flux.modulation import PrecomputedModulation
 from lora.flux.prompt import Prompt
-from lora.flux.sampling import generate_latents, pipeline_around
-from lora.flux.velocity import entrance, predict_velocity
-from lora.training.learning.batches import Batches, Draws, Noised
-from lora.training.learning.data_parallel import Solo
+from lora.flux.sampling import build_pipeline, generate_latents
+from lora.flux.velocity import embedder_weight, predict_velocity
+from lora.training.learning.batches import Batches, Draws, NoisyBatch
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow import flow_losses, point_on_path
 from lora.training.learning.losses import TRAINING_GUIDANCE, add_gradients, velocity_with_lora
 from lora.training.learning.randomness import seed_for
 from lora.training.recipe.recipe import Recipe, steps_that_preserve
-from lora.training.stop import Stop, StopAskedError
+from lora.training.stop import Stop, StopRequestedError
 
 STEPS, GUIDANCE = 12, 3.5  # of the images, which need not be beautiful; guidance as FLUX.1-dev is used
 
@@ -54,7 +54,7 @@ class Preservation:
         self._transformer, self._recipe, self._images = transformer, recipe, images
         self._draws = replace(draws, caption_dropout=0.0)
         self._layers = lora_layers(transformer)
-        self._ahead = ModulationAhead(transformer, batch_size=recipe.batch_size)
+        self._ahead = PrecomputedModulation(transformer, batch_size=recipe.batch_size)
         self._batches: Batches | None = None
 
     @property
@@ -62,7 +62,7 @@ class Preservation:
         """How many images the base generates."""
         return len(self._images.prompts)
 
-    def generate(self, team: Solo, *, stop: Stop, say: Callable[[str], object] = lambda _: None) -> bool:
+    def generate(self, team: SingleProcess, *, stop: Stop, say: Callable[[str], object] = lambda _: None) -> bool:
         """Let the base generate its images, each process its share of them; False if a process was asked to stop.
 
         They are the same for the same base and seed, so a resumed training has those that it began with. `say` takes a
@@ -94,7 +94,7 @@ class Preservation:
         """How many of the first `step` steps preserve."""
         return steps_that_preserve(step, self._recipe.preservation)
 
-    def add_gradients(self, step: int, *, team: Solo) -> Tensor:
+    def add_gradients(self, step: int, *, team: SingleProcess) -> Tensor:
         """Those of the mean loss over the batches of a step, which are as large as the training's, as far as there are
         images; as `losses.add_gradients` does."""
         assert self._batches is not None, "images come first"
@@ -105,19 +105,19 @@ class Preservation:
         return add_gradients(self._transformer, self._batches, indices, losses_of, ahead=self._ahead, team=team)
 
     @torch.no_grad()
-    def _generated(self, team: Solo, stop: Stop, say: Callable[[str], object]) -> Tensor | None:
+    def _generated(self, team: SingleProcess, stop: Stop, say: Callable[[str], object]) -> Tensor | None:
         """Latents [N, C, H, W] fp32 on the CPU; None if a process was asked to stop."""
         images, count = self._images, self.image_count
-        pipeline = pipeline_around(self._transformer, images.base)
+        pipeline = build_pipeline(self._transformer, images.base)
         side = images.side // TOKEN_PIXELS * PATCH
         latents = torch.zeros(count, self._transformer.config.in_channels // PATCH**2, side, side)
         is_done = torch.zeros(count)
-        with suppress(StopAskedError), without_lora(self._layers):
+        with suppress(StopRequestedError), without_lora(self._layers):
             for place in range(team.rank, count, team.size):
                 latents[place] = self._generate(pipeline, place, stop)
                 is_done[place] = 1
                 say(f"preservation: image {place + 1} of {count}")
-        device = entrance(self._transformer).device
+        device = embedder_weight(self._transformer).device
         joined = team.joined(torch.cat([latents.flatten(), is_done]).to(device)).cpu()
         return joined[:-count].view_as(latents) if joined[-count:].all() else None
 
@@ -130,7 +130,7 @@ class Preservation:
             steps=STEPS,
             guidance=GUIDANCE,
             seed=seed_for(self._recipe.seed, "neutral image", place),
-            after_step=stop.raise_if_asked,
+            after_step=stop.raise_if_requested,
         )
 
 
@@ -143,10 +143,12 @@ def base_velocity(
         return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
 
 
-def preservation_losses(transformer: FluxTransformer2DModel, noised: Noised, *, layers: Sequence[LoraLayer]) -> Tensor:
+def preservation_losses(
+    transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch, *, layers: Sequence[LoraLayer]
+) -> Tensor:
     """The losses [B] of preservation: what is predicted with the LoRA, against what the base predicts without."""
-    noised = noised.to(entrance(transformer).device)
-    batch, sigmas = noised.batch, noised.sigmas
-    noisy = point_on_path(batch.latents, noised.noise, sigmas)
+    noisy_batch = noisy_batch.to(embedder_weight(transformer).device)
+    batch, sigmas = noisy_batch.batch, noisy_batch.sigmas
+    noisy = point_on_path(batch.latents, noisy_batch.noise, sigmas)
     target = base_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, layers=layers)
     return flow_losses(velocity_with_lora(transformer, noisy, sigmas=sigmas, prompt=batch.prompt), target)

@@ -8,7 +8,7 @@ from diffusers import FluxTransformer2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from lora.flux.modulation import ModulationAhead
+from lora.flux.modulation import PrecomputedModulation
 from lora.training.recipe.optimizers import Json, make_schedule
 from lora.training.recipe.recipe import Recipe
 from lora.training.recipe.stepping import Stepper
@@ -29,7 +29,9 @@ class TrainingState:
         # reached by way of (1 + n) / (10 + n), so that a short training is not an average of nothing
         least = 0.0 if recipe.ema_warms_up else recipe.ema_decay
         self.average = EMAModel(self.parameters, decay=recipe.ema_decay, min_decay=least, foreach=True)
-        self.ahead = ModulationAhead(transformer, batch_size=recipe.batch_size)  # can be made anew: it is not saved
+        self.ahead = PrecomputedModulation(
+            transformer, batch_size=recipe.batch_size
+        )  # can be made anew: it is not saved
         self._max_grad_norm = recipe.max_grad_norm
         self.step = 0  # steps done, skipped ones among them
         self.skipped = 0

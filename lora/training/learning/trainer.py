@@ -19,15 +19,15 @@ from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.store import CheckpointStore, best_beside
 from lora.training.learning.adapter import lora_tensors
 from lora.training.learning.batches import Batches
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import Step, take_step
 from lora.training.learning.preservation import Preservation
-from lora.training.learning.samples import Painter
+from lora.training.learning.samples import SampleGenerator
 from lora.training.learning.state import TrainingState
-from lora.training.learning.validation import Judgement, Verdict, judge, points_of, verdict
-from lora.training.progress import Log, Progress, every_few_seconds
+from lora.training.learning.validation import CheckpointSelection, Judgement, judge, validation_steps, verdict
+from lora.training.progress import Log, Progress, throttle
 from lora.training.recipe.recipe import Recipe
-from lora.training.stop import Stop, StopAskedError
+from lora.training.stop import Stop, StopRequestedError
 
 SECONDS_BETWEEN_CHECKPOINTS = 180.0
 MOST_SKIPPED_IN_A_ROW = 20
@@ -43,18 +43,18 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Meanwhile:
+class Callbacks:
     """What goes on beside the steps, and with what."""
 
     schedule: Schedule
     held_out: tuple[Example, ...]  # judged on these, if there are any
-    painter: Painter | None
+    sample_generator: SampleGenerator | None
     preservation: Preservation | None
     store: CheckpointStore
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class TrainingSummary:
     """How a training went."""
 
     step: int  # whose weights were taken
@@ -78,10 +78,10 @@ class Outcome:
     """What came of a training."""
 
     tensors: dict[str, Tensor]  # the LoRA as it is saved
-    account: Account
+    account: TrainingSummary
 
 
-class Session:
+class Trainer:
     """One training on one transformer."""
 
     def __init__(
@@ -89,15 +89,15 @@ class Session:
         transformer: FluxTransformer2DModel,
         batches: Batches,
         recipe: Recipe,
-        meanwhile: Meanwhile,
+        meanwhile: Callbacks,
         *,
-        team: Solo,
+        team: SingleProcess,
         log: Log,
         stop: Stop,
     ) -> None:
         self._transformer, self._batches, self._recipe = transformer, batches, recipe
         self._schedule, self._store = meanwhile.schedule, meanwhile.store
-        self._held_out, self._painter = meanwhile.held_out, meanwhile.painter
+        self._held_out, self._painter = meanwhile.held_out, meanwhile.sample_generator
         self._preservation = meanwhile.preservation
         self._team, self._log, self._stop = team, log, stop
         self._state = TrainingState(transformer, recipe)
@@ -105,7 +105,7 @@ class Session:
         self._begin: Checkpoint | None = None
         self._saved_step, self._saved_at = 0, time.monotonic()
 
-    def go_on_from(self, checkpoint: Checkpoint) -> None:
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Become what a checkpoint holds; raises ValueError if it is of another training."""
         tensors = {name: checkpoint.tensors(name) for name in ("lora", "average", "optimizer")}
         values, self._begin = checkpoint.values, checkpoint
@@ -139,7 +139,7 @@ class Session:
                     self._recipe,
                     team=self._team,
                     preservation=self._preservation,
-                    is_to_stop=lambda: self._stop.reason() is not None,
+                    should_stop=lambda: self._stop.reason() is not None,
                 )
                 self._note(step, progress, time.monotonic() - began)
                 stopped = self._ended_early(step)
@@ -151,19 +151,19 @@ class Session:
     def _generate_neutral_images(self) -> str | None:
         """For preservation; why the training ends before they are all there, if it does.
 
-        Raises StopAskedError if nothing was learned before.
+        Raises StopRequestedError if nothing was learned before.
         """
         preservation, steps = self._preservation, self._recipe.steps
         if preservation is None or preservation.steps_before(self._state.step) == preservation.steps_before(steps):
             return None
         images, began = counted(preservation.image_count, "image"), time.monotonic()
         self._say(f"preservation: the base generates {images} of neutral prompts")
-        if preservation.generate(self._team, stop=self._stop, say=every_few_seconds(self._say)):
+        if preservation.generate(self._team, stop=self._stop, say=throttle(self._say)):
             self._say(f"preservation: {images} generated in {time.monotonic() - began:.0f} s")
             return None
         reason = self._stop.reason() or STOPPED_ELSEWHERE
         if self._state.step == 0:
-            raise StopAskedError(f"the training stopped: {reason}")
+            raise StopRequestedError(f"the training stopped: {reason}")
         return reason
 
     def _say(self, line: str) -> None:
@@ -179,7 +179,7 @@ class Session:
     def _ended_early(self, step: Step) -> str | None:
         if self._state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
             return f"diverged: {MOST_SKIPPED_IN_A_ROW} steps in a row, up to {self._state.step}, were not finite"
-        if step.is_last_wish and self._state.step < self._recipe.steps:
+        if step.is_stop_requested and self._state.step < self._recipe.steps:
             return self._stop.reason() or STOPPED_ELSEWHERE
         return None
 
@@ -187,7 +187,7 @@ class Session:
         """Judge and show what was learned, if it is time, with the weights that would be given away."""
         step, steps = self._state.step, self._recipe.steps
         every = self._schedule.sample_every or steps
-        is_judged = bool(self._held_out) and step in points_of(steps)
+        is_judged = bool(self._held_out) and step in validation_steps(steps)
         is_shown = self._painter is not None and (is_first or step == steps or step % every == 0)
         if self._team.rank != 0 or not (is_judged or is_shown) or (step == 0 and not is_first):
             return
@@ -211,10 +211,10 @@ class Session:
     def _average(self) -> dict[str, dict[str, Tensor]]:
         return {"average": self._state.average_tensors()}
 
-    def _show(self, painter: Painter, step: int) -> None:
+    def _show(self, sample_generator: SampleGenerator, step: int) -> None:
         try:
-            painter.draw(step, stop=self._stop)
-        except StopAskedError:
+            sample_generator.draw(step, stop=self._stop)
+        except StopRequestedError:
             return
         except (OSError, torch.OutOfMemoryError) as error:  # no reason to lose the training
             self._log.say(f"step {step}: the sample prompts could not be drawn: {str(error).splitlines()[0]}")
@@ -255,7 +255,7 @@ class Session:
             return False
         return True
 
-    def outcome(self, stopped: str | None) -> Outcome:
+    def result(self, stopped: str | None) -> Outcome:
         """The LoRA to give away; raises RuntimeError if the training diverged and left no checkpoint to return to."""
         state, done, skipped = self._state, self._state.step, self._state.skipped
         if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW or not state.is_finite():
@@ -264,17 +264,17 @@ class Session:
         with state.averaged():
             tensors = lora_tensors(self._transformer)
         preserved = 0 if self._preservation is None else self._preservation.steps_before(done)
-        account = Account(choice.step, choice.why, done, skipped, preserved, stopped, tuple(self._judgements))
+        account = TrainingSummary(choice.step, choice.why, done, skipped, preserved, stopped, tuple(self._judgements))
         return Outcome(tensors, account)
 
-    def _chosen(self) -> Verdict:
+    def _chosen(self) -> CheckpointSelection:
         """Whose weights are given away; the average becomes those."""
         choice, last = verdict(self._judgements, last=self._state.step), self._state.step
         if choice.step == last:
             return choice
         best = self._store.best()
         if best is None or best.step != choice.step:
-            return Verdict(last, f"the last, as the better one of step {choice.step} is not kept any more")
+            return CheckpointSelection(last, f"the last, as the better one of step {choice.step} is not kept any more")
         self._state.wear(best.tensors("average"))
         return choice
 
@@ -283,4 +283,4 @@ class Session:
         if checkpoint is None:
             rate, step = f"learning_rate {self._recipe.learning_rate:g}", self._state.step
             raise RuntimeError(f"the training diverged by step {step} ({rate}), before its first checkpoint")
-        self.go_on_from(checkpoint)
+        self.load_checkpoint(checkpoint)

@@ -24,7 +24,7 @@ POINTS = (0.4, 0.55, 0.7, 0.85, 1.0)  # of the training, at which it is judged; 
 CLEAR_ERRORS = 2.0  # standard errors beyond which a difference is no accident
 
 
-class Parted(NamedTuple):
+class DatasetSplit(NamedTuple):
     """A data set of which some images are kept back."""
 
     trained: EncodedDataset
@@ -52,12 +52,12 @@ class Judgement:
         return falls.mean().item() > CLEAR_ERRORS * falls.std().item() / math.sqrt(len(falls))
 
 
-def hold_out(dataset: EncodedDataset, *, seed: int) -> Parted:
+def hold_out(dataset: EncodedDataset, *, seed: int) -> DatasetSplit:
     """Keep back a tenth of twelve images or more, at most four; with fewer, none. Copies of an image go with it."""
     contents = sorted({example.content for example in dataset.examples})
     count = count_held_out(len(contents))
     if not count:
-        return Parted(dataset, ())
+        return DatasetSplit(dataset, ())
     order = torch.randperm(len(contents), generator=generator_for(seed, "held out")).tolist()
     kept_back = {contents[place] for place in order[:count]}
     trained = tuple(example for example in dataset.examples if example.content not in kept_back)
@@ -66,7 +66,7 @@ def hold_out(dataset: EncodedDataset, *, seed: int) -> Parted:
         is_larger = example.content not in largest or example.latents.numel() > largest[example.content].latents.numel()
         if example.content in kept_back and is_larger:
             largest[example.content] = example
-    return Parted(replace(dataset, examples=trained), tuple(largest[content] for content in sorted(largest)))
+    return DatasetSplit(replace(dataset, examples=trained), tuple(largest[content] for content in sorted(largest)))
 
 
 def count_held_out(images: int) -> int:
@@ -87,31 +87,31 @@ def judge(transformer: FluxTransformer2DModel, held_out: tuple[Example, ...], *,
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckpointSelection:
     """Whose weights are given away."""
 
     step: int
     why: str
 
 
-def verdict(judgements: list[Judgement], *, last: int) -> Verdict:
+def verdict(judgements: list[Judgement], *, last: int) -> CheckpointSelection:
     """The weights of step `last`, unless those of an earlier judged step are better beyond accident."""
     trained = [judgement for judgement in judgements if judgement.step]
     if not judgements:
-        return Verdict(last, "the last, as no images were held out to compare it on")
+        return CheckpointSelection(last, "the last, as no images were held out to compare it on")
     if not trained or trained[-1].step != last:
-        return Verdict(last, "the last, which was not judged on the held out images")
+        return CheckpointSelection(last, "the last, which was not judged on the held out images")
     best = min(trained, key=lambda judgement: judgement.mean)
     if best.step == last:
-        return Verdict(last, "the last, which does best on the held out images")
+        return CheckpointSelection(last, "the last, which does best on the held out images")
     losses = f"{best.mean:.4f} at step {best.step}, {trained[-1].mean:.4f} at step {last}"
     if trained[-1].is_clearly_worse_than(best):
-        return Verdict(best.step, f"the best on the held out images: loss {losses}")
-    return Verdict(
+        return CheckpointSelection(best.step, f"the best on the held out images: loss {losses}")
+    return CheckpointSelection(
         last, f"the last, as no earlier one is better beyond {CLEAR_ERRORS:g} standard errors: loss {losses}"
     )
 
 
-def points_of(steps: int) -> frozenset[int]:
+def validation_steps(steps: int) -> frozenset[int]:
     """The steps after which a training of so many is judged, the beginning among them."""
     return frozenset({0, *(max(round(point * steps), 1) for point in POINTS)})

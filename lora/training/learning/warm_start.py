@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora.dataset.wording import counted
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import Change, Pair
 from lora.training.learning.adapter import ADAPTER
@@ -28,34 +28,34 @@ class Match:
         return f"begins with the LoRA of resume_from: {taken} taken, {self.left_out} left out"
 
 
-def matched(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> Match:
+def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> Match:
     """The part of a LoRA of any known layout that is on layers of these shapes; text encoders are not trained, and
     passed over.
 
     Raises ValueError if the LoRA is not one of FLUX.1, they have no layer in common, or one of another shape.
     """
     try:
-        given = canonical(tensors).transformer
+        given = convert_lora(tensors).transformer
     except ValueError as error:
         raise ValueError(f"resume_from cannot be begun with: the LoRA {error}") from error
     changes = {name: given[name] for name in shapes if name in given}
     if not changes:
         raise ValueError(f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which this training has")
     for name, change in changes.items():
-        _refuse_misfit(name, change, shapes[name])
+        _refuse_incompatible(name, change, shapes[name])
     return Match(changes, len(given) - len(changes))
 
 
 @torch.no_grad()
-def begin_with(transformer: FluxTransformer2DModel, tensors: Mapping[str, Tensor]) -> None:
+def load_initial_lora(transformer: FluxTransformer2DModel, tensors: Mapping[str, Tensor]) -> None:
     """Give the LoRA that a transformer wears the change of weights of another, as far as they match.
 
     At a higher rank the change is the same to the last bit, at a lower one it is the nearest that there is. Raises
-    ValueError as `matched` does.
+    ValueError as `match_layers` does.
     """
     layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, LoraLayer)}
     worn = {name: _halves(layer) for name, layer in layers.items() if ADAPTER in layer.lora_A}
-    for name, change in matched(tensors, {name: halves.shape for name, halves in worn.items()}).changes.items():
+    for name, change in match_layers(tensors, {name: halves.shape for name, halves in worn.items()}).changes.items():
         _fill(worn[name], change.pair())
 
 
@@ -63,7 +63,7 @@ def _halves(layer: LoraLayer) -> Pair:
     return Pair(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)  # type: ignore[arg-type]
 
 
-def _refuse_misfit(name: str, change: Change, shape: Shape) -> None:
+def _refuse_incompatible(name: str, change: Change, shape: Shape) -> None:
     if change.shape != shape:
         found, expected = (f"{each.outputs} x {each.inputs}" for each in (change.shape, shape))
         raise ValueError(f"resume_from has {name} for {found} weights: expected {expected}")

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import Literal
 
-from lora.engine.options import AHEAD_BYTES, Engine, Recomputed
+from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
 from lora.engine.precision import Precision
 from lora.flux.dimensions import Dimensions
 from lora.training.memory.activations import most_units, rungs
-from lora.training.memory.weights import BF16, FP32, Rung, weight_bytes
+from lora.training.memory.weights import BF16, FP32, MemoryConfiguration, weight_bytes
 
-Encoders = Literal["together", "in turn", "host"]
-ENCODERS: tuple[Encoders, ...] = ("together", "in turn", "host")  # from the fastest to the smallest
+EncoderPlacement = Literal["together", "in turn", "host"]
+ENCODER_PLACEMENTS: tuple[EncoderPlacement, ...] = ("together", "in turn", "host")  # from the fastest to the smallest
 
 GB = 1e9
 LORA_BYTES = 3 * FP32  # of a parameter, beside the optimizer's: itself, its gradient, its average (EMA)
@@ -31,7 +31,7 @@ VAE_BYTES_PER_PIXEL = 6 * 128 * BF16  # six maps of its first level at once
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class MemoryRequirements:
     """What a training asks for."""
 
     shape: Dimensions
@@ -49,9 +49,9 @@ class Demand:
 class Plan:
     """How the base is held, what is recomputed, where the encoders work; and the memory that this should take."""
 
-    rung: Rung
+    rung: MemoryConfiguration
     blocks: int  # of the transformer
-    encoders: Encoders
+    encoders: EncoderPlacement
     engine: Engine
     peak_bytes: float
     free_bytes: float
@@ -92,7 +92,7 @@ class Plan:
 
 
 def plans(
-    demand: Demand,
+    requirements: MemoryRequirements,
     *,
     free_bytes: float,
     on_gpu: bool,
@@ -106,7 +106,7 @@ def plans(
     `precision` and `checkpointing` are a person's wish ("auto" and None if there is none), which every plan grants.
     Where nothing fits, the smallest plan alone.
     """
-    room = _Room(demand, free_bytes, on_gpu, engine)
+    room = _Room(requirements, free_bytes, on_gpu, engine)
     ways = _gpu_rungs(room, precision, checkpointing) if on_gpu else _cpu_rungs(precision, checkpointing)
     every = [_plan(room, rung) for rung in ways]
     fitting = (place for place, plan in enumerate(every) if plan.fits)
@@ -124,89 +124,97 @@ def lora_bytes(parameters: int, *, optimizer_bytes: float) -> float:
     return parameters * (LORA_BYTES + optimizer_bytes)
 
 
-def activation_bytes(demand: Demand, *, recomputed: Recomputed, value_bytes: int, is_autocast: bool) -> float:
+def activation_bytes(
+    requirements: MemoryRequirements, *, recomputed: Recomputed, value_bytes: int, is_autocast: bool
+) -> float:
     """What autograd keeps at the most, with a LoRA on each linear layer of the blocks; of values of so many bytes."""
-    shape = demand.shape
+    shape = requirements.shape
     units = most_units(
         doubles=shape.num_layers, singles=shape.num_single_layers, recomputed=recomputed, is_autocast=is_autocast
     )
-    return units * _unit_bytes(demand, value_bytes)
+    return units * _unit_bytes(requirements, value_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Room:
     """What has to go where."""
 
-    demand: Demand
+    requirements: MemoryRequirements
     free_bytes: float
     on_gpu: bool
     engine: Engine
 
 
-def _gpu_rungs(room: _Room, precision: Precision | Literal["auto"], checkpointing: bool | None) -> Iterator[Rung]:
+def _gpu_rungs(
+    room: _Room, precision: Precision | Literal["auto"], checkpointing: bool | None
+) -> Iterator[MemoryConfiguration]:
     """From the best to the smallest. Time is given up before precision, with one exception: int8 costs little of it,
     and a base in bf16 that streams much time, which is taken only if bf16 is asked for."""
     precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
     for held in precisions:
         kinds = rungs(room.engine, held) if checkpointing is None else (_asked(checkpointing),)
         for on_host, recomputed in product((False, True), kinds):
-            yield Rung(held, recomputed, on_host)
+            yield MemoryConfiguration(held, recomputed, on_host)
         if "blocks" in kinds and (held != "bf16" or precision == "bf16"):
-            yield from _streaming(room, Rung(held, "blocks", modulation_on_host=True))
+            yield from _streaming(room, MemoryConfiguration(held, "blocks", modulation_on_host=True))
 
 
-def _streaming(room: _Room, rung: Rung) -> Iterator[Rung]:
+def _streaming(room: _Room, rung: MemoryConfiguration) -> Iterator[MemoryConfiguration]:
     """With as many blocks streamed as have to be, and with all of them. Few would need more than none, as their slots
     take."""
-    shape = room.demand.shape
-    counts = [n for n in range(1, shape.blocks + 1) if shape.weights_away(n, with_modulation=False) > 0]
+    shape = room.requirements.shape
+    counts = [n for n in range(1, shape.blocks + 1) if shape.offloaded_weights(n, with_modulation=False) > 0]
     fitting = (n for n in counts if _training_bytes(room, rung.streaming(n)) <= room.free_bytes)
     for count in dict.fromkeys((next(fitting, shape.blocks), shape.blocks)):
         yield rung.streaming(count)
 
 
-def _cpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None) -> list[Rung]:
-    return [Rung("fp32" if precision == "auto" else precision, _asked(checkpointing), modulation_on_host=False)]
+def _cpu_rungs(precision: Precision | Literal["auto"], checkpointing: bool | None) -> list[MemoryConfiguration]:
+    return [
+        MemoryConfiguration(
+            "fp32" if precision == "auto" else precision, _asked(checkpointing), modulation_on_host=False
+        )
+    ]
 
 
 def _asked(checkpointing: bool | None) -> Recomputed:
     return "blocks" if checkpointing else "nothing"
 
 
-def _plan(room: _Room, rung: Rung) -> Plan:
-    encoders = _encoders(room.demand, room.free_bytes) if room.on_gpu else "together"
-    peak = max(_training_bytes(room, rung), _encoding_bytes(room.demand, encoders))
-    return Plan(rung, room.demand.shape.blocks, encoders, room.engine, peak, room.free_bytes)
+def _plan(room: _Room, rung: MemoryConfiguration) -> Plan:
+    encoders = _encoders(room.requirements, room.free_bytes) if room.on_gpu else "together"
+    peak = max(_training_bytes(room, rung), _encoding_bytes(room.requirements, encoders))
+    return Plan(rung, room.requirements.shape.blocks, encoders, room.engine, peak, room.free_bytes)
 
 
-def _training_bytes(room: _Room, rung: Rung) -> float:
-    demand, value = room.demand, rung.value_bytes(on_gpu=room.on_gpu)
+def _training_bytes(room: _Room, rung: MemoryConfiguration) -> float:
+    requirements, value = room.requirements, rung.value_bytes(on_gpu=room.on_gpu)
     is_autocast = room.engine == "plain" and value == BF16
-    base = weight_bytes(demand.shape, rung, on_gpu=room.on_gpu)
-    lora = lora_bytes(demand.lora_parameters, optimizer_bytes=demand.optimizer_bytes)
-    copies = demand.lora_parameters * value if room.engine == "fast" or is_autocast else 0
-    activations = activation_bytes(demand, recomputed=rung.recomputed, value_bytes=value, is_autocast=is_autocast)
+    base = weight_bytes(requirements.shape, rung, on_gpu=room.on_gpu)
+    lora = lora_bytes(requirements.lora_parameters, optimizer_bytes=requirements.optimizer_bytes)
+    copies = requirements.lora_parameters * value if room.engine == "fast" or is_autocast else 0
+    activations = activation_bytes(requirements, recomputed=rung.recomputed, value_bytes=value, is_autocast=is_autocast)
     in_8_bits = UNITS_IN_8_BITS if room.on_gpu and rung.precision == "int8" else 0
-    transient = (TRANSIENT_UNITS + in_8_bits) * _unit_bytes(demand, value)
-    largest = 6 * demand.shape.width**2 * value  # of a weight that is made anew, or visits
+    transient = (TRANSIENT_UNITS + in_8_bits) * _unit_bytes(requirements, value)
+    largest = 6 * requirements.shape.width**2 * value  # of a weight that is made anew, or visits
     visiting = largest if rung.modulation_on_host or rung.precision in ("int8", "nf4") else 0
-    ahead = AHEAD_BYTES * (1 + demand.is_preserving) if rung.modulation_on_host else 0
+    ahead = PRECOMPUTED_BYTES * (1 + requirements.is_preserving) if rung.modulation_on_host else 0
     return base + lora + copies + activations + transient + visiting + ahead + WORKSPACE
 
 
-def _unit_bytes(demand: Demand, value_bytes: int) -> int:
-    tokens = demand.image_tokens + demand.text_tokens
-    return demand.batch_size * tokens * demand.shape.width * value_bytes
+def _unit_bytes(requirements: MemoryRequirements, value_bytes: int) -> int:
+    tokens = requirements.image_tokens + requirements.text_tokens
+    return requirements.batch_size * tokens * requirements.shape.width * value_bytes
 
 
-def _encoders(demand: Demand, free_bytes: float) -> Encoders:
+def _encoders(requirements: MemoryRequirements, free_bytes: float) -> EncoderPlacement:
     """How the encoders, which are gone before the training, fit by themselves."""
-    if _encoding_bytes(demand, "together") <= free_bytes:
+    if _encoding_bytes(requirements, "together") <= free_bytes:
         return "together"
-    return "in turn" if _encoding_bytes(demand, "in turn") <= free_bytes else "host"
+    return "in turn" if _encoding_bytes(requirements, "in turn") <= free_bytes else "host"
 
 
-def _encoding_bytes(demand: Demand, encoders: Encoders) -> float:
-    vae = demand.vae_bytes + demand.image_tokens * PIXELS_PER_TOKEN * VAE_BYTES_PER_PIXEL
-    parts = (*demand.encoder_bytes, vae)
+def _encoding_bytes(requirements: MemoryRequirements, encoders: EncoderPlacement) -> float:
+    vae = requirements.vae_bytes + requirements.image_tokens * PIXELS_PER_TOKEN * VAE_BYTES_PER_PIXEL
+    parts = (*requirements.encoder_bytes, vae)
     return {"together": sum(parts), "in turn": max(parts), "host": 0}[encoders] + WORKSPACE

@@ -8,18 +8,20 @@ from diffusers import FluxTransformer2DModel
 
 from lora.dataset.reading import Dataset
 from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import Held
+from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
-from lora.training.memory.configurations import Demand, Encoders, Plan
+from lora.training.memory.configurations import EncoderPlacement, MemoryRequirements, Plan
 from lora.training.recipe.optimizers import bytes_per_parameter
 from lora.training.recipe.recipe import Recipe
 
 HOST = torch.device("cpu")
 
 
-def demand_of(base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, ...], *, neutral_side: int) -> Demand:
+def memory_requirements(
+    base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, ...], *, neutral_side: int
+) -> MemoryRequirements:
     """The numbers that the plan is made from; `neutral_side` is that of images for preservation, in pixels."""
     config = transformer_config(base)
     with torch.device("meta"):
@@ -27,7 +29,7 @@ def demand_of(base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, .
     sides = [sum(transformer.get_submodule(name).weight.shape) for name in layers]
     pixels = max(size.pixels for image in dataset.images for size in image.look.sizes)
     trained_pixels = max(pixels, neutral_side**2) if recipe.preservation else pixels
-    return Demand(
+    return MemoryRequirements(
         shape=Dimensions.of(config),
         image_tokens=trained_pixels // TOKEN_PIXELS**2,
         text_tokens=text_tokens_of(base),
@@ -47,17 +49,17 @@ def free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
-def held(plan: Plan) -> Held:
+def held(plan: Plan) -> WeightPlacement:
     """The base, held as planned on the device that trains."""
-    return Held(plan.rung.precision, plan.rung.modulation_on_host, device(), plan.rung.streamed_blocks)
+    return WeightPlacement(plan.rung.precision, plan.rung.modulation_on_host, device(), plan.rung.streamed_blocks)
 
 
-def encoders_live_on(place: Encoders) -> torch.device:
+def encoder_offload_device(place: EncoderPlacement) -> torch.device:
     """Where the encoders are when they do not work."""
     return device() if place == "together" else HOST
 
 
-def encoders_work_on(place: Encoders) -> torch.device:
+def encoder_execution_device(place: EncoderPlacement) -> torch.device:
     """Where they work."""
     return HOST if place == "host" else device()
 

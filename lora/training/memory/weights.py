@@ -14,7 +14,7 @@ NF4_LAYER = FP32 * (16 + 256 + 1)  # both tables of codes and a mean, of each la
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class MemoryConfiguration:
     """How a base is held, and what is recomputed of it."""
 
     precision: Precision
@@ -22,7 +22,7 @@ class Rung:
     modulation_on_host: bool
     streamed_blocks: int = 0  # whose weights are on the host
 
-    def streaming(self, blocks: int) -> "Rung":
+    def streaming(self, blocks: int) -> "MemoryConfiguration":
         """The same with so many blocks streamed."""
         return replace(self, streamed_blocks=blocks)
 
@@ -31,13 +31,13 @@ class Rung:
         return BF16 if self.precision == "bf16" or (on_gpu and self.precision != "fp32") else FP32
 
 
-def weight_bytes(shape: Dimensions, rung: Rung, *, on_gpu: bool) -> float:
+def weight_bytes(shape: Dimensions, rung: MemoryConfiguration, *, on_gpu: bool) -> float:
     """What the frozen base takes on the device; norms of q and k, some thousand numbers, do not count."""
     other, on_host = rung.value_bytes(on_gpu=on_gpu), rung.modulation_on_host
     rows = shape.block_rows + (0 if on_host else shape.modulation_rows)
     weights = shape.block_weights + (0 if on_host else shape.modulation_rows * shape.width)
     layers = shape.block_layers + (0 if on_host else shape.modulation_layers)
-    away = shape.weights_away(rung.streamed_blocks, with_modulation=not on_host)
+    away = shape.offloaded_weights(rung.streamed_blocks, with_modulation=not on_host)
     biases = shape.block_rows + shape.modulation_rows
     each, beside = _code_bytes(rung.precision, other), 0.0
     if rung.precision == "int8":

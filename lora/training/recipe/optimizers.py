@@ -24,7 +24,7 @@ PRODIGY_RATE, LEAST_PRODIGY_RATE = 1.0, 0.1  # it finds the rate by itself, and 
 DIFFUSERS_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 MOST_WARM_UP_STEPS, WARM_UP_SHARE = 50, 0.05
 
-MISFIT = "the saved state is not of this optimizer"
+INCOMPATIBLE_STATE = "the saved state is not of this optimizer"
 
 
 def effective_learning_rate(name: str, rate: float) -> float:
@@ -110,7 +110,7 @@ def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], va
     states = _by_parameter(tensors, values.get("numbers"))
     parameters = _parameters(optimizer)
     if not states.keys() <= {str(index) for index in range(len(parameters))}:
-        raise ValueError(f"{MISFIT}: it is of more parameters than the {len(parameters)} of this training")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: it is of more parameters than the {len(parameters)} of this training")
     _make_state(optimizer)
     for index, parameter in enumerate(parameters):
         saved = states[str(index)]
@@ -146,25 +146,25 @@ def _checked_options(optimizer: Optimizer, groups: object) -> list[Json]:
     """The saved options of each group, pairs as tuples again."""
     own = optimizer.param_groups
     if not isinstance(groups, list) or len(groups) != len(own) or not all(isinstance(group, dict) for group in groups):
-        raise ValueError(f"{MISFIT}: expected the options of {len(own)} groups of parameters")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: expected the options of {len(own)} groups of parameters")
     for group, saved in zip(own, groups, strict=True):
         missing = _options(group).keys() - saved.keys()
         if missing or "params" in saved:
-            raise ValueError(f"{MISFIT}: expected the options {', '.join(_options(group))}")
+            raise ValueError(f"{INCOMPATIBLE_STATE}: expected the options {', '.join(_options(group))}")
     return [{name: _option(name, value) for name, value in saved.items()} for saved in groups]
 
 
 def _option(name: str, value: object) -> object:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not all(part is None or isinstance(part, int | float) for part in values):
-        raise ValueError(f"{MISFIT}: expected numbers as its option {name!r}")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: expected numbers as its option {name!r}")
     return values if isinstance(value, list | tuple) else value
 
 
 def _by_parameter(tensors: Mapping[str, Tensor], numbers: object) -> defaultdict[str, Json]:
     """Tensors and numbers of each parameter, by its number and their names."""
     if not isinstance(numbers, dict) or not all(isinstance(saved, dict) for saved in numbers.values()):
-        raise ValueError(f"{MISFIT}: expected the numbers of each parameter")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: expected the numbers of each parameter")
     states: defaultdict[str, Json] = defaultdict(dict, {index: dict(saved) for index, saved in numbers.items()})
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
@@ -185,19 +185,21 @@ def _make_state(optimizer: Optimizer) -> None:
 
 def _fill(state: Json, saved: Json, whose: str, count: int) -> None:
     if state.keys() != saved.keys():
-        raise ValueError(f"{MISFIT}: {whose} has {', '.join(saved) or 'nothing'}, expected {', '.join(state)}")
+        raise ValueError(
+            f"{INCOMPATIBLE_STATE}: {whose} has {', '.join(saved) or 'nothing'}, expected {', '.join(state)}"
+        )
     for name, value in saved.items():
         own = state[name]
         if not isinstance(own, Tensor) or not isinstance(value, Tensor):
             if type(own) is not type(value):
                 raise ValueError(
-                    f"{MISFIT}: {whose} has {name} as {type(value).__name__}, expected {type(own).__name__}"
+                    f"{INCOMPATIBLE_STATE}: {whose} has {name} as {type(value).__name__}, expected {type(own).__name__}"
                 )
             state[name] = value
         elif name == "p0" and own.dtype == value.dtype and value.shape in ((), (count,)):
             state[name] = value.to(own.device, copy=True)  # Prodigy's, which is one 0 where a parameter began at 0
         elif (own.dtype, own.shape) != (value.dtype, value.shape):
-            raise ValueError(f"{MISFIT}: {whose} has {name} as {_shown(value)}, expected {_shown(own)}")
+            raise ValueError(f"{INCOMPATIBLE_STATE}: {whose} has {name} as {_shown(value)}, expected {_shown(own)}")
         else:
             own.copy_(value)
 

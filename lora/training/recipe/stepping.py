@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora.training.recipe.optimizers import MISFIT, Json, load_optimizer_state, make_optimizer, optimizer_state
+from lora.training.recipe.optimizers import (
+    INCOMPATIBLE_STATE,
+    Json,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
 from lora.training.recipe.recipe import Recipe
 
 ELEMENTWISE = ("adamw", "adam", "adagrad", "lion")
@@ -76,7 +82,7 @@ class Stepper:
         load_optimizer_state(each, tensors, values)
         states = [each.state[parameter] for parameter in self._parameters if each.state.get(parameter)]
         if len(states) not in (0, len(self._parameters)):
-            raise ValueError(f"{MISFIT}: it is of {len(states)} of the {len(self._parameters)} parameters")
+            raise ValueError(f"{INCOMPATIBLE_STATE}: it is of {len(states)} of the {len(self._parameters)} parameters")
         self.optimizer.state[self._whole] = {name: _whole_of([s[name] for s in states]) for name in dict(*states[:1])}
         for group, loaded in zip(self.optimizer.param_groups, each.param_groups, strict=True):
             group.update({name: value for name, value in loaded.items() if name != "params"})
@@ -137,5 +143,5 @@ def _whole_of(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors, or numbers
     if isinstance(first, Tensor) and first.dim() and not is_table:
         return torch.cat([each.flatten() for each in parts])
     if any(bool(each != first) for each in parts if each is not first):
-        raise ValueError(f"{MISFIT}: parameters differ in what all have alike")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: parameters differ in what all have alike")
     return first

@@ -23,7 +23,7 @@ from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
 from lora.formats.kohya import kohya_tensors
 from lora.training.checkpoints.files import Checkpoint, packed
-from lora.training.learning.trainer import Account, Outcome
+from lora.training.learning.trainer import Outcome, TrainingSummary
 from lora.training.result.metadata import lora_metadata
 from lora.training.result.notice import notice
 
@@ -41,7 +41,7 @@ Settings = Mapping[str, object]
 class Product:
     """What a training has to show."""
 
-    outcome: Outcome
+    result: Outcome
     settings: Settings  # all that decided what the LoRA became, by name
     plan: Settings  # how it was done on this machine, which changes nothing of it
     dataset: Dataset
@@ -88,11 +88,11 @@ def check_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _contents(product: Product) -> dict[str, bytes]:
     """All small files by their names in the tar's folder."""
-    outcome, settings = product.outcome, product.settings
+    result, settings = product.result, product.settings
     captions = tuple(image.prompt for image in product.dataset.images)
-    metadata = lora_metadata(settings, tensors=outcome.tensors, captions=captions, layout="diffusers")
+    metadata = lora_metadata(settings, tensors=result.tensors, captions=captions, layout="diffusers")
     contents = {
-        "lora.safetensors": safetensors_file(outcome.tensors, metadata),
+        "lora.safetensors": safetensors_file(result.tensors, metadata),
         "config.yaml": yaml.safe_dump(_plain({**settings, "plan": product.plan}), sort_keys=False).encode(),
         "NOTICE": notice(str(settings["base_model"])).encode(),
     }
@@ -101,7 +101,7 @@ def _contents(product: Product) -> dict[str, bytes]:
     for name, prompt in _caption_files(product.dataset).items():
         contents[f"captions/{name}.txt"] = prompt.encode()
     contents["report/dataset.json"] = _json(product.report.as_json())
-    contents["report/training.json"] = _json(_told(outcome.account))
+    contents["report/training.json"] = _json(_told(result.account))
     for picture in sorted(product.samples.glob("*.jpg")):
         contents[f"samples/{picture.name}"] = picture.read_bytes()
     return contents
@@ -109,7 +109,7 @@ def _contents(product: Product) -> dict[str, bytes]:
 
 def _kohya_zip(product: Product, captions: tuple[str, ...]) -> bytes:
     """The second file in a zip of its own, as readers of the tar take any .safetensors for the LoRA."""
-    tensors = kohya_tensors(product.outcome.tensors)
+    tensors = kohya_tensors(product.result.tensors)
     metadata = lora_metadata(product.settings, tensors=tensors, captions=captions, layout="kohya")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -127,7 +127,7 @@ def safetensors_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
-def _told(account: Account) -> dict[str, object]:
+def _told(account: TrainingSummary) -> dict[str, object]:
     """How the training went; no times and no machine, as the same training gives the same bytes."""
     finite = [each for each in account.judgements if math.isfinite(each.mean)]
     judgements = [{"step": each.step, "loss": round(each.mean, 6)} for each in finite]

@@ -8,19 +8,19 @@ from typing import TypeVar
 
 from lora.dataset.encoding import EncodedDataset
 from lora.flux.loading import free_memory
-from lora.training.checkpoints.resume import Beginning
+from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.trainer import Outcome
 from lora.training.memory.configurations import Plan
 from lora.training.memory.out_of_memory import is_out_of_memory
 from lora.training.progress import Log
 from lora.training.runs.attempt import Job, run_job
-from lora.training.runs.launch import train_in_team
+from lora.training.runs.launch import train_data_parallel
 from lora.training.runs.worker_files import Work, numbered_prompts
 from lora.training.stop import Stop
 
-Rung = TypeVar("Rung")
+MemoryConfiguration = TypeVar("MemoryConfiguration")
 Result = TypeVar("Result")
 
 
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 class Trained:
     """What came of a training, and the plan that memory sufficed for."""
 
-    outcome: Outcome
+    result: Outcome
     plan: Plan
 
 
@@ -36,7 +36,7 @@ def train_lora(
     job: Job,
     dataset: EncodedDataset,
     plans: tuple[Plan, ...],
-    beginning: Beginning,
+    beginning: InitialState,
     *,
     store: CheckpointStore,
     processes: int,
@@ -51,11 +51,11 @@ def train_lora(
     def attempt(plan: Plan) -> Trained:
         log.say(plan.line())
         own = store.newest()
-        begin = beginning if own is None else Beginning(own, None)
+        begin = beginning if own is None else InitialState(own, None)
         if processes == 1:
-            outcome = run_job(job, dataset, plan, begin, store=store, team=Solo(), log=log, stop=stop)
-            assert outcome is not None
-            return Trained(outcome, plan)
+            result = run_job(job, dataset, plan, begin, store=store, team=SingleProcess(), log=log, stop=stop)
+            assert result is not None
+            return Trained(result, plan)
         work = Work(
             job=job,
             plan=plan,
@@ -68,13 +68,15 @@ def train_lora(
             identity=store.identity,
         )
         team = folder / f"team-{next(tries)}"
-        outcome = train_in_team(work, dataset, begin.lora, processes=processes, folder=team, log=log, stop=stop)
-        return Trained(outcome, plan)
+        result = train_data_parallel(work, dataset, begin.lora, processes=processes, folder=team, log=log, stop=stop)
+        return Trained(result, plan)
 
-    return on_a_rung_that_holds(plans, attempt, log)
+    return run_with_fallbacks(plans, attempt, log)
 
 
-def on_a_rung_that_holds(rungs: Sequence[Rung], attempt: Callable[[Rung], Result], log: Log) -> Result:
+def run_with_fallbacks(
+    rungs: Sequence[MemoryConfiguration], attempt: Callable[[MemoryConfiguration], Result], log: Log
+) -> Result:
     """What the first rung gives that memory suffices for; raises RuntimeError if it does for none."""
     for rung in rungs:
         try:

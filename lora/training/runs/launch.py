@@ -16,14 +16,14 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.trainer import Outcome
-from lora.training.progress import Log, passed_on
-from lora.training.runs.worker_files import FAILED, OUT_OF_MEMORY, STOP, Work, read_outcome, write_work
+from lora.training.progress import Log, relay_line
+from lora.training.runs.worker_files import FAILED, OUT_OF_MEMORY, STOP, Work, read_result, write_worker_input
 from lora.training.stop import Stop
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = "lora.training.runs.worker"
 PROCESSES_VARIABLE = "FLUX_LORA_PROCESSES"
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_POLLS = 0.2
 SECONDS_TO_SAVE = 5.0  # for a team that is told to stop; then it is killed
 END = None  # of the output
 
@@ -40,7 +40,7 @@ def count_processes() -> int:
     return int(asked)
 
 
-def train_in_team(
+def train_data_parallel(
     work: Work,
     dataset: EncodedDataset,
     lora: Mapping[str, Tensor] | None,
@@ -55,11 +55,11 @@ def train_in_team(
     Raises torch.OutOfMemoryError if one of them had not enough, and RuntimeError with its words if one failed.
     """
     folder.mkdir()
-    write_work(folder, work, dataset, lora)
+    write_worker_input(folder, work, dataset, lora)
     with _running(folder, processes) as (process, lines):
         while (line := _next(lines)) is not END:
             if line:
-                passed_on(line, log)
+                relay_line(line, log)
             if (reason := stop.reason()) and not (folder / STOP).exists():
                 (folder / STOP).write_text(reason)
         code = process.wait()
@@ -68,13 +68,13 @@ def train_in_team(
     if code:
         failed = folder / FAILED
         raise RuntimeError(failed.read_text() if failed.exists() else f"a process of the training ended with {code}")
-    return read_outcome(folder)
+    return read_result(folder)
 
 
 def _next(lines: "Queue[str | None]") -> str | None:
     """The next line; an empty one if none comes for a moment, as nothing interrupts a longer wait."""
     try:
-        return lines.get(timeout=SECONDS_BETWEEN_LOOKS)
+        return lines.get(timeout=SECONDS_BETWEEN_POLLS)
     except Empty:
         return ""
 
@@ -122,7 +122,7 @@ def _ask_to_stop(process: "subprocess.Popen[str]", folder: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_SAVE
     (folder / STOP).write_text("it was cancelled")
     while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_POLLS)
 
 
 def _read(process: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:

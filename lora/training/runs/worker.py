@@ -10,9 +10,9 @@ import torch
 from accelerate import PartialState
 
 from lora.training.checkpoints.files import read_checkpoint
-from lora.training.checkpoints.resume import Beginning
+from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
-from lora.training.learning.data_parallel import Team
+from lora.training.learning.data_parallel import DataParallel
 from lora.training.memory.out_of_memory import is_out_of_memory
 from lora.training.progress import Log, print_metric
 from lora.training.runs.attempt import run_job
@@ -21,9 +21,9 @@ from lora.training.runs.worker_files import (
     OUT_OF_MEMORY,
     STOP,
     read_data,
-    read_lora_of,
-    read_work,
-    write_outcome,
+    read_initial_lora,
+    read_worker_input,
+    write_result,
 )
 from lora.training.stop import Stop, Termination
 
@@ -31,7 +31,7 @@ LONGEST_WAIT = timedelta(hours=2)  # for the first process, which alone judges, 
 
 
 def main() -> None:
-    """Take part in the training that a folder describes; the first process leaves the outcome there."""
+    """Take part in the training that a folder describes; the first process leaves the result there."""
     folder, termination = Path(sys.argv[1]), Termination.listening()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
@@ -47,21 +47,21 @@ def main() -> None:
 
 
 def _take_part(folder: Path, termination: Termination, *, rank: int, size: int) -> None:
-    work = read_work(folder)
+    work = read_worker_input(folder)
     log = Log(print_metric)
     with termination.during_job():
-        outcome = run_job(
+        result = run_job(
             work.job,
             read_data(folder, work),
             work.plan,
-            Beginning(read_checkpoint(work.begin) if work.begin else None, read_lora_of(folder, work)),
+            InitialState(read_checkpoint(work.begin) if work.begin else None, read_initial_lora(folder, work)),
             store=CheckpointStore(work.store, work.identity, report_damage=log.say),
-            team=Team(rank=rank, size=size, batch_size=work.job.recipe.batch_size),
+            team=DataParallel(rank=rank, size=size, batch_size=work.job.recipe.batch_size),
             log=log,
             stop=Stop(log, termination, minutes=None, wish=folder / STOP),
         )
-    if outcome is not None:
-        write_outcome(folder, outcome)
+    if result is not None:
+        write_result(folder, result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
-from lora.training.learning.trainer import Account, Outcome
+from lora.training.learning.trainer import Outcome, TrainingSummary
 from lora.training.memory.configurations import Plan
 from lora.training.runs.attempt import Job
 
@@ -34,7 +34,7 @@ class Work:
     identity: dict[str, object]
 
 
-WORKS, ACCOUNTS = TypeAdapter(Work), TypeAdapter(Account)
+WORKS, ACCOUNTS = TypeAdapter(Work), TypeAdapter(TrainingSummary)
 
 
 def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
     return tuple(numbers.setdefault(id(prompt.tokens), len(numbers)) for prompt in _prompts(dataset))
 
 
-def write_work(folder: Path, work: Work, dataset: EncodedDataset, lora: Mapping[str, Tensor] | None) -> None:
+def write_worker_input(folder: Path, work: Work, dataset: EncodedDataset, lora: Mapping[str, Tensor] | None) -> None:
     """For the team to read."""
     tensors = {f"latents.{number}": example.latents.contiguous() for number, example in enumerate(dataset.examples)}
     for number, prompt in zip(work.prompts, _prompts(dataset), strict=True):
@@ -55,8 +55,8 @@ def write_work(folder: Path, work: Work, dataset: EncodedDataset, lora: Mapping[
     (folder / WORK).write_bytes(WORKS.dump_json(work))
 
 
-def read_work(folder: Path) -> Work:
-    """What `write_work` wrote."""
+def read_worker_input(folder: Path) -> Work:
+    """What `write_worker_input` wrote."""
     return WORKS.validate_json((folder / WORK).read_bytes())
 
 
@@ -72,19 +72,19 @@ def read_data(folder: Path, work: Work) -> EncodedDataset:
     return EncodedDataset(examples, next(rest), samples, tuple(rest))
 
 
-def read_lora_of(folder: Path, work: Work) -> Mapping[str, Tensor] | None:
+def read_initial_lora(folder: Path, work: Work) -> Mapping[str, Tensor] | None:
     """The LoRA to begin with, if there is one."""
     return load_file(folder / LORA) if work.has_lora else None
 
 
-def write_outcome(folder: Path, outcome: Outcome) -> None:
+def write_result(folder: Path, result: Outcome) -> None:
     """For the process that started the team."""
-    save_file(outcome.tensors, folder / MADE)
-    (folder / ACCOUNT).write_bytes(ACCOUNTS.dump_json(outcome.account))
+    save_file(result.tensors, folder / MADE)
+    (folder / ACCOUNT).write_bytes(ACCOUNTS.dump_json(result.account))
 
 
-def read_outcome(folder: Path) -> Outcome:
-    """What `write_outcome` wrote."""
+def read_result(folder: Path) -> Outcome:
+    """What `write_result` wrote."""
     return Outcome(load_file(folder / MADE), ACCOUNTS.validate_json((folder / ACCOUNT).read_bytes()))
 
 

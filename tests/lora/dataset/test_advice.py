@@ -8,11 +8,11 @@ from PIL import ImageFilter
 from lora.dataset.advice import warnings_about
 from lora.dataset.captions import PromptRule
 from lora.dataset.similarity import look_alikes
-from tests.tiny import encoded, found_in, noisy_picture, picture, write, zipped
+from tests.tiny import encoded, noisy_image, picture, read_archive, write, zipped
 
 
 def images(count=6, *, side=128):
-    return {f"{index}.png": encoded(noisy_picture(side, side, seed=index)) for index in range(count)}
+    return {f"{index}.png": encoded(noisy_image(side, side, seed=index)) for index in range(count)}
 
 
 def captions(count=6, *, text="TOK at place"):
@@ -24,8 +24,8 @@ def warnings(tmp_path, members, *, trigger_word="TOK", prefix="", suffix="", res
     elsewhere = write(tmp_path / "captions.zip", zipped(given)) if given else None
     wrapped = {"trigger_word": trigger_word, "prefix": prefix, "suffix": suffix}
     into = tmp_path / "into"
-    dataset = found_in(archive, into=into, resolutions=resolutions, captions=elsewhere, **wrapped).dataset
-    groups = look_alikes([image.look.likeness for image in dataset.images])
+    dataset = read_archive(archive, into=into, resolutions=resolutions, captions=elsewhere, **wrapped).dataset
+    groups = look_alikes([image.look.perceptual_hash for image in dataset.images])
     alike = [[dataset.images[index] for index in group] for group in groups]
     rule = PromptRule(trigger_word, prefix, suffix)
     found = list(warnings_about(dataset, alike, rule=rule, resolutions=resolutions))
@@ -67,23 +67,23 @@ def test_the_same_file_twice_is_named_once(tmp_path):
 
 
 def test_pictures_that_look_the_same_are_named(tmp_path):
-    shapes = noisy_picture(8, 8, seed=7).resize((160, 160))
+    shapes = noisy_image(8, 8, seed=7).resize((160, 160))
     members = images() | {"x.png": encoded(shapes), "y.jpg": encoded(shapes.resize((124, 124)), "JPEG")}
     assert warnings(tmp_path, members)[0].startswith("'x.png', 'y.jpg' look almost the same")
 
 
 def test_small_pictures_are_named_with_their_size(tmp_path):
-    members = images() | {"small.png": encoded(noisy_picture(116, 116, seed=9))}
+    members = images() | {"small.png": encoded(noisy_image(116, 116, seed=9))}
     said = "smaller than 128x128, and trained as they are: 'small.png (116x116)'"
     assert the_warning(tmp_path, members, resolutions=(128, 256)) == said
 
 
 def test_a_picture_that_is_enlarged_by_less_than_a_tenth_is_not_small(tmp_path):
-    assert warnings(tmp_path, images() | {"small.png": encoded(noisy_picture(117, 117, seed=9))}) == []
+    assert warnings(tmp_path, images() | {"small.png": encoded(noisy_image(117, 117, seed=9))}) == []
 
 
 def test_blurred_pictures_are_named(tmp_path):
-    blurred = noisy_picture(128, 128, seed=9).filter(ImageFilter.GaussianBlur(8))
+    blurred = noisy_image(128, 128, seed=9).filter(ImageFilter.GaussianBlur(8))
     assert (
         the_warning(tmp_path, images() | {"b.png": encoded(blurred)}) == "very blurred, and learned like that: 'b.png'"
     )
@@ -95,7 +95,7 @@ def test_a_plain_picture_is_not_called_blurred(tmp_path):
 
 def test_animations_are_named(tmp_path):
     """A43."""
-    frames = [noisy_picture(128, 128, seed=seed) for seed in (8, 9)]
+    frames = [noisy_image(128, 128, seed=seed) for seed in (8, 9)]
     moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert the_warning(tmp_path, images() | {"moving.gif": moving}).endswith("first picture is trained: 'moving.gif'")
 
@@ -142,7 +142,7 @@ def test_where_nothing_is_put_in_front_nothing_is_said_of_it(tmp_path, said):
 
 def test_images_that_share_a_caption_are_named(tmp_path):
     """A25."""
-    members = images() | captions() | {"0.jpg": encoded(noisy_picture(128, 128, seed=9), "JPEG")}
+    members = images() | captions() | {"0.jpg": encoded(noisy_image(128, 128, seed=9), "JPEG")}
     said = "one caption serves several images of the same name: '0.png', '0.jpg'"
     assert the_warning(tmp_path, members) == said
 

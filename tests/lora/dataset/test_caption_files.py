@@ -6,7 +6,7 @@ import pytest
 
 from lora.dataset import caption_files
 from lora.dataset.archive import Skipped, unpack_archive
-from lora.dataset.caption_files import Guessed, is_caption_file, read_captions
+from lora.dataset.caption_files import GuessedEncoding, is_caption_file, read_captions
 from lora.dataset.refusal import ContentError
 from tests.tiny import assert_one_sentence, write, zipped
 
@@ -106,7 +106,7 @@ def test_a_table_of_excel_is_read_in_every_encoding_that_it_saves(tmp_path, enco
 
 def test_an_encoding_is_named_unless_it_is_unicode(tmp_path):
     files = {"a.txt": "été, à la plage".encode("cp1252"), "b.txt": "é".encode("utf-16"), "c.txt": "é".encode()}
-    assert found(tmp_path, files).guessed == (Guessed("a.txt", "cp1252"),)
+    assert found(tmp_path, files).guessed == (GuessedEncoding("a.txt", "cp1252"),)
 
 
 @pytest.mark.parametrize(

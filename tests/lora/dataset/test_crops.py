@@ -7,24 +7,24 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from lora.dataset.crops import LEAST_SEEN, MOST_SEEN, View, seen, views_of
+from lora.dataset.crops import LARGEST_CROP, SMALLEST_CROP, Crop, crops_of, seen
 from lora.dataset.inspection import Inspector
 from lora.images.size import Size, fit
-from tests.tiny import encoded, found_in, noisy_picture, tiny_pipeline, write, zipped
+from tests.tiny import encoded, noisy_image, read_archive, tiny_pipeline, write, zipped
 
 BOX = (10.0, 20.0, 310.0, 220.0)
 SIZE = Size(96, 64)
 
 
 def crops(content, *, count=200, box=BOX):
-    return [seen(box, View(SIZE, number), content=content) for number in range(1, count + 1)]
+    return [seen(box, Crop(SIZE, number), content=content) for number in range(1, count + 1)]
 
 
 def test_the_first_view_is_the_whole_image():
-    assert views_of([SIZE, Size(192, 128)], count=2) == tuple(
-        View(size, number) for size in (SIZE, Size(192, 128)) for number in (0, 1)
+    assert crops_of([SIZE, Size(192, 128)], count=2) == tuple(
+        Crop(size, number) for size in (SIZE, Size(192, 128)) for number in (0, 1)
     )
-    assert seen(BOX, View(SIZE, 0), content="a") == BOX
+    assert seen(BOX, Crop(SIZE, 0), content="a") == BOX
 
 
 def test_a_crop_lies_within_the_image_keeps_its_shape_and_nearly_all_of_it():
@@ -32,13 +32,13 @@ def test_a_crop_lies_within_the_image_keeps_its_shape_and_nearly_all_of_it():
         assert BOX[0] <= left < right <= BOX[2] + 1e-9
         assert BOX[1] <= top < bottom <= BOX[3] + 1e-9
         assert (right - left) / (bottom - top) == pytest.approx(300 / 200)
-        assert LEAST_SEEN * 300 <= right - left <= MOST_SEEN * 300
+        assert SMALLEST_CROP * 300 <= right - left <= LARGEST_CROP * 300
 
 
 def test_crops_are_spread_over_all_that_they_can_be():
     shares = [(right - left) / 300 for left, _, right, _ in crops("a")]
-    assert min(shares) < LEAST_SEEN + 0.005
-    assert max(shares) > MOST_SEEN - 0.005
+    assert min(shares) < SMALLEST_CROP + 0.005
+    assert max(shares) > LARGEST_CROP - 0.005
     room = [(left - BOX[0]) / (300 - (right - left)) for left, _, right, _ in crops("a")]
     assert min(room) < 0.05
     assert max(room) > 0.95
@@ -50,8 +50,8 @@ def test_the_crops_of_an_image_are_its_own_and_always_the_same():
 
 
 def test_all_views_of_an_image_are_encoded_and_differ(tmp_path):
-    archive = write(tmp_path / "a.zip", zipped({"a.png": encoded(noisy_picture(100, 100))}))
-    found = found_in(archive, into=tmp_path / "into", views=3)
+    archive = write(tmp_path / "a.zip", zipped({"a.png": encoded(noisy_image(100, 100))}))
+    found = read_archive(archive, into=tmp_path / "into", views=3)
     examples = found.encoded(tiny_pipeline()).examples
     assert len(examples) == 3
     assert len({example.content for example in examples}) == 1

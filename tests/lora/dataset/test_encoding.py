@@ -15,11 +15,11 @@ from tests.tiny import (
     TINY_FLUX,
     TINY_TEXT_TOKENS,
     a_recipe,
-    base_that_reads,
+    base_with_text_length,
     encoded,
-    found_in,
-    noisy_picture,
+    noisy_image,
     picture,
+    read_archive,
     tiny_batches,
     tiny_pipeline,
     write,
@@ -39,7 +39,7 @@ def found(tmp_path, images, *resolutions, trigger_word="TOK", name="images"):
     members = {f"{index}.png": encoded(image) for index, image in enumerate(images)}
     members |= {f"{index}.txt": f"a TOK of shade {index}" for index in range(len(images))}
     archive = write(tmp_path / f"{name}.zip", zipped(members))
-    return found_in(archive, into=tmp_path / name, resolutions=resolutions, trigger_word=trigger_word)
+    return read_archive(archive, into=tmp_path / name, resolutions=resolutions, trigger_word=trigger_word)
 
 
 def shades():
@@ -64,7 +64,7 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
     }
     batches = tiny_batches(a_recipe(batch_size=2), encodings)
     for index in range(3 * len(encodings.examples)):
-        batch = batches.noised(index).batch
+        batch = batches.noisy_batch(index).batch
         for latents, tokens, pooled in zip(batch.latents, batch.prompt.tokens, batch.prompt.pooled, strict=True):
             (caption,) = {
                 text
@@ -78,14 +78,14 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
 
 
 def test_a_batch_is_encoded_as_its_images_are_alone(pipeline):
-    images = np.stack([np.asarray(noisy_picture(64, 96, seed=seed)) for seed in range(5)])
+    images = np.stack([np.asarray(noisy_image(64, 96, seed=seed)) for seed in range(5)])
     alone = torch.stack([encode_picture(pipeline.vae, image) for image in images])
     assert torch.allclose(encode_pixels(pipeline.vae, images), alone, atol=1e-3)
 
 
 def test_what_is_encoded_is_what_the_pipeline_decodes(pipeline):
     """Trap 11: our shift and scale, undone by the pipeline's, leave what the VAE itself decodes."""
-    image = noisy_picture(96, 64)
+    image = noisy_image(96, 64)
     latents = encode_picture(pipeline.vae, image)[None]
     pixels = pipeline.image_processor.preprocess(image)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_latents_are_fp32_with_rows_before_columns(pipeline):
 
 
 def test_encoding_is_the_mean_and_throws_no_dice(pipeline):
-    image = noisy_picture()
+    image = noisy_image()
     assert torch.equal(encode_picture(pipeline.vae, image), encode_picture(pipeline.vae, image))
 
 
@@ -143,7 +143,7 @@ def test_a_prompt_longer_than_the_base_reads_is_cut_with_one_warning(pipeline, t
         "b.png": encoded(picture()),
         "b.txt": "a cat " * 4,
     }
-    encodings = found_in(write(tmp_path / "a.zip", zipped(members)), into=tmp_path / "into").encoded(pipeline)
+    encodings = read_archive(write(tmp_path / "a.zip", zipped(members)), into=tmp_path / "into").encoded(pipeline)
     first, warning = encodings.summary().splitlines()
     assert first == "encoded 2 examples"
     count = token_count(pipeline, "TOK " + "a dog " * 700)
@@ -192,7 +192,7 @@ def test_what_the_disk_keeps_is_what_was_encoded(pipeline, tmp_path):
 def test_texts_that_the_disk_keeps_of_one_length_are_not_taken_for_those_of_another(pipeline, tmp_path):
     cache = DiskCache(tmp_path / "cache", most_bytes=2**30)
     found(tmp_path, [picture(64, 64)], 64).encoded(pipeline, cache=cache)
-    longer = base_that_reads(48, tmp_path / "base")
+    longer = base_with_text_length(48, tmp_path / "base")
     encoders = load_encoders(longer, on=torch.device("cpu"))
     (example,) = (
         found(tmp_path, [picture(64, 64)], 64, name="again").encoded(encoders, base=longer, cache=cache).examples

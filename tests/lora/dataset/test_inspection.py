@@ -14,10 +14,10 @@ from PIL import Image
 
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
-from lora.images.files import open_picture
+from lora.images.files import open_image
 from lora.images.size import Size
 from script.cog_server import ROOT
-from tests.tiny import encoded, noisy_picture, picture, write
+from tests.tiny import encoded, noisy_image, picture, write
 
 RESOLUTIONS = (128, 256, 384)
 LARGE_SIDE = 9000  # 81 megapixels
@@ -76,7 +76,7 @@ def test_a_look_at_a_picture_on_its_side_is_upright(tmp_path):
 
 
 def test_a_look_sees_an_animation(tmp_path):
-    frames = [noisy_picture(seed=seed) for seed in range(2)]
+    frames = [noisy_image(seed=seed) for seed in range(2)]
     path = write(tmp_path / "a", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert Inspector((64,), None, views=1).look(path).is_animated
 
@@ -85,7 +85,7 @@ def test_the_same_picture_looks_the_same_in_any_file(tmp_path):
     inspector = Inspector(RESOLUTIONS, None, views=1)
     one, other = (inspector.look(photo(tmp_path, kind=kind)) for kind in ("PNG", "TIFF"))
     assert one.content != other.content
-    assert (one.likeness, one.sharpness) == (other.likeness, other.sharpness)
+    assert (one.perceptual_hash, one.sharpness) == (other.perceptual_hash, other.sharpness)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -106,7 +106,7 @@ def test_pixels_made_anew_are_those_that_were_kept(tmp_path, kind, orientation, 
 
 def test_pixels_are_as_fine_as_those_of_the_whole_picture(tmp_path):
     path, inspector = photo(tmp_path, kind="PNG"), Inspector(RESOLUTIONS, None, views=1)
-    whole, look = open_picture(path), inspector.look(path)
+    whole, look = open_image(path), inspector.look(path)
     for view in look.views:
         pixels = inspector.pixels(path, look.content, [view])[0].astype(int)
         assert np.abs(pixels - np.asarray(whole.fitted(view.size), dtype=int)).mean() < 0.5
@@ -122,7 +122,7 @@ def test_pixels_that_were_kept_need_no_file(tmp_path):
 def test_what_is_decoded_as_fast_as_it_is_read_is_not_kept(tmp_path):
     """Writing it takes longer than it saves."""
     inspector = Inspector(RESOLUTIONS, PixelStore(tmp_path / "pixels"), views=1)
-    inspector.look(write(tmp_path / "a", encoded(noisy_picture(384, 384))))
+    inspector.look(write(tmp_path / "a", encoded(noisy_image(384, 384))))
     assert list((tmp_path / "pixels").iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora.dataset.names import inside, is_personal, path_of, printable, quoted, suffix_of
+from lora.dataset.names import inside, is_user_file, path_of, printable, quoted, suffix_of
 
 parts = st.sampled_from(["..", ".", "", "/", "\\", "C:", " ", "...", "a", "é" * 200, "💥" * 100, "a.txt", "\0", "~"])
 paths = st.lists(parts | st.text(max_size=5), max_size=8).map("/".join)
@@ -18,7 +18,7 @@ paths = st.lists(parts | st.text(max_size=5), max_size=8).map("/".join)
     "name", ["a.jpg", "x/a.jpg", "../a.jpg", "./a.jpg", "/a.jpg", "x\\a.jpg", "a", "my.folder/a..jpg", "macosx/a.jpg"]
 )
 def test_what_a_person_put_there_is_personal(name):
-    assert is_personal(name)
+    assert is_user_file(name)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_what_a_person_put_there_is_personal(name):
     ],
 )
 def test_what_is_hidden_or_added_by_a_system_is_not_personal(name):
-    assert not is_personal(name)
+    assert not is_user_file(name)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_two_images_of_one_name_and_folder_share_a_caption():
 def test_a_caption_with_the_image_suffix_is_for_that_image():
     pairing = pair(["a.jpg", "a.png"], [caption("a"), caption("a.png")])
     assert [str(taken.target) for taken in pairing.captions] == ["a", "a.png"]
-    assert pairing.overruled == ()
+    assert pairing.conflicting == ()
 
 
 def test_the_same_case_comes_before_another():
@@ -73,7 +73,7 @@ def test_the_same_case_comes_before_another():
     for found in (captions, captions[::-1]):
         pairing = pair(["a.jpg", "A.JPG"], found)
         assert [str(taken.target) for taken in pairing.captions] == ["a", "A"]
-        assert pairing.overruled == ()
+        assert pairing.conflicting == ()
 
 
 def test_a_table_with_the_same_case_comes_before_a_text_file_with_another():
@@ -122,7 +122,7 @@ def test_of_two_captions_that_differ_one_holds_and_the_other_is_told(first, seco
     """A65: a .txt goes before a table."""
     pairing = pair(["a.png"], [first, second])
     assert pairing.captions == (first,)
-    assert pairing.overruled == (second,)
+    assert pairing.conflicting == (second,)
     assert pairing.unused == ()
 
 
@@ -134,7 +134,7 @@ def test_the_order_of_the_files_decides_nothing_between_ranks(pair_of_ranks):
 
 def test_two_captions_that_say_the_same_need_no_word():
     pairing = pair(["a.png"], [caption("a", "a dog\n"), caption("a.png", "a  dog", rank=TABLE)])
-    assert (pairing.overruled, pairing.unused) == ((), ())
+    assert (pairing.conflicting, pairing.unused) == ((), ())
 
 
 def test_a_caption_of_a_file_that_is_not_there_is_unused():
@@ -157,7 +157,7 @@ def test_every_caption_is_taken_or_told_of_once(images, found):
     captions = [caption(target, f"text {number}") for number, target in enumerate(found)]
     pairing = pair(images, captions)
     taken = {each.text for each in pairing.captions if each}
-    told = [each.text for each in pairing.unused + pairing.overruled]
+    told = [each.text for each in pairing.unused + pairing.conflicting]
     assert sorted([*taken, *told]) == sorted(each.text for each in captions)
 
 

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from lora.dataset import reading
-from tests.tiny import assert_one_sentence, encoded, found_in, noisy_picture, picture, write, zipped
+from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, read_archive, write, zipped
 
 IMAGE = encoded(picture())
 
@@ -15,7 +15,7 @@ IMAGE = encoded(picture())
 def read(tmp_path, members, *, captions=None, **options):
     archive = write(tmp_path / "images.zip", zipped(members))
     given = write(tmp_path / "captions.zip", zipped(captions)) if captions is not None else None
-    return found_in(archive, into=tmp_path / "into", captions=given, **options).dataset
+    return read_archive(archive, into=tmp_path / "into", captions=given, **options).dataset
 
 
 def prompts(tmp_path, members, **options):
@@ -48,7 +48,7 @@ def test_each_image_has_the_caption_of_its_name(tmp_path):
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_a_tar_is_read_as_a_zip_is(tmp_path, mode):
     members = {"x/b.png": IMAGE, "x/b.txt": b"in b", "a.png": IMAGE, "__MACOSX/._a.png": b"junk"}
-    found = found_in(write(tmp_path / "images", tarred(members, mode)), into=tmp_path / "into")
+    found = read_archive(write(tmp_path / "images", tarred(members, mode)), into=tmp_path / "into")
     assert {image.name: image.prompt for image in found.dataset.images} == {"x/b.png": "TOK in b", "a.png": "TOK"}
     assert found.dataset.skipped == ()
 
@@ -113,7 +113,7 @@ def test_a_table_of_captions_that_cannot_be_read_is_refused_by_name(tmp_path):
         ("b.cr2", b"raw", "not read: send a JPEG or PNG of it"),
         ("b.NEF", encoded(picture(), "TIFF"), "not read: send a JPEG or PNG of it"),
         ("b.jxl", b"jpeg xl", "not a JPEG"),
-        ("b.png", encoded(noisy_picture())[:9000], "cannot be decoded"),
+        ("b.png", encoded(noisy_image())[:9000], "cannot be decoded"),
         ("b.png", encoded(picture(20, 20)), "20x20 is too small"),
         ("b.txt", b"\x00\x01\x02" * 50, "no text"),
         ("b.txt", b"x" * 70_000, "70,000 bytes"),

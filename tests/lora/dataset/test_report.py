@@ -4,18 +4,20 @@ import json
 
 from lora.dataset.captions import PromptRule
 from lora.dataset.report import report_on
-from tests.tiny import encoded, found_in, noisy_picture, write, zipped
+from tests.tiny import encoded, noisy_image, read_archive, write, zipped
 
 RULE = PromptRule("TOK", "", "")
 
 
 def reported(tmp_path, members, *, resolutions=(64, 96)):
-    found = found_in(write(tmp_path / "images.zip", zipped(members)), into=tmp_path / "into", resolutions=resolutions)
+    found = read_archive(
+        write(tmp_path / "images.zip", zipped(members)), into=tmp_path / "into", resolutions=resolutions
+    )
     return report_on(found.dataset, rule=RULE, resolutions=resolutions)
 
 
 def images(count):
-    return {f"{index}.png": encoded(noisy_picture(96, 96, seed=index)) for index in range(count)}
+    return {f"{index}.png": encoded(noisy_image(96, 96, seed=index)) for index in range(count)}
 
 
 def test_a_report_counts_images_captions_and_where_they_are_from(tmp_path):
@@ -48,7 +50,7 @@ def test_a_report_names_what_is_skipped_but_not_without_end(tmp_path):
 
 
 def test_a_report_names_what_looks_the_same(tmp_path):
-    large = noisy_picture(8, 8, seed=7).resize((256, 256))
+    large = noisy_image(8, 8, seed=7).resize((256, 256))
     members = images(5) | {"large.png": encoded(large), "small.jpg": encoded(large.resize((96, 96)), "JPEG")}
     report = reported(tmp_path, members)
     assert report.look_alikes == (("large.png", "small.jpg"),)

@@ -10,12 +10,12 @@ import skimage
 from PIL import Image, ImageEnhance, ImageFilter
 
 from lora.dataset.advice import BLURRED
-from lora.dataset.similarity import likeness, look_alikes, sharpness
+from lora.dataset.similarity import look_alikes, perceptual_hash, sharpness
 from lora.dataset.sizes import training_size
 from lora.images.size import Size, fit
 from script.tiny_flux.monster import PARTS, draw_parts
 from script.tiny_flux.world import BACKGROUNDS, draw_background
-from tests.tiny import encoded, noisy_picture, picture
+from tests.tiny import encoded, noisy_image, picture
 
 PHOTOS = ("chelsea", "astronaut", "coffee", "rocket", "retina", "camera", "coins", "immunohistochemistry")
 
@@ -31,7 +31,7 @@ def compressed(image, quality):
 
 
 def groups(*pictures):
-    return look_alikes([likeness(each) for each in pictures])
+    return look_alikes([perceptual_hash(each) for each in pictures])
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -131,6 +131,6 @@ def test_a_picture_of_one_color_is_neither():
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 128), (128, 16)])
 def test_the_smallest_pictures_can_be_told_apart(size):
-    first, second = noisy_picture(*size), noisy_picture(*size, seed=1)
+    first, second = noisy_image(*size), noisy_image(*size, seed=1)
     assert groups(first, second, first) == [[0, 2]]
     assert sharpness(first) > BLURRED

@@ -13,7 +13,7 @@ from PIL import Image
 from lora.dataset.sizes import MOST_UPSCALING, STEP, training_size, training_sizes
 from lora.images.files import LONGEST_RATIO, SHORTEST_SIDE
 from lora.images.size import Size, cover_scale, fit
-from tests.tiny import noisy_picture, picture
+from tests.tiny import noisy_image, picture
 
 COUNT = 10_000
 steadily = settings(deadline=None, derandomize=True, database=None, max_examples=300)
@@ -142,7 +142,7 @@ def test_a_picture_is_cut_and_never_stretched():
 @pytest.mark.parametrize("size", [Size(80, 80), Size(96, 64), Size(32, 64), Size(16, 16)], ids=str)
 def test_the_same_is_cut_on_both_sides(size):
     """What is the same in a mirror still is."""
-    half = noisy_picture(150, 200)
+    half = noisy_image(150, 200)
     image = Image.new("RGB", (300, 200))
     image.paste(half, (0, 0))
     image.paste(half.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (150, 0))
@@ -153,7 +153,7 @@ def test_the_same_is_cut_on_both_sides(size):
 
 
 def test_a_picture_of_the_right_size_is_left_alone():
-    image = noisy_picture(96, 80)
+    image = noisy_image(96, 80)
     assert fit(image, Size(96, 80)).tobytes() == image.tobytes()
 
 

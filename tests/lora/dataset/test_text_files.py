@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora.dataset.text_files import decode_text
-from tests.tiny import encoded, noisy_picture
+from tests.tiny import encoded, noisy_image
 
 CAPTION = "a café, 犬 and 🦊\nin Łódź"
-IMAGE = noisy_picture()
+IMAGE = noisy_image()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lora.dataset.workers import AHEAD, MOST_WORKERS, SECONDS_TO_FINISH, in_order
+from lora.dataset.workers import AHEAD, MOST_WORKERS, SECONDS_TO_FINISH, map_in_order
 
 
 class StoppedError(Exception):
@@ -27,20 +27,20 @@ def test_results_come_in_the_order_of_the_items():
         time.sleep(0.05 if number < 2 else 0)
         return number * 10
 
-    assert list(in_order(slow_at_first, range(30))) == [number * 10 for number in range(30)]
+    assert list(map_in_order(slow_at_first, range(30))) == [number * 10 for number in range(30)]
 
 
 def test_no_items_give_no_results():
-    assert list(in_order(str, [])) == []
+    assert list(map_in_order(str, [])) == []
 
 
 def test_several_are_worked_on_at_once():
     together = threading.Barrier(2)
-    assert list(in_order(lambda _: together.wait(timeout=5) >= 0, range(2))) == [True, True]
+    assert list(map_in_order(lambda _: together.wait(timeout=5) >= 0, range(2))) == [True, True]
 
 
 def test_an_error_is_raised_in_its_turn():
-    results = in_order(lambda number: 10 // number, [5, 2, 0, 1])
+    results = map_in_order(lambda number: 10 // number, [5, 2, 0, 1])
     assert [next(results), next(results)] == [2, 5]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -53,12 +53,12 @@ def test_an_error_of_the_items_is_raised():
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        list(in_order(str, items()))
+        list(map_in_order(str, items()))
 
 
 def test_endless_items_are_taken_only_a_little_ahead():
     taken = itertools.count()
-    results = in_order(str, taken)
+    results = map_in_order(str, taken)
     assert [next(results) for _ in range(5)] == ["0", "1", "2", "3", "4"]
     assert next(taken) <= 5 + AHEAD * MOST_WORKERS
 
@@ -70,7 +70,7 @@ def test_whoever_stops_listening_does_not_wait_long(gate):
         begun.append(number)
         return number == 0 or gate.wait()
 
-    results = in_order(work, range(100))
+    results = map_in_order(work, range(100))
     assert next(results)
     start = time.monotonic()
     results.close()
@@ -90,7 +90,7 @@ def test_what_has_begun_is_finished_before_whoever_stops_listening_goes_on():
         time.sleep(0.1)
         finished.append(number)
 
-    results = in_order(work, range(100))
+    results = map_in_order(work, range(100))
     next(results)
     results.close()
     assert sorted(begun) == sorted(finished)
@@ -101,7 +101,7 @@ def test_a_cancelled_job_leaves_while_the_workers_are_busy(gate):
 
     def consume():
         try:
-            list(in_order(lambda _: gate.wait(), range(100)))
+            list(map_in_order(lambda _: gate.wait(), range(100)))
         except StoppedError:
             left.append(time.monotonic())
 

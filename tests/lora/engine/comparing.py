@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lora.engine.lora_layers import fuse_lora
 from lora.engine.precision import Precision
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
@@ -71,7 +71,7 @@ def small_question() -> Question:
 
 def worn(precision: Precision, *, on_host: bool = False) -> FluxTransformer2DModel:
     """tiny-flux held in a precision, with a LoRA that does something on each layer that can wear one."""
-    return dressed(load_transformer(TINY_FLUX, Held(precision, on_host, CPU)))
+    return dressed(load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU)))
 
 
 def small(dtype: torch.dtype) -> FluxTransformer2DModel:

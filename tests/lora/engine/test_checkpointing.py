@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lora.engine.checkpointing import compute_blocks
+from lora.engine.checkpointing import configure_blocks
 from lora.training.learning.losses import loss_at
 from tests.lora.engine.comparing import (
     SIGMAS,
@@ -25,7 +25,7 @@ RUNGS = ("pointwise", "gelu", "blocks")
 
 
 def on_rung(transformer, rung):
-    compute_blocks(transformer, rung, are_compiled=False)
+    configure_blocks(transformer, rung, are_compiled=False)
     return transformer
 
 

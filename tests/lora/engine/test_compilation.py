@@ -12,12 +12,12 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
-from lora.engine.checkpointing import compute_blocks
+from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.options import Recomputed
 from lora.flux import frozen_transformer as holding
-from lora.flux.frozen_transformer import Held, load_transformer
-from lora.flux.modulation import Conditions, ModulationAhead
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.modulation import Conditions, PrecomputedModulation
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import TRAINING_GUIDANCE
@@ -31,14 +31,14 @@ FP32 = torch.float32
 class Way:
     """How a transformer is held and computed."""
 
-    held: Held
+    held: WeightPlacement
     recomputed: Recomputed
 
 
 WAYS = {
-    "in full": Way(Held("fp32", False, CPU), "nothing"),
-    "nf4": Way(Held("nf4", False, CPU), "blocks"),
-    "8 bits, modulation on the host, blocks streamed": Way(Held("int8", True, CPU, 3), "blocks"),
+    "in full": Way(WeightPlacement("fp32", False, CPU), "nothing"),
+    "nf4": Way(WeightPlacement("nf4", False, CPU), "blocks"),
+    "8 bits, modulation on the host, blocks streamed": Way(WeightPlacement("int8", True, CPU, 3), "blocks"),
 }
 
 
@@ -47,7 +47,7 @@ def contenders(request, base):
     """Compiled, and as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-        patch.setattr(holding, "multiplies_in_8_bits", lambda *_: True)  # as on a GPU
+        patch.setattr(holding, "supports_int8_matmul", lambda *_: True)  # as on a GPU
         counters.clear()
         yield [on(load_transformer(base, request.param.held), request.param, compiled) for compiled in (True, False)]
     torch._dynamo.reset()
@@ -55,7 +55,7 @@ def contenders(request, base):
 
 def on(transformer, way, are_compiled):
     transformer = fused(dressed(transformer))
-    compute_blocks(transformer, way.recomputed, are_compiled=are_compiled)
+    configure_blocks(transformer, way.recomputed, are_compiled=are_compiled)
     return transformer
 
 
@@ -72,8 +72,8 @@ def larger_question():
 def answer_ahead(transformer, question):
     """As a training asks: modulation layers on the host have answered beforehand."""
     seen = Conditions(question.sigmas, question.batch.prompt.pooled)
-    ahead = ModulationAhead(transformer, batch_size=len(question.sigmas))
-    with ahead.answering(0, {0: seen}.get, guidance=TRAINING_GUIDANCE):
+    ahead = PrecomputedModulation(transformer, batch_size=len(question.sigmas))
+    with ahead.precomputed(0, {0: seen}.get, guidance=TRAINING_GUIDANCE):
         return answer(transformer, question)
 
 
@@ -93,7 +93,7 @@ def assert_same(found, expected):
 
 def test_kernels_that_the_compiler_writes_compute_the_same():
     transformer = fused(small(FP32))
-    compute_blocks(transformer, "blocks", are_compiled=True)
+    configure_blocks(transformer, "blocks", are_compiled=True)
     for question in (small_question(), larger_question()):
         assert_same(answer(transformer, question), answer(fused(small(FP32)), question))
     torch._dynamo.reset()
@@ -131,7 +131,7 @@ def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch,
     backend = failing()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     transformer = fused(small(FP32))
-    compute_blocks(transformer, "blocks", are_compiled=True)
+    configure_blocks(transformer, "blocks", are_compiled=True)
     with pytest.warns(UserWarning, match="blocks are not compiled: .*no kernels for this chip"):
         found = answer(transformer, small_question())
     assert_same(found, answer(fused(small(FP32)), small_question()))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lora.engine.int8 import Int8Linear, W8A8Linear, int8_product, multiplies_in_8_bits, round_rows
+from lora.engine.int8 import Int8Linear, W8A8Linear, int8_matmul, quantize_rows, supports_int8_matmul
 from tests.tiny import assert_one_sentence
 
 CPU = torch.device("cpu")
@@ -67,31 +67,31 @@ def as_on_a_gpu(monkeypatch):
 @pytest.mark.parametrize("rows", ROWS)
 def test_a_product_of_codes_is_exact_however_few_rows_there_are(rows):
     codes, weight = random_codes(rows, 15360), random_codes(8, 15360, seed=2)
-    assert torch.equal(int8_product(codes, weight).long(), codes.long() @ weight.long().T)
+    assert torch.equal(int8_matmul(codes, weight).long(), codes.long() @ weight.long().T)
 
 
 def test_no_sum_of_the_largest_codes_runs_over():
     """Of as many as the widest layer of FLUX.1 has."""
     largest = torch.full((17, 15360), 127, dtype=torch.int8)
-    assert (int8_product(largest, largest[:8]) == 127 * 127 * 15360).all()
+    assert (int8_matmul(largest, largest[:8]) == 127 * 127 * 15360).all()
 
 
 def test_numbers_are_rounded_by_less_than_half_a_step_of_their_row():
     rows = random(5, INPUTS) * torch.tensor([1e-30, 1e-3, 1.0, 1e3, 1e30])[:, None]
-    codes, scales = round_rows(rows)
+    codes, scales = quantize_rows(rows)
     assert ((codes * scales - rows).abs() <= scales * 0.50001).all()
     assert (codes.abs().amax(1) == 127).all()
 
 
 def test_both_signs_are_rounded_alike():
     rows = random(5, INPUTS)
-    (codes, scales), (others, same) = round_rows(rows), round_rows(-rows)
+    (codes, scales), (others, same) = quantize_rows(rows), quantize_rows(-rows)
     assert torch.equal(codes, -others)
     assert torch.equal(scales, same)
 
 
 def test_a_row_of_zeros_stays_zero():
-    codes, scales = round_rows(torch.zeros(2, 8))
+    codes, scales = quantize_rows(torch.zeros(2, 8))
     assert torch.equal(codes, torch.zeros(2, 8, dtype=torch.int8))
     assert (scales > 0).all()  # nothing was divided by zero, which int8 would hide
 
@@ -100,7 +100,7 @@ def test_a_row_of_zeros_stays_zero():
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_answers_with_the_product_of_what_was_rounded(rows, bias):
     layer, x = plain(bias=bias), random(rows, INPUTS)
-    (codes, scales), (weights, steps) = round_rows(x), round_rows(layer.weight)
+    (codes, scales), (weights, steps) = quantize_rows(x), quantize_rows(layer.weight)
     expected = (codes.double() * scales) @ (weights.double() * steps).T + (layer.bias if bias else 0)
     assert relative_error(held(layer)(x), expected) < 1e-6
 
@@ -132,7 +132,7 @@ def test_new_weights_are_rounded_into_the_tensors_that_are_there():
     before = rounded.weight.data_ptr(), rounded.scales.data_ptr()
     rounded.hold(other, device=CPU, dtype=torch.float32)
     assert (rounded.weight.data_ptr(), rounded.scales.data_ptr()) == before
-    codes, scales = round_rows(other)
+    codes, scales = quantize_rows(other)
     assert torch.equal(rounded.weight, codes)
     assert torch.equal(rounded.scales, scales[:, 0])
 
@@ -162,8 +162,8 @@ def test_sizes_that_no_gpu_multiplies_are_refused():
 def test_the_gradient_is_the_product_of_what_was_rounded(rows, bias):
     """The scales of the weights' rows are in it before it is rounded, and the weights are not rounded anew."""
     layer, weighed_by = plain(bias=bias), random(rows, OUTPUTS, seed=5)
-    weights, steps = round_rows(layer.weight)
-    codes, scales = round_rows(weighed_by * steps.T)
+    weights, steps = quantize_rows(layer.weight)
+    codes, scales = quantize_rows(weighed_by * steps.T)
     _, found = answer_and_gradient(held(layer), random(rows, INPUTS), weighed_by)
     assert relative_error(found, (codes.double() * scales) @ weights.double()) < 1e-6
 
@@ -171,7 +171,7 @@ def test_the_gradient_is_the_product_of_what_was_rounded(rows, bias):
 def test_no_answer_is_further_off_than_rounding_explains():
     """With x and w off by half a scale each, a product is off by |x| s_w / 2 + |w| s_x / 2 + s_x s_w / 4 at most."""
     layer, x = plain(), random(20, INPUTS)
-    steps, scales = round_rows(layer.weight)[1].double(), round_rows(x)[1].double()
+    steps, scales = quantize_rows(layer.weight)[1].double(), quantize_rows(x)[1].double()
     most = x.double().abs().sum(1, keepdim=True) * steps.T / 2 + scales / 2 * layer.weight.double().abs().sum(1)
     most += INPUTS * scales * steps.T / 4
     off = (held(layer)(x) - layer.double()(x.double())).abs()
@@ -182,8 +182,8 @@ def test_no_answer_is_further_off_than_rounding_explains():
 def test_no_gradient_is_further_off_than_rounding_explains():
     """With s the scale of dY times s_w: s / 2 for each of its products with a code, and |dY| s_w / 2 for the codes."""
     layer, weighed_by = plain(), random(20, OUTPUTS, seed=5)
-    codes, steps = (each.double() for each in round_rows(layer.weight))
-    scales = round_rows(weighed_by * steps.T.float())[1].double()
+    codes, steps = (each.double() for each in quantize_rows(layer.weight))
+    scales = quantize_rows(weighed_by * steps.T.float())[1].double()
     most = scales / 2 * codes.abs().sum(0) + weighed_by.double().abs() @ steps / 2
     _, found = answer_and_gradient(held(layer), random(20, INPUTS), weighed_by)
     off = (found - weighed_by.double() @ layer.weight.double()).abs()
@@ -253,5 +253,5 @@ def test_under_autocast_it_answers_in_its_precision_and_the_gradient_has_that_of
 )
 def test_gpus_from_ampere_on_multiply_layers_in_8_bits_if_sizes_allow(monkeypatch, capability, outputs, multiplies):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
-    assert multiplies_in_8_bits(plain(outputs=outputs), torch.device("cuda")) is multiplies
-    assert not multiplies_in_8_bits(plain(), CPU)
+    assert supports_int8_matmul(plain(outputs=outputs), torch.device("cuda")) is multiplies
+    assert not supports_int8_matmul(plain(), CPU)

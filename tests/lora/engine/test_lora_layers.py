@@ -5,7 +5,7 @@ import torch
 
 from lora.engine.lora_layers import FusedLoraLinear, is_fused
 from lora.training.learning.adapter import lora_tensors
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from tests.lora.engine.comparing import a_question, answer, cosine, error, fused, small, small_question, worn
@@ -60,7 +60,7 @@ def test_a_layers_answer_and_gradients_are_the_formulas():
     pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).to(BF16)
     wanted = torch.autograd.grad(expected, [exact, *weights], pull.double())
     answered = layer(x)
-    found = torch.autograd.grad(answered, [x, *layer.masters], pull)
+    found = torch.autograd.grad(answered, [x, *layer.master_weights], pull)
     assert [each.dtype for each in (answered, *found)] == [BF16, BF16, FP32, FP32]
     for one, other in zip((answered, *found), (expected, *wanted), strict=True):
         assert (one.double() - other).norm() / other.norm() < 5e-3
@@ -100,7 +100,7 @@ def fused_bare():
 def test_gradients_of_several_batches_are_added_in_fp32():
     """A thousandth beside a one is lost in bf16."""
     layer, x = layer_and_input()
-    x, (_, up) = x.to(BF16), layer.masters
+    x, (_, up) = x.to(BF16), layer.master_weights
     layer(x).sum().backward()
     once = up.grad.clone()
     (layer(x).sum() / 1024).backward()
@@ -113,7 +113,7 @@ def test_a_step_too_small_for_bf16_still_moves_what_is_trained():
     engine = fused(small(BF16))
     before = {name: each.detach().clone() for name, each in lora_parameters(engine).items()}
     recipe = a_recipe(steps=1, learning_rate=1e-6)
-    take_step(engine, TrainingState(engine, recipe), tiny_batches(recipe), recipe, team=Solo())
+    take_step(engine, TrainingState(engine, recipe), tiny_batches(recipe), recipe, team=SingleProcess())
     moved = [(each.detach() != before[name]).float().mean() for name, each in lora_parameters(engine).items()]
     assert min(moved) > 0.5
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lora.engine.checkpointing import compute_blocks
+from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
-from lora.engine.options import streamed_places
+from lora.engine.options import streamed_block_indices
 from lora.engine.streaming import BlockStream, _Slot
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.losses import loss_at
 from tests.lora.engine.comparing import SIGMAS, answer, fused, small_question
@@ -23,11 +23,11 @@ EVERY_WAY = [
 
 def worn(base, precision, on_host, streamed, *, engine=fused):
     """With a LoRA that does something on each layer."""
-    transformer = load_transformer(base, Held(precision, on_host, CPU, streamed))
+    transformer = load_transformer(base, WeightPlacement(precision, on_host, CPU, streamed))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     randomize_lora(transformer)
     transformer = engine(transformer)
-    compute_blocks(transformer, "blocks", are_compiled=False)
+    configure_blocks(transformer, "blocks", are_compiled=False)
     return transformer
 
 
@@ -160,7 +160,7 @@ def in_block(transformer, layer):
     ("count", "places"), [(0, []), (1, [9]), (2, [4, 9]), (5, [1, 3, 5, 7, 9]), (10, list(range(10)))]
 )
 def test_blocks_that_stream_are_as_far_from_each_other_as_can_be(count, places):
-    assert streamed_places(count, of=10) == places
+    assert streamed_block_indices(count, of=10) == places
 
 
 def test_a_stream_to_no_block_takes_nothing():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora.flux.components import load_parts, load_tokenizers
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.components import load_components, load_tokenizers
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.loading import load_pipeline
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace
 
@@ -40,9 +40,9 @@ def change_json(file, **changes):
 def refusal(base, part):
     with pytest.raises(ValueError) as error:
         if part == "transformer":
-            load_transformer(base, Held("fp32", False, torch.device("cpu")))
+            load_transformer(base, WeightPlacement("fp32", False, torch.device("cpu")))
         else:
-            load_parts(base, (part,), dtype=torch.float32)
+            load_components(base, (part,), dtype=torch.float32)
     assert_one_sentence(error.value, f"{base / part}", "expected")
     assert str(error.value).startswith(str(base / part))
     return str(error.value)
@@ -129,7 +129,7 @@ def test_an_index_that_names_no_part_of_flux_is_refused(base):
 def test_a_config_that_no_transformer_can_be_made_by_is_not_trained(base):
     change_json(base / "transformer" / "config.json", num_layers="two")
     with pytest.raises(ValueError) as error:
-        load_transformer(base, Held("fp32", False, torch.device("cpu")))
+        load_transformer(base, WeightPlacement("fp32", False, torch.device("cpu")))
     assert_one_sentence(error.value, f"{base / 'transformer'} cannot be loaded", "expected")
 
 
@@ -148,13 +148,13 @@ def test_text_encoders_in_the_form_of_the_published_files_are_whole(base):
 
     change_weights(base, "text_encoder", published_clip)
     change_weights(base, "text_encoder_2", twice)
-    assert_as_made(load_parts(base, ("text_encoder", "text_encoder_2"), dtype=torch.float32))
+    assert_as_made(load_components(base, ("text_encoder", "text_encoder_2"), dtype=torch.float32))
     change_weights(base, "text_encoder_2", lambda tensors: {n: t for n, t in tensors.items() if n != "shared.weight"})
-    assert_as_made(load_parts(base, ("text_encoder_2",), dtype=torch.float32))
+    assert_as_made(load_components(base, ("text_encoder_2",), dtype=torch.float32))
 
 
 def assert_as_made(parts):
-    made = load_parts(TINY_FLUX, tuple(parts), dtype=torch.float32)
+    made = load_components(TINY_FLUX, tuple(parts), dtype=torch.float32)
     for name, part in parts.items():
         for key, tensor in made[name].state_dict().items():
             assert torch.equal(part.state_dict()[key], tensor), key

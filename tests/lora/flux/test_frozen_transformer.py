@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lora.engine.int8 import Int8Linear, W8A8Linear
 from lora.engine.linears import HostLinear, Nf4Linear
-from lora.flux.frozen_transformer import IN_BLOCK, INDEX, MODULATION, WEIGHTS, Held, load_transformer
+from lora.flux.frozen_transformer import IN_BLOCK, INDEX, MODULATION, WEIGHTS, WeightPlacement, load_transformer
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
@@ -95,11 +95,11 @@ def broken(base, tmp_path):
 
 
 def loaded(base: Path, precision: str, on_host: bool) -> FluxTransformer2DModel:
-    return load_transformer(base, Held(precision, on_host, CPU))
+    return load_transformer(base, WeightPlacement(precision, on_host, CPU))
 
 
 def multiplying_in_8_bits(base: Path) -> FluxTransformer2DModel:
-    """Held in int8 as on a GPU that multiplies it: all but the modulation layers round their inputs, too."""
+    """Stored in int8 as on a GPU that multiplies it: all but the modulation layers round their inputs, too."""
     transformer, plain = loaded(base, "int8", False), loaded(base, "fp32", False)
     for name, layer in plain.named_modules():
         if isinstance(layer, nn.Linear) and IN_BLOCK.match(name) and not MODULATION.fullmatch(name):
@@ -200,7 +200,7 @@ def test_modulation_layers_can_be_on_the_host_and_no_others(precision):
 
 def test_weights_on_the_host_stay_there_when_the_model_moves():
     """Loaded for the meta device, which stands for a GPU here; the LoRA on such a layer is on the device."""
-    transformer = load_transformer(TINY_FLUX, Held("fp32", True, META))
+    transformer = load_transformer(TINY_FLUX, WeightPlacement("fp32", True, META))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     assert {parameter.device.type for parameter in transformer.parameters()} == {"meta"}
     layers = [layer for layer in transformer.modules() if isinstance(layer, HostLinear)]
@@ -391,10 +391,10 @@ def test_a_shard_that_is_not_there_is_named(broken, tmp_path):
 
 
 def test_quantised_weights_on_a_cpu_are_computed_with_in_fp32():
-    assert [Held(precision, False, CPU).dtype for precision in PRECISIONS] == [
+    assert [WeightPlacement(precision, False, CPU).dtype for precision in PRECISIONS] == [
         torch.float32,
         torch.bfloat16,
         torch.float32,
         torch.float32,
     ]
-    assert Held("nf4", False, torch.device("cuda")).dtype == torch.bfloat16
+    assert WeightPlacement("nf4", False, torch.device("cuda")).dtype == torch.bfloat16

@@ -7,10 +7,10 @@ import torch
 
 from lora.engine.linears import HostLinear
 from lora.flux import modulation
-from lora.flux.frozen_transformer import Held, load_transformer
-from lora.flux.modulation import Conditions, ModulationAhead
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.modulation import Conditions, PrecomputedModulation
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.data_parallel import Solo, Team
+from lora.training.learning.data_parallel import DataParallel, SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
 from lora.training.learning.state import TrainingState
@@ -34,7 +34,7 @@ EXAMPLES = 5  # so that the last batch of an epoch is smaller
 @pytest.fixture
 def three_ahead(monkeypatch):
     """Room for the answers to three batches of two, in fp32."""
-    monkeypatch.setattr(modulation, "AHEAD_BYTES", 3 * 2 * ROWS * 4 + 1)
+    monkeypatch.setattr(modulation, "PRECOMPUTED_BYTES", 3 * 2 * ROWS * 4 + 1)
 
 
 @pytest.fixture
@@ -56,7 +56,9 @@ class Training:
     def go(self, steps, recipe, *, team=None):
         batches = tiny_batches(recipe, tiny_dataset(EXAMPLES))
         for _ in range(steps):
-            self.losses.append(take_step(self.transformer, self.state, batches, recipe, team=team or Solo()).loss)
+            self.losses.append(
+                take_step(self.transformer, self.state, batches, recipe, team=team or SingleProcess()).loss
+            )
         return self
 
     def all(self):
@@ -66,7 +68,7 @@ class Training:
 
 def a_training(base, recipe, *, on_host=True, precision="fp32", checkpointing=False):
     """With a LoRA that does something on every layer, those of modulation among them."""
-    transformer = load_transformer(base, Held(precision, on_host, CPU))
+    transformer = load_transformer(base, WeightPlacement(precision, on_host, CPU))
     add_lora(transformer, layers=all_layers(transformer), rank=recipe.lora_rank, seed=0)
     randomize_lora(transformer)
     if checkpointing:
@@ -111,9 +113,9 @@ def test_answers_take_no_more_than_their_share_but_one_batch_always_fits(base, m
     transformer = a_training(base, recipe).transformer
     batches = tiny_batches(recipe, tiny_dataset(4))
     for share, expected in ((10 * 2 * ROWS * 4, 10), (10 * 2 * ROWS * 4 - 1, 9), (1, 1)):
-        monkeypatch.setattr(modulation, "AHEAD_BYTES", share)
+        monkeypatch.setattr(modulation, "PRECOMPUTED_BYTES", share)
         asked = []
-        with ModulationAhead(transformer, batch_size=2).answering(
+        with PrecomputedModulation(transformer, batch_size=2).precomputed(
             7, lambda index, asked=asked: (asked.append(index), batches.conditions(index))[1], guidance=1.0
         ):
             assert sum(layer.answer.nbytes for layer in layers_on_host(transformer)) == 2 * ROWS * 4
@@ -123,10 +125,10 @@ def test_answers_take_no_more_than_their_share_but_one_batch_always_fits(base, m
 def test_a_small_model_looks_no_further_ahead_than_is_of_use(base):
     transformer = a_training(base, a_recipe()).transformer
     asked, batches = [], tiny_batches(a_recipe(), tiny_dataset(4))
-    with ModulationAhead(transformer, batch_size=2).answering(
+    with PrecomputedModulation(transformer, batch_size=2).precomputed(
         0, lambda index: (asked.append(index), batches.conditions(index))[1], guidance=1.0
     ):
-        assert len(asked) == modulation.MOST_AHEAD
+        assert len(asked) == modulation.MAX_PRECOMPUTED_BATCHES
 
 
 @pytest.mark.usefixtures("three_ahead")
@@ -157,8 +159,10 @@ def test_a_step_that_is_skipped_leaves_the_others_as_they_are(base):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_of_several_has_the_answers_to_its_own_part(base, rank, monkeypatch):
     """Of batches of two, one each; the second process has nothing to do in the last of an epoch."""
-    monkeypatch.setattr(Team, "add_up", Solo.add_up)  # alone: what is compared are its own gradients
-    recipe, team = a_recipe(steps=4), Team(rank=rank, size=2, batch_size=1)
+    monkeypatch.setattr(
+        DataParallel, "all_reduce_gradients", SingleProcess.all_reduce_gradients
+    )  # alone: what is compared are its own gradients
+    recipe, team = a_recipe(steps=4), DataParallel(rank=rank, size=2, batch_size=1)
     trainings = [a_training(base, recipe, on_host=on_host) for on_host in (True, False)]
     for training in trainings:
         training.go(2, recipe, team=team)
@@ -168,7 +172,7 @@ def test_a_process_of_several_has_the_answers_to_its_own_part(base, rank, monkey
 def test_only_what_was_asked_for_is_answered_ahead_and_then_weights_answer_again(base):
     recipe = a_recipe()
     transformer, batch = a_training(base, recipe).transformer, tiny_batch()
-    ahead, noise = ModulationAhead(transformer, batch_size=4), torch.ones_like(batch.latents)
+    ahead, noise = PrecomputedModulation(transformer, batch_size=4), torch.ones_like(batch.latents)
     other = Conditions(SIGMAS.flip(0), batch.prompt.pooled)
 
     def asked():
@@ -176,17 +180,17 @@ def test_only_what_was_asked_for_is_answered_ahead_and_then_weights_answer_again
             return losses_at(transformer, batch, noise=noise, sigmas=SIGMAS)
 
     plain = asked()
-    with ahead.answering(0, {0: other, 1: Conditions(SIGMAS, batch.prompt.pooled)}.get, guidance=1.0):
+    with ahead.precomputed(0, {0: other, 1: Conditions(SIGMAS, batch.prompt.pooled)}.get, guidance=1.0):
         assert not torch.equal(asked(), plain)  # these are the answers to other sigmas
     assert torch.equal(asked(), plain)
-    with ahead.answering(1, {}.get, guidance=1.0):
+    with ahead.precomputed(1, {}.get, guidance=1.0):
         assert torch.equal(asked(), plain)
-    with pytest.raises(KeyboardInterrupt), ahead.answering(0, {}.get, guidance=1.0):
+    with pytest.raises(KeyboardInterrupt), ahead.precomputed(0, {}.get, guidance=1.0):
         raise KeyboardInterrupt
     assert torch.equal(asked(), plain)
 
 
 def test_a_transformer_with_all_weights_on_the_device_looks_nowhere_ahead(base):
     transformer = a_training(base, a_recipe(), on_host=False).transformer
-    with ModulationAhead(transformer, batch_size=2).answering(0, lambda _: pytest.fail("asked"), guidance=1.0):
+    with PrecomputedModulation(transformer, batch_size=2).precomputed(0, lambda _: pytest.fail("asked"), guidance=1.0):
         pass

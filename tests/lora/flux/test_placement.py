@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from lora.engine.options import streamed_places
+from lora.engine.options import streamed_block_indices
 from lora.flux.dimensions import Dimensions
-from lora.flux.placement import bytes_of_parts, placement
+from lora.flux.placement import bytes_of_components, placement
 from tests.tiny import TINY_FLUX, assert_one_sentence, tiny_pipeline
 
 GIB = 2**30
@@ -63,7 +63,7 @@ def needed(streamed):
     """In bytes: weights of blocks that stay, two of the largest that stream, what is not in blocks, and room to draw
     in."""
     sizes = [339_800_000] * 19 + [141_600_000] * 38  # weights of linear layers
-    away = [sizes[place] for place in streamed_places(streamed, of=57)]
+    away = [sizes[place] for place in streamed_block_indices(streamed, of=57)]
     return FLUX["transformer"] + FLUX["vae"] + 5e9 - 2 * (sum(away) - 2 * max(away))
 
 
@@ -77,8 +77,8 @@ def test_a_gpu_without_room_for_blocks_that_stream_is_told_what_it_lacks(free, f
 def test_the_bytes_of_parts_are_those_of_what_is_loaded():
     pipeline = tiny_pipeline()
     loaded = {part: sum(p.nbytes for p in getattr(pipeline, part).parameters()) for part in ALL}
-    assert bytes_of_parts(TINY_FLUX, torch.float32) == loaded
-    assert bytes_of_parts(TINY_FLUX, torch.bfloat16) == {part: size // 2 for part, size in loaded.items()}
+    assert bytes_of_components(TINY_FLUX, torch.float32) == loaded
+    assert bytes_of_components(TINY_FLUX, torch.bfloat16) == {part: size // 2 for part, size in loaded.items()}
 
 
 def test_the_bytes_of_shards_are_those_of_one_file(tmp_path):
@@ -91,4 +91,4 @@ def test_the_bytes_of_shards_are_those_of_one_file(tmp_path):
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 2
     unused = tmp_path / "transformer" / "diffusion_pytorch_model.fp16.safetensors"  # which the index does not name
     unused.symlink_to(TINY_FLUX / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert bytes_of_parts(tmp_path, torch.bfloat16) == bytes_of_parts(TINY_FLUX, torch.bfloat16)
+    assert bytes_of_components(tmp_path, torch.bfloat16) == bytes_of_components(TINY_FLUX, torch.bfloat16)

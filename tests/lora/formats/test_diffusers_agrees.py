@@ -5,7 +5,7 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
 from tests.lora.formats.made import LAYOUTS
 from tests.tiny import tiny_pipeline
@@ -44,7 +44,7 @@ def norm(up, down):
 
 
 def assert_converted(tensors):
-    ours = canonical(tensors).transformer
+    ours = convert_lora(tensors).transformer
     # It forgets the prefix of layers outside the blocks, and then passes them over.
     theirs = {n.removeprefix("transformer."): t for n, t in FluxPipeline.lora_state_dict(dict(tensors)).items()}
     assert theirs.keys() == {f"{layer}.lora_{half}.weight" for layer in ours for half in "AB"}
@@ -70,7 +70,7 @@ def test_a_pipeline_that_loads_the_file_itself_is_changed_as_much(name):
     tensors = LAYOUTS[name].tensors(linear_shapes(pipeline.transformer), only=LOADED[name])
     pipeline.load_lora_weights(dict(tensors), adapter_name="theirs")
     layers = {n: layer for n, layer in pipeline.transformer.named_modules() if isinstance(layer, LoraLayer)}
-    ours = canonical(tensors).transformer
+    ours = convert_lora(tensors).transformer
     assert layers.keys() == ours.keys()
     for layer, pair in ours.items():
         found = layers[layer].get_delta_weight("theirs")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora.formats.foreign_models import made_for
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
 from tests.lora.formats.made import LAYOUTS
 from tests.tiny import assert_one_sentence, tiny_transformer
@@ -35,7 +35,7 @@ def test_the_model_is_named(name, width, model, halves):
     down, up = halves
     tensors = {f"{name}.{down}.weight": torch.ones(2, width), f"{name}.{up}.weight": torch.ones(8, 2)}
     with pytest.raises(ValueError) as error:
-        canonical(tensors)
+        convert_lora(tensors)
     assert_one_sentence(error.value, f"{name}.{down}.weight", f"(it was made for {model})")
 
 
@@ -43,7 +43,7 @@ def test_the_model_is_named(name, width, model, halves):
 def test_norms_of_a_control_lora_are_refused(name):
     """They would replace those of the model, and stay when it is taken off."""
     with pytest.raises(ValueError) as error:
-        canonical({name: torch.zeros(16)})
+        convert_lora({name: torch.zeros(16)})
     assert_one_sentence(error.value, name, "a FLUX.1 Control model")
 
 
@@ -52,7 +52,7 @@ def test_a_fused_layer_of_flux_2_is_refused():
     name = "diffusion_model.single_blocks.0.linear1"
     tensors = {f"{name}.lora_A.weight": torch.ones(2, 6144), f"{name}.lora_B.weight": torch.ones(9 * 6144, 2)}
     with pytest.raises(ValueError) as error:
-        canonical(tensors)
+        convert_lora(tensors)
     assert_one_sentence(error.value, "55296 x 6144", "(it was made for FLUX.2)")
 
 

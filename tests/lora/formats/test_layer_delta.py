@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from tests.lora.formats.made import KOHYA, PEFT, lokr
 from tests.tiny import assert_one_sentence
 
@@ -17,7 +17,7 @@ def written(form, name):
 
 def refusal(tensors):
     with pytest.raises(ValueError) as error:
-        canonical(tensors)
+        convert_lora(tensors)
     assert_one_sentence(error.value)
     return str(error.value)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lora.formats.decompositions.loha import loha_change
-from lora.formats.tensor_keys import sort_by_layer
+from lora.formats.decompositions.loha import loha_delta
+from lora.formats.tensor_keys import group_by_layer
 from tests.lora.formats.made import ALPHA, loha, randn
 from tests.tiny import assert_one_sentence
 
@@ -13,7 +13,7 @@ NAME = "lora_unet_double_blocks_0_img_attn_proj"
 
 
 def layer_of(tensors):
-    (layer,) = sort_by_layer(tensors).layers
+    (layer,) = group_by_layer(tensors).layers
     return layer
 
 
@@ -24,12 +24,12 @@ def made(rows=24, columns=16):
 
 def test_the_change_is_the_elementwise_product_of_both():
     tensors, change = made()
-    assert torch.allclose(loha_change(layer_of(tensors)).matrix(CPU).double(), change, atol=1e-5)
+    assert torch.allclose(loha_delta(layer_of(tensors)).matrix(CPU).double(), change, atol=1e-5)
 
 
 def test_as_one_lora_it_is_the_same():
     tensors, change = made()
-    pair = loha_change(layer_of(tensors)).pair()
+    pair = loha_delta(layer_of(tensors)).pair()
     assert pair.down.shape == (9, 16)
     assert pair.up.shape == (24, 9)
     assert torch.allclose(pair.up.double() @ pair.down.double(), change, atol=1e-5)
@@ -37,7 +37,7 @@ def test_as_one_lora_it_is_the_same():
 
 def test_it_is_exact_at_the_width_of_flux():
     tensors, change = made(rows=3072, columns=3072)
-    found = loha_change(layer_of(tensors))
+    found = loha_delta(layer_of(tensors))
     assert (found.matrix(CPU) - change).norm() < 1e-5 * change.norm()
     pair = found.pair()
     assert (pair.up.double() @ pair.down.double() - change).norm() < 1e-5 * change.norm()
@@ -45,7 +45,7 @@ def test_it_is_exact_at_the_width_of_flux():
 
 def test_without_an_alpha_it_counts_whole():
     tensors, change = made()
-    found = loha_change(layer_of({name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")}))
+    found = loha_delta(layer_of({name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")}))
     assert torch.allclose(found.matrix(CPU).double(), change * 3 / ALPHA, atol=1e-4)
 
 
@@ -54,14 +54,14 @@ def test_the_two_products_may_have_different_ranks():
     tensors, _ = made()
     generator = torch.Generator().manual_seed(1)
     w2_a, w2_b = randn(generator, 24, 1), randn(generator, 1, 16)
-    found = loha_change(layer_of(tensors | {f"{NAME}.hada_w2_a": w2_a, f"{NAME}.hada_w2_b": w2_b}))
+    found = loha_delta(layer_of(tensors | {f"{NAME}.hada_w2_a": w2_a, f"{NAME}.hada_w2_b": w2_b}))
     first = tensors[f"{NAME}.hada_w1_a"] @ tensors[f"{NAME}.hada_w1_b"]
     assert torch.allclose(found.matrix(CPU), first * (w2_a @ w2_b) * ALPHA / 3, atol=1e-5)
 
 
 def test_as_one_lora_its_rank_is_none_that_the_layer_cannot_have():
     tensors, change = made(rows=8, columns=16)
-    found = loha_change(layer_of(tensors))
+    found = loha_delta(layer_of(tensors))
     assert torch.allclose(found.matrix(CPU).double(), change, atol=1e-5)
     with pytest.raises(ValueError) as error:
         found.pair()
@@ -72,5 +72,5 @@ def test_as_one_lora_its_rank_is_none_that_the_layer_cannot_have():
 def test_parts_that_do_not_fit_are_refused(part, shape):
     tensors, _ = made()
     with pytest.raises(ValueError) as error:
-        loha_change(layer_of(tensors | {f"{NAME}.hada_{part}": torch.ones(shape)}))
+        loha_delta(layer_of(tensors | {f"{NAME}.hada_{part}": torch.ones(shape)}))
     assert_one_sentence(error.value, NAME, "do not fit")

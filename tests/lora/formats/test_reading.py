@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
 from tests.lora.formats.made import LAYOUTS, RANK
 from tests.tiny import assert_one_sentence, random_lora, tiny_transformer
@@ -32,7 +32,7 @@ def assert_changes(pairs, changes):
 
 def refusal(tensors):
     with pytest.raises(ValueError) as error:
-        canonical(tensors)
+        convert_lora(tensors)
     assert_one_sentence(error.value)
     return str(error.value)
 
@@ -40,18 +40,18 @@ def refusal(tensors):
 @by_layout()
 def test_every_change_is_alpha_over_rank_times_b_a(layout, shapes):
     made = layout.make(shapes)
-    assert_changes(canonical(made.tensors).transformer, made.changes)
+    assert_changes(convert_lora(made.tensors).transformer, made.changes)
 
 
 @by_layout("diffusers", "kohya", "OneTrainer", "OneTrainer with dots", "LoKr by LyCORIS")
 def test_every_linear_layer_of_flux_has_a_name_in_the_layout(layout, shapes):
-    assert canonical(layout.make(shapes).tensors).transformer.keys() == shapes.keys()
+    assert convert_lora(layout.make(shapes).tensors).transformer.keys() == shapes.keys()
 
 
 @by_layout()
 def test_all_is_in_fp32_whatever_the_file_has(layout, shapes):
     tensors = {name: tensor.bfloat16() for name, tensor in layout.make(shapes).tensors.items()}
-    for change in canonical(tensors).transformer.values():
+    for change in convert_lora(tensors).transformer.values():
         assert {tensor.dtype for tensor in change.tensors} == {torch.float32}
 
 
@@ -88,7 +88,7 @@ def test_another_rank_in_the_other_half_is_refused(shapes):
 def test_layers_may_have_different_ranks(shapes):
     tensors = LAYOUTS["diffusers"].make(shapes).tensors
     name = "transformer.transformer_blocks.0.attn.to_q"
-    pairs = canonical(
+    pairs = convert_lora(
         tensors | {f"{name}.lora_A.weight": torch.ones(7, 32), f"{name}.lora_B.weight": torch.ones(32, 7)}
     ).transformer
     assert len(pairs["transformer_blocks.0.attn.to_q"].down) == 7
@@ -98,7 +98,7 @@ def test_layers_may_have_different_ranks(shapes):
 def test_a_layer_in_two_layouts_counts_once_where_it_is_the_same():
     tensors = {name: tensor.float() for name, tensor in random_lora(tiny_transformer()).items()}
     again = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    assert canonical(tensors | again).transformer.keys() == canonical(tensors).transformer.keys()
+    assert convert_lora(tensors | again).transformer.keys() == convert_lora(tensors).transformer.keys()
 
 
 def test_a_layer_in_two_layouts_is_refused_where_it_differs(shapes):
@@ -120,7 +120,7 @@ def test_zeros_for_what_was_not_trained_are_passed_over(shapes):
         "text_encoders.clip_l.transformer.text_model.embeddings.position_embedding.lora_down.weight": torch.zeros(2, 4),
         "text_encoders.t5xxl.transformer.shared.lora_up.weight": torch.zeros(4, 2),
     }
-    assert_changes(canonical(made.tensors | zeros).transformer, made.changes)
+    assert_changes(convert_lora(made.tensors | zeros).transformer, made.changes)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_the_final_modulation_of_the_first_flux_has_its_halves_the_other_way_rou
     rows = torch.cat([torch.full((32, 1), 1.0), torch.full((32, 1), 2.0)])
     name = "lora_unet_final_layer_adaLN_modulation_1"
     tensors = {f"{name}.lora_down.weight": torch.ones(1, 32), f"{name}.lora_up.weight": rows}
-    up = canonical(tensors).transformer["norm_out.linear"].up
+    up = convert_lora(tensors).transformer["norm_out.linear"].up
     assert (up[:32] == 2).all()
     assert (up[32:] == 1).all()
     name = "lora_transformer_norm_out_linear"
     tensors = {f"{name}.lora_down.weight": torch.ones(1, 32), f"{name}.lora_up.weight": rows}
-    assert torch.equal(canonical(tensors).transformer["norm_out.linear"].up, rows)
+    assert torch.equal(convert_lora(tensors).transformer["norm_out.linear"].up, rows)
 
 
 @pytest.mark.parametrize("layer", ["diffusion_model.final_layer.adaLN_modulation.1", "final_layer.adaLN_modulation.1"])

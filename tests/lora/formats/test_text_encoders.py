@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from tests.lora.formats.made import KOHYA, PEFT, pair
 from tests.tiny import assert_one_sentence
 
@@ -40,7 +40,7 @@ NAMES = [
 @pytest.mark.parametrize(("name", "form", "model", "layer"), NAMES)
 def test_a_layer_is_found_and_its_change_is_alpha_over_rank_times_b_a(name, form, model, layer):
     tensors, change = form(name, 12, 8, torch.Generator().manual_seed(0))
-    lora = canonical(tensors)
+    lora = convert_lora(tensors)
     assert not lora.transformer
     ((found, worn),) = getattr(lora, model).items()
     assert found == layer
@@ -59,7 +59,7 @@ def test_a_layer_is_found_and_its_change_is_alpha_over_rank_times_b_a(name, form
 def test_a_layer_that_neither_has_is_refused_by_its_name(name):
     tensors, _ = PEFT(name, 12, 8, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError) as error:
-        canonical(tensors)
+        convert_lora(tensors)
     assert_one_sentence(error.value, name)
 
 
@@ -67,6 +67,6 @@ def test_a_layer_of_zeros_is_passed_over():
     """ComfyUI saves them for a text encoder that was not trained."""
     clip, _ = KOHYA(NAMES[0][0], 12, 8, torch.Generator().manual_seed(0))
     t5, _ = KOHYA(NAMES[7][0], 12, 8, torch.Generator().manual_seed(0))
-    lora = canonical(clip | {name: torch.zeros_like(t) if "up" in name else t for name, t in t5.items()})
+    lora = convert_lora(clip | {name: torch.zeros_like(t) if "up" in name else t for name, t in t5.items()})
     assert not lora.t5
     assert len(lora.clip) == 1

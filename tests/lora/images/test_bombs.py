@@ -5,7 +5,7 @@ import time
 import pytest
 from PIL import Image
 
-from lora.images.files import is_image, open_picture
+from lora.images.files import is_image, open_image
 from tests.tiny import encoded, picture, write
 
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
@@ -15,7 +15,7 @@ SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00\x00"
 def refused_in_seconds(path):
     began = time.monotonic()
     with pytest.raises(ValueError, match="cannot be decoded"):
-        open_picture(path)
+        open_image(path)
     return time.monotonic() - began
 
 
@@ -37,7 +37,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path):
     content = encoded(picture(1024, 1024), "JPEG", progressive=True)
     path = write(tmp_path / "a", content[:-2] + SCAN * 5000 + content[-2:])
     with pytest.raises(ValueError, match=r"it has 5,0\d\d scans: expected at most 500"):
-        open_picture(path)
+        open_image(path)
 
 
 def test_of_a_large_jpeg_fewer_scans_are_decoded(tmp_path):
@@ -45,9 +45,9 @@ def test_of_a_large_jpeg_fewer_scans_are_decoded(tmp_path):
     content = encoded(Image.new("L", (6000, 6000)), "JPEG", progressive=True)
     path = write(tmp_path / "a", content[:-2] + SCAN * 100 + content[-2:])
     with pytest.raises(ValueError, match=r"it has 1\d\d scans: expected at most 69"):
-        open_picture(path)
+        open_image(path)
 
 
 def test_a_progressive_jpeg_is_decoded(tmp_path):
     path = write(tmp_path / "a", encoded(picture(96, 80), "JPEG", progressive=True))
-    assert open_picture(path).image.size == (96, 80)
+    assert open_image(path).image.size == (96, 80)

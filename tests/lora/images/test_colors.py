@@ -8,7 +8,7 @@ from PIL import Image
 
 from lora.images import colors
 from lora.images.colors import rgb_on_white
-from tests.tiny import encoded, noisy_picture, picture
+from tests.tiny import encoded, noisy_image, picture
 
 RED, WHITE = (200, 30, 60), (255, 255, 255)
 RAMP = np.linspace(0, 1, 96)
@@ -152,7 +152,7 @@ def test_rgb_is_given_back_as_it_is():
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "CMYK", "F"])
 @pytest.mark.parametrize("shrink_by", [1, 3])
 def test_bands_are_the_same_as_the_whole(mode, shrink_by, monkeypatch):
-    image = noisy_picture(97, 83).convert(mode)
+    image = noisy_image(97, 83).convert(mode)
     whole = shown(image, shrink_by=shrink_by)
     monkeypatch.setattr(colors, "BAND_PIXELS", 700)
     assert shown(image, shrink_by=shrink_by).tobytes() == whole.tobytes()
@@ -160,6 +160,6 @@ def test_bands_are_the_same_as_the_whole(mode, shrink_by, monkeypatch):
 
 
 def test_what_is_shrunk_is_the_mean_of_squares():
-    image = noisy_picture(96, 80)
+    image = noisy_image(96, 80)
     means = np.asarray(image, dtype=float).reshape(20, 4, 24, 4, 3).mean((1, 3))
     assert np.abs(np.asarray(shown(image, shrink_by=4)) - means).max() <= 0.5

@@ -17,20 +17,20 @@ import skimage
 from PIL import Image
 
 from lora.images import files as images
-from lora.images.files import is_image, open_picture, quiet_pillow
+from lora.images.files import is_image, open_image, quiet_pillow
 from lora.images.size import Size, cover_scale
-from tests.tiny import assert_one_sentence, encoded, noisy_picture, picture, write
+from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, write
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112
 DATA = Path(__file__).parents[2] / "data"
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 # how an upright picture is stored so that its EXIF turns it back
-STORED = images.TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+STORED = images.EXIF_TRANSPOSES | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def opened(tmp_path, content):
-    return open_picture(write(tmp_path / "000000", content))
+    return open_image(write(tmp_path / "000000", content))
 
 
 def reason(tmp_path, content):
@@ -64,7 +64,7 @@ def heic(name="orientation-1"):
 
 def sample(kind):
     """A small file of a format."""
-    return heic("orientation-6") if kind == "HEIC" else encoded(noisy_picture(64, 64), kind)
+    return heic("orientation-6") if kind == "HEIC" else encoded(noisy_image(64, 64), kind)
 
 
 def difference(image, other):
@@ -88,7 +88,7 @@ def with_size(content, after, form, width, height):
 def test_the_content_makes_the_format_whatever_the_name(tmp_path, kind, name):
     path = write(tmp_path / name, encoded(quadrants(), kind))
     assert is_image(path)
-    found = open_picture(path)
+    found = open_image(path)
     assert (found.image.mode, found.original, found.is_animated) == ("RGB", Size(96, 80), False)
     assert difference(found.image, quadrants()) < 6
 
@@ -106,7 +106,7 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path, kind, options, orienta
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_heic_is_turned_once(orientation):
-    found = open_picture(DATA / f"orientation-{orientation}.heic")
+    found = open_image(DATA / f"orientation-{orientation}.heic")
     assert found.original == Size(96, 80)
     assert difference(found.image, quadrants()) < 6
 
@@ -135,11 +135,11 @@ def test_odd_exif_beside_the_orientation_does_no_harm(tmp_path):
 def test_transparency_of_a_heic_is_laid_on_white():
     expected = quadrants()
     expected.paste(WHITE, (0, 0, 48, 80))
-    assert difference(open_picture(DATA / "transparent.heic").image, expected) < 6
+    assert difference(open_image(DATA / "transparent.heic").image, expected) < 6
 
 
 def test_ten_bits_keep_their_brightness():
-    ramp = np.asarray(open_picture(DATA / "ten-bits.heic").image)[40, :, 1]
+    ramp = np.asarray(open_image(DATA / "ten-bits.heic").image)[40, :, 1]
     assert np.abs(ramp - np.linspace(0, 255, 96)).max() < 4
 
 
@@ -247,7 +247,7 @@ def test_damage_anywhere_is_a_reason_or_a_picture_and_never_a_crash(tmp_path, ki
         path = write(tmp_path / "000000", bytes(broken[random.integers(4) :]))
         is_image(path)
         try:
-            assert open_picture(path).image.mode == "RGB"
+            assert open_image(path).image.mode == "RGB"
         except ValueError as error:
             assert_one_sentence(error)
 
@@ -262,7 +262,7 @@ def test_a_large_image_is_held_alone_and_a_small_one_is_not(tmp_path, monkeypatc
 
     monkeypatch.setattr(images, "LARGE_PIXELS", 96 * 80)
     for width in (96, 97):
-        open_picture(write(tmp_path / "000000", encoded(picture(width, 80))), large=large())
+        open_image(write(tmp_path / "000000", encoded(picture(width, 80))), large=large())
     assert held == [True]
 
 
@@ -273,7 +273,7 @@ def test_nothing_is_warned_of(tmp_path, monkeypatch):
         warnings.simplefilter("error")
         with quiet_pillow():
             assert is_image(path)
-            assert open_picture(path).original == Size(96, 80)
+            assert open_image(path).original == Size(96, 80)
 
 
 def plainly_fitted(image, size):
@@ -292,9 +292,9 @@ def plainly_fitted(image, size):
 def test_what_is_decoded_smaller_is_what_is_decoded_whole(tmp_path, kind, options, orientation, size):
     photo = Image.fromarray(skimage.data.retina()).crop((50, 50, 1353, 1351))  # no multiple of anything
     path = write(tmp_path / "000000", turned(photo, kind, orientation, **options))
-    expected = plainly_fitted(open_picture(path).image, size)
+    expected = plainly_fitted(open_image(path).image, size)
     lying = Size(size.height, size.width) if orientation == 6 else size
-    found = open_picture(path, lambda original: cover_scale(original, lying))
+    found = open_image(path, lambda original: cover_scale(original, lying))
     assert found.original == Size(1303, 1301)
     assert found.image.width < 1303
     error = np.square(np.asarray(found.fitted(size), dtype=np.float64) - expected).mean()

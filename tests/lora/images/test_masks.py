@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lora.images import colors
-from lora.images.masks import black_and_white, fit_mask, open_mask
+from lora.images.masks import binarize, fit_mask, open_mask
 from lora.images.size import Size
 from tests.tiny import encoded, write
 
@@ -13,7 +13,7 @@ LEFT = np.repeat([[True] * 48 + [False] * 48], 80, axis=0)  # what is meant, [80
 
 
 def left_half(path):
-    return np.array_equal(np.asarray(black_and_white(open_mask(path))) == 255, LEFT)
+    return np.array_equal(np.asarray(binarize(open_mask(path))) == 255, LEFT)
 
 
 def painted(mode, *, meant, other):
@@ -66,7 +66,7 @@ def test_a_mask_is_turned_as_its_exif_says(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 3
     mask = open_mask(write(tmp_path / "mask.jpg", encoded(image, "JPEG", exif=exif)))
-    assert np.array_equal(np.asarray(black_and_white(mask)) == 255, ~LEFT)
+    assert np.array_equal(np.asarray(binarize(mask)) == 255, ~LEFT)
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"no image", "not a JPEG"), (b"\x89PNG\r\n\x1a\n", "not a JPEG")])

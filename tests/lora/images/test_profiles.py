@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from lora.images.files import open_picture
+from lora.images.files import open_image
 from lora.images.profiles import to_srgb
 from tests.tiny import encoded, picture, write
 
@@ -43,7 +43,7 @@ def in_srgb_by_formula(color):
 def test_a_wide_gamut_becomes_srgb(tmp_path, kind, color):
     lossless = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     content = encoded(picture(color=color), kind, icc_profile=p3_profile(), **lossless)
-    shown = open_picture(write(tmp_path / "a", content)).image.getpixel((5, 5))
+    shown = open_image(write(tmp_path / "a", content)).image.getpixel((5, 5))
     assert np.abs(np.array(shown) - in_srgb_by_formula(color)).max() <= 2
 
 
@@ -69,10 +69,10 @@ def test_a_profile_that_says_nothing_of_the_pixels_is_passed_over(mode, profile)
 @pytest.mark.parametrize("profile", [b"rubbish", p3_profile()[:200]])
 def test_a_damaged_profile_costs_no_image(tmp_path, profile):
     path = write(tmp_path / "a", encoded(picture(color=(200, 100, 50)), "PNG", icc_profile=profile))
-    assert open_picture(path).image.getpixel((5, 5)) == (200, 100, 50)
+    assert open_image(path).image.getpixel((5, 5)) == (200, 100, 50)
 
 
 def test_white_behind_transparency_stays_white(tmp_path):
     image = Image.new("RGBA", (96, 80), (200, 100, 50, 0))
     path = write(tmp_path / "a", encoded(image, "PNG", icc_profile=p3_profile()))
-    assert open_picture(path).image.getpixel((5, 5)) == (255, 255, 255)
+    assert open_image(path).image.getpixel((5, 5)) == (255, 255, 255)

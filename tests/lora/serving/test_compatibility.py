@@ -1,12 +1,12 @@
-"""Worn from any layout, at any strength, a LoRA changes the weights by that strength times alpha / rank times B A."""
+"""AppliedLora from any layout, at any strength, a LoRA changes the weights by that strength times alpha / rank times B A."""
 
 import pytest
 import torch
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
-from lora.serving.compatibility import linear_layers, refuse_misfit
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.serving.compatibility import linear_layers, refuse_incompatible
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from tests.lora.formats.made import KOHYA, LAYOUTS
 from tests.tiny import assert_one_sentence, tiny_pipeline
 
@@ -24,10 +24,10 @@ def shapes(pipeline):
 
 
 @pytest.fixture
-def wardrobe(pipeline):
-    wardrobe = Wardrobe(pipeline)
-    yield wardrobe
-    wardrobe.wear(())
+def merger(pipeline):
+    merger = LoraMerger(pipeline)
+    yield merger
+    merger.wear(())
 
 
 def weights(pipeline, shapes):
@@ -37,16 +37,16 @@ def weights(pipeline, shapes):
 
 def refusal(pipeline, tensors):
     with pytest.raises(ValueError) as error:
-        refuse_misfit(canonical(tensors), linear_layers(pipeline))
+        refuse_incompatible(convert_lora(tensors), linear_layers(pipeline))
     return error.value
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layer_is_changed_by_the_strength_times_what_the_file_means(pipeline, wardrobe, shapes, name, scale):
+def test_every_layer_is_changed_by_the_strength_times_what_the_file_means(pipeline, merger, shapes, name, scale):
     made = LAYOUTS[name].make(shapes)
     before = weights(pipeline, shapes)
-    wardrobe.wear([Worn(name, canonical(made.tensors), scale, name)])
+    merger.wear([AppliedLora(name, convert_lora(made.tensors), scale, name)])
     after = weights(pipeline, shapes)
     for layer in shapes:
         expected = scale * made.changes.get(layer, torch.zeros_like(before[layer]))

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from lora.flux.frozen_transformer import Held, load_transformer
-from lora.formats.reading import canonical
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
 from lora.serving.compiled import compile_for_all_sizes
-from lora.serving.int8_transformer import FastTransformer
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.serving.int8_transformer import Int8Transformer
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.models import Model, Models
 from tests.lora.serving.test_int8_transformer import SIZES, drawn
 from tests.tiny import TINY_FLUX, random_lora, tiny_pipeline
@@ -25,7 +25,7 @@ STREAMED = 3  # of six blocks
 
 @pytest.fixture(scope="module")
 def lora():
-    return canonical(random_lora(tiny_pipeline().transformer, rank=4))
+    return convert_lora(random_lora(tiny_pipeline().transformer, rank=4))
 
 
 class Drawer:
@@ -34,16 +34,16 @@ class Drawer:
     def __init__(self, kind):
         self.pipeline = tiny_pipeline()
         if kind == "streamed":
-            held = Held("fp32", False, torch.device("cpu"), STREAMED)
+            held = WeightPlacement("fp32", False, torch.device("cpu"), STREAMED)
             self.pipeline.transformer = load_transformer(TINY_FLUX, held)
-        self.wardrobe = Wardrobe(self.pipeline)
+        self.merger = LoraMerger(self.pipeline)
         if kind == "8 bits":
-            fast = FastTransformer(self.pipeline, self.wardrobe, say=print)
-            self.wear = lambda outfit: (self.wardrobe.wear(outfit), fast._round())
+            fast = Int8Transformer(self.pipeline, self.merger, say=print)
+            self.wear = lambda outfit: (self.merger.wear(outfit), fast._round())
             fast._round()
             self.pipeline.transformer = fast._fast
         else:
-            self.wear = self.wardrobe.wear
+            self.wear = self.merger.wear
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -85,7 +85,7 @@ def test_each_kind_of_block_is_compiled_once(contenders):  # noqa: ARG001
 def test_no_lora_and_no_size_compiles_anything_anew(contenders, lora, size, scale):
     compiled, plain = contenders
     for drawer in contenders:
-        drawer.wear([Worn("a", lora, scale, "a")])
+        drawer.wear([AppliedLora("a", lora, scale, "a")])
     with torch._dynamo.config.patch(error_on_recompile=True):
         found = drawn(compiled.pipeline, **size)
     assert torch.equal(found, drawn(plain.pipeline, **size))

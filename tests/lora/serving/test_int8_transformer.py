@@ -7,9 +7,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from lora.engine.int8 import W8A8Linear
-from lora.formats.reading import canonical
-from lora.serving.int8_transformer import FastTransformer, eight_bit, eight_bit_layers
-from lora.serving.lora_merger import Wardrobe, Worn
+from lora.formats.reading import convert_lora
+from lora.serving.int8_transformer import Int8Transformer, build_int8_transformer, int8_layers
+from lora.serving.lora_merger import AppliedLora, LoraMerger
 from tests.tiny import TINY_TEXT_TOKENS, random_lora, tiny_pipeline, tiny_transformer
 
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
@@ -31,33 +31,33 @@ def pipeline():
 def loras(pipeline):
     """LoRAs on every layer, in fp32 so that only codes are rounded."""
     made = {name: random_lora(pipeline.transformer, rank=4, seed=seed) for seed, name in enumerate("ab")}
-    return {name: canonical({key: part.float() for key, part in lora.items()}) for name, lora in made.items()}
+    return {name: convert_lora({key: part.float() for key, part in lora.items()}) for name, lora in made.items()}
 
 
 @pytest.fixture
-def wardrobe(pipeline):
-    wardrobe = Wardrobe(pipeline)
-    yield wardrobe
-    wardrobe.wear([])
+def merger(pipeline):
+    merger = LoraMerger(pipeline)
+    yield merger
+    merger.wear([])
 
 
 @pytest.fixture
-def wear(wardrobe, loras):
+def wear(merger, loras):
     """Wear some of them, such as a=1.0."""
-    return lambda **scales: wardrobe.wear([Worn(name, loras[name], scale, name) for name, scale in scales.items()])
+    return lambda **scales: merger.wear([AppliedLora(name, loras[name], scale, name) for name, scale in scales.items()])
 
 
 @pytest.fixture
-def fast(pipeline, wardrobe):
-    return FastTransformer(pipeline, wardrobe, say=print)
+def fast(pipeline, merger):
+    return Int8Transformer(pipeline, merger, say=print)
 
 
 def codes(pipeline, fast):
     """Of every 8-bit layer, as a request finds them."""
-    with fast.driving():
+    with fast.enabled():
         return {
             name: (layer.weight.clone(), layer.scales.clone())
-            for name, layer in eight_bit_layers(pipeline.transformer).items()
+            for name, layer in int8_layers(pipeline.transformer).items()
         }
 
 
@@ -83,7 +83,7 @@ def drawn(pipeline, *, width=64, height=64):
 
 
 def drawn_fast(pipeline, fast, **size):
-    with fast.driving():
+    with fast.enabled():
         return drawn(pipeline, **size)
 
 
@@ -106,7 +106,7 @@ def fail_at(monkeypatch, owner, name, *, call, error):
 
 
 def test_what_multiplies_every_token_is_in_8_bits_and_nothing_else_is():
-    assert set(eight_bit_layers(eight_bit(tiny_transformer()))) == {
+    assert set(int8_layers(build_int8_transformer(tiny_transformer()))) == {
         *(f"transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_DOUBLE_BLOCKS),
         *(f"single_transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_SINGLE_BLOCKS),
     }
@@ -114,28 +114,28 @@ def test_what_multiplies_every_token_is_in_8_bits_and_nothing_else_is():
 
 def test_all_other_parameters_are_those_of_the_plain_model_themselves():
     plain = tiny_transformer()
-    fast = eight_bit(plain)
+    fast = build_int8_transformer(plain)
     own = dict(plain.named_parameters())
     shared = dict(fast.named_parameters())
     assert own.keys() == shared.keys()
     others = {name for name, parameter in shared.items() if parameter is not own[name]}
-    assert others == {f"{name}.weight" for name in eight_bit_layers(fast)}
+    assert others == {f"{name}.weight" for name in int8_layers(fast)}
 
 
 def test_it_takes_no_memory_but_for_codes_and_their_scales():
     plain = tiny_transformer()
-    fast = eight_bit(plain)
+    fast = build_int8_transformer(plain)
     own = {parameter.data_ptr() for parameter in plain.parameters()}
-    layers = eight_bit_layers(fast).values()
+    layers = int8_layers(fast).values()
     held = [*fast.parameters(), *fast.buffers(), *(layer.scales for layer in layers)]
     more = sum(each.nbytes for each in held if each.data_ptr() not in own)
-    rounded = [plain.get_submodule(name) for name in eight_bit_layers(fast)]
+    rounded = [plain.get_submodule(name) for name in int8_layers(fast)]
     assert more == sum(layer.weight.numel() + 4 * layer.out_features for layer in rounded)
 
 
-def test_who_never_goes_fast_spends_no_memory_on_it(monkeypatch, pipeline, wardrobe):
+def test_who_never_goes_fast_spends_no_memory_on_it(monkeypatch, pipeline, merger):
     fail_at(monkeypatch, W8A8Linear, "__init__", call=1, error=AssertionError)
-    FastTransformer(pipeline, wardrobe, say=print)
+    Int8Transformer(pipeline, merger, say=print)
     drawn(pipeline)
 
 
@@ -188,10 +188,10 @@ def test_the_same_outfit_is_the_same_codes_whatever_was_worn_before(pipeline, fa
     assert same(codes(pipeline, fast), first)
 
 
-def test_what_was_worn_before_the_first_fast_request_is_in_its_codes(pipeline, wardrobe, wear):
+def test_what_was_worn_before_the_first_fast_request_is_in_its_codes(pipeline, merger, wear):
     wear(a=1.0)
-    early = codes(pipeline, FastTransformer(pipeline, wardrobe, say=print))
-    fast = FastTransformer(pipeline, wardrobe, say=print)
+    early = codes(pipeline, Int8Transformer(pipeline, merger, say=print))
+    fast = Int8Transformer(pipeline, merger, say=print)
     wear(b=1.0)
     codes(pipeline, fast)
     wear(a=1.0)
@@ -207,10 +207,10 @@ def test_outfits_of_plain_requests_in_between_are_not_missed(pipeline, fast, wea
     assert same(codes(pipeline, fast), first)
 
 
-def test_only_layers_that_were_written_are_rounded_again(monkeypatch, pipeline, fast, wardrobe, loras):
+def test_only_layers_that_were_written_are_rounded_again(monkeypatch, pipeline, fast, merger, loras):
     codes(pipeline, fast)
     layer = "transformer_blocks.0.attn.to_q"
-    one = canonical(
+    one = convert_lora(
         {
             f"transformer.{layer}.lora_A.weight": loras["a"].transformer[layer].down,
             f"transformer.{layer}.lora_B.weight": loras["a"].transformer[layer].up,
@@ -221,8 +221,8 @@ def test_only_layers_that_were_written_are_rounded_again(monkeypatch, pipeline, 
     monkeypatch.setattr(W8A8Linear, "hold", lambda self, *args, **on: (rounded.append(self), whole(self, *args, **on)))
     codes(pipeline, fast)
     assert rounded == []
-    wardrobe.wear([Worn("one", one, 1.0, "one")])
-    with fast.driving():
+    merger.wear([AppliedLora("one", one, 1.0, "one")])
+    with fast.enabled():
         assert rounded == [pipeline.transformer.get_submodule(layer)]
 
 
@@ -249,27 +249,27 @@ def test_what_ends_half_way_leaves_the_next_request_right(
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_the_first_fast_request_may_end_half_way(monkeypatch, pipeline, fast, wardrobe, error):
+def test_the_first_fast_request_may_end_half_way(monkeypatch, pipeline, fast, merger, error):
     with monkeypatch.context() as patch:
         fail_at(patch, W8A8Linear, "hold", call=11, error=error)
         with pytest.raises(error):
             codes(pipeline, fast)
-    assert same(codes(pipeline, fast), codes(pipeline, FastTransformer(pipeline, wardrobe, say=print)))
+    assert same(codes(pipeline, fast), codes(pipeline, Int8Transformer(pipeline, merger, say=print)))
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_whatever_ends_a_fast_request_the_next_is_plain_bit_for_bit(pipeline, fast, error):
     plain, before = pipeline.transformer, drawn(pipeline)
-    with pytest.raises(error), fast.driving():
+    with pytest.raises(error), fast.enabled():
         assert pipeline.transformer is not plain
         raise error
     assert pipeline.transformer is plain
     assert torch.equal(drawn(pipeline), before)
 
 
-def test_nothing_is_compiled_on_a_cpu(pipeline, wardrobe):
+def test_nothing_is_compiled_on_a_cpu(pipeline, merger):
     said = []
     counters.clear()
-    drawn_fast(pipeline, FastTransformer(pipeline, wardrobe, say=said.append))
+    drawn_fast(pipeline, Int8Transformer(pipeline, merger, say=said.append))
     assert said == []
     assert counters["stats"]["unique_graphs"] == 0

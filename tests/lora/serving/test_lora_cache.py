@@ -2,8 +2,8 @@
 
 import pytest
 
-from lora.serving import closet as closet_module
-from lora.serving.lora_cache import Closet
+from lora.serving import lora_cache as closet_module
+from lora.serving.lora_cache import LoraCache
 from tests.tiny import assert_one_sentence, random_lora, tiny_transformer
 
 
@@ -24,58 +24,58 @@ class Reader:
 
 
 def test_a_file_that_is_known_is_not_read_again(tensors):
-    closet, read = Closet(), Reader("a", tensors)
-    assert closet.lora("stamp", read) is closet.lora("stamp", read)
+    lora_cache, read = LoraCache(), Reader("a", tensors)
+    assert lora_cache.lora("stamp", read) is lora_cache.lora("stamp", read)
     assert read.calls == 1
 
 
 def test_the_same_file_from_elsewhere_is_the_same_lora(tensors):
-    closet, read = Closet(), Reader("a", tensors)
-    assert closet.lora("here", read) is closet.lora("there", read)
+    lora_cache, read = LoraCache(), Reader("a", tensors)
+    assert lora_cache.lora("here", read) is lora_cache.lora("there", read)
     assert read.calls == 2
-    assert closet.lora("here", Reader("b", tensors)).digest == "a"
+    assert lora_cache.lora("here", Reader("b", tensors)).digest == "a"
 
 
 def test_another_file_is_another_lora(tensors):
-    closet = Closet()
-    assert closet.lora("here", Reader("a", tensors)) is not closet.lora("there", Reader("b", tensors))
+    lora_cache = LoraCache()
+    assert lora_cache.lora("here", Reader("a", tensors)) is not lora_cache.lora("there", Reader("b", tensors))
 
 
 def test_a_file_that_changed_is_read_again(tensors):
-    closet = Closet()
-    assert closet.lora("first", Reader("a", tensors)).digest == "a"
-    assert closet.lora("second", Reader("b", tensors)).digest == "b"
-    assert closet.lora("first", Reader("c", tensors)).digest == "a"
+    lora_cache = LoraCache()
+    assert lora_cache.lora("first", Reader("a", tensors)).digest == "a"
+    assert lora_cache.lora("second", Reader("b", tensors)).digest == "b"
+    assert lora_cache.lora("first", Reader("c", tensors)).digest == "a"
 
 
 def test_those_not_asked_for_longest_go_first_and_the_last_one_stays(monkeypatch, tensors):
-    closet, first, second = Closet(), Reader("a", tensors), Reader("b", tensors)
-    closet.lora("a", first), closet.lora("b", second)
+    lora_cache, first, second = LoraCache(), Reader("a", tensors), Reader("b", tensors)
+    lora_cache.lora("a", first), lora_cache.lora("b", second)
     monkeypatch.setattr(closet_module, "MOST_BYTES", 1)
-    closet.lora("b", second), closet.lora("a", first)
+    lora_cache.lora("b", second), lora_cache.lora("a", first)
     assert (first.calls, second.calls) == (2, 1)
 
 
 def test_stamps_are_not_kept_for_ever(monkeypatch, tensors):
     monkeypatch.setattr(closet_module, "MOST_STAMPS", 2)
-    closet, read = Closet(), Reader("a", tensors)
+    lora_cache, read = LoraCache(), Reader("a", tensors)
     for stamp in ("1", "2", "3", "1"):
-        closet.lora(stamp, read)
+        lora_cache.lora(stamp, read)
     assert read.calls == 4
 
 
 def test_a_file_that_cannot_be_read_is_not_remembered(tensors):
-    closet = Closet()
+    lora_cache = LoraCache()
 
     def broken():
         raise ValueError("lora_weights is none")
 
     with pytest.raises(ValueError, match="lora_weights is none"):
-        closet.lora("a", broken)
-    assert closet.lora("a", Reader("a", tensors)).digest == "a"
+        lora_cache.lora("a", broken)
+    assert lora_cache.lora("a", Reader("a", tensors)).digest == "a"
 
 
 def test_what_is_no_lora_of_flux_is_refused_in_one_sentence():
     with pytest.raises(ValueError) as error:
-        Closet().lora("a", Reader("a", {}))
+        LoraCache().lora("a", Reader("a", {}))
     assert_one_sentence(error.value, "changes nothing")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import Pair
-from lora.serving import wardrobe as wardrobe_module
-from lora.serving.lora_merger import Scaled, ScaledPair, Wardrobe, Worn, _write
+from lora.serving import merger as wardrobe_module
+from lora.serving.lora_merger import AppliedLora, LoraMerger, ScaledDelta, ScaledFactors, _write
 from tests.lora.formats.made import KOHYA, loha, lokr
 from tests.tiny import TINY_TEXT_TOKENS, assert_one_sentence, random_lora, tiny_pipeline
 
@@ -35,21 +35,21 @@ def loras(pipeline):
 
 
 @pytest.fixture
-def wardrobe(pipeline):
-    wardrobe = Wardrobe(pipeline)
-    yield wardrobe
-    wardrobe.wear([])
-    assert wardrobe.is_sound
+def merger(pipeline):
+    merger = LoraMerger(pipeline)
+    yield merger
+    merger.wear([])
+    assert merger.is_intact
 
 
 @pytest.fixture
-def wear(wardrobe, loras):
+def wear(merger, loras):
     """Wear some of the three, such as a=1.0."""
-    return lambda **scales: wardrobe.wear([worn(loras[name], name=name, scale=scales[name]) for name in scales])
+    return lambda **scales: merger.wear([worn(loras[name], name=name, scale=scales[name]) for name in scales])
 
 
 def worn(tensors, *, name, scale=1.0):
-    return Worn(name, canonical(tensors), scale, f"loras[1] {name!r}")
+    return AppliedLora(name, convert_lora(tensors), scale, f"loras[1] {name!r}")
 
 
 def drawn(pipeline):
@@ -69,7 +69,7 @@ def weights(pipeline):
     return {name: each.detach().clone() for name, each in pipeline.transformer.named_parameters()}
 
 
-def change_of(lora, layer):
+def weight_delta_of(lora, layer):
     return lora[f"transformer.{layer}.lora_B.weight"] @ lora[f"transformer.{layer}.lora_A.weight"]
 
 
@@ -107,7 +107,7 @@ def test_each_weight_changes_by_the_scale_times_b_times_a(pipeline, wear, loras,
     changed = {name.removesuffix(".weight") for name in before if not torch.equal(before[name], after[name])}
     assert changed == layers_of(loras["a"])
     for layer in changed:
-        expected = scale * change_of(loras["a"], layer)
+        expected = scale * weight_delta_of(loras["a"], layer)
         found = after[f"{layer}.weight"] - before[f"{layer}.weight"]
         assert (found - expected).norm() < 1e-5 * expected.norm() + 1e-6, layer
 
@@ -115,16 +115,16 @@ def test_each_weight_changes_by_the_scale_times_b_times_a(pipeline, wear, loras,
 def test_several_loras_add_up(pipeline, wear, loras):
     before = weights(pipeline)
     wear(a=1.0, b=-0.5, c=2.0)
-    expected = sum(scale * change_of(loras[name], LAYER) for name, scale in (("a", 1.0), ("b", -0.5), ("c", 2.0)))
+    expected = sum(scale * weight_delta_of(loras[name], LAYER) for name, scale in (("a", 1.0), ("b", -0.5), ("c", 2.0)))
     found = weights(pipeline)[f"{LAYER}.weight"] - before[f"{LAYER}.weight"]
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_the_same_lora_twice_is_worn_twice(pipeline, wardrobe, loras):
+def test_the_same_lora_twice_is_worn_twice(pipeline, merger, loras):
     """C100."""
-    wardrobe.wear([worn(loras["a"], name="a"), worn(loras["a"], name="a")])
+    merger.wear([worn(loras["a"], name="a"), worn(loras["a"], name="a")])
     twice = drawn(pipeline)
-    wardrobe.wear([worn(loras["a"], name="a", scale=2.0)])
+    merger.wear([worn(loras["a"], name="a", scale=2.0)])
     assert torch.allclose(drawn(pipeline), twice, atol=1e-5)
 
 
@@ -137,11 +137,11 @@ def test_loras_of_all_forms_together_are_rounded_once(dtype):
     changes, exact = [], original.double()
     for form, scale in forms:
         tensors, change = form("lora_unet_double_blocks_0_img_mlp_0", 24, 16, generator)
-        changes.append((next(iter(canonical(tensors).transformer.values())), scale))
+        changes.append((next(iter(convert_lora(tensors).transformer.values())), scale))
         exact = exact + scale * change()
     weight = torch.empty_like(original)
-    pairs = [ScaledPair(change, scale) for change, scale in changes if isinstance(change, Pair)]
-    others = [Scaled("digest", change, scale) for change, scale in changes if not isinstance(change, Pair)]
+    pairs = [ScaledFactors(change, scale) for change, scale in changes if isinstance(change, Pair)]
+    others = [ScaledDelta("digest", change, scale) for change, scale in changes if not isinstance(change, Pair)]
     assert (len(pairs), len(others)) == (2, 2)
     _write(weight, original, pairs, others)
     eps = torch.finfo(dtype).eps
@@ -149,35 +149,35 @@ def test_loras_of_all_forms_together_are_rounded_once(dtype):
     assert not torch.equal(weight, original)
 
 
-def test_another_scale_brings_no_lora_to_the_device_again_and_what_is_not_worn_is_not_kept_there(wardrobe, loras):
-    wardrobe.wear([worn(loras["a"], name="a"), worn(loras["b"], name="b")])
-    there = dict(wardrobe._placed)
-    wardrobe.wear([worn(loras["a"], name="a", scale=0.5)])
-    assert wardrobe._placed.keys() == {key for key in there if key[0] == "a"}
-    assert all(pair is there[key] for key, pair in wardrobe._placed.items())
-    wardrobe.wear([])
-    assert wardrobe._placed == {}
+def test_another_scale_brings_no_lora_to_the_device_again_and_what_is_not_worn_is_not_kept_there(merger, loras):
+    merger.wear([worn(loras["a"], name="a"), worn(loras["b"], name="b")])
+    there = dict(merger._placed)
+    merger.wear([worn(loras["a"], name="a", scale=0.5)])
+    assert merger._placed.keys() == {key for key in there if key[0] == "a"}
+    assert all(pair is there[key] for key, pair in merger._placed.items())
+    merger.wear([])
+    assert merger._placed == {}
 
 
 @pytest.mark.parametrize("before", [{}, {"b": 1.0}])
 def test_a_lora_that_makes_weights_infinite_is_refused_and_the_base_is_back(
-    pipeline, wardrobe, wear, loras, base, before
+    pipeline, merger, wear, loras, base, before
 ):
     wear(**before)
     huge = {name: torch.full_like(tensor, 1e30) for name, tensor in loras["a"].items()}
     with pytest.raises(ValueError) as error:
-        wardrobe.wear([worn(loras["c"], name="c"), worn(huge, name="huge")])
+        merger.wear([worn(loras["c"], name="c"), worn(huge, name="huge")])
     assert_one_sentence(
         error.value, "loras[1] 'c' with loras[1] 'huge' makes weights of the model infinite", "expected"
     )
     assert torch.equal(drawn(pipeline), base)
 
 
-def test_wearing_nothing_is_the_base_bit_for_bit(pipeline, wardrobe, wear, base):
+def test_wearing_nothing_is_the_base_bit_for_bit(pipeline, merger, wear, base):
     wear(a=1.0, b=0.5)
-    wardrobe.wear([])
+    merger.wear([])
     assert torch.equal(drawn(pipeline), base)
-    wardrobe.wear([])
+    merger.wear([])
     assert torch.equal(drawn(pipeline), base)
 
 
@@ -190,13 +190,13 @@ def test_scale_0_is_no_lora_bit_for_bit(pipeline, wear, base, before):
     assert torch.equal(drawn(pipeline), base)
 
 
-def test_the_same_outfit_draws_the_same_whatever_was_worn_before(pipeline, wardrobe, wear, base):
+def test_the_same_outfit_draws_the_same_whatever_was_worn_before(pipeline, merger, wear, base):
     """C95: A, B, none, A, bit for bit."""
     wear(a=1.0)
     fresh = drawn(pipeline)
     wear(b=1.7, c=1.0)
     assert not torch.equal(drawn(pipeline), fresh)
-    wardrobe.wear([])
+    merger.wear([])
     assert torch.equal(drawn(pipeline), base)
     wear(a=0.5)
     wear(a=1.0)
@@ -213,25 +213,25 @@ def test_loras_of_equal_rank_are_told_apart(pipeline, wear):
     assert not torch.equal(answers[0], answers[1])
 
 
-def test_a_lora_on_a_text_encoder_is_worn_there_and_taken_off(pipeline, wardrobe, base):
+def test_a_lora_on_a_text_encoder_is_worn_there_and_taken_off(pipeline, merger, base):
     """C77."""
     width = pipeline.text_encoder.config.hidden_size
     halves = {f"{CLIP_LAYER}.lora_A.weight": torch.ones(2, width), f"{CLIP_LAYER}.lora_B.weight": torch.ones(width, 2)}
-    wardrobe.wear([worn(halves, name="clip")])
+    merger.wear([worn(halves, name="clip")])
     assert not torch.equal(drawn(pipeline), base)
-    wardrobe.wear([])
+    merger.wear([])
     assert torch.equal(drawn(pipeline), base)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["wrong inputs", "wrong outputs", "a block too many"])
-def test_a_misfit_is_refused_and_leaves_on_what_was_worn(pipeline, wardrobe, wear, loras, kind, scale):
+def test_a_misfit_is_refused_and_leaves_on_what_was_worn(pipeline, merger, wear, loras, kind, scale):
     """C68, C73."""
     wear(b=1.0)
     before = drawn(pipeline)
     tensors, found = misfits(loras["a"])[kind]
     with pytest.raises(ValueError) as error:
-        wardrobe.wear([worn(loras["c"], name="c"), worn(tensors, name="misfit", scale=scale)])
+        merger.wear([worn(loras["c"], name="c"), worn(tensors, name="misfit", scale=scale)])
     assert_one_sentence(error.value, "loras[1] 'misfit' was made for another model", found)
     assert torch.equal(drawn(pipeline), before)
 
@@ -261,12 +261,12 @@ def test_what_ends_half_way_leaves_the_base(monkeypatch, pipeline, wear, base, b
 
 
 def test_a_base_that_does_not_come_back_is_noticed(pipeline, loras):
-    wardrobe = Wardrobe(pipeline)
+    merger = LoraMerger(pipeline)
     before = weights(pipeline)[f"{LAYER}.weight"]
-    wardrobe.wear([worn(loras["a"], name="a")])
-    wardrobe._originals[f"transformer.{LAYER}"].weight[0, 0] += 1
-    wardrobe.wear([])
-    assert not wardrobe.is_sound
+    merger.wear([worn(loras["a"], name="a")])
+    merger._originals[f"transformer.{LAYER}"].weight[0, 0] += 1
+    merger.wear([])
+    assert not merger.is_intact
     pipeline.transformer.get_submodule(LAYER).weight.data.copy_(before)
 
 

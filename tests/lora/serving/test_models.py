@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lora.formats.reading import canonical
+from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
-from lora.serving.lora_merger import Worn
+from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model, Models
 from tests.lora.serving.test_generation import request
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, random_lora, tiny_transformer
@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def lora(model):
-    return canonical(random_lora(model.pipeline.transformer, spread=0.1))
+    return convert_lora(random_lora(model.pipeline.transformer, spread=0.1))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_base_is_loaded_once(models, other):
 
 def test_what_one_base_wears_another_does_not(models, other, lora):
     bare = drawn(models.model(TINY_FLUX))
-    worn = drawn(models.model(other), outfit=[Worn("a", lora, 1.0, "a")])
+    worn = drawn(models.model(other), outfit=[AppliedLora("a", lora, 1.0, "a")])
     assert not np.array_equal(worn, bare)
     assert np.array_equal(drawn(models.model(TINY_FLUX)), bare)
 
@@ -83,12 +83,12 @@ def test_all_are_sound_or_none_is(models, other, lora):
     """A base that does not come back as it was, here because somebody wrote on it, is told of."""
     models.model(TINY_FLUX)
     second = models.model(other)
-    list(second.draw(request(num_inference_steps=1), None, [Worn("a", lora, 1.0, "a")]))
-    assert models.are_sound
-    original = next(iter(second._wardrobe._originals.values()))  # no public way spoils it
+    list(second.draw(request(num_inference_steps=1), None, [AppliedLora("a", lora, 1.0, "a")]))
+    assert models.are_intact
+    original = next(iter(second._merger._originals.values()))  # no public way spoils it
     original.weight[0, 0] += 1
     list(second.draw(request(num_inference_steps=1), None, []))
-    assert not models.are_sound
+    assert not models.are_intact
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_cancel_as_the_8_bit_transformer_is_taken_out_leaves_the_next_image_pl
 
 def test_a_lora_that_does_not_fit_is_refused_and_the_next_image_is_drawn(model):
     before = drawn(model)
-    misfit = canonical(random_lora(tiny_transformer()))
+    misfit = convert_lora(random_lora(tiny_transformer()))
     with pytest.raises(ValueError, match=r"^loras\[1\] 'a.tar' was made for another model"):
-        drawn(model, outfit=[Worn("misfit", misfit, 1.0, "loras[1] 'a.tar'")])
+        drawn(model, outfit=[AppliedLora("misfit", misfit, 1.0, "loras[1] 'a.tar'")])
     assert np.array_equal(drawn(model), before)

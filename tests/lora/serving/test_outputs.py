@@ -10,14 +10,14 @@ from PIL import ExifTags, Image
 
 from lora.serving.outputs import save_images, settings_in
 from script.tiny_flux.following import plain_request
-from tests.tiny import assert_one_sentence, encoded, noisy_picture, picture, write
+from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, write
 
 SETTINGS = {"prompt": "a photo of TOK, größer 狐", "lora": [["abc", 0.5]], "model": "tiny"}
 
 
 def saved(folder, *, settings=SETTINGS, count=1, **changes):
     request = dataclasses.replace(plain_request("x"), num_outputs=count, **changes)
-    images = {place: noisy_picture(seed=place) for place in range(count)}
+    images = {place: noisy_image(seed=place) for place in range(count)}
     return save_images(images, request, settings, into=folder)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora.serving.requested_loras import TRAINED, Wish, wishes
+from lora.serving.requested_loras import TRAINED, RequestedLora, wishes
 from tests.tiny import assert_one_sentence
 
 NOTHING = {
@@ -27,23 +27,23 @@ def test_nothing_given_is_no_lora(empty):
 
 
 def test_lora_weights_go_before_what_replicate_fills_in():
-    assert asked(lora_weights="a/b", replicate_weights="c/d") == (Wish("a/b", 1.0, "lora_weights"),)
-    assert asked(replicate_weights="c/d", lora_scale=0.5) == (Wish("c/d", 0.5, "replicate_weights"),)
+    assert asked(lora_weights="a/b", replicate_weights="c/d") == (RequestedLora("a/b", 1.0, "lora_weights"),)
+    assert asked(replicate_weights="c/d", lora_scale=0.5) == (RequestedLora("c/d", 0.5, "replicate_weights"),)
 
 
 @pytest.mark.parametrize("blank", [None, "", "  "])
 def test_a_trained_version_wears_its_own_lora_unless_another_is_named_in_its_place(blank):
-    own = Wish("t/u", 0.5, TRAINED)
+    own = RequestedLora("t/u", 0.5, TRAINED)
     assert asked(trained="t/u", lora_weights=blank, replicate_weights=blank, lora_scale=0.5) == (own,)
-    assert asked(trained="t/u", lora_weights="a/b") == (Wish("a/b", 1.0, "lora_weights"),)
-    assert asked(trained="t/u", replicate_weights="c/d") == (Wish("c/d", 1.0, "replicate_weights"),)
+    assert asked(trained="t/u", lora_weights="a/b") == (RequestedLora("a/b", 1.0, "lora_weights"),)
+    assert asked(trained="t/u", replicate_weights="c/d") == (RequestedLora("c/d", 1.0, "replicate_weights"),)
     beside = asked(trained="t/u", lora_scale=0.5, extra_lora="e/f", loras=["g/h"])
-    assert beside == (own, Wish("e/f", 1.0, "extra_lora"), Wish("g/h", 1.0, "loras[0]"))
+    assert beside == (own, RequestedLora("e/f", 1.0, "extra_lora"), RequestedLora("g/h", 1.0, "loras[0]"))
 
 
 def test_an_extra_lora_is_worn_beside_the_first_or_alone():
     """P2, C101: it is never ignored."""
-    assert asked(extra_lora="e/f", extra_lora_scale=-1) == (Wish("e/f", -1.0, "extra_lora"),)
+    assert asked(extra_lora="e/f", extra_lora_scale=-1) == (RequestedLora("e/f", -1.0, "extra_lora"),)
     both = asked(lora_weights="a/b", lora_scale=2, extra_lora="e/f")
     assert [(wish.reference, wish.scale) for wish in both] == [("a/b", 2.0), ("e/f", 1.0)]
 
@@ -58,7 +58,7 @@ def test_any_number_can_be_listed_each_with_its_scale():
     ("typed", "scale"), [(".5", 0.5), ("-.5", -0.5), ("1.", 1.0), ("1e-1", 0.1), ("2E-1", 0.2), ("+1", 1.0)]
 )
 def test_a_scale_is_written_as_any_number(typed, scale):
-    assert asked(loras=[f"owner/name:{typed}"]) == (Wish("owner/name", scale, "loras[0]"),)
+    assert asked(loras=[f"owner/name:{typed}"]) == (RequestedLora("owner/name", scale, "loras[0]"),)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_scale_is_written_as_any_number(typed, scale):
     ],
 )
 def test_a_colon_that_is_no_scale_stays_in_the_reference(reference):
-    assert asked(loras=[reference]) == (Wish(reference, 1.0, "loras[0]"),)
-    assert asked(loras=[f"{reference}:0.8"]) == (Wish(reference, 0.8, "loras[0]"),)
+    assert asked(loras=[reference]) == (RequestedLora(reference, 1.0, "loras[0]"),)
+    assert asked(loras=[f"{reference}:0.8"]) == (RequestedLora(reference, 0.8, "loras[0]"),)
 
 
 @pytest.mark.parametrize(

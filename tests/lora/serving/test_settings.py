@@ -6,7 +6,7 @@ import hashlib
 from PIL import Image
 
 from lora.images.size import Size
-from lora.serving.lora_merger import Worn
+from lora.serving.lora_merger import AppliedLora
 from lora.serving.settings import settings_of
 from script.tiny_flux.following import plain_request
 from tests.generation_requests import a_source
@@ -40,6 +40,6 @@ def test_the_size_is_that_of_the_image_whatever_was_asked_for():
 
 
 def test_what_is_worn_at_scale_0_is_not_worn():
-    outfit = [Worn("a", None, 0.5, "a"), Worn("b", None, 0.0, "b")]
+    outfit = [AppliedLora("a", None, 0.5, "a"), AppliedLora("b", None, 0.0, "b")]
     settings = settings_of(REQUEST, None, Size(64, 64), image=None, mask=None, model="tiny", outfit=outfit)
     assert settings["loras"] == [("a", 0.5)]

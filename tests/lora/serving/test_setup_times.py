@@ -3,13 +3,13 @@
 import contextlib
 import time
 
-from lora.serving.setup_times import Stages
+from lora.serving.setup_times import StageTimer
 
 
 def test_each_stage_is_said_with_its_seconds_in_turn(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    stages = Stages("setup")
+    stages = StageTimer("setup")
     with stages.stage("weights checked"):
         now[0] += 0.14
     now[0] += 1
@@ -19,18 +19,18 @@ def test_each_stage_is_said_with_its_seconds_in_turn(monkeypatch):
 
 
 def test_without_a_stage_there_is_only_the_whole():
-    assert Stages("setup").line() == "setup: 0.0 s"
+    assert StageTimer("setup").line() == "setup: 0.0 s"
 
 
 def test_a_stage_that_failed_is_not_said():
-    stages = Stages("setup")
+    stages = StageTimer("setup")
     with contextlib.suppress(ValueError), stages.stage("base loaded"):
         raise ValueError
     assert "base loaded" not in stages.line()
 
 
 def test_seconds_are_those_of_a_clock():
-    stages = Stages("setup")
+    stages = StageTimer("setup")
     with stages.stage("a nap"):
         time.sleep(0.06)
     assert stages.line().startswith("setup: 0.1 s (a nap 0.1 s")

@@ -8,12 +8,12 @@ from lora.images.size import Size
 from lora.serving import sources
 from lora.serving.request import size_for_image
 from lora.serving.sources import read_source
-from tests.tiny import assert_one_sentence, encoded, noisy_picture, picture, write
+from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, write
 
 
 @pytest.fixture
 def image(tmp_path):
-    return write(tmp_path / "image.png", encoded(noisy_picture(192, 128)))
+    return write(tmp_path / "image.png", encoded(noisy_image(192, 128)))
 
 
 def test_without_an_image_there_is_nothing_to_begin_with():
@@ -87,7 +87,7 @@ def test_more_than_50_megapixels_are_refused_before_they_are_decoded(tmp_path, i
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_large_image_is_decoded_at_about_what_is_drawn_and_keeps_its_shape(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(sources, "PIXELS_NEEDED", 64 * 64)
-    path = write(tmp_path / "large", encoded(noisy_picture(720, 680), kind))
+    path = write(tmp_path / "large", encoded(noisy_image(720, 680), kind))
     picture = read_source(path, None, 0.8).picture
     assert picture.original == Size(720, 680)
     assert picture.image.width * picture.image.height < 8 * 64 * 64

@@ -13,8 +13,8 @@ from tests.tiny import (
     assert_one_sentence,
     checked_config,
     encoded,
-    found_in,
     picture,
+    read_archive,
     tiny_lora_transformer,
     write,
     zipped,
@@ -89,7 +89,7 @@ def test_every_choice_is_said_once_before_anything_is_loaded(tmp_path, capsys):
 
 def test_copies_of_an_image_count_once_and_held_out_ones_not_at_all(tmp_path):
     colors = [f"#{number:02x}{number:02x}ff" for number in range(0, 208, 16)]  # 13
-    dataset = found_in(archive_of([*colors, colors[0]], tmp_path), into=tmp_path).dataset
+    dataset = read_archive(archive_of([*colors, colors[0]], tmp_path), into=tmp_path).dataset
     assert count_trained(dataset, checked_config(validation=False)) == 13
     assert count_trained(dataset, checked_config(validation=True)) == 12
 

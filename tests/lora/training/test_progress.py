@@ -3,7 +3,7 @@
 import pytest
 
 from lora.training import progress as progress_module
-from lora.training.progress import Log, Progress, passed_on, print_metric
+from lora.training.progress import Log, Progress, print_metric, relay_line
 from tests.lora.training.trainers import a_log
 
 
@@ -95,6 +95,6 @@ def test_another_processes_lines_and_numbers_are_told_apart(capsys):
     metrics, lines = [], capsys.readouterr().out.removesuffix("\n").split("\n")
     log = Log(lambda *metric: metrics.append(metric))
     for line in lines:
-        passed_on(line, log)
+        relay_line(line, log)
     assert metrics == [("train.loss", 0.25)]
     assert capsys.readouterr().out == "step 3: drew the sample prompts\n"

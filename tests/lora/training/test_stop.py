@@ -10,7 +10,7 @@ import pytest
 
 from lora.training import stop as stop_module
 from lora.training.progress import Log
-from lora.training.stop import Stop, StopAskedError, Termination
+from lora.training.stop import Stop, StopRequestedError, Termination
 from script.cog_server import ROOT
 from tests.lora.training.trainers import a_log
 
@@ -24,9 +24,9 @@ def job():
         time.sleep(0.5)  # until the main thread waits
         os.kill(os.getpid(), signal.SIGTERM)
         deadline = time.monotonic() + 5
-        while not termination.has_come() and time.monotonic() < deadline:
+        while not termination.was_received() and time.monotonic() < deadline:
             time.sleep(0.01)
-        print(termination.has_come(), flush=True)
+        print(termination.was_received(), flush=True)
     os._exit(0)
 threading.Thread(target=job).start()
 mutex = ctypes.create_string_buffer(64)
@@ -68,7 +68,7 @@ def a_stop(**changes):
 def test_without_a_reason_there_is_no_end(tmp_path):
     stop = a_stop(minutes=1, wish=tmp_path / "stop")
     assert stop.reason() is None
-    stop.raise_if_asked()
+    stop.raise_if_requested()
 
 
 def test_a_time_limit_is_over_after_so_many_minutes(monkeypatch):
@@ -96,8 +96,8 @@ def test_another_process_can_wish_for_an_end_and_say_why(tmp_path):
     stop = a_stop(wish=wish)
     wish.write_text("it was cancelled")
     assert stop.reason() == "it was cancelled"
-    with pytest.raises(StopAskedError, match=r"^the training stopped: it was cancelled$"):
-        stop.raise_if_asked()
+    with pytest.raises(StopRequestedError, match=r"^the training stopped: it was cancelled$"):
+        stop.raise_if_requested()
 
 
 def test_a_process_of_a_team_ends_with_the_one_that_started_it(tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_job_does_not_end_by_the_sigterm_of_the_one_before(termination):
     with termination.during_job():
         os.kill(os.getpid(), signal.SIGTERM)
     with termination.during_job():
-        assert not termination.has_come()
+        assert not termination.was_received()
 
 
 def test_other_signals_are_not_taken_for_it(termination):
@@ -130,7 +130,7 @@ def test_other_signals_are_not_taken_for_it(termination):
     try:
         with termination.during_job():
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert not termination.has_come()
+            assert not termination.was_received()
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -14,9 +14,9 @@ from torch import nn
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.store import CheckpointStore
-from lora.training.learning.data_parallel import Solo
-from lora.training.learning.samples import Painter
-from lora.training.learning.trainer import Meanwhile, Schedule, Session
+from lora.training.learning.data_parallel import SingleProcess
+from lora.training.learning.samples import SampleGenerator
+from lora.training.learning.trainer import Callbacks, Schedule, Trainer
 from lora.training.progress import Log
 from lora.training.recipe.recipe import Recipe
 from lora.training.stop import Stop, Termination
@@ -37,7 +37,7 @@ SELDOM = 1000
 class Training:
     """A session, and what it works with."""
 
-    session: Session
+    session: Trainer
     transformer: FluxTransformer2DModel
     store: CheckpointStore
     stop: Path  # whoever writes this file asks for an end
@@ -70,22 +70,22 @@ def a_training(
     """A session on the small transformer; with `base` it draws a sample."""
     transformer = tiny_lora_transformer(rank=recipe.lora_rank)
     store = CheckpointStore(folder, {"of": "a test"}, report_damage=print)
-    painter = None
+    sample_generator = None
     preservation = tiny_preservation(transformer, recipe) if recipe.preservation else None
     if base is not None:
-        painter = Painter(transformer, base, (tiny_prompt(seed=7),), side=32, into=folder / "samples")
+        sample_generator = SampleGenerator(transformer, base, (tiny_prompt(seed=7),), side=32, into=folder / "samples")
     log = log or a_log()
-    session = Session(
+    session = Trainer(
         transformer,
         tiny_batches(recipe, dataset),
         recipe,
-        Meanwhile(Schedule(checkpoint_every, sample_every), held_out, painter, preservation, store),
-        team=Solo(),
+        Callbacks(Schedule(checkpoint_every, sample_every), held_out, sample_generator, preservation, store),
+        team=SingleProcess(),
         log=log,
         stop=Stop(log, termination or Termination(), minutes=minutes, wish=folder / "stop"),
     )
     if begin is not None:
-        session.go_on_from(begin)
+        session.load_checkpoint(begin)
     return Training(session, transformer, store, folder / "stop")
 
 
@@ -119,8 +119,8 @@ def small_base(folder: Path) -> Path:
 
 
 @contextmanager
-def in_the_midst(
-    transformer: nn.Module, call: int, do: Callable[[], object], *, of_looking: bool = False
+def on_nth_call(
+    transformer: nn.Module, call: int, do: Callable[[], object], *, without_grad: bool = False
 ) -> Iterator[None]:
     """Do something when the transformer is called for the n-th time, counted from 1, in steps or in looking at what
     they led to; it may raise."""
@@ -128,8 +128,8 @@ def in_the_midst(
 
     def hook(*_: object) -> None:
         nonlocal calls
-        calls += torch.is_grad_enabled() is not of_looking
-        if calls == call and torch.is_grad_enabled() is not of_looking:
+        calls += torch.is_grad_enabled() is not without_grad
+        if calls == call and torch.is_grad_enabled() is not without_grad:
             do()
 
     handle = transformer.register_forward_pre_hook(hook)
@@ -147,7 +147,7 @@ def run(training, *, stops=None):
 
 def stopped_in(training, step, *, reason="a test asked"):
     """Asked to stop in the midst of a step, which is the last."""
-    with in_the_midst(training.transformer, step, training.ask_to_stop):
+    with on_nth_call(training.transformer, step, training.ask_to_stop):
         return run(training, stops=reason)
 
 

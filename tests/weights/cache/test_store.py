@@ -81,14 +81,14 @@ def test_what_is_shown_to_everybody_is_open_to_all_and_the_rest_to_those_let_in(
     put(store, KEY, by="x")
     put(store, OTHER, by="")
     with store.locked(KEY) as entry:
-        assert entry.is_open_to("x", entry.held())
-        assert not entry.is_open_to("y", entry.held())
-        assert not entry.is_open_to("", entry.held())
-        entry.let_in("y", entry.held())
-        assert entry.is_open_to("y", entry.held())
-        assert entry.is_open_to("x", entry.held())
+        assert entry.has_access("x", entry.held())
+        assert not entry.has_access("y", entry.held())
+        assert not entry.has_access("", entry.held())
+        entry.grant_access("y", entry.held())
+        assert entry.has_access("y", entry.held())
+        assert entry.has_access("x", entry.held())
     with store.locked(OTHER) as entry:
-        assert entry.is_open_to("x", entry.held())
+        assert entry.has_access("x", entry.held())
 
 
 def test_who_was_let_in_is_asked_for_again_after_a_while(tmp_path):
@@ -96,9 +96,9 @@ def test_who_was_let_in_is_asked_for_again_after_a_while(tmp_path):
     store = a_store(tmp_path, fresh_seconds=0.2)
     put(store, KEY)
     with store.locked(KEY) as entry:
-        assert entry.is_open_to("", entry.held())
+        assert entry.has_access("", entry.held())
         time.sleep(0.25)
-        assert not entry.is_open_to("", entry.held())
+        assert not entry.has_access("", entry.held())
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from weights.grammar.grammar import parse_reference
-from weights.grammar.records import CivitaiLora, HubLora, Inline, Link, LocalFile, ReplicateLora, SomeonesLora
+from weights.grammar.records import CivitaiLora, HubLora, Inline, Link, LocalFile, ReplicateLora, UnqualifiedLora
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def refusal(reference):
 @pytest.mark.parametrize("reference", ["owner/model", "owner/model/", "  owner/model\n"])
 def test_owner_and_name_alone_are_somebodys(reference):
     """C1."""
-    assert parse_reference(reference) == SomeonesLora("owner", "model")
+    assert parse_reference(reference) == UnqualifiedLora("owner", "model")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.services import HASTY, a_network, redirect, send, send_head, service, silent_port
+from tests.services import SHORT_TIMEOUTS, a_network, redirect, send, send_head, service, silent_port
 from weights.network.client import Question, ask
-from weights.network.failures import Interrupted
+from weights.network.failures import TransientFailure
 from weights.network.network import Network
 
 
@@ -142,7 +142,7 @@ def test_a_token_that_is_none_is_refused_and_not_repeated(token):
 def test_a_server_that_nobody_runs_is_named():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with pytest.raises(Interrupted, match=r"127\.0\.0\.1, which cannot be reached") as error:
+    with pytest.raises(TransientFailure, match=r"127\.0\.0\.1, which cannot be reached") as error:
         body(Question(url), a_network(url))
     assert error.value.most == 1
 
@@ -150,7 +150,7 @@ def test_a_server_that_nobody_runs_is_named():
 def test_a_server_that_never_answers_is_left():
     with silent_port() as url:
         begun = time.monotonic()
-        with pytest.raises(Interrupted, match=r"no answer from 127\.0\.0\.1"):
+        with pytest.raises(TransientFailure, match=r"no answer from 127\.0\.0\.1"):
             body(Question(url), a_network(url))
     assert time.monotonic() - begun < 3
 
@@ -165,7 +165,7 @@ def test_the_head_of_an_answer_may_not_drip():
 
     with service(drip) as it:
         begun = time.monotonic()
-        with pytest.raises(Interrupted, match="no answer"):
+        with pytest.raises(TransientFailure, match="no answer"):
             body(Question(it.url), a_network(it))
     assert time.monotonic() - begun < 3
 
@@ -182,7 +182,7 @@ def test_a_server_may_be_silent_for_longer_than_connecting_may_take(silent_befor
         request.wfile.write(b"hello")
 
     with service(reply) as it:
-        network = a_network(it, patience=replace(HASTY, connecting=0.2, silence=2))
+        network = a_network(it, patience=replace(SHORT_TIMEOUTS, connecting=0.2, silence=2))
         assert body(Question(it.url), network) == (200, b"hello")
 
 
@@ -196,7 +196,7 @@ def test_a_silent_server_is_left_in_the_middle_of_a_body():
     with service(reply) as it, ask(Question(it.url), a_network(it), attempt=0) as answer:
         assert answer.piece(10) == b"hello"
         begun = time.monotonic()
-        with pytest.raises(Interrupted, match="cut off"):
+        with pytest.raises(TransientFailure, match="cut off"):
             answer.piece(10)
         assert 0.4 < time.monotonic() - begun < 0.9
 
@@ -215,7 +215,7 @@ def test_a_job_can_be_ended_while_a_server_is_silent():
             ended.append(time.monotonic())
 
     with silent_port() as url:
-        thread = threading.Thread(target=job, args=(a_network(url, patience=replace(HASTY, silence=4)),))
+        thread = threading.Thread(target=job, args=(a_network(url, patience=replace(SHORT_TIMEOUTS, silence=4)),))
         thread.start()
         time.sleep(0.1)
         cancelled = time.monotonic()
@@ -227,7 +227,7 @@ def test_a_job_can_be_ended_while_a_server_is_silent():
 def test_what_is_no_http_is_no_answer():
     with (
         service(lambda request, _: request.wfile.write(b"SSH-2.0-OpenSSH\r\n")) as it,
-        pytest.raises(Interrupted, match="no answer"),
+        pytest.raises(TransientFailure, match="no answer"),
     ):
         body(Question(it.url), a_network(it))
 
@@ -243,7 +243,7 @@ def test_a_body_cut_off_by_a_closed_connection_is_told():
 
     with service(reply) as it, ask(Question(it.url), a_network(it), attempt=0) as answer:
         assert answer.piece(5) == b"hello"
-        with pytest.raises(Interrupted, match="cut off"):
+        with pytest.raises(TransientFailure, match="cut off"):
             answer.piece(5)
 
 
@@ -290,7 +290,7 @@ def serve_tls(listener, context):
 
 def tls_network(host, port):
     return Network(
-        trusted=frozenset({f"https://{host}:{port}"}), resolve=lambda host, port: ["127.0.0.1"], patience=HASTY
+        trusted=frozenset({f"https://{host}:{port}"}), resolve=lambda host, port: ["127.0.0.1"], patience=SHORT_TIMEOUTS
     )
 
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.services import HASTY, a_network, send, send_from, send_head, service, silent_port
+from tests.services import SHORT_TIMEOUTS, a_network, send, send_from, send_head, service, silent_port
 from weights.network import download as room
 from weights.network.client import Question
 from weights.network.download import Wanted, download
-from weights.network.failures import NotThere
-from weights.network.network import Patience
+from weights.network.failures import NotFound
+from weights.network.network import NetworkTimeouts
 
 CONTENT = bytes(range(256)) * 4000
 OTHER = CONTENT[::-1]
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-def fetch(it, tmp_path, *, sha256="", known="", token="", patience=HASTY):
+def fetch(it, tmp_path, *, sha256="", known="", token="", patience=SHORT_TIMEOUTS):
     into = tmp_path / "file"
     network = a_network(it, patience=patience)
     wanted = Wanted(Question(f"{getattr(it, 'url', it)}/x.safetensors?sig=s3cret", token=token), sha256)
@@ -73,7 +73,7 @@ def test_a_closed_file_needs_a_token_and_is_not_asked_for_again(status, tmp_path
 
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_file_that_is_not_there_is_told_apart_from_a_closed_one(status, tmp_path):
-    with service(lambda request, _: send(request, status=status)) as it, pytest.raises(NotThere, match="not found"):
+    with service(lambda request, _: send(request, status=status)) as it, pytest.raises(NotFound, match="not found"):
         fetch(it, tmp_path)
     assert len(it.asked) == 1
 
@@ -122,18 +122,18 @@ def test_a_failure_for_ever_is_told_after_six_attempts(tmp_path):
 
 def test_all_pauses_of_production_together_stay_under_a_minute():
     """C25."""
-    assert sum(Patience().pauses) * 1.25 < 60
+    assert sum(NetworkTimeouts().pauses) * 1.25 < 60
 
 
 def test_a_host_that_cannot_be_reached_is_told_within_half_a_minute():
     """C26: two attempts."""
-    assert Patience().connecting * 2 + Patience().pauses[0] * 1.25 < 30
+    assert NetworkTimeouts().connecting * 2 + NetworkTimeouts().pauses[0] * 1.25 < 30
 
 
 def test_a_server_that_never_answers_is_tried_again_and_then_told(tmp_path):
     """C26."""
     with silent_port() as url:
-        assert "no answer from 127.0.0.1" in refusal(url, tmp_path, patience=replace(HASTY, pauses=(0.01,)))
+        assert "no answer from 127.0.0.1" in refusal(url, tmp_path, patience=replace(SHORT_TIMEOUTS, pauses=(0.01,)))
 
 
 def test_a_length_over_the_limit_is_refused_from_the_head(tmp_path):
@@ -356,7 +356,7 @@ def test_the_frame_of_a_body_may_not_drip(tmp_path):
 
     with service(drip) as it:
         begun = time.monotonic()
-        assert "too slow" in refusal(it, tmp_path, patience=replace(HASTY, whole=1))
+        assert "too slow" in refusal(it, tmp_path, patience=replace(SHORT_TIMEOUTS, whole=1))
     assert time.monotonic() - begun < 5
 
 
@@ -371,7 +371,7 @@ def test_all_attempts_together_have_an_end(tmp_path):
 
     begun = time.monotonic()
     with service(reply) as it:
-        assert "too slow" in refusal(it, tmp_path, patience=replace(HASTY, whole=0.8))
+        assert "too slow" in refusal(it, tmp_path, patience=replace(SHORT_TIMEOUTS, whole=0.8))
     assert time.monotonic() - begun < 4
 
 

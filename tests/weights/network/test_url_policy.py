@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from weights.network.failures import Interrupted
+from weights.network.failures import TransientFailure
 from weights.network.network import Network, resolve
-from weights.network.url_policy import admit, is_public, origin_of
+from weights.network.url_policy import check_url, is_public, origin_of
 
 
 def network(*addresses, **changes):
@@ -15,13 +15,13 @@ def network(*addresses, **changes):
 
 def refusal(url, network):
     with pytest.raises(ValueError) as error:
-        admit(url, network)
+        check_url(url, network)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_a_public_host_is_asked_at_the_address_that_was_checked():
-    place = admit("https://h.example/a b.safetensors?X=%2F&y=ü#part", network("8.8.8.8", "2001:4860:4860::8888"))
+    place = check_url("https://h.example/a b.safetensors?X=%2F&y=ü#part", network("8.8.8.8", "2001:4860:4860::8888"))
     assert (place.scheme, place.host, place.port) == ("https", "h.example", 443)
     assert place.addresses == ("8.8.8.8", "2001:4860:4860::8888")
     assert place.target == "/a%20b.safetensors?X=%2F&y=%C3%BC"
@@ -133,8 +133,8 @@ def test_a_name_that_cannot_be_looked_up_now_is_tried_again():
     def not_now(*_):
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
-    with pytest.raises(Interrupted, match=r"h\.example"):
-        admit("https://h.example/x", Network(resolve=not_now))
+    with pytest.raises(TransientFailure, match=r"h\.example"):
+        check_url("https://h.example/x", Network(resolve=not_now))
 
 
 def test_a_name_too_long_for_any_host_is_refused():
@@ -143,7 +143,7 @@ def test_a_name_too_long_for_any_host_is_refused():
 
 def test_a_trusted_origin_is_asked_as_it_is_and_no_other_port_of_it():
     trusting = network("127.0.0.1", trusted=frozenset({"http://127.0.0.1:8000"}))
-    assert admit("http://127.0.0.1:8000/x", trusting).addresses == ("127.0.0.1",)
+    assert check_url("http://127.0.0.1:8000/x", trusting).addresses == ("127.0.0.1",)
     refusal("http://127.0.0.1:8001/x", trusting)
     refusal("https://127.0.0.1:8000/x", trusting)
 

@@ -1,6 +1,6 @@
 """From a record to the file that it means now."""
 
-from weights.grammar.records import CivitaiLora, HubLora, Link, ReplicateLora, SomeonesLora
+from weights.grammar.records import CivitaiLora, HubLora, Link, ReplicateLora, UnqualifiedLora
 from weights.network.network import Network, Tokens
 from weights.sources.finding import find, readings
 
@@ -8,7 +8,7 @@ TOKENS = Tokens(hugging_face="h", civitai="c", replicate="r")
 
 
 def test_owner_and_name_are_read_as_replicates_first():
-    assert readings(SomeonesLora("o", "r")) == (ReplicateLora("o", "r"), HubLora("o/r"))
+    assert readings(UnqualifiedLora("o", "r")) == (ReplicateLora("o", "r"), HubLora("o/r"))
 
 
 def test_every_other_record_has_one_reading():

@@ -4,7 +4,7 @@ import pytest
 
 from tests.services import a_network, send, send_json, service
 from weights.grammar.records import HubLora
-from weights.network.failures import NotThere
+from weights.network.failures import NotFound
 from weights.sources.hub import find_on_hub
 
 COMMIT = "c0ffee" * 6 + "beef"
@@ -79,7 +79,7 @@ def test_closed_and_missing_are_told_apart(status, found):
         pytest.raises(ValueError, match=found) as error,
     ):
         find_on_hub(HubLora("o/r"), "", a_network(it, hugging_face=it.url))
-    assert isinstance(error.value, NotThere) == (status == 404)
+    assert isinstance(error.value, NotFound) == (status == 404)
 
 
 def test_a_bad_token_is_told():

@@ -11,11 +11,11 @@ from tests.tiny import (
     TINY_FLUX,
     a_recipe,
     assert_one_sentence,
-    base_that_reads,
+    base_with_text_length,
     checked_config,
     encoded,
-    found_in,
     picture,
+    read_archive,
     write,
     zipped,
 )
@@ -38,7 +38,7 @@ def images(folder, *, colors=("red", "blue"), captions=("one", "two"), resolutio
     for number, (color, caption) in enumerate(zip(colors, captions, strict=True)):
         members |= {f"{number}.png": encoded(picture(color=color)), f"{number}.txt": caption}
     archive = write(folder / "a.zip", zipped(dict(list(members.items())[::order])))
-    return found_in(archive, into=folder / "into", resolutions=resolutions, trigger_word=trigger_word).dataset
+    return read_archive(archive, into=folder / "into", resolutions=resolutions, trigger_word=trigger_word).dataset
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_other_neutral_prompts_are_another_training_where_there_is_preservation(
 
 def test_a_training_without_preservation_is_the_one_that_older_checkpoints_are_of(tmp_path, dataset):
     """Which know neither of preservation nor of other lengths of text than FLUX's."""
-    found = identity(dataset, base_that_reads(512, tmp_path / "base"))
+    found = identity(dataset, base_with_text_length(512, tmp_path / "base"))
     assert not {"preservation", "neutral_prompts", "text_tokens"} & found.keys()
 
 
@@ -138,7 +138,7 @@ def test_other_weights_under_the_same_name_are_another_training(tmp_path, datase
 
 
 def test_another_length_of_text_is_another_training(tmp_path, dataset):
-    longer = base_that_reads(64, tmp_path / "base")
+    longer = base_with_text_length(64, tmp_path / "base")
     assert difference(identity(dataset, longer), identity(dataset, TINY_FLUX)) == "text_tokens"
 
 

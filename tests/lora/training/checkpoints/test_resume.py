@@ -14,11 +14,11 @@ from lora.training.checkpoints.identity import folder_name
 from lora.training.checkpoints.resume import (
     LAST,
     RUNS_KEPT,
-    Beginning,
+    InitialState,
     Start,
-    beginning_of,
-    find_start,
-    newest_of,
+    find_initial_state,
+    find_resume_source,
+    newest_checkpoint,
     open_store,
 )
 from lora.training.checkpoints.store import BEST, CheckpointStore, best_beside
@@ -28,7 +28,7 @@ from weights.references import read_lora
 
 IDENTITY = {"base_model": "tiny", "lora_rank": 4, "resolutions": [64]}
 FOLDER = "output/flux_train_replicate"
-NOTHING = Beginning(None, None)
+NOTHING = InitialState(None, None)
 LONG_AGO = 30 * 24 * 3600
 
 
@@ -77,7 +77,7 @@ def state_of(checkpoint, folder=LAST, *, before=FOLDER):
 
 
 def begun(given, tmp_path):
-    return find_start(str(given), into=tmp_path / "resume", read_lora=read_lora)
+    return find_resume_source(str(given), into=tmp_path / "resume", read_lora=read_lora)
 
 
 def refused(given, tmp_path):
@@ -93,7 +93,7 @@ def refused(given, tmp_path):
 def test_nothing_given_is_a_training_from_nothing(tmp_path):
     start = begun("", tmp_path)
     assert start == Start()
-    assert beginning_of(start, IDENTITY, steps=1000, log=a_log()) == NOTHING
+    assert find_initial_state(start, IDENTITY, steps=1000, log=a_log()) == NOTHING
 
 
 def test_a_folder_of_a_checkpoint_is_one(tmp_path):
@@ -143,7 +143,7 @@ def test_a_lora_is_a_warm_start(tmp_path, kind):
     start = begun(path, tmp_path)
     assert start.checkpoint is None
     assert start.lora.keys() == expected.keys()
-    assert beginning_of(start, IDENTITY, steps=1000, log=a_log()).lora is start.lora
+    assert find_initial_state(start, IDENTITY, steps=1000, log=a_log()).lora is start.lora
 
 
 def test_a_path_to_nothing_is_refused(tmp_path):
@@ -206,7 +206,7 @@ def test_a_link_in_a_tar_is_not_followed(tmp_path):
 def test_a_checkpoint_of_this_training_is_gone_on_from_and_that_is_said(tmp_path, capsys):
     saved(tmp_path / "run", 3)
     start = begun(tmp_path / "run/step-000003", tmp_path)
-    assert beginning_of(start, IDENTITY, steps=1000, log=a_log()).checkpoint.step == 3
+    assert find_initial_state(start, IDENTITY, steps=1000, log=a_log()).checkpoint.step == 3
     assert capsys.readouterr().out == f"goes on from step 3, which {tmp_path / 'run/step-000003'} holds\n"
 
 
@@ -215,7 +215,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_the_field_that_differs(t
     saved(tmp_path / "run", 3)
     start = begun(tmp_path / "run/step-000003", tmp_path)
     with pytest.raises(ValueError) as error:
-        beginning_of(start, IDENTITY | {"lora_rank": 8}, steps=1000, log=a_log())
+        find_initial_state(start, IDENTITY | {"lora_rank": 8}, steps=1000, log=a_log())
     assert_one_sentence(error.value)
     assert str(error.value) == "resume_from holds a training of lora_rank 4: expected 8, as this one has"
 
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_the_field_that_differs(t
 def test_a_checkpoint_past_the_last_step_is_refused(tmp_path):
     saved(tmp_path / "run", 3)
     with pytest.raises(ValueError) as error:
-        beginning_of(begun(tmp_path / "run/step-000003", tmp_path), IDENTITY, steps=2, log=a_log())
+        find_initial_state(begun(tmp_path / "run/step-000003", tmp_path), IDENTITY, steps=2, log=a_log())
     assert str(error.value) == "resume_from is at step 3: expected at most the 2 steps of this training"
 
 
@@ -231,14 +231,14 @@ def test_latest_is_the_latest_step_of_any_run_of_this_training(root, capsys):
     a_run(root, "first", 3, 9)
     a_run(root, "second", 2)
     a_run(root, "third", 20, identity=IDENTITY | {"lora_rank": 8})
-    start = find_start("latest", into=root / "resume", read_lora=read_lora)
-    checkpoint = beginning_of(start, IDENTITY, steps=1000, log=a_log()).checkpoint
+    start = find_resume_source("latest", into=root / "resume", read_lora=read_lora)
+    checkpoint = find_initial_state(start, IDENTITY, steps=1000, log=a_log()).checkpoint
     assert (checkpoint.step, checkpoint.folder.parent.name) == (9, "first")
     assert "goes on from step 9" in capsys.readouterr().out
 
 
 def test_without_a_checkpoint_latest_begins_at_the_first_step_and_says_so(capsys):
-    assert beginning_of(Start(is_latest=True), IDENTITY, steps=1000, log=a_log()) == NOTHING
+    assert find_initial_state(Start(is_latest=True), IDENTITY, steps=1000, log=a_log()) == NOTHING
     assert "has no checkpoint yet; it begins at its first step" in capsys.readouterr().out
 
 
@@ -250,14 +250,14 @@ def damage(run):
 def test_the_latest_that_is_whole_is_taken_and_the_damage_told(root, capsys):
     damage(a_run(root, "second", 9))
     a_run(root, "first", 3)
-    assert newest_of(IDENTITY, a_log()).step == 3
+    assert newest_checkpoint(IDENTITY, a_log()).step == 3
     assert "lora.tensors has 7 bytes" in capsys.readouterr().out
 
 
 def test_if_all_are_damaged_nothing_begins_anew_in_silence(root):
     damage(a_run(root, "first", 3))
     with pytest.raises(ValueError, match="every checkpoint of this training is damaged") as error:
-        beginning_of(Start(is_latest=True), IDENTITY, steps=1000, log=a_log())
+        find_initial_state(Start(is_latest=True), IDENTITY, steps=1000, log=a_log())
     assert_one_sentence(error.value, "resume_from latest")
 
 
@@ -299,7 +299,7 @@ def test_recent_runs_stay_however_many_there_are(root):
 def test_the_run_that_is_gone_on_from_stays_however_old_it_is(root):
     a_run(root, "old", 900, age=2 * LONG_AGO)
     newer = [a_run(root, f"run-{number:02}", 1, age=LONG_AGO) for number in range(RUNS_KEPT + 4)]
-    beginning = beginning_of(Start(is_latest=True), IDENTITY, steps=1000, log=a_log())
+    beginning = find_initial_state(Start(is_latest=True), IDENTITY, steps=1000, log=a_log())
     open_store(IDENTITY, beginning, a_log())
     assert beginning.checkpoint.tensors("lora")["a"][0] == 900
     assert sum(run.exists() for run in newer) == RUNS_KEPT, "which it really went through"

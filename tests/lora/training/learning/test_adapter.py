@@ -8,7 +8,7 @@ from peft import LoraConfig
 from torch import nn
 
 from lora.training.learning.adapter import add_lora, lora_tensors
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
 from lora.training.learning.state import TrainingState
@@ -30,8 +30,8 @@ def layers_of(tensors):
 
 
 def first_losses(transformer):
-    noised = tiny_batches(a_recipe(batch_size=4)).noised(0)
-    return losses_at(transformer, noised.batch, noise=noised.noise, sigmas=noised.sigmas)
+    noisy_batch = tiny_batches(a_recipe(batch_size=4)).noisy_batch(0)
+    return losses_at(transformer, noisy_batch.batch, noise=noisy_batch.noise, sigmas=noisy_batch.sigmas)
 
 
 def first_gradients(transformer):
@@ -86,7 +86,7 @@ def test_a_step_too_small_for_bf16_still_moves_every_number():
     state = TrainingState(transformer, recipe)
     for group in state.optimizer.param_groups:
         group["lr"] = 1e-6  # at once, without its warm-up
-    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=SingleProcess())
     for name, parameter in ups.items():
         pulled = gradients[name].abs() > 1e-7  # where Adam's step is not swallowed by its epsilon
         assert pulled.any()

@@ -6,7 +6,7 @@ import torch
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batches, Draws
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.sigmas import SigmaRule
@@ -33,14 +33,15 @@ def numbered_dataset(*sizes):
 
 def batches_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0):
     return [
-        noised.batch for noised in noised_of(dataset, count=count, batch_size=batch_size, dropout=dropout, seed=seed)
+        noisy_batch.batch
+        for noisy_batch in noised_of(dataset, count=count, batch_size=batch_size, dropout=dropout, seed=seed)
     ]
 
 
 def noised_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0, rule=MIDDLE, offset_noise=0.0):
     draws = Draws(rule, offset_noise, dropout, SHIFT)
     batches = Batches(dataset, batch_size=batch_size, draws=draws, seed=seed)
-    return [batches.noised(index) for index in range(count)]
+    return [batches.noisy_batch(index) for index in range(count)]
 
 
 def numbers(batch):
@@ -109,8 +110,8 @@ def test_the_batch_of_a_step_does_not_depend_on_what_was_asked_before():
     dataset = EncodedDataset(tuple(tiny_example(seed=index) for index in range(9)), dropped=tiny_prompt(seed=99))
     draws = Draws(MIDDLE, 0.0, 0.5, SHIFT)
     uninterrupted = Batches(dataset, batch_size=2, draws=draws, seed=1)
-    expected = [uninterrupted.noised(index) for index in range(12)][11]
-    found = Batches(dataset, batch_size=2, draws=draws, seed=1).noised(11)
+    expected = [uninterrupted.noisy_batch(index) for index in range(12)][11]
+    found = Batches(dataset, batch_size=2, draws=draws, seed=1).noisy_batch(11)
     assert torch.equal(found.noise, expected.noise)
     assert torch.equal(found.sigmas, expected.sigmas)
     assert torch.equal(found.batch.latents, expected.batch.latents)
@@ -128,13 +129,13 @@ def test_parts_of_a_batch_are_the_whole_of_it():
     dataset = numbered_dataset(*[(4, 6)] * 5)
     batches = Batches(dataset, batch_size=4, draws=Draws(MIDDLE, 0.01, 0.5, SHIFT), seed=0)
     for index in (0, 1):
-        whole = batches.noised(index)
-        parts = [batches.noised(index, part=slice(start, start + 2)) for start in (0, 2)]
+        whole = batches.noisy_batch(index)
+        parts = [batches.noisy_batch(index, part=slice(start, start + 2)) for start in (0, 2)]
         parts = [part for part in parts if part is not None]
         assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
         assert torch.equal(torch.cat([part.sigmas for part in parts]), whole.sigmas)
         assert torch.equal(torch.cat([part.batch.latents for part in parts]), whole.batch.latents)
-    assert batches.noised(1, part=slice(2, 4)) is None or batches.noised(0, part=slice(2, 4)) is None
+    assert batches.noisy_batch(1, part=slice(2, 4)) is None or batches.noisy_batch(0, part=slice(2, 4)) is None
 
 
 def test_the_noise_is_standard_normal_and_offset_only_if_asked():
@@ -153,8 +154,8 @@ def test_sigma_moves_with_the_size_of_the_picture_if_the_rule_says_so():
     """Trap 1: by packed tokens."""
     rule = SigmaRule(None, 1e-6, 0.0)
     for side in (16, 64):
-        (noised,) = noised_of(numbered_dataset((side, side)), count=1, rule=rule)
-        assert torch.logit(noised.sigmas).item() == pytest.approx(SHIFT.mu((side // 2) ** 2), abs=1e-3)
+        (noisy_batch,) = noised_of(numbered_dataset((side, side)), count=1, rule=rule)
+        assert torch.logit(noisy_batch.sigmas).item() == pytest.approx(SHIFT.mu((side // 2) ** 2), abs=1e-3)
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(1, 2), slice(2, 4)])
@@ -163,11 +164,11 @@ def test_what_a_batch_is_told_as_a_whole_can_be_had_without_its_noise(part):
     draws = Draws(SigmaRule(None, 1.0, 0.0), 0.1, 0.5, SHIFT)
     batches = Batches(numbered_dataset(*[(4, 6)] * 5), batch_size=3, draws=draws, seed=0)
     for index in range(6):
-        noised, conditions = batches.noised(index, part=part), batches.conditions(index, part=part)
-        assert (noised is None) == (conditions is None)
-        if noised is not None and conditions is not None:
-            assert torch.equal(conditions.sigmas, noised.sigmas)
-            assert torch.equal(conditions.pooled, noised.batch.prompt.pooled)
+        noisy_batch, conditions = batches.noisy_batch(index, part=part), batches.conditions(index, part=part)
+        assert (noisy_batch is None) == (conditions is None)
+        if noisy_batch is not None and conditions is not None:
+            assert torch.equal(conditions.sigmas, noisy_batch.sigmas)
+            assert torch.equal(conditions.pooled, noisy_batch.batch.prompt.pooled)
 
 
 @pytest.mark.parametrize("asked", [(1, slice(0, 2)), (1, slice(0, 1)), (2, slice(0, 2))])
@@ -178,7 +179,7 @@ def test_a_batch_that_was_prepared_is_the_one_that_would_have_been_made(asked):
     prepared, plain = (Batches(dataset, batch_size=2, draws=draws, seed=0) for _ in range(2))
     prepared.prepare(1, part=slice(0, 2))
     for _ in range(2):
-        found, expected = prepared.noised(index, part=part), plain.noised(index, part=part)
+        found, expected = prepared.noisy_batch(index, part=part), plain.noisy_batch(index, part=part)
         assert torch.equal(found.noise, expected.noise)
         assert torch.equal(found.sigmas, expected.sigmas)
         assert torch.equal(found.batch.latents, expected.batch.latents)
@@ -192,7 +193,7 @@ def test_a_step_has_the_noise_of_the_next_one_drawn_before_it_waits_for_the_devi
         Batches, "_noised", lambda self, index, part: (drawn.append(index), whole(self, index, part))[1]
     )
     state = TrainingState(transformer, recipe)
-    take_step(transformer, state, batches, recipe, team=Solo())
+    take_step(transformer, state, batches, recipe, team=SingleProcess())
     assert drawn == [0, 1]
-    take_step(transformer, state, batches, recipe, team=Solo())
+    take_step(transformer, state, batches, recipe, team=SingleProcess())
     assert drawn == [0, 1, 2]

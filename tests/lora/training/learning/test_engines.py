@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lora.engine.lora_layers import fuse_lora
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.learning.validation import judge
@@ -26,7 +26,7 @@ def stepped(transformer, state, steps):
     """So many steps on; the state that they lead to."""
     batches = tiny_batches(RECIPE)
     for _ in range(steps):
-        take_step(transformer, state, batches, RECIPE, team=Solo())
+        take_step(transformer, state, batches, RECIPE, team=SingleProcess())
     return state
 
 

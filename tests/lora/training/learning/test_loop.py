@@ -8,7 +8,7 @@ from lora.flux.latents import pack
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow import point_on_path
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import loss_at
@@ -160,7 +160,7 @@ def test_accumulation_is_the_mean_over_all_its_samples(batch_size):
     randomize_lora(transformer)
     recipe = a_recipe(batch_size=batch_size, gradient_accumulation=3, max_grad_norm=float("inf"))
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
-    parts = [batches.noised(index) for index in range(3)]
+    parts = [batches.noisy_batch(index) for index in range(3)]
     losses = [
         loss_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) * len(each.sigmas) for each in parts
     ]
@@ -168,7 +168,7 @@ def test_accumulation_is_the_mean_over_all_its_samples(batch_size):
     wanted = torch.autograd.grad(expected, state.parameters)
     found = []
     state.optimizer.register_step_pre_hook(lambda *_: found.extend(each.grad.clone() for each in state.parameters))
-    step = take_step(transformer, state, batches, recipe, team=Solo())
+    step = take_step(transformer, state, batches, recipe, team=SingleProcess())
     assert step.loss == pytest.approx(expected.item(), rel=1e-5)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
     assert (state.step, state.schedule.last_epoch, state.average.optimization_step) == (1, 1 + 1, 1), (
@@ -186,7 +186,7 @@ def test_gradients_are_clipped_over_all_layers_together():
     state.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([each.grad.flatten() for each in state.parameters]).norm().item())
     )
-    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=SingleProcess())
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
@@ -199,7 +199,7 @@ def test_gradients_and_optimizer_state_are_fp32_on_a_bf16_base():
             module.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
     kept = []
     state.optimizer.register_step_pre_hook(lambda *_: kept.extend(each.grad.dtype for each in state.parameters))
-    take_step(transformer, state, tiny_batches(recipe), recipe, team=Solo())
+    take_step(transformer, state, tiny_batches(recipe), recipe, team=SingleProcess())
     assert set(kept) == {torch.float32}
     assert seen == {torch.bfloat16}
     moments = [v for values in state.optimizer.state.values() for k, v in values.items() if k.startswith("exp")]
@@ -233,14 +233,14 @@ def test_the_host_waits_for_the_device_once_a_step(monkeypatch):
     """Before the optimizer steps, which it may not do if gradients are not finite; for all batches together."""
     transformer, recipe = tiny_lora_transformer(), a_recipe(gradient_accumulation=3)
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
-    drawn = [batches.noised(index) for index in range(3)]  # before: what is read there is the host's own
-    monkeypatch.setattr(batches, "noised", lambda index, **_: drawn[index])
+    drawn = [batches.noisy_batch(index) for index in range(3)]  # before: what is read there is the host's own
+    monkeypatch.setattr(batches, "noisy_batch", lambda index, **_: drawn[index])
     monkeypatch.setattr(batches, "prepare", lambda index, **_: None)
     lists, whole, until_then = [], torch.Tensor.tolist, []
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (lists.append(tensor), whole(tensor))[1])
     with Reads() as reads:
         state.optimizer.register_step_pre_hook(lambda *_: until_then.extend([*reads.seen]))
-        take_step(transformer, state, batches, recipe, team=Solo())
+        take_step(transformer, state, batches, recipe, team=SingleProcess())
     assert len([each for each in lists if each.is_floating_point()]) == 1  # others are orders of examples
     assert until_then == []
 
@@ -251,7 +251,7 @@ def test_a_step_that_is_not_finite_says_so_and_teaches_nothing(value):
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
     before = snapshot(lora_parameters(transformer))
     state.parameters[-1].register_hook(lambda gradient: gradient * value)
-    step = take_step(transformer, state, batches, recipe, team=Solo())
+    step = take_step(transformer, state, batches, recipe, team=SingleProcess())
     assert not step.is_finite
     assert step.loss > 0
     assert (state.step, state.skipped) == (1, 1)

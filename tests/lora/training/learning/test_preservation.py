@@ -8,22 +8,22 @@ import torch
 
 from lora.engine.linears import HostLinear
 from lora.engine.lora_layers import fuse_lora, lora_layers, without_lora
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.latents import unpack
 from lora.flux.loading import load_encoders
-from lora.flux.modulation import ModulationAhead
+from lora.flux.modulation import PrecomputedModulation
 from lora.flux.prompt import encode_prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Draws
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
 from lora.training.learning.preservation import NeutralImages, Preservation, base_velocity, preservation_losses
 from lora.training.learning.randomness import seed_for
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.recipe import steps_that_preserve
-from lora.training.stop import Stop, StopAskedError, Termination
+from lora.training.stop import Stop, StopRequestedError, Termination
 from tests.lora.training.trainers import a_log, a_training, assert_same_end, run, stopped_in, strangers
 from tests.tiny import (
     SHIFT,
@@ -60,7 +60,7 @@ def changed(transformer):
 
 def generated(transformer, recipe, team=None):
     preservation = tiny_preservation(transformer, recipe)
-    assert preservation.generate(team or Solo(), stop=NO_STOP)
+    assert preservation.generate(team or SingleProcess(), stop=NO_STOP)
     return preservation
 
 
@@ -84,7 +84,7 @@ def same(some, others):
 @pytest.mark.parametrize("engine", ["plain", "fast"])
 def test_the_target_is_the_answer_of_the_base_without_a_lora_bit_for_bit(precision, on_host, streamed, engine):
     """In every precision, on both engines, wherever the weights are."""
-    held = Held(precision, on_host, CPU, streamed)
+    held = WeightPlacement(precision, on_host, CPU, streamed)
     base, transformer = load_transformer(TINY_FLUX, held), load_transformer(TINY_FLUX, held)
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     randomize_lora(transformer, spread=1.0)
@@ -127,7 +127,7 @@ def test_a_lora_that_changes_nothing_loses_nothing():
         TrainingState(transformer, recipe),
         tiny_batches(recipe),
         recipe,
-        team=Solo(),
+        team=SingleProcess(),
         preservation=generated(transformer, recipe),
     )
     assert step.preservation_loss == 0
@@ -137,18 +137,20 @@ def test_no_gradient_flows_through_the_target():
     """Else the LoRA would move the target too, though it is none of it: the gradient is that to a constant."""
     transformer, recipe = changed(tiny_lora_transformer()), a_recipe(batch_size=3, preservation=1.0)
     layers = lora_layers(transformer)
-    noised = generated(transformer, recipe)._batches.noised(0)
+    noisy_batch = generated(transformer, recipe)._batches.noisy_batch(0)
     with torch.no_grad():
-        noisy = (1 - noised.sigmas.view(-1, 1, 1, 1)) * noised.batch.latents
-        noisy += noised.sigmas.view(-1, 1, 1, 1) * noised.noise
+        noisy = (1 - noisy_batch.sigmas.view(-1, 1, 1, 1)) * noisy_batch.batch.latents
+        noisy += noisy_batch.sigmas.view(-1, 1, 1, 1) * noisy_batch.noise
         with without_lora(layers):
             target = predict_velocity(
-                transformer, noisy, sigmas=noised.sigmas, prompt=noised.batch.prompt, guidance=1.0
+                transformer, noisy, sigmas=noisy_batch.sigmas, prompt=noisy_batch.batch.prompt, guidance=1.0
             )
-    found = predict_velocity(transformer, noisy, sigmas=noised.sigmas, prompt=noised.batch.prompt, guidance=1.0)
+    found = predict_velocity(
+        transformer, noisy, sigmas=noisy_batch.sigmas, prompt=noisy_batch.batch.prompt, guidance=1.0
+    )
     parameters = list(lora_parameters(transformer).values())
     expected = torch.autograd.grad((found - target).square().mean(), parameters)
-    ours = torch.autograd.grad(preservation_losses(transformer, noised, layers=layers).mean(), parameters)
+    ours = torch.autograd.grad(preservation_losses(transformer, noisy_batch, layers=layers).mean(), parameters)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-8) for a, b in zip(ours, expected, strict=True))
 
 
@@ -172,14 +174,14 @@ def test_the_gradient_is_that_of_both_mean_losses_together(batch_size, accumulat
     )
     preservation, layers = generated(transformer, recipe), lora_layers(transformer)
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
-    trained = [batches.noised(index) for index in range(accumulation)]
-    preserved = [preservation._batches.noised(index) for index in range(accumulation)]
+    trained = [batches.noisy_batch(index) for index in range(accumulation)]
+    preserved = [preservation._batches.noisy_batch(index) for index in range(accumulation)]
     losses = torch.cat([losses_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) for each in trained])
     others = torch.cat([preservation_losses(transformer, each, layers=layers) for each in preserved])
     wanted = torch.autograd.grad(losses.mean() + others.mean(), state.parameters)
     found = []
     state.optimizer.register_step_pre_hook(lambda *_: found.extend(each.grad.clone() for each in state.parameters))
-    step = take_step(transformer, state, batches, recipe, team=Solo(), preservation=preservation)
+    step = take_step(transformer, state, batches, recipe, team=SingleProcess(), preservation=preservation)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
     assert step.loss == pytest.approx(losses.mean().item(), rel=1e-5)
     assert step.preservation_loss == pytest.approx(others.mean().item(), rel=1e-5)
@@ -194,25 +196,27 @@ def test_rounding_takes_no_step():
 def test_a_step_has_the_batches_that_follow_those_of_the_step_that_preserved_before(monkeypatch):
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5, gradient_accumulation=2)
     preservation, asked = generated(transformer, recipe), []
-    whole = preservation._batches.noised
+    whole = preservation._batches.noisy_batch
     monkeypatch.setattr(
-        preservation._batches, "noised", lambda index, **part: asked.append(index) or whole(index, **part)
+        preservation._batches, "noisy_batch", lambda index, **part: asked.append(index) or whole(index, **part)
     )
     for step in (1, 3, 5):
-        preservation.add_gradients(step, team=Solo())
+        preservation.add_gradients(step, team=SingleProcess())
     assert asked == [0, 1, 2, 3, 4, 5]
 
 
 def test_its_noise_is_not_that_of_the_training():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=1.0)
-    sigmas = [batches.noised(0).sigmas for batches in (generated(transformer, recipe)._batches, tiny_batches(recipe))]
+    sigmas = [
+        batches.noisy_batch(0).sigmas for batches in (generated(transformer, recipe)._batches, tiny_batches(recipe))
+    ]
     assert not torch.equal(*sigmas)
 
 
 def test_every_image_has_its_turn_with_new_noise_each_time():
     transformer, recipe = tiny_lora_transformer(), a_recipe(batch_size=1, preservation=0.5, caption_dropout_rate=1.0)
     preservation = generated(transformer, recipe)
-    asked = [preservation._batches.noised(index) for index in range(6)]
+    asked = [preservation._batches.noisy_batch(index) for index in range(6)]
     seen = [each.batch.latents.sum().item() for each in asked]
     assert sorted(seen[:3]) == sorted(seen[3:])
     assert len(set(seen[:3])) == 3
@@ -231,9 +235,9 @@ def test_it_pulls_the_lora_back_to_the_base():
         state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
         for _ in range(recipe.steps):
             given = preservation if share else None
-            take_step(transformer, state, batches, recipe, team=Solo(), preservation=given)
+            take_step(transformer, state, batches, recipe, team=SingleProcess(), preservation=given)
         with torch.no_grad():
-            asked = [preservation._batches.noised(index) for index in range(100, 106)]
+            asked = [preservation._batches.noisy_batch(index) for index in range(100, 106)]
             losses = [preservation_losses(transformer, each, layers=lora_layers(transformer)) for each in asked]
         moved.append(torch.cat(losses).mean().item())
     assert moved[1] < 0.5 * moved[0]
@@ -252,13 +256,13 @@ def test_the_images_are_the_bases_own_though_the_lora_has_learned_something():
 
 def test_the_images_are_what_the_stock_pipeline_generates_of_their_prompts():
     """In 12 steps at guidance 3.5, each with a seed of its own; as latents that the transformer knows."""
-    transformer = load_transformer(TINY_FLUX, Held("fp32", False, CPU))
+    transformer = load_transformer(TINY_FLUX, WeightPlacement("fp32", False, CPU))
     encoders = load_encoders(TINY_FLUX, on=CPU)
     add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
     text, recipe = "a red star in a meadow", a_recipe(preservation=0.5)
     neutral = NeutralImages(TINY_FLUX, (encode_prompt(encoders, text),) * 2, side=64)
     preservation = Preservation(transformer, recipe, Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
-    assert preservation.generate(Solo(), stop=NO_STOP)
+    assert preservation.generate(SingleProcess(), stop=NO_STOP)
     found = latents_of(preservation)
     for place in range(2):
         assert torch.equal(
@@ -285,7 +289,7 @@ def test_a_base_that_generates_no_numbers_is_named():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5)
     transformer.proj_out.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="the base generates images that are not finite"):
-        tiny_preservation(transformer, recipe).generate(Solo(), stop=NO_STOP)
+        tiny_preservation(transformer, recipe).generate(SingleProcess(), stop=NO_STOP)
 
 
 def test_another_seed_has_other_images():
@@ -294,7 +298,7 @@ def test_another_seed_has_other_images():
     assert not same(latents_of(ours), latents_of(theirs))
 
 
-class Sharing(Solo):
+class Sharing(SingleProcess):
     """One of two processes; what the other one has is added up later."""
 
     size = 2
@@ -343,8 +347,8 @@ def test_it_changes_the_lora_and_none_at_all_changes_nothing(tmp_path):
         run(a_training(tmp_path / f"{share}", a_recipe(steps=STEPS, preservation=share))) for share in (0.5, 0.0)
     )
     assert not same(with_it.end().tensors("lora"), without.end().tensors("lora"))
-    assert with_it.session.outcome(None).account.preserved == 3
-    assert without.session.outcome(None).account.preserved == 0
+    assert with_it.session.result(None).account.preserved == 3
+    assert without.session.result(None).account.preserved == 0
 
 
 def test_without_it_the_base_is_asked_nothing_but_the_steps(tmp_path):
@@ -357,7 +361,7 @@ def test_without_it_the_base_is_asked_nothing_but_the_steps(tmp_path):
 def test_a_wish_to_stop_while_images_are_generated_ends_a_training_that_has_learned_nothing(tmp_path):
     training = a_training(tmp_path, a_recipe(steps=STEPS, preservation=0.5))
     training.ask_to_stop()
-    with recorded_calls(training.transformer) as calls, pytest.raises(StopAskedError, match="a test asked"):
+    with recorded_calls(training.transformer) as calls, pytest.raises(StopRequestedError, match="a test asked"):
         training.session.run()
     assert len(calls) == 1, "it ends within a step of the first image"
 
@@ -368,7 +372,7 @@ def test_a_wish_to_stop_while_images_are_generated_returns_what_was_learned_befo
     training = a_training(tmp_path / "second", recipe, begin=first.end())
     training.ask_to_stop()
     run(training, stops="a test asked")
-    assert training.session.outcome("a test asked").account.done == first.end().step
+    assert training.session.result("a test asked").account.done == first.end().step
 
 
 def test_the_log_and_the_summary_report_it(tmp_path, capsys):
@@ -378,7 +382,7 @@ def test_the_log_and_the_summary_report_it(tmp_path, capsys):
     assert "preservation: the base generates 3 images of neutral prompts\n" in logged
     assert "preservation: 3 images generated in " in logged
     assert "preservation loss " in logged
-    assert "3 steps with preservation." in training.session.outcome(None).account.line()
+    assert "3 steps with preservation." in training.session.result(None).account.line()
 
 
 @pytest.mark.parametrize(("share", "done"), [(0.5, STEPS), (0.2, STEPS - 1)])
@@ -401,7 +405,7 @@ def stopped_at(folder, recipe, step):
 
 
 def test_modulation_layers_on_the_host_compute_ahead_for_its_batches_bit_for_bit(monkeypatch):
-    held = Held("fp32", True, CPU)
+    held = WeightPlacement("fp32", True, CPU)
     visits = []
     monkeypatch.setattr(HostLinear, "visiting", lambda layer, device: visits.append(1) or layer.host_weight.to(device))
     gradients = []
@@ -412,10 +416,12 @@ def test_modulation_layers_on_the_host_compute_ahead_for_its_batches_bit_for_bit
         recipe = a_recipe(preservation=1.0, batch_size=1)
         preservation = of_real_prompt(transformer, recipe)
         if not is_ahead:
-            preservation._ahead = ModulationAhead(tiny_transformer(), batch_size=1)  # of a model without such layers
+            preservation._ahead = PrecomputedModulation(
+                tiny_transformer(), batch_size=1
+            )  # of a model without such layers
         visits.clear()
         for step in range(3):
-            preservation.add_gradients(step, team=Solo())
+            preservation.add_gradients(step, team=SingleProcess())
         gradients.append([each.grad for each in lora_parameters(transformer).values()])
         layers = sum(isinstance(layer, HostLinear) for layer in transformer.modules())
         assert len(visits) == (layers if is_ahead else 2 * 3 * layers), (
@@ -428,5 +434,5 @@ def of_real_prompt(transformer, recipe):
     prompt = real_prompt()
     neutral = NeutralImages(TINY_FLUX, (type(prompt)(prompt.tokens[0], prompt.pooled[0]),), side=32)
     preservation = Preservation(transformer, recipe, Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
-    assert preservation.generate(Solo(), stop=NO_STOP)
+    assert preservation.generate(SingleProcess(), stop=NO_STOP)
     return preservation

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from tests.tiny import a_recipe, tiny_batches, tiny_lora_transformer
@@ -20,7 +20,7 @@ def a_state(recipe):
 
     def go(steps):
         for _ in range(steps):
-            take_step(transformer, state, batches, recipe, team=Solo())
+            take_step(transformer, state, batches, recipe, team=SingleProcess())
 
     return state, go
 

@@ -16,7 +16,7 @@ from lora.training.stop import Termination
 from tests.lora.training.trainers import (
     a_training,
     assert_same_end,
-    in_the_midst,
+    on_nth_call,
     run,
     small_base,
     stopped_in,
@@ -82,7 +82,7 @@ def test_what_is_done_already_is_not_done_again(tmp_path, uninterrupted):
         run(training)
     assert calls == []
     assert training.store.newest() is None, "nor saved again"
-    assert training.session.outcome(None).account.step == STEPS
+    assert training.session.result(None).account.step == STEPS
 
 
 def test_each_step_takes_so_many_batches_as_are_accumulated(tmp_path):
@@ -100,7 +100,7 @@ def test_each_step_takes_so_many_batches_as_are_accumulated(tmp_path):
 def test_it_is_saved_every_so_many_steps(tmp_path):
     training = a_training(tmp_path, a_recipe(steps=5), checkpoint_every=2)
     found = []
-    with in_the_midst(training.transformer, 5, lambda: found.extend(path.name for path in tmp_path.glob("step-*"))):
+    with on_nth_call(training.transformer, 5, lambda: found.extend(path.name for path in tmp_path.glob("step-*"))):
         run(training)
     assert sorted(found) == ["step-000002", "step-000004"]
     assert training.end().step == 5
@@ -112,7 +112,7 @@ def test_it_is_saved_every_so_many_steps(tmp_path):
 def test_a_time_limit_ends_it_within_a_step(tmp_path, monkeypatch):
     training = a_training(tmp_path, a_recipe(steps=STEPS), minutes=1)
     later = stop_module.time.monotonic() + 61
-    with in_the_midst(
+    with on_nth_call(
         training.transformer, 3, lambda: monkeypatch.setattr(stop_module.time, "monotonic", lambda: later)
     ):
         run(training, stops="time_limit of 1 minutes is over")
@@ -127,10 +127,10 @@ def test_a_closed_log_ends_it_within_a_step(tmp_path):
 
     log = Log(closed)
     training = a_training(tmp_path, a_recipe(steps=STEPS), log=log)
-    with in_the_midst(training.transformer, 3, lambda: log.record("train.loss", 1.0)):
+    with on_nth_call(training.transformer, 3, lambda: log.record("train.loss", 1.0)):
         run(training, stops="the server is shutting down")
     assert training.end().step == 3
-    assert training.session.outcome("the server is shutting down").account.done == 3
+    assert training.session.result("the server is shutting down").account.done == 3
 
 
 def test_sigterm_ends_it_within_a_step(tmp_path):
@@ -138,7 +138,7 @@ def test_sigterm_ends_it_within_a_step(tmp_path):
     try:
         training = a_training(tmp_path, a_recipe(steps=STEPS), termination=termination)
         terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
-        with termination.during_job(), in_the_midst(training.transformer, 3, terminate):
+        with termination.during_job(), on_nth_call(training.transformer, 3, terminate):
             run(training, stops="SIGTERM came")
     finally:
         signal.set_wakeup_fd(-1)
@@ -148,9 +148,9 @@ def test_sigterm_ends_it_within_a_step(tmp_path):
 
 def test_a_wish_that_comes_with_the_last_step_is_no_early_end(tmp_path):
     training = a_training(tmp_path, a_recipe(steps=3))
-    with in_the_midst(training.transformer, 3, training.ask_to_stop):
+    with on_nth_call(training.transformer, 3, training.ask_to_stop):
         run(training)
-    assert training.session.outcome(None).account.line() == (
+    assert training.session.result(None).account.line() == (
         "The LoRA is that of step 3 of 3: the last, as no images were held out to compare it on."
     )
 
@@ -163,7 +163,7 @@ def test_an_exception_in_a_step_leaves_a_checkpoint_of_the_one_before(tmp_path, 
         raise error("in the midst")
 
     training = a_training(tmp_path / "first", a_recipe(steps=STEPS))
-    with pytest.raises(error, match="in the midst"), in_the_midst(training.transformer, 4, fail):
+    with pytest.raises(error, match="in the midst"), on_nth_call(training.transformer, 4, fail):
         training.session.run()
     assert training.end().step == 3
     later = run(a_training(tmp_path / "second", a_recipe(steps=STEPS), begin=training.end()))
@@ -177,7 +177,7 @@ def test_an_exception_while_it_is_judged_leaves_the_weights_and_not_their_averag
         raise KeyboardInterrupt
 
     training = a_training(tmp_path / "first", a_recipe(steps=STEPS), held_out=strangers())
-    with pytest.raises(KeyboardInterrupt), in_the_midst(training.transformer, 45, fail, of_looking=True):
+    with pytest.raises(KeyboardInterrupt), on_nth_call(training.transformer, 45, fail, without_grad=True):
         training.session.run()  # 20 questions each before the first step, after the second and after the third
     assert training.end().step == 3
     later = run(a_training(tmp_path / "second", a_recipe(steps=STEPS), begin=training.end()))
@@ -190,7 +190,7 @@ def test_a_half_taken_step_is_not_saved(tmp_path):
 
     training = a_training(tmp_path, a_recipe(steps=STEPS), checkpoint_every=2)
     with (
-        in_the_midst(training.transformer, 4, lambda: training.session._state.optimizer.register_step_post_hook(fail)),
+        on_nth_call(training.transformer, 4, lambda: training.session._state.optimizer.register_step_post_hook(fail)),
         pytest.raises(KeyboardInterrupt),
     ):
         training.session.run()
@@ -200,7 +200,7 @@ def test_a_half_taken_step_is_not_saved(tmp_path):
 def test_half_a_sample_is_given_up_when_an_end_is_wished_for(tmp_path, base):
     training = a_training(tmp_path, a_recipe(steps=STEPS), base=base)
     with (
-        in_the_midst(training.transformer, 30, training.ask_to_stop, of_looking=True),
+        on_nth_call(training.transformer, 30, training.ask_to_stop, without_grad=True),
         recorded_calls(training.transformer) as calls,
     ):
         run(training, stops="a test asked")
@@ -228,7 +228,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path, uninterrupted, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no checkpoint at step")]
     assert {line.split(":")[0].removeprefix("no checkpoint at step ") for line in lines} >= {"2", "4", "6"}
     assert training.store.newest() is None
-    tensors = training.session.outcome(None).tensors
+    tensors = training.session.result(None).tensors
     average = uninterrupted.tensors("average")
     for name, tensor in tensors.items():
         kept = average[name.removeprefix("transformer.").replace(".weight", ".default.weight")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora.dataset.encoding import EncodedDataset
-from lora.training.learning.validation import NOISES, SIGMAS, Judgement, hold_out, judge, points_of, verdict
+from lora.training.learning.validation import NOISES, SIGMAS, Judgement, hold_out, judge, validation_steps, verdict
 from tests.lora.training.trainers import strangers
 from tests.tiny import (
     lora_parameters,
@@ -154,7 +154,7 @@ def test_losses_are_compared_pair_by_pair():
 
 @pytest.mark.parametrize(("steps", "points"), [(1000, {0, 400, 550, 700, 850, 1000}), (3, {0, 1, 2, 3}), (1, {0, 1})])
 def test_it_is_judged_before_and_at_five_points(steps, points):
-    assert points_of(steps) == points
+    assert validation_steps(steps) == points
 
 
 def test_a_step_that_answers_with_no_number_is_never_the_best():

@@ -7,7 +7,7 @@ from peft.tuners.lora import LoraLayer
 
 from lora.formats.kohya import kohya_tensors
 from lora.training.learning.adapter import add_lora, lora_tensors
-from lora.training.learning.warm_start import begin_with, matched
+from lora.training.learning.warm_start import load_initial_lora, match_layers
 from lora.training.recipe.layers import block_layers
 from tests.lora.formats.made import loha, lokr
 from tests.tiny import (
@@ -26,7 +26,7 @@ def lora():
     return {name: tensor.float() for name, tensor in random_lora(tiny_transformer(), rank=4).items()}
 
 
-def change_of(tensors, layer):
+def weight_delta_of(tensors, layer):
     return tensors[f"transformer.{layer}.lora_B.weight"] @ tensors[f"transformer.{layer}.lora_A.weight"]
 
 
@@ -41,7 +41,7 @@ def changes_in(transformer):
 
 def begun(tensors, *, rank):
     transformer = tiny_lora_transformer(rank=rank)
-    begin_with(transformer, tensors)
+    load_initial_lora(transformer, tensors)
     return transformer
 
 
@@ -56,7 +56,7 @@ def test_at_the_same_rank_it_is_the_same_lora(lora):
 
 
 def test_how_many_layers_are_taken_is_told(lora):
-    line = matched(lora, shapes_of(tiny_transformer())).line()
+    line = match_layers(lora, shapes_of(tiny_transformer())).line()
     assert line == f"begins with the LoRA of resume_from: {LAYERS} layers taken, 0 left out"
 
 
@@ -71,14 +71,14 @@ def test_at_a_higher_rank_the_change_is_the_same_and_the_rest_can_learn(lora):
             assert torch.equal(parameter[:, :4], given)
             assert not parameter[:, 4:].any()
     for layer, change in changes_in(transformer).items():
-        assert torch.allclose(change, change_of(lora, layer), rtol=0, atol=1e-7)
+        assert torch.allclose(change, weight_delta_of(lora, layer), rtol=0, atol=1e-7)
 
 
 def test_at_a_lower_rank_the_change_is_the_nearest_that_there_is(lora):
     """Eckart and Young: by the singular values of the change."""
     transformer = begun(lora, rank=2)
     for layer, found in changes_in(transformer).items():
-        u, values, v = torch.linalg.svd(change_of(lora, layer).double(), full_matrices=False)
+        u, values, v = torch.linalg.svd(weight_delta_of(lora, layer).double(), full_matrices=False)
         nearest = (u[:, :2] * values[:2]) @ v[:2]
         assert torch.allclose(found.double(), nearest, atol=1e-5 * values[0].item()), layer
 
@@ -112,13 +112,13 @@ def test_an_alpha_of_its_own_counts(lora):
     alphas = {name.replace(".lora_A.weight", ".alpha"): torch.tensor(2.0) for name in lora if ".lora_A." in name}
     transformer = begun(lora | alphas, rank=4)
     for layer, change in changes_in(transformer).items():
-        assert torch.allclose(change, 0.5 * change_of(lora, layer), rtol=0, atol=1e-7)
+        assert torch.allclose(change, 0.5 * weight_delta_of(lora, layer), rtol=0, atol=1e-7)
 
 
 def test_layers_that_this_training_does_not_have_are_left_out_and_counted(lora):
     shapes = shapes_of(tiny_transformer())
     queries = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q")
-    line = matched(lora, {name: shapes[name] for name in queries}).line()
+    line = match_layers(lora, {name: shapes[name] for name in queries}).line()
     assert line == f"begins with the LoRA of resume_from: 2 layers taken, {LAYERS - 2} left out"
 
 
@@ -166,9 +166,9 @@ def test_the_layout_of_kohya_is_taken():
         for layer in layers
         for half, shape in (("A", (2, 3072)), ("B", (3072, 2)))
     }
-    begin_with(transformer, kohya_tensors(tensors))
+    load_initial_lora(transformer, kohya_tensors(tensors))
     for layer, change in changes_in(transformer).items():
-        expected = change_of(tensors, layer)
+        expected = weight_delta_of(tensors, layer)
         assert (change - expected).norm() / expected.norm() < 1e-5
 
 

@@ -7,15 +7,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lora.engine.checkpointing import compute_blocks
+from lora.engine.checkpointing import configure_blocks
 from lora.engine.lora_layers import fuse_lora
 from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, rungs
-from lora.training.memory.configurations import TRANSIENT_UNITS, Demand, activation_bytes
+from lora.training.memory.configurations import TRANSIENT_UNITS, MemoryRequirements, activation_bytes
 from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
@@ -57,28 +57,28 @@ class Alive(TorchDispatchMode):
 
 
 def asked(transformer, batch_size):
-    return Demand(Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False)
+    return MemoryRequirements(Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False)
 
 
-def ask(transformer, demand):
+def ask(transformer, requirements):
     """A question of so many tokens."""
-    config, side = transformer.config, int(demand.image_tokens**0.5) * 2
+    config, side = transformer.config, int(requirements.image_tokens**0.5) * 2
     prompt = Prompt(
-        torch.randn(demand.batch_size, demand.text_tokens, config.joint_attention_dim),
-        torch.randn(demand.batch_size, config.pooled_projection_dim),
+        torch.randn(requirements.batch_size, requirements.text_tokens, config.joint_attention_dim),
+        torch.randn(requirements.batch_size, config.pooled_projection_dim),
     )
-    noisy = torch.randn(demand.batch_size, config.in_channels // 4, side, side)
-    sigmas = torch.full((demand.batch_size,), 0.5)
+    noisy = torch.randn(requirements.batch_size, config.in_channels // 4, side, side)
+    sigmas = torch.full((requirements.batch_size,), 0.5)
     return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=1.0)
 
 
 def worn(base, precision, engine, recomputed):
     """A transformer with a LoRA whose gradients are there already: what is counted is no weight."""
-    transformer = load_transformer(base, Held(precision, False, CPU))
+    transformer = load_transformer(base, WeightPlacement(precision, False, CPU))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     if engine == "fast":
         fuse_lora(transformer)
-    compute_blocks(transformer, recomputed, are_compiled=False)
+    configure_blocks(transformer, recomputed, are_compiled=False)
     for parameter in lora_parameters(transformer).values():
         parameter.grad = torch.zeros_like(parameter)
     return transformer
@@ -98,17 +98,17 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
     """What is kept between the passes; and the most that there is in the backward pass, gradients on their way too."""
     for recomputed in ladder:
         transformer = worn(bases[name], precision, engine, recomputed)
-        demand, alive = asked(transformer, batch_size), Alive()
+        requirements, alive = asked(transformer, batch_size), Alive()
         with alive:
-            answer = ask(transformer, demand)
+            answer = ask(transformer, requirements)
             kept, alive.most = alive.now(), 0
             answer.sum().backward()
-        shape, units = demand.shape, KEPT[recomputed]
-        unit = batch_size * (demand.image_tokens + demand.text_tokens) * shape.width * FP32
+        shape, units = requirements.shape, KEPT[recomputed]
+        unit = batch_size * (requirements.image_tokens + requirements.text_tokens) * shape.width * FP32
         counted = OUTER + shape.num_layers * units.double + shape.num_single_layers * units.single
         # two units are the question itself and its tables, which weigh in a network as narrow
         assert kept / unit == pytest.approx(counted, rel=0.05, abs=2), recomputed
-        predicted = activation_bytes(demand, recomputed=recomputed, value_bytes=FP32, is_autocast=False)
+        predicted = activation_bytes(requirements, recomputed=recomputed, value_bytes=FP32, is_autocast=False)
         assert 0.75 < alive.most / (predicted + TRANSIENT_UNITS * unit) < 1.03, recomputed
 
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from lora.engine.linears import HostLinear
-from lora.engine.options import AHEAD_BYTES
+from lora.engine.options import PRECOMPUTED_BYTES
 from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
-from lora.training.memory.configurations import GB, Demand, lora_bytes, plans
-from lora.training.memory.weights import Rung, weight_bytes
+from lora.training.memory.configurations import GB, MemoryRequirements, lora_bytes, plans
+from lora.training.memory.weights import MemoryConfiguration, weight_bytes
 from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
@@ -28,14 +28,14 @@ T5, CLIP, VAE = 9_524_621_312, 246_120_960, 167_639_366
 WITHIN = 0.1
 
 
-def demand(*, pixels=1024, batch_size=1, is_preserving=False):
+def requirements(*, pixels=1024, batch_size=1, is_preserving=False):
     tokens = (pixels // 16) ** 2
-    return Demand(FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving)
+    return MemoryRequirements(FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving)
 
 
 def ladder(card, *, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
     free = (card - CONTEXT) * GB
-    asked = demand(**changes)
+    asked = requirements(**changes)
     wish = {"precision": precision, "checkpointing": checkpointing, "engine": engine}
     return plans(asked, free_bytes=free, on_gpu=on_gpu, **wish)
 
@@ -48,7 +48,7 @@ def rung(plan):
 
 def test_preservation_takes_no_more_but_answers_of_modulation_layers_that_are_made_ahead():
     """It comes after the batch of training, whose activations are gone by then."""
-    for card, more in ((48, 0), (24, AHEAD_BYTES)):
+    for card, more in ((48, 0), (24, PRECOMPUTED_BYTES)):
         plain, preserving = (ladder(card, is_preserving=each)[0] for each in (False, True))
         assert preserving.rung == plain.rung
         assert preserving.peak_bytes - plain.peak_bytes == more
@@ -211,9 +211,9 @@ def tensors_of(transformer):
 @pytest.mark.parametrize("on_host", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
 def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
-    transformer = load_transformer(bases[name], Held(precision, on_host, CPU))
+    transformer = load_transformer(bases[name], WeightPlacement(precision, on_host, CPU))
     shape = Dimensions.of(transformer.config)
-    predicted = weight_bytes(shape, Rung(precision, "blocks", on_host), on_gpu=False)
+    predicted = weight_bytes(shape, MemoryConfiguration(precision, "blocks", on_host), on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
     if on_host:
         held = bytes_of(layer.host_weight for layer in transformer.modules() if isinstance(layer, HostLinear))
@@ -224,11 +224,11 @@ def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
 @pytest.mark.parametrize("streamed", [3, 7])
 def test_of_blocks_that_stream_two_are_counted(precision, on_host, streamed):
-    transformer = load_transformer(TINY_FLUX, Held(precision, on_host, CPU, streamed))
+    transformer = load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU, streamed))
     shape, batch = Dimensions.of(transformer.config), tiny_flux_batch()
     with torch.no_grad():
         loss_at(transformer, batch, noise=torch.ones_like(batch.latents), sigmas=torch.tensor([0.5]))
-    predicted = weight_bytes(shape, Rung(precision, "blocks", on_host, streamed), on_gpu=False)
+    predicted = weight_bytes(shape, MemoryConfiguration(precision, "blocks", on_host, streamed), on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
 
 
@@ -248,7 +248,7 @@ def test_no_plan_streams_so_few_blocks_that_their_slots_take_more_than_they_leav
     for card in range(4, 49):
         for plan in ladder(card):
             count = plan.rung.streamed_blocks
-            assert not count or FLUX_DEV.weights_away(count, with_modulation=False) > 0
+            assert not count or FLUX_DEV.offloaded_weights(count, with_modulation=False) > 0
 
 
 def test_bf16_streams_only_if_it_is_asked_for():
@@ -262,7 +262,7 @@ def held_bytes(precision):
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-flux"])
 def test_a_lora_with_its_optimizer_takes_what_is_predicted(bases, name):
-    transformer = load_transformer(bases[name], Held("fp32", False, CPU))
+    transformer = load_transformer(bases[name], WeightPlacement("fp32", False, CPU))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     lora = list(lora_parameters(transformer).values())
     optimizer = torch.optim.AdamW(lora)

@@ -6,21 +6,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lora.flux.frozen_transformer import Held, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.latents import pack
 from lora.images.size import Size
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.configurations import plans
-from lora.training.memory.requirements import demand_of, encoders_live_on, encoders_work_on, free_bytes, held
-from lora.training.memory.weights import Rung
+from lora.training.memory.requirements import (
+    encoder_execution_device,
+    encoder_offload_device,
+    free_bytes,
+    held,
+    memory_requirements,
+)
+from lora.training.memory.weights import MemoryConfiguration
 from tests.tiny import (
     TINY_FLUX,
     a_recipe,
     all_layers,
     encoded,
-    found_in,
     lora_parameters,
     picture,
+    read_archive,
     write,
     zipped,
 )
@@ -31,7 +37,7 @@ LAYERS = ("transformer_blocks.0.attn.to_q",)
 
 @pytest.fixture(scope="module")
 def transformer():
-    return load_transformer(TINY_FLUX, Held("fp32", False, CPU))
+    return load_transformer(TINY_FLUX, WeightPlacement("fp32", False, CPU))
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +45,24 @@ def dataset(tmp_path_factory):
     """Two images at two sizes."""
     folder = tmp_path_factory.mktemp("images")
     members = {"wide.png": encoded(picture(256, 128)), "square.png": encoded(picture(192, 192))}
-    return found_in(write(folder / "a.zip", zipped(members)), into=folder / "into", resolutions=(64, 128)).dataset
+    return read_archive(write(folder / "a.zip", zipped(members)), into=folder / "into", resolutions=(64, 128)).dataset
 
 
-def demand(transformer, dataset, **changes):
-    return demand_of(TINY_FLUX, dataset, a_recipe(**changes), all_layers(transformer), neutral_side=128)
+def requirements(transformer, dataset, **changes):
+    return memory_requirements(TINY_FLUX, dataset, a_recipe(**changes), all_layers(transformer), neutral_side=128)
 
 
 @pytest.mark.parametrize("rank", [4, 16])
 def test_the_loras_parameters_are_counted_before_there_is_one(dataset, rank):
-    transformer = load_transformer(TINY_FLUX, Held("fp32", False, CPU))
-    expected = demand(transformer, dataset, lora_rank=rank).lora_parameters
+    transformer = load_transformer(TINY_FLUX, WeightPlacement("fp32", False, CPU))
+    expected = requirements(transformer, dataset, lora_rank=rank).lora_parameters
     add_lora(transformer, layers=all_layers(transformer), rank=rank, seed=0)
     assert sum(parameter.numel() for parameter in lora_parameters(transformer).values()) == expected
 
 
 def test_only_the_layers_that_are_trained_count(transformer, dataset):
     layer = transformer.transformer_blocks[0].attn.to_q
-    found = demand_of(TINY_FLUX, dataset, a_recipe(lora_rank=4), LAYERS, neutral_side=128).lora_parameters
+    found = memory_requirements(TINY_FLUX, dataset, a_recipe(lora_rank=4), LAYERS, neutral_side=128).lora_parameters
     assert found == 4 * (layer.in_features + layer.out_features)
 
 
@@ -64,16 +70,19 @@ def test_the_largest_training_size_counts_in_packed_tokens(transformer, dataset)
     sizes = [size for image in dataset.images for size in image.look.sizes]
     largest = max(sizes, key=lambda size: size.pixels)
     latents = torch.zeros(1, 16, largest.height // 8, largest.width // 8)
-    assert demand(transformer, dataset).image_tokens == pack(latents).shape[1]
+    assert requirements(transformer, dataset).image_tokens == pack(latents).shape[1]
 
 
 def test_an_image_of_1024_pixels_is_4096_tokens(transformer):
     image = SimpleNamespace(look=SimpleNamespace(sizes=(Size(512, 512), Size(1024, 1024))))
-    assert demand(transformer, SimpleNamespace(images=(image,))).image_tokens == 4096
+    assert requirements(transformer, SimpleNamespace(images=(image,))).image_tokens == 4096
 
 
 def test_batch_and_optimizer_are_the_recipes(transformer, dataset):
-    plain, other = demand(transformer, dataset), demand(transformer, dataset, batch_size=8, optimizer="prodigy")
+    plain, other = (
+        requirements(transformer, dataset),
+        requirements(transformer, dataset, batch_size=8, optimizer="prodigy"),
+    )
     assert (plain.batch_size, plain.optimizer_bytes) == (2, 8.0)
     assert (other.batch_size, other.optimizer_bytes) == (8, 16.0)
 
@@ -82,14 +91,15 @@ def test_images_for_preservation_count_where_they_are_the_largest(dataset):
     sides = {0.0: [8 * 8, 8 * 8], 0.5: [8 * 8, 16 * 16]}  # tokens, of images of 64 and of 256 pixels
     for share, expected in sides.items():
         found = [
-            demand_of(TINY_FLUX, dataset, a_recipe(preservation=share), LAYERS, neutral_side=side) for side in (64, 256)
+            memory_requirements(TINY_FLUX, dataset, a_recipe(preservation=share), LAYERS, neutral_side=side)
+            for side in (64, 256)
         ]
         assert [each.image_tokens for each in found] == expected
         assert {each.is_preserving for each in found} == {share > 0}
 
 
 def test_the_encoders_weigh_what_their_files_do(transformer, dataset):
-    found = demand(transformer, dataset)
+    found = requirements(transformer, dataset)
 
     def size(*parts):
         return sum(file.stat().st_size for part in parts for file in (TINY_FLUX / part).glob("*.safetensors"))
@@ -104,17 +114,17 @@ def test_there_is_memory_free():
 
 def test_the_base_is_held_as_planned(transformer, dataset):
     (plan, *_) = plans(
-        demand(transformer, dataset),
+        requirements(transformer, dataset),
         free_bytes=1e12,
         on_gpu=False,
         precision="auto",
         checkpointing=False,
         engine="fast",
     )
-    rung = Rung("int8", "blocks", modulation_on_host=True, streamed_blocks=3)
-    assert held(replace(plan, rung=rung)) == Held("int8", True, CPU, 3)
+    rung = MemoryConfiguration("int8", "blocks", modulation_on_host=True, streamed_blocks=3)
+    assert held(replace(plan, rung=rung)) == WeightPlacement("int8", True, CPU, 3)
 
 
 def test_without_a_gpu_the_encoders_are_and_work_on_the_host():
-    assert {encoders_live_on(place) for place in ("together", "in turn", "host")} == {CPU}
-    assert {encoders_work_on(place) for place in ("together", "in turn", "host")} == {CPU}
+    assert {encoder_offload_device(place) for place in ("together", "in turn", "host")} == {CPU}
+    assert {encoder_execution_device(place) for place in ("together", "in turn", "host")} == {CPU}

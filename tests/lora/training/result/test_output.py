@@ -24,11 +24,11 @@ from tests.tiny import (
     a_recipe,
     all_layers,
     encoded,
-    found_in,
     load_tensors,
     lora_parameters,
-    noisy_picture,
+    noisy_image,
     randomize_lora,
+    read_archive,
     tiny_lora_transformer,
     tiny_pipeline,
     trained,
@@ -50,9 +50,9 @@ def found(tmp_path):
 
 def read(tmp_path, captions):
     """A data set of images by their names, with these captions."""
-    members = {name: encoded(noisy_picture(seed=index)) for index, name in enumerate(captions)}
+    members = {name: encoded(noisy_image(seed=index)) for index, name in enumerate(captions)}
     table = {"captions.json": json.dumps(captions)}
-    return found_in(write(tmp_path / "images.zip", zipped(members | table)), into=tmp_path / "into").dataset
+    return read_archive(write(tmp_path / "images.zip", zipped(members | table)), into=tmp_path / "into").dataset
 
 
 def lora_file(transformer):
@@ -194,8 +194,8 @@ def test_every_caption_leaves_however_its_image_is_called(tmp_path):
     with zipfile.ZipFile(file, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile's, of names that are there twice
         for index, name in enumerate(names):
-            archive.writestr(name, encoded(noisy_picture(seed=index)))
-    found = found_in(write(tmp_path / "images.zip", file.getvalue()), into=tmp_path / "into")
+            archive.writestr(name, encoded(noisy_image(seed=index)))
+    found = read_archive(write(tmp_path / "images.zip", file.getvalue()), into=tmp_path / "into")
     captions = captions_in(written(tiny_lora_transformer(), found.dataset, tmp_path))
     assert len(captions) == len(names)
     assert not any(character in name for name in captions for character in '<>:"|?*')
@@ -214,8 +214,8 @@ def test_the_tar_gives_its_captions_to_another_training(tmp_path, trigger_word):
     captions = {"a.png": "TOK 1", "x/a.png": "TOK 2", "x/a.jpg": "TOK 3", "x/y.1.png": "TOK 4"}
     captions |= {"what?.png": "TOK 5", "a:b.png": "TOK 6", f"{'x' * 240}.png": "TOK 7"}
     tar = written(tiny_lora_transformer(), read(tmp_path, captions), tmp_path)
-    moved = {f"elsewhere/{name}": encoded(noisy_picture(seed=index)) for index, name in enumerate(captions)}
-    again = found_in(
+    moved = {f"elsewhere/{name}": encoded(noisy_image(seed=index)) for index, name in enumerate(captions)}
+    again = read_archive(
         write(tmp_path / "moved.zip", zipped(moved)), into=tmp_path / "again", captions=tar, trigger_word=trigger_word
     )
     assert [image.caption.text for image in again.dataset.images] == list(captions.values())
@@ -265,7 +265,7 @@ def test_samples_leave_with_the_lora(tmp_path, found):
     samples = tmp_path / "drawn"
     samples.mkdir()
     for name in ("step-000250-1.jpg", "step-000250-2.unfinished"):
-        write(samples / name, encoded(noisy_picture(), "JPEG"))
+        write(samples / name, encoded(noisy_image(), "JPEG"))
     with tarfile.open(written(tiny_lora_transformer(), found, tmp_path, samples=samples)) as tar:
         names = [name for name in tar.getnames() if "/samples/" in name]
     assert names == ["output/flux_train_replicate/samples/step-000250-1.jpg"]

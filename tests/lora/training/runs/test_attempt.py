@@ -6,12 +6,12 @@ from lora.dataset.encoding import EncodedDataset, Example
 from lora.engine.lora_layers import FusedLoraLinear
 from lora.flux.loading import transformer_config
 from lora.flux.prompt import Prompt
-from lora.training.checkpoints.resume import Beginning
+from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
-from lora.training.learning.data_parallel import Solo
+from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
-from lora.training.memory.weights import Rung
+from lora.training.memory.weights import MemoryConfiguration
 from lora.training.recipe.layers import block_layers
 from lora.training.runs import job as jobs
 from lora.training.runs.attempt import Job, run_job
@@ -42,18 +42,20 @@ def run(folder, engine, recomputed, streamed=0):
         neutral_side=64,
         samples=folder / "samples",
     )
-    rung = Rung("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
+    rung = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
     plan = Plan(rung, 6, "together", engine, 0.0, 0.0)
     store = CheckpointStore(folder / engine / f"{recomputed}-{streamed}", {"of": "a test"}, report_damage=print)
     stop = Stop(log, Termination(), minutes=None)
     dataset = EncodedDataset(examples, examples[0].prompt)
-    return run_job(job, dataset, plan, Beginning(None, None), store=store, team=Solo(), log=log, stop=stop).tensors
+    return run_job(
+        job, dataset, plan, InitialState(None, None), store=store, team=SingleProcess(), log=log, stop=stop
+    ).tensors
 
 
 def test_either_engine_gives_the_same_lora_whatever_is_recomputed(tmp_path, monkeypatch):
     fused = []
-    whole = jobs.Session.run
-    monkeypatch.setattr(jobs.Session, "run", lambda self: fused.append(_is_fast(self)) or whole(self))
+    whole = jobs.Trainer.run
+    monkeypatch.setattr(jobs.Trainer, "run", lambda self: fused.append(_is_fast(self)) or whole(self))
     plain = run(tmp_path, "plain", "nothing")
     for recomputed in ("nothing", "gelu"):
         found = run(tmp_path, "fast", recomputed)

@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from lora.training.runs.fallbacks import on_a_rung_that_holds
+from lora.training.runs.fallbacks import run_with_fallbacks
 from tests.lora.training.trainers import a_log
 from tests.tiny import assert_one_sentence
 
@@ -26,14 +26,14 @@ class Memory:
 
 def test_the_first_rung_is_taken_if_it_holds(capsys):
     attempt = Memory("bf16", "int8")
-    assert on_a_rung_that_holds(["bf16", "int8"], attempt, a_log()) == "trained in bf16"
+    assert run_with_fallbacks(["bf16", "int8"], attempt, a_log()) == "trained in bf16"
     assert attempt.tried == ["bf16"]
     assert capsys.readouterr().out == ""
 
 
 def test_out_of_memory_goes_down_one_rung_and_says_so(capsys):
     attempt = Memory("nf4")
-    assert on_a_rung_that_holds(["bf16", "int8", "nf4"], attempt, a_log()) == "trained in nf4"
+    assert run_with_fallbacks(["bf16", "int8", "nf4"], attempt, a_log()) == "trained in nf4"
     assert attempt.tried == ["bf16", "int8", "nf4"]
     assert capsys.readouterr().out.splitlines() == ["out of memory: the next plan needs less"] * 2
 
@@ -41,7 +41,7 @@ def test_out_of_memory_goes_down_one_rung_and_says_so(capsys):
 def test_with_no_rung_left_a_person_is_told_what_to_do(capsys):
     attempt = Memory()
     with pytest.raises(RuntimeError, match="memory does not suffice") as error:
-        on_a_rung_that_holds(["bf16", "nf4"], attempt, a_log())
+        run_with_fallbacks(["bf16", "nf4"], attempt, a_log())
     assert_one_sentence(error.value, "resolution", "batch_size", "lora_rank")
     assert attempt.tried == ["bf16", "nf4"]
     assert capsys.readouterr().out.splitlines()[-1] == "out of memory"
@@ -52,7 +52,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        on_a_rung_that_holds(["bf16", "int8"], attempt, a_log())
+        run_with_fallbacks(["bf16", "int8"], attempt, a_log())
 
 
 def test_what_the_failed_attempt_held_is_gone_before_the_next():
@@ -74,6 +74,6 @@ def test_what_the_failed_attempt_held_is_gone_before_the_next():
 
     gc.disable()
     try:
-        assert on_a_rung_that_holds(["first", "second"], attempt, a_log()) is None
+        assert run_with_fallbacks(["first", "second"], attempt, a_log()) is None
     finally:
         gc.enable()

@@ -6,9 +6,9 @@ import torch
 
 from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
-from lora.training.memory.weights import Rung
+from lora.training.memory.weights import MemoryConfiguration
 from lora.training.runs.attempt import Job
-from lora.training.runs.worker_files import Work, numbered_prompts, read_data, read_work, write_work
+from lora.training.runs.worker_files import Work, numbered_prompts, read_data, read_worker_input, write_worker_input
 from tests.tiny import TINY_FLUX, a_recipe, tiny_dataset, tiny_prompt
 
 
@@ -25,7 +25,7 @@ def work_for(dataset, folder):
     )
     return Work(
         job=job,
-        plan=Plan(Rung("fp32", "nothing", False), 6, "together", "fast", 0.0, 0.0),
+        plan=Plan(MemoryConfiguration("fp32", "nothing", False), 6, "together", "fast", 0.0, 0.0),
         contents=tuple(example.content for example in dataset.examples),
         samples=len(dataset.samples),
         prompts=numbered_prompts(dataset),
@@ -40,8 +40,8 @@ def test_every_prompt_of_a_data_set_arrives_in_its_place_and_equal_ones_once(tmp
     sample, neutral = tiny_prompt(seed=1), tuple(tiny_prompt(seed=seed) for seed in (2, 3))
     dataset = tiny_dataset(3)
     dataset = replace(dataset, samples=(sample, dataset.dropped), neutral=(*neutral, sample))
-    write_work(tmp_path, work_for(dataset, tmp_path), dataset, None)
-    found = read_data(tmp_path, read_work(tmp_path))
+    write_worker_input(tmp_path, work_for(dataset, tmp_path), dataset, None)
+    found = read_data(tmp_path, read_worker_input(tmp_path))
     for ours, theirs in zip(all_prompts(found), all_prompts(dataset), strict=True):
         assert torch.equal(ours.tokens, theirs.tokens)
         assert torch.equal(ours.pooled, theirs.pooled)
