@@ -1,4 +1,4 @@
-"""The training interface: one signature, then the job, read downwards."""
+"""The training interface: one signature, then the stages of the job from top to bottom."""
 
 from typing import Optional
 
@@ -9,7 +9,7 @@ from lora.training.checkpoints.resume import find_resume_source
 from lora.training.preparation import prepare
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
-from lora.training.stages import encode, pack, teach
+from lora.training.stages import encode, pack, run_training
 from lora.training.stop import Stop, Termination
 from lora.workspace import workspace
 from weights.base_files import weight_files
@@ -17,11 +17,12 @@ from weights.bases import find_trainable_base
 from weights.readahead import read_ahead
 from weights.references import read_lora
 
-TERMINATION = Termination.listening()  # Cog's worker is in its main thread, which alone can listen, only for imports
+# Only the main thread can install signal handlers, and Cog's worker runs Python in it only while it imports this file.
+TERMINATION = Termination.listening()
 
 
 class TrainingOutput(BaseModel):
-    """What Replicate makes a new model version of."""
+    """The output from which Replicate creates a new model version."""
 
     weights: Path
 
@@ -29,49 +30,57 @@ class TrainingOutput(BaseModel):
 def train(
     # What to learn
     input_images: Path = Input(
-        description="A zip, tar or tar.gz of images; captions, if any, in .txt files of the same names"
+        description="A zip, tar or tar.gz of images; optional captions in .txt files with the same names"
     ),
-    trigger_word: str = Input(description="The word that will stand for what is learned", default="TOK"),
+    trigger_word: str = Input(
+        description="The word that stands for your subject or style in prompts, e.g. TOK", default="TOK"
+    ),
     lora_type: str = Input(
-        description="What it is: sets all that is left open; replicate is the public trainer's recipe",
+        description="What you train; sets everything left open. replicate is the public trainer's recipe",
         default="subject",
         choices=["subject", "style", "general", "replicate"],
     ),
     input_captions: Optional[Path] = Input(
-        description="Captions from elsewhere: the tar of an earlier training, or an archive of .txt files", default=None
+        description="Captions for the images: the tar of an earlier training, or an archive of .txt files",
+        default=None,
     ),
     autocaption_prefix: Optional[str] = Input(
-        description="Text at the start of every caption, such as 'a photo of TOK,'", default=None
+        description="Text added before every caption, e.g. 'a photo of TOK,'", default=None
     ),
     autocaption_suffix: Optional[str] = Input(
-        description="Text at the end of every caption, such as 'in the style of TOK'", default=None
+        description="Text added after every caption, e.g. 'in the style of TOK'", default=None
     ),
     # How long, and how hard
-    steps: int = Input(description="Training steps; 0 lets lora_type choose", default=1000, ge=0, le=6000),
+    steps: int = Input(description="Number of training steps; 0 lets lora_type choose", default=1000, ge=0, le=6000),
     learning_rate: float = Input(
-        description="How far a step goes; 0 lets lora_type choose", default=4e-4, ge=0.0, le=1.0
+        description="Learning rate, e.g. 0.0004; 0 lets lora_type choose", default=4e-4, ge=0.0, le=1.0
     ),
-    batch_size: int = Input(description="Images per step, on each GPU", default=1, ge=1, le=16),
-    gradient_accumulation: int = Input(description="Batches per step, one after the other", default=1, ge=1, le=64),
-    resolution: str = Input(description="Sides of the training images in pixels", default="512,768,1024"),
+    batch_size: int = Input(description="Images per step on each GPU", default=1, ge=1, le=16),
+    gradient_accumulation: int = Input(
+        description="Number of batches whose gradients are added up for each step", default=1, ge=1, le=64
+    ),
+    resolution: str = Input(description="Training resolutions in pixels, separated by commas", default="512,768,1024"),
     lora_rank: int = Input(
-        description="Size of the LoRA: higher holds more detail; 0 lets lora_type choose", default=16, ge=0, le=128
+        description="Rank of the LoRA: a higher one stores more detail; 0 lets lora_type choose",
+        default=16,
+        ge=0,
+        le=128,
     ),
     # How it learns
     caption_dropout_rate: Optional[float] = Input(
-        description="Share of captions left out, so that it works without; lora_type's if not given",
+        description="Share of captions that are dropped, e.g. 0.05; by default lora_type chooses",
         default=None,
         ge=0.0,
         le=1.0,
     ),
     preservation: float = Input(
-        description="Share of the steps that keep other prompts as the base has them; 0 is off",
+        description="Share of steps that keep other prompts as in the base model, e.g. 0.25; 0 is off",
         default=0.0,
         ge=0.0,
         le=1.0,
     ),
     optimizer: str = Input(
-        description="How steps are made",
+        description="Optimizer; the 8-bit ones need less memory",
         default="adamw8bit",
         choices=[
             "adamw8bit",
@@ -86,68 +95,75 @@ def train(
         ],
     ),
     lr_scheduler: str = Input(
-        description="Course of the learning rate, after a warm-up",
+        description="Learning rate schedule after the warm-up",
         default="constant",
         choices=["constant", "cosine", "linear"],
     ),
     timestep_logit_mean: Optional[float] = Input(
-        description="Noise that is trained: 0 is the middle, 3 near pure noise; lora_type's if not given",
+        description="Noise level to train most: 0 medium, 3 almost pure noise; by default lora_type chooses",
         default=None,
         ge=-4.0,
         le=4.0,
     ),
     ema_decay: Optional[float] = Input(
-        description="Averages the weights over steps; 0 is off; lora_type's if not given",
+        description="Exponential moving average of the weights, e.g. 0.99; 0 is off; by default lora_type chooses",
         default=None,
         ge=0.0,
         le=0.9999,
     ),
     layers: str = Input(
-        description="all, no-modulation, attention, fast, or a pattern that a whole layer name matches", default="all"
+        description="Layers to train: all, no-modulation, attention, fast, or a regex for whole layer names",
+        default="all",
     ),
     layers_to_optimize_regex: Optional[str] = Input(
-        description="A pattern that is searched anywhere in the names of layers", default=None
+        description="Layers to train: a regex that is searched anywhere in layer names", default=None
     ),
-    seed: int = Input(description="The same seed gives the same LoRA", default=42, ge=0, le=2147483647),
+    seed: int = Input(
+        description="Random seed; the same seed and inputs give the same LoRA", default=42, ge=0, le=2147483647
+    ),
     # What it may take
     precision: str = Input(
-        description="Of the frozen base; auto takes the best that memory holds",
+        description="Precision of the frozen base; auto uses the best that fits in memory",
         default="auto",
         choices=["auto", "bf16", "int8", "nf4"],
     ),
     gradient_checkpointing: bool = Input(
-        description="Less memory for more time always, not only where memory is short", default=False
+        description="Always trade time for memory; by default only if memory is short", default=False
     ),
     cache_latents_to_disk: bool = Input(
-        description="Keep encoded images on disk: for large sets, and for training again on the same images",
+        description="Cache encoded images on disk, for large data sets and repeated trainings",
         default=False,
     ),
     time_limit: Optional[int] = Input(
-        description="Stop after so many minutes, and return what was learned", default=None, ge=1, le=10080
+        description="Stop after this many minutes and return the LoRA trained so far", default=None, ge=1, le=10080
     ),
     # What it shows and keeps
     validation: bool = Input(
-        description="Of 12 images or more, keep a tenth back to judge the LoRA by, and return the best", default=True
+        description="Hold out a tenth of 12 or more images, and return the step that does best on them", default=True
     ),
     sample_prompts: Optional[str] = Input(
-        description="Prompts, one a line, drawn before, during and after the training", default=None
+        description="Prompts, one per line, for sample images before, during and after the training", default=None
     ),
     sample_every: int = Input(
-        description="Steps between samples; 0 draws before and after only", default=250, ge=0, le=6000
+        description="Steps between sample images; 0 generates them only before and after", default=250, ge=0, le=6000
     ),
-    checkpoint_every: int = Input(description="Steps between checkpoints, at the most", default=250, ge=1, le=6000),
+    checkpoint_every: int = Input(
+        description="Maximum number of steps between checkpoints", default=250, ge=1, le=6000
+    ),
     resume_from: Optional[Path] = Input(
-        description="A checkpoint folder, the tar of a training, a LoRA to begin with, or latest", default=None
+        description="Continue from a checkpoint folder, a training's tar or a LoRA; latest finds the newest checkpoint",
+        default=None,
     ),
     keep_resume_state: bool = Input(
-        description="Put into the tar what is needed to go on: makes it several times as large", default=False
+        description="Save the training state in the tar, to continue later; makes it several times as large",
+        default=False,
     ),
     extra_layout: str = Input(
-        description="A second LoRA file in the tar, zipped, in the layout of kohya's scripts",
+        description="Also save the LoRA in the layout of kohya's sd-scripts, zipped",
         default="none",
         choices=["none", "kohya"],
     ),
-    training_steps: Optional[int] = Input(description="Another name for steps", default=None, ge=0, le=6000),
+    training_steps: Optional[int] = Input(description="Alias of steps", default=None, ge=0, le=6000),
 ) -> TrainingOutput:
     """Teach FLUX.1 a subject or a style from an archive of images."""
     config = TrainConfig.checked(
@@ -186,11 +202,13 @@ def train(
         log = Log(current_scope().record_metric)
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
         base = find_trainable_base()
-        start = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
-        archives = Archives.given(input_images, captions=input_captions)
-        with read_ahead(weight_files(base.path)):  # of the encoders while images are read; then the transformer's
-            prepared = prepare(config, archives, start, base=base.path, base_name=base.name, into=folder, log=log)
+        resume_source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
+        archives = Archives.from_inputs(input_images, captions=input_captions)
+        with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's
+            prepared = prepare(
+                config, archives, resume_source, base=base.path, base_name=base.name, into=folder, log=log
+            )
             dataset = encode(prepared, folder=folder, log=log)
         stop.raise_if_requested()
-        trained = teach(prepared, dataset, folder=folder, log=log, stop=stop)
+        trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)
         return TrainingOutput(weights=Path(pack(prepared, trained, folder=folder, log=log)))

@@ -1,1 +1,1 @@
-"""Speed and memory, measured: one module per protocol, run by script/bench."""
+"""Benchmarks of speed and memory, one module per protocol, run by script/bench."""

@@ -1,4 +1,4 @@
-"""How fast the GPU's clock ran, and what power it drew, while something was measured."""
+"""The GPU's clock and power during a measurement."""
 
 import shutil
 import statistics
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 MILLISECONDS_BETWEEN = 500
-MOST_APART = 0.02  # clocks of two contenders; beyond that they are not compared
+MOST_APART = 0.02  # the largest difference of clocks at which contenders are comparable
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """At one moment."""
+    """Clock and power at one moment."""
 
     sm_mhz: float  # clock of the streaming multiprocessors
     watts: float
@@ -23,9 +23,9 @@ class Reading:
 
 @contextmanager
 def clock_readings() -> Iterator[list[Reading]]:
-    """A list that is filled, when the block ends, with readings of the time it took; none without nvidia-smi."""
+    """A list that is filled with the readings during the `with` block when it ends; empty without nvidia-smi."""
     readings: list[Reading] = []
-    process = _started()
+    process = _start_nvidia_smi()
     try:
         yield readings
     finally:
@@ -35,12 +35,12 @@ def clock_readings() -> Iterator[list[Reading]]:
 
 
 def median_mhz(readings: list[Reading]) -> float | None:
-    """None where there are no readings."""
+    """The median clock; None without readings."""
     return statistics.median(reading.sm_mhz for reading in readings) if readings else None
 
 
 def as_line(clocks: list[float | None]) -> str:
-    """The clocks of all visits in one line, with a warning where they are too far apart to be compared."""
+    """The range of clocks in one line, with a warning if they are too far apart for a comparison."""
     known = [clock for clock in clocks if clock is not None]
     if not known:
         return "SM clock: not known"
@@ -50,7 +50,7 @@ def as_line(clocks: list[float | None]) -> str:
 
 
 def readings_in(text: str) -> list[Reading]:
-    """Lines of clock and power; what is not known, or was cut short, is left out."""
+    """Parse lines of clock and power; unknown or incomplete values are skipped."""
     readings = []
     for line in text.splitlines():
         try:
@@ -61,7 +61,7 @@ def readings_in(text: str) -> list[Reading]:
     return readings
 
 
-def _started() -> subprocess.Popen[str] | None:
+def _start_nvidia_smi() -> subprocess.Popen[str] | None:
     command = shutil.which("nvidia-smi")
     if command is None or not torch.cuda.is_available():
         return None

@@ -1,8 +1,8 @@
-"""From the start of a process to its first picture: our predictor against diffusers' `from_pretrained`.
+"""From the start of a process to its first image: our predictor compared with diffusers' `from_pretrained`.
 
-Random weights of FLUX.1's real shape are written to the disk, 34 GB in diffusers layout, and deleted afterwards; TMPDIR
-says where. Each contender runs in processes of its own: first all from the disk, after the system was asked to forget
-the files; then, in reverse, from the memory that it keeps files in.
+Random weights of FLUX.1's real shape, 34 GB in diffusers layout, are written to the disk, in the folder that TMPDIR
+names, and deleted afterwards. Each contender runs in processes of its own: first all of them from the disk, after the
+system was asked to drop the files from its cache; then, in reverse, from the system's file cache.
 """
 
 import os
@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.machine import machine
-from bench.marks import STEPS, told
+from bench.marks import STEPS, parse_timestamps
 from bench.random_flux import DEV, TINY, random_pipeline, random_transformer
-from bench.report import argument_parser, keep, table
+from bench.report import argument_parser, table, write_results
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory
 from weights.base_files import weight_files
@@ -34,7 +34,7 @@ FROM_DISK, FROM_MEMORY = "from disk", "from memory"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A way to start."""
+    """A contender."""
 
     module: str
     environment: Mapping[str, str]
@@ -49,23 +49,23 @@ CONTENDERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """A start that is to be."""
+class PlannedStart:
+    """A start to measure."""
 
     contender: str
-    files: str  # where they come from
+    files: str  # where they are read from
 
 
 FULL = (
-    *(Visit(name, FROM_DISK) for name in CONTENDERS),
-    *(Visit(name, FROM_MEMORY) for name in reversed(CONTENDERS)),
+    *(PlannedStart(name, FROM_DISK) for name in CONTENDERS),
+    *(PlannedStart(name, FROM_MEMORY) for name in reversed(CONTENDERS)),
 )
-SMALL = tuple(Visit(name, FROM_MEMORY) for name in (STOCK, "ours"))
+SMALL = tuple(PlannedStart(name, FROM_MEMORY) for name in (STOCK, "ours"))
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """One that was: seconds from before the process was there."""
+class ColdStart:
+    """A measured start: seconds since before the process was created."""
 
     contender: str
     files: str
@@ -75,19 +75,19 @@ class Start:
 
 
 def main() -> None:
-    """Measure, keep the numbers, print a table."""
+    """Measure, write the results, print a table."""
     parser = argument_parser("cold_start", __doc__, small="the embedded base, from memory alone, to see that it runs")
     arguments = parser.parse_args()
-    visits, write, side = (SMALL, _copy_tiny, SMALL_SIDE) if arguments.small else (FULL, _write_random, SIDE)
+    planned_starts, write, side = (SMALL, _copy_tiny, SMALL_SIDE) if arguments.small else (FULL, _write_random, SIDE)
     with tempfile.TemporaryDirectory(prefix="flux-lora-bench-") as folder:
         base = Path(folder) / "base"
         write(base)
         size = sum(file.stat().st_size for file in weight_files(base))
-        starts = [_started(visit, base, side) for visit in visits]
+        starts = [_measure(planned, base, side) for planned in planned_starts]
     about = machine("torch", "diffusers", "transformers", "safetensors")
     settings = {"bytes": size, "side": side, "steps": STEPS}
     numbers = {"machine": about, "settings": settings, "starts": [asdict(start) for start in starts]}
-    path = keep(numbers, name="cold_start", output=arguments.output)
+    path = write_results(numbers, name="cold_start", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(starts)}")
 
 
@@ -105,31 +105,31 @@ def _write_random(base: Path) -> None:
     free_memory()
 
 
-def _started(visit: Visit, base: Path, side: int) -> Start:
-    """In a process of its own."""
-    print(f"{visit.contender}, {visit.files} ...", file=sys.stderr)
-    if visit.files == FROM_DISK:
-        _forget(base)
-    contender = CONTENDERS[visit.contender]
+def _measure(planned: PlannedStart, base: Path, side: int) -> ColdStart:
+    """Measure a start, in a process of its own."""
+    print(f"{planned.contender}, {planned.files} ...", file=sys.stderr)
+    if planned.files == FROM_DISK:
+        _drop_from_cache(base)
+    contender = CONTENDERS[planned.contender]
     command = [sys.executable, "-m", contender.module, str(base), str(side)]
     environment = {**os.environ, **contender.environment, SETTING: str(base)}
     began = time.time()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    marks = told(done.stdout)
-    imported, ready, picture = (mark - began for mark in (marks.imported, marks.ready, marks.first_picture))
-    return Start(visit.contender, visit.files, imported, ready, picture)
+    times = parse_timestamps(done.stdout)
+    imported, ready, first_image = (each - began for each in (times.imported, times.ready, times.first_picture))
+    return ColdStart(planned.contender, planned.files, imported, ready, first_image)
 
 
-def _forget(base: Path) -> None:
-    """Ask the system to keep nothing of these files in its memory. It may not listen."""
-    os.sync()  # what is not on the disk yet cannot be forgotten
+def _drop_from_cache(base: Path) -> None:
+    """Ask the system to drop these files from its cache. It may ignore the request."""
+    os.sync()  # data that is not on the disk yet cannot be dropped
     for path in weight_files(base):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def as_markdown(starts: list[Start]) -> str:
-    """Each start."""
+def as_markdown(starts: list[ColdStart]) -> str:
+    """A table of all starts."""
     titles = ["contender", "files", "imported", "ready", "first picture", f"times as fast to it as {STOCK}"]
     baseline = {start.files: start.first_picture for start in starts if start.contender == STOCK}
     rows = []

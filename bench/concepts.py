@@ -1,7 +1,7 @@
-"""What the learning benchmark teaches: three figures that the base never saw, drawn by code. Knows no tensors.
+"""The figures that the learning benchmark trains: three that the base never saw, rendered by code. Knows no tensors.
 
-Beside the demo's monster, two whose forms no creature of the base's practice has: those are mirrored discs and regular
-polygons, while these have stripes, a tower's taper, and a tail on one side.
+Beside the demo's monster there are two whose shapes no creature of the base's training has: those consist of mirrored
+discs and regular polygons, while these have stripes, a tapering tower, and a tail on one side.
 """
 
 import random
@@ -23,20 +23,20 @@ Render = Callable[[str, random.Random], Image.Image]
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """A figure, and how it is drawn before a background of the world."""
+    """A figure, and the function that renders it on a background of the world."""
 
     name: str
     render: Render
 
     def pictures(self, count: int, *, seed: int) -> list[tuple[str, Image.Image]]:
-        """`count` pictures of 128 px, each with the name of its background, cycling over the world's."""
+        """`count` images of 128 px, each with the name of its background; the world's backgrounds are used in turn."""
         rng = random.Random(seed)
         names = [list(BACKGROUNDS)[index % len(BACKGROUNDS)] for index in range(count)]
         return [(name, self.render(name, rng)) for name in names]
 
 
 class _Figure:
-    """A pen that draws in units of the figure, from its centre."""
+    """Draws shapes in coordinates relative to the figure's centre and size."""
 
     def __init__(self, canvas: Image.Image, rng: random.Random, *, smallest: float, largest: float) -> None:
         unit = min(canvas.size)
@@ -77,7 +77,7 @@ def _robot(background: str, rng: random.Random) -> Image.Image:
 
 
 def _half_width(y: float) -> float:
-    """Of the tower, which widens downwards."""
+    """Half of the tower's width, which grows downwards."""
     return 0.46 + 0.22 * (y + 0.45) / 1.5
 
 

@@ -1,8 +1,8 @@
-"""From an archive to ready tensors, without the model: ours against a plain loop, time and memory.
+"""From an archive to tensors, without the model: ours compared with a plain loop, in time and memory.
 
-Plain is what a script would do: one thread, Pillow, each image decoded whole, turned, made RGB, and fitted to each of
-its training sizes. Ours also checks, hashes and judges every image meanwhile. Each contender runs in a process of its
-own, in turn; tensors are made one after the other, as an encoder would take them, and let go.
+The plain loop is what a script would do: one thread and Pillow; each image is decoded completely, rotated, converted to
+RGB and cropped to each of its training sizes. Ours also checks, hashes and inspects every image meanwhile. Contenders
+run in turn, each in a process of its own. Tensors are made one by one, as for an encoder, and freed at once.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.machine import machine
 from bench.photos import PhotoSet, write_archive
-from bench.report import argument_parser, keep, table
+from bench.report import argument_parser, table, write_results
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
 from lora.dataset.latents import crop_batches
@@ -48,45 +48,46 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one contender took for one archive."""
+    """The time and memory that one contender took for one archive."""
 
     seconds: float
-    peak_mib: float  # above the process before it began
+    peak_mib: float  # above that of the idle process
     tensors: int
 
 
 def main() -> None:
-    """Measure all sets, print a table, keep the numbers."""
+    """Measure all sets, write the results, print a table."""
     parser = argument_parser("dataset", __doc__, small="a few small photos, to see that it runs")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
-        print(json.dumps(asdict(_measured(CONTENDERS[arguments.contender], arguments.archive))))
+        print(json.dumps(asdict(_measure(CONTENDERS[arguments.contender], arguments.archive))))
         return
     rows = [
         _row(photos, rounds=1 if arguments.small else ROUNDS) for photos in (SMALL_SETS if arguments.small else SETS)
     ]
     about = machine("pillow", "pi-heif", "numpy", "torch")
-    path = keep({"machine": about, "resolutions": RESOLUTIONS, "rows": rows}, name="dataset", output=arguments.output)
+    numbers = {"machine": about, "resolutions": RESOLUTIONS, "rows": rows}
+    path = write_results(numbers, name="dataset", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(rows)}")
 
 
 def plain(archive: Path, _folder: Path) -> Iterator[Tensor]:
-    """A plain loop."""
+    """A plain loop, as in a script."""
     register_heif_opener()
     with zipfile.ZipFile(archive) as source:
         for name in source.namelist():
             with source.open(name) as file, Image.open(file) as image:
-                picture = ImageOps.exif_transpose(image).convert("RGB")
-            for size in training_sizes(Size(*picture.size), resolutions=RESOLUTIONS):
-                fitted = ImageOps.fit(picture, (size.width, size.height), method=Image.Resampling.LANCZOS)
-                yield _tensor(np.asarray(fitted))
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+            for size in training_sizes(Size(*upright.size), resolutions=RESOLUTIONS):
+                cropped = ImageOps.fit(upright, (size.width, size.height), method=Image.Resampling.LANCZOS)
+                yield _tensor(np.asarray(cropped))
 
 
 def ours(archive: Path, folder: Path) -> Iterator[Tensor]:
-    """What a training does."""
-    inspector = Inspector(RESOLUTIONS, PixelStore(folder / "pixels"), views=1)
+    """The code that a training uses."""
+    inspector = Inspector(RESOLUTIONS, PixelStore(folder / "pixels"), crops=1)
     rule = PromptRule("TOK", "", "")
     images = read_dataset(Archives(archive, None), into=folder, inspector=inspector, rule=rule).images
     for batch in crop_batches(images, inspector):
@@ -101,9 +102,9 @@ def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
-def _measured(contender: Contender, archive: Path) -> Run:
-    torch.set_num_threads(1)  # plain is one thread, and ours are Pillow's
-    torch.zeros(1)  # what torch takes when it is first used is no contender's
+def _measure(contender: Contender, archive: Path) -> Run:
+    torch.set_num_threads(1)  # the plain loop is one thread; ours uses Pillow's
+    torch.zeros(1)  # memory that torch allocates at its first use counts for no contender
     idle = _peak_bytes()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -113,13 +114,13 @@ def _measured(contender: Contender, archive: Path) -> Run:
 
 
 def _peak_bytes() -> int:
-    """The most memory this process ever held. `ru_maxrss` would count that of the process that started it, too."""
+    """The peak memory of this process. `ru_maxrss` would include that of the process that started it."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def _row(photos: PhotoSet, *, rounds: int) -> dict[str, object]:
-    """Both contenders in turn, each as often."""
+    """Run both contenders in turn, equally often."""
     print(f"{photos.name}: making them ...", file=sys.stderr)
     runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder:
@@ -127,19 +128,19 @@ def _row(photos: PhotoSet, *, rounds: int) -> dict[str, object]:
         write_archive(photos, archive, distinct=DISTINCT)
         for _ in range(rounds):
             for name, done in runs.items():
-                done.append(_in_own_process(name, archive))
+                done.append(_run_in_process(name, archive))
                 print(f"  {name}: {done[-1].seconds:.1f} s, {done[-1].peak_mib:.0f} MiB", file=sys.stderr)
     return {"set": asdict(photos), "runs": {name: [asdict(run) for run in done] for name, done in runs.items()}}
 
 
-def _in_own_process(name: str, archive: Path) -> Run:
+def _run_in_process(name: str, archive: Path) -> Run:
     command = [sys.executable, "-m", "bench.dataset", "--contender", name, "--archive", str(archive)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Run(**json.loads(done.stdout))
 
 
 def as_markdown(rows: list[dict[str, object]]) -> str:
-    """Medians, side by side."""
+    """A table of medians, side by side."""
     lines = []
     for row in rows:
         runs = row["runs"]

@@ -1,7 +1,7 @@
-"""How long a picture of FLUX.1 takes with a LoRA worn, and another LoRA, on random weights of the real shape.
+"""How long an image of FLUX.1 takes with a LoRA, and switching to another LoRA, on random weights of the real shape.
 
-Contenders come one after the other in one process, and then once more in reverse, each on a model of its own of the
-same weights. How far 8 bits are off is said of one velocity; of the looks of pictures, random weights say nothing.
+Contenders run one after the other in one process, and then again in reverse, each on a new model with the same weights.
+The error of 8 bits is measured on one velocity: with random weights, images themselves say nothing about quality.
 """
 
 import statistics
@@ -31,7 +31,7 @@ from bench.random_flux import (
     random_transformer,
     tiny_sizes,
 )
-from bench.report import keep, table
+from bench.report import table, write_results
 from bench.timing import graphs_compiled, seconds_each
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory, precision
@@ -41,7 +41,7 @@ from lora.flux.velocity import predict_velocity
 from lora.training.recipe.layers import block_layers
 
 GUIDANCE = 3.5
-RANKS = (16, 8, 16, 4)  # of the LoRAs; every other one is on attention only
+RANKS = (16, 8, 16, 4)  # of the LoRAs; every other LoRA is on attention only
 SIDE, STEPS, WARM_UP_STEPS, ROUNDS = 1024, 28, 4, 2
 TEXT = "a photo of TOK"
 SEED = 0
@@ -53,17 +53,17 @@ class Arm:
     """A contender."""
 
     name: str
-    dressed: Callable[[FluxPipeline], LoraApplier]
-    wears: bool
+    make_applier: Callable[[FluxPipeline], LoraApplier]
+    has_lora: bool
 
 
-EAGER = Arm("eager diffusers + PEFT LoRA", Stock, wears=True)
+EAGER = Arm("eager diffusers + PEFT LoRA", Stock, has_lora=True)
 ARMS = (
     EAGER,
-    Arm("eager diffusers, no LoRA", Stock, wears=False),
-    Arm("compiled diffusers, hotswapped LoRA", partial(Hotswap, most_rank=max(RANKS)), wears=True),
-    Arm("ours, merged", Ours, wears=True),
-    Arm("ours, go_fast", OursFast, wears=True),
+    Arm("eager diffusers, no LoRA", Stock, has_lora=False),
+    Arm("compiled diffusers, hotswapped LoRA", partial(Hotswap, most_rank=max(RANKS)), has_lora=True),
+    Arm("ours, merged", Ours, has_lora=True),
+    Arm("ours, go_fast", OursFast, has_lora=True),
 )
 
 
@@ -72,9 +72,9 @@ class Extent:
     """How much is measured."""
 
     sizes: Sizes
-    arms: tuple[Arm, ...]  # in the order in which they are visited
+    arms: tuple[Arm, ...]  # in the order in which they run
     side: int  # pixels
-    steps: int  # of a picture
+    steps: int  # of an image
     warm_up_steps: int
     rounds: int
 
@@ -83,37 +83,37 @@ FULL = Extent(DEV, (*ARMS, *reversed(ARMS)), SIDE, STEPS, WARM_UP_STEPS, ROUNDS)
 
 
 def small() -> Extent:
-    """For a CPU."""
+    """A small configuration for a CPU."""
     return Extent(tiny_sizes(), ARMS, side=64, steps=1, warm_up_steps=1, rounds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """One arm, once. Seconds are by what was done; a picture is one whose text is encoded."""
+class Measurement:
+    """One run of an arm. Seconds are by task; the time of a picture does not include encoding its text."""
 
     arm: str
-    ready: float  # seconds from a model to the first LoRA worn and a first picture of few steps, compiling among them
+    ready: float  # seconds until the first LoRA is applied and an image of few steps is generated, including compiling
     seconds: dict[str, list[float]]
     graphs: int  # compiled after that
-    error: float  # of a velocity, against that of the plain transformer which wears the same: relative, L2
+    error: float  # of a velocity, relative to the plain transformer's with the same LoRA (L2)
     peak_allocated: int | None  # bytes; None without a GPU
     sm_mhz: float | None
 
 
 def compare(extent: Extent, *, output: Path | None) -> None:
-    """Measure, keep the numbers, print a table."""
+    """Measure, write the results, print a table."""
     with tempfile.TemporaryDirectory() as folder:
         files = _loras(extent.sizes, Path(folder))
-        visits = list(_in_turn(extent, files))
+        measurements = list(_in_turn(extent, files))
     about = machine("torch", "diffusers", "peft", "transformers", "safetensors")
     settings = {"side": extent.side, "steps": extent.steps, "guidance": GUIDANCE, "lora_ranks": RANKS}
-    numbers = {"machine": about, "settings": settings, "visits": [asdict(visit) for visit in visits]}
-    path = keep(numbers, name="serving-random", output=output)
-    print(f"wrote {path}\n{as_line([visit.sm_mhz for visit in visits])}\n\n{as_markdown(visits)}")
+    numbers = {"machine": about, "settings": settings, "visits": [asdict(each) for each in measurements]}
+    path = write_results(numbers, name="serving-random", output=output)
+    print(f"wrote {path}\n{as_line([each.sm_mhz for each in measurements])}\n\n{as_markdown(measurements)}")
 
 
 def _loras(sizes: Sizes, folder: Path) -> list[Path]:
-    """The first is on all layers that any of them is on."""
+    """Write the LoRA files. The first LoRA is on all layers that any of them is on."""
     layers = block_layers(sizes.transformer)
     attention = {name: shape for name, shape in layers.items() if ".attn." in name}
     files = []
@@ -123,56 +123,56 @@ def _loras(sizes: Sizes, folder: Path) -> list[Path]:
     return files
 
 
-def _in_turn(extent: Extent, files: list[Path]) -> Iterator[Visit]:
+def _in_turn(extent: Extent, files: list[Path]) -> Iterator[Measurement]:
     for arm in extent.arms:
         print(f"{arm.name} ...", file=sys.stderr)
-        yield _visit(arm, extent, files)
+        yield _measure(arm, extent, files)
         free_memory()
 
 
-def _visit(arm: Arm, extent: Extent, files: list[Path]) -> Visit:
+def _measure(arm: Arm, extent: Extent, files: list[Path]) -> Measurement:
     here = device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    held = WeightPlacement("bf16" if here.type == "cuda" else "fp32", False, here)
-    wearer = arm.dressed(random_pipeline(extent.sizes, random_transformer(extent.sizes, held)))
+    placement = WeightPlacement("bf16" if here.type == "cuda" else "fp32", False, here)
+    applier = arm.make_applier(random_pipeline(extent.sizes, random_transformer(extent.sizes, placement)))
     with clock_readings() as clock:
-        (ready,) = seconds_each(lambda _: _get_ready(arm, wearer, extent, files[0]), here, rounds=1)
+        (ready,) = seconds_each(lambda _: _prepare(arm, applier, extent, files[0]), here, rounds=1)
         before = graphs_compiled()
         seconds = {
-            what: seconds_each(task, here, rounds=extent.rounds) for what, task in _tasks(arm, wearer, extent, files)
+            what: seconds_each(task, here, rounds=extent.rounds) for what, task in _tasks(arm, applier, extent, files)
         }
-    graphs, error = graphs_compiled() - before, _error(wearer, extent)
+    graphs, error = graphs_compiled() - before, _error(applier, extent)
     peak = torch.cuda.max_memory_allocated() if here.type == "cuda" else None
-    return Visit(arm.name, ready, seconds, graphs, error, peak, median_mhz(clock))
+    return Measurement(arm.name, ready, seconds, graphs, error, peak, median_mhz(clock))
 
 
 Task = Callable[[int], object]
 
 
-def _tasks(arm: Arm, wearer: LoraApplier, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
-    """What is timed, in this order; a round's number says which LoRA, or how strong."""
+def _tasks(arm: Arm, applier: LoraApplier, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
+    """The tasks to time, in this order; the number of a round determines the LoRA or its scale."""
     latent_side = extent.side // VAE_FACTOR
     latents = torch.randn(1, LATENT_CHANNELS, latent_side, latent_side).to(device(), precision())
-    yield "picture", lambda _: _draw(wearer, extent, extent.steps)
-    yield "text", lambda _: encode_prompt(wearer.pipeline, TEXT)
-    yield "decoding", lambda _: _decode(wearer.pipeline, latents)
-    if arm.wears:
-        yield "another LoRA", lambda number: wearer.wear({files[(number + 1) % len(files)]: 1.0})
-        yield "another scale", lambda number: wearer.wear({files[0]: 0.9 - 0.1 * number})
-        yield "step after", lambda _: _draw(wearer, extent, 1)
+    yield "picture", lambda _: _generate(applier, extent, extent.steps)
+    yield "text", lambda _: encode_prompt(applier.pipeline, TEXT)
+    yield "decoding", lambda _: _decode(applier.pipeline, latents)
+    if arm.has_lora:
+        yield "another LoRA", lambda number: applier.apply({files[(number + 1) % len(files)]: 1.0})
+        yield "another scale", lambda number: applier.apply({files[0]: 0.9 - 0.1 * number})
+        yield "step after", lambda _: _generate(applier, extent, 1)
 
 
-def _get_ready(arm: Arm, wearer: LoraApplier, extent: Extent, file: Path) -> None:
-    if arm.wears:
-        wearer.wear({file: 1.0})
-    _draw(wearer, extent, extent.warm_up_steps)
+def _prepare(arm: Arm, applier: LoraApplier, extent: Extent, file: Path) -> None:
+    if arm.has_lora:
+        applier.apply({file: 1.0})
+    _generate(applier, extent, extent.warm_up_steps)
 
 
-def _draw(wearer: LoraApplier, extent: Extent, steps: int) -> None:
-    with wearer.drawing():
+def _generate(applier: LoraApplier, extent: Extent, steps: int) -> None:
+    with applier.generating():
         generate_image(
-            wearer.pipeline,
+            applier.pipeline,
             _prompt(extent.sizes),
             width=extent.side,
             height=extent.side,
@@ -183,7 +183,7 @@ def _draw(wearer: LoraApplier, extent: Extent, steps: int) -> None:
 
 
 def _prompt(sizes: Sizes) -> Prompt:
-    """The same for all, on the device."""
+    """The prompt for all arms, on the device."""
     prompt = random_prompt(sizes, torch.Generator().manual_seed(SEED), precision())
     return Prompt(prompt.tokens.to(device()), prompt.pooled.to(device()))
 
@@ -194,15 +194,15 @@ def _decode(pipeline: FluxPipeline, latents: Tensor) -> None:
 
 
 @torch.no_grad()
-def _error(wearer: LoraApplier, extent: Extent) -> float:
-    plain = _velocity(wearer.pipeline, extent)
-    with wearer.drawing():
-        drawn = _velocity(wearer.pipeline, extent).clone()
-    return float((drawn - plain).norm() / plain.norm())
+def _error(applier: LoraApplier, extent: Extent) -> float:
+    plain = _velocity(applier.pipeline, extent)
+    with applier.generating():
+        found = _velocity(applier.pipeline, extent).clone()
+    return float((found - plain).norm() / plain.norm())
 
 
 def _velocity(pipeline: FluxPipeline, extent: Extent) -> Tensor:
-    """In the middle of the noise, at the size of the pictures."""
+    """The velocity at sigma 0.5, at the size of the images."""
     generator, side = torch.Generator().manual_seed(SEED), extent.side // VAE_FACTOR
     noisy = torch.randn(1, LATENT_CHANNELS, side, side, generator=generator).to(device())
     prompt = Prompt.stack([_prompt(extent.sizes)])
@@ -210,11 +210,12 @@ def _velocity(pipeline: FluxPipeline, extent: Extent) -> Tensor:
     return predict_velocity(pipeline.transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=GUIDANCE).float()
 
 
-def as_markdown(visits: list[Visit]) -> str:
-    """Medians of both visits."""
-    timed = list(dict.fromkeys(what for visit in visits for what in visit.seconds))
-    by_arm = {arm: [visit for visit in visits if visit.arm == arm] for arm in dict.fromkeys(v.arm for v in visits)}
-    pictures = {arm: _median(found, "picture") for arm, found in by_arm.items()}
+def as_markdown(measurements: list[Measurement]) -> str:
+    """A table of medians over both runs of each arm."""
+    timed = list(dict.fromkeys(what for each in measurements for what in each.seconds))
+    arms = dict.fromkeys(each.arm for each in measurements)
+    by_arm = {arm: [each for each in measurements if each.arm == arm] for arm in arms}
+    images = {arm: _median(found, "picture") for arm, found in by_arm.items()}
     titles = [
         "contender",
         *timed,
@@ -229,11 +230,11 @@ def as_markdown(visits: list[Visit]) -> str:
         seconds = [f"{_median(found, what):.3f} s" if what in found[0].seconds else "" for what in timed]
         ready = f"{found[0].ready:.1f} s"
         error, peak = f"{found[0].error:.4f}", found[0].peak_allocated
-        ratio = f"{pictures[EAGER.name] / pictures[arm]:.2f}"
-        graphs = str(sum(visit.graphs for visit in found))
+        ratio = f"{images[EAGER.name] / images[arm]:.2f}"
+        graphs = str(sum(each.graphs for each in found))
         rows.append([arm, *seconds, ratio, ready, error, graphs, f"{peak / GB:.1f} GB" if peak else ""])
     return table(titles, rows)
 
 
-def _median(visits: list[Visit], what: str) -> float:
-    return statistics.median(seconds for visit in visits for seconds in visit.seconds[what])
+def _median(measurements: list[Measurement], what: str) -> float:
+    return statistics.median(seconds for each in measurements for seconds in each.seconds[what])

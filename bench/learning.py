@@ -1,10 +1,11 @@
-"""What a training teaches and what it costs: our presets against a plain loop, on the embedded base, in paired runs.
+"""How well a training learns, and what it costs: our presets compared with a plain loop, on the embedded base, in
+paired runs.
 
-Each run trains one arm on one figure with one seed. At some of its steps it is asked for the loss on new pictures of
-the figure and on the base's own world, at fixed noise and sigmas; at half and at the end it also draws: with the
-trigger word, to see how near the figure is, and without, to see what else has moved. Every arm has the same pictures,
-captions, batch size and number of steps. A run that ends is kept in a file of JSON lines, so that a benchmark that was
-stopped goes on where it was.
+Each run trains one arm on one figure with one seed. At some steps it measures the loss on new images of the figure and
+on the base's own world, at fixed noise and sigmas. At half of the steps and at the end it also generates images: with
+the trigger word, to see how close they are to the figure, and without, to see what else has changed. All arms have the
+same images, captions, batch size and number of steps. Completed runs are written to a file of JSON lines, so that an
+interrupted benchmark can resume.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from diffusers import FluxPipeline
 from bench.arms import ARMS, crops_of_arm, settings_of, train_arm
 from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
 from bench.machine import machine
-from bench.measures import Extent, Ground, examples_of, paired, standard_error
+from bench.measures import Evaluation, Extent, examples_of, paired, standard_error
 from bench.report import RESULTS, argument_parser, table
 from lora.dataset.encoding import EncodedDataset
 from lora.flux.prompt import encode_prompt
@@ -41,7 +42,7 @@ from script.tiny_flux.captions import TRIGGER
 from weights.bases import WEIGHTS
 
 BASE = WEIGHTS / "tiny-flux"
-CHECKPOINTS, DRAWN_AT = (0.1, 0.25, 0.5, 0.75, 1.0), (0.5, 1.0)  # shares of the steps
+CHECKPOINTS, GENERATED_AT = (0.1, 0.25, 0.5, 0.75, 1.0), (0.5, 1.0)  # fractions of the steps
 SEEDS, STEPS = (1, 2, 3), 1000  # the peer's preset has 1000 steps
 
 
@@ -49,7 +50,7 @@ FULL = Extent(STEPS, held_out=10, world=8, drawn=5, inference_steps=10, referenc
 SMALL = Extent(3, held_out=1, world=1, drawn=1, inference_steps=2, references=2)
 
 
-Run = dict[str, Any]  # as it is kept in JSON
+Run = dict[str, Any]  # as it is stored in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,11 @@ class Job:
     seed: int
     arm: str
     extent: Extent
-    pictures: Path | None  # a folder for what was drawn
+    strips: Path | None  # a folder for generated images
 
 
 def main() -> None:
-    """Run what is not done yet, print the tables, keep the numbers."""
+    """Run what is missing, write the results, print the tables."""
     arguments = _arguments()
     output = arguments.output or RESULTS / f"learning-{date.today()}.json"
     kept = output.parent / "learning.runs.jsonl"
@@ -82,10 +83,10 @@ def main() -> None:
 
 
 def all_runs(jobs: list[Job], kept: Path, *, workers: int) -> list[Run]:
-    """The results of all jobs in their order; those in the file `kept` are not run again, new ones are added to it."""
+    """The results of all jobs in order; those in the file `kept` are not run again, and new ones are appended to it."""
     done = _done(kept)
-    missing = [job for job in jobs if _key(named(job)) not in done]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, whose torch is yet to start
+    missing = [job for job in jobs if _key(identity_of(job)) not in done]
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which import torch later
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawned) as pool, kept.open("a") as file:
         for count, future in enumerate(as_completed([pool.submit(run, job) for job in missing]), start=1):
@@ -95,11 +96,11 @@ def all_runs(jobs: list[Job], kept: Path, *, workers: int) -> list[Run]:
             file.flush()
             which = f"{result['concept']}, seed {result['seed']}, {result['arm']}: {result['seconds']:.0f} s"
             print(f"  {count} of {len(missing)}: {which}", file=sys.stderr)
-    return [done[_key(named(job))] for job in jobs]
+    return [done[_key(identity_of(job))] for job in jobs]
 
 
 def _done(kept: Path) -> dict[str, Run]:
-    """The runs in a file whose lines may have been cut short when a benchmark was stopped; leaves the whole ones."""
+    """The runs in a file; lines that are incomplete, after an interruption, are removed from it."""
     runs = []
     for line in kept.read_text().splitlines() if kept.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -109,19 +110,19 @@ def _done(kept: Path) -> dict[str, Run]:
 
 
 def run(job: Job) -> Run:
-    """Train one arm and measure it on the way."""
+    """Train one arm and measure it at its steps."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     concept, pipeline = CONCEPTS[job.concept], _base()
-    ground = _ground(job.concept, job.extent)
-    views = crops_of_arm(job.arm)
-    examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, views=views)
+    evaluation = _evaluation(job.concept, job.extent)
+    crops = crops_of_arm(job.arm)
+    examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, crops=crops)
     dataset = EncodedDataset(tuple(examples), dropped=encode_prompt(pipeline, TRIGGER))
-    found = {0: ground.before}
+    found = {0: evaluation.before}
 
-    def take(step: int) -> None:
-        strip = job.pictures / f"{job.concept}-{job.seed}-{job.arm}-{step:04}.png" if job.pictures else None
-        found[step] = ground.measured(pipeline, draws=step in job.extent.at(DRAWN_AT), pictures=strip)
+    def measure(step: int) -> None:
+        strip = job.strips / f"{job.concept}-{job.seed}-{job.arm}-{step:04}.png" if job.strips else None
+        found[step] = evaluation.measure(pipeline, generates=step in job.extent.at(GENERATED_AT), strip=strip)
 
     train_arm(
         job.arm,
@@ -131,59 +132,60 @@ def run(job: Job) -> Run:
         steps=job.extent.steps,
         seed=job.seed,
         at=job.extent.at(CHECKPOINTS),
-        take=take,
+        on_step=measure,
     )
     seconds = round(time.perf_counter() - began, 1)
-    return named(job) | {"seconds": seconds, "real": ground.real, "at": {str(step): it for step, it in found.items()}}
+    at = {str(step): measures for step, measures in found.items()}
+    return identity_of(job) | {"seconds": seconds, "real": evaluation.real, "at": at}
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A column of the tables: what it says of a run at a step, by picture."""
+    """A column of the tables: values of a run at a step, by image."""
 
     title: str
     of: Callable[[Run, str], list[float]]
-    wanted: str  # which way is good
+    better: str  # the better direction
 
 
 def closed(run: Run, step: str) -> list[float]:
-    """The share of the gap between the bare base's loss on the figure and on its own world that is gone, in percent."""
+    """How much of the gap between the bare base's losses on the figure and on its own world is closed, in percent."""
     before, after = run["at"]["0"], run["at"][step]
     gap = statistics.fmean(before["held_out"]) - statistics.fmean(before["world"])
     return [100 * (one - other) / gap for one, other in zip(before["held_out"], after["held_out"], strict=True)]
 
 
 def world_rise(run: Run, step: str) -> list[float]:
-    """How much the loss on the base's own world has risen, in percent of what it was."""
+    """The rise of the loss on the base's own world, in percent of its initial value."""
     before, after = run["at"]["0"]["world"], run["at"][step]["world"]
     return [100 * (other - one) / statistics.fmean(before) for one, other in zip(before, after, strict=True)]
 
 
-def drawn(name: str, *, times: float = 100) -> Callable[[Run, str], list[float]]:
-    """What was measured on drawn pictures."""
+def of_images(name: str, *, times: float = 100) -> Callable[[Run, str], list[float]]:
+    """A measure of generated images."""
     return lambda run, step: [times * value for value in run["at"][step][name]]
 
 
 MEASURES = (
     Measure("gap closed, %", closed, "higher"),
     Measure("world's loss, + %", world_rise, "lower"),
-    Measure("pictures without trigger, mean squared change x 1000", drawn("change", times=1000), "lower"),
-    Measure("distance of colours x 100", drawn("colours"), "lower"),
-    Measure("distance of form x 100", drawn("form"), "lower"),
+    Measure("pictures without trigger, mean squared change x 1000", of_images("change", times=1000), "lower"),
+    Measure("distance of colours x 100", of_images("colours"), "lower"),
+    Measure("distance of form x 100", of_images("form"), "lower"),
 )
 
 
 def as_markdown(runs: list[Run]) -> str:
-    """The tables: over the steps, at the end, and arm against arm."""
+    """The tables: over the steps, at the end, and each pair of arms."""
     arms = list(dict.fromkeys(run["arm"] for run in runs))
     end = str(runs[0]["extent"]["steps"])
     over = [_over_steps(measure, runs, arms) for measure in MEASURES[:2]]
-    against = [_against(ours, theirs, runs, end) for ours, theirs in itertools.combinations(reversed(arms), 2)]
-    return "\n\n".join([*over, _at_end(runs, arms, end), *against])
+    comparisons = [_compare(ours, theirs, runs, end) for ours, theirs in itertools.combinations(reversed(arms), 2)]
+    return "\n\n".join([*over, _at_end(runs, arms, end), *comparisons])
 
 
 def _over_steps(measure: Measure, runs: list[Run], arms: list[str]) -> str:
-    """Mean and standard error between runs."""
+    """A table of means and standard errors over runs, at each step."""
     steps = [step for step in runs[0]["at"] if step != "0"]
     rows = [[arm, *(_mean_of_runs(measure, runs, arm, step) for step in steps)] for arm in arms]
     return table([f"{measure.title}, at step", *steps], rows)
@@ -193,28 +195,29 @@ def _at_end(runs: list[Run], arms: list[str], end: str) -> str:
     rows = [[arm, *(_mean_of_runs(measure, runs, arm, end) for measure in MEASURES)] for arm in arms]
     base = [_spread([statistics.fmean(measure.of(run, "0")) for run in runs]) for measure in MEASURES]
     real = [_spread([100 * statistics.fmean(run["real"][name]) for run in runs]) for name in ("colours", "form")]
-    titles = [f"{measure.title} ({measure.wanted} is better)" for measure in MEASURES]
+    titles = [f"{measure.title} ({measure.better} is better)" for measure in MEASURES]
     return table([f"at step {end}", *titles], [*rows, ["the bare base", *base], ["real renders", "", "", "", *real]])
 
 
-def _against(ours: str, theirs: str, runs: list[Run], end: str) -> str:
-    """Paired by figure, seed and picture."""
+def _compare(ours: str, theirs: str, runs: list[Run], end: str) -> str:
+    """A table of differences between two arms, paired by figure, seed and image."""
     rows = []
     for measure in MEASURES:
-        by_arm = [{_pair(run): measure.of(run, end) for run in runs if run["arm"] == arm} for arm in (ours, theirs)]
+        by_arm = [{_run_id(run): measure.of(run, end) for run in runs if run["arm"] == arm} for arm in (ours, theirs)]
         found = paired(*by_arm)
-        errors = [f"{found.error_by_picture:.2f}", f"{found.error_by_run:.2f}"]
-        rows.append([measure.title, f"{found.mean:+.2f}", *errors, _said(found.verdict(), wanted=measure.wanted)])
+        errors = [f"{found.error_by_image:.2f}", f"{found.error_by_run:.2f}"]
+        conclusion = _as_better_or_worse(found.conclusion(), better=measure.better)
+        rows.append([measure.title, f"{found.mean:+.2f}", *errors, conclusion])
     return table([f"{ours} minus {theirs}", "mean", "error by picture", "error by run", f"{ours} is"], rows)
 
 
-def _said(verdict: str, *, wanted: str) -> str:
-    if verdict not in ("higher", "lower"):
-        return verdict
-    return "better" if verdict == wanted else "worse"
+def _as_better_or_worse(conclusion: str, *, better: str) -> str:
+    if conclusion not in ("higher", "lower"):
+        return conclusion
+    return "better" if conclusion == better else "worse"
 
 
-def _pair(run: Run) -> tuple[str, int]:
+def _run_id(run: Run) -> tuple[str, int]:
     return run["concept"], run["seed"]
 
 
@@ -227,8 +230,8 @@ def _spread(means: list[float]) -> str:
     return f"{mean} ± {standard_error(means):.2f}" if len(means) > 1 else mean
 
 
-def named(job: Job) -> Run:
-    """What says which run it is."""
+def identity_of(job: Job) -> Run:
+    """The fields that identify a run."""
     return {
         "concept": job.concept,
         "seed": job.seed,
@@ -239,17 +242,17 @@ def named(job: Job) -> Run:
 
 
 def _key(run: Run) -> str:
-    """What makes two runs the same."""
+    """A key that is equal for equal runs."""
     return json.dumps([run[name] for name in ("concept", "seed", "arm", "settings", "extent")], sort_keys=True)
 
 
 @functools.cache
-def _ground(concept: str, extent: Extent) -> Ground:
-    return Ground(CONCEPTS[concept], extent, _base())
+def _evaluation(concept: str, extent: Extent) -> Evaluation:
+    return Evaluation(CONCEPTS[concept], extent, _base())
 
 
 def _base() -> FluxPipeline:
-    """The embedded base, in fp32 on the CPU wherever this runs."""
+    """The embedded base, in fp32 on the CPU of any machine."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     pipeline = FluxPipeline.from_pretrained(BASE, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Ways to wear LoRAs, which the serving benchmarks compare: ours, and those of diffusers and PEFT."""
+"""Ways to apply LoRAs, which the serving benchmarks compare: ours, and those of diffusers and PEFT."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,109 +18,109 @@ from weights.references import open_lora
 
 
 class LoraApplier(Protocol):
-    """A way to wear LoRAs."""
+    """A way to apply LoRAs."""
 
     pipeline: FluxPipeline
 
-    def wear(self, scales: dict[Path, float]) -> None:
-        """Wear these files at these strengths, and nothing else; all that has to be done before a picture."""
+    def apply(self, scales: dict[Path, float]) -> None:
+        """Apply these files at these scales, and no others; includes all preparation for generating an image."""
 
-    def drawing(self) -> AbstractContextManager[None]:
-        """The pipeline draws as this one does."""
+    def generating(self) -> AbstractContextManager[None]:
+        """A context in which the pipeline generates with these LoRAs."""
 
 
 class Ours:
-    """As the predictor does: blocks are compiled on a GPU; it keeps what it read, and looks whether the file is still
-    the same."""
+    """As in the predictor: blocks are compiled on a GPU; files that were read are cached, and checked for changes."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         self.pipeline = pipeline
         if device().type == "cuda":
-            compile_for_all_sizes(pipeline, say=print)
+            compile_for_all_sizes(pipeline, log_line=print)
         self._merger = LoraMerger(pipeline)
         self._lora_cache = LoraCache()
 
-    def wear(self, scales: dict[Path, float]) -> None:
-        """Through the reference grammar, the lora_cache and the merger."""
-        self._merger.wear([self._worn(path, scale) for path, scale in scales.items()])
+    def apply(self, scales: dict[Path, float]) -> None:
+        """Apply through the reference grammar, the LoRA cache and the merger."""
+        self._merger.apply([self._load_lora(path, scale) for path, scale in scales.items()])
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """With the LoRAs in the weights."""
+    def generating(self) -> Iterator[None]:
+        """Generate with the LoRAs merged into the weights."""
         with torch.inference_mode():
             yield
 
-    def _worn(self, path: Path, scale: float) -> AppliedLora:
+    def _load_lora(self, path: Path, scale: float) -> AppliedLora:
         with open_lora(str(path), named="lora_weights") as file:
-            kept = self._lora_cache.lora(file.stamp, file.read)
-        return AppliedLora(kept.digest, kept.lora, scale, file.named)
+            cached = self._lora_cache.lora(file.cache_key, file.read)
+        return AppliedLora(cached.digest, cached.lora, scale, file.named)
 
 
 class OursFast(Ours):
-    """The same with go_fast."""
+    """The predictor with go_fast."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         super().__init__(pipeline)
-        self._fast = Int8Transformer(pipeline, self._merger, say=lambda _: None)
+        self._fast = Int8Transformer(pipeline, self._merger, log_line=lambda _: None)
 
-    def wear(self, scales: dict[Path, float]) -> None:
-        """And round what has changed."""
-        super().wear(scales)
+    def apply(self, scales: dict[Path, float]) -> None:
+        """Apply, and quantize the changed weights."""
+        super().apply(scales)
         with self._fast.enabled():
             pass
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """In 8 bits."""
+    def generating(self) -> Iterator[None]:
+        """Generate in 8 bits."""
         with self._fast.enabled(), torch.inference_mode():
             yield
 
 
 class Stock:
-    """As diffusers documents it."""
+    """LoRAs as adapters, as diffusers documents it."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         self.pipeline = pipeline
-        self._worn: list[Path] = []
+        self._applied: list[Path] = []
 
-    def wear(self, scales: dict[Path, float]) -> None:
-        """Adapters of the same files stay, and get new scales."""
-        if list(scales) != self._worn:
+    def apply(self, scales: dict[Path, float]) -> None:
+        """Load adapters; those of the same files stay, with new scales."""
+        if list(scales) != self._applied:
             self.pipeline.unload_lora_weights()
             for path in scales:
                 self.pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=path.stem)
-            self._worn = list(scales)
+            self._applied = list(scales)
         if scales:
             self.pipeline.set_adapters([path.stem for path in scales], list(scales.values()))
 
-    def drawing(self) -> AbstractContextManager[None]:
-        """As it is."""
+    def generating(self) -> AbstractContextManager[None]:
+        """Nothing to prepare."""
         return nullcontext()
 
 
 class Hotswap(Stock):
-    """As diffusers documents it for compiled models: one adapter, whose tensors are replaced by those of another file.
+    """Hotswapping, as diffusers documents it for compiled models: one adapter, whose tensors are replaced by those of
+    another file.
 
-    On a CPU nothing is compiled. Wears one LoRA, of which the first has all layers that later ones have.
+    On a CPU nothing is compiled. Applies a single LoRA; the first must have all layers that later ones have.
     """
 
-    ADAPTER = "worn"
+    ADAPTER = "hotswapped"
 
     def __init__(self, pipeline: FluxPipeline, *, most_rank: int) -> None:
         super().__init__(pipeline)
         pipeline.enable_lora_hotswap(target_rank=most_rank)
 
-    def wear(self, scales: dict[Path, float]) -> None:
-        """Compile when the first is worn."""
+    def apply(self, scales: dict[Path, float]) -> None:
+        """Apply a LoRA, and compile after the first."""
         ((path, scale),) = scales.items()
-        is_first = not self._worn
-        if self._worn != [path]:
+        is_first = not self._applied
+        if self._applied != [path]:
             name, folder = path.name, str(path.parent)
             self.pipeline.load_lora_weights(folder, weight_name=name, adapter_name=self.ADAPTER, hotswap=not is_first)
-            self._worn = [path]
+            self._applied = [path]
         for module in self.pipeline.transformer.modules():
             if isinstance(module, LoraLayer) and self.ADAPTER in module.scaling:
-                # of files without alpha; `set_adapters` would put a number in the tensor's place, to be compiled anew
+                # for files without alpha; `set_adapters` would replace the tensor by a number, which compiles again
                 module.scaling[self.ADAPTER].fill_(scale)
         if is_first and self.pipeline.transformer.device.type == "cuda":
             self.pipeline.transformer.compile_repeated_blocks(fullgraph=True)

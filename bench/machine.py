@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Describes the machine that a benchmark runs on."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import torch
 
 
 def machine(*libraries: str) -> dict[str, object]:
-    """The machine, the versions of libraries that matter, and that of our own code."""
+    """The hardware, the versions of the given libraries, and the commit of our own code."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {name: version(name) for name in libraries}
     hardware = {"cores": os.cpu_count(), "processor": _processor(), "gpu": gpu}
@@ -19,7 +19,7 @@ def machine(*libraries: str) -> dict[str, object]:
 
 
 def _commit() -> str | None:
-    """With `-dirty` where files were changed since; None outside a repository."""
+    """The commit, with `-dirty` if files have changed since; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,41 +1,41 @@
-"""What a process that was started by bench/cold_start.py is asked, and tells of itself."""
+"""The arguments and the output of the processes that bench/cold_start.py starts."""
 
 import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-PROMPT, STEPS = "a photo of TOK", 4  # few steps: how fast they are is another benchmark's
+PROMPT, STEPS = "a photo of TOK", 4  # few steps, whose speed is measured by another benchmark
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What to draw with, and how large."""
+class Arguments:
+    """The base to generate with, and the size of the image."""
 
     base: Path
     side: int  # pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
-    """When something had happened, by the system's clock."""
+class Timestamps:
+    """Times of the system's clock."""
 
     imported: float
     ready: float
     first_picture: float
 
 
-def asked() -> Asked:
-    """By the command line."""
+def parse_arguments() -> Arguments:
+    """Read the arguments from the command line."""
     base, side = sys.argv[1:]
-    return Asked(Path(base), int(side))
+    return Arguments(Path(base), int(side))
 
 
-def tell(marks: Marks) -> None:
-    """In the last line of what is printed."""
-    print(json.dumps(asdict(marks)))
+def print_timestamps(timestamps: Timestamps) -> None:
+    """Print the timestamps, which must be the last line of the output."""
+    print(json.dumps(asdict(timestamps)))
 
 
-def told(printed: str) -> Marks:
-    """By that process."""
-    return Marks(**json.loads(printed.splitlines()[-1]))
+def parse_timestamps(printed: str) -> Timestamps:
+    """Read the timestamps from the output of such a process."""
+    return Timestamps(**json.loads(printed.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""Photographs to measure with: large, detailed, noisy, and every file different, without a download."""
+"""Photographs for benchmarks: large, detailed and noisy, all files different, without a download."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ import skimage
 from PIL import Image
 
 SOURCES = ("chelsea", "astronaut", "coffee", "rocket")
-NOISE, TEXTURE = 3.0, 0.25  # of a phone's sensor, in steps of 255; of a second picture, tiled, for fine detail
+NOISE, TEXTURE = 3.0, 0.25  # of a phone's sensor, in steps of 255; weight of a second image, tiled, for fine detail
 JPEG_COMMENT, JPEG_START = b"\xff\xfe", 2
 
 
@@ -28,21 +28,22 @@ class PhotoSet:
 
 
 def write_archive(photos: PhotoSet, path: Path, *, distinct: int) -> None:
-    """A zip of `count` files of `distinct` pictures: the same pixels in files of different bytes are decoded anew."""
+    """Write a zip of `count` files of `distinct` images. Files with the same pixels have different bytes, so that each
+    is decoded."""
     encoders: dict[str, Callable[[Image.Image], bytes]] = {"JPEG": _jpeg, "HEIF": _heic}
     markers = {"JPEG": _with_comment, "HEIF": _with_free_box}
-    pictures = [
+    images = [
         encoders[photos.kind](photograph(photos.width, photos.height, seed=seed))
         for seed in range(min(distinct, photos.count))
     ]
     with zipfile.ZipFile(path, "w") as archive:
         for index in range(photos.count):
-            content = markers[photos.kind](pictures[index % len(pictures)], f"{index}".encode())
+            content = markers[photos.kind](images[index % len(images)], f"{index}".encode())
             archive.writestr(f"photo {index:04}.{photos.kind.lower()}", content)
 
 
 def photograph(width: int, height: int, *, seed: int) -> Image.Image:
-    """A picture with coarse and fine detail and noise, always the same for a seed."""
+    """An image with coarse and fine detail and noise, always the same for a seed."""
     rng = np.random.default_rng(seed)
     coarse = np.asarray(_source(seed).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
     tile = np.asarray(_source(seed + 1).resize((max(width // 4, 1), max(height // 4, 1))), dtype=np.float32) - 128
@@ -55,17 +56,17 @@ def _source(seed: int) -> Image.Image:
     return Image.fromarray(np.asarray(getattr(skimage.data, SOURCES[seed % len(SOURCES)])())[..., :3])
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90)
+    image.save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
-def _heic(picture: Image.Image) -> bytes:
-    import pillow_heif  # noqa: PLC0415 - of the group `bench`, which tests do without
+def _heic(image: Image.Image) -> bytes:
+    import pillow_heif  # noqa: PLC0415 - in the group `bench`, which tests do not need
 
     file = io.BytesIO()
-    pillow_heif.from_pillow(picture).save(file, quality=60)
+    pillow_heif.from_pillow(image).save(file, quality=60)
     return file.getvalue()
 
 

@@ -1,9 +1,9 @@
-"""A plain training loop: what diffusers' FLUX DreamBooth LoRA script does at its defaults. Knows nothing of ours but
-the encoded pictures.
+"""A plain training loop: diffusers' FLUX DreamBooth LoRA script at its defaults. Of our code it uses only the encoded
+images.
 
-Read from examples/dreambooth/train_dreambooth_lora_flux.py of diffusers. Two things are as the other arms have them, so
-that the recipes are compared and not the inputs: latents are the mean of the posterior (the script samples), and all
-is in fp32.
+Written after examples/dreambooth/train_dreambooth_lora_flux.py of diffusers. Two things are as in the other arms, so
+that the recipes are compared and not the inputs: latents are the mean of the posterior (the script samples), and
+everything is in fp32.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,8 @@ TARGET_MODULES = [
 
 
 def add_plain_lora(transformer: FluxTransformer2DModel, *, seed: int) -> None:
-    """Rank 4, alpha 4, A gaussian with deviation 1/4, B zero, on attention and the double blocks' feed-forwards."""
+    """Add a LoRA of rank 4 and alpha 4, with gaussian A of deviation 1/4 and zero B, on attention and the feed-forwards
+    of double blocks."""
     config = LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGET_MODULES)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -46,7 +47,8 @@ def train_plain(
     seed: int,
     report: Callable[[int], None],
 ) -> None:
-    """AdamW at a constant rate, no average of weights, no caption dropped; reports each step once it is taken."""
+    """Train with AdamW at a constant rate, without averaged weights or dropped captions; `report` is called with the
+    number of each step after it."""
     parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(seed)
@@ -60,7 +62,7 @@ def train_plain(
 
 
 def plain_sigmas(count: int, *, generator: torch.Generator) -> Tensor:
-    """Sigmas [count], even over 0.001, 0.002 ... 1: the scheduler's table, which dynamic shifting leaves unshifted."""
+    """Sigmas [count], uniform over 0.001, 0.002 ... 1, the scheduler's table; dynamic shifting does not change it."""
     steps = (torch.rand(count, generator=generator) * TIMESTEPS).long()
     return (TIMESTEPS - steps) / TIMESTEPS
 
@@ -69,14 +71,14 @@ def _loss(transformer: FluxTransformer2DModel, examples: list[Example], generato
     clean = torch.stack([example.latents for example in examples])
     noise = torch.randn(clean.shape, generator=generator)
     sigmas = plain_sigmas(len(examples), generator=generator)
-    share = sigmas.view(-1, 1, 1, 1)
-    noisy, prompt = (1 - share) * clean + share * noise, Prompt.stack([example.prompt for example in examples])
+    fraction = sigmas.view(-1, 1, 1, 1)
+    noisy, prompt = (1 - fraction) * clean + fraction * noise, Prompt.stack([example.prompt for example in examples])
     predicted = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=GUIDANCE)
     return (predicted - (noise - clean)).square().mean()
 
 
 def _batches(examples: tuple[Example, ...], *, batch_size: int, generator: torch.Generator) -> Iterator[list[Example]]:
-    """Epoch after epoch in a new order."""
+    """Yield batches endlessly, with a new order in each epoch."""
     while True:
         order = torch.randperm(len(examples), generator=generator).tolist()
         for start in range(0, len(order), batch_size):

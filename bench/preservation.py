@@ -1,7 +1,9 @@
-"""What preservation keeps of the embedded base, and what it costs the subject: the demo's training with and without.
+"""How well preservation keeps the embedded base, and how much it costs the subject: the demo's training with and
+without it.
 
-Each training goes through `script/train`. Then images are generated at lora_scale 1, of the prompts with the trigger
-word and of combinations that the base never saw, and plain measures count what they show. The base alone comes first.
+Each training runs through `script/train`. Then images are generated at lora_scale 1, for the prompts with the trigger
+word and for combinations that the base never saw, and simple measures count what they show. The base without a LoRA
+comes first.
 """
 
 import os
@@ -17,10 +19,10 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from bench.machine import machine
-from bench.report import argument_parser, keep, table
+from bench.report import argument_parser, table, write_results
 from lora.flux.loading import load_pipeline
 from lora.formats.reading import convert_lora
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from script.demo import TRAINING, WITH_TRIGGER
 from script.tiny_flux.following import plain_request
@@ -34,7 +36,7 @@ from weights.references import read_lora
 
 BASE = WEIGHTS / "tiny-flux"
 SHARES = (0.0, 0.25, 0.5)
-FIRST_SEED = 1000  # the demo's images have others
+FIRST_SEED = 1000  # different from those of the demo
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +53,27 @@ FULL, SMALL = Extent(int(str(TRAINING["steps"])), 30, 30, 2), Extent(2, 1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Counts of images."""
+class Counts:
+    """The numbers of images by what they show."""
 
     arm: str
-    seconds: float  # of the training, with all that a process of its own takes
+    seconds: float  # of the training, including the start of its process
     with_trigger: int
-    monsters: int  # of them
+    monsters: int  # how many of them show the monster
     without: int
-    colours: int  # of those without the trigger word, that have the right colour,
+    colours: int  # how many of those without the trigger word have the right colour,
     shapes: int  # the right shape by the lenient measure,
     strict_shapes: int  # by the strict one
 
 
 def main() -> None:
-    """Train, generate, count, keep the numbers."""
+    """Train, generate, count, write the results."""
     parser = argument_parser("preservation", __doc__, small="two steps and an image each, to see that it runs")
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the steps (default: %(default)s)")
     arguments = parser.parse_args()
     extent = SMALL if arguments.small else FULL
     pipeline = load_pipeline(BASE)
-    found = [counted(pipeline, "the base alone", 0.0, extent)]
+    found = [count_images(pipeline, "the base alone", 0.0, extent)]
     with tempfile.TemporaryDirectory() as folder:
         for share in arguments.shares:
             tar, began = Path(folder) / f"{share}.tar", time.perf_counter()
@@ -79,57 +81,58 @@ def main() -> None:
             seconds = round(time.perf_counter() - began, 1)
             found.append(with_lora(pipeline, tar, f"preservation {share:g}", seconds, extent))
     about = {"machine": machine("torch", "diffusers", "peft"), "extent": asdict(extent), "training": TRAINING}
-    path = keep({**about, "found": [asdict(each) for each in found]}, name="preservation", output=arguments.output)
+    numbers = {**about, "found": [asdict(each) for each in found]}
+    path = write_results(numbers, name="preservation", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(found)}")
 
 
 def train(share: float, extent: Extent, tar: Path) -> None:
-    """The demo's training with this share of steps that preserve."""
+    """Run the demo's training with this share of preservation steps."""
     inputs = {**TRAINING, "preservation": share, "steps": extent.steps}
     flags = [part for name, value in inputs.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-m", "script.train", str(ARCHIVE), *flags, "--output", str(tar)]
     subprocess.run(command, check=True, stdout=sys.__stderr__, env=os.environ | {"FLUX_BASE": "tiny"})
 
 
-def with_lora(pipeline: FluxPipeline, tar: Path, arm: str, seconds: float, extent: Extent) -> Found:
-    """Counts at lora_scale 1; the pipeline is left as it was."""
+def with_lora(pipeline: FluxPipeline, tar: Path, arm: str, seconds: float, extent: Extent) -> Counts:
+    """Count with a LoRA at lora_scale 1; the pipeline is unchanged afterwards."""
     lora, merger = read_lora(str(tar), named="lora_weights"), LoraMerger(pipeline)
-    merger.wear([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
+    merger.apply([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
     try:
-        return counted(pipeline, arm, seconds, extent)
+        return count_images(pipeline, arm, seconds, extent)
     finally:
-        merger.wear([])
+        merger.apply([])
 
 
-def counted(pipeline: FluxPipeline, arm: str, seconds: float, extent: Extent) -> Found:
-    """What a pipeline generates as it is."""
+def count_images(pipeline: FluxPipeline, arm: str, seconds: float, extent: Extent) -> Counts:
+    """Count images that a pipeline generates in its current state."""
     subject = [is_monster(image) for prompt in WITH_TRIGGER for image in _images(pipeline, prompt, extent)]
-    return Found(arm, seconds, len(subject), sum(subject), **_world(pipeline, extent))
+    return Counts(arm, seconds, len(subject), sum(subject), **_count_world(pipeline, extent))
 
 
-def _world(pipeline: FluxPipeline, extent: Extent) -> dict[str, int]:
+def _count_world(pipeline: FluxPipeline, extent: Extent) -> dict[str, int]:
     scenes = held_out_scenes()[: extent.scenes]
-    shown = [(scene, image) for scene in scenes for image in _of_scene(pipeline, scene, extent.seeds_without)]
-    lenient = [(scene, judge(image)) for scene, image in shown]
+    images = [(scene, image) for scene in scenes for image in _of_scene(pipeline, scene, extent.seeds_without)]
+    lenient = [(scene, judge(image)) for scene, image in images]
     return {
-        "without": len(shown),
-        "colours": sum(scene.colour == seen.colour for scene, seen in lenient),
-        "shapes": sum(scene.shape == seen.shape for scene, seen in lenient),
-        "strict_shapes": sum(scene.shape == judge_strictly(image).shape for scene, image in shown),
+        "without": len(images),
+        "colours": sum(scene.colour == found.colour for scene, found in lenient),
+        "shapes": sum(scene.shape == found.shape for scene, found in lenient),
+        "strict_shapes": sum(scene.shape == judge_strictly(image).shape for scene, image in images),
     }
 
 
 def _images(pipeline: FluxPipeline, prompt: str, extent: Extent) -> list[Image.Image]:
     request = plain_request(prompt)
-    return list(draw(pipeline, replace(request, num_outputs=extent.seeds_with_trigger, seed=FIRST_SEED)))
+    return list(generate(pipeline, replace(request, num_outputs=extent.seeds_with_trigger, seed=FIRST_SEED)))
 
 
 def _of_scene(pipeline: FluxPipeline, scene: Scene, seeds: int) -> list[Image.Image]:
-    return list(draw(pipeline, plain_request(caption(scene), count=seeds)))
+    return list(generate(pipeline, plain_request(caption(scene), count=seeds)))
 
 
-def as_markdown(found: Sequence[Found]) -> str:
-    """A row for each arm."""
+def as_markdown(found: Sequence[Counts]) -> str:
+    """A table with a row for each arm."""
     titles = ["", "whole monsters with the trigger", "without it: colour", "shape", "exact shape", "training"]
     rows = [
         [

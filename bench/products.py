@@ -1,4 +1,4 @@
-"""Matrix products in the precisions that a GPU multiplies in, each with operands as its kernel takes them."""
+"""Matrix products in the precisions that GPUs support, each with operands in the layout that its kernel expects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A way to multiply."""
+    """A kind of matrix product."""
 
     name: str
     least_capability: tuple[int, int]  # of a GPU
     on_cpu: bool
     cast: Callable[[Tensor], Tensor]  # of random numbers
-    multiply: Callable[..., Tensor]  # of a [rows, inner], b [inner, columns], and scales if it takes any
-    scales: Callable[[int, int, torch.device], tuple[Tensor, ...]]  # for so many rows and columns
-    takes_plain_rows: bool  # b as it lies for g W; else a transposed copy of W is what it takes
+    multiply: Callable[..., Tensor]  # of a [rows, inner], b [inner, columns] and scales, if it has any
+    scales: Callable[[int, int, torch.device], tuple[Tensor, ...]]  # by the numbers of rows and columns
+    takes_plain_rows: bool  # accepts b for g W as W is stored; else it requires a transposed copy of W
 
     def operands(
         self, rows: int, inner: int, columns: int, where: torch.device, *, is_forward: bool
     ) -> tuple[Tensor, ...]:
-        """Random ones: x [rows, inner] and W^T of W [columns, inner] going forward; g [rows, inner] and W [inner,
-        columns] going back, W lying in memory as it does going forward if that is possible."""
+        """Random operands: forward x [rows, inner] and W^T of W [columns, inner]; backward g [rows, inner] and
+        W [inner, columns], where W is stored as in the forward pass if that is possible."""
         a = self.cast(torch.randn(rows, inner, device=where))
         if is_forward or not self.takes_plain_rows:
             b = self.cast(torch.randn(columns, inner, device=where)).T
@@ -34,7 +34,7 @@ class Product:
 
 
 def is_possible(product: Product, where: torch.device) -> bool:
-    """Whether a device has the hardware."""
+    """Whether a device supports a product."""
     if where.type != "cuda":
         return product.on_cpu
     return torch.cuda.get_device_capability(where) >= product.least_capability
@@ -53,7 +53,7 @@ def _scale_each(rows: int, columns: int, where: torch.device) -> tuple[Tensor, .
 
 
 def _scaled(*, fast: bool) -> Callable[..., Tensor]:
-    """`fast` sums in fewer bits than fp32 now and then, as cuBLAS calls fast accumulation."""
+    """With `fast`, sums are partly accumulated in fewer bits than fp32: cuBLAS calls it fast accumulation."""
 
     def multiply(a: Tensor, b: Tensor, one: Tensor, other: Tensor) -> Tensor:
         options: Any = {"scale_a": one, "scale_b": other, "out_dtype": torch.bfloat16, "use_fast_accum": fast}
@@ -71,7 +71,7 @@ def _fp8(values: Tensor) -> Tensor:
 
 
 def _int8(values: Tensor) -> Tensor:
-    return (values * 32).round().clamp(-127, 127).to(torch.int8)  # nearly all within four deviations
+    return (values * 32).round().clamp(-127, 127).to(torch.int8)  # nearly all are within four standard deviations
 
 
 PRODUCTS = (

@@ -1,6 +1,6 @@
-"""FLUX with random weights of its real shape, made on the device that it works on; and random inputs for it.
+"""FLUX with random weights of its real shape, created on the device; and random inputs for it.
 
-How fast a model is does not depend on what it knows. Zeros would be faster than it is: they draw less power.
+The speed of a model does not depend on what it has learned. Weights of zeros would be faster: they draw less power.
 """
 
 import json
@@ -21,17 +21,17 @@ from lora.formats.shapes import Shape
 from weights.bases import WEIGHTS
 
 TINY = WEIGHTS / "tiny-flux"
-SPREAD = 0.02  # of weights
+SPREAD = 0.02  # standard deviation of weights
 VAE_FACTOR = 8  # pixels of a latent
 LATENT_CHANNELS = 16
 FEW_TOKENS = 16
 Config = Mapping[str, Any]
-Part = TypeVar("Part", bound=nn.Module)
+Component = TypeVar("Component", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The shape of each part, by the names of diffusers and transformers, and the length of texts."""
+    """The configuration of each component, with the keys of diffusers and transformers, and the length of texts."""
 
     transformer: Config
     vae: Config
@@ -66,25 +66,25 @@ DEV = Sizes(
 
 
 def tiny_sizes() -> Sizes:
-    """Those of weights/tiny-flux, with a block of each kind and short texts, for a small configuration."""
-    parts = ("transformer", "vae", "text_encoder", "text_encoder_2")
-    transformer, vae, clip, t5 = (json.loads((TINY / part / "config.json").read_text()) for part in parts)
+    """The sizes of weights/tiny-flux, with one block of each kind and short texts, for a small configuration."""
+    components = ("transformer", "vae", "text_encoder", "text_encoder_2")
+    transformer, vae, clip, t5 = (json.loads((TINY / name / "config.json").read_text()) for name in components)
     transformer |= {"num_layers": 1, "num_single_layers": 1}
     return Sizes(transformer, vae, clip, t5, FEW_TOKENS)
 
 
-def random_transformer(sizes: Sizes, held: WeightPlacement) -> FluxTransformer2DModel:
-    """Held as a training or a server holds it: weights normal with deviation 0.02, biases 0, norms 1; always the same
-    on the same kind of device, whatever the precision."""
+def random_transformer(sizes: Sizes, placement: WeightPlacement) -> FluxTransformer2DModel:
+    """A transformer as a training or a server has it, with normal weights of deviation 0.02, biases 0 and norms 1. They
+    are always the same on the same kind of device, whatever the precision."""
 
     def source(shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
-        generator = torch.Generator(held.device).manual_seed(0)
+        generator = torch.Generator(placement.device).manual_seed(0)
         for name, shape in shapes.items():
             yield name, _parameter(name, shape, generator)
 
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(dict(sizes.transformer))
-    return build_transformer(transformer, source, held)
+    return build_transformer(transformer, source, placement)
 
 
 def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -98,7 +98,7 @@ def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tens
 def random_text_encoders(
     sizes: Sizes, device: torch.device, dtype: torch.dtype
 ) -> tuple[CLIPTextModel, T5EncoderModel]:
-    """CLIP and T5, as transformers initialises them."""
+    """CLIP and T5, as transformers initializes them."""
     with _seeded(), device:
         clip = CLIPTextModel._from_config(CLIPTextConfig(**sizes.clip), dtype=dtype)
         t5 = T5EncoderModel._from_config(T5Config(**sizes.t5), dtype=dtype)
@@ -106,21 +106,21 @@ def random_text_encoders(
 
 
 def random_pipeline(sizes: Sizes, transformer: FluxTransformer2DModel) -> FluxPipeline:
-    """All of FLUX around a transformer, on its device and in its precision; tokenizers and scheduler are those of the
+    """A pipeline with a transformer, on its device and in its precision; tokenizers and scheduler are those of the
     embedded base."""
     device, dtype = transformer.device, transformer.dtype
     clip, t5 = random_text_encoders(sizes, device, dtype)
     with _seeded(), device:
         vae = _frozen(AutoencoderKL.from_config(dict(sizes.vae))).to(dtype)
-    parts = {"transformer": transformer, "vae": vae, "text_encoder": clip, "text_encoder_2": t5}
-    pipeline = FluxPipeline.from_pretrained(TINY, **parts)
+    components = {"transformer": transformer, "vae": vae, "text_encoder": clip, "text_encoder_2": t5}
+    pipeline = FluxPipeline.from_pretrained(TINY, **components)
     pipeline.tokenizer_2.model_max_length = sizes.text_tokens
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def random_dataset(sizes: Sizes, *, side: int, count: int, dtype: torch.dtype) -> EncodedDataset:
-    """Examples of square pictures of `side` pixels, on the CPU as an encoded data set is; prompts are in `dtype`."""
+    """Examples of square images of `side` pixels, on the CPU as an encoded data set is; prompts have `dtype`."""
     generator = torch.Generator().manual_seed(0)
     latent_side = side // VAE_FACTOR
     examples = []
@@ -131,14 +131,14 @@ def random_dataset(sizes: Sizes, *, side: int, count: int, dtype: torch.dtype) -
 
 
 def random_prompt(sizes: Sizes, generator: torch.Generator, dtype: torch.dtype) -> Prompt:
-    """What no text would be encoded as, of its sizes."""
+    """A random prompt in the sizes of an encoded one."""
     tokens = torch.randn(sizes.text_tokens, sizes.transformer["joint_attention_dim"], generator=generator)
     pooled = torch.randn(sizes.transformer["pooled_projection_dim"], generator=generator)
     return Prompt(tokens.to(dtype), pooled.to(dtype))
 
 
 def random_lora(layers: Mapping[str, Shape], *, rank: int, seed: int) -> dict[str, Tensor]:
-    """The tensors of a LoRA's file in bf16, on the layers of these names; how strong it is means nothing."""
+    """The tensors of a LoRA file in bf16, on layers of these names; its strength is arbitrary."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in layers.items():
@@ -155,6 +155,6 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def _frozen(module: Part) -> Part:
+def _frozen(module: Component) -> Component:
     module.requires_grad_(False)
     return module.eval()

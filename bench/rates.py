@@ -1,7 +1,7 @@
-"""What a device can do at all, in the shapes that FLUX.1 has: matrix products in bf16, fp8 and int8, attention forward
-and backward, copies. Their times, added up over the blocks, are the practical floor of a training step.
+"""The speed of a device itself in the shapes of FLUX.1: matrix products in bf16, fp8 and int8, attention forward and
+backward, copies. Their times, summed over the blocks, are the practical floor of a training step.
 
-No contender but the hardware. Operands are random, and rotate among several, so that none is left in a cache.
+Only the hardware is measured. Operands are random, and several sets of them rotate, so that none stays in a cache.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,15 +17,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
 from bench.products import PRODUCTS, Product, is_possible
-from bench.report import argument_parser, keep, table
+from bench.report import argument_parser, table, write_results
 from bench.timing import seconds_each
 from lora.flux.loading import device
 
 TEXT = 512  # tokens
-SIDES = {512: 1024, 768: 2304, 1024: 4096}  # pixels of a square picture, and its tokens
+SIDES = {512: 1024, 768: 2304, 1024: 4096}  # pixels of a square image, and its tokens
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38
-# In and out of the layers: q, k, v or what comes of them, all three at once, into and out of GELU; of single blocks
-# q, k, v and the way into GELU at once, and the way out.
+# Inputs and outputs of the layers: q, k, v or the attention's output; all three at once; into and out of GELU. Of
+# single blocks: q, k, v and the input of GELU at once; the output.
 OUT, QKV, UP, DOWN, SINGLE_IN, SINGLE_OUT = (
     (3072, 3072),
     (3072, 9216),
@@ -35,11 +35,11 @@ OUT, QKV, UP, DOWN, SINGLE_IN, SINGLE_OUT = (
     (15360, 3072),
 )
 SHAPES = (OUT, QKV, UP, DOWN, SINGLE_IN, SINGLE_OUT)
-BATCH = 4  # 6144 and 18432 rows are four pictures of 512 and of 1024 px
+BATCH = 4  # 6144 and 18432 rows are four images of 512 and of 1024 px
 ROWS = (TEXT, 1024, 1536, 2304, 2816, 4096, 4608, 6144, 18432)
 HEADS, HEAD_WIDTH = 24, 128
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "any": None}
-SETS = 3  # of operands, which rotate
+SETS = 3  # sets of operands, which rotate
 COPIED = 2**30  # bytes
 ON_DEVICE = "copy on the device"
 
@@ -63,18 +63,18 @@ SMALL = Extent((32, 64), ((48, 96), (96, 48)), (64,), (1,), 2**16, 1, 2)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What one thing took."""
+    """The time of one operation."""
 
     what: str
-    way: str  # forward, or the gradient of what went in
+    way: str  # forward, or the gradient of the input
     size: tuple[int, ...]  # rows, in, out of a product; batch, tokens of attention; bytes of a copy
-    seconds: float | None  # None where the device refuses
+    seconds: float | None  # None if the device does not support it
     refusal: str = ""
 
     @property
     def work(self) -> float:
-        """FLOP of products and attention (backward 2.5 times: five products for two), bytes of copies, which on the
-        device are both read and written."""
+        """FLOP of products and attention (backward 2.5 times as many: five products instead of two); bytes of copies,
+        which on the device are both read and written."""
         if self.what.startswith("attention"):
             batch, tokens = self.size
             return 4 * batch * HEADS * tokens**2 * HEAD_WIDTH * (1.0 if self.way == "forward" else 2.5)
@@ -85,7 +85,7 @@ class Rate:
 
 
 def main() -> None:
-    """Measure, keep the numbers, print a table."""
+    """Measure, write the results, print a table."""
     arguments = argument_parser("rates", __doc__, small="a few tiny shapes, to see that it runs").parse_args()
     extent, where = SMALL if arguments.small else FULL, device()
     with clock_readings() as clock:
@@ -94,7 +94,7 @@ def main() -> None:
         **{"machine": machine("torch"), "extent": asdict(extent), "sm_mhz": median_mhz(clock)},
         **{"rates": [asdict(rate) for rate in rates], "floors": floors(rates)},
     }
-    path = keep(numbers, name="rates", output=arguments.output)
+    path = write_results(numbers, name="rates", output=arguments.output)
     print(f"wrote {path}\n{as_line([median_mhz(clock)])}\n\n{as_markdown(rates)}")
 
 
@@ -109,7 +109,7 @@ def _products(extent: Extent, where: torch.device) -> Iterator[Rate]:
 def _both_ways(
     product: Product, rows: int, shape: tuple[int, int], extent: Extent, where: torch.device
 ) -> Iterator[Rate]:
-    """x W^T of x [rows, in] and W [out, in]; and g W of g [rows, out]."""
+    """x W^T of x [rows, in] and W [out, in], and g W of g [rows, out]."""
     inputs, outputs = shape
     size = (rows, inputs, outputs)
     forward = partial(product.operands, rows, inputs, outputs, where, is_forward=True)
@@ -132,7 +132,7 @@ def _rate(
         rounds = seconds_each(
             lambda number: task(*sets[number % SETS]), where, warm_ups=extent.warm_ups, rounds=extent.rounds
         )
-    except RuntimeError as error:  # a layout or a size that its libraries do not know
+    except RuntimeError as error:  # a layout or a size that the libraries do not support
         return Rate(what, way, size, None, str(error).splitlines()[0])
     return Rate(what, way, size, fmean(rounds))
 
@@ -142,7 +142,7 @@ def _attentions(extent: Extent, where: torch.device) -> Iterator[Rate]:
     for name in names:
         for batch in extent.batches:
             for tokens in extent.tokens:
-                operands = partial(_attended, batch, tokens, where)
+                operands = partial(_attention_operands, batch, tokens, where)
                 attend = partial(_attend, BACKENDS[name])
                 size = (batch, tokens)
                 yield _rate(f"attention, {name}", "forward", size, operands, attend, extent, where)
@@ -150,7 +150,7 @@ def _attentions(extent: Extent, where: torch.device) -> Iterator[Rate]:
                 yield _rate(f"attention, {name}", "backward", size, ready, _gradients, extent, where)
 
 
-def _attended(batch: int, tokens: int, where: torch.device) -> tuple[Tensor, ...]:
+def _attention_operands(batch: int, tokens: int, where: torch.device) -> tuple[Tensor, ...]:
     shape = (batch, HEADS, tokens, HEAD_WIDTH)
     return tuple(torch.randn(shape, device=where, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
 
@@ -173,7 +173,7 @@ def _gradients(result: Tensor, grad: Tensor, *qkv: Tensor) -> None:
 
 
 def _copies(extent: Extent, where: torch.device) -> Iterator[Rate]:
-    def pair(source: torch.device, *, is_pinned: bool) -> tuple[Tensor, Tensor]:
+    def buffers(source: torch.device, *, is_pinned: bool) -> tuple[Tensor, Tensor]:
         return (
             torch.empty(extent.copied, dtype=torch.uint8, device=where),
             torch.randint(256, (extent.copied,), dtype=torch.uint8, device=source, pin_memory=is_pinned),
@@ -183,16 +183,16 @@ def _copies(extent: Extent, where: torch.device) -> Iterator[Rate]:
         target.copy_(source, non_blocking=True)
 
     size = (extent.copied,)
-    yield _rate(ON_DEVICE, "forward", size, partial(pair, where, is_pinned=False), copy, extent, where)
+    yield _rate(ON_DEVICE, "forward", size, partial(buffers, where, is_pinned=False), copy, extent, where)
     if where.type == "cuda":
         host = torch.device("cpu")
         for what, is_pinned in (("copy from pinned memory", True), ("copy from pageable memory", False)):
-            yield _rate(what, "forward", size, partial(pair, host, is_pinned=is_pinned), copy, extent, where)
+            yield _rate(what, "forward", size, partial(buffers, host, is_pinned=is_pinned), copy, extent, where)
 
 
 def floors(rates: list[Rate]) -> dict[str, dict[int, float]]:
-    """The seconds that a step of one picture takes at least, by kind of product and side: all products of the blocks
-    forward and for the gradients of what went in, and attention in the fastest way, without anything else."""
+    """The minimum seconds of a step of one image, by kind of product and side: all products of the blocks, forward and
+    for the gradients of inputs, and attention with the fastest backend."""
     known = {(rate.what, rate.way, rate.size): rate.seconds for rate in rates if rate.seconds is not None}
     found: dict[str, dict[int, float]] = {}
     for product in PRODUCTS:
@@ -215,13 +215,13 @@ def _floor(known: dict[tuple[str, str, tuple[int, ...]], float], product: str, i
         doubles, singles = ([known.get((product, way, size)) for size in sizes] for sizes in (double, single))
         if not attention or None in doubles or None in singles:
             return None
-        of_blocks = DOUBLE_BLOCKS * sum(filter(None, doubles)) + SINGLE_BLOCKS * sum(filter(None, singles))
-        seconds += of_blocks + (DOUBLE_BLOCKS + SINGLE_BLOCKS) * min(attention)
+        products = DOUBLE_BLOCKS * sum(filter(None, doubles)) + SINGLE_BLOCKS * sum(filter(None, singles))
+        seconds += products + (DOUBLE_BLOCKS + SINGLE_BLOCKS) * min(attention)
     return seconds
 
 
 def as_markdown(rates: list[Rate]) -> str:
-    """The spread of each kind, and the floors."""
+    """Tables of the range of each kind, and of the floors."""
     kinds = dict.fromkeys((rate.what, rate.way) for rate in rates)
     rows = [_row(what, way, [rate for rate in rates if (rate.what, rate.way) == (what, way)]) for what, way in kinds]
     found = table(["what", "way", "TFLOP/s (copies: TB/s), least", "most", "refused"], rows)

@@ -1,4 +1,4 @@
-"""The contenders of the training step: who trains which model, held how. Measures nothing."""
+"""The contenders of the training step: a loop, and the precision and placement of its model. Measures nothing."""
 
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from lora.flux.loading import device
 from lora.training.learning.adapter import add_lora
 from lora.training.recipe.layers import block_layers
 
-SPREAD = 1e-3  # of B: were it 0, so were the gradients of A
+SPREAD = 1e-3  # of B: if it were 0, the gradients of A would be 0, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Arm:
 
     name: str
     precision: Precision
-    recomputed: Recomputed  # of the activations; the script knows nothing and whole blocks
+    recomputed: Recomputed  # of the activations; the script supports "nothing" and "blocks"
     is_ours: bool
     modulation_on_host: bool = False
-    encodes: bool = False  # the texts, in every step
-    streamed: float = 0.0  # share of the blocks whose weights come from the host as they compute
+    encodes: bool = False  # encodes the texts in every step
+    streamed: float = 0.0  # the share of blocks whose weights stream from the host
 
-    def held(self, sizes: Sizes) -> WeightPlacement:
-        """How its model is."""
+    def placement(self, sizes: Sizes) -> WeightPlacement:
+        """The precision and placement of its model."""
         blocks = sizes.transformer["num_layers"] + sizes.transformer["num_single_layers"]
         return WeightPlacement(self.precision, self.modulation_on_host, device(), round(self.streamed * blocks))
 
@@ -67,44 +67,44 @@ ARMS = (
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """What an arm trains, and its LoRA as all arms begin with it."""
+    """The model that an arm trains, and the initial LoRA, which is the same for all arms."""
 
     loop: Loop
     transformer: FluxTransformer2DModel
     parameters: list[nn.Parameter]
-    beginning: list[Tensor]  # on the CPU, where it takes none of the memory that is measured
+    initial_lora: list[Tensor]  # on the CPU, so that it takes none of the measured memory
 
     def begin(self, inputs: Inputs) -> float:
-        """The loss of the first step."""
+        """Take the first step; returns its loss."""
         self.reset()
         return self.loop.begin(inputs)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Put on the LoRA as it was in the beginning."""
-        for parameter, value in zip(self.parameters, self.beginning, strict=True):
+        """Restore the initial LoRA."""
+        for parameter, value in zip(self.parameters, self.initial_lora, strict=True):
             parameter.copy_(value)
 
 
 def set_up_training(arm: Arm, sizes: Sizes) -> TrainingSetup:
-    """On a model of its own."""
-    transformer = random_transformer(sizes, arm.held(sizes))
+    """Create an arm's model, LoRA and loop."""
+    transformer = random_transformer(sizes, arm.placement(sizes))
     add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
     loop = _loop(arm, transformer, sizes)
     named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
     generator = torch.Generator().manual_seed(SEED)
-    beginning = [_beginning(name, each, generator) for name, each in named]
-    return TrainingSetup(loop, transformer, [each for _, each in named], beginning)
+    initial_lora = [_initial_value(name, each, generator) for name, each in named]
+    return TrainingSetup(loop, transformer, [each for _, each in named], initial_lora)
 
 
 def script_layers(sizes: Sizes) -> list[str]:
-    """The layers that the script puts its LoRA on: 342 of FLUX.1, all in blocks."""
+    """The layers that have a LoRA in the script: 342 of FLUX.1, all in blocks."""
     ends = tuple(f".{module}" for module in TARGET_MODULES)
     return [name for name in block_layers(sizes.transformer) if name.endswith(ends)]
 
 
-def _beginning(name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
-    """A as PEFT has started it, B as if it had learned a little."""
+def _initial_value(name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
+    """A as PEFT initializes it, B small and random instead of zero."""
     if ".lora_B." in name:
         return torch.randn(parameter.shape, generator=generator).mul_(SPREAD)
     return parameter.detach().to("cpu", copy=True)
@@ -115,7 +115,7 @@ def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
         encoders = _encoders(sizes) if arm.encodes else None
         return ScriptLoop(transformer, recomputes=arm.recomputed == "blocks", encoders=encoders)
     fuse_lora(transformer)
-    configure_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.held(sizes).device))
+    configure_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.placement(sizes).device))
     return OurLoop(transformer)
 
 

@@ -1,4 +1,4 @@
-"""What is trained on in the benchmark of the training step, and our own loop: whatever a training does in a step."""
+"""The inputs of the benchmark of the training step, and our own training loop."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,7 +7,7 @@ from diffusers import FluxTransformer2DModel
 
 from bench.plain_dreambooth import EPSILON, LEARNING_RATE, MAX_GRAD_NORM, WEIGHT_DECAY
 from lora.dataset.encoding import EncodedDataset
-from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import Step, take_step
 from lora.training.learning.state import TrainingState
@@ -20,14 +20,14 @@ SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)  # of 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Pictures of one size."""
+    """Images of one size."""
 
     dataset: EncodedDataset
     batch_size: int
 
     @property
     def recipe(self) -> Recipe:
-        """The script's optimizer, and sigmas as both contenders draw them."""
+        """The script's optimizer, and sigmas as both contenders sample them."""
         return Recipe(
             lora_type="general",
             steps=1000,
@@ -53,37 +53,37 @@ class Inputs:
 
     @property
     def batches(self) -> Batches:
-        """With their noise and sigmas."""
+        """Batches with their noise and sigmas."""
         recipe = self.recipe
-        draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
-        return Batches(self.dataset, batch_size=self.batch_size, draws=draws, seed=recipe.seed)
+        noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+        return Batches(self.dataset, batch_size=self.batch_size, noise_settings=noise_settings, seed=recipe.seed)
 
 
 class Loop(Protocol):
-    """A way to train."""
+    """A training loop."""
 
     def begin(self, inputs: Inputs) -> float:
-        """Start anew on these, with the first of `inputs.batches`, its noise and its sigmas; the loss of that step."""
+        """Start again and take the first of `inputs.batches`, with its noise and sigmas; returns the loss."""
 
     def step(self) -> None:
-        """Take the next."""
+        """Take the next step."""
 
 
 class OurLoop:
-    """The average of the weights (EMA), which the script does not make, is part of a step of ours."""
+    """Our training loop. A step includes updating the average of the weights (EMA), which the script does not have."""
 
     def __init__(self, transformer: FluxTransformer2DModel) -> None:
         self._transformer = transformer
 
     def begin(self, inputs: Inputs) -> float:
-        """Start anew."""
+        """Start again and take the first step."""
         self._recipe, self._batches = inputs.recipe, inputs.batches
         self._state = TrainingState(self._transformer, self._recipe)
-        return self._take().loss
+        return self._take_step().loss
 
     def step(self) -> None:
-        """Take the next."""
-        self._take()
+        """Take the next step."""
+        self._take_step()
 
-    def _take(self) -> Step:
-        return take_step(self._transformer, self._state, self._batches, self._recipe, team=SingleProcess())
+    def _take_step(self) -> Step:
+        return take_step(self._transformer, self._state, self._batches, self._recipe, process_group=SingleProcess())

@@ -1,6 +1,6 @@
-"""How near a contender's loss and gradients are to the plain computation: PEFT's layers on a base in fp32, no engine.
+"""Compare a contender's loss and gradients with the reference: PEFT's layers on a base in fp32, without our engine.
 
-Gradients are those of the first batch, with the noise and sigmas that all contenders begin with, all together.
+Gradients are those of the first batch, with the same noise and sigmas for all contenders, all parameters together.
 """
 
 from collections.abc import Iterable
@@ -17,23 +17,24 @@ from lora.engine.precision import Precision
 from lora.training.learning.losses import loss_at
 from lora.training.memory.out_of_memory import is_out_of_memory
 
-PLAIN = Arm("plain, fp32", "fp32", "blocks", is_ours=False)
+REFERENCE = Arm("plain, fp32", "fp32", "blocks", is_ours=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """What a precision has to reach: as the goals of the engine say."""
+class Tolerance:
+    """The largest deviation that is allowed in a precision, as in the goals of the engine."""
 
     loss: float  # relative error
     cosine: float
 
 
-BARS: dict[Precision, Bar] = {"bf16": Bar(1e-3, 0.999), "int8": Bar(float("inf"), 0.99)}  # nf4 is rounded by far more
+# nf4 has none, as it is rounded much more
+TOLERANCES: dict[Precision, Tolerance] = {"bf16": Tolerance(1e-3, 0.999), "int8": Tolerance(float("inf"), 0.99)}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """To the first batch."""
+class LossAndGradients:
+    """The loss and gradients of the first batch."""
 
     loss: float
     gradients: Tensor  # of all parameters of the LoRA, on the CPU, fp32
@@ -41,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """Of an arm to the plain computation."""
+    """The deviation of an arm from the reference."""
 
     arm: str
     loss_error: float  # relative
@@ -49,37 +50,38 @@ class Deviation:
     is_enough: bool
 
 
-def plain_answer(sizes: Sizes, inputs: Inputs) -> Answer | None:
-    """By a model of its own; None if memory does not suffice for one in fp32."""
+def reference_result(sizes: Sizes, inputs: Inputs) -> LossAndGradients | None:
+    """Compute the reference with its own model; None if there is not enough memory for one in fp32."""
     try:
-        return answer_of(set_up_training(PLAIN, sizes), inputs)
+        return loss_and_gradients(set_up_training(REFERENCE, sizes), inputs)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def answer_of(trained: TrainingSetup, inputs: Inputs) -> Answer:
-    """With the LoRA as all arms begin with it."""
-    trained.reset()
+def loss_and_gradients(setup: TrainingSetup, inputs: Inputs) -> LossAndGradients:
+    """Compute the loss and gradients with the initial LoRA."""
+    setup.reset()
     first = inputs.batches.noisy_batch(0)
     assert first is not None
-    loss = loss_at(trained.transformer, first.batch, noise=first.noise, sigmas=first.sigmas)
-    found = torch.autograd.grad(loss, trained.parameters)
-    return Answer(loss.item(), torch.cat([each.flatten().float().cpu() for each in found]))
+    loss = loss_at(setup.transformer, first.batch, noise=first.noise, sigmas=first.sigmas)
+    found = torch.autograd.grad(loss, setup.parameters)
+    return LossAndGradients(loss.item(), torch.cat([each.flatten().float().cpu() for each in found]))
 
 
-def nearness(arm: Arm, found: Answer, plain: Answer) -> Deviation:
-    """Of what an arm found."""
-    error = abs(found.loss / plain.loss - 1)
-    cosine = torch.cosine_similarity(found.gradients.double(), plain.gradients.double(), dim=0).item()
-    bar = BARS.get(arm.precision)
-    return Deviation(arm.name, error, cosine, bar is None or (error <= bar.loss and cosine >= bar.cosine))
+def compare(arm: Arm, found: LossAndGradients, reference: LossAndGradients) -> Deviation:
+    """The deviation of an arm's loss and gradients."""
+    error = abs(found.loss / reference.loss - 1)
+    cosine = torch.cosine_similarity(found.gradients.double(), reference.gradients.double(), dim=0).item()
+    tolerance = TOLERANCES.get(arm.precision)
+    is_enough = tolerance is None or (error <= tolerance.loss and cosine >= tolerance.cosine)
+    return Deviation(arm.name, error, cosine, is_enough)
 
 
 def as_lines(found: Iterable[Deviation]) -> str:
-    """A table, and who missed the bar."""
-    each = list({near.arm: near for near in found}.values())
-    rows = [[near.arm, f"{100 * near.loss_error:.3f} %", f"{near.cosine:.5f}"] for near in each]
-    missed = ", ".join(near.arm for near in each if not near.is_enough) or "none"
+    """A table, and the arms that missed their tolerance."""
+    deviations = list({each.arm: each for each in found}.values())
+    rows = [[each.arm, f"{100 * each.loss_error:.3f} %", f"{each.cosine:.5f}"] for each in deviations]
+    missed = ", ".join(each.arm for each in deviations if not each.is_enough) or "none"
     return f"{table(['contender', 'loss off by', 'cosine of gradients'], rows)}\nmissed the bar: {missed}"

@@ -1,5 +1,5 @@
-"""A training on a card of a size, as our plan has it: a process of its own, as the limit of its memory is. Started by
-bench/tiers.py."""
+"""Train on a card of a given size as our plan says, in a process of its own, as its memory limit applies to the
+process. Started by bench/tiers.py."""
 
 import json
 import sys
@@ -23,17 +23,17 @@ from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.memory.configurations import GB, MemoryRequirements, Plan, plans
 from lora.training.memory.out_of_memory import is_out_of_memory
-from lora.training.memory.requirements import held
+from lora.training.memory.requirements import weight_placement
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.optimizers import bytes_per_parameter
 
-CONTEXT = 0.6 * GB  # that CUDA itself takes of a card
-OPTIMIZER, PICTURES = "adamw8bit", 4
+CONTEXT = 0.6 * GB  # memory of a card that CUDA itself takes
+OPTIMIZER, IMAGES = "adamw8bit", 4
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """What came of it. Peaks in bytes; None without a GPU."""
+class CardResult:
+    """The result. Peaks are in bytes, None without a GPU."""
 
     card: int  # GB
     side: int  # pixels
@@ -41,20 +41,20 @@ class Tried:
     predicted: float
     allocated: int | None
     reserved: int | None
-    seconds: float | None  # a step, the median; None if memory ran out
+    seconds: float | None  # per step, the median; None if memory ran out
 
 
 def main() -> None:
-    """By the command line: GB, pixels and steps; tell in the last line."""
+    """Read GB, pixels and steps from the command line; print the result in the last line."""
     card, side, steps = map(int, sys.argv[1:])
     if device().type == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (card * GB - CONTEXT) / total))
-    print(json.dumps(asdict(tried(DEV, card=card, side=side, steps=steps))))
+    print(json.dumps(asdict(measure_card(DEV, card=card, side=side, steps=steps))))
 
 
-def tried(sizes: Sizes, *, card: int, side: int, steps: int) -> Tried:
-    """On the best plan alone: no next one is tried."""
+def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResult:
+    """Train with the best plan only, without fallbacks."""
     plan = plan_for(sizes, card=card, side=side)
     try:
         seconds = sorted(_steps(plan, sizes, side, steps))[steps // 2]
@@ -65,11 +65,11 @@ def tried(sizes: Sizes, *, card: int, side: int, steps: int) -> Tried:
     peaks: tuple[int | None, int | None] = (None, None)
     if device().type == "cuda":
         peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return Tried(card, side, plan.line(), plan.peak_bytes, *peaks, seconds)
+    return CardResult(card, side, plan.line(), plan.peak_bytes, *peaks, seconds)
 
 
 def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
-    """With a LoRA on all layers; texts and pictures are encoded already."""
+    """The plan for a LoRA on all layers; texts and images are already encoded."""
     layers = block_layers(sizes.transformer)
     requirements = MemoryRequirements(
         shape=Dimensions.of(sizes.transformer),
@@ -94,18 +94,18 @@ def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
 
 
 def _steps(plan: Plan, sizes: Sizes, side: int, steps: int) -> list[float]:
-    """Seconds of each, after two more."""
-    inputs = Inputs(random_dataset(sizes, side=side, count=PICTURES, dtype=precision()), batch_size=1)
-    recipe, how = replace(inputs.recipe, optimizer=OPTIMIZER), held(plan)
-    transformer = random_transformer(sizes, how)
+    """The seconds of each step, after two warm-up steps."""
+    inputs = Inputs(random_dataset(sizes, side=side, count=IMAGES, dtype=precision()), batch_size=1)
+    recipe, placement = replace(inputs.recipe, optimizer=OPTIMIZER), weight_placement(plan)
+    transformer = random_transformer(sizes, placement)
     add_lora(transformer, layers=block_layers(sizes.transformer), rank=RANK, seed=SEED)
     fuse_lora(transformer)
-    configure_blocks(transformer, plan.rung.recomputed, are_compiled=can_be_compiled(how.device))
-    state, marks = TrainingState(transformer, recipe), []
+    configure_blocks(transformer, plan.configuration.recomputed, are_compiled=can_be_compiled(placement.device))
+    state, times = TrainingState(transformer, recipe), []
     for _ in range(steps + 2):
-        take_step(transformer, state, inputs.batches, recipe, team=SingleProcess())  # it waits for the device
-        marks.append(time.perf_counter())
-    return [after - before for before, after in pairwise(marks[1:])]
+        take_step(transformer, state, inputs.batches, recipe, process_group=SingleProcess())  # waits for the device
+        times.append(time.perf_counter())
+    return [after - before for before, after in pairwise(times[1:])]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Whether a training fits into the memory of a card, as the plan says: on a larger GPU, of which it gets only so much.
+"""Whether a training fits into the memory of a card as its plan predicts, on a larger GPU with a memory limit.
 
-Random weights of FLUX.1's real shape, rank 16 on all layers, one picture a step. How fast a smaller card is, it does
-not say.
+Random weights of FLUX.1's real shape, rank 16 on all layers, one image per step. The speed of a smaller card is not
+measured.
 """
 
 import json
@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 from bench.machine import machine
 from bench.random_flux import tiny_sizes
-from bench.report import argument_parser, keep, table
-from bench.tier_case import Tried, tried
+from bench.report import argument_parser, table, write_results
+from bench.tier_case import CardResult, measure_card
 from lora.training.memory.configurations import GB
 
 CARDS, SIDES, STEPS = (8, 12, 16, 24, 48), (512, 1024), 10  # GB, pixels
@@ -20,30 +20,30 @@ TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s a step"
 
 
 def main() -> None:
-    """Try, keep the numbers, print a table."""
+    """Measure, write the results, print a table."""
     arguments = argument_parser("tiers", __doc__, small="one card, the tiny base's shape, without a limit").parse_args()
     if arguments.small:
-        found = [tried(tiny_sizes(), card=8, side=64, steps=1)]
+        found = [measure_card(tiny_sizes(), card=8, side=64, steps=1)]
     else:
-        found = [_in_a_process(card, side) for card in CARDS for side in SIDES]
+        found = [_run_in_process(card, side) for card in CARDS for side in SIDES]
     numbers = {"machine": machine("torch", "diffusers", "peft", "bitsandbytes"), "tried": [asdict(e) for e in found]}
-    path = keep(numbers, name="tiers", output=arguments.output)
+    path = write_results(numbers, name="tiers", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(found)}")
 
 
-def _in_a_process(card: int, side: int) -> Tried:
+def _run_in_process(card: int, side: int) -> CardResult:
     print(f"{card} GB, {side} px ...", file=sys.stderr)
     command = [sys.executable, "-m", "bench.tier_case", str(card), str(side), str(STEPS)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return Tried(**json.loads(printed.splitlines()[-1]))
+    return CardResult(**json.loads(printed.splitlines()[-1]))
 
 
-def as_markdown(found: list[Tried]) -> str:
-    """A row for each."""
+def as_markdown(found: list[CardResult]) -> str:
+    """A table with a row for each case."""
     return table(TITLES, [_row(each) for each in found])
 
 
-def _row(each: Tried) -> list[str]:
+def _row(each: CardResult) -> list[str]:
     plan = each.plan.removeprefix("plan: ").partition(", encoders")[0]
     peaks = [f"{peak / GB:.1f} GB" if peak is not None else "" for peak in (each.allocated, each.reserved)]
     took = "out of memory" if each.seconds is None else f"{each.seconds:.3f}"

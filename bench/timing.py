@@ -1,4 +1,4 @@
-"""How long things take on a device. A GPU's own clock is read, and nobody waits for it between rounds."""
+"""Time tasks on a device, by a GPU's own clock and without synchronizing between rounds."""
 
 import time
 from collections.abc import Callable
@@ -6,34 +6,35 @@ from itertools import pairwise
 
 import torch
 
-Mark = torch.cuda.Event | float
+Timestamp = torch.cuda.Event | float
 
 
 def seconds_each(task: Callable[[int], object], device: torch.device, *, warm_ups: int = 0, rounds: int) -> list[float]:
-    """The seconds of each round of `task`, which is told its number, warm-ups counted; together, all there were."""
+    """The seconds of each round, which add up to the total. `task` gets the number of its round, counting warm-ups."""
     for number in range(warm_ups):
         task(number)
     wait_for(device)
-    marks = [_mark(device)]
+    timestamps = [_timestamp(device)]
     for number in range(warm_ups, warm_ups + rounds):
         task(number)
-        marks.append(_mark(device))
+        timestamps.append(_timestamp(device))
     wait_for(device)
-    return [_between(one, other) for one, other in pairwise(marks)]
+    return [_seconds_between(one, other) for one, other in pairwise(timestamps)]
 
 
 def wait_for(device: torch.device) -> None:
-    """Until all that was asked of it is done."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def graphs_compiled() -> int:
-    """By torch.compile in this process until now: a figure whose rounds add to it has compiling in it."""
+    """The number of graphs that torch.compile has compiled in this process. If it grows during a measurement, compiling
+    was measured, too."""
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
-def _mark(device: torch.device) -> Mark:
+def _timestamp(device: torch.device) -> Timestamp:
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -41,7 +42,7 @@ def _mark(device: torch.device) -> Mark:
     return event
 
 
-def _between(one: Mark, other: Mark) -> float:
+def _seconds_between(one: Timestamp, other: Timestamp) -> float:
     if isinstance(one, float) and isinstance(other, float):
         return other - one
     assert not isinstance(one, float)

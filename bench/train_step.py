@@ -1,9 +1,9 @@
-"""How long a training step of FLUX.1 takes, and how much memory: ours against the loop of diffusers' script.
+"""How long a training step of FLUX.1 takes, and how much memory: ours compared with the loop of diffusers' script.
 
-Random weights of the real shape, made on the device; the same LoRA, optimizer, pictures and texts for all, and the same
-noise in the first step, whose losses have to agree. Contenders come one after the other in one process, and then once
-more in reverse. The script is measured with and without recomputing its activations, and with its text encoders in the
-loop, as it is shipped, and without.
+Random weights of the real shape are created on the device. All contenders have the same LoRA, optimizer, images and
+texts, and the same noise in the first step, whose losses must agree. Contenders run one after the other in one process,
+and then again in reverse. The script runs with and without recomputing its activations, and with and without its text
+encoders in the loop, which is its default.
 """
 
 import gc
@@ -18,22 +18,23 @@ import torch
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
 from bench.random_flux import DEV, Sizes, random_dataset, tiny_sizes
-from bench.report import argument_parser, keep, table
+from bench.report import argument_parser, table, write_results
 from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, TrainingSetup, set_up_training
 from bench.step_loops import Inputs, Loop
-from bench.step_proofs import Answer, Deviation, answer_of, as_lines, nearness, plain_answer
+from bench.step_proofs import Deviation, LossAndGradients, as_lines, compare, loss_and_gradients, reference_result
 from bench.timing import graphs_compiled, seconds_each
 from lora.flux.loading import device, free_memory, precision
 from lora.training.memory.out_of_memory import is_out_of_memory
 
-PICTURES = 16
+IMAGES = 16
 WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS = 3, 4, 25
-SECONDS = 2.5  # of a visit's rounds, about
-# FLOP of a step of one picture whose activations are kept, by its side: performance.md 1.2, counted.
+SECONDS = 2.5  # of the rounds of a measurement, about
+# FLOP of a step of one image without recomputed activations, by its side: performance.md 1.2, counted.
 STEP_FLOP = {512: 45.5e12, 768: 92.2e12, 1024: 171.1e12}
 FLOP_A_SECOND = 790e12  # of dense bf16 products on an H100 or H200 at their best (performance.md 1.2)
 GB = 1e9
-# With T5 in the loop; ours recomputing little, in int8 with blocks streamed, and in nf4 with modulation on the host.
+# The baseline; T5 in the loop; ours recomputing little, in int8 with blocks streamed, and in nf4 with modulation on the
+# host.
 SOME = (BASELINE, ARMS[1], ARMS[5], STREAMED, ARMS[-1])
 
 
@@ -43,7 +44,7 @@ class Extent:
 
     sides: tuple[int, ...]  # pixels
     batch_size: int
-    arms: tuple[Arm, ...]  # in the order in which they are visited
+    arms: tuple[Arm, ...]  # in the order in which they run
     warm_ups: int
     least_rounds: int
     most_rounds: int
@@ -51,13 +52,13 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """One arm at one size, once."""
+class Measurement:
+    """One run of an arm at one size."""
 
     arm: str
     side: int
     first_loss: float
-    warm_up_seconds: list[float]  # compiling among them
+    warm_up_seconds: list[float]  # including compiling
     seconds: list[float]  # of each step
     graphs: int  # compiled during these
     peak_allocated: int | None  # bytes; None without a GPU
@@ -67,18 +68,18 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An arm that had no room."""
+    """An arm that ran out of memory."""
 
     arm: str
     side: int | None  # None: not even for its weights
     why: str
 
 
-Outcome = Visit | Refused | Deviation
+ArmResult = Measurement | Refused | Deviation
 
 
 def main() -> None:
-    """Measure, keep the numbers, print a table."""
+    """Measure, write the results, print a table."""
     parser = argument_parser("train_step", __doc__, small="the tiny base's shape, once each, to see that it runs")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="pictures a step (default: %(default)s)")
@@ -88,55 +89,54 @@ def main() -> None:
     )
     small = Extent((64,), arguments.batch, SOME, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
     extent, sizes = (small, tiny_sizes()) if arguments.small else (full, DEV)
-    outcomes = list(_in_turn(sizes, extent))
-    near = [each for each in outcomes if isinstance(each, Deviation)]
+    results = list(_in_turn(sizes, extent))
+    deviations = [each for each in results if isinstance(each, Deviation)]
     numbers = {
         "machine": machine("torch", "diffusers", "peft", "transformers", "accelerate", "bitsandbytes"),
         "extent": asdict(extent),
-        "visits": [asdict(each) for each in outcomes if isinstance(each, Visit)],
-        "refused": [asdict(each) for each in outcomes if isinstance(each, Refused)],
-        "nearness": [asdict(each) for each in near],
+        "visits": [asdict(each) for each in results if isinstance(each, Measurement)],
+        "refused": [asdict(each) for each in results if isinstance(each, Refused)],
+        "nearness": [asdict(each) for each in deviations],
     }
-    path = keep(numbers, name=f"train_step-batch-{extent.batch_size}", output=arguments.output)
-    visits = [each for each in outcomes if isinstance(each, Visit)]
-    print(f"wrote {path}\n{as_line([each.sm_mhz for each in visits])}\n")
-    print(
-        as_lines(near) if near else "nothing is compared with fp32: memory does not suffice for such a base", end="\n\n"
-    )
-    print(as_markdown(visits, batch_size=extent.batch_size))
+    path = write_results(numbers, name=f"train_step-batch-{extent.batch_size}", output=arguments.output)
+    measurements = [each for each in results if isinstance(each, Measurement)]
+    print(f"wrote {path}\n{as_line([each.sm_mhz for each in measurements])}\n")
+    without_reference = "nothing is compared with fp32: memory does not suffice for such a base"
+    print(as_lines(deviations) if deviations else without_reference, end="\n\n")
+    print(as_markdown(measurements, batch_size=extent.batch_size))
 
 
-def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[Outcome]:
-    gc.freeze()  # what was imported stays anyway, and would be looked through each time that memory is freed
-    plain = plain_answer(sizes, _inputs(sizes, extent, extent.sides[0]))
+def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[ArmResult]:
+    gc.freeze()  # imported objects stay anyway, and would be scanned each time that memory is freed
+    reference = reference_result(sizes, _inputs(sizes, extent, extent.sides[0]))
     free_memory()
     for arm in extent.arms:
         print(f"{arm.name} ...", file=sys.stderr)
-        yield from visited(arm, sizes, extent, plain)
+        yield from measure(arm, sizes, extent, reference)
         free_memory()
     gc.unfreeze()
 
 
-def visited(arm: Arm, sizes: Sizes, extent: Extent, plain: Answer | None) -> list[Outcome]:
-    """An arm at all sizes, with a model of its own; ours are then compared with the plain answer at the first."""
+def measure(arm: Arm, sizes: Sizes, extent: Extent, reference: LossAndGradients | None) -> list[ArmResult]:
+    """Measure an arm at all sizes, with its own model; compare our arms with the reference, too, at the first size."""
     try:
-        trained = set_up_training(arm, sizes)
+        setup = set_up_training(arm, sizes)
     except RuntimeError as error:
         return [_refused(arm, None, error)]
-    outcomes: list[Outcome] = []
+    results: list[ArmResult] = []
     for side in extent.sides:
         try:
-            outcomes.append(_visit(arm, trained, sizes, side, extent))
+            results.append(_measure_size(arm, setup, sizes, side, extent))
         except RuntimeError as error:
-            outcomes.append(_refused(arm, side, error))
-    if arm.is_ours and plain is not None and isinstance(outcomes[0], Visit):
-        found = answer_of(trained, _inputs(sizes, extent, extent.sides[0]))
-        outcomes.append(nearness(arm, found, plain))
-    return outcomes
+            results.append(_refused(arm, side, error))
+    if arm.is_ours and reference is not None and isinstance(results[0], Measurement):
+        found = loss_and_gradients(setup, _inputs(sizes, extent, extent.sides[0]))
+        results.append(compare(arm, found, reference))
+    return results
 
 
 def _inputs(sizes: Sizes, extent: Extent, side: int) -> Inputs:
-    return Inputs(random_dataset(sizes, side=side, count=PICTURES, dtype=precision()), extent.batch_size)
+    return Inputs(random_dataset(sizes, side=side, count=IMAGES, dtype=precision()), extent.batch_size)
 
 
 def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
@@ -145,12 +145,12 @@ def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
     return Refused(arm.name, side, "out of memory")
 
 
-def _visit(arm: Arm, trained: TrainingSetup, sizes: Sizes, side: int, extent: Extent) -> Visit:
+def _measure_size(arm: Arm, setup: TrainingSetup, sizes: Sizes, side: int, extent: Extent) -> Measurement:
     inputs, here = _inputs(sizes, extent, side), device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    loss = trained.begin(inputs)
-    step = partial(_step, trained.loop)
+    loss = setup.begin(inputs)
+    step = partial(_step, setup.loop)
     with clock_readings() as clock:
         warm_ups = seconds_each(step, here, rounds=extent.warm_ups)
         rounds = min(max(int(extent.seconds / warm_ups[-1]), extent.least_rounds), extent.most_rounds)
@@ -159,7 +159,7 @@ def _visit(arm: Arm, trained: TrainingSetup, sizes: Sizes, side: int, extent: Ex
     graphs = graphs_compiled() - before
     allocated = torch.cuda.max_memory_allocated() if here.type == "cuda" else None
     reserved = torch.cuda.max_memory_reserved() if here.type == "cuda" else None
-    return Visit(arm.name, side, loss, warm_ups, seconds, graphs, allocated, reserved, median_mhz(clock))
+    return Measurement(arm.name, side, loss, warm_ups, seconds, graphs, allocated, reserved, median_mhz(clock))
 
 
 def _step(loop: Loop, _number: int) -> None:
@@ -169,38 +169,39 @@ def _step(loop: Loop, _number: int) -> None:
 TITLES = ("px", "contender", "s a step", "10 to 90 %", "times as fast as", "times the floor", "peak", "first loss")
 
 
-def as_markdown(visits: list[Visit], *, batch_size: int) -> str:
-    """Medians of both visits, size by size; an arm that had no room is missing."""
-    sides = dict.fromkeys(visit.side for visit in visits)
+def as_markdown(measurements: list[Measurement], *, batch_size: int) -> str:
+    """A table of medians over both runs of each arm, by size; arms that ran out of memory are missing."""
+    sides = dict.fromkeys(each.side for each in measurements)
     titles = [title if title != "times as fast as" else f"times as fast as {BASELINE.name}" for title in TITLES]
-    return table(titles, [row for side in sides for row in _rows(visits, side, batch_size)])
+    return table(titles, [row for side in sides for row in _rows(measurements, side, batch_size)])
 
 
-def _rows(visits: list[Visit], side: int, batch_size: int) -> Iterator[list[str]]:
-    by_arm = {arm.name: [each for each in visits if (each.arm, each.side) == (arm.name, side)] for arm in ARMS}
+def _rows(measurements: list[Measurement], side: int, batch_size: int) -> Iterator[list[str]]:
+    at_side = [each for each in measurements if each.side == side]
+    by_arm = {arm.name: [each for each in at_side if each.arm == arm.name] for arm in ARMS}
     medians = {name: statistics.median(_seconds(found)) for name, found in by_arm.items() if found}
-    reference = by_arm[BASELINE.name][0].first_loss if by_arm[BASELINE.name] else None
+    baseline_loss = by_arm[BASELINE.name][0].first_loss if by_arm[BASELINE.name] else None
     floor = STEP_FLOP.get(side, 0.0) * batch_size / FLOP_A_SECOND
     baseline = medians.get(BASELINE.name)
     for name, median in medians.items():
         ordered = sorted(_seconds(by_arm[name]))
         spread = f"{ordered[len(ordered) // 10]:.3f} to {ordered[9 * len(ordered) // 10]:.3f}"
-        peaks = [visit.peak_allocated for visit in by_arm[name] if visit.peak_allocated is not None]
+        peaks = [each.peak_allocated for each in by_arm[name] if each.peak_allocated is not None]
         yield [
             *(str(side), name, f"{median:.3f}", spread),
             f"{baseline / median:.2f}" if baseline else "",
             f"{median / floor:.2f}" if floor else "",
             f"{max(peaks) / GB:.1f} GB" if peaks else "",
-            _compared(by_arm[name][0].first_loss, reference),
+            _compare_losses(by_arm[name][0].first_loss, baseline_loss),
         ]
 
 
-def _compared(loss: float, reference: float | None) -> str:
-    return f"{loss:.5f}" + (f" ({100 * (loss / reference - 1):+.3f} %)" if reference else "")
+def _compare_losses(loss: float, baseline: float | None) -> str:
+    return f"{loss:.5f}" + (f" ({100 * (loss / baseline - 1):+.3f} %)" if baseline else "")
 
 
-def _seconds(visits: list[Visit]) -> list[float]:
-    return [seconds for visit in visits for seconds in visit.seconds]
+def _seconds(measurements: list[Measurement]) -> list[float]:
+    return [seconds for each in measurements for seconds in each.seconds]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Memory that was freed goes back to the system, which the C library does not see to by itself."""
+"""Returns freed memory to the operating system, which the C library does not do by itself."""
 
 import ctypes
 
 
 def trim_heap() -> None:
-    """Return free pages of the heap. Where large blocks and small ones are made in turn, the small ones keep the holes
-    of the large ones from being used again, and the process grows; on systems without glibc, nothing happens."""
+    """Return free pages of the heap to the operating system; without glibc, this does nothing.
+
+    Where a program allocates large and small blocks in turn, the small ones fragment the space that the large ones
+    leave, and the process grows.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""A folder for the files of one job. Its result must outlive the job's return, so the next job clears it away."""
+"""Temporary folders for the files of one job. The result outlives the job, so the next job deletes the folder."""
 
 import atexit
 import fcntl
@@ -11,50 +11,51 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SECONDS_ABANDONED = 8 * 24 * 3600  # no job lasts as long: time_limit is a week at most
+SECONDS_ABANDONED = 8 * 24 * 3600  # longer than any job: time_limit is at most a week
 A_FILE = "an https:// URL, a data URI or a file"
 
 
 @contextmanager
 def workspace(name: str) -> Iterator[Path]:
-    """A new folder for a job of this name, which is deleted if the job fails or is cancelled.
+    """Create a folder for a job of this name, and delete it if the job fails or is cancelled.
 
-    Of a job that succeeds it stays; what earlier jobs of this process left, also where their own clearing away was
-    interrupted, is deleted first, and so is what any process left eight days ago.
+    After a successful job the folder stays. Folders that earlier jobs of this process left, even after an interrupted
+    cleanup, are deleted first, and so are those that any process left more than eight days ago.
     """
     prefix = f"flux-lora-{name}-{os.getpid()}-"
-    _sweep(prefix, name)
-    folder, is_done = Path(tempfile.mkdtemp(prefix=prefix)), False
+    _delete_old_folders(prefix, name)
+    folder, is_successful = Path(tempfile.mkdtemp(prefix=prefix)), False
     try:
         yield folder
-        is_done = True
+        is_successful = True
     finally:
-        if not is_done:
+        if not is_successful:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def own_temporary_folder(name: str) -> Path:
-    """A folder of this process alone, which everything here that asks for a temporary file is given from now on.
+    """Create a folder for this process alone, and make it the default folder for temporary files in this process.
 
-    Cog writes the files of a request there before it calls, and leaves them where a cancel comes in between. It is held
-    as long as the process lives, and goes with it; those that killed processes left go first.
+    Cog writes the files of a request there before it calls `run`, and leaves them if the request is cancelled in
+    between. The folder is locked as long as the process lives, and deleted when it exits. Folders that killed processes
+    left are deleted first.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"flux-lora-{name}-*"):
-        if not _is_held(folder):
+        if not _is_locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
-    own = Path(tempfile.mkdtemp(prefix=f"flux-lora-{name}-{os.getpid()}-"))
-    _hold(own)
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    tempfile.tempdir = str(own)
-    return own
+    own_folder = Path(tempfile.mkdtemp(prefix=f"flux-lora-{name}-{os.getpid()}-"))
+    _lock(own_folder)
+    atexit.register(shutil.rmtree, own_folder, ignore_errors=True)
+    tempfile.tempdir = str(own_folder)
+    return own_folder
 
 
-def clear(folder: Path, *, keep: Iterable[Path | None]) -> None:
-    """Remove what lies in a process's own folder, but for these files; made anew if somebody took it away."""
+def clear_folder(folder: Path, *, keep: Iterable[Path | None]) -> None:
+    """Delete everything in the folder of a process except the files to keep; recreates a folder that was removed."""
     kept = {path.absolute() for path in keep if path}
     if not folder.is_dir():
         folder.mkdir(mode=0o700)
-        _hold(folder)
+        _lock(folder)
     for path in folder.absolute().iterdir():
         if path not in kept:
             if path.is_dir():
@@ -63,11 +64,11 @@ def clear(folder: Path, *, keep: Iterable[Path | None]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def sent(folder: Path, name: str, path: object) -> Path | None:
-    """The file that a client sent as the input `name`; None where it gave none, or blank text.
+def uploaded_file(folder: Path, name: str, path: object) -> Path | None:
+    """The file that a client uploaded as the input `name`; None if the input is missing or blank.
 
-    What it sent Cog put into a temporary folder, this one; anything else in a request it hands on as it is. Raises
-    ValueError with one sentence for that.
+    Cog stores uploads in the temporary folder of the process, and passes any other value through unchanged. Raises
+    ValueError for such a value.
     """
     if path is None or (isinstance(path, str) and not path.strip()):
         return None
@@ -78,7 +79,7 @@ def sent(folder: Path, name: str, path: object) -> Path | None:
     return Path(path)
 
 
-def _sweep(prefix: str, name: str) -> None:
+def _delete_old_folders(prefix: str, name: str) -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"flux-lora-{name}-*"):
         with suppress(OSError):
             is_abandoned = time.time() - folder.stat().st_mtime > SECONDS_ABANDONED
@@ -86,22 +87,22 @@ def _sweep(prefix: str, name: str) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _hold(folder: Path) -> None:
-    """Until the process ends, however it does: the system lets go then of what is never closed here."""
+def _lock(folder: Path) -> None:
+    """Lock until the process ends: the operating system closes the descriptor, and with it releases the lock."""
     fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
 
 
-def _is_held(folder: Path) -> bool:
-    """Also where that cannot be asked."""
+def _is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock; True if that cannot be determined."""
     try:
-        asked = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return True
     try:
-        fcntl.flock(asked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return True
     else:
         return False
     finally:
-        os.close(asked)
+        os.close(descriptor)

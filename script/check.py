@@ -18,27 +18,27 @@ from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archive
 
 
 def main() -> None:
-    """Parse the flags, report, draw the sheet."""
+    """Parse the flags, print the report, and write the contact sheet."""
     parser = argparse.ArgumentParser(prog="script/check", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("check.png"), help="the contact sheet (default: check.png)")
     add_inputs(parser)
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
-    arguments.pop(RESUME)  # says nothing of the images
+    arguments.pop(RESUME)  # does not affect the images
     refuse_output(output)
     try:
         with (
             archived(arguments.pop(ARCHIVE)) as archive,
             tempfile.TemporaryDirectory(prefix="flux-lora-check-") as folder,
         ):
-            _check(Archives.given(archive, captions=arguments.pop(CAPTIONS)), arguments, Path(folder), output)
+            _check(Archives.from_inputs(archive, captions=arguments.pop(CAPTIONS)), arguments, Path(folder), output)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
 def _check(archives: Archives, settings: dict[str, Any], folder: Path, output: Path) -> None:
     config = TrainConfig.checked(**settings)
-    inspector = Inspector(config.resolutions, None, views=1)
+    inspector = Inspector(config.resolutions, None, crops=1)
     dataset = read_dataset(archives, into=folder, inspector=inspector, rule=config.prompt_rule)
     print(report_on(dataset, rule=config.prompt_rule, resolutions=config.resolutions).as_text())
     _write_sheet(dataset, inspector, output)

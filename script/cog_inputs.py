@@ -1,7 +1,7 @@
-"""What an entry point asks for and answers, read from its source without running it.
+"""Reads the inputs and the output of an entry point from its source, without running it.
 
-Cog reads the source too, and loses in silence what it cannot read: a bound that is a name, a description in two parts.
-So only plain forms, which Cog keeps faithfully, come through here; each of the others is an error.
+Cog reads the source too, and silently drops what it cannot read, such as a bound that is a name or a description in two
+parts. So this module accepts only the plain forms that Cog keeps, and raises an error for all others.
 """
 
 import ast
@@ -16,7 +16,7 @@ Value = Scalar | list[Scalar]
 Definition = TypeVar("Definition", ast.ClassDef, ast.FunctionDef)
 
 VALUES_OF = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "Path": (str,), "Secret": (str,)}
-SETTINGS = {  # what Input(...) may set, and the Python types of its values
+SETTINGS = {  # the arguments of Input(...), and the Python types of their values
     "description": (str,),
     "default": (str, int, float, bool, type(None), list),
     "ge": (int, float),
@@ -26,9 +26,9 @@ SETTINGS = {  # what Input(...) may set, and the Python types of its values
     "regex": (str,),
     "choices": (list,),
 }
-LARGEST_NUMBER = 2**53  # Cog passes numbers through float64, which is exact up to here
+LARGEST_NUMBER = 2**53  # Cog converts numbers to float64, which is exact up to this number
 
-# These are the spellings that Cog keeps: no escape, prefix, concatenation, comment, name or parenthesis.
+# The notations that Cog keeps: no escape, prefix, concatenation, comment, name or parenthesis.
 STRING = r'"[^"\\\n]*"|\'[^\'\\\n]*\''
 NUMBER = r"-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?"
 SCALAR = rf"(?:{STRING}|{NUMBER}|True|False|None)"
@@ -38,7 +38,7 @@ TYPE = re.compile(r"(?:(Optional|list)\[(\w+)\]|(\w+))")
 
 
 class CogType(NamedTuple):
-    """A type of a signature: the name inside `Optional[...]` or `list[...]`, if it is in one."""
+    """A type of a signature: its name, and whether it is in `Optional[...]` or `list[...]`."""
 
     name: str
     optional: bool
@@ -47,7 +47,7 @@ class CogType(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CogInput:
-    """One parameter of an entry point: its type, and what its Input(...) sets."""
+    """One parameter of an entry point: its type, and the arguments of its Input(...)."""
 
     where: str
     name: str
@@ -57,14 +57,14 @@ class CogInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryPoint:
-    """The inputs of a function in order, and its output: one type, or the types of a model's fields."""
+    """The inputs of a function in order, and its output: a type, or the types of a model's fields."""
 
     inputs: list[CogInput]
     output: CogType | dict[str, CogType]
 
 
 def read_entry_point(path: Path, name: str) -> EntryPoint:
-    """Read a function (`train`) or method (`Runner.run`); raises ValueError at the first form that Cog may lose."""
+    """Read a function (`train`) or method (`Runner.run`). Raises ValueError at the first form that Cog may drop."""
     text = path.read_text(encoding="utf-8")
     source = _Source(path, text, ast.parse(text, filename=str(path)))
     function = _find_function(source, name)
@@ -82,7 +82,7 @@ def read_entry_point(path: Path, name: str) -> EntryPoint:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A parsed file that can quote itself."""
+    """A parsed file with its text, for error messages."""
 
     path: Path
     text: str
@@ -92,7 +92,7 @@ class _Source:
         return ast.get_source_segment(self.text, node) or ""
 
     def before(self, node: ast.expr) -> str:
-        """What stands before a node on its line; the tree itself does not show parentheses."""
+        """Return the text before a node on its line, because the tree does not contain parentheses."""
         line = self.text.split("\n")[node.lineno - 1]
         return line.encode()[: node.col_offset].decode().rstrip()
 
@@ -165,7 +165,7 @@ def _read_setting(source: _Source, keyword: ast.keyword, *, of: str) -> tuple[st
 
 
 def _faults(entry: CogInput) -> Iterator[str]:
-    """What is wrong with an input that is written plainly: parts that Cog refuses, drops or does not compare."""
+    """Yield the faults of an input in plain form: values that Cog refuses, drops or does not check."""
     settings, kind = entry.settings, entry.kind
     if not settings.get("description"):
         yield "has no description"

@@ -1,4 +1,4 @@
-"""The real Cog server without Docker: start it, wait for it, stop it."""
+"""Starts and stops the real Cog server, without Docker."""
 
 import contextlib
 import json
@@ -21,29 +21,29 @@ from script.openapi import write_schema
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 MODES: dict[str, tuple[str, ...]] = {"train": ("--x-mode", "train"), "predict": ()}
-SECONDS_TO_START = 600  # a quiet machine takes 10; a busy one that takes minutes is not broken
+SECONDS_TO_START = 600  # an idle machine takes 10; a busy one may take minutes
 SECONDS_TO_STOP = 10
 SECONDS_BETWEEN_POLLS = 0.1
 
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know this machine
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for requests to this machine
 
 Mode = Literal["train", "predict"]
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that was started."""
+    """A running server."""
 
     url: str
     process: subprocess.Popen[bytes]
-    output: Path  # what it and its worker print
+    output: Path  # of the server and its worker
 
 
 @contextlib.contextmanager
 def running_server(
     mode: Mode, *, base: str | None = None, port: int | None = None, cwd: Path | None = None
 ) -> Iterator[Server]:
-    """A server that is ready for requests. Raises RuntimeError with its logs if it does not become so."""
+    """Run a server, and wait until it is ready. Raises RuntimeError with its logs if it does not become ready."""
     with started_server(mode, base=base, port=port, cwd=cwd) as server:
         wait_until_ready(server)
         yield server
@@ -53,10 +53,10 @@ def running_server(
 def started_server(
     mode: Mode, *, base: str | None = None, port: int | None = None, cwd: Path | None = None
 ) -> Iterator[Server]:
-    """A server that is still loading; stopped at the end.
+    """Start a server without waiting until it is ready, and stop it at the end of the block.
 
-    `base` is its FLUX_BASE; without a port, a free one is taken. It checks inputs by the schema in its working folder:
-    a fresh one in that of the project, what is there (or nothing) in another `cwd`.
+    `base` is its FLUX_BASE; without a port, it uses a free one. The server checks inputs by the schema in its working
+    folder. In the folder of the project, the schema is written first; in another `cwd`, it is used if it exists.
     """
     port = _free_port() if port is None else port
     _refuse_taken(port)
@@ -71,7 +71,7 @@ def started_server(
                 env=_environment(base=base, port=port),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a group of its own, so that its worker can be stopped with it
+                start_new_session=True,  # its own process group, so that its worker is stopped with it
             )
         try:
             yield Server(f"http://{HOST}:{port}", process, output)
@@ -80,7 +80,7 @@ def started_server(
 
 
 def health(server: Server) -> dict[str, Any]:
-    """What the server says of itself; STARTING while it does not answer."""
+    """Return the health check of a server; its status is STARTING while the server does not respond."""
     try:
         with DIRECT.open(f"{server.url}/health-check", timeout=10) as response:
             return json.load(response)
@@ -95,7 +95,7 @@ def _free_port() -> int:
 
 
 def _refuse_taken(port: int) -> None:
-    """Cog would find out late, and somebody else's server would be taken for ours."""
+    """Raise ValueError if a port is in use. Cog would notice late, and another server would pass for this one."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -105,7 +105,7 @@ def _refuse_taken(port: int) -> None:
 
 
 def _environment(*, base: str | None, port: int) -> dict[str, str]:
-    """Cog starts its worker as `python`, whichever comes first in PATH: it has to be this one."""
+    """Return the environment of a server. Cog starts its worker as `python`, so this Python comes first in PATH."""
     return {
         **os.environ,
         "COG_PREDICT_TYPE_STUB": f"{ROOT}/predict.py:Runner",
@@ -119,20 +119,20 @@ def _environment(*, base: str | None, port: int) -> dict[str, str]:
 
 
 def wait_until_ready(server: Server) -> None:
-    """Return when a server takes requests. Raises RuntimeError with its logs if it does not come to that."""
+    """Wait until a server is ready for requests. Raises RuntimeError with its logs if it does not become ready."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline and server.process.poll() is None:
-        found = health(server)
-        if found["status"] == "READY":
+        response = health(server)
+        if response["status"] == "READY":
             return
-        if found["status"] == "SETUP_FAILED":
-            raise RuntimeError(f"the server's setup failed: {found.get('setup', {}).get('logs', '')}")
+        if response["status"] == "SETUP_FAILED":
+            raise RuntimeError(f"the server's setup failed: {response.get('setup', {}).get('logs', '')}")
         time.sleep(SECONDS_BETWEEN_POLLS)
     raise RuntimeError(f"the server did not start; it printed: {server.output.read_text(errors='replace')}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, then make sure that neither it nor its worker is left."""
+    """Terminate the server, then kill what is left of it and its worker."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         if process.poll() is None:
             process.terminate()

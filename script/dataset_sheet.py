@@ -1,4 +1,4 @@
-"""One picture of a data set: every image as it is cut for training, with its sizes, its prompt and its source."""
+"""A contact sheet of a data set: each image as cropped for training, with its sizes, prompt and caption source."""
 
 from collections.abc import Iterator
 
@@ -11,52 +11,52 @@ from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 
 COLUMNS, MOST_IMAGES = 5, 100
-TILE, PICTURE, GAP = 250, 210, 14
+TILE, THUMBNAIL, GAP = 250, 210, 14
 LINES, LINE = 8, 17
 PAPER, CARD, INK, FAINT = (244, 243, 239), (255, 255, 255), (30, 30, 36), (120, 120, 128)
 
 
 def dataset_sheet(dataset: Dataset, inspector: Inspector) -> tuple[Image.Image, int]:
-    """The sheet, and how many images are on it."""
+    """Draw the contact sheet; returns it with the number of images on it."""
     images = dataset.images[:MOST_IMAGES]
     columns, rows = min(COLUMNS, len(images)), -(-len(images) // COLUMNS)
-    height = PICTURE + LINES * LINE + 2 * GAP
+    height = THUMBNAIL + LINES * LINE + 2 * GAP
     sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
-    for index, (image, picture) in enumerate(zip(images, _pictures(images, inspector), strict=True)):
+    for index, (image, thumbnail) in enumerate(zip(images, _thumbnails(images, inspector), strict=True)):
         row, column = divmod(index, COLUMNS)
-        place = GAP + column * (TILE + GAP), GAP + row * (height + GAP)
-        ImageDraw.Draw(sheet).rectangle((*place, place[0] + TILE, place[1] + height), fill=CARD)
-        _draw(sheet, image, picture, place)
+        position = GAP + column * (TILE + GAP), GAP + row * (height + GAP)
+        ImageDraw.Draw(sheet).rectangle((*position, position[0] + TILE, position[1] + height), fill=CARD)
+        _draw(sheet, image, thumbnail, position)
     return sheet, len(images)
 
 
-def _pictures(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Iterator[Image.Image]:
-    """Thumbnails of the largest size that each image is trained at."""
+def _thumbnails(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Iterator[Image.Image]:
+    """Yield thumbnails of the images, cropped for the largest size that each is trained at."""
 
     def thumbnail(image: CaptionedImage) -> Image.Image:
-        whole = [view for view in image.look.views if view.number == WHOLE]
-        (pixels,) = inspector.pixels(image.path, image.look.content, whole[-1:])
-        picture = Image.fromarray(pixels)
-        picture.thumbnail((TILE - GAP, PICTURE - GAP))
-        return picture
+        whole = [crop for crop in image.inspection.crops if crop.number == WHOLE]
+        (pixels,) = inspector.pixels(image.path, image.inspection.content, whole[-1:])
+        reduced = Image.fromarray(pixels)
+        reduced.thumbnail((TILE - GAP, THUMBNAIL - GAP))
+        return reduced
 
     with quiet_pillow():
         yield from map_in_order(thumbnail, images)
 
 
-def _draw(sheet: Image.Image, image: CaptionedImage, picture: Image.Image, place: tuple[int, int]) -> None:
-    left, top = place
+def _draw(sheet: Image.Image, image: CaptionedImage, thumbnail: Image.Image, position: tuple[int, int]) -> None:
+    left, top = position
     draw = ImageDraw.Draw(sheet)
-    sheet.paste(picture, (left + (TILE - picture.width) // 2, top + GAP + (PICTURE - picture.height) // 2))
+    sheet.paste(thumbnail, (left + (TILE - thumbnail.width) // 2, top + GAP + (THUMBNAIL - thumbnail.height) // 2))
     source = image.caption.source if image.caption else "no caption"
-    sizes = "  ".join(str(size) for size in reversed(image.look.sizes))
+    sizes = "  ".join(str(size) for size in reversed(image.inspection.sizes))
     texts = [
         (image.name, FAINT, 1),
         (sizes, FAINT, 1),
         (image.prompt or "(no prompt)", INK, LINES - 3),
         (source, FAINT, 1),
     ]
-    line = top + GAP + PICTURE
+    line = top + GAP + THUMBNAIL
     for text, ink, most in texts:
         for shown in _wrapped(text, most=most):
             draw.text((left + GAP, line), shown, fill=ink, font=ImageFont.load_default(13))
@@ -64,7 +64,7 @@ def _draw(sheet: Image.Image, image: CaptionedImage, picture: Image.Image, place
 
 
 def _wrapped(text: str, *, most: int) -> list[str]:
-    """Text in at most so many lines, with an ellipsis if there is more."""
+    """Wrap text into at most `most` lines, with an ellipsis if it is longer."""
     font, lines = ImageFont.load_default(13), [""]
     for character in text:
         if font.getlength(lines[-1] + character) > TILE - 2 * GAP:

@@ -9,7 +9,7 @@ from lora.serving.outputs import settings_in
 
 
 def main() -> None:
-    """Print the settings in each file, or why there are none."""
+    """Print the settings in each file, or the reason why there are none."""
     parser = argparse.ArgumentParser(prog="script/metadata", description=__doc__)
     parser.add_argument("images", nargs="+", type=Path, help="files that the predictor made")
     failed = False

@@ -1,6 +1,6 @@
-"""The OpenAPI document that Cog makes of predict.py and train.py, made here without Cog's command line.
+"""Makes the OpenAPI document that Cog makes from predict.py and train.py, without Cog's command line.
 
-With it at .cog/openapi_schema.json, the server checks inputs just as it does in an image that Cog has built.
+With this document at .cog/openapi_schema.json, the server checks inputs exactly as in an image that Cog has built.
 """
 
 import argparse
@@ -35,7 +35,7 @@ KEYS_OF_SETTINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """How Cog names the parts of the document that belong to one of the two entry points."""
+    """The names that Cog uses in the document for one of the two entry points."""
 
     noun: str
     verb: str
@@ -47,7 +47,7 @@ TRAINING = Job(noun="training", verb="train", prefix="Training")
 
 
 def openapi(root: Path) -> Schema:
-    """The document for the package at `root`; raises ValueError for an input that Cog would not keep as written."""
+    """Return the document of the package at `root`. Raises ValueError for an input that Cog would alter."""
     run = read_entry_point(root / "predict.py", "Runner.run")
     train = read_entry_point(root / "train.py", "train")
     schemas = {**_schemas(PREDICTION, run), **_schemas(TRAINING, train), **_shared_schemas()}
@@ -60,14 +60,14 @@ def openapi(root: Path) -> Schema:
 
 
 def training_inputs(root: Path) -> Schema:
-    """What a training may be given: the schema of each input of train.py by its name, in order; choices in place."""
+    """Return the schema of each input of train.py by name, in order, with the choices inline."""
     schemas = openapi(root)["components"]["schemas"]
     inputs = schemas["TrainingInput"]["properties"]
     return {name: {**schemas[name], **schema} if "allOf" in schema else schema for name, schema in inputs.items()}
 
 
 def write_schema(root: Path) -> Path:
-    """Write the document to where Cog's server looks for it."""
+    """Write the document to where Cog's server reads it, and return its path."""
     path = root / ".cog" / "openapi_schema.json"
     document = _as_text(openapi(root))
     path.parent.mkdir(exist_ok=True)
@@ -149,8 +149,8 @@ def _shared_schemas() -> dict[str, Schema]:
 
 
 def _enumerations(inputs: list[CogInput], *, taken: set[str]) -> dict[str, Schema]:
-    """One component per input with choices. Cog names it after the input, so both entry points share the name."""
-    found: dict[str, Schema] = {}
+    """Return one component per input with choices. Cog names it after the input, so both entry points share it."""
+    components: dict[str, Schema] = {}
     for entry in inputs:
         if "choices" not in entry.settings:
             continue
@@ -158,9 +158,9 @@ def _enumerations(inputs: list[CogInput], *, taken: set[str]) -> dict[str, Schem
         enumeration = _enumeration(name, kind, entry.settings["choices"])
         if name in taken:
             raise ValueError(f"{entry.where}: {name} has choices, and Cog uses that name for a part of its own")
-        if found.setdefault(name, enumeration) != enumeration:
+        if components.setdefault(name, enumeration) != enumeration:
             raise ValueError(f"{entry.where}: {name} has other choices in predict.py, and Cog would use those for both")
-    return found
+    return components
 
 
 def _probes() -> Schema:
@@ -174,7 +174,7 @@ def _paths(job: Job) -> Schema:
     parameter = f"{job.noun}_id"
     path = f"/{job.noun}s"
     start = {
-        **_operation(job.verb.title(), f"{job.verb}_{job.noun}s_post", answer=_ref(f"{job.noun.title()}Response")),
+        **_operation(job.verb.title(), f"{job.verb}_{job.noun}s_post", response=_ref(f"{job.noun.title()}Response")),
         "description": f"Run a single {job.noun} on the model",
         "requestBody": _content(_ref(f"{job.noun.title()}Request")),
     }
@@ -183,19 +183,19 @@ def _paths(job: Job) -> Schema:
         "parameters": [{"required": True, "schema": _text(_title(parameter)), "name": parameter, "in": "path"}],
     }
     return {
-        path: {"post": _refusable(start)},
-        f"{path}/{{{parameter}}}/cancel": {"post": _refusable(cancel)},
+        path: {"post": _with_validation_error(start)},
+        f"{path}/{{{parameter}}}/cancel": {"post": _with_validation_error(cancel)},
     }
 
 
-def _operation(summary: str, operation_id: str, *, answer: Schema | None = None) -> Schema:
-    success = {"description": "Successful Response", **_content(answer or {})}
+def _operation(summary: str, operation_id: str, *, response: Schema | None = None) -> Schema:
+    success = {"description": "Successful Response", **_content(response or {})}
     return {"summary": summary, "operationId": operation_id, "responses": {"200": success}}
 
 
-def _refusable(operation: Schema) -> Schema:
-    refusal = {"description": "Validation Error", **_content(_ref("HTTPValidationError"))}
-    return {**operation, "responses": {**operation["responses"], "422": refusal}}
+def _with_validation_error(operation: Schema) -> Schema:
+    error = {"description": "Validation Error", **_content(_ref("HTTPValidationError"))}
+    return {**operation, "responses": {**operation["responses"], "422": error}}
 
 
 def _type(kind: CogType) -> Schema:

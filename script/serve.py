@@ -10,12 +10,12 @@ from script.cog_server import SECONDS_BETWEEN_POLLS, Server, health, started_ser
 
 
 def main() -> int:
-    """Returns what the process should exit with: 0 once it was stopped, 1 if the server ended or never began."""
+    """Serve until stopped. Returns the exit code: 0 if stopped, 1 if the server ended or failed to start."""
     parser = argparse.ArgumentParser(prog="script/serve", description=__doc__)
     parser.add_argument("mode", nargs="?", choices=["predict", "train"], default="predict", help="default: predict")
     parser.add_argument("--port", type=int, default=5000, help="default: 5000")
     arguments = parser.parse_args()
-    for stop in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started this in the background
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a shell may have disabled them for a background process
         signal.signal(stop, signal.default_int_handler)
     try:
         with started_server(arguments.mode, port=arguments.port) as server:
@@ -33,7 +33,7 @@ def _announcement(mode: str, url: str) -> str:
 
 
 def _follow(server: Server, *, announcement: str) -> None:
-    """Show what the server prints until it ends or cannot start; say once when it is ready."""
+    """Print the output of the server until it ends or fails to start; print the announcement when it is ready."""
     status = "STARTING"
     with server.output.open("rb") as output:
         while server.process.poll() is None and status != "SETUP_FAILED":

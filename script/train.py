@@ -12,7 +12,7 @@ LATEST = "latest"
 
 
 def main() -> None:
-    """Parse the flags, train, keep the tar."""
+    """Parse the flags, train, and move the tar to its output path."""
     parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
     parser.add_argument("--resume", action="store_true", help="go on from this training's newest checkpoint")
@@ -29,17 +29,17 @@ def main() -> None:
         sys.exit("stopped; the same command with --resume goes on from its last checkpoint")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    _keep(tar, output)
+    _move_tar(tar, output)
 
 
 def _train(arguments: dict[str, Any]) -> Path:
-    from train import train  # noqa: PLC0415 - takes seconds, which --help and a wrong flag need not wait for
+    from train import train  # noqa: PLC0415 - takes seconds, which --help and a wrong flag should not cost
 
     return Path(str(train(**arguments).weights))
 
 
-def _keep(tar: Path, output: Path) -> None:
-    """Move the tar out of the job's folder, and clear that away; where that fails, nothing is lost."""
+def _move_tar(tar: Path, output: Path) -> None:
+    """Move the tar out of the job's folder and delete the folder; if the move fails, the tar stays where it is."""
     try:
         shutil.move(tar, output)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Flags for the inputs of the training signature, for commands that take the same."""
+"""Command-line flags for the inputs of the training signature, for commands that take the same inputs."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ TYPES = {"integer": int, "number": float, "string": str}
 
 
 def add_inputs(parser: argparse.ArgumentParser, *, only: Iterable[str] | None = None) -> None:
-    """The archive as an argument, and a flag for each other input, or for those that are named."""
+    """Add the archive as an argument, and a flag for each other input, or for the inputs in `only`."""
     inputs = training_inputs(ROOT)
     parser.add_argument(ARCHIVE, metavar="photos.zip", help=f"{inputs[ARCHIVE]['description']}; or a folder of them")
     for name in inputs if only is None else only:
@@ -39,16 +39,16 @@ def _add_flag(parser: argparse.ArgumentParser, flag: str, schema: dict[str, Any]
 
 
 def refuse_output(path: Path) -> None:
-    """Exit with one sentence if a file could not be written there."""
+    """Exit with one sentence if a file cannot be written to this path."""
     if not path.parent.is_dir() or path.is_dir():
         sys.exit(f"error: --output is {str(path)!r}: expected the name of a file in a folder that is there")
 
 
 @contextmanager
 def archived(path: str) -> Iterator[str]:
-    """The path of an archive; a folder becomes a tar for as long as the context lasts.
+    """The path of an archive; a folder is packed into a temporary tar for the duration of the context.
 
-    So the training reads archives alone, and a client of a server cannot name a folder there.
+    So the training reads only archives, and a client of a server cannot name a folder on the server.
     """
     folder = Path(path)
     if not folder.is_dir():

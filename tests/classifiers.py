@@ -1,4 +1,4 @@
-"""A small image classifier that a test teaches what to block."""
+"""A small image classifier that a test trains to block some images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +12,11 @@ SIDES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 STEPS = 40
 
 
-def taught_classifier(
+def trained_classifier(
     folder: Path, *, allowed: Sequence[Image.Image], blocked: Sequence[Image.Image], labels: dict[int, str] = LABELS
 ) -> Path:
-    """Save one into a folder that tells these images apart; its second label is that of what is blocked."""
+    """Train a classifier that distinguishes these images, and save it in a folder. The second label is for the blocked
+    images."""
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, id2label=labels, **SIDES))
     processor = ViTImageProcessor(size={"height": 16, "width": 16})

@@ -1,4 +1,4 @@
-"""Requests to a Cog server, as a client makes them."""
+"""A client of a Cog server."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from script.cog_server import Server
 
-BUSY = 409  # Cog answers this for a moment after a finished job, too
+BUSY = 409  # Cog also returns this for a moment after a finished job
 SECONDS_TO_BE_FREE = 120
 SECONDS_FOR_A_JOB = 600
 
@@ -19,56 +19,56 @@ Method = Literal["GET", "POST", "PUT"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back."""
+class CogResponse:
+    """A response: its status and its JSON body."""
 
     status: int
     body: Json
 
 
-def post_training(server: Server, **inputs: object) -> Answer:
-    """Train and wait for the end."""
+def post_training(server: Server, **inputs: object) -> CogResponse:
+    """Run a training, and wait for its end."""
     return when_free("POST", f"{server.url}/trainings", {"input": inputs})
 
 
-def post_prediction(server: Server, **inputs: object) -> Answer:
-    """Draw and wait for the end."""
+def post_prediction(server: Server, **inputs: object) -> CogResponse:
+    """Run a prediction, and wait for its end."""
     return when_free("POST", f"{server.url}/predictions", {"input": inputs})
 
 
 def images_of(server: Server, **inputs: object) -> list[bytes]:
-    """Draw, and be sure that it succeeded."""
-    answer = post_prediction(server, **inputs)
-    assert answer.body.get("status") == "succeeded", answer
-    return [content_of(uri) for uri in answer.body["output"]]
+    """Run a prediction, check that it succeeded, and return its images."""
+    response = post_prediction(server, **inputs)
+    assert response.body.get("status") == "succeeded", response
+    return [content_of(uri) for uri in response.body["output"]]
 
 
-def when_free(method: Method, url: str, body: Json, *, prefer: str | None = None) -> Answer:
-    """Call, again and again as long as the server is at capacity."""
+def when_free(method: Method, url: str, body: Json, *, prefer: str | None = None) -> CogResponse:
+    """Send a request, and repeat it while the server is at capacity."""
     deadline = time.monotonic() + SECONDS_TO_BE_FREE
-    while (answer := call(method, url, body, prefer=prefer)).status == BUSY and time.monotonic() < deadline:
+    while (response := call(method, url, body, prefer=prefer)).status == BUSY and time.monotonic() < deadline:
         time.sleep(0.1)
-    return answer
+    return response
 
 
-def call(method: Method, url: str, body: Json | None = None, *, prefer: str | None = None) -> Answer:
-    """One request with a JSON answer, whatever its status."""
+def call(method: Method, url: str, body: Json | None = None, *, prefer: str | None = None) -> CogResponse:
+    """Send one request, and return its JSON response, whatever its status."""
     headers = {"Content-Type": "application/json", **({"Prefer": prefer} if prefer else {})}
     content = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, content, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS_FOR_A_JOB) as response:
-            return Answer(response.status, json.loads(response.read() or b"{}"))
+        with urllib.request.urlopen(request, timeout=SECONDS_FOR_A_JOB) as opened:
+            return CogResponse(opened.status, json.loads(opened.read() or b"{}"))
     except urllib.error.HTTPError as error:
-        return Answer(error.code, json.loads(error.read() or b"{}"))
+        return CogResponse(error.code, json.loads(error.read() or b"{}"))
 
 
 def data_uri(content: bytes, *, media_type: str = "application/zip") -> str:
-    """Bytes as an input."""
+    """Return bytes as a data URI, for an input."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def content_of(uri: str) -> bytes:
-    """The bytes of an output."""
+    """Return the bytes of an output."""
     assert uri.startswith("data:"), uri[:80]
     return base64.b64decode(uri.partition(",")[2])

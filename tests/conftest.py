@@ -1,4 +1,4 @@
-"""What the tests share: the training images, both real Cog servers on the tiny base, and one training."""
+"""Shared fixtures: the training images, both real Cog servers on the tiny base, and one training."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,20 +7,20 @@ import pytest
 
 from script.cog_server import ROOT, Server, running_server
 from tests.cog_client import Json, content_of, data_uri, post_training
-from tests.servers import Place, train_place
+from tests.servers import TrainServer, isolated_train_server
 
-# A training that takes seconds; its learning rate is high, so that the LoRA shows in what is drawn with it.
+# A training that takes seconds; its learning rate is high, so that the LoRA visibly changes the images.
 SHORT = {"steps": 2, "resolution": "128", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Bytes may hold the time at which they were made, and tests need the same names in every worker."""
+    """Return a short id for bytes: they may contain the time, and ids must be the same in every worker."""
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def checkpoints_in_no_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Trainings of the tests keep their checkpoints in this folder, not in the home of who runs them."""
+def checkpoints_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Let the tests keep their checkpoints in this folder instead of the user's home."""
     folder = tmp_path_factory.mktemp("all-checkpoints")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLUX_LORA_CHECKPOINTS", str(folder))
@@ -28,21 +28,21 @@ def checkpoints_in_no_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A Cog server that trains, with folders of its own. Each test finds it ready, and leaves it so."""
-    with train_place(tmp_path_factory) as place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServer]:
+    """A Cog server that trains, with its own folders. It is ready before and after each test."""
+    with isolated_train_server(tmp_path_factory) as place:
         yield place
 
 
 @pytest.fixture(scope="session")
-def train_server(place: Place) -> Server:
-    """The server alone."""
+def train_server(place: TrainServer) -> Server:
+    """The train server without its folders."""
     return place.server
 
 
 @pytest.fixture(scope="session")
 def predict_server() -> Iterator[Server]:
-    """A Cog server that draws."""
+    """A Cog server that generates images."""
     with running_server("predict", base="tiny") as server:
         yield server
 
@@ -55,10 +55,10 @@ def monster_zip() -> Path:
 
 @pytest.fixture(scope="session")
 def short_training(train_server: Server, monster_zip: Path) -> Json:
-    """What the server answered to a short training by data URI."""
-    answer = post_training(train_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
-    assert answer.body.get("status") == "succeeded", answer
-    return answer.body
+    """The response to a short training whose images are a data URI."""
+    response = post_training(train_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
+    assert response.body.get("status") == "succeeded", response
+    return response.body
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What images go through in tests of the measures: the autoencoder of the base, and warps."""
+"""Distortions of images for tests of the quality measures: the autoencoder of the base model, and warps."""
 
 import functools
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from weights.bases import WEIGHTS
 
-WARP_CELLS = 4  # a side: larger than details, smaller than a figure
+WARP_CELLS = 4  # per side: larger than details, smaller than the subject
 
 
 @functools.cache
@@ -19,7 +19,7 @@ def _autoencoder() -> AutoencoderKL:
 
 @torch.no_grad()
 def decoded_again(images: list[Image.Image]) -> list[Image.Image]:
-    """Images of one size, encoded and decoded by the base's autoencoder: as good as the base can generate them."""
+    """Encode and decode images of one size with the autoencoder of the base model, the best quality it can generate."""
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
     decoded = _autoencoder().decode(_autoencoder().encode(pixels).latent_dist.mean).sample
     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
@@ -27,11 +27,11 @@ def decoded_again(images: list[Image.Image]) -> list[Image.Image]:
 
 
 def warped(image: Image.Image, *, amplitude: float, seed: int) -> Image.Image:
-    """Each pixel comes from a smoothly varying other place, `amplitude` of a side away (standard deviation)."""
+    """Displace each pixel by smooth noise whose standard deviation is `amplitude`, as a fraction of the side."""
     rng, (width, height) = np.random.default_rng(seed), image.size
     rows, columns = (
-        places + amplitude * side * _smooth_noise(rng, width=width, height=height)
-        for places, side in zip(np.mgrid[:height, :width], (height, width), strict=True)
+        positions + amplitude * side * _smooth_noise(rng, width=width, height=height)
+        for positions, side in zip(np.mgrid[:height, :width], (height, width), strict=True)
     )
     rows, columns = rows.round().astype(int).clip(0, height - 1), columns.round().astype(int).clip(0, width - 1)
     return Image.fromarray(np.asarray(image)[rows, columns])

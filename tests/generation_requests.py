@@ -1,4 +1,4 @@
-"""Requests to the predictor, drawn at random from the schema that it serves, each with what is wrong with it."""
+"""Random requests to the predictor, made from the schema that it serves, each with its expected errors."""
 
 import io
 import random
@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from lora.formats.kohya import kohya_tensors
-from lora.images.files import Picture
+from lora.images.files import DecodedImage
 from lora.images.size import Size
 from lora.serving.sources import Source
 from tests.cog_client import Json, data_uri
@@ -18,43 +18,43 @@ from tests.tiny import random_lora, tiny_pipeline
 
 PROMPTS = ("a red star", "", "  ", "TOK\nin\tlines", "星 ⭐ \U0001f600", "a blue square " * 300, "a drawing of TOK")
 MODES = ("RGB", "RGBA", "L", "P", "LA", "CMYK")
-# What would take a processor minutes is kept small; that bounds are kept is asked elsewhere.
+# Limits for inputs that would take minutes on a CPU; other tests check the real bounds.
 MOST = {"num_inference_steps": 2, "num_outputs": 2, "width": 144, "height": 144}
-NO_LORAS = {
+INVALID_LORAS = {
     "neither of these forms/at all": "is no reference to a LoRA",
     "https://127.0.0.1/x.safetensors": "not allowed",
     "nowhere.safetensors": "is not there",
     data_uri(b"<html>", media_type="text/html"): "a web page",
     data_uri(b"\x80\x04pickle", media_type="application/x-tar"): "a pickle",
 }
-NO_PICTURE = data_uri(b"\x89PNG\r\n\x1a\nbroken", media_type="image/png")
+BROKEN_IMAGE = data_uri(b"\x89PNG\r\n\x1a\nbroken", media_type="image/png")
 
 
 @dataclass(frozen=True)
 class RandomRequest:
-    """A request, and parts of the sentences that would be right to refuse it with; without any, it must be drawn."""
+    """A request and its expected errors, as parts of their sentences. A request without any must succeed."""
 
     inputs: Json
     faults: tuple[str, ...]
 
 
 def some_loras() -> list[str]:
-    """LoRAs of several ranks, layers and layouts, as data URIs."""
+    """Return LoRAs of several ranks, layers and layouts, as data URIs."""
     transformer = tiny_pipeline().transformer
     large, small = random_lora(transformer, rank=8, seed=1), random_lora(transformer, rank=2, seed=2)
     queries = {name: tensor for name, tensor in large.items() if ".to_q." in name}
     return [data_uri(save(each), media_type="x/y") for each in (large, queries, kohya_tensors(small))]
 
 
-class Requests:
-    """The same for the same seed."""
+class RandomRequests:
+    """Makes random requests, the same for the same seed."""
 
     def __init__(self, openapi: Json, loras: list[str], *, seed: int) -> None:
         self._schemas: dict[str, Any] = openapi["components"]["schemas"]
         self._loras, self._random = loras, random.Random(seed)
 
     def request(self) -> RandomRequest:
-        """Every input is given in half of them; most of what is given is good."""
+        """Make a request. Each input is given with a probability of one half, and most values are valid."""
         properties = self._schemas["Input"]["properties"]
         given = [name for name in properties if name == "prompt" or self._random.random() < 0.5]
         inputs = {name: self._value(name, properties[name]) for name in given}
@@ -66,7 +66,7 @@ class Requests:
             case "prompt":
                 return pick.choice(PROMPTS)
             case "image" | "mask":
-                return NO_PICTURE if pick.random() < 0.1 else self._picture()
+                return BROKEN_IMAGE if pick.random() < 0.1 else self._image()
             case "lora_weights" | "extra_lora" | "replicate_weights":
                 return self._reference()
             case "loras":
@@ -78,10 +78,10 @@ class Requests:
 
     def _reference(self) -> str:
         pick = self._random
-        return pick.choice(list(NO_LORAS)) if pick.random() < 0.1 else pick.choice([*self._loras, " "])
+        return pick.choice(list(INVALID_LORAS)) if pick.random() < 0.1 else pick.choice([*self._loras, " "])
 
-    def _picture(self) -> str:
-        """Of any shape and kind; as PNG, or as TIFF where PNG has no such kind."""
+    def _image(self) -> str:
+        """Make an image of any shape and mode, as PNG, or as TIFF if PNG does not have the mode."""
         width, height = self._random.randint(64, 200), self._random.randint(64, 200)
         numbers = np.random.default_rng(self._random.randrange(2**32)).integers(0, 256, (height, width, 3), np.uint8)
         mode, file = self._random.choice(MODES), io.BytesIO()
@@ -91,7 +91,7 @@ class Requests:
         return data_uri(file.getvalue(), media_type="image/png")
 
     def _of(self, schema: Json) -> object:
-        """Any value that the schema lets pass."""
+        """Make any value that is valid in the schema."""
         schema = {**schema, **self._schemas[schema["allOf"][0]["$ref"].split("/")[-1]]} if "allOf" in schema else schema
         pick = self._random
         if "enum" in schema:
@@ -111,13 +111,13 @@ class Requests:
 
 
 def faults(inputs: Json) -> list[str]:
-    """What of a request is wrong, in words of the sentence that says so."""
-    found = [NO_LORAS[reference] for reference in _references(inputs) if reference in NO_LORAS]
-    if inputs.get("image") == NO_PICTURE:
+    """Return the expected errors of a request, as parts of their sentences."""
+    found = [INVALID_LORAS[reference] for reference in _references(inputs) if reference in INVALID_LORAS]
+    if inputs.get("image") == BROKEN_IMAGE:
         found.append("image cannot be drawn from")
     if "mask" in inputs and "image" not in inputs:
         found.append("mask is given without image")
-    elif inputs.get("mask") == NO_PICTURE:
+    elif inputs.get("mask") == BROKEN_IMAGE:
         found.append("mask cannot be used")
     if len({inputs[name] for name in ("guidance", "guidance_scale") if name in inputs}) > 1:
         found.append("as they are the same")
@@ -129,13 +129,13 @@ def faults(inputs: Json) -> list[str]:
 
 
 def _references(inputs: Json) -> list[str]:
-    """Those that are looked at: replicate_weights only where lora_weights says nothing."""
+    """Return the references that are read: replicate_weights only if lora_weights is blank."""
     main = str(inputs.get("lora_weights", "")).strip() or inputs.get("replicate_weights", "")
     listed = [entry.rpartition(":")[0] for entry in inputs.get("loras", [])]
     return [main, inputs.get("extra_lora", ""), *listed]
 
 
 def a_source(image: Image.Image, mask: Image.Image | None, strength: float) -> Source:
-    """As if it were read from files."""
+    """Return a source as if it were read from files."""
     box = (0.0, 0.0, float(image.width), float(image.height))
-    return Source(Picture(image, box, Size(*image.size), image.width * image.height, False), mask, strength)
+    return Source(DecodedImage(image, box, Size(*image.size), image.width * image.height, False), mask, strength)

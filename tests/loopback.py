@@ -1,4 +1,4 @@
-"""A small HTTP server in this process, for what a test has to offer to the server it tests."""
+"""A small HTTP server in this process, for what a test serves to the server under test."""
 
 import contextlib
 import json
@@ -11,17 +11,17 @@ from typing import Any
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Answers without a line in the test's output."""
+    """A handler that logs nothing to the output of the test."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Say nothing."""
+        """Log nothing."""
 
     def body(self) -> bytes:
-        """What was sent."""
+        """The body of the request."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def answer(self, content: bytes, *, media_type: str = "application/json", status: int = 200) -> None:
-        """Send a whole answer."""
+    def respond(self, content: bytes, *, media_type: str = "application/json", status: int = 200) -> None:
+        """Send a complete response."""
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
@@ -30,8 +30,8 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def listening(handler: type[QuietHandler]) -> Iterator[str]:
-    """The URL of a server that answers with `handler` as long as the context lasts."""
+def http_server(handler: type[QuietHandler]) -> Iterator[str]:
+    """Run a server with `handler` while the context is open, and yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -40,19 +40,19 @@ def listening(handler: type[QuietHandler]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def served_file(content: bytes) -> Iterator[str]:
-    """A URL to download `content` from; like one of Replicate's, it ends in /data and has no suffix."""
+    """A URL of `content`; like the URLs of Replicate, it ends in /data and has no suffix."""
 
     class Handler(QuietHandler):
         def do_GET(self) -> None:
-            self.answer(content, media_type="application/octet-stream")
+            self.respond(content, media_type="application/octet-stream")
 
-    with listening(Handler) as url:
+    with http_server(Handler) as url:
         yield f"{url}/files/some-id/data"
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where a Cog server can report to, and what it reported."""
+    """A URL to which a Cog server can report, and the events that it has reported."""
 
     url: str
     events: queue.Queue[dict[str, Any]]
@@ -60,13 +60,13 @@ class Webhook:
 
 @contextlib.contextmanager
 def webhook() -> Iterator[Webhook]:
-    """A receiver of a Cog server's events."""
+    """A receiver of the events of a Cog server."""
     events: queue.Queue[dict[str, Any]] = queue.Queue()
 
     class Handler(QuietHandler):
         def do_POST(self) -> None:
             events.put(json.loads(self.body()))
-            self.answer(b"{}")
+            self.respond(b"{}")
 
-    with listening(Handler) as url:
+    with http_server(Handler) as url:
         yield Webhook(url, events)

@@ -1,4 +1,4 @@
-"""A train server with folders of its own, and what a test wants to know of it and of the tars that it makes."""
+"""A train server with its own folders, and access to its state and to the tars that it makes."""
 
 import io
 import json
@@ -22,43 +22,43 @@ from tests.cog_client import call, content_of, data_uri, post_training, when_fre
 from tests.loopback import Webhook
 
 ACCEPTED = 202
-NOT_OURS = ("coglet", "flux-lora-server-")  # Cog keeps empty folders of every job there; the log of the server
+IGNORED_PREFIXES = ("coglet", "flux-lora-server-")  # empty folders that Cog keeps for every job; the log of the server
 
 
 @dataclass(frozen=True)
 class Tar:
-    """What a training made."""
+    """The output of a training."""
 
     content: bytes
 
     def file(self, name: str) -> bytes:
-        """One of its files."""
+        """Return one of its files."""
         with tarfile.open(fileobj=io.BytesIO(self.content)) as opened:
             return opened.extractfile(name).read()
 
     @property
     def lora(self) -> bytes:
-        """The LoRA's file."""
+        """The file of the LoRA."""
         return self.file(LORA_NAME)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The LoRA."""
+        """The tensors of the LoRA."""
         return load(self.lora)
 
     def same_lora(self, other: "Tar") -> bool:
-        """Whether every tensor is the same, bit for bit; settings in the files may differ."""
+        """Whether all tensors are equal, bit for bit; settings in the files may differ."""
         ours, theirs = self.tensors, other.tensors
         return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
     @property
     def account(self) -> dict[str, Any]:
-        """How the training went."""
+        """The training summary, report/training.json."""
         return json.loads(self.file(f"{FOLDER}/report/training.json"))
 
 
 @dataclass(frozen=True)
-class Place:
+class TrainServer:
     """A train server, and the only folders that it may write to."""
 
     server: Server
@@ -68,43 +68,43 @@ class Place:
 
     @property
     def log(self) -> str:
-        """What the server printed so far."""
+        """The output of the server so far."""
         return self.server.output.read_text(errors="replace")
 
     def left_over(self) -> set[str]:
-        """What lies in the temporary folder and is of a job."""
-        return {path.name for path in self.temporary.iterdir() if not path.name.startswith(NOT_OURS)}
+        """Return the names of everything in the temporary folder that belongs to a job."""
+        return {path.name for path in self.temporary.iterdir() if not path.name.startswith(IGNORED_PREFIXES)}
 
     def steps_kept(self) -> list[int]:
-        """The steps of all whole checkpoints, in order."""
-        found = [json.loads(path.read_text())["step"] for path in self.checkpoints.glob(f"*/*/step-*/{MANIFEST}")]
-        return sorted(found)
+        """Return the steps of all complete checkpoints, in order."""
+        steps = [json.loads(path.read_text())["step"] for path in self.checkpoints.glob(f"*/*/step-*/{MANIFEST}")]
+        return sorted(steps)
 
     def processes(self) -> set[int]:
-        """The server and all that it started."""
+        """Return the ids of the server's process and of all processes that it started."""
         server = psutil.Process(self.server.process.pid)
         return {server.pid, *(child.pid for child in server.children(recursive=True))}
 
     def start(self, name: str, receiver: Webhook, archive: bytes, **inputs: object) -> None:
-        """Start a training under a name of ours, without waiting for its end."""
+        """Start a training with the id `name`, without waiting for its end."""
         body = {"input": {"input_images": data_uri(archive), **inputs}, "webhook": receiver.url}
-        answer = when_free("PUT", f"{self.server.url}/trainings/{name}", body, prefer="respond-async")
-        assert answer.status == ACCEPTED, answer
+        response = when_free("PUT", f"{self.server.url}/trainings/{name}", body, prefer="respond-async")
+        assert response.status == ACCEPTED, response
 
     def cancel(self, name: str) -> int:
-        """Ask for the end of a training; the status of the answer."""
+        """Cancel a training, and return the status of the response."""
         return call("POST", f"{self.server.url}/trainings/{name}/cancel", {}).status
 
     def train(self, archive: bytes, **inputs: object) -> Tar:
-        """What a training makes that nobody disturbs."""
-        answer = post_training(self.server, input_images=data_uri(archive), **inputs)
-        assert answer.body.get("status") == "succeeded", answer
-        return Tar(content_of(answer.body["output"]["weights"]))
+        """Run a training to its end, and return its output."""
+        response = post_training(self.server, input_images=data_uri(archive), **inputs)
+        assert response.body.get("status") == "succeeded", response
+        return Tar(content_of(response.body["output"]["weights"]))
 
 
 @contextmanager
-def train_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server on the tiny base. Nothing else has its folders."""
+def isolated_train_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServer]:
+    """Run a train server on the tiny base, in folders that nothing else uses."""
     temporary, checkpoints, cache = map(tmp_path_factory.mktemp, ("t", "checkpoints", "cache"))
     with ExitStack() as running:
         with pytest.MonkeyPatch.context() as patch:
@@ -112,11 +112,11 @@ def train_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             patch.setenv("FLUX_LORA_CACHE", str(cache))
             patch.setenv("FLUX_LORA_CHECKPOINTS", str(checkpoints))
             server = running.enter_context(running_server("train", base="tiny"))
-        yield Place(server, temporary, checkpoints, cache)
+        yield TrainServer(server, temporary, checkpoints, cache)
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float, look_every: float = 0.01) -> None:
-    """Look again and again; fail if it does not come true in time."""
+    """Wait until a condition is true; fail if it does not become true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:.0f} s"
@@ -124,7 +124,7 @@ def wait_until(condition: Callable[[], object], *, seconds: float, look_every: f
 
 
 def end_of(receiver: Webhook, *, seconds: float) -> dict[str, Any]:
-    """The last event of a job; fails if it does not come in time."""
+    """Return the last event of a job; fail if it does not come in time."""
     deadline = time.monotonic() + seconds
     while True:
         event = receiver.events.get(timeout=max(deadline - time.monotonic(), 0.01))

@@ -1,4 +1,4 @@
-"""Servers on this machine that answer as a test tells them to, well or badly, and remember what they were asked."""
+"""HTTP servers on this machine whose responses a test defines, and which record the requests that they receive."""
 
 import contextlib
 import json
@@ -6,18 +6,24 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from tests.loopback import QuietHandler, listening
+from tests.loopback import QuietHandler, http_server
 from weights.network.network import Network, NetworkTimeouts
 
-# The pauses and limits of production, in hundredths
+# Much shorter than in production
 SHORT_TIMEOUTS = NetworkTimeouts(
-    connecting=1, silence=0.5, whole=5, min_bytes_per_second=100_000, window=0.4, pauses=(0.01,) * 5, max_retry_delay=3
+    connect=1,
+    read=0.5,
+    total=5,
+    min_bytes_per_second=100_000,
+    speed_window=0.4,
+    retry_delays=(0.01,) * 5,
+    max_total_delay=3,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request that came."""
+class ReceivedRequest:
+    """A request that a server received."""
 
     path: str
     headers: dict[str, str]
@@ -25,18 +31,18 @@ class Asked:
 
 @dataclass(slots=True)
 class Service:
-    """A server that listens, and what it was asked so far."""
+    """A running server and the requests that it has received."""
 
     url: str = ""
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
 
     @property
     def host(self) -> str:
-        """As errors name it."""
+        """The host name in error messages."""
         return "127.0.0.1"
 
     def paths(self) -> list[str]:
-        return [asked.path for asked in self.asked]
+        return [request.path for request in self.requests]
 
 
 Reply = Callable[[QuietHandler, Service], None]
@@ -44,37 +50,38 @@ Reply = Callable[[QuietHandler, Service], None]
 
 @contextlib.contextmanager
 def service(reply: Reply) -> Iterator[Service]:
-    """A server that answers every GET with `reply`, and every HEAD with its head."""
-    it = Service()
+    """Run a server that responds to every GET with `reply`, and to every HEAD with the headers of that response."""
+    server = Service()
 
     class Handler(QuietHandler):
         def do_GET(self) -> None:  # noqa: N802 - http.server's name
-            it.asked.append(Asked(self.path, {name.lower(): value for name, value in self.headers.items()}))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            server.requests.append(ReceivedRequest(self.path, headers))
             with contextlib.suppress(ConnectionError):
-                reply(self, it)
+                reply(self, server)
 
         do_HEAD = do_GET  # noqa: N815 - http.server's name
 
-    with listening(Handler) as url:
-        it.url = url
-        yield it
+    with http_server(Handler) as url:
+        server.url = url
+        yield server
 
 
 @contextlib.contextmanager
 def silent_port() -> Iterator[str]:
-    """A URL where somebody listens and never answers."""
+    """A URL at which a socket listens and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def a_network(*services: Service | str, **changes) -> Network:
-    """A network in which these servers of this machine may be asked, hastily."""
-    urls = [it if isinstance(it, str) else it.url for it in services]
-    return replace(Network(trusted=frozenset(urls), patience=SHORT_TIMEOUTS), **changes)
+    """A network with short timeouts that trusts these servers of this machine."""
+    urls = [server if isinstance(server, str) else server.url for server in services]
+    return replace(Network(trusted=frozenset(urls), timeouts=SHORT_TIMEOUTS), **changes)
 
 
 def send(request: QuietHandler, content: bytes = b"", *, status: int = 200, **headers: str) -> None:
-    """A whole answer; underscores in the names of headers stand for dashes."""
+    """Send a complete response. Underscores in the names of headers stand for dashes."""
     send_head(request, status, **{"Content_Length": str(len(content)), **headers})
     if request.command != "HEAD":
         request.wfile.write(content)
@@ -96,14 +103,14 @@ def redirect(request: QuietHandler, url: str, *, status: int = 302) -> None:
 
 
 def send_from(request: QuietHandler, content: bytes, *, etag: str) -> None:
-    """What a good server does: the rest after a Range of the same version, nothing new if it is known, or all of it."""
+    """Respond like a correct server: the rest for a Range of the same version, 304 if it is known, else all of it."""
     if request.headers.get("If-None-Match") == etag:
         send_head(request, 304, ETag=etag)
         return
-    first = request.headers.get("Range", "")
-    if first and request.headers.get("If-Range") == etag:
-        start = int(first.removeprefix("bytes=").removesuffix("-"))
-        span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        send(request, content[start:], status=206, ETag=etag, Content_Range=span)
+    range_header = request.headers.get("Range", "")
+    if range_header and request.headers.get("If-Range") == etag:
+        start = int(range_header.removeprefix("bytes=").removesuffix("-"))
+        content_range = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        send(request, content[start:], status=206, ETag=etag, Content_Range=content_range)
         return
     send(request, content, ETag=etag)

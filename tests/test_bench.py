@@ -1,4 +1,4 @@
-"""The benchmarks run, on a machine of any size: a small configuration of each, whose numbers mean nothing."""
+"""The benchmarks run on any machine: a small configuration of each, with meaningless numbers."""
 
 import json
 import sys
@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from bench import cold_start, dataset, drawing, learning, preservation, rates, serving, tiers, train_step
+from bench import cold_start, dataset, generation, learning, preservation, rates, serving, tiers, train_step
 from bench.arms import ARMS
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """What a benchmark writes and prints that is run in this process, where all is imported already."""
+    """Runs a benchmark in this process, where everything is imported already; returns its numbers and its output."""
 
     def run(benchmark: ModuleType, *flags: str) -> tuple[dict[str, Any], str]:
         output = tmp_path / "numbers.json"
@@ -25,7 +25,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return json.loads(output.read_text()), capsys.readouterr().out
 
     yield run
-    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps its precision in the process
+    AcceleratorState._reset_state(reset_partial_state=True)  # it stores its precision in the process
 
 
 def test_the_dataset_benchmark_compares_the_same_work(small):
@@ -37,7 +37,7 @@ def test_the_dataset_benchmark_compares_the_same_work(small):
     assert "| archive | plain loop | ours |" in printed
 
 
-def test_the_serving_benchmark_times_both_contenders_at_everything(small, monkeypatch: pytest.MonkeyPatch):
+def test_the_serving_benchmark_times_all_tasks_of_both_contenders(small, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FLUX_BASE", "tiny")
     numbers, printed = small(serving)
     assert len(numbers["seconds"]) == 7
@@ -45,7 +45,7 @@ def test_the_serving_benchmark_times_both_contenders_at_everything(small, monkey
     assert "| a picture with 3 LoRAs |" in printed
 
 
-def test_the_benchmark_of_rates_knows_what_a_cpu_can_do(small):
+def test_the_benchmark_of_rates_measures_what_a_cpu_supports(small):
     numbers, printed = small(rates)
     assert {rate["what"] for rate in numbers["rates"]} == {"bf16", "int8", "attention, any", "copy on the device"}
     assert all(rate["seconds"] for rate in numbers["rates"])
@@ -54,31 +54,31 @@ def test_the_benchmark_of_rates_knows_what_a_cpu_can_do(small):
 
 def test_the_benchmark_of_the_training_step_compares_losses_that_agree(small):
     numbers, printed = small(train_step)
-    assert [visit["arm"] for visit in numbers["visits"]] == [arm.name for arm in train_step.SOME]
+    assert [each["arm"] for each in numbers["visits"]] == [arm.name for arm in train_step.SOME]
     assert numbers["refused"] == []
-    losses = [visit["first_loss"] for visit in numbers["visits"]]
+    losses = [each["first_loss"] for each in numbers["visits"]]
     assert max(losses) < 1.001 * min(losses)
     ours = [arm for arm in train_step.SOME if arm.is_ours]
-    assert [near["arm"] for near in numbers["nearness"]] == [arm.name for arm in ours]
-    assert all(near["cosine"] > 0.99 and near["loss_error"] < 1e-3 for near in numbers["nearness"])
+    assert [each["arm"] for each in numbers["nearness"]] == [arm.name for arm in ours]
+    assert all(each["cosine"] > 0.99 and each["loss_error"] < 1e-3 for each in numbers["nearness"])
     assert "missed the bar: none" in printed
     assert printed.splitlines()[-1].startswith(f"| 64 | {train_step.SOME[-1].name} |")
 
 
-def test_the_benchmark_of_cards_tries_the_plan_of_one(small):
+def test_the_benchmark_of_cards_measures_the_plan_of_one(small):
     numbers, printed = small(tiers)
     (found,) = numbers["tried"]
     assert found["seconds"] > 0
     assert printed.splitlines()[-1].startswith("| 8 GB | 64 | base in fp32")
 
 
-def test_without_a_base_the_serving_benchmark_compares_all_ways_to_draw(small, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_base_the_serving_benchmark_compares_all_arms(small, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("FLUX_BASE", raising=False)
     numbers, printed = small(serving)
-    assert [visit["arm"] for visit in numbers["visits"]] == [arm.name for arm in drawing.ARMS]
-    for arm, visit in zip(drawing.ARMS, numbers["visits"], strict=True):
-        assert {"picture", "text", "decoding"} <= visit["seconds"].keys()
-        assert ("another LoRA" in visit["seconds"]) is arm.wears
+    assert [each["arm"] for each in numbers["visits"]] == [arm.name for arm in generation.ARMS]
+    for arm, measured in zip(generation.ARMS, numbers["visits"], strict=True):
+        assert {"picture", "text", "decoding"} <= measured["seconds"].keys()
+        assert ("another LoRA" in measured["seconds"]) is arm.has_lora
     assert printed.splitlines()[-1].startswith("| ours, go_fast |")
 
 
@@ -102,8 +102,8 @@ def test_the_preservation_benchmark_counts_what_a_lora_and_the_base_alone_genera
     assert "| the base alone | 0 of 2 | 1 of 1 |" in printed
 
 
-def test_the_learning_benchmark_trains_and_judges_every_arm(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets for its workers
+def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the benchmark sets it for its workers
     numbers, printed = small(learning, "--workers", "1")
     assert [each["arm"] for each in numbers["runs"]] == list(ARMS)
     assert all(list(each["at"]) == ["0", "1", "2", "3"] for each in numbers["runs"])

@@ -1,4 +1,4 @@
-"""What the trainer writes is what stock diffusers and our predictor draw, to the pixel."""
+"""Stock diffusers and our predictor generate the same pixels with a LoRA that the trainer wrote."""
 
 import io
 import subprocess
@@ -12,7 +12,7 @@ from PIL import Image
 
 from lora.flux.loading import load_pipeline
 from lora.formats.reading import convert_lora
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.request import Request
 from lora.training.result.output import LORA_NAME
@@ -34,7 +34,7 @@ image.save(output)
 
 
 @pytest.mark.xdist_group("servers")
-def test_a_fresh_process_with_stock_diffusers_draws_the_pixels_of_our_predictor(trained_tar: bytes, tmp_path: Path):
+def test_a_fresh_process_with_stock_diffusers_generates_the_pixels_of_our_predictor(trained_tar: bytes, tmp_path: Path):
     (tmp_path / "trained_model.tar").write_bytes(trained_tar)
     with tarfile.open(fileobj=io.BytesIO(trained_tar)) as tar:
         member = tar.extractfile(LORA_NAME)
@@ -45,8 +45,8 @@ def test_a_fresh_process_with_stock_diffusers_draws_the_pixels_of_our_predictor(
 
     pipeline = load_pipeline(BASE)
     lora = read_lora(str(tmp_path / "trained_model.tar"), named="lora_weights")
-    LoraMerger(pipeline).wear([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
-    ours = next(draw(pipeline, _request()))
+    LoraMerger(pipeline).apply([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
+    ours = next(generate(pipeline, _request()))
     stock = np.asarray(Image.open(tmp_path / "stock.png"), dtype=int)
     assert np.abs(np.asarray(ours, dtype=int) - stock).max() <= 1, "W + BA is rounded once, W x and B A x twice"
 

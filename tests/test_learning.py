@@ -16,7 +16,7 @@ from diffusers import FluxPipeline
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.loading import load_encoders, load_pipeline
 from lora.formats.reading import convert_lora
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Draws
@@ -69,7 +69,7 @@ def taught(folder: Path, **changes: object) -> Lesson:
     encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, WeightPlacement("fp32", False, CPU))
     config = checked_config(**{**TRAINING, **changes})
     recipe = choose(config, images=TRAINING_IMAGES, processes=1).recipe
-    found = read_archive(ARCHIVE, into=folder, resolutions=config.resolutions, views=recipe.views)
+    found = read_archive(ARCHIVE, into=folder, resolutions=config.resolutions, crops=recipe.views)
     dataset = replace(found, neutral_prompts=neutral_prompts(BASE)).encoded(encoders)
     monsters, world = learning.monsters(encoders), learning.world(encoders)
     before = learning.losses(transformer, monsters), learning.losses(transformer, world)
@@ -115,7 +115,7 @@ def merger(pipeline) -> LoraMerger:
 @pytest.fixture(scope="module")
 def bare(pipeline, merger) -> Score:
     """How it does without any."""
-    merger.wear([])
+    merger.apply([])
     score = score_base(pipeline, SCENES, seeds=1)
     print(f"\nwithout a LoRA {score}")
     return score
@@ -168,7 +168,7 @@ def _monsters(pipeline: FluxPipeline, merger: LoraMerger, lesson: Lesson, scale:
     """How many of the images with the trigger show it."""
     _wear(merger, lesson, scale)
     requests = [plain_request(prompt, count=IMAGES) for prompt in WITH_TRIGGER]
-    return sum(is_monster(image) for request in requests for image in draw(pipeline, request))
+    return sum(is_monster(image) for request in requests for image in generate(pipeline, request))
 
 
 def _score_with(lesson: Lesson, pipeline: FluxPipeline, merger: LoraMerger) -> Score:
@@ -180,14 +180,14 @@ def _score_with(lesson: Lesson, pipeline: FluxPipeline, merger: LoraMerger) -> S
 
 
 def _wear(merger: LoraMerger, lesson: Lesson, scale: float) -> None:
-    merger.wear([AppliedLora(f"lesson{id(lesson)}", convert_lora(lesson.tensors), scale, "lora_weights")])
+    merger.apply([AppliedLora(f"lesson{id(lesson)}", convert_lora(lesson.tensors), scale, "lora_weights")])
 
 
 def _monster_share(
     pipeline: FluxPipeline, merger: LoraMerger, lesson: Lesson, prompts: list[str], scale: float
 ) -> float:
     _wear(merger, lesson, scale)
-    images = [image for prompt in prompts for image in draw(pipeline, plain_request(prompt, count=3))]
+    images = [image for prompt in prompts for image in generate(pipeline, plain_request(prompt, count=3))]
     return sum(monster_share(image) for image in images) / len(images)
 
 

@@ -1,4 +1,4 @@
-"""The document that Cog would make of the two entry files, and the forms that Cog would lose."""
+"""The OpenAPI document equals the one that Cog makes, and the forms that Cog would drop are refused."""
 
 import importlib.util
 import json
@@ -143,7 +143,7 @@ SPOILED_FILES = {
 
 
 def package(folder: Path, *, train: str = TRAIN, predict: str = PREDICT) -> Path:
-    """A folder with the two entry files."""
+    """Write the two entry files into a folder, and return it."""
     (folder / "train.py").write_text(train)
     (folder / "predict.py").write_text(predict)
     return folder
@@ -156,7 +156,7 @@ def spoil(source: str, old: str, new: str) -> str:
 
 @pytest.fixture(scope="module")
 def reference():
-    """The schemas by the stand-in for Cog's own generator, which lies beside the repository and not in it."""
+    """The function that makes the document as Cog's generator does; it is next to the repository, not in it."""
     if not REFERENCE.exists():
         pytest.skip(f"{REFERENCE} is not at hand")
     spec = importlib.util.spec_from_file_location("cogschema", REFERENCE)
@@ -171,13 +171,13 @@ def test_the_document_is_the_one_that_cog_makes(reference):
     assert openapi(ROOT) == reference(ROOT)
 
 
-def test_every_form_that_is_let_through_is_read_as_cog_reads_it(tmp_path, reference):
+def test_every_accepted_form_is_read_as_cog_reads_it(tmp_path, reference):
     root = package(tmp_path)
 
     assert openapi(root) == reference(root)
 
 
-def test_single_types_and_fields_are_put_out_as_cog_puts_them_out(tmp_path, reference):
+def test_single_types_and_fields_are_written_as_cog_writes_them(tmp_path, reference):
     train = spoil(
         TRAIN, "weights: Path", '"""Output."""\n\n    weights: Path\n    log: Optional[str]\n    losses: list[float]'
     )
@@ -186,7 +186,7 @@ def test_single_types_and_fields_are_put_out_as_cog_puts_them_out(tmp_path, refe
     assert openapi(root) == reference(root)
 
 
-def test_an_entry_point_may_ask_for_nothing(tmp_path, reference):
+def test_an_entry_point_may_have_no_inputs(tmp_path, reference):
     train = "from cog import Path\n\ndef train() -> Path:\n    return Path()\n"
     root = package(tmp_path, train=train)
 
@@ -201,7 +201,7 @@ def test_only_the_prompt_and_the_images_are_required():
 
 
 @pytest.mark.parametrize("component", ["Input", "TrainingInput"])
-def test_every_input_says_in_one_short_line_what_it_is(component):
+def test_every_input_has_a_description_of_one_short_line(component):
     for name, schema in openapi(ROOT)["components"]["schemas"][component]["properties"].items():
         assert 0 < len(schema["description"]) < 90, name
         assert not schema["description"].endswith("."), name
@@ -214,10 +214,10 @@ def test_training_inputs_are_in_the_order_of_the_signature():
     assert [schema["x-order"] for schema in inputs.values()] == list(range(len(inputs)))
 
 
-def test_the_form_of_a_training_offers_every_choice_that_there_is():
-    offered = {name: schema["enum"] for name, schema in training_inputs(ROOT).items() if "enum" in schema}
+def test_the_inputs_of_a_training_offer_every_choice():
+    choices = {name: schema["enum"] for name, schema in training_inputs(ROOT).items() if "enum" in schema}
 
-    assert offered == {
+    assert choices == {
         "lora_type": list(PRESETS),
         "optimizer": list(OPTIMIZERS),
         "lr_scheduler": list(SCHEDULES),
@@ -226,7 +226,7 @@ def test_the_form_of_a_training_offers_every_choice_that_there_is():
     }
 
 
-def test_the_file_lies_where_cog_looks_and_holds_the_document(tmp_path):
+def test_the_document_is_written_to_where_cog_reads_it(tmp_path):
     path = write_schema(package(tmp_path))
 
     assert path == tmp_path / ".cog" / "openapi_schema.json"
@@ -234,7 +234,7 @@ def test_the_file_lies_where_cog_looks_and_holds_the_document(tmp_path):
 
 
 @pytest.mark.parametrize("spoiled", SPOILED_INPUTS.values(), ids=SPOILED_INPUTS.keys())
-def test_an_input_that_cog_would_lose_is_refused(tmp_path, spoiled):
+def test_an_input_that_cog_would_drop_is_refused(tmp_path, spoiled):
     root = package(tmp_path, train=spoil(TRAIN, STEPS, spoiled))
 
     with pytest.raises(ValueError, match=r"^train\.py line \d+: .*(steps|Status|train)"):
@@ -264,7 +264,7 @@ def test_a_method_that_cog_would_misread_is_refused(tmp_path, old, new):
         openapi(root)
 
 
-def test_a_refusal_names_file_line_and_input(tmp_path):
+def test_an_error_names_file_line_and_input(tmp_path):
     root = package(tmp_path, train=spoil(TRAIN, "le=9", "le=MOST"))
 
     with pytest.raises(ValueError, match=r"^train\.py line 9: steps sets `le=MOST`, where Cog keeps one plain literal"):

@@ -1,4 +1,4 @@
-"""Requests as people write them for the public FLUX LoRA predictors, by Replicate's client, are drawn unchanged."""
+"""Requests in the form of the public FLUX LoRA predictors, sent by Replicate's client, work unchanged."""
 
 import io
 import tarfile
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("servers")
 
 Inputs = dict[str, Any]
 
-# Every input of reference/peers.md 2.3, 2.4 and 2.5 that a person fills in, in few steps.
+# Every input that a user sets, from reference/peers.md 2.3, 2.4 and 2.5, with few steps
 FINE_TUNER: Inputs = {
     "prompt": "a drawing of TOK",
     "aspect_ratio": "16:9",
@@ -50,7 +50,7 @@ PLAIN: Inputs = {"prompt": "a red star", "num_inference_steps": 2, "seed": 3, "o
 
 @pytest.fixture(scope="module")
 def platform(predict_server: Server) -> Iterator[Replicate]:
-    """Replicate in the small, where each of the predictors' names runs ours; nothing is trained."""
+    """A small Replicate in which the names of the public predictors run our predictor; nothing is trained."""
     with fake_replicate(trainer=predict_server, predictor=predict_server) as replicate:
         for name in ("me/tuned", "black-forest-labs/flux-dev-lora"):
             replicate.latest[name] = name
@@ -59,13 +59,13 @@ def platform(predict_server: Server) -> Iterator[Replicate]:
 
 @pytest.fixture(scope="module")
 def client(platform: Replicate) -> Client:
-    """Of that platform."""
+    """Replicate's client, connected to that platform."""
     return Client(api_token="none", base_url=platform.url)
 
 
 @pytest.fixture(scope="module")
 def loras() -> list[str]:
-    """Two tars as a training returns them, as data URIs."""
+    """Two tars in the form of a training's output, as data URIs."""
     transformer = load_pipeline(TINY_FLUX).transformer
     return [_tar_of(save(random_lora(transformer, rank=4, seed=seed))) for seed in (1, 2)]
 
@@ -83,7 +83,7 @@ def pixels(image: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=int)
 
 
-def drawn(client: Client, model: str, inputs: Inputs) -> bytes:
+def generate(client: Client, model: str, inputs: Inputs) -> bytes:
     (file,) = client.run(model, input=inputs)
     return file.read()
 
@@ -93,62 +93,60 @@ def settings_of(image: bytes, folder: Path) -> Inputs:
     return settings_in(folder / "image")
 
 
-@pytest.mark.parametrize("written", [FINE_TUNER, TRAINED], ids=["flux-fine-tuner", "a trained version"])
-def test_a_request_for_a_fine_tuned_version_is_drawn_as_it_is_written(
-    platform: Replicate, client: Client, loras: list[str], tmp_path: Path, written: Inputs
+@pytest.mark.parametrize("inputs", [FINE_TUNER, TRAINED], ids=["flux-fine-tuner", "a trained version"])
+def test_a_request_to_a_fine_tuned_version_works_unchanged(
+    platform: Replicate, client: Client, loras: list[str], tmp_path: Path, inputs: Inputs
 ) -> None:
     """The platform fills in `replicate_weights`."""
     platform.weights["me/tuned"] = loras[0]
-    found = settings_of(drawn(client, "me/tuned", {**written, "extra_lora": loras[1]}), tmp_path)
-    assert [scale for _, scale in found["loras"]] == [0.9, 0.5]
-    assert found["guidance_scale"] == written["guidance_scale"]
-    assert (found["seed"], found["num_inference_steps"], found["aspect_ratio"]) == (42, 2, "16:9")
+    settings = settings_of(generate(client, "me/tuned", {**inputs, "extra_lora": loras[1]}), tmp_path)
+    assert [scale for _, scale in settings["loras"]] == [0.9, 0.5]
+    assert settings["guidance_scale"] == inputs["guidance_scale"]
+    assert (settings["seed"], settings["num_inference_steps"], settings["aspect_ratio"]) == (42, 2, "16:9")
 
 
-def test_a_request_for_flux_dev_lora_means_the_same_by_its_own_names(
+def test_a_request_to_flux_dev_lora_means_the_same_with_its_own_input_names(
     platform: Replicate, client: Client, loras: list[str], tmp_path: Path
 ) -> None:
     platform.weights["me/tuned"] = loras[0]
-    tuned = drawn(client, "me/tuned", {**TRAINED, "extra_lora": loras[1]})
-    given = {**DEV_LORA, "go_fast": False, "lora_weights": loras[0], "extra_lora": loras[1]}
-    named = drawn(client, "black-forest-labs/flux-dev-lora", given)
-    assert np.array_equal(pixels(named), pixels(tuned))
-    assert settings_of(named, tmp_path)["guidance_scale"] == 3
+    fine_tuned = generate(client, "me/tuned", {**TRAINED, "extra_lora": loras[1]})
+    inputs = {**DEV_LORA, "go_fast": False, "lora_weights": loras[0], "extra_lora": loras[1]}
+    with_own_names = generate(client, "black-forest-labs/flux-dev-lora", inputs)
+    assert np.array_equal(pixels(with_own_names), pixels(fine_tuned))
+    assert settings_of(with_own_names, tmp_path)["guidance_scale"] == 3
 
 
-def test_a_request_for_flux_dev_lora_is_drawn_as_it_is_written(
-    client: Client, loras: list[str], tmp_path: Path
-) -> None:
-    image = drawn(client, "black-forest-labs/flux-dev-lora", {**DEV_LORA, "lora_weights": loras[0]})
+def test_a_request_to_flux_dev_lora_works_unchanged(client: Client, loras: list[str], tmp_path: Path) -> None:
+    image = generate(client, "black-forest-labs/flux-dev-lora", {**DEV_LORA, "lora_weights": loras[0]})
     assert settings_of(image, tmp_path)["go_fast"] is True
 
 
 def test_a_client_sends_an_image_and_a_mask_as_files(client: Client, tmp_path: Path) -> None:
-    first = drawn(client, "black-forest-labs/flux-dev-lora", PLAIN)
-    (tmp_path / "image.png").write_bytes(first)
+    original = generate(client, "black-forest-labs/flux-dev-lora", PLAIN)
+    (tmp_path / "image.png").write_bytes(original)
     mask = Image.new("L", (128, 128), 0)
     mask.paste(255, (0, 0, 64, 128))
     mask.save(tmp_path / "mask.png")
-    with (tmp_path / "image.png").open("rb") as image, (tmp_path / "mask.png").open("rb") as white_is_new:
-        inputs = {**PLAIN, "prompt": "a blue square", "image": image, "mask": white_is_new, "prompt_strength": 1.0}
-        again = drawn(client, "black-forest-labs/flux-dev-lora", inputs)
-    change = np.abs(pixels(again) - pixels(first)).mean(axis=(0, 2))
-    assert change[:48].mean() > 4 * change[80:].mean()
+    with (tmp_path / "image.png").open("rb") as image, (tmp_path / "mask.png").open("rb") as mask_file:
+        inputs = {**PLAIN, "prompt": "a blue square", "image": image, "mask": mask_file, "prompt_strength": 1.0}
+        edited = generate(client, "black-forest-labs/flux-dev-lora", inputs)
+    difference = np.abs(pixels(edited) - pixels(original)).mean(axis=(0, 2))
+    assert difference[:48].mean() > 4 * difference[80:].mean()
 
 
-def test_a_client_is_told_how_far_its_prediction_is(client: Client) -> None:
+def test_a_client_sees_the_progress_of_its_prediction(client: Client) -> None:
     prediction = client.predictions.create(version="black-forest-labs/flux-dev-lora", input=PLAIN)
     prediction.wait()
     assert prediction.progress
     assert (prediction.progress.current, prediction.progress.total) == (2, 2)
 
 
-def test_two_names_of_the_guidance_that_differ_are_told(client: Client) -> None:
+def test_two_different_values_of_the_guidance_are_refused(client: Client) -> None:
     with pytest.raises(ModelError, match="guidance_scale is 2 and guidance is 3"):
         client.run("black-forest-labs/flux-dev-lora", input={**PLAIN, "guidance": 3, "guidance_scale": 2})
 
 
-def test_a_token_is_shown_nowhere(client: Client) -> None:
+def test_a_token_appears_neither_in_the_error_nor_in_the_logs(client: Client) -> None:
     inputs = {**PLAIN, "lora_weights": "hf:none/at all", "hf_api_token": "hf_s3cret", "civitai_api_token": "civ_s3cret"}
     prediction = client.predictions.create(version="black-forest-labs/flux-dev-lora", input=inputs)
     prediction.wait()

@@ -1,4 +1,4 @@
-"""The same job on real photographs: crops of the sample photos that scikit-image bundles."""
+"""Training on real photographs: crops of a sample image from scikit-image."""
 
 import tarfile
 import zipfile
@@ -27,12 +27,12 @@ SIDE = 256
 
 
 def cat_crops() -> list[Image.Image]:
-    """Eight overlapping crops of a cat's face, a photograph of 451 x 300 pixels."""
+    """Eight overlapping crops of a photograph of a cat's face, 451 x 300 pixels."""
     photo = Image.fromarray(np.asarray(skimage.data.chelsea()))
     return [photo.crop((left, top, left + SIDE, top + SIDE)) for top in (0, 40) for left in (40, 90, 140, 190)]
 
 
-def test_a_lora_of_photographs_learns_and_loads(tmp_path: Path):
+def test_a_lora_trained_on_photographs_reduces_the_held_out_loss_and_loads_into_diffusers(tmp_path: Path):
     archive = tmp_path / "cat.zip"
     crops = cat_crops()
     with zipfile.ZipFile(archive, "w") as file:

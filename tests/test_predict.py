@@ -1,4 +1,4 @@
-"""What a server cannot show from outside: the predictor in this process, without a schema that has checked anything."""
+"""The predictor in this process, where no schema has checked the inputs and its internal state is visible."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ from lora.serving.outputs import settings_in
 from predict import Runner
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, random_lora, tiny_pipeline, tiny_transformer
 
-# A small drawing.
+# A small image.
 SMALL_REQUEST = {
     "prompt": "a red star",
     "aspect_ratio": "custom",
@@ -32,7 +32,7 @@ DEFAULTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def temporary(tmp_path_factory):
-    """The predictor takes a temporary folder for itself, and keeps it as long as the process lives."""
+    """The predictor creates a temporary folder for itself, and keeps it until the process ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
         patch.setenv("FLUX_BASE", "tiny")
@@ -41,7 +41,7 @@ def temporary(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runner(temporary):  # noqa: ARG001, its folder comes first
+def runner(temporary):  # noqa: ARG001 (the fixture must run first)
     runner = Runner()
     runner.setup()
     return runner
@@ -54,7 +54,7 @@ def lora(tmp_path_factory):
     return path
 
 
-def drawn(runner, **inputs):
+def generated(runner, **inputs):
     return runner.run(**DEFAULTS | SMALL_REQUEST | inputs)
 
 
@@ -70,45 +70,45 @@ def drawn(runner, **inputs):
         ("image", 5),
     ],
 )
-def test_an_input_of_another_kind_is_refused_by_its_name(runner, name, value):
+def test_an_input_of_another_type_is_refused_with_its_name(runner, name, value):
     with pytest.raises(ValueError) as error:
-        drawn(runner, **{name: value})
+        generated(runner, **{name: value})
     assert_one_sentence(error.value, f"{name} is ", "expected")
     assert "s3cret" not in str(error.value)
 
 
-def test_the_log_says_the_seed_of_every_image(runner, capsys):
-    drawn(runner, num_outputs=2, seed=2**32 - 1)
+def test_the_log_contains_the_seed_of_every_image(runner, capsys):
+    generated(runner, num_outputs=2, seed=2**32 - 1)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("settings: ")]
     assert json.loads(line.removeprefix("settings: "))["seeds"] == [2**32 - 1, 0]
 
 
-def test_another_base_is_loaded_when_it_is_asked_for_and_both_stay(runner, tmp_path, monkeypatch, capsys):
+def test_another_base_is_loaded_when_it_is_requested_and_both_stay_loaded(runner, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
     linked_base(tmp_path / "krea")
-    first, other, again = (drawn(runner, model=model)[0].read_bytes() for model in (None, "krea", None))
+    first, other, again = (generated(runner, model=model)[0].read_bytes() for model in (None, "krea", None))
     assert first == again
     assert other != first, "the base's name is in the file"
-    (path,) = drawn(runner, model="krea")
+    (path,) = generated(runner, model="krea")
     assert settings_in(path)["model"] == "krea"
     loaded = [runner.models.model(folder) for folder in (TINY_FLUX, tmp_path / "krea")]
     assert loaded[0] is not loaded[1]
     assert capsys.readouterr().out.count("settings: ") == 4
 
 
-def test_the_health_check_says_no_once_a_base_did_not_come_back(lora, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # each predictor takes one for itself
+def test_the_health_check_fails_once_a_base_was_not_restored(lora, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # each predictor creates its own
     runner = Runner()
     runner.setup()
-    drawn(runner, lora_weights=str(lora))
+    generated(runner, lora_weights=str(lora))
     assert runner.healthcheck()
-    original = next(iter(runner.models.model(TINY_FLUX)._merger._originals.values()))  # no public way spoils it
+    original = next(iter(runner.models.model(TINY_FLUX)._merger._originals.values()))  # no public call changes it
     original.weight[0, 0] += 1
-    drawn(runner)
+    generated(runner)
     assert not runner.healthcheck()
 
 
-def test_a_trained_version_whose_lora_does_not_fit_the_base_fails_in_its_setup(tmp_path, monkeypatch):
+def test_a_trained_version_with_a_lora_that_is_incompatible_with_the_base_fails_in_its_setup(tmp_path, monkeypatch):
     """D46."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     save_file(random_lora(tiny_transformer()), tmp_path / "lora.safetensors")

@@ -1,4 +1,4 @@
-"""What a user of Replicate does, with its Python client: train, then draw with the version that comes of it."""
+"""A user of Replicate trains a LoRA and generates with it, through Replicate's Python client."""
 
 import io
 import time
@@ -22,14 +22,14 @@ SMALL_REQUEST = {"prompt": "a drawing of TOK", "num_inference_steps": 2, "seed":
 
 @pytest.fixture(scope="module")
 def client(train_server: Server, predict_server: Server) -> Iterator[Client]:
-    """Replicate's client, of a platform that runs both servers."""
+    """Replicate's client, connected to a platform that runs both servers."""
     with fake_replicate(trainer=train_server, predictor=predict_server) as replicate:
         yield Client(api_token="none", base_url=replicate.url)
 
 
 @pytest.fixture(scope="module")
 def version(client: Client, monster_zip: Path) -> str:
-    """The version that a training made of the destination."""
+    """The version that a training created for its destination."""
     with monster_zip.open("rb") as images:
         training = client.trainings.create(
             version=TRAINER, input={"input_images": images, **SHORT}, destination="me/monster"
@@ -41,11 +41,11 @@ def version(client: Client, monster_zip: Path) -> str:
     return training.output["version"]
 
 
-def test_a_training_makes_a_new_version_of_the_destination(version: str) -> None:
+def test_a_training_creates_a_new_version_of_the_destination(version: str) -> None:
     assert version.startswith("me/monster:")
 
 
-def test_a_trained_version_draws_with_its_lora(client: Client, version: str) -> None:
+def test_a_trained_version_generates_with_its_lora(client: Client, version: str) -> None:
     (trained,) = client.run(version, input=SMALL_REQUEST)
     (base,) = client.run(TRAINER, input=SMALL_REQUEST)
     image = trained.read()
@@ -59,6 +59,6 @@ def test_the_destination_runs_its_latest_version(client: Client, version: str) -
     assert latest.read() == trained.read()
 
 
-def test_a_refused_input_reaches_the_user_by_name(client: Client) -> None:
+def test_the_error_for_an_invalid_input_names_the_input(client: Client) -> None:
     with pytest.raises(ModelError, match="num_outputs"):
         client.run(TRAINER, input={**SMALL_REQUEST, "num_outputs": 5})

@@ -1,4 +1,4 @@
-"""Archives through the real Cog server: whatever is sent, the next job finds a server that is as good as new."""
+"""Archives sent to the real Cog server: whatever a job receives, the next job is not affected by it."""
 
 import io
 import json
@@ -15,26 +15,26 @@ from script.cog_server import ROOT, health
 from tests.cog_client import Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT
 from tests.loopback import served_file
-from tests.servers import Place, wait_until
-from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, zipped
+from tests.servers import TrainServer, wait_until
+from tests.tiny import assert_one_sentence, encoded, noisy_image, solid_image, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
 
 MONSTER = (ROOT / "script/data/monster.zip").read_bytes()
-SECONDS_TO_CANCEL = 10  # two on a machine that does nothing else
+SECONDS_TO_CANCEL = 10  # two seconds on an idle machine
 
 
 @pytest.fixture(scope="module")
-def first_tar(place: Place) -> bytes:
-    """What the server made of the monster before any archive was refused."""
+def first_tar(place: TrainServer) -> bytes:
+    """The tar that the server trained on the monster before it refused any archive."""
     return trained(place, data_uri(MONSTER))
 
 
-def trained(place: Place, images: str, **inputs: object) -> bytes:
+def trained(place: TrainServer, images: str, **inputs: object) -> bytes:
     """The tar of a training."""
-    answer = post_training(place.server, input_images=images, **SHORT | inputs)
-    assert answer.body.get("status") == "succeeded", answer
-    return content_of(answer.body["output"]["weights"])
+    response = post_training(place.server, input_images=images, **SHORT | inputs)
+    assert response.body.get("status") == "succeeded", response
+    return content_of(response.body["output"]["weights"])
 
 
 def tensors_of(tar: bytes) -> dict[str, object]:
@@ -43,13 +43,15 @@ def tensors_of(tar: bytes) -> dict[str, object]:
         return load(opened.extractfile(LORA_NAME).read())
 
 
-def same(one: bytes, other: bytes) -> bool:
+def have_same_lora(one: bytes, other: bytes) -> bool:
     """Whether two tars hold the same LoRA, bit for bit."""
-    ours, theirs = tensors_of(one), tensors_of(other)
-    return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+    first_tensors, other_tensors = tensors_of(one), tensors_of(other)
+    return first_tensors.keys() == other_tensors.keys() and all(
+        first_tensors[name].equal(other_tensors[name]) for name in first_tensors
+    )
 
 
-def a_bomb() -> bytes:
+def bomb() -> bytes:
     return zipped({"a.png": bytes(2**26)}, compression=zipfile.ZIP_DEFLATED)
 
 
@@ -68,52 +70,52 @@ REFUSED = {
     "nothing": b"",
     "a web page": b"<html>404</html>",
     "no image": zipped({"a.txt": "a dog"}),
-    "a bomb": a_bomb(),
+    "a bomb": bomb(),
     "a zip in a zip": zipped({"inner.zip": MONSTER}),
     "half a zip": MONSTER[: len(MONSTER) // 2],
     "a part of a tar": tarred("w")[:30_000],
     "a part of a tar.gz": tarred("w:gz")[:30_000],
-    "bad images": zipped({"a.png": encoded(picture()), "b.png": b"bad", "c.jpg": b"bad"}),
-    "a bad table": zipped({"a.png": encoded(picture()), "captions.json": "[5]"}),
+    "bad images": zipped({"a.png": encoded(solid_image()), "b.png": b"bad", "c.jpg": b"bad"}),
+    "a bad table": zipped({"a.png": encoded(solid_image()), "captions.json": "[5]"}),
 }
 
 
-def test_a_refused_archive_leaves_nothing_and_the_next_job_is_as_good_as_the_first(place: Place, first_tar: bytes):
+def test_a_refused_archive_leaves_no_files_and_does_not_affect_the_next_job(place: TrainServer, first_tar: bytes):
     before = place.left_over()
     for name, archive in REFUSED.items():
-        answer = post_training(place.server, input_images=data_uri(archive), **SHORT)
-        assert answer.body["status"] == "failed", name
-        assert_one_sentence(answer.body["error"], "input_images ")
-        assert str(place.temporary) not in answer.body["error"], name
+        response = post_training(place.server, input_images=data_uri(archive), **SHORT)
+        assert response.body["status"] == "failed", name
+        assert_one_sentence(response.body["error"], "input_images ")
+        assert str(place.temporary) not in response.body["error"], name
         assert place.left_over() <= before, name
     assert trained(place, data_uri(MONSTER)) == first_tar
 
 
-def test_a_tar_trains_the_same_lora_as_a_zip(place: Place, first_tar: bytes):
-    """By data URI and by a URL without a suffix."""
+def test_a_tar_trains_the_same_lora_as_a_zip(place: TrainServer, first_tar: bytes):
+    """The tar.gz is sent as a data URI, and as a URL without a suffix."""
     assert trained(place, data_uri(tarred("w:gz"), media_type="application/octet-stream")) == first_tar
     with served_file(tarred("w:gz")) as url:
         assert trained(place, url) == first_tar
 
 
-def test_the_disk_cache_gives_the_same_lora_bit_for_bit(place: Place):
+def test_the_disk_cache_gives_the_same_lora_bit_for_bit(place: TrainServer):
     filled = trained(place, data_uri(MONSTER), cache_latents_to_disk=True)
-    kept = {path: path.stat().st_mtime_ns for path in place.cache.rglob("*.safetensors")}
+    cached_files = {path: path.stat().st_mtime_ns for path in place.cache.rglob("*.safetensors")}
     reused = trained(place, data_uri(MONSTER), cache_latents_to_disk=True)
-    assert len(kept) > len(json.loads(report_of(filled))["images"])
-    assert set(place.cache.rglob("*.safetensors")) == set(kept)
+    assert len(cached_files) > len(json.loads(report_of(filled))["images"])
+    assert set(place.cache.rglob("*.safetensors")) == set(cached_files)
     assert filled == reused
 
 
-def test_the_log_shows_what_will_be_trained(place: Place):
-    answer = post_training(place.server, input_images=data_uri(MONSTER), autocaption_suffix="by a lake", **SHORT)
+def test_the_log_shows_the_images_and_prompts_of_the_training(place: TrainServer):
+    response = post_training(place.server, input_images=data_uri(MONSTER), autocaption_suffix="by a lake", **SHORT)
     text = Path(place.server.output).read_text(errors="replace")
-    assert answer.body["status"] == "succeeded"
+    assert response.body["status"] == "succeeded"
     assert "15 images, 15 with a caption: 15 from .txt files" in text
     assert "TOK on a white background by a lake" in text
 
 
-def test_a_tar_gives_its_captions_to_the_next_training(place: Place):
+def test_the_tar_of_a_training_works_as_input_captions_of_another(place: TrainServer):
     captioned = {f"x/{index}.png": encoded(noisy_image(128, 128, seed=index)) for index in range(3)}
     table = {"metadata.jsonl": "\n".join(json.dumps({"file_name": name, "text": f"TOK {name}"}) for name in captioned)}
     tar = trained(place, data_uri(zipped(captioned | table)))
@@ -121,27 +123,27 @@ def test_a_tar_gives_its_captions_to_the_next_training(place: Place):
     assert [image["prompt"] for image in json.loads(report_of(again))["images"]] == [
         f"TOK {name}" for name in captioned
     ]
-    assert same(tar, again)
+    assert have_same_lora(tar, again)
 
 
 def report_of(tar: bytes) -> bytes:
-    """The report on the data set."""
+    """The report on the data set in a tar."""
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         return opened.extractfile(f"{FOLDER}/report/dataset.json").read()
 
 
-def test_a_training_cancelled_while_it_reads_ends_at_once_and_leaves_nothing(place: Place, first_tar: bytes):
-    """1,600 megapixels take long to decode; the server is as new afterwards."""
+def test_a_training_cancelled_while_reading_ends_at_once_and_leaves_no_files(place: TrainServer, first_tar: bytes):
+    """1,600 megapixels take long to decode; the next job trains the same LoRA as before."""
     before = place.left_over()
-    large = encoded(picture(4000, 4000), "JPEG")
+    large = encoded(solid_image(4000, 4000), "JPEG")
     with served_file(zipped({f"{index}.jpg": large + bytes([index]) for index in range(100)})) as url:
         body: Json = {"input": {"input_images": url, **SHORT}}
         when_free("PUT", f"{place.server.url}/trainings/long", body, prefer="respond-async")
         wait_until(lambda: any("flux-lora-train" in name for name in place.left_over() - before), seconds=60)
         time.sleep(1)
-        began = time.monotonic()
+        start = time.monotonic()
         call("POST", f"{place.server.url}/trainings/long/cancel", {})
         wait_until(lambda: health(place.server)["status"] == "READY", seconds=SECONDS_TO_CANCEL)
-        print(f"\ncancelled in {time.monotonic() - began:.1f} s")
+        print(f"\ncancelled in {time.monotonic() - start:.1f} s")
     wait_until(lambda: place.left_over() <= before, seconds=SECONDS_TO_CANCEL)
     assert trained(place, data_uri(MONSTER)) == first_tar

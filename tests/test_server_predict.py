@@ -1,4 +1,4 @@
-"""Drawing through the real Cog server."""
+"""Predictions through the real Cog server."""
 
 import hashlib
 import io
@@ -16,14 +16,14 @@ from script.cog_server import Server, running_server
 from tests.cog_client import call, data_uri, images_of, post_prediction, when_free
 from tests.loopback import webhook
 from tests.servers import end_of
-from tests.tiny import encoded, linked_base, picture, replace
+from tests.tiny import encoded, linked_base, replace, solid_image
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
 
 UNPROCESSABLE = 422
 SECONDS_TO_CANCEL = 5
-# One small drawing; PNG keeps every pixel, so equal bytes are equal images.
+# One small image; PNG is lossless, so equal bytes are equal images.
 SMALL_REQUEST = {
     "prompt": "a drawing of TOK",
     "num_inference_steps": 2,
@@ -37,7 +37,7 @@ MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpg": b"\xff\xd8\xff", "webp": b"RIFF"}
 
 
 def lora_of(trained_tar: bytes) -> bytes:
-    """The safetensors file in a tar."""
+    """Return the safetensors file in a tar."""
     with tarfile.open(fileobj=io.BytesIO(trained_tar)) as tar:
         file = tar.extractfile("output/flux_train_replicate/lora.safetensors")
         assert file is not None
@@ -45,35 +45,35 @@ def lora_of(trained_tar: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpg", "png"])
-def test_an_image_has_the_format_asked_for(predict_server: Server, output_format: str) -> None:
+def test_an_image_has_the_requested_format(predict_server: Server, output_format: str) -> None:
     (image,) = images_of(predict_server, **{**SMALL_REQUEST, "output_format": output_format})
     assert image.startswith(MAGIC[output_format])
 
 
-def test_every_way_to_give_a_lora_draws_the_same_image(
+def test_every_way_to_give_a_lora_gives_the_same_image(
     predict_server: Server, trained_tar: bytes, tmp_path: Path
 ) -> None:
     tar, safetensors = tmp_path / "trained_model.tar", tmp_path / "lora.safetensors"
     tar.write_bytes(trained_tar)
     safetensors.write_bytes(lora_of(trained_tar))
     uri = data_uri(trained_tar, media_type="application/x-tar")
-    drawn = [
+    images = [
         images_of(predict_server, lora_weights=given, **SMALL_REQUEST) for given in (uri, str(tar), str(safetensors))
     ]
-    drawn.append(images_of(predict_server, replicate_weights=uri, **SMALL_REQUEST))
-    assert drawn == [drawn[0]] * 4
+    images.append(images_of(predict_server, replicate_weights=uri, **SMALL_REQUEST))
+    assert images == [images[0]] * 4
 
 
-def test_a_lora_shows_at_scale_1_and_leaves_no_trace_at_scale_0_or_without(
+def test_a_lora_changes_the_image_at_scale_1_and_not_at_scale_0_or_without_it(
     predict_server: Server, trained_tar: bytes
 ) -> None:
     uri = data_uri(trained_tar, media_type="application/x-tar")
     bare = images_of(predict_server, **SMALL_REQUEST)
-    worn = images_of(predict_server, lora_weights=uri, **SMALL_REQUEST)
+    applied = images_of(predict_server, lora_weights=uri, **SMALL_REQUEST)
     at_zero = images_of(predict_server, lora_weights=uri, lora_scale=0, **SMALL_REQUEST)
-    assert worn != bare
+    assert applied != bare
     assert at_zero == bare
-    assert images_of(predict_server, lora_weights=uri, **SMALL_REQUEST) == worn
+    assert images_of(predict_server, lora_weights=uri, **SMALL_REQUEST) == applied
     assert images_of(predict_server, **SMALL_REQUEST) == bare
 
 
@@ -96,22 +96,22 @@ def test_images_of_one_call_equal_those_of_single_calls_with_the_next_seeds(pred
         ("aspect_ratio", "2:1"),
     ],
 )
-def test_an_input_out_of_bounds_never_becomes_a_prediction(predict_server: Server, name: str, value: object) -> None:
-    answer = post_prediction(predict_server, **{**SMALL_REQUEST, name: value})
-    assert answer.status == UNPROCESSABLE
-    assert [error["loc"] for error in answer.body["detail"]] == [["body", "input", name]]
+def test_an_input_out_of_bounds_is_refused_by_the_server(predict_server: Server, name: str, value: object) -> None:
+    response = post_prediction(predict_server, **{**SMALL_REQUEST, name: value})
+    assert response.status == UNPROCESSABLE
+    assert [error["loc"] for error in response.body["detail"]] == [["body", "input", name]]
 
 
-def test_what_is_no_lora_is_refused_and_the_next_image_is_drawn(predict_server: Server) -> None:
-    answer = post_prediction(predict_server, lora_weights=data_uri(b"not a LoRA"), **SMALL_REQUEST)
-    assert answer.body["status"] == "failed"
-    assert "lora_weights" in answer.body["error"]
-    assert "\n" not in answer.body["error"]
+def test_a_file_that_is_no_lora_is_refused_and_the_next_image_is_generated(predict_server: Server) -> None:
+    response = post_prediction(predict_server, lora_weights=data_uri(b"not a LoRA"), **SMALL_REQUEST)
+    assert response.body["status"] == "failed"
+    assert "lora_weights" in response.body["error"]
+    assert "\n" not in response.body["error"]
     assert images_of(predict_server, **SMALL_REQUEST)
 
 
 @pytest.mark.skipif((WEIGHTS / "dev").exists(), reason="weights/dev is there")
-def test_a_server_without_weights_fails_with_what_is_missing_and_how_to_get_it() -> None:
+def test_a_server_without_weights_fails_and_says_what_is_missing_and_how_to_get_it() -> None:
     with pytest.raises(RuntimeError) as failure, running_server("predict", base="dev"):
         pass
     sentence = str(failure.value).splitlines()[-1]
@@ -119,7 +119,7 @@ def test_a_server_without_weights_fails_with_what_is_missing_and_how_to_get_it()
     assert "hf download black-forest-labs/FLUX.1-dev" in sentence
 
 
-def test_a_server_whose_weights_are_cut_short_fails_with_the_file_and_what_to_do(tmp_path: Path) -> None:
+def test_a_server_with_truncated_weights_fails_and_says_which_file_and_what_to_do(tmp_path: Path) -> None:
     folder = linked_base(tmp_path / "base")
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     replace(file, file.read_bytes()[:-1000])
@@ -130,7 +130,7 @@ def test_a_server_whose_weights_are_cut_short_fails_with_the_file_and_what_to_do
     assert "remove it, then copy it anew" in sentence
 
 
-def test_a_lora_can_be_worn_beside_another_and_in_a_list(predict_server: Server, trained_tar: bytes) -> None:
+def test_a_lora_can_be_applied_with_another_and_in_a_list(predict_server: Server, trained_tar: bytes) -> None:
     uri = data_uri(trained_tar, media_type="application/x-tar")
     bare = images_of(predict_server, **SMALL_REQUEST)
     once, twice = (
@@ -146,41 +146,41 @@ def test_a_lora_can_be_worn_beside_another_and_in_a_list(predict_server: Server,
     assert images_of(predict_server, **SMALL_REQUEST) == bare
 
 
-def test_an_image_and_a_mask_are_drawn_from(predict_server: Server) -> None:
+def test_an_image_and_a_mask_are_used(predict_server: Server) -> None:
     (first,) = images_of(predict_server, **SMALL_REQUEST)
-    picture = data_uri(first, media_type="image/png")
-    (kept,) = images_of(predict_server, image=picture, prompt_strength=0.0, **SMALL_REQUEST)
+    source = data_uri(first, media_type="image/png")
+    (kept,) = images_of(predict_server, image=source, prompt_strength=0.0, **SMALL_REQUEST)
     assert _differ_little(kept, first)
-    (anew,) = images_of(predict_server, image=picture, prompt_strength=0.9, **SMALL_REQUEST)
-    assert not _differ_little(anew, first)
-    answer = post_prediction(predict_server, mask=picture, **SMALL_REQUEST)
-    assert "mask is given without image" in answer.body["error"]
+    (changed,) = images_of(predict_server, image=source, prompt_strength=0.9, **SMALL_REQUEST)
+    assert not _differ_little(changed, first)
+    response = post_prediction(predict_server, mask=source, **SMALL_REQUEST)
+    assert "mask is given without image" in response.body["error"]
 
 
-def test_an_image_on_the_servers_own_disk_is_not_shown_to_a_client(predict_server: Server, tmp_path: Path) -> None:
+def test_a_client_cannot_read_an_image_on_the_servers_disk(predict_server: Server, tmp_path: Path) -> None:
     """D10."""
     Image.new("RGB", (64, 64)).save(tmp_path / "private.png")
-    answer = post_prediction(predict_server, image=str(tmp_path / "private.png"), **SMALL_REQUEST)
-    assert answer.body["status"] == "failed"
-    assert f"image is '{tmp_path / 'private.png'}', a path" in answer.body["error"]
+    response = post_prediction(predict_server, image=str(tmp_path / "private.png"), **SMALL_REQUEST)
+    assert response.body["status"] == "failed"
+    assert f"image is '{tmp_path / 'private.png'}', a path" in response.body["error"]
 
 
 def test_guidance_by_either_name_is_the_same(predict_server: Server) -> None:
     one, other = (images_of(predict_server, **{name: 2}, **SMALL_REQUEST) for name in ("guidance", "guidance_scale"))
     assert _pixels(one[0]).tolist() == _pixels(other[0]).tolist()
-    answer = post_prediction(predict_server, guidance=2, guidance_scale=3, **SMALL_REQUEST)
-    assert "guidance_scale is 3 and guidance is 2" in answer.body["error"]
+    response = post_prediction(predict_server, guidance=2, guidance_scale=3, **SMALL_REQUEST)
+    assert "guidance_scale is 3 and guidance is 2" in response.body["error"]
 
 
-def test_an_image_says_how_it_was_drawn(predict_server: Server, tmp_path: Path) -> None:
+def test_an_image_contains_its_settings(predict_server: Server, tmp_path: Path) -> None:
     (tmp_path / "out.png").write_bytes(images_of(predict_server, **SMALL_REQUEST)[0])
     settings = settings_in(tmp_path / "out.png")
     assert (settings["prompt"], settings["seed"], settings["model"]) == (SMALL_REQUEST["prompt"], 7, "tiny")
     assert settings["num_inference_steps"] == 2
 
 
-def test_an_image_says_what_it_was_drawn_from_and_its_true_size(predict_server: Server, tmp_path: Path) -> None:
-    image, mask = encoded(picture(80, 96)), encoded(Image.new("L", (80, 96), 255))
+def test_an_image_contains_the_sha256_of_its_source_and_its_true_size(predict_server: Server, tmp_path: Path) -> None:
+    image, mask = encoded(solid_image(80, 96)), encoded(Image.new("L", (80, 96), 255))
     given = {"image": data_uri(image), "mask": data_uri(mask), "prompt_strength": 0.5}
     (tmp_path / "out.png").write_bytes(images_of(predict_server, **SMALL_REQUEST, **given)[0])
     settings = settings_in(tmp_path / "out.png")
@@ -194,10 +194,10 @@ def test_blank_text_is_no_image_and_no_mask(predict_server: Server) -> None:
     assert images_of(predict_server, image=" ", mask="", **SMALL_REQUEST) == images_of(predict_server, **SMALL_REQUEST)
 
 
-def test_a_request_cancelled_in_the_midst_of_drawing_ends_at_once_and_the_next_image_is_that_of_a_fresh_server(
+def test_a_cancelled_request_ends_at_once_and_does_not_change_the_next_image(
     predict_server: Server,
 ) -> None:
-    """D29: a step of this size takes a tenth of a second and more; all of them would take half a minute."""
+    """D29: a step at this size takes at least a tenth of a second, and the whole request would take half a minute."""
     long = {
         **SMALL_REQUEST,
         "num_inference_steps": 50,

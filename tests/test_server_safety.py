@@ -1,4 +1,4 @@
-"""Images that should not be shown, through the real Cog server, with a classifier that was taught to block one."""
+"""The safety checker in the real Cog server, with a classifier that is trained to block one image."""
 
 import io
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from script.cog_server import Server, running_server
-from tests.classifiers import taught_classifier
+from tests.classifiers import trained_classifier
 from tests.cog_client import Json, content_of, images_of, when_free
 from tests.loopback import webhook
 from tests.servers import end_of
@@ -22,17 +22,17 @@ FOUR = {**SMALL_REQUEST, "num_outputs": 4}
 
 @pytest.fixture(scope="module")
 def four(predict_server: Server) -> list[bytes]:
-    """What is drawn where nothing is checked."""
+    """The images of a server without a safety checker."""
     return images_of(predict_server, **FOUR)
 
 
 @pytest.fixture(scope="module")
 def server(four: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One that must check, and finds its classifier in the Hub's cache; the second of the four is blocked."""
+    """A server that requires the safety checker, and finds it in the Hub's cache; it blocks the second of the four."""
     hub = tmp_path_factory.mktemp("hub")
     folder = hub / f"models--{REPOSITORY.replace('/', '--')}"
-    pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in four]
-    taught_classifier(folder / "snapshots" / COMMIT, allowed=pictures[:1] + pictures[2:], blocked=pictures[1:2])
+    images = [Image.open(io.BytesIO(image)).convert("RGB") for image in four]
+    trained_classifier(folder / "snapshots" / COMMIT, allowed=images[:1] + images[2:], blocked=images[1:2])
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(COMMIT)
     with pytest.MonkeyPatch.context() as patch:
@@ -43,23 +43,23 @@ def server(four: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Itera
             yield it
 
 
-def drawn(server: Server, **inputs: object) -> Json:
-    """The last event of a prediction, which has its log."""
+def generated(server: Server, **inputs: object) -> Json:
+    """Return the last event of a prediction, which has its log."""
     with webhook() as receiver:
         body = {"input": inputs, "webhook": receiver.url, "webhook_events_filter": ["completed"]}
         when_free("POST", f"{server.url}/predictions", body)
         return end_of(receiver, seconds=60)
 
 
-def test_one_that_is_blocked_is_left_out_and_named(server: Server, four: list[bytes]) -> None:
-    """D35 and D37: nor does a request get its way where the deployment insists."""
-    event = drawn(server, **FOUR, disable_safety_checker=True)
+def test_a_blocked_image_is_left_out_and_its_number_is_logged(server: Server, four: list[bytes]) -> None:
+    """D35 and D37: a request cannot disable the checker if the deployment requires it."""
+    event = generated(server, **FOUR, disable_safety_checker=True)
     assert [content_of(uri) for uri in event["output"]] == [four[0], four[2], four[3]]
     assert "blocked by the safety checker: image 2 of 4" in event["logs"]
 
 
-def test_if_all_are_blocked_the_request_fails_with_that(server: Server) -> None:
-    event = drawn(server, **{**SMALL_REQUEST, "seed": SMALL_REQUEST["seed"] + 1})
+def test_if_all_images_are_blocked_the_request_fails_with_that_reason(server: Server) -> None:
+    event = generated(server, **{**SMALL_REQUEST, "seed": SMALL_REQUEST["seed"] + 1})
     assert event["status"] == "failed"
     assert "the safety checker blocked the image" in event["error"]
 

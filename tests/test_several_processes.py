@@ -37,7 +37,7 @@ def alone(share):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, share):
     """What each of two processes finds."""
-    folder = tmp_path_factory.mktemp("team")
+    folder = tmp_path_factory.mktemp("process_group")
     members = [
         FORKING.Process(target=run_rank, args=(2, rank, 1, share, folder / "meeting", folder / f"{rank}"))
         for rank in (0, 1)
@@ -98,10 +98,10 @@ def test_a_training_in_two_processes_gives_the_lora_of_one_with_twice_the_batch(
     does to them. Above, where there are none such, it is 1e-6. With preservation, by images that they share."""
     trainer = replace(trainer, base=base_with_few_prompts(trainer.folder / "base"))
     given = {"preservation": PRESERVING}
-    team, alone = trainer.start(processes=2, batch_size=1, **given), trainer.start(batch_size=2, **given)
-    ours, whole = learned_in(team), learned_in(alone)
+    process_group, alone = trainer.start(processes=2, batch_size=1, **given), trainer.start(batch_size=2, **given)
+    ours, whole = learned_in(process_group), learned_in(alone)
     assert (ours - whole).norm() <= 5e-3 * whole.norm()
-    assert last_step_said(team) == last_step_said(alone)
+    assert last_step_said(process_group) == last_step_said(alone)
 
 
 def learned_in(training: Training) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Small real things that the tests share: a FLUX of two blocks, a handful of examples, images and zips."""
+"""Helpers that the tests share: a FLUX of two double and two single blocks, a few examples, images and zips."""
 
 import copy
 import functools
@@ -28,27 +28,27 @@ from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora, lora_tensors
-from lora.training.learning.batches import Batch, Batches, Draws
+from lora.training.learning.batches import Batch, Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.state import TrainingState
-from lora.training.learning.trainer import Outcome, TrainingSummary
+from lora.training.learning.trainer import TrainingResult, TrainingSummary
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.recipe import Recipe
 from lora.training.recipe.sigmas import Shift, SigmaRule
-from lora.training.result.output import Product, write_tar
+from lora.training.result.output import TrainingArtifacts, write_tar
 from script.cog_server import ROOT
 from script.openapi import training_inputs
 from weights.bases import WEIGHTS
 
 TINY_FLUX = WEIGHTS / "tiny-flux"
-TINY_TEXT_TOKENS = 32  # that it reads
+TINY_TEXT_TOKENS = 32  # its text length
 SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)
-CHANNELS, HEIGHT, WIDTH = 4, 8, 12  # latents that are not square, so that a swap of rows and columns shows
+CHANNELS, HEIGHT, WIDTH = 4, 8, 12  # latents are not square, so that swapping rows and columns has an effect
 TEXT, TEXT_WIDTH, POOLED = 6, 32, 32
-PROJ_OUT_GAIN = 6  # a random proj_out bounds the velocity so low that nothing can be fitted
+PROJ_OUT_GAIN = 6  # with a random proj_out, the velocity is too small to fit anything
 LAYERS = 40  # linear layers in the two double and the two single blocks
 
 
@@ -73,7 +73,7 @@ def tiny_transformer(*, dtype: torch.dtype = torch.float32) -> FluxTransformer2D
 
 
 def tiny_lora_transformer(*, dtype: torch.dtype = torch.float32, rank: int = 4, seed: int = 0):
-    """The same, wearing a LoRA that changes nothing yet."""
+    """The tiny transformer with a LoRA that changes nothing yet."""
     transformer = tiny_transformer(dtype=dtype)
     add_lora(transformer, layers=all_layers(transformer), rank=rank, seed=seed)
     return transformer
@@ -85,45 +85,45 @@ def all_layers(transformer: FluxTransformer2DModel) -> tuple[str, ...]:
 
 
 def tiny_pipeline() -> FluxPipeline:
-    """weights/tiny-flux, in fp32 on the CPU wherever the tests run."""
+    """weights/tiny-flux, in fp32 on the CPU of any machine."""
     pipeline = FluxPipeline.from_pretrained(TINY_FLUX, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def linked_base(folder: Path) -> Path:
-    """weights/tiny-flux as a folder of links, whose files a test may `replace`."""
+    """weights/tiny-flux as a folder of links; a test may `replace` its files."""
     shutil.copytree(TINY_FLUX, folder, copy_function=lambda source, link: Path(link).symlink_to(source))
     return folder
 
 
 def base_with_text_length(tokens: object, folder: Path) -> Path:
-    """weights/tiny-flux with another length of text."""
+    """weights/tiny-flux with another text length."""
     config = linked_base(folder) / "tokenizer_2/tokenizer_config.json"
     replace(config, json.dumps(json.loads(config.read_text()) | {"model_max_length": tokens}).encode())
     return folder
 
 
 def base_with_few_prompts(folder: Path) -> Path:
-    """weights/tiny-flux with two neutral prompts, whose images take little time."""
+    """weights/tiny-flux with only two neutral prompts, to save time."""
     prompts = json.dumps(["a red star in a meadow", "a blue heart in the desert"])
     replace(linked_base(folder) / "neutral_prompts.json", prompts.encode())
     return folder
 
 
 def replace(file: Path, content: bytes) -> Path:
-    """Put a file in the place of another, or of a link."""
+    """Replace a file or a link by a file with this content."""
     file.unlink(missing_ok=True)
     return write(file, content)
 
 
 def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
-    """What of a transformer belongs to its LoRA."""
+    """The parameters of a transformer's LoRA."""
     return {name: parameter for name, parameter in transformer.named_parameters() if ".lora_" in name}
 
 
 def randomize_lora(transformer: nn.Module, *, seed: int = 0, spread: float = 0.05) -> None:
-    """Fill every B with random numbers, so that the LoRA does something."""
+    """Fill every B with random numbers, so that the LoRA is not zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in lora_parameters(transformer).items():
         if ".lora_B." in name:
@@ -131,7 +131,7 @@ def randomize_lora(transformer: nn.Module, *, seed: int = 0, spread: float = 0.0
 
 
 def random_lora(bare: FluxTransformer2DModel, *, rank: int = 4, seed: int = 0, spread: float = 0.05):
-    """The saved tensors of a LoRA for a transformer, which itself is left alone."""
+    """The saved tensors of a LoRA for a transformer, which does not change."""
     transformer = copy.deepcopy(bare)
     add_lora(transformer, layers=all_layers(transformer), rank=rank, seed=seed)
     randomize_lora(transformer, seed=seed, spread=spread)
@@ -139,13 +139,13 @@ def random_lora(bare: FluxTransformer2DModel, *, rank: int = 4, seed: int = 0, s
 
 
 def tiny_prompt(*, seed: int) -> Prompt:
-    """A prompt that nobody encoded."""
+    """A random prompt."""
     generator = torch.Generator().manual_seed(seed)
     return Prompt(torch.randn(TEXT, TEXT_WIDTH, generator=generator), torch.randn(POOLED, generator=generator))
 
 
 def tiny_example(*, seed: int, height: int = HEIGHT, width: int = WIDTH) -> Example:
-    """An example whose latents and prompt belong together by their seed."""
+    """An example with latents and prompt from the same seed."""
     latents = torch.randn(CHANNELS, height, width, generator=torch.Generator().manual_seed(1000 + seed))
     return Example(latents, tiny_prompt(seed=seed), content=str(seed))
 
@@ -162,7 +162,7 @@ def tiny_batch(count: int = 4) -> Batch:
 
 
 def a_recipe(**changes: object) -> Recipe:
-    """A short training, with what a test changes about it."""
+    """The recipe of a short training, with the changes of a test."""
     settings = {
         "lora_type": "subject",
         "steps": 3,
@@ -189,16 +189,19 @@ def a_recipe(**changes: object) -> Recipe:
 
 
 def tiny_batches(recipe: Recipe, dataset: EncodedDataset | None = None) -> Batches:
-    """The batches of a training on examples that nobody drew."""
-    draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
-    return Batches(dataset or tiny_dataset(), batch_size=recipe.batch_size, draws=draws, seed=recipe.seed)
+    """The batches of a training on random examples."""
+    noise_settings, dataset = _noise_settings(recipe), dataset or tiny_dataset()
+    return Batches(dataset, batch_size=recipe.batch_size, noise_settings=noise_settings, seed=recipe.seed)
 
 
 def tiny_preservation(transformer: FluxTransformer2DModel, recipe: Recipe, *, images: int = 3) -> Preservation:
-    """Preservation by images that a transformer is yet to generate of prompts that nobody encoded."""
-    neutral = NeutralImages(TINY_FLUX, tuple(tiny_prompt(seed=200 + place) for place in range(images)), side=32)
-    draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
-    return Preservation(transformer, recipe, draws, neutral)
+    """Preservation with random prompts; its images are not generated yet."""
+    neutral = NeutralImages(TINY_FLUX, tuple(tiny_prompt(seed=200 + index) for index in range(images)), side=32)
+    return Preservation(transformer, recipe, _noise_settings(recipe), neutral)
+
+
+def _noise_settings(recipe: Recipe) -> NoiseSettings:
+    return NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
 
 
 def trained(
@@ -207,10 +210,10 @@ def trained(
     dataset: EncodedDataset | None = None,
     preservation: Preservation | None = None,
 ):
-    """Take all steps of a recipe on a transformer that wears a LoRA, and leave the average of its weights in it."""
+    """Take all steps of a recipe on a transformer that has a LoRA, and load the average of its weights."""
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe, dataset)
     steps = [
-        take_step(transformer, state, batches, recipe, team=SingleProcess(), preservation=preservation)
+        take_step(transformer, state, batches, recipe, process_group=SingleProcess(), preservation=preservation)
         for _ in range(recipe.steps)
     ]
     state.average.copy_to(state.parameters)
@@ -218,20 +221,19 @@ def trained(
 
 
 def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, **changes: object) -> Path:
-    """The tar of a training that is said to have ended with this LoRA; `changes` are of its product or recipe."""
+    """Write the tar of a training that ended with this LoRA; `changes` are fields of its artifacts or its recipe."""
     names = {"samples", "layout", "checkpoints", "base_model", "plan"} & changes.keys()
-    of_product = {name: changes.pop(name) for name in names}
+    fields = {name: changes.pop(name) for name in names}
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
-    settings |= {"base_model": of_product.pop("base_model", "dev"), "images": len(dataset.images)}
-    product = Product(
-        result=Outcome(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 0, 0, None, ())),
+    settings |= {"base_model": fields.pop("base_model", "dev"), "images": len(dataset.images)}
+    artifacts = TrainingArtifacts(
+        result=TrainingResult(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 0, 0, None, ())),
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),
-        **{"samples": into / "samples", "layout": "none", "checkpoints": {}, "plan": {"precision": "bf16"}}
-        | of_product,
+        **{"samples": into / "samples", "layout": "none", "checkpoints": {}, "plan": {"precision": "bf16"}} | fields,
     )
-    return write_tar(product, into=into)
+    return write_tar(artifacts, into=into)
 
 
 @functools.cache
@@ -240,15 +242,15 @@ def _defaults() -> dict[str, object]:
 
 
 def checked_config(**inputs: object) -> TrainConfig:
-    """From inputs as they arrive, those that are not given being as the signature has them."""
+    """The configuration for some inputs, with the defaults of the signature for all others."""
     defaults = _defaults()
     not_settings = ("input_images", "input_captions", "resume_from")
     return TrainConfig.checked(**{n: v for n, v in (defaults | inputs).items() if n not in not_settings})
 
 
 @dataclass(frozen=True)
-class Found:
-    """A data set that was read from an archive, and who looked at its images."""
+class ReadArchive:
+    """A data set that was read from an archive, and the inspector of its images."""
 
     dataset: Dataset
     inspector: Inspector
@@ -257,7 +259,7 @@ class Found:
     neutral_prompts: tuple[str, ...] = ()
 
     def encoded(self, encoders: FluxPipeline, *, base: Path = TINY_FLUX, cache: Cache | None = None) -> EncodedDataset:
-        """As training sees it."""
+        """Encode the data set as a training does."""
         on = encoders.device
         keys, cache = Keys.of(encoders, base, on=on), cache or MemoryCache()
         extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts)
@@ -265,18 +267,18 @@ class Found:
 
 
 def read_archive(
-    archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None, views=1
-) -> Found:
+    archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None, crops=1
+) -> ReadArchive:
     """Read an archive as a training does."""
-    inspector = Inspector(resolutions, PixelStore(into / "pixels"), views=views)
+    inspector = Inspector(resolutions, PixelStore(into / "pixels"), crops=crops)
     rule = PromptRule(trigger_word, prefix, suffix)
     dataset = read_dataset(Archives(archive, captions), into=into, inspector=inspector, rule=rule)
-    return Found(dataset, inspector, trigger_word)
+    return ReadArchive(dataset, inspector, trigger_word)
 
 
 @contextmanager
 def recorded_calls(transformer: nn.Module):
-    """A list that fills with the keyword arguments of each call of a transformer."""
+    """A list to which the keyword arguments of each call of a transformer are appended."""
     calls: list[dict[str, object]] = []
     hook = transformer.register_forward_pre_hook(lambda _module, _args, kwargs: calls.append(kwargs), with_kwargs=True)
     try:
@@ -286,7 +288,7 @@ def recorded_calls(transformer: nn.Module):
 
 
 def assert_same_call(ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
-    """Equal names; equal values, shapes and precisions."""
+    """Assert equal names, values, shapes and precisions."""
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         if isinstance(value, Tensor):
@@ -294,11 +296,11 @@ def assert_same_call(ours: Mapping[str, object], theirs: Mapping[str, object]) -
             assert ours[name].shape == value.shape, name
             assert torch.equal(ours[name], value), name
         else:
-            assert (ours[name] or None) == (value or None), name  # no options, said as {} or as None
+            assert (ours[name] or None) == (value or None), name  # no options may be {} or None
 
 
 def assert_one_sentence(error: object, *found: str) -> None:
-    """An error that a person reads: one line, which names the input and what was found."""
+    """Assert that an error is one line that contains all of `found`."""
     message = str(error)
     assert "\n" not in message
     for part in found:
@@ -306,17 +308,17 @@ def assert_one_sentence(error: object, *found: str) -> None:
 
 
 def load_tensors(content: bytes) -> dict[str, Tensor]:
-    """What a safetensors file holds, by the library that everybody reads it with."""
+    """The tensors of a safetensors file, read with the safetensors library."""
     return load(content)
 
 
-def picture(width: int = 96, height: int = 80, *, color: object = (200, 30, 60), mode: str = "RGB") -> Image.Image:
-    """A plain picture."""
+def solid_image(width: int = 96, height: int = 80, *, color: object = (200, 30, 60), mode: str = "RGB") -> Image.Image:
+    """An image of one color."""
     return Image.new(mode, (width, height), color)
 
 
 def noisy_image(width: int = 96, height: int = 80, *, seed: int = 0) -> Image.Image:
-    """A picture that no compression makes small."""
+    """An image of noise, which cannot be compressed."""
     return Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
 
 
@@ -337,6 +339,6 @@ def zipped(members: Mapping[str, bytes | str], *, compression: int = zipfile.ZIP
 
 
 def write(path: Path, content: bytes) -> Path:
-    """A file with that content."""
+    """Write a file with this content."""
     path.write_bytes(content)
     return path

@@ -1,7 +1,6 @@
-"""Processes that need not import anything first, so that a test can afford many: trainings, which it may kill, and
-commands.
+"""Trainings and commands in forked processes with warm imports, so that a test can afford many and kill them.
 
-Tests that use it are of one xdist group, `warm`: the process that all of these come from takes 8 seconds to start.
+Tests that use this module are in one xdist group, `warm`, because the process that is forked takes 8 seconds to start.
 """
 
 import multiprocessing
@@ -27,13 +26,13 @@ from tests.tiny import encoded, noisy_image, write, zipped
 IMAGES = {f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(4)}
 SECONDS_TO_TRAIN = 240
 SECONDS_FOR_A_COMMAND = 600
-FORKING = multiprocessing.get_context("forkserver")  # whose server has run nothing that a fork could break
+FORKING = multiprocessing.get_context("forkserver")  # its server has run no code that a fork could break
 FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.data_parallel_steps"])
 
 
 @dataclass(frozen=True)
 class Training:
-    """One that runs, or has run."""
+    """A training that is running or has ended."""
 
     process: BaseProcess
     output: Path
@@ -41,27 +40,27 @@ class Training:
 
     @property
     def said(self) -> str:
-        """What it printed so far."""
+        """Its output so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def has_said(self, words: str) -> bool:
-        """Whether it printed that; fails if it has ended without."""
+        """Whether it has printed these words; fail if it ended without them."""
         has_ended = not self.process.is_alive()
         assert words in self.said or not has_ended, self.said
         return words in self.said
 
     def wait_for(self, words: str) -> None:
-        """Until it prints that."""
+        """Wait until it prints these words."""
         wait_until(lambda: self.has_said(words), seconds=SECONDS_TO_TRAIN)
 
     def tar(self) -> Tar:
-        """What it made."""
+        """Wait for its end, and return its output."""
         self.process.join(SECONDS_TO_TRAIN)
         assert self.process.exitcode == 0, self.said
         return Tar(self.output.read_bytes())
 
     def error(self) -> str:
-        """The sentence with which it failed."""
+        """Wait for its end, and return the sentence with which it failed."""
         self.process.join(SECONDS_TO_TRAIN)
         assert self.process.exitcode == 1, self.said
         return self.said.splitlines()[-1]
@@ -69,7 +68,7 @@ class Training:
 
 @dataclass
 class Trainer:
-    """Starts trainings of one archive, which share a folder of checkpoints and nothing else."""
+    """Starts trainings of one archive, which share only a folder of checkpoints and a cache."""
 
     folder: Path
     archive: Path
@@ -79,11 +78,11 @@ class Trainer:
 
     @property
     def checkpoints(self) -> Path:
-        """Where all of them keep theirs."""
+        """The folder of their checkpoints."""
         return self.folder / "checkpoints"
 
     def start(self, *, processes: int = 1, **inputs: object) -> Training:
-        """A training in its own process."""
+        """Start a training in its own process."""
         self.count += 1
         own = self.folder / f"{self.count}"
         (own / "t").mkdir(parents=True)
@@ -105,7 +104,7 @@ class Trainer:
         return training
 
     def train(self, **inputs: object) -> Tar:
-        """What a training makes that nobody disturbs."""
+        """Run a training to its end, and return its output."""
         return self.start(**inputs).tar()
 
 
@@ -114,8 +113,8 @@ def _train(inputs: dict[str, object], environment: dict[str, str], output: Path,
     with log.open("wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have turned off for its children
-    from train import train  # noqa: PLC0415 - only here, in a process that is its own
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have disabled it for its children
+    from train import train  # noqa: PLC0415 - only in this process
 
     try:
         tar = Path(str(train(**inputs).weights))
@@ -127,7 +126,7 @@ def _train(inputs: dict[str, object], environment: dict[str, str], output: Path,
 
 
 def run_command(module: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What `python -m module` answers in the root of the repository."""
+    """Run `python -m module` in the root of the repository, and return its result."""
     given = list(map(str, arguments))
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = (Path(folder) / name for name in ("stdout", "stderr"))
@@ -151,13 +150,13 @@ def _run_module(module: str, arguments: list[str], environment: Mapping[str, str
 
 @contextmanager
 def no_process_left(training: Training) -> Iterator[None]:
-    """Fails if of the processes that a training has at the beginning one is left at the end, soon after."""
-    family = [training_process := psutil.Process(training.process.pid), *training_process.children(recursive=True)]
+    """Fail if any process that a training has at the start of the block is alive shortly after its end."""
+    processes = [training_process := psutil.Process(training.process.pid), *training_process.children(recursive=True)]
     yield
-    gone, alive = psutil.wait_procs(family, timeout=15)
+    gone, alive = psutil.wait_procs(processes, timeout=15)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE], gone
 
 
 def small_archive(folder: Path) -> Path:
-    """The images that these trainings learn."""
+    """Write a zip with the training images, and return its path."""
     return write(folder / "images.zip", zipped(IMAGES))

@@ -1,4 +1,7 @@
-"""How strong a LoRA is where only its metadata says so: the settings of PEFT that diffusers saves. Knows no tensor."""
+"""The scaling of a LoRA whose file stores it only in metadata: the settings of PEFT that diffusers saves.
+
+Knows no tensor.
+"""
 
 import json
 import math
@@ -8,46 +11,48 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-KEY = "lora_adapter_metadata"  # where diffusers keeps the whole LoraConfig of each model
+KEY = "lora_adapter_metadata"  # where diffusers stores the LoraConfig of each model
 TRANSFORMER = "transformer"
-MODELS = (TRANSFORMER, "text_encoder", "text_encoder_2")  # whose names begin a tensor's, and a setting's
-LARGEST = 2**63  # of a rank or an alpha
-LAYER = re.compile(r"\^?[\w.]+")  # PEFT lets a pattern be any regular expression; diffusers writes names
+MODELS = (TRANSFORMER, "text_encoder", "text_encoder_2")  # prefixes of the names of tensors and settings
+LARGEST = 2**63  # upper bound of a rank and an alpha
+LAYER = re.compile(r"\^?[\w.]+")  # PEFT allows any regular expression as a pattern; diffusers writes names
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What one model's LoRA was trained with; layers of their own rank or alpha by their names or the ends of these."""
+    """The rank and alpha of one model's LoRA. Patterns map names of layers, or the ends of names, to other values."""
 
     rank: float
     alpha: float
-    ranks: Mapping[str, float]
-    alphas: Mapping[str, float]
-    by_root: bool  # rsLoRA (arXiv 2312.03732): alpha is divided by the root of the rank
+    rank_pattern: Mapping[str, float]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool  # rsLoRA (arXiv 2312.03732): alpha is divided by the square root of the rank
 
-    def strength(self, layer: str, rank: int) -> float:
-        """By which B of a layer, named without its model, is to be multiplied.
+    def scaling(self, layer: str, rank: int) -> float:
+        """Return the factor by which B of a layer is multiplied: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
 
-        Raises ValueError with the end of a sentence unless its rank in the file is the one that is given here.
+        `layer` is the name of the layer without its model, `rank` its rank in the file. Raises ValueError if the
+        metadata has another rank; the message completes a sentence.
         """
-        given = _of_layer(self.ranks, layer, self.rank)
-        if given != rank:
-            raise ValueError(f"has the rank {rank} at {layer} and {given:g} in its {KEY}: expected one of them")
-        return _of_layer(self.alphas, layer, self.alpha) / (math.sqrt(rank) if self.by_root else rank)
+        expected = _value_of_layer(self.rank_pattern, layer, self.rank)
+        if expected != rank:
+            raise ValueError(f"has the rank {rank} at {layer} and {expected:g} in its {KEY}: expected one of them")
+        return _value_of_layer(self.alpha_pattern, layer, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def read_adapters(metadata: Mapping[str, str]) -> dict[str, Adapter]:
-    """By model, from the metadata of a file; none where it has no such settings.
+    """Return the adapters by model from the metadata of a file; empty if the file has no such settings.
 
-    Raises ValueError with the end of a sentence for settings that cannot be read or make no LoRA that we know.
+    Raises ValueError for settings that cannot be read and for an unsupported kind of LoRA; the message completes a
+    sentence.
     """
     try:
         settings = json.loads(metadata.get(KEY, "{}"))
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"has {KEY} that cannot be read: expected JSON") from error
+        raise ValueError(f"has {KEY} that cannot be parsed: expected JSON") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"has {KEY} that cannot be read: expected settings by name")
-    return {model: found for model in MODELS if (found := _adapter(model, settings))}
+        raise ValueError(f"has {KEY} that cannot be parsed: expected settings by name")
+    return {model: adapter for model in MODELS if (adapter := _adapter(model, settings))}
 
 
 def _adapter(model: str, settings: Mapping[str, Any]) -> Adapter | None:
@@ -56,9 +61,9 @@ def _adapter(model: str, settings: Mapping[str, Any]) -> Adapter | None:
         raise ValueError(f"is a DoRA, by {model}.use_dora in its {KEY}: expected a plain LoRA, a LoHa or a LoKr")
     if rank not in settings and alpha not in settings:
         return None
-    for name, other in ((rank, alpha), (alpha, rank)):
+    for name, present in ((rank, alpha), (alpha, rank)):
         if name not in settings:
-            raise ValueError(f"has {other} in its {KEY} and no {name}: expected both")
+            raise ValueError(f"has {present} in its {KEY} and no {name}: expected both")
     return Adapter(
         _number(rank, settings[rank]),
         _number(alpha, settings[alpha]),
@@ -81,8 +86,8 @@ def _number(name: str, value: object) -> float:
     return value
 
 
-def _of_layer(pattern: Mapping[str, float], layer: str, otherwise: float) -> float:
-    """As PEFT looks it up: ^ and the whole name, or what the name ends in after a dot."""
+def _value_of_layer(pattern: Mapping[str, float], layer: str, default: float) -> float:
+    """Look a layer up as PEFT does: by ^ and its full name, else by the end of its name after a dot."""
     parts = layer.split(".")
     names = (f"^{layer}", *(".".join(parts[start:]) for start in range(len(parts))))
-    return next((pattern[name] for name in names if name in pattern), otherwise)
+    return next((pattern[name] for name in names if name in pattern), default)

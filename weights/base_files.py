@@ -1,4 +1,7 @@
-"""Is a folder in diffusers layout all of FLUX, and whole? Reads no tensor; knows no catalogue and no remedy."""
+"""Checks that a folder in diffusers layout contains all components of FLUX and that none of its files is damaged.
+
+Reads no tensor. Knows no catalogue, and no way to repair a folder.
+"""
 
 import json
 import re
@@ -8,85 +11,88 @@ from typing import Any
 
 from weights.weight_file import check_weight_file, refuse_pointer
 
-INDEX = "model_index.json"  # what a folder in diffusers layout always holds
-UNFINISHED = ".incomplete"  # how downloads end that have not
+INDEX = "model_index.json"  # contained in every folder in diffusers layout
+UNFINISHED = ".incomplete"  # suffix of an unfinished download
 MOST_JSON_BYTES = 64 * 2**20
-PLAIN_NAME = re.compile(r"\w[\w.-]*\.safetensors")  # of a file in the same folder
+FILE_NAME = re.compile(r"\w[\w.-]*\.safetensors")  # a file in the same folder
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part of FLUX, and the files that it cannot be loaded without."""
+class ComponentFiles:
+    """A component of FLUX and the files that are required to load it."""
 
-    name: str  # in the index, and of its folder
+    name: str  # in model_index.json, and of the folder
     config: str
     weights: str | None = None
-    vocabularies: tuple[tuple[str, ...], ...] = ()  # sets of files, any of which will do
+    vocabularies: tuple[tuple[str, ...], ...] = ()  # alternative sets of files
 
 
-# In the order in which diffusers loads them, which is that of published indices.
-PARTS = (
-    Part("scheduler", "scheduler_config.json"),
-    Part("text_encoder", "config.json", "model.safetensors"),
-    Part("text_encoder_2", "config.json", "model.safetensors"),
-    Part("tokenizer", "tokenizer_config.json", vocabularies=(("tokenizer.json",), ("vocab.json", "merges.txt"))),
-    Part("tokenizer_2", "tokenizer_config.json", vocabularies=(("tokenizer.json",), ("spiece.model",))),
-    Part("transformer", "config.json", "diffusion_pytorch_model.safetensors"),
-    Part("vae", "config.json", "diffusion_pytorch_model.safetensors"),
+# In the order in which diffusers loads them, which is the order of published model_index.json files
+COMPONENTS = (
+    ComponentFiles("scheduler", "scheduler_config.json"),
+    ComponentFiles("text_encoder", "config.json", "model.safetensors"),
+    ComponentFiles("text_encoder_2", "config.json", "model.safetensors"),
+    ComponentFiles(
+        "tokenizer", "tokenizer_config.json", vocabularies=(("tokenizer.json",), ("vocab.json", "merges.txt"))
+    ),
+    ComponentFiles("tokenizer_2", "tokenizer_config.json", vocabularies=(("tokenizer.json",), ("spiece.model",))),
+    ComponentFiles("transformer", "config.json", "diffusion_pytorch_model.safetensors"),
+    ComponentFiles("vae", "config.json", "diffusion_pytorch_model.safetensors"),
 )
 
 
 def check_folder(folder: Path) -> None:
-    """Raises FileNotFoundError for a file that is missing and ValueError for one that is damaged, each with a sentence
-    that begins with its path. Takes milliseconds, however large the weights are: of these, headers and a few pages of
-    4 KiB are read.
+    """Check all files of a folder.
+
+    Raises FileNotFoundError for a missing file and ValueError for a damaged one, with a sentence that starts with the
+    path of the file. Takes milliseconds for weights of any size: it reads their headers and a few pages of 4 KiB.
     """
     index = _json_object(folder / INDEX)
-    for part in PARTS:
-        named = index.get(part.name)
-        if not (isinstance(named, list) and named and all(isinstance(word, str) for word in named)):
-            raise ValueError(f"{folder / INDEX} names no {part.name}: expected all parts of FLUX.1")
-        _check_part(folder / part.name, part)
+    for component in COMPONENTS:
+        entry = index.get(component.name)
+        if not (isinstance(entry, list) and entry and all(isinstance(word, str) for word in entry)):
+            raise ValueError(f"{folder / INDEX} has no {component.name}: expected all components of FLUX.1")
+        _check_component(folder / component.name, component)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """All files of weights of a folder in diffusers layout, in the order in which they are loaded.
+    """Return all weight files of a folder in diffusers layout, in the order in which they are loaded.
 
-    Raises FileNotFoundError and ValueError as `check_folder` does.
+    Raises FileNotFoundError and ValueError like `check_folder`.
     """
-    return [file for part in PARTS for file in _weight_files(folder / part.name, part)]
+    return [file for component in COMPONENTS for file in _weight_files(folder / component.name, component)]
 
 
-def _check_part(folder: Path, part: Part) -> None:
-    if not (folder / part.config).is_file():
-        raise FileNotFoundError(f"{folder / part.config} is missing: expected the configuration of this part")
+def _check_component(folder: Path, component: ComponentFiles) -> None:
+    if not (folder / component.config).is_file():
+        raise FileNotFoundError(f"{folder / component.config} is missing: expected the configuration of this component")
     for file in sorted(each for each in folder.iterdir() if each.is_file()):
         if file.name.endswith(UNFINISHED):
-            raise ValueError(f"{file} is the beginning of a download that did not end: expected the whole file")
+            raise ValueError(f"{file} is an incomplete download: expected the whole file")
         refuse_pointer(file)
         if file.suffix == ".json":
             _json_object(file)
-    if part.vocabularies and not any(_all_there(folder, names) for names in part.vocabularies):
-        wanted = " or ".join(" and ".join(names) for names in part.vocabularies)
-        raise FileNotFoundError(f"{folder} has no vocabulary: expected {wanted}")
-    for file in _weight_files(folder, part):
+    if component.vocabularies and not any(_all_exist(folder, names) for names in component.vocabularies):
+        expected = " or ".join(" and ".join(names) for names in component.vocabularies)
+        raise FileNotFoundError(f"{folder} has no vocabulary: expected {expected}")
+    for file in _weight_files(folder, component):
         check_weight_file(file)
 
 
-def _all_there(folder: Path, names: tuple[str, ...]) -> bool:
+def _all_exist(folder: Path, names: tuple[str, ...]) -> bool:
     return all((folder / name).is_file() for name in names)
 
 
-def _weight_files(folder: Path, part: Part) -> list[Path]:
-    """The one, or the shards that an index names; both if both are there, as libraries differ in which they take."""
-    if part.weights is None:
+def _weight_files(folder: Path, component: ComponentFiles) -> list[Path]:
+    """Return the single file, or the shards of an index; both if both exist, as libraries differ in which they load."""
+    if component.weights is None:
         return []
-    whole, index = folder / part.weights, folder / f"{part.weights}.index.json"
-    found = [whole] if whole.is_file() else []
+    single_file, index = folder / component.weights, folder / f"{component.weights}.index.json"
+    found = [single_file] if single_file.is_file() else []
     if index.is_file():
         found += _shards(index)
     if not found:
-        raise FileNotFoundError(f"{whole} is missing: expected it, or {index.name} and the files that it names")
+        raise FileNotFoundError(f"{single_file} is missing: expected it, or {index.name} and the files that it names")
     return found
 
 
@@ -95,7 +101,7 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} names no files: expected a weight_map")
     for name in weight_map.values():
-        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+        if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
             raise ValueError(f"{index} names the file {name!r:.60}: expected a .safetensors in the same folder")
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [shard for shard in shards if not shard.is_file()]

@@ -1,4 +1,4 @@
-"""The catalogue of base models, where one is on this machine, and whether it is whole. Loads nothing."""
+"""The catalogue of base models: finds one on this machine and checks its files. Loads nothing."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from weights.base_files import INDEX, check_folder
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"
 DEFAULT = "dev"
-# What each published base is called on Hugging Face; `tiny` is made by this project and needs no download.
+# The published bases on Hugging Face. `tiny` is part of this project and needs no download.
 REPOSITORIES = {
     "dev": "black-forest-labs/FLUX.1-dev",
     "krea": "black-forest-labs/FLUX.1-Krea-dev",
@@ -24,55 +24,54 @@ TINY = "tiny"
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base model that is there."""
+    """A base model on this machine."""
 
     name: str
     path: Path
-    remedy: str  # how a file of it is brought that is missing
+    remedy: str  # how to get a missing file
 
 
 def find_base() -> Base:
-    """The base that FLUX_BASE names (a name of the catalogue, or a folder in diffusers layout; `dev` if unset).
+    """Return the base that FLUX_BASE names: a name of the catalogue, or a folder in diffusers layout; `dev` if unset.
 
-    Raises ValueError for a name that does not exist and FileNotFoundError for weights that are not there: what was
-    looked for, where, and what to do. Never falls back to another base.
+    Raises ValueError for an unknown name and FileNotFoundError for missing weights; the message says where they were
+    expected and how to get them. Never falls back to another base.
     """
     name = os.environ.get(SETTING, "").strip() or DEFAULT
     if name == TINY:
-        return _existing(name, WEIGHTS / "tiny-flux", remedy="run script/build-tiny-flux")
+        return _existing_base(name, WEIGHTS / "tiny-flux", remedy="run script/build-tiny-flux")
     if name in REPOSITORIES:
-        return _existing(name, WEIGHTS / name, remedy=_download(name))
+        return _existing_base(name, WEIGHTS / name, remedy=_download_steps(name))
     if os.sep in name:
-        return _existing(f"folder {Path(name).name}", Path(name), remedy="copy it anew from where this folder is from")
+        return _existing_base(f"folder {Path(name).name}", Path(name), remedy="copy that file again from its source")
     raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
 
 
 def requested_base(model: str | None, *, served: Base) -> Base:
-    """The base that a request's `model` names, by default the one that FLUX_BASE names.
+    """Return the base that the `model` of a request names; the one that FLUX_BASE names if the request names none.
 
-    A base that was not published, such as the embedded one, stands in for those of its kind that are not there: dev and
-    krea take guidance, schnell does not. Raises ValueError for a name that does not exist and FileNotFoundError for
-    weights that are not there.
+    An unpublished base, such as the embedded one, replaces missing published bases of the same kind: dev and krea take
+    guidance, schnell does not. Raises ValueError for an unknown name and FileNotFoundError for missing weights.
     """
-    name = str(model or "").strip() or served.name  # without a schema, anything may be asked for
+    name = str(model or "").strip() or served.name  # without a schema, the value may have any type
     if name == served.name:
         return served
     if name not in REPOSITORIES:
         raise ValueError(f"model is {name!r}: expected {', '.join(REPOSITORIES)}, or none for {served.name}")
     if (WEIGHTS / name / INDEX).is_file():
-        return Base(name, WEIGHTS / name, _download(name))
+        return Base(name, WEIGHTS / name, _download_steps(name))
     if served.name not in REPOSITORIES and takes_guidance(served) == (name not in WITHOUT_GUIDANCE):
         return served
     raise FileNotFoundError(
-        f"model is {name}: no weights/{name} here, which draws with {served.name}; {_download(name)}"
+        f"model is {name}: weights/{name} is not installed, this server has {served.name}; {_download_steps(name)}"
     )
 
 
 def check_base(base: Base) -> None:
-    """Looks at the files of a base before they are loaded, in milliseconds; what it finds is in `check_folder`.
+    """Check the files of a base before they are loaded, within milliseconds; see `check_folder`.
 
-    Raises FileNotFoundError for a file that is missing and ValueError for one that is damaged: one sentence with its
-    path, what was found, what was expected and what to do.
+    Raises FileNotFoundError for a missing file and ValueError for a damaged one, with one sentence: the path, what was
+    found, what was expected and what to do.
     """
     with with_remedy(base):
         check_folder(base.path)
@@ -80,8 +79,10 @@ def check_base(base: Base) -> None:
 
 @contextmanager
 def with_remedy(base: Base) -> Iterator[None]:
-    """What is said here of a missing or damaged file, in a FileNotFoundError or ValueError that begins with its path,
-    is said with the base's name and what to do."""
+    """Add the name of the base and the remedy to errors about its files.
+
+    Applies to a FileNotFoundError or ValueError whose message starts with the path of the file.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -91,33 +92,33 @@ def with_remedy(base: Base) -> Iterator[None]:
 
 
 def takes_guidance(base: Base) -> bool:
-    """Whether a base was made to be told its guidance; raises OSError or ValueError if its config cannot be read."""
+    """Whether a base has a guidance embedding; raises OSError or ValueError if its config cannot be read."""
     config = json.loads((base.path / "transformer" / "config.json").read_text())
     return bool(config.get("guidance_embeds"))
 
 
 def find_trainable_base() -> Base:
-    """The base that FLUX_BASE names, checked, if it can be trained.
+    """Return the base that FLUX_BASE names after checking its files.
 
-    Raises as `find_base` and `check_base` do, and ValueError for a base without a guidance embedding.
+    Raises the errors of `find_base` and `check_base`, and ValueError for a base without a guidance embedding.
     """
     base = find_base()
     check_base(base)
     if not takes_guidance(base):
-        raise ValueError(f"{SETTING} is {base.name}: this base can be drawn with, not trained: expected dev or krea")
+        raise ValueError(f"{SETTING} is {base.name}: this base can generate, but not be trained: expected dev or krea")
     return base
 
 
-def _existing(name: str, folder: Path, *, remedy: str) -> Base:
+def _existing_base(name: str, folder: Path, *, remedy: str) -> Base:
     if not (folder / INDEX).is_file():
-        wanted = "expected a folder in diffusers layout"
-        raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}, {wanted}; {remedy}")
+        expected = "expected a folder in diffusers layout"
+        raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}, {expected}; {remedy}")
     return Base(name, folder, remedy)
 
 
-def _download(name: str) -> str:
-    """How a person gets a published base; the licences of these models must be accepted first."""
+def _download_steps(name: str) -> str:
+    """Return instructions to download a published base. The licence must be accepted first."""
     repository = REPOSITORIES[name]
-    without = "--exclude 'flux1-*' --exclude 'ae.safetensors'"  # the same weights once more, in another layout
-    steps = f"hf download {repository} --local-dir weights/{name} {without}"
+    exclude = "--exclude 'flux1-*' --exclude 'ae.safetensors'"  # duplicates of the weights in another layout
+    steps = f"hf download {repository} --local-dir weights/{name} {exclude}"
     return f"accept the licence at huggingface.co/{repository}, log in with `hf auth login`, then `{steps}`"

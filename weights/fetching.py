@@ -1,7 +1,7 @@
-"""A remote LoRA becomes an open file: from the cache if its source need not be asked again, else from the network.
+"""Fetch a remote LoRA: from the cache if it is fresh there, else from its source.
 
-Who may have a file is for its source to say: what is in the cache is given to somebody new only after the source let
-them in too, which costs one question and, if nothing changed, no download.
+The source decides who may have a file. The cache serves a file for a new credential only after the source accepted that
+credential too, which takes one request and, if the file is unchanged, no download.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from weights.network.download import download
 from weights.network.failures import NotFound
 from weights.network.network import Network, Tokens
 from weights.sources.access import Access, access_to
-from weights.sources.finding import Found, find, readings
+from weights.sources.finding import KnownSource, find_file, possible_sources
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file that was fetched, and where it is in the cache."""
+    """A fetched file, open, and its key in the cache."""
 
     file: BinaryIO
     sha256: str
@@ -27,23 +27,23 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """Who is asked, with which tokens, and where files are kept."""
+    """Fetches files over a network, with the user's tokens, into a cache."""
 
     network: Network
     tokens: Tokens
     store: Store
 
     def fetch(self, record: Remote) -> Fetched:
-        """The file of a record; the caller closes it.
+        """Return the file of a record, which the caller must close.
 
-        Raises ValueError with the end of a sentence that begins with the reference, and OSError with one if the file
-        cannot be kept.
+        Raises ValueError, and OSError if the file cannot be written. The messages complete a sentence that starts with
+        the reference.
         """
-        *others, last = readings(record)
+        *others, last = possible_sources(record)
         missing: list[str] = []
-        for reading in others:
+        for possible in others:
             try:
-                return self._fetch_or_remember(reading)
+                return self._fetch_or_record_missing(possible)
             except NotFound as error:
                 missing.append(str(error))
         try:
@@ -51,50 +51,50 @@ class Fetcher:
         except ValueError as error:
             raise ValueError("; it ".join([*missing, str(error)])) from error
 
-    def forget(self, key: str) -> None:
-        """Drop a file that turned out to be no LoRA, so that it is fetched anew the next time."""
+    def remove(self, key: str) -> None:
+        """Remove a file that is not a LoRA, so that the next request downloads it again."""
         with self.store.locked(key) as entry:
-            entry.forget()
+            entry.remove()
 
-    def _fetch_or_remember(self, record: Found) -> Fetched:
-        """As _fetch; that the source has none is remembered for as long as a file is fresh."""
+    def _fetch_or_record_missing(self, record: KnownSource) -> Fetched:
+        """Like _fetch, but remember a missing file for as long as a cached file is fresh."""
         access = access_to(record, self.tokens)
         with self.store.locked(access.key) as entry:
-            if entry.is_known_missing(access.by):
+            if entry.is_known_missing(access.credential):
                 raise NotFound("was not found a moment ago on Replicate")
         try:
             return self._fetch(record)
         except NotFound:
             with self.store.locked(access.key) as entry:
-                entry.miss(access.by)
+                entry.record_missing(access.credential)
             raise
 
-    def _fetch(self, record: Found) -> Fetched:
+    def _fetch(self, record: KnownSource) -> Fetched:
         access = access_to(record, self.tokens)
         with self.store.locked(access.key) as entry:
-            fresh = _if_fresh(entry, access)  # another process may have fetched it while this one waited
-            return fresh or self._ask(record, access, entry)
+            opened = _open_if_fresh(entry, access)  # another process may have downloaded it in the meantime
+            return opened or self._download(record, access, entry)
 
-    def _ask(self, record: Found, access: Access, entry: Entry) -> Fetched:
-        held = entry.held()
-        wanted = find(record, self.tokens, self.network)
-        # the file that is there must be the one that the source means, as far as its sha256 tells
-        known = held.etag if held and wanted.sha256 in {"", held.sha256} else ""
-        new = download(wanted, entry.part, self.store.make_room, self.network, known=known)
+    def _download(self, record: KnownSource, access: Access, entry: Entry) -> Fetched:
+        cached = entry.cached_file()
+        remote_file = find_file(record, self.tokens, self.network)
+        # the cached file must be the one at the source, if the source publishes a sha256
+        known_etag = cached.etag if cached and remote_file.sha256 in {"", cached.sha256} else ""
+        new = download(remote_file, entry.partial, self.store.make_room, self.network, known_etag=known_etag)
         if new:
-            entry.keep(new.sha256, new.size, new.etag, by=access.by)
-        elif held:
-            entry.grant_access(access.by, held)
+            entry.commit(new.sha256, new.size, new.etag, credential=access.credential)
+        elif cached:
+            entry.grant_access(access.credential, cached)
         return _open(entry, access)
 
 
-def _if_fresh(entry: Entry, access: Access) -> Fetched | None:
-    held = entry.held()
-    return _open(entry, access) if held and entry.has_access(access.by, held) else None
+def _open_if_fresh(entry: Entry, access: Access) -> Fetched | None:
+    cached = entry.cached_file()
+    return _open(entry, access) if cached and entry.has_access(access.credential, cached) else None
 
 
 def _open(entry: Entry, access: Access) -> Fetched:
-    held = entry.held()
-    if held is None:
-        raise OSError("it was deleted from the cache by somebody else")
-    return Fetched(entry.open(held), held.sha256, access.key)
+    cached = entry.cached_file()
+    if cached is None:
+        raise OSError("another process deleted it from the cache")
+    return Fetched(entry.open(cached), cached.sha256, access.key)

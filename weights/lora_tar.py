@@ -1,4 +1,4 @@
-"""Find the one LoRA in a tar without extracting anything, reading it once from front to back."""
+"""Finds the only LoRA in a tar. Extracts nothing, and reads the tar once from start to end."""
 
 import gzip
 import io
@@ -7,34 +7,35 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from weights.lora_file import shown
+from weights.lora_file import quoted
 
 MOST_MEMBERS = 10_000
-MOST_BYTES = 4 * 2**30  # of one LoRA, and of all that is unpacked on the way
-UNSUSPICIOUS_BYTES = 50 * 2**20  # may be unpacked from anything; reference/reliability.md, section 4
-MOST_TIMES = 200  # its packed size, of what is more; numbers of weights hardly shrink at all
-MOST_HEADER_BYTES = 2**20  # of long names and notes before the files, all together; each usually has a hundred
+MOST_BYTES = 4 * 2**30  # of one LoRA, and of everything unpacked before it
+UNCHECKED_BYTES = 50 * 2**20  # may be unpacked from a file of any size; reference/reliability.md, section 4
+MOST_TIMES = 200  # the packed size, above UNCHECKED_BYTES; weights are hardly compressible
+MOST_HEADER_BYTES = 2**20  # of long names and PAX records together; a file usually has about a hundred bytes of them
 HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
 HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-SHOWN = 3  # how many names an error repeats
-START = 512  # bytes that tell what a file is
+SHOWN = 3  # number of names in an error
+START_BYTES = 512  # of a file, enough to recognise its format
 GZIP = b"\x1f\x8b"
 
 
 def is_tar(start: bytes) -> bool:
-    """Whether the first 512 bytes are those of a tar, by the mark that every such file has, or of a gzipped file."""
+    """Whether a file is a tar or a gzipped file, from its first 512 bytes."""
     return start[257:262] == b"ustar" or start.startswith(GZIP)
 
 
 def lora_in_tar(file: BinaryIO) -> bytes:
-    """The content of the only regular .safetensors file in a tar, gzipped or not.
+    """Return the content of the only regular .safetensors file in a tar, gzipped or not.
 
-    Raises ValueError with the end of a sentence if there is none or several, or if it is too large or damaged.
+    Raises ValueError if there is none or several, and for a tar that is too large or damaged; the message completes a
+    sentence.
     """
     gzipped = file.read(len(GZIP)) == GZIP
     packed = file.seek(0, io.SEEK_END)
     file.seek(0)
-    source = _Counted(gzip.GzipFile(fileobj=file) if gzipped else file, packed)
+    source = _LimitedReader(gzip.GzipFile(fileobj=file) if gzipped else file, packed)
     try:
         with _Tar.open(fileobj=source, mode="r|") as tar:  # type: ignore[call-overload]
             return _only_lora(tar)
@@ -42,19 +43,19 @@ def lora_in_tar(file: BinaryIO) -> bytes:
         raise
     except (tarfile.TarError, EOFError, OSError, zlib.error, RecursionError) as error:
         raise ValueError(f"is a damaged tar ({error})") from error
-    except (ValueError, LookupError) as error:  # of tarfile itself, about a number or a text
-        raise ValueError("is a damaged tar (a header holds what cannot be read)") from error
+    except (ValueError, LookupError) as error:  # of tarfile itself, for an invalid number or text
+        raise ValueError("is a damaged tar (a header cannot be read)") from error
 
 
 class _RefusedError(ValueError):
-    """A sentence of ours, and none of tarfile's."""
+    """An error of this module, as opposed to a ValueError of tarfile."""
 
 
-class _Info(tarfile.TarInfo):
-    """A member that is refused before tarfile reads more of it into memory than a LoRA needs."""
+class _Member(tarfile.TarInfo):
+    """A member of a tar, checked before tarfile reads more of it into memory than a LoRA needs."""
 
     def _proc_member(self, tar: "_Tar") -> tarfile.TarInfo:
-        """Where tarfile lets a subclass begin."""
+        """The hook that tarfile documents for subclasses."""
         if self.type in HEADERS:
             tar.header_bytes += self.size
         if tar.header_bytes > MOST_HEADER_BYTES:
@@ -62,18 +63,18 @@ class _Info(tarfile.TarInfo):
         return super()._proc_member(tar)  # type: ignore[misc]
 
     def _refuse_sparse(self, *_: object) -> tarfile.TarInfo:
-        raise _RefusedError("is a tar with a file that has holes (a sparse one): expected plain files")
+        raise _RefusedError("is a tar with a sparse file: expected plain files")
 
     _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 class _Tar(tarfile.TarFile):
-    tarinfo = _Info
+    tarinfo = _Member
     header_bytes = 0  # so far
 
 
-class _Counted:
-    """A file that ends with an error instead of unpacking without end."""
+class _LimitedReader:
+    """A file that raises an error when it unpacks to too many bytes."""
 
     def __init__(self, file: BinaryIO | gzip.GzipFile, packed: int) -> None:
         self.file = file
@@ -81,15 +82,15 @@ class _Counted:
         self.count = 0
 
     def read(self, size: int) -> bytes:
-        piece = self.file.read(size)
-        self.count += len(piece)
+        chunk = self.file.read(size)
+        self.count += len(chunk)
         if self.count > MOST_BYTES:
             raise _RefusedError(
                 f"is a tar that unpacks to more than {MOST_BYTES:,} bytes: expected a LoRA and captions"
             )
-        if self.count > max(UNSUSPICIOUS_BYTES, MOST_TIMES * self.packed):
+        if self.count > max(UNCHECKED_BYTES, MOST_TIMES * self.packed):
             raise _RefusedError(f"is a tar that unpacks to more than {MOST_TIMES} times its size: expected a LoRA")
-        return piece
+        return chunk
 
 
 def _only_lora(tar: tarfile.TarFile) -> bytes:
@@ -102,7 +103,7 @@ def _only_lora(tar: tarfile.TarFile) -> bytes:
             file = tar.extractfile(member)
             content = file.read() if file else b""
     if len(names) != 1:
-        found = ", ".join(shown(name) for name in names[:SHOWN]) or "none"
+        found = ", ".join(quoted(name) for name in names[:SHOWN]) or "none"
         raise _RefusedError(f"is a tar with {len(names)} .safetensors files ({found}): expected exactly one")
     return content
 
@@ -117,6 +118,6 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _is_lora(member: tarfile.TarInfo) -> bool:
-    """Links and devices are never followed, and what macOS adds beside a file is not the file."""
+    """Whether a member is a regular .safetensors file. Links, devices and the ._ files of macOS are ignored."""
     name = member.name.rsplit("/", 1)[-1]
     return member.isreg() and name.endswith(".safetensors") and not name.startswith("._")

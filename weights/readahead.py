@@ -1,4 +1,4 @@
-"""Read files into the memory that the system keeps them in, while something else is done. Knows no model."""
+"""Reads files into the page cache of the operating system in the background. Knows no model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,19 +7,19 @@ from threading import Event, Thread
 
 import psutil
 
-PIECE_BYTES = 8 * 2**20  # after each, it is asked whether to stop
+CHUNK_BYTES = 8 * 2**20  # the stop event is checked after each chunk
 
 
 @contextmanager
 def read_ahead(files: Sequence[Path]) -> Iterator[Thread]:
-    """Files are read in this order by a thread of its own, until all are or the block ends.
+    """Read files in the given order in a background thread, until all are read or the block ends.
 
-    It saves time and changes nothing: a file that cannot be read ends it, as does half of the free memory, beyond which
-    the system would forget what was read before anybody asks for it. What is wrong with a file is said by who loads it.
+    This only saves time. Reading stops silently at a file that cannot be read: whoever loads that file reports the
+    error. It also stops after half of the available memory, because the system would drop pages before they are used.
     """
     stop = Event()
-    most = psutil.virtual_memory().available // 2
-    thread = Thread(target=_read, args=(files, most, stop), name="reading ahead", daemon=True)
+    limit = psutil.virtual_memory().available // 2
+    thread = Thread(target=_read, args=(files, limit, stop), name="reading ahead", daemon=True)
     thread.start()
     try:
         yield thread
@@ -28,13 +28,13 @@ def read_ahead(files: Sequence[Path]) -> Iterator[Thread]:
         thread.join()
 
 
-def _read(files: Sequence[Path], most: int, stop: Event) -> None:
-    piece = bytearray(PIECE_BYTES)  # the same for all: the system keeps what was read, not we
-    left = most
+def _read(files: Sequence[Path], limit: int, stop: Event) -> None:
+    buffer = bytearray(CHUNK_BYTES)  # reused: the system caches the content, not this process
+    remaining = limit
     try:
         for path in files:
             with path.open("rb", buffering=0) as file:
-                while left > 0 and not stop.is_set() and (count := file.readinto(piece)):
-                    left -= count
+                while remaining > 0 and not stop.is_set() and (count := file.readinto(buffer)):
+                    remaining -= count
     except OSError:
         return

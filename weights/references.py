@@ -1,4 +1,4 @@
-"""What a person gave as a LoRA, wherever it is, becomes its tensors. Knows no pipeline."""
+"""Reads the LoRA that a user's reference names, from any source. Knows no pipeline."""
 
 import base64
 import hashlib
@@ -13,47 +13,45 @@ from typing import BinaryIO, NamedTuple
 
 from torch import Tensor
 
-from weights.cache.store import Room, Store, default_folder
+from weights.cache.store import CacheLimits, Store, default_folder
 from weights.fetching import Fetched, Fetcher
 from weights.grammar.grammar import parse_reference
 from weights.grammar.records import Inline, LocalFile, Remote
 from weights.lora_file import parse_lora
-from weights.lora_tar import START, is_tar, lora_in_tar
+from weights.lora_tar import START_BYTES, is_tar, lora_in_tar
 from weights.network.network import Network, Tokens
 
 MOST_BYTES = 4 * 2**30
 MOST_INLINE = 100 * 2**20  # characters; Cog's own limit for a request
-SHOWN = 80  # characters of a reference that an error repeats
-EXPECTED_FILE = (
-    "expected the path of a .safetensors or .tar file that is there, or another reference, as hf://owner/name"
-)
-# also one that holds what ends a host's name; what stands before the @ of hf:// is a repository, in its own grammar
+SHOWN = 80  # characters of a reference in an error
+EXPECTED_FILE = "expected the path of an existing .safetensors or .tar file, or another reference, as hf://owner/name"
+# The user in a URL, even one with a / ? or #. The text before the @ of hf:// is a repository, not a user.
 USER = re.compile(r"(?<!^hf:)//.*@|//[^/@]*@", re.IGNORECASE | re.DOTALL)
-NOBODY, INTERNET = Tokens(), Network()
+NO_TOKENS, INTERNET = Tokens(), Network()
 
 
 class Lora(NamedTuple):
     """A LoRA that was read and checked."""
 
-    digest: str  # sha256 of its file: the same LoRA has the same, wherever it came from
+    digest: str  # sha256 of its file, the same for the same LoRA from any source
     tensors: dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class LoraFile:
-    """A file that is there, open, and not looked at."""
+    """A file that is open and has not been read."""
 
-    named: str  # by its input and its reference, for errors
-    stamp: str  # files with equal ones are equal
-    lora: Callable[[], Lora]
+    named: str  # the input and the reference, for errors
+    cache_key: str  # equal keys mean equal files
+    load: Callable[[], Lora]
 
     def read(self) -> Lora:
-        """Its LoRA, which may be in a tar. Raises ValueError and OSError with the end of a sentence, which `open_lora`
-        makes whole.
+        """Return its LoRA, which may be in a tar.
 
-        A download that was damaged in the cache is fetched anew at once, and one that is no LoRA the next time.
+        A download that was damaged in the cache is downloaded again at once; one that is not a LoRA is removed from the
+        cache. Raises ValueError and OSError with the end of a sentence that `open_lora` completes.
         """
-        return self.lora()
+        return self.load()
 
 
 @contextmanager
@@ -61,129 +59,130 @@ def open_lora(
     reference: str,
     *,
     named: str,
-    tokens: Tokens = NOBODY,
+    tokens: Tokens = NO_TOKENS,
     network: Network = INTERNET,
     store: Store | None = None,
 ) -> Iterator[LoraFile]:
-    """Find a LoRA by any reference that weights.grammar knows.
+    """Open the file of a LoRA by any reference that weights.grammar knows.
 
-    `named` is the input that held the reference, for the errors; `tokens` open what is private; downloads are kept in
-    `store`, by default in this machine's cache. Raises ValueError with one sentence, OSError with one if a download
-    cannot be kept. What is wrong with the LoRA may be found in the block: the end of a sentence is made whole.
+    `named` is the input that contains the reference, for errors; `tokens` give access to private LoRAs; downloads are
+    kept in `store`, by default this machine's cache. Raises ValueError, and OSError if a download cannot be written,
+    each with one sentence. `named` and the reference are also put before the message of a ValueError or OSError of the
+    block.
     """
-    name = f"{named} {_short(reference)!r}"
-    with _explained(name):
+    name = f"{named} {_redacted(reference)!r}"
+    with _naming_reference(name):
         record = parse_reference(reference)
         if isinstance(record, Inline):
-            found = _inline(record)
+            opened = _open_inline(record)
         elif isinstance(record, LocalFile):
-            found = _local(record)
+            opened = _open_local(record)
         else:
-            found = _fetched(record, Fetcher(network, tokens, store or Store(default_folder(), Room())))
-        with found.file:
-            yield LoraFile(name, found.stamp, found.lora)
+            opened = _open_remote(record, Fetcher(network, tokens, store or Store(default_folder(), CacheLimits())))
+        with opened.file:
+            yield LoraFile(name, opened.cache_key, opened.load)
 
 
 def read_lora(
     reference: str,
     *,
     named: str,
-    tokens: Tokens = NOBODY,
+    tokens: Tokens = NO_TOKENS,
     network: Network = INTERNET,
     store: Store | None = None,
 ) -> Lora:
-    """Find and read a LoRA; takes and raises what `open_lora` does."""
+    """Open and read a LoRA. Takes the arguments and raises the errors of `open_lora`."""
     with open_lora(reference, named=named, tokens=tokens, network=network, store=store) as file:
         return file.read()
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    stamp: str
+class _OpenLora:
+    cache_key: str
     file: BinaryIO
-    lora: Callable[[], Lora]
+    load: Callable[[], Lora]
 
 
 @dataclass(frozen=True, slots=True)
 class _Download:
-    """A file out of the cache, and how it gets there."""
+    """A file from the cache, with what is needed to download it again."""
 
     fetcher: Fetcher
     record: Remote
     fetched: Fetched
 
-    def lora(self) -> Lora:
+    def load(self) -> Lora:
         try:
             return self._read(self.fetched)
         except _DamagedError:
-            again = self.fetcher.fetch(self.record)
-        with again.file:
-            if again.sha256 != self.fetched.sha256:
-                raise ValueError("was damaged in the cache, and its source has another version now: ask for it again")
-            return self._read(again)
+            new = self.fetcher.fetch(self.record)
+        with new.file:
+            if new.sha256 != self.fetched.sha256:
+                raise ValueError("was damaged in the cache, and its source has another version now: repeat the request")
+            return self._read(new)
 
     def _read(self, fetched: Fetched) -> Lora:
         try:
-            return _lora(fetched.file, fetched.sha256)
+            return _read_file(fetched.file, fetched.sha256)
         except ValueError:
-            self.fetcher.forget(fetched.key)
+            self.fetcher.remove(fetched.key)
             raise
 
 
 class _DamagedError(ValueError):
-    """A file is not the one that was written."""
+    """The content of a file in the cache has changed."""
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _naming_reference(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
         raise ValueError(f"{name} {error}") from error
     except OSError as error:
-        raise OSError(f"{name} cannot be read or kept: {_reason(error)}") from error
+        raise OSError(f"{name} cannot be read or cached: {_system_message(error)}") from error
 
 
-def _inline(record: Inline) -> _Found:
+def _open_inline(record: Inline) -> _OpenLora:
     content = _decode(record.uri)
     file = io.BytesIO(content)
-    return _Found(hashlib.sha256(content).hexdigest(), file, lambda: _lora(file))
+    return _OpenLora(hashlib.sha256(content).hexdigest(), file, lambda: _read_file(file))
 
 
-def _local(record: LocalFile) -> _Found:
-    file = _open(record.path)
+def _open_local(record: LocalFile) -> _OpenLora:
+    file = _open_path(record.path)
     status = os.fstat(file.fileno())
-    times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # the second, as `cp -p` and tar set the first
-    return _Found(f"{status.st_dev}-{status.st_ino}-{times}-{status.st_size}", file, lambda: _lora(file))
+    times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # ctime too, because `cp -p` and tar set the mtime
+    return _OpenLora(f"{status.st_dev}-{status.st_ino}-{times}-{status.st_size}", file, lambda: _read_file(file))
 
 
-def _fetched(record: Remote, fetcher: Fetcher) -> _Found:
+def _open_remote(record: Remote, fetcher: Fetcher) -> _OpenLora:
     fetched = fetcher.fetch(record)
-    return _Found(fetched.sha256, fetched.file, _Download(fetcher, record, fetched).lora)
+    return _OpenLora(fetched.sha256, fetched.file, _Download(fetcher, record, fetched).load)
 
 
-def _lora(file: BinaryIO, sha256: str = "") -> Lora:
-    """What a file holds; `sha256` is that of the file, where it is known."""
-    in_tar = is_tar(file.read(START))
+def _read_file(file: BinaryIO, sha256: str = "") -> Lora:
+    """Read a LoRA from a file. `sha256` is the expected digest of the file, or empty if it is not known."""
+    in_tar = is_tar(file.read(START_BYTES))
     file.seek(0)
     if in_tar and sha256:
-        _check_whole(hashlib.file_digest(file, "sha256").hexdigest(), sha256)  # type: ignore[arg-type]
+        _check_digest(hashlib.file_digest(file, "sha256").hexdigest(), sha256)  # type: ignore[arg-type]
         file.seek(0)
     content = lora_in_tar(file) if in_tar else file.read()
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and not in_tar:
-        _check_whole(digest, sha256)
+        _check_digest(digest, sha256)
     return Lora(digest, parse_lora(content))
 
 
-def _check_whole(found: str, expected: str) -> None:
+def _check_digest(found: str, expected: str) -> None:
     if found != expected:
-        raise _DamagedError("is damaged on the disk of the cache: its sha256 is another than when it was fetched")
+        raise _DamagedError("is damaged in the cache: its sha256 has changed since the download")
 
 
-def _open(path: Path) -> BinaryIO:
+def _open_path(path: Path) -> BinaryIO:
     if not _is_file(path):
-        raise ValueError(f"is not there: {EXPECTED_FILE}")
+        raise ValueError(f"does not exist: {EXPECTED_FILE}")
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"has {size:,} bytes: expected at most {MOST_BYTES:,}")
@@ -191,7 +190,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is one; a name too long for any file is no error, but the name of nothing."""
+    """Whether a file exists. A path that is too long for the file system counts as missing."""
     try:
         return path.is_file()
     except OSError:
@@ -210,15 +209,15 @@ def _decode(uri: str) -> bytes:
         raise ValueError(f"is a damaged data URI ({error}): expected data:...;base64,...") from error
 
 
-def _reason(error: OSError) -> str:
-    """What the system says, without a path of this machine."""
+def _system_message(error: OSError) -> str:
+    """Return the message of the operating system without a path of this machine."""
     return error.strerror or str(error)
 
 
-def _short(reference: str) -> str:
-    """What tells a reference from others, without its secrets: no user and no query, which may be a signature.
+def _redacted(reference: str) -> str:
+    """Return a short form of a reference without secrets: no user, and no query, which may be a signature.
 
-    Of a data URI, which can be megabytes, the start; of a long path, the end.
+    Keeps the start of a data URI, which can have megabytes, and the end of a long path.
     """
     text = reference.strip()
     if text[:5].lower() == "data:":

@@ -1,4 +1,4 @@
-"""Where the safety checker of drawn images is, and whether a deployment insists on it. Loads no model."""
+"""Finds the safety checker of generated images, and whether the deployment requires it. Loads no model."""
 
 import os
 from dataclasses import dataclass
@@ -15,33 +15,37 @@ REPOSITORY = "Falconsai/nsfw_image_detection"
 FOLDER = WEIGHTS / "safety"
 CONFIG = "config.json"
 WEIGHT_FILE = "model.safetensors"
-FILES = ["*.json", WEIGHT_FILE]  # of the repository: it has the same weights once more as a pickle
+FILES = ["*.json", WEIGHT_FILE]  # not the pickle with the same weights that the repository also contains
 
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """How a deployment checks what it draws."""
+    """How a deployment checks generated images."""
 
-    folder: Path | None  # of the checker; None where there is none to be used
+    folder: Path | None  # of the checker; None if images are not checked
     can_be_disabled: bool  # by a request
 
     def line(self) -> str:
-        """For whoever reads the log of the setup."""
+        """Return a line for the log of the setup."""
         if self.folder is None:
-            return f"safety checker: none, images are not checked; {REMEDY}, or set {SETTING}={REQUIRED} to insist"
-        return "safety checker: every image is checked" + (", unless a request says no" if self.can_be_disabled else "")
+            return f"safety checker: none, images are not checked; {REMEDY}, or set {SETTING}={REQUIRED} to require one"
+        return "safety checker: every image is checked" + (
+            ", unless a request disables it" if self.can_be_disabled else ""
+        )
 
 
-REMEDY = f"`hf download {REPOSITORY} --local-dir weights/safety` brings one"
+REMEDY = f"`hf download {REPOSITORY} --local-dir weights/safety` downloads one"
 
 
 def find_safety() -> Safety:
-    """What FLUX_SAFETY says: `required` checks every image whatever a request says, `optional` (if unset) where there
-    is a checker and the request lets it, `off` never.
+    """Find the safety checker according to FLUX_SAFETY.
 
-    A checker is looked for in weights/safety and in the Hub's own cache; one that is required is fetched from the Hub.
-    Raises ValueError for another setting, and for a checker whose weights are damaged; FileNotFoundError if it is
-    required and not to be had, or if weights/safety is there and holds none.
+    `required` checks every image, whatever a request says; `optional` (the default) checks if there is a checker and
+    the request does not disable it; `off` never checks. The checker is looked up in weights/safety and in the cache of
+    huggingface_hub; a required one is downloaded from the Hub if it is in neither.
+
+    Raises ValueError for another setting and for a checker with damaged weights. Raises FileNotFoundError if the
+    checker is required and cannot be downloaded, or if weights/safety exists without a complete checker.
     """
     setting = os.environ.get(SETTING, "").strip() or OPTIONAL
     if setting not in (REQUIRED, OPTIONAL, OFF):
@@ -49,13 +53,13 @@ def find_safety() -> Safety:
     if setting == OFF:
         return Safety(None, can_be_disabled=True)
     if FOLDER.is_dir():
-        return Safety(_checked(FOLDER), can_be_disabled=setting == OPTIONAL)
-    folder = _fetched() if setting == REQUIRED else _cached()
-    return Safety(folder and _checked(folder), can_be_disabled=setting == OPTIONAL)
+        return Safety(_checked_folder(FOLDER), can_be_disabled=setting == OPTIONAL)
+    folder = _downloaded_folder() if setting == REQUIRED else _cached_folder()
+    return Safety(folder and _checked_folder(folder), can_be_disabled=setting == OPTIONAL)
 
 
-def _checked(folder: Path) -> Path:
-    """Before it is loaded: the library says little of a file that is not whole."""
+def _checked_folder(folder: Path) -> Path:
+    """Check the files before they are loaded: transformers reports damaged files poorly."""
     for name in (CONFIG, WEIGHT_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"the safety checker: {folder / name} is missing: expected it; {REMEDY}")
@@ -66,19 +70,19 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _cached() -> Path | None:
+def _cached_folder() -> Path | None:
     try:
         return Path(snapshot_download(REPOSITORY, allow_patterns=FILES, local_files_only=True))
     except OSError:
         return None
 
 
-def _fetched() -> Path:
+def _downloaded_folder() -> Path:
     try:
         return Path(snapshot_download(REPOSITORY, allow_patterns=FILES))
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
-            f"{SETTING} is {REQUIRED}: no {CONFIG} in {FOLDER}, and none came from huggingface.co/{REPOSITORY}"
-            f" ({reason}); {REMEDY}"
+            f"{SETTING} is {REQUIRED}: no {CONFIG} in {FOLDER}, and none could be downloaded from "
+            f"huggingface.co/{REPOSITORY} ({reason}); {REMEDY}"
         ) from error

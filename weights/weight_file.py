@@ -1,4 +1,4 @@
-"""Is a safetensors file whole? Reads its header and a little of each large tensor. Knows no model."""
+"""Checks that a safetensors file is undamaged. Reads its header and a few bytes of large tensors. Knows no model."""
 
 from dataclasses import dataclass
 from io import BufferedReader
@@ -7,18 +7,18 @@ from pathlib import Path
 import safetensors
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
-LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
-MOST_HEADER_BYTES = 10 * 2**20  # those of FLUX have some 200 KB
-BEGINNING_BYTES = 1024  # enough to know a file of another kind by
+LENGTH_BYTES = 8  # a safetensors file starts with the length of its header
+MOST_HEADER_BYTES = 10 * 2**20  # the headers of FLUX have about 200 KB
+START_BYTES = 1024  # read to describe a file in another format
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-LARGE_BYTES = 2**20  # of a tensor that is looked into
-LOOK_BYTES = 4096
-MATRIX = 2  # dimensions; vectors, such as biases, may well be zero
+LARGE_BYTES = 2**20  # minimum size of a tensor whose content is checked
+SAMPLE_BYTES = 4096
+MATRIX_DIMENSIONS = 2  # vectors, such as biases, may be zero
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """What the header says of one tensor."""
+    """The entry of one tensor in the header."""
 
     dtype: str
     shape: tuple[NonNegativeInt, ...]
@@ -26,26 +26,27 @@ class TensorEntry:
 
     @property
     def bytes(self) -> int:
-        """How long it is in the file."""
+        """Size of the tensor in the file."""
         return self.data_offsets[1] - self.data_offsets[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where the tensors of a file are."""
+    """The positions of the tensors of a file."""
 
     tensors: dict[str, TensorEntry]
-    data: int  # the position at which their bytes begin
+    data: int  # offset of the tensor data in the file
 
 
-HEADERS = TypeAdapter(dict[str, TensorEntry | dict[str, str]])  # texts under `__metadata__`
+HEADERS = TypeAdapter(dict[str, TensorEntry | dict[str, str]])  # the dict of strings is `__metadata__`
 
 
 def check_weight_file(path: Path) -> None:
-    """Raises ValueError with a sentence that begins with the path: a file of another kind, one cut short or too long,
-    a header that contradicts itself, a large matrix with a hole of zeros, as a broken download leaves it.
+    """Check a safetensors file; see https://huggingface.co/docs/safetensors for the format.
 
-    The layout is that of https://huggingface.co/docs/safetensors, which its own library judges.
+    Raises ValueError, with a sentence that starts with the path, for a file in another format, a file that is too short
+    or too long, an inconsistent header (as checked by the safetensors library), and a large matrix with zeros in its
+    middle, which incomplete downloads leave.
     """
     refuse_pointer(path)
     size = path.stat().st_size
@@ -57,35 +58,35 @@ def check_weight_file(path: Path) -> None:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises ValueError with a sentence that begins with the path if git-lfs left a pointer in place of the file."""
+    """Raise ValueError, with a sentence that starts with the path, if the file is a git-lfs pointer."""
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise ValueError(f"{path} is a git-lfs pointer: expected the file that it stands for")
+            raise ValueError(f"{path} is a git-lfs pointer: expected the file itself")
 
 
 def _header(file: BufferedReader, path: Path, size: int) -> Header:
-    wrong = f"{path} is no safetensors file: found {_looks_like(file, size)}, expected weights in that format"
+    message = f"{path} is not a safetensors file: found {_describe(file, size)}, expected weights in that format"
     length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-    begins = file.read(1)
-    if size <= LENGTH_BYTES or length > MOST_HEADER_BYTES or begins != b"{":
-        raise ValueError(wrong)
+    start = file.read(1)
+    if size <= LENGTH_BYTES or length > MOST_HEADER_BYTES or start != b"{":
+        raise ValueError(message)
     data = LENGTH_BYTES + length
     if data > size:
         raise ValueError(f"{path} ends within its header: found {size:,} bytes, expected more than {data:,}")
     try:
-        entries = HEADERS.validate_json(begins + file.read(length - 1))
+        entries = HEADERS.validate_json(start + file.read(length - 1))
     except ValidationError as error:
-        raise ValueError(wrong) from error
+        raise ValueError(message) from error
     return Header({name: entry for name, entry in entries.items() if isinstance(entry, TensorEntry)}, data)
 
 
-def _looks_like(file: BufferedReader, size: int) -> str:
-    """Leaves the file at its beginning."""
-    begins = file.read(BEGINNING_BYTES)
+def _describe(file: BufferedReader, size: int) -> str:
+    """Describe the start of a file for an error. Seeks to the start of the file."""
+    start = file.read(START_BYTES)
     file.seek(0)
-    if not begins.strip(b"\0"):
-        return f"{size:,} bytes that begin with zeros" if begins else "an empty file"
-    return "a web page" if begins.lstrip().startswith(b"<") else f"{size:,} other bytes"
+    if not start.strip(b"\0"):
+        return f"{size:,} bytes that begin with zeros" if start else "an empty file"
+    return "a web page" if start.lstrip().startswith(b"<") else f"{size:,} other bytes"
 
 
 def _check_length(header: Header, path: Path, size: int) -> None:
@@ -98,23 +99,21 @@ def _check_length(header: Header, path: Path, size: int) -> None:
 
 
 def _check_layout(path: Path) -> None:
-    """Types, shapes and offsets agree, and leave no gap; of the file, only the header is read."""
+    """Check that types, shapes and offsets agree and leave no gap. Only the header of the file is read."""
     try:
         with safetensors.safe_open(path, framework="numpy"):
             pass
     except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged: found a header that contradicts itself ({_on_one_line(error)})"
-        ) from error
+        raise ValueError(f"{path} is damaged: found an inconsistent header ({_on_one_line(error)})") from error
 
 
 def _check_for_holes(file: BufferedReader, header: Header, path: Path) -> None:
     for name, entry in header.tensors.items():
-        if len(entry.shape) < MATRIX or entry.bytes < LARGE_BYTES:
+        if len(entry.shape) < MATRIX_DIMENSIONS or entry.bytes < LARGE_BYTES:
             continue
-        file.seek(header.data + entry.data_offsets[0] + (entry.bytes - LOOK_BYTES) // 2)
-        if not any(file.read(LOOK_BYTES)):
-            raise ValueError(f"{path} has a hole: found only zeros in the middle of {name!r:.80}, expected weights")
+        file.seek(header.data + entry.data_offsets[0] + (entry.bytes - SAMPLE_BYTES) // 2)
+        if not any(file.read(SAMPLE_BYTES)):
+            raise ValueError(f"{path} is damaged: found only zeros in the middle of {name!r:.80}, expected weights")
 
 
 def _on_one_line(error: Exception) -> str:

@@ -1,1 +1,1 @@
-"""A user's archive becomes captioned images, and those become encoded examples."""
+"""Reads a user's archive into captioned images, and encodes those into examples for training."""

@@ -1,6 +1,6 @@
-"""Take an archive apart without trusting it: its files are streamed to names of our own, within limits.
+"""Unpacks an untrusted archive: streams its files to generated names, within limits.
 
-Knows nothing of captions, and of images only that a single one is no archive.
+Knows nothing about captions, and recognizes an image only to report that it is not an archive.
 """
 
 import contextlib
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.dataset.limits import MOST_ARCHIVE_BYTES, MOST_BYTES_OF_A_MEMBER, MOST_LETTERS_OF_A_NAME, Budget
-from lora.dataset.names import PackedFile, Wanted, is_user_file, quoted
+from lora.dataset.names import NameFilter, PackedFile, is_user_file, quoted
 from lora.dataset.refusal import EXPECTED, ContentError
 from lora.dataset.tars import GZIP_MAGIC, is_tar_header, tar_files
 from lora.dataset.zips import is_zip, zip_files
 
-Reader = Callable[[Path, Wanted, Budget], Iterator[PackedFile]]
-OTHERS = {  # by how they begin
+Reader = Callable[[Path, NameFilter, Budget], Iterator[PackedFile]]
+OTHER_FORMATS = {  # by their first bytes
     b"Rar!": "a rar archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"BZh": "a bzip2 file",
@@ -32,7 +32,7 @@ OTHERS = {  # by how they begin
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of the archive: what it was called there, and where its content is now."""
+    """A file of the archive: its name there, and the path of its unpacked content."""
 
     name: str
     path: Path
@@ -40,27 +40,27 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that will not be trained, and why."""
+    """A file that is not used in training, and the reason."""
 
     name: str
     reason: str
 
 
-def unpack_archive(archive: Path, *, into: Path, wanted: Wanted = is_user_file) -> list[Member]:
-    """Stream the regular files of a zip, tar or tar.gz into the new folder `into`, in the archive's order.
+def unpack_archive(archive: Path, *, into: Path, wanted: NameFilter = is_user_file) -> list[Member]:
+    """Stream the regular files of a zip, tar or tar.gz into the new folder `into`, in the order of the archive.
 
-    Those whose name is not wanted are left out. Raises ContentError if it is no such archive, is damaged, encrypted, or
-    larger than limits.py allows.
+    Skips files whose names the filter `wanted` rejects. Raises ContentError if the file is no such archive, or if it is
+    damaged, encrypted, or larger than limits.py allows.
     """
     reader = _reader(archive)
     into.mkdir(parents=True)
     files = reader(archive, wanted, Budget.of_folder(into))
-    return [_keep(file, into / f"{index:06}") for index, file in enumerate(files)]
+    return [_write_member(file, into / f"{index:06}") for index, file in enumerate(files)]
 
 
 def _reader(archive: Path) -> Reader:
-    """By the content, as an upload has lost its name."""
-    _refuse_no_file(archive)
+    """Choose the reader by the content, because an upload may have no file name."""
+    _refuse_missing_file(archive)
     size = archive.stat().st_size
     if size > MOST_ARCHIVE_BYTES:
         raise ContentError(f"has {size:,} bytes: expected at most {MOST_ARCHIVE_BYTES:,}")
@@ -70,34 +70,36 @@ def _reader(archive: Path) -> Reader:
         return tar_files
     if is_zip(archive):
         return zip_files
-    raise ContentError(f"is {_looks_like(start, size)}: {EXPECTED}")
+    raise ContentError(f"is {_describe(start, size)}: {EXPECTED}")
 
 
-def _refuse_no_file(archive: Path) -> None:
+def _refuse_missing_file(archive: Path) -> None:
     found = "where no file is"
-    with contextlib.suppress(OSError):  # of a name too long for any file, or below a folder that may not be entered
+    with contextlib.suppress(OSError):  # the name is too long for a file, or a folder above it is not accessible
         if archive.is_file():
             return
         found = "a folder" if archive.is_dir() else found
     raise ContentError(f"is {quoted(str(archive))}, {found}: {EXPECTED}")
 
 
-def _looks_like(start: bytes, size: int) -> str:
-    """What a file that is no archive of ours seems to be."""
+def _describe(start: bytes, size: int) -> str:
+    """What a file that is not a supported archive appears to be."""
     if not size:
         return "an empty file"
     if not any(start):
-        return f"an empty tar, or nothing but zeros, of {size:,} bytes"
+        return f"an empty tar, or only zeros, of {size:,} bytes"
     if start.lstrip()[:1] == b"<":
         return f"a web page of {size:,} bytes"
-    named = [name for magic, name in OTHERS.items() if start.startswith(magic)]
+    named = [name for magic, name in OTHER_FORMATS.items() if start.startswith(magic)]
     return f"{named[0] if named else 'something else'} of {size:,} bytes"
 
 
-def _keep(file: PackedFile, path: Path) -> Member:
-    """Copy one file in blocks, counting what really comes out."""
+def _write_member(file: PackedFile, path: Path) -> Member:
+    """Copy a file in blocks, counting the bytes that are actually unpacked."""
     if len(file.name) > MOST_LETTERS_OF_A_NAME:
-        raise ContentError(f"holds {quoted(file.name)}, a name of {len(file.name):,} letters: expected a shorter one")
+        raise ContentError(
+            f"holds {quoted(file.name)}, a name of {len(file.name):,} characters: expected a shorter one"
+        )
     copied = 0
     with path.open("wb") as output:
         for block in file.blocks:

@@ -1,4 +1,4 @@
-"""Find the captions among the files of an archive and read them. Knows no image."""
+"""Reads the captions from the caption files of an archive. Knows nothing about images."""
 
 import posixpath
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from lora.dataset.archive import Member, Skipped
 from lora.dataset.caption_tables import SUFFIXES as TABLE_SUFFIXES
 from lora.dataset.caption_tables import Row, is_table, read_table
 from lora.dataset.limits import MEBIBYTE
-from lora.dataset.names import inside, path_of, quoted, suffix_of
+from lora.dataset.names import path_of, quoted, sanitize_path, suffix_of
 from lora.dataset.pairing import Caption
 from lora.dataset.refusal import ContentError
 from lora.dataset.text_files import Text, decode_text
@@ -18,13 +18,13 @@ from lora.dataset.text_files import Text, decode_text
 SUFFIXES = (".txt", ".caption")
 MOST_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
 MOST_TABLE_BYTES = 32 * MEBIBYTE
-MOST_TEXT_BYTES = 64 * MEBIBYTE  # in all
-MOST_CAPTIONS = 100_000  # a table may be that of a larger data set
+MOST_TEXT_BYTES = 64 * MEBIBYTE  # in total
+MOST_CAPTIONS = 100_000  # a table may belong to a larger data set
 
 
 @dataclass(frozen=True, slots=True)
 class GuessedEncoding:
-    """A file that is not UTF-8, and what it was taken for."""
+    """A file that is not UTF-8, and the encoding it was decoded with."""
 
     name: str
     encoding: str
@@ -32,24 +32,24 @@ class GuessedEncoding:
 
 @dataclass(frozen=True, slots=True)
 class CaptionFiles:
-    """The captions of an archive."""
+    """The captions of an archive, the files that could not be read, and those whose encoding was guessed."""
 
     captions: tuple[Caption, ...]
     unreadable: tuple[Skipped, ...]
-    guessed: tuple[GuessedEncoding, ...]
+    guessed_encodings: tuple[GuessedEncoding, ...]
 
 
 def is_caption_file(name: str) -> bool:
-    """Whether a file's name says that it holds one caption or many."""
+    """Whether a file holds one or more captions, according to its name."""
     return suffix_of(name) in SUFFIXES or is_table(name)
 
 
 def read_captions(members: Iterable[Member]) -> CaptionFiles:
-    """The captions of all caption files; raises ContentError if a table of captions is not of a form that is read, or
-    if there are more captions than anybody has images."""
+    """Read the captions of all caption files. Raises ContentError if a caption table has an unsupported format, or if
+    there are too many captions."""
     captions: list[Caption] = []
     left = MOST_TEXT_BYTES
-    unreadable, guessed = [], []
+    unreadable, guessed_encodings = [], []
     for member in members:
         left -= member.path.stat().st_size
         if left < 0:
@@ -62,11 +62,11 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
             unreadable.append(Skipped(member.name, str(error)))
             continue
         if not text.encoding.startswith("utf"):
-            guessed.append(GuessedEncoding(member.name, text.encoding))
+            guessed_encodings.append(GuessedEncoding(member.name, text.encoding))
         captions += islice(_captions(member.name, text.content), MOST_CAPTIONS + 1 - len(captions))
         if len(captions) > MOST_CAPTIONS:
             raise ContentError(f"holds more than {MOST_CAPTIONS:,} captions: expected at most that")
-    return CaptionFiles(tuple(captions), tuple(unreadable), tuple(guessed))
+    return CaptionFiles(tuple(captions), tuple(unreadable), tuple(guessed_encodings))
 
 
 def _text(member: Member) -> Text:
@@ -78,10 +78,10 @@ def _text(member: Member) -> Text:
 
 
 def _captions(name: str, text: str) -> Iterator[Caption]:
-    """The captions of one file; empty ones are none."""
+    """The captions of one file, without empty ones."""
     path, suffix = path_of(name), suffix_of(name)
     if text.strip() and suffix in SUFFIXES:
-        yield Caption(text, name, inside(str(path.with_suffix(""))), SUFFIXES.index(suffix))
+        yield Caption(text, name, sanitize_path(str(path.with_suffix(""))), SUFFIXES.index(suffix))
     elif text.strip():
         rank = len(SUFFIXES) + TABLE_SUFFIXES.index(suffix)
         for row in read_table(name, text):
@@ -89,5 +89,5 @@ def _captions(name: str, text: str) -> Iterator[Caption]:
 
 
 def _target(folder: PurePosixPath, row: Row) -> PurePosixPath:
-    """A table names images from where it stands."""
-    return inside(posixpath.normpath(folder / str(path_of(row.file_name)).lstrip("/")))
+    """The path of the image: file names in a table are relative to the folder of the table."""
+    return sanitize_path(posixpath.normpath(folder / str(path_of(row.file_name)).lstrip("/")))

@@ -1,4 +1,4 @@
-"""What a caption says once prefix, suffix and trigger word are in it. Text in, text out."""
+"""Builds training prompts from captions, prefix, suffix and trigger word. Operates on text only."""
 
 import re
 import unicodedata
@@ -7,58 +7,58 @@ from dataclasses import dataclass
 from lora.dataset.text_files import BYTE_ORDER_MARK
 
 PLACEHOLDER = re.compile(r"(?<!\[)\[+trigger\]+", re.IGNORECASE)
-CLOSING = tuple(",.;:!?)")  # what follows a word without a space
+CLOSING = tuple(",.;:!?)")  # punctuation that follows a word without a space
 SEPARATORS = " ,;:"
-# Letters of scripts that put spaces between words: not Thai to Khmer, nor Japanese and Chinese.
+# Letters of scripts that separate words with spaces: excludes Thai to Khmer, Japanese and Chinese.
 LETTER = r"[^\W\u0e00-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-BORDER = rf"(?!(?<={LETTER}){LETTER})"  # anywhere but inside a word
+BORDER = rf"(?!(?<={LETTER}){LETTER})"  # any position that is not inside a word
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRule:
-    """How captions become training prompts. Each text is one line; empty where a person gave none."""
+    """How captions become training prompts. Each text is a single line, or empty."""
 
     trigger_word: str
     prefix: str
     suffix: str
 
     def prompt(self, caption: str) -> str:
-        """The caption as it will be trained, on one line.
+        """The training prompt for a caption, as a single line.
 
-        It begins with the prefix and ends with the suffix, once. `[trigger]` is replaced by the trigger word, or
-        removed where there is none; else a trigger word that is there as a whole word, in any case, is left alone;
-        else it is put in front of the caption. Applied to its own result, the rule changes nothing.
+        It begins with the prefix and ends with the suffix, each exactly once. `[trigger]` is replaced by the trigger
+        word, or removed if there is none. If the trigger word then occurs as a whole word, in any case, the prompt is
+        complete; otherwise the trigger word is inserted before the caption. The function is idempotent.
         """
-        line = self._replaced(caption)
-        whole = self._framed(line)
-        if not self.trigger_word or _holds(whole, self.trigger_word):
-            return whole
-        return self._framed(f"{self.trigger_word} {self._bare(line)}".rstrip())
+        line = self._with_trigger(caption)
+        prompt = self._with_affixes(line)
+        if not self.trigger_word or _contains_word(prompt, self.trigger_word):
+            return prompt
+        return self._with_affixes(f"{self.trigger_word} {self._without_affixes(line)}".rstrip())
 
     def mentions_trigger(self, caption: str) -> bool:
-        """Whether a caption, its prefix or its suffix says the trigger word itself, or where it goes."""
-        return _holds(self._framed(self._replaced(caption)), self.trigger_word)
+        """Whether the caption, the prefix or the suffix contains the trigger word or `[trigger]`."""
+        return _contains_word(self._with_affixes(self._with_trigger(caption)), self.trigger_word)
 
-    def _replaced(self, text: str) -> str:
+    def _with_trigger(self, text: str) -> str:
         line = PLACEHOLDER.sub(lambda _: self.trigger_word, one_line(text))
-        return one_line(PLACEHOLDER.sub("trigger", line))  # in "[tri[trigger]gger]" is another one
+        return one_line(PLACEHOLDER.sub("trigger", line))  # "[tri[trigger]gger]" contains another placeholder
 
-    def _framed(self, line: str) -> str:
-        return _with_suffix(_with_prefix(line, self._replaced(self.prefix)), self._replaced(self.suffix))
+    def _with_affixes(self, line: str) -> str:
+        return _with_suffix(_with_prefix(line, self._with_trigger(self.prefix)), self._with_trigger(self.suffix))
 
-    def _bare(self, line: str) -> str:
-        """A line without the prefix and suffix that it has already."""
-        start, end = _start(self._replaced(self.prefix)), _end(self._replaced(self.suffix))
+    def _without_affixes(self, line: str) -> str:
+        """The line without the prefix and suffix that it already has."""
+        start, end = _start(self._with_trigger(self.prefix)), _end(self._with_trigger(self.suffix))
         if _starts(line, start):
             line = line[len(start) :].lstrip(SEPARATORS)
         return line[: -len(end)].rstrip(SEPARATORS) if _ends(line, end) else line
 
 
 def one_line(text: str) -> str:
-    """Text in words with a space between, in one spelling of accents, without what no tokenizer should see: control
-    characters, half characters."""
-    whole = text.encode("utf-8", "replace").decode("utf-8").replace(BYTE_ORDER_MARK, "")
-    visible = "".join(" " if unicodedata.category(character) == "Cc" else character for character in whole)
+    """Normalize text to one line: words separated by single spaces, in Unicode normal form NFC, without control
+    characters and lone surrogates."""
+    valid = text.encode("utf-8", "replace").decode("utf-8").replace(BYTE_ORDER_MARK, "")
+    visible = "".join(" " if unicodedata.category(character) == "Cc" else character for character in valid)
     return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
@@ -77,7 +77,7 @@ def _with_suffix(line: str, suffix: str) -> str:
 
 
 def _start(prefix: str) -> str:
-    """What a line with this prefix starts with, whatever separates the two."""
+    """The prefix without trailing separators: a line with any separator after it has the prefix."""
     return prefix.rstrip(SEPARATORS) or prefix
 
 
@@ -94,5 +94,5 @@ def _ends(line: str, end: str) -> bool:
     return bool(end) and re.compile(rf"{BORDER}{re.escape(end)}\Z", re.IGNORECASE).match(line, at) is not None
 
 
-def _holds(line: str, word: str) -> bool:
+def _contains_word(line: str, word: str) -> bool:
     return bool(word) and re.search(rf"{BORDER}{re.escape(word)}{BORDER}", line, re.IGNORECASE) is not None

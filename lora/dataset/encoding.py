@@ -1,4 +1,4 @@
-"""Captioned images become tensors, once. Knows the encoders, not the transformer."""
+"""Encodes captioned images into latents and text embeddings. Knows the encoders, not the transformer."""
 
 import json
 from dataclasses import dataclass
@@ -11,46 +11,46 @@ from torch import Tensor
 from lora.dataset.cache import Cache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.inspection import Inspector
-from lora.dataset.latents import Fitted, encode_images
+from lora.dataset.latents import ImageCrop, encode_images
 from lora.dataset.reading import Dataset
 from lora.dataset.wording import counted, named
-from lora.flux.loading import visiting
+from lora.flux.loading import on_device
 from lora.flux.prompt import Prompt, encode_prompt, text_tokens, text_tokens_of, token_count
 
-LATENT_BYTES = 16 * 4 / 8**2  # a pixel: 16 channels in fp32, of squares of 8 pixels a side
+LATENT_BYTES = 16 * 4 / 8**2  # per pixel: 16 fp32 channels for each square of 8x8 pixels
 MOST_BYTES_OF_A_NUMBER = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One view of an image, with its caption."""
+    """The latents of one crop of an image, with the encoded caption."""
 
-    latents: Tensor  # [C, H, W] fp32, scaled as the transformer knows them
+    latents: Tensor  # [C, H, W] fp32, shifted and scaled as the transformer expects them
     prompt: Prompt
-    content: str  # sha256 of the image's file: equal for all views of an image, and for its copies
+    content: str  # sha256 of the image file: equal for all crops and all copies of an image
 
 
 @dataclass(frozen=True, slots=True)
 class ExtraTexts:
-    """What is to be encoded beside the captions."""
+    """Texts to encode in addition to the captions."""
 
-    dropped: str  # the trigger word alone, or nothing
-    samples: tuple[str, ...]
-    neutral: tuple[str, ...]  # for preservation
+    dropped: str  # replaces dropped captions: the trigger word alone, or empty
+    samples: tuple[str, ...]  # prompts of sample images
+    neutral: tuple[str, ...]  # prompts for preservation
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedDataset:
-    """All that training needs to see."""
+    """The encoded examples, and the encoded prompts that training uses beside them."""
 
     examples: tuple[Example, ...]
-    dropped: Prompt  # takes the place of a dropped caption
-    samples: tuple[Prompt, ...] = ()  # to be drawn now and then
-    neutral: tuple[Prompt, ...] = ()  # of images that the base generates for preservation
-    cut: tuple[str, ...] = ()  # images whose prompt is longer than T5 reads
+    dropped: Prompt  # replaces dropped captions
+    samples: tuple[Prompt, ...] = ()  # prompts of sample images
+    neutral: tuple[Prompt, ...] = ()  # prompts of the images that the base model generates for preservation
+    cut: tuple[str, ...] = ()  # images with prompts longer than the text length of the base model
 
     def summary(self) -> str:
-        """For a person: what was encoded, and a warning if a prompt was cut."""
+        """A log message: the number of examples, and a warning if a prompt was truncated."""
         encoded = f"encoded {counted(len(self.examples), 'example')}"
         most = len(self.dropped.tokens)
         cut = f"{counted(len(self.cut), 'prompt')} longer than {most} tokens, cut: {named(list(self.cut))}"
@@ -58,10 +58,10 @@ class EncodedDataset:
 
 
 def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
-    """How many bytes the tensors of a data set and so many more texts take at the most, with the encoders of a base."""
+    """Upper bound on the bytes of the tensors of a data set and of `extra_texts` more texts, for a base model."""
     width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
-    fitted = {Fitted(image.look.content, view) for image in dataset.images for view in image.look.views}
-    pixels = sum(each.view.size.pixels for each in fitted)
+    crops = {ImageCrop(image.inspection.content, crop) for image in dataset.images for crop in image.inspection.crops}
+    pixels = sum(each.crop.size.pixels for each in crops)
     texts = len({image.prompt for image in dataset.images}) + extra_texts
     return int(pixels * LATENT_BYTES) + texts * text_tokens_of(base) * width * MOST_BYTES_OF_A_NUMBER
 
@@ -77,30 +77,30 @@ def encode_dataset(
     keys: Keys,
     cache: Cache,
 ) -> EncodedDataset:
-    """Encode every view of every image, and each distinct text once. Tensors are on the CPU.
+    """Encode every crop of every image, and each distinct text once. The resulting tensors are on the CPU.
 
-    The encoders work on a device, where each is only for as long as it takes if they live elsewhere.
+    The encoders run on the device `on`; encoders that are stored elsewhere are moved there only while they run.
     """
-    with visiting(on, encoders.vae):
+    with on_device(on, encoders.vae):
         latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache)
     texts = {image.prompt for image in dataset.images} | {extra.dropped, *extra.samples, *extra.neutral}
-    with visiting(on, encoders.text_encoder, encoders.text_encoder_2):
+    with on_device(on, encoders.text_encoder, encoders.text_encoder_2):
         prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
     examples = [
-        Example(latents[Fitted(image.look.content, view)], prompts[image.prompt], image.look.content)
+        Example(latents[ImageCrop(image.inspection.content, crop)], prompts[image.prompt], image.inspection.content)
         for image in dataset.images
-        for view in image.look.views
+        for crop in image.inspection.crops
     ]
-    counted_images = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
-    cut = tuple(f"{name} ({count} tokens)" for name, count in counted_images if count > text_tokens(encoders))
+    token_counts = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
+    cut = tuple(f"{name} ({count} tokens)" for name, count in token_counts if count > text_tokens(encoders))
     samples, neutral = (tuple(prompts[text] for text in texts) for texts in (extra.samples, extra.neutral))
     return EncodedDataset(tuple(examples), prompts[extra.dropped], samples, neutral, cut)
 
 
 def _encoded_text(encoders: FluxPipeline, text: str, *, keys: Keys, cache: Cache) -> Prompt:
     key = keys.prompt(text)
-    kept = cache.get(key)
-    if kept is None:
+    cached = cache.get(key)
+    if cached is None:
         prompt = encode_prompt(encoders, text)
-        kept = cache.put(key, {"tokens": prompt.tokens.cpu(), "pooled": prompt.pooled.cpu()})
-    return Prompt(kept["tokens"], kept["pooled"])
+        cached = cache.put(key, {"tokens": prompt.tokens.cpu(), "pooled": prompt.pooled.cpu()})
+    return Prompt(cached["tokens"], cached["pooled"])

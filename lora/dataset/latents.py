@@ -1,4 +1,4 @@
-"""Fitted pictures become latents: in batches of one size, while threads read the next ones."""
+"""Encodes image crops into latents, in batches of equal size, while threads load the next images."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -20,30 +20,30 @@ from lora.dataset.reading import CaptionedImage
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 
-PIXELS_PER_CALL = 2**20  # nothing interrupts a call of the VAE: one image of 1024x1024, or four of 512x512
-PIXELS_AT_HAND = 2**23  # of images that wait for others of their sizes
+PIXELS_PER_CALL = 2**20  # one image of 1024x1024, or four of 512x512: a call of the VAE cannot be interrupted
+PIXELS_IN_MEMORY = 2**23  # of images with the same crops, loaded together to form batches
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A view of an image; copies of an image are equal."""
+class ImageCrop:
+    """A crop of an image. Crops of identical files are equal."""
 
-    content: str  # sha256 of its file
-    view: Crop
+    content: str  # sha256 of the image file
+    crop: Crop
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images fitted to one size."""
+    """Image crops of the same size."""
 
-    fitted: list[Fitted]
+    crops: list[ImageCrop]
     pixels: Pixels  # [B, H, W, 3]
 
 
 @torch.no_grad()
 def encode_pixels(vae: AutoencoderKL, pixels: Pixels) -> Tensor:
-    """Latents [B, C, h, w] in fp32 on the CPU of pixels [B, H, W, 3]: the mean of the posterior, shifted and scaled as
-    FLUX's are."""
+    """Encode pixels [B, H, W, 3] into latents [B, C, h, w], fp32 on the CPU: the mean of the posterior, with the shift
+    and scale of FLUX."""
     scaled = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     mean = vae.encode(scaled.to(vae.device, vae.dtype)).latent_dist.mean.float().cpu()
     return (mean - vae.config.shift_factor) * vae.config.scaling_factor
@@ -51,60 +51,60 @@ def encode_pixels(vae: AutoencoderKL, pixels: Pixels) -> Tensor:
 
 def encode_images(
     vae: AutoencoderKL, images: Iterable[CaptionedImage], inspector: Inspector, *, keys: Keys, cache: Cache
-) -> dict[Fitted, Tensor]:
-    """The latents [C, h, w] of every view of every image, each distinct one once."""
-    latents, keyed, missing = {}, {}, []
+) -> dict[ImageCrop, Tensor]:
+    """Encode every crop of every image into latents [C, h, w], each distinct one once."""
+    latents, cache_keys, missing = {}, {}, []
     for image in images:
-        content, views = image.look.content, image.look.views
-        wanted = {Fitted(content, view): keys.latents(content, view, decoded_for=views[-1]) for view in views}
-        keyed.update(wanted)
-        kept = {fitted: cache.get(key) for fitted, key in wanted.items()}
-        latents.update({fitted: tensors["latents"] for fitted, tensors in kept.items() if tensors})
-        missing.append(_Work(tuple(each.view for each, tensors in kept.items() if not tensors), content, image.path))
-    # What an image becomes differs in its last bits by what is encoded beside it.
+        content, crops = image.inspection.content, image.inspection.crops
+        image_keys = {ImageCrop(content, crop): keys.latents(content, crop, decoded_for=crops[-1]) for crop in crops}
+        cache_keys.update(image_keys)
+        cached = {each: cache.get(key) for each, key in image_keys.items()}
+        latents.update({each: tensors["latents"] for each, tensors in cached.items() if tensors})
+        uncached = tuple(each.crop for each, tensors in cached.items() if not tensors)
+        missing.append(_LoadRequest(uncached, content, image.path))
+    # The last bits of an image's latents depend on the other images in its batch.
     per_call = 1 if cache.outlives_job else PIXELS_PER_CALL
     for batch in _batches(missing, inspector, per_call):
-        for fitted, latent in zip(batch.fitted, encode_pixels(vae, batch.pixels), strict=True):
-            latents[fitted] = cache.put(keyed[fitted], {"latents": latent})["latents"]
+        for each, latent in zip(batch.crops, encode_pixels(vae, batch.pixels), strict=True):
+            latents[each] = cache.put(cache_keys[each], {"latents": latent})["latents"]
     return latents
 
 
 def crop_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
-    """Every view of every image, each distinct one once, as the VAE takes them."""
-    works = [_Work(image.look.views, image.look.content, image.path) for image in images]
-    yield from _batches(works, inspector, PIXELS_PER_CALL)
+    """Yield every crop of every image, each distinct one once, in batches for the VAE."""
+    requests = [_LoadRequest(image.inspection.crops, image.inspection.content, image.path) for image in images]
+    yield from _batches(requests, inspector, PIXELS_PER_CALL)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Work:
-    """What is needed of an image, which is decoded once for all of it."""
+class _LoadRequest:
+    """The crops of an image to load; the image is decoded once for all of them."""
 
-    views: tuple[Crop, ...]
+    crops: tuple[Crop, ...]
     content: str
     path: Path
 
 
-def _batches(works: Iterable[_Work], inspector: Inspector, per_call: int) -> Iterator[Batch]:
-    """Images of the same views are taken together, those of one view in batches of so many pixels or one image."""
-    distinct = {work.content: work for work in works if work.views}
+def _batches(requests: Iterable[_LoadRequest], inspector: Inspector, per_call: int) -> Iterator[Batch]:
+    """Batches of at most `per_call` pixels, or of one image. Images with the same crops are loaded together."""
+    distinct = {request.content: request for request in requests if request.crops}
     ordered = sorted(distinct.values())
-    fitted = map_in_order(lambda work: inspector.pixels(work.path, work.content, work.views), ordered)
-    with quiet_pillow(), closing(fitted):
-        for views, group in groupby(ordered, key=lambda work: work.views):
-            same, at_hand = list(group), max(PIXELS_AT_HAND // sum(view.size.pixels for view in views), 1)
-            for start in range(0, len(same), at_hand):
-                contents = [work.content for work in same[start : start + at_hand]]
-                yield from _by_view(views, contents, [next(fitted) for _ in contents], per_call)
+    loaded = map_in_order(lambda request: inspector.pixels(request.path, request.content, request.crops), ordered)
+    with quiet_pillow(), closing(loaded):
+        for crops, group in groupby(ordered, key=lambda request: request.crops):
+            same, count = list(group), max(PIXELS_IN_MEMORY // sum(crop.size.pixels for crop in crops), 1)
+            for start in range(0, len(same), count):
+                contents = [request.content for request in same[start : start + count]]
+                yield from _batches_by_crop(crops, contents, [next(loaded) for _ in contents], per_call)
 
 
-def _by_view(
-    views: tuple[Crop, ...], contents: list[str], fitted: list[list[Pixels]], per_call: int
+def _batches_by_crop(
+    crops: tuple[Crop, ...], contents: list[str], loaded: list[list[Pixels]], per_call: int
 ) -> Iterator[Batch]:
-    for view, pixels in zip(views, zip(*fitted, strict=True), strict=True):
-        count = max(per_call // view.size.pixels, 1)
+    for crop, pixels in zip(crops, zip(*loaded, strict=True), strict=True):
+        count = max(per_call // crop.size.pixels, 1)
         for start in range(0, len(contents), count):
-            some, theirs = contents[start : start + count], pixels[start : start + count]
-            stacked = (
-                np.stack(theirs) if len(theirs) > 1 else theirs[0][None]
-            )  # large ones come alone, and need no copy
-            yield Batch([Fitted(content, view) for content in some], stacked)
+            some, arrays = contents[start : start + count], pixels[start : start + count]
+            # A batch of one image needs no copy.
+            stacked = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
+            yield Batch([ImageCrop(content, crop) for content in some], stacked)

@@ -1,6 +1,6 @@
-"""What files are called inside an archive: which of them a person put there, and how names are compared and shown.
+"""File names inside archives: which of them belong to the user, and how names are compared and printed.
 
-A name from an archive is only ever compared and shown. Nothing on disk is called by it.
+Names from an archive are only compared and printed; no file on disk gets such a name.
 """
 
 import unicodedata
@@ -8,28 +8,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon?"})  # Icon and a carriage return, on macOS
+JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon?"})  # "icon?": Icon and \r, from macOS
 JUNK_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
-MOST_BYTES_OF_A_PART = 200  # file systems take 255, and a suffix comes after it
-# Categories of Unicode: controls, marks that turn or hide text, halves of a character, ends of lines.
+MOST_BYTES_OF_A_PART = 200  # file systems allow 255, and a suffix is appended
+# Unicode categories: controls, format characters, surrogates, line and paragraph separators.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-JOINERS = "\u200c\u200d"  # in Persian and Hindi words, and in emoji
-RESERVED = str.maketrans(dict.fromkeys('<>:"|?*', "_"))  # which Windows does not write
+JOINERS = "\u200c\u200d"  # used in Persian and Hindi words, and in emoji
+RESERVED = str.maketrans(dict.fromkeys('<>:"|?*', "_"))  # not allowed in file names on Windows
 MOST_SHOWN = 200  # letters of a name in an error
 
-Wanted = Callable[[str], bool]  # of a name
+NameFilter = Callable[[str], bool]  # takes the name of a file
 
 
 @dataclass(frozen=True, slots=True)
 class PackedFile:
-    """A file inside an archive, with its content in blocks, which can be read once."""
+    """A file inside an archive. The iterator over its content can be consumed once."""
 
     name: str
     blocks: Iterator[bytes]
 
 
 def is_user_file(name: str) -> bool:
-    """Whether a person put it there: not hidden, and not what macOS or Windows adds, at any depth."""
+    """Whether a file belongs to the user: neither hidden nor added by macOS or Windows, at any depth."""
     parts = path_of(name).parts
     if not parts or any(part.startswith(".") and part != ".." for part in parts):
         return False
@@ -37,31 +37,31 @@ def is_user_file(name: str) -> bool:
 
 
 def path_of(name: str) -> PurePosixPath:
-    """A name as a path, however its folders are separated and its accents are spelled."""
+    """The name as a path, with forward slashes and in Unicode normal form NFC."""
     return PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
 
 
 def suffix_of(name: str) -> str:
-    """The suffix in lower case, with its dot; empty if there is none."""
+    """The suffix in lower case, with its dot; empty if the name has none."""
     return path_of(name).suffix.lower()
 
 
-def inside(name: str) -> PurePosixPath:
-    """A name as a path that can be written below any folder of any system: no way up, no drive, no endless part.
+def sanitize_path(name: str) -> PurePosixPath:
+    """Convert a name to a relative path that is safe on any operating system: no `..`, no drive, no overlong part.
 
-    Applied to its own result, it changes nothing.
+    The function is idempotent.
     """
-    parts = [_writable(part) for part in path_of(name).parts]
+    parts = [_sanitized(part) for part in path_of(name).parts]
     return PurePosixPath(*[part for part in parts if part.strip("./ ")] or ["_"])
 
 
-def _writable(part: str) -> str:
+def _sanitized(part: str) -> str:
     text = part.encode("utf-8", "replace").decode("utf-8").translate(RESERVED)
     return text.encode()[:MOST_BYTES_OF_A_PART].decode("utf-8", "ignore")
 
 
 def printable(name: str) -> str:
-    """The name without what no terminal or JSON takes: bytes that are no text, and control characters."""
+    """The name with undecodable bytes and control characters replaced, so that it is safe in a terminal and in JSON."""
     if name.isprintable():
         return name
     return "".join(
@@ -71,5 +71,5 @@ def printable(name: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """The name as an error shows it: in quotes, and not without end."""
+    """The name as an error prints it: in quotes, and truncated."""
     return repr(name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}…")

@@ -1,4 +1,4 @@
-"""Which caption belongs to which image: the same name, as near as can be. Knows names and texts, no pictures."""
+"""Matches captions to images by file name. Knows names and texts, not images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -6,61 +6,61 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import PurePosixPath
 
-from lora.dataset.names import inside
+from lora.dataset.names import sanitize_path
 
-MOST_FOLDERS = 16  # that are compared, from the end
-TOP = "/"  # stands above the outermost folder, so that two paths which agree down to it are in the same one
+MOST_FOLDERS = 16  # compared, from the innermost outwards
+TOP = "/"  # follows the outermost folder, so that two tails that include it are in the same folder
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A text, where it stands, and the name of the image it is for: with a suffix or without, in some folder."""
+    """A caption, the file that it was read from, and the path of its image, with or without a suffix."""
 
     text: str
-    source: str  # the file it was read from, as it is called in the archive
+    source: str  # the name of the caption file in the archive
     target: PurePosixPath
-    rank: int  # of two that say something else, the one of the lower rank holds
+    rank: int  # of two conflicting captions, the one with the lower rank is used
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """For each image its caption, or None; and what a person should know about them."""
+    """The caption of each image, or None, and the captions that are not used."""
 
     captions: tuple[Caption | None, ...]
-    unused: tuple[Caption, ...]  # those for which no image was found, or several in several folders
-    conflicting: tuple[Caption, ...]  # those that say something else than the one that was taken
+    unused: tuple[Caption, ...]  # without a matching image, or with matching images in several folders
+    conflicting: tuple[Caption, ...]  # different from the caption that is used for the same image
 
 
-Tail = tuple[str, ...]  # a name, then its folders from the innermost outwards
+Tail = tuple[str, ...]  # a file name, then its folders from the innermost outwards
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
-    """Captions whose paths agree equally far with those of some images, and which of the images may have them."""
+class _Candidates:
+    """Captions whose paths share a tail with the paths of some images, and the images that they may belong to."""
 
-    agreement: int  # length of the tail that they share
-    captions: list[Caption]  # those that hold first
-    images: list[int]
+    agreement: int  # length of the shared tail
+    captions: list[Caption]  # sorted by rank
+    images: list[int]  # indices
 
 
-def pair(images: list[str], captions: Iterable[Caption]) -> Pairing:
-    """Give each image the caption of its name.
+def pair_captions(images: list[str], captions: Iterable[Caption]) -> Pairing:
+    """Match each image with the caption of the same name.
 
-    Names are compared in one normal form of Unicode. A caption in the image's own folder comes first, then one whose
-    folders agree with the image's from the end (as `captions/x/a.txt` does with `photos/x/a.png`), unless images of
-    several folders could have it. Of those, one with the same upper and lower case comes before others, then one of a
-    lower rank, then one named `a.png.txt` before `a.txt`.
+    Names are compared in Unicode normal form NFC. A caption in the folder of the image takes precedence, then one that
+    shares the innermost folders (as `captions/x/a.txt` and `photos/x/a.png` do), unless it matches images in several
+    folders. Among those, a caption whose name has the same case takes precedence, then one with a lower rank, then
+    `a.png.txt` over `a.txt`.
     """
-    found, paths = list(captions), [inside(image) for image in images]
-    offers = _offers(paths, found)
-    taken = _taken(paths, offers)
-    offered = {id(caption) for offer in offers if offer.images for caption in offer.captions}
-    unused = [caption for caption in found if id(caption) not in offered]
-    return Pairing(tuple(taken), tuple(unused), tuple(_overruled(offers, taken)))
+    all_captions, paths = list(captions), [sanitize_path(image) for image in images]
+    candidates = _find_candidates(paths, all_captions)
+    selected = _select(paths, candidates)
+    matched_captions = {id(caption) for candidate in candidates if candidate.images for caption in candidate.captions}
+    unused = [caption for caption in all_captions if id(caption) not in matched_captions]
+    return Pairing(tuple(selected), tuple(unused), tuple(_conflicting(candidates, selected)))
 
 
-def _offers(images: list[PurePosixPath], captions: list[Caption]) -> list[_Offer]:
-    """The nearest first. It takes time for each image and each caption, not for each two of them."""
+def _find_candidates(images: list[PurePosixPath], captions: list[Caption]) -> list[_Candidates]:
+    """The candidates, those with the longest shared tails first. The time is linear in images and captions."""
     by_tail: dict[Tail, list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         for name in {image.name.casefold(), image.stem.casefold()}:
@@ -70,49 +70,49 @@ def _offers(images: list[PurePosixPath], captions: list[Caption]) -> list[_Offer
     for caption in captions:
         known = [tail for tail in _tails(caption.target.name, caption.target) if tail in by_tail]
         groups[known[-1] if known else ()].append(caption)
-    offers, served = [], set[int]()
+    candidates, matched = [], set[int]()
     for tail in sorted(groups, key=len, reverse=True):
-        receivers = _receivers(images, by_tail.get(tail, []), served)
-        served.update(receivers)
-        offers.append(_Offer(len(tail), sorted(groups[tail], key=lambda caption: caption.rank), receivers))
-    return offers
+        matching = _matching_images(images, by_tail.get(tail, []), matched)
+        matched.update(matching)
+        candidates.append(_Candidates(len(tail), sorted(groups[tail], key=lambda caption: caption.rank), matching))
+    return candidates
 
 
 def _tails(name: str, path: PurePosixPath) -> Iterator[Tail]:
-    """A name alone, with the folder of its path, and so on outwards, in one case."""
+    """The case-folded name alone, then with its folder, then with the next folder outwards, and so on."""
     parts = [part.casefold() for part in (name, *path.parts[-2::-1][:MOST_FOLDERS], TOP)]
     for length in range(1, len(parts) + 1):
         yield tuple(parts[:length])
 
 
-def _receivers(images: list[PurePosixPath], named: list[int], served: set[int]) -> list[int]:
-    """Where images of several folders could have a caption, those come first that no nearer caption is for."""
-    for some in (named, [index for index in named if index not in served]):
+def _matching_images(images: list[PurePosixPath], named: list[int], matched: set[int]) -> list[int]:
+    """The matching images, if all are in one folder; otherwise those without a closer caption, if all are in one."""
+    for some in (named, [index for index in named if index not in matched]):
         if len({images[index].parent for index in some}) == 1:
             return some
     return []
 
 
-def _taken(images: list[PurePosixPath], offers: list[_Offer]) -> list[Caption | None]:
-    """For each image the best that it is offered."""
+def _select(images: list[PurePosixPath], candidates: list[_Candidates]) -> list[Caption | None]:
+    """The best candidate for each image."""
     choices: list[list[tuple[tuple[int, bool, int, bool], Caption]]] = [[] for _ in images]
-    for offer in offers:
-        by_name = {caption.target.name: caption for caption in reversed(offer.captions)}
-        for index in offer.images:
+    for candidate in candidates:
+        by_name = {caption.target.name: caption for caption in reversed(candidate.captions)}
+        for index in candidate.images:
             names = images[index].name, images[index].stem
             exact = [by_name[name] for name in names if name in by_name]
-            for caption in exact or offer.captions[:1]:
+            for caption in exact or candidate.captions[:1]:
                 is_whole_name = caption.target.name.casefold() == images[index].name.casefold()
-                distance = (-offer.agreement, not exact, caption.rank, not is_whole_name)
+                distance = (-candidate.agreement, not exact, caption.rank, not is_whole_name)
                 choices[index].append((distance, caption))
-    return [min(mine, key=itemgetter(0))[1] if mine else None for mine in choices]
+    return [min(image_choices, key=itemgetter(0))[1] if image_choices else None for image_choices in choices]
 
 
-def _overruled(offers: list[_Offer], taken: list[Caption | None]) -> Iterator[Caption]:
-    """What nobody took of what was offered, and would have said something else."""
-    for offer in offers:
-        said = {_words(caption) for caption in (taken[index] for index in offer.images) if caption}
-        yield from (caption for caption in offer.captions if said and _words(caption) not in said)
+def _conflicting(candidates: list[_Candidates], selected: list[Caption | None]) -> Iterator[Caption]:
+    """Captions that differ from the ones selected for the same images."""
+    for candidate in candidates:
+        used = {_words(caption) for caption in (selected[index] for index in candidate.images) if caption}
+        yield from (caption for caption in candidate.captions if used and _words(caption) not in used)
 
 
 def _words(caption: Caption) -> str:

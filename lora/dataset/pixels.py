@@ -1,4 +1,4 @@
-"""Pictures fitted to their training sizes wait on disk for the encoder, so that each image is decoded once."""
+"""Stores image crops on disk until they are encoded, so that each image is decoded once."""
 
 import math
 import shutil
@@ -19,35 +19,35 @@ Pixels = NDArray[np.uint8]
 
 
 class PixelStore:
-    """Pixels [H, W, 3] by an image's content and view. It keeps what it has room for: the rest is made anew."""
+    """Pixels [H, W, 3] by the content and crop of an image. Crops that do not fit on the disk are not stored."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        self._room = min(MOST_BYTES, int(shutil.disk_usage(folder).free * SHARE_OF_DISK))
+        self._free_bytes = min(MOST_BYTES, int(shutil.disk_usage(folder).free * SHARE_OF_DISK))
         self._lock = threading.Lock()
 
-    def put(self, content: str, view: Crop, picture: Image.Image) -> None:
-        """Keep a fitted picture, if there is room for it, on the disk too."""
+    def put(self, content: str, crop: Crop, image: Image.Image) -> None:
+        """Store a crop of an image, if the store and the disk have space for it."""
         with self._lock:
-            path, count = self._path(content, view), view.size.pixels * 3
-            is_room = min(self._room, shutil.disk_usage(self._folder).free - DISK_TO_SPARE) >= count
-            if path.exists() or not is_room:
+            path, count = self._path(content, crop), crop.size.pixels * 3
+            fits = min(self._free_bytes, shutil.disk_usage(self._folder).free - DISK_TO_SPARE) >= count
+            if path.exists() or not fits:
                 return
-            self._room -= count
+            self._free_bytes -= count
             path.touch()
         try:
-            path.write_bytes(picture.tobytes())
-        except OSError:  # somebody else was faster to fill the disk
+            path.write_bytes(image.tobytes())
+        except OSError:  # another process filled the disk in the meantime
             path.unlink(missing_ok=True)
 
-    def get(self, content: str, view: Crop) -> Pixels | None:
-        """The pixels of a view of an image, or None if they were not kept, or not to their end."""
-        path, shape = self._path(content, view), (view.size.height, view.size.width, 3)
+    def get(self, content: str, crop: Crop) -> Pixels | None:
+        """The pixels of a crop of an image, or None if they are not stored, or incomplete."""
+        path, shape = self._path(content, crop), (crop.size.height, crop.size.width, 3)
         if not path.exists():
             return None
         pixels = np.fromfile(path, dtype=np.uint8)
         return pixels.reshape(shape) if pixels.size == math.prod(shape) else None
 
-    def _path(self, content: str, view: Crop) -> Path:
-        return self._folder / f"{content}-{view}.rgb"
+    def _path(self, content: str, crop: Crop) -> Path:
+        return self._folder / f"{content}-{crop}.rgb"

@@ -1,4 +1,4 @@
-"""A person's archive becomes captioned images, all checked. Knows no tensors."""
+"""Reads a user's archive into validated, captioned images. Knows no tensors."""
 
 import re
 from contextlib import closing
@@ -8,19 +8,19 @@ from pathlib import Path
 from lora.dataset.archive import Member, Skipped, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, GuessedEncoding, is_caption_file, read_captions
 from lora.dataset.captions import PromptRule
-from lora.dataset.inspection import Inspector, Look
+from lora.dataset.inspection import Inspection, Inspector
 from lora.dataset.limits import MOST_IMAGES
 from lora.dataset.names import is_user_file
-from lora.dataset.pairing import Caption, Pairing, pair
+from lora.dataset.pairing import Caption, Pairing, pair_captions
 from lora.dataset.refusal import ContentError, naming_input
 from lora.dataset.workers import map_in_order
 from lora.images.files import READABLE, is_image, quiet_pillow
 
-# A file with such a name was meant to be an image, whatever is in it.
+# A file with such a name counts as an image, whatever its content.
 IMAGE_NAME = re.compile(
     r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|avif|hei[cf]|hif|jp2|jxl|tga|ico)$", re.IGNORECASE
 )
-# These stand beside the photographs that were made of them. Some are TIFFs, whose first picture is a thumbnail.
+# Source files of photographs. Some are TIFF files whose first image is a thumbnail.
 SOURCE_NAME = re.compile(
     r"\.(dng|cr[23w]|nef|nrw|arw|srf|sr2|raf|orf|rw2|pef|raw|3fr|iiq|psd|psb|xcf|ai|svg|exr|hdr)$", re.IGNORECASE
 )
@@ -29,59 +29,59 @@ ARCHIVE_NAME = re.compile(r"\.(zip|tar|gz|tgz|bz2|xz|rar|7z)$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Archives:
-    """What a person sent."""
+    """The archives that a user sent."""
 
     images: Path
-    captions: Path | None  # an archive whose captions go before those beside the images
+    captions: Path | None  # an archive whose captions take precedence over those in the archive of images
 
     @classmethod
-    def given(cls, images: object, *, captions: object) -> "Archives":
-        """From inputs as they arrive: paths of some kind, or plain text."""
+    def from_inputs(cls, images: object, *, captions: object) -> "Archives":
+        """Create it from raw inputs: path objects or text."""
         return cls(Path(str(images)), Path(str(captions)) if captions else None)
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """An image and what it is trained with."""
+    """An image, its caption, and the prompt that it is trained with."""
 
     name: str  # in the archive
     path: Path
-    caption: Caption | None  # its own, as it was written
-    prompt: str  # as it is trained
-    look: Look
+    caption: Caption | None  # as written by the user
+    prompt: str  # used in training
+    inspection: Inspection
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What was found in an archive."""
+    """The content of an archive."""
 
     images: tuple[CaptionedImage, ...]
     skipped: tuple[Skipped, ...]
     pairing: Pairing
-    guessed: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
+    guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
-    """Unpack archives below the folder `into`, decode every image once and pair it with its caption.
+    """Unpack archives into subfolders of `into`, inspect every image, and pair it with its caption.
 
-    Raises ValueError if an archive cannot be read, if there is no image, or if more than half of the images are bad.
+    Raises ValueError if an archive cannot be read, if there is no image, or if more than half of them are unusable.
     """
     with naming_input("input_captions"):
-        given = _given_captions(archives.captions, into=into / "captions")
+        separate = _read_separate_captions(archives.captions, into=into / "captions")
     with naming_input("input_images"), quiet_pillow():
         members = unpack_archive(archives.images, into=into / "images")
         texts = read_captions(member for member in members if is_caption_file(member.name))
         files = [member for member in members if not is_caption_file(member.name)]
         images = [file for file in files if _is_candidate(file)]
         _refuse_count(images, members)
-        looks, bad = _look_at(images, inspector)
-    pairing = _paired([member.name for member, _ in looks], given, texts)
-    skipped = [*bad, *_others(files, images), *given.unreadable, *texts.unreadable]
+        inspected, bad = _inspect(images, inspector)
+    pairing = _paired([member.name for member, _ in inspected], separate, texts)
+    skipped = [*bad, *_others(files, images), *separate.unreadable, *texts.unreadable]
     captioned = [
-        CaptionedImage(member.name, member.path, caption, rule.prompt(caption.text if caption else ""), look)
-        for (member, look), caption in zip(looks, pairing.captions, strict=True)
+        CaptionedImage(member.name, member.path, caption, rule.prompt(caption.text if caption else ""), inspection)
+        for (member, inspection), caption in zip(inspected, pairing.captions, strict=True)
     ]
-    return Dataset(tuple(captioned), tuple(skipped), pairing, given.guessed + texts.guessed)
+    return Dataset(tuple(captioned), tuple(skipped), pairing, separate.guessed_encodings + texts.guessed_encodings)
 
 
 def _is_candidate(file: Member) -> bool:
@@ -90,7 +90,7 @@ def _is_candidate(file: Member) -> bool:
     return IMAGE_NAME.search(file.name) is not None or is_image(file.path)
 
 
-def _given_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
+def _read_separate_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
     if archive is None:
         return CaptionFiles((), (), ())
     members = unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
@@ -105,49 +105,49 @@ def _refuse_count(images: list[Member], members: list[Member]) -> None:
         raise ContentError(f"holds {len(images):,} images: expected at most {MOST_IMAGES:,}")
     inner = [member.name for member in members if ARCHIVE_NAME.search(member.name)]
     if not images and inner:
-        raise ContentError(f"holds no images, but the archive {inner[0]!r}: expected the images themselves; send that")
+        raise ContentError(f"holds no images, only the archive {inner[0]!r}: expected the images themselves; send that")
     if not images:
         others = f"only {len(members)} other files such as {members[0].name!r}" if members else "no files at all"
         raise ContentError(f"holds no images, {others}: expected {READABLE} images")
 
 
-def _look_at(images: list[Member], inspector: Inspector) -> tuple[list[tuple[Member, Look]], list[Skipped]]:
-    """The images that can be trained, and those that cannot; raises ContentError if those are more than half."""
+def _inspect(images: list[Member], inspector: Inspector) -> tuple[list[tuple[Member, Inspection]], list[Skipped]]:
+    """The images that can be used, and those that cannot; raises ContentError if the latter are more than half."""
 
-    def looked(member: Member) -> Look | Skipped:
+    def inspected_or_skipped(member: Member) -> Inspection | Skipped:
         try:
-            return inspector.look(member.path)
+            return inspector.inspect(member.path)
         except ValueError as error:
             return Skipped(member.name, str(error))
 
-    looks, bad = [], []
-    with closing(map_in_order(looked, images)) as found:
-        for member, look in zip(images, found, strict=True):
-            if isinstance(look, Look):
-                looks.append((member, look))
+    inspected, bad = [], []
+    with closing(map_in_order(inspected_or_skipped, images)) as results:
+        for member, result in zip(images, results, strict=True):
+            if isinstance(result, Inspection):
+                inspected.append((member, result))
             else:
-                bad.append(look)
-    if len(bad) > len(looks):
+                bad.append(result)
+    if len(bad) > len(inspected):
         counts = f"{len(bad)} of {len(images)} images that cannot be used"
         raise ContentError(f"holds {counts}; the first is {bad[0].name!r}: {bad[0].reason}")
-    return looks, bad
+    return inspected, bad
 
 
-def _paired(names: list[str], given: CaptionFiles, own: CaptionFiles) -> Pairing:
-    first, second = pair(names, given.captions), pair(names, own.captions)
+def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles) -> Pairing:
+    first, second = pair_captions(names, separate.captions), pair_captions(names, own.captions)
     captions = tuple(one or other for one, other in zip(first.captions, second.captions, strict=True))
     return Pairing(captions, first.unused + second.unused, first.conflicting + second.conflicting)
 
 
 def _others(files: list[Member], images: list[Member]) -> list[Skipped]:
-    """What is neither image nor caption."""
+    """The files that are neither images nor captions."""
     known = set(images)
     return [Skipped(file.name, _kind(file.name)) for file in files if file not in known]
 
 
 def _kind(name: str) -> str:
     if ARCHIVE_NAME.search(name):
-        return "an archive inside the archive: put its images in directly"
+        return "an archive inside the archive: add its images directly"
     if SOURCE_NAME.search(name):
-        return "a kind of picture that is not read: send a JPEG or PNG of it"
+        return "an unsupported image format: convert it to JPEG or PNG"
     return "neither an image nor a caption"

@@ -1,4 +1,4 @@
-"""How an archive is refused: where it is found out nobody knows which input the archive came by."""
+"""Errors about archives. The code that raises them does not know which input the archive came from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ EXPECTED = "expected a zip, tar or tar.gz of images"
 
 
 class ContentError(ValueError):
-    """What is wrong with an archive: the end of a sentence that begins with the name of the input."""
+    """A problem with an archive. The message is the end of a sentence that begins with the name of the input."""
 
 
 @contextmanager
 def naming_input(name: str) -> Iterator[None]:
-    """Complete the sentence of a ContentError: a ValueError leaves, which names the input."""
+    """Convert a ContentError into a ValueError whose message begins with the name of the input."""
     try:
         yield
     except ContentError as error:

@@ -1,4 +1,4 @@
-"""What a person should know of a data set before it is trained: counts, sizes, prompts, and what is worth a look."""
+"""The report on a data set before training: counts, sizes, prompts and warnings."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from lora.dataset.caption_files import SUFFIXES
 from lora.dataset.captions import PromptRule
 from lora.dataset.names import suffix_of
 from lora.dataset.reading import CaptionedImage, Dataset
-from lora.dataset.similarity import look_alikes
+from lora.dataset.similarity import near_duplicates
 from lora.dataset.wording import SHOWN, counted
 
 SIZES_SHOWN = 12
@@ -19,7 +19,7 @@ Json = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that is shown, as plain values."""
+    """The content of the report, as plain values. The names of the fields are keys of report/dataset.json."""
 
     images: tuple[Json, ...]
     skipped: tuple[Skipped, ...]
@@ -30,51 +30,51 @@ class Report:
     warnings: tuple[str, ...]
 
     def as_json(self) -> Json:
-        """The same for a file."""
+        """The report as JSON."""
         return asdict(self)
 
     def as_text(self) -> str:
-        """The same for a person."""
+        """The report as text for the log."""
         captioned = sum(self.caption_sources.values())
         sources = ", ".join(f"{count} from {source}" for source, count in self.caption_sources.items())
         lines = [
             f"{counted(len(self.images), 'image')}, {captioned} with a caption" + (f": {sources}" if sources else "")
         ]
         sizes = [f"{size}: {counted(count, 'image')}" for size, count in self.buckets.items()]
-        lines += _listed("sizes in training", sizes, shown=SIZES_SHOWN)
-        lines += _listed("skipped", [f"{file.name!r}: {file.reason}" for file in self.skipped], shown=SHOWN)
-        lines += _listed("training prompts, such as", list(self.prompts), shown=PROMPTS_SHOWN)
-        lines += _listed("worth a look", list(self.warnings), shown=len(self.warnings))
+        lines += _section("sizes in training", sizes, shown=SIZES_SHOWN)
+        lines += _section("skipped", [f"{file.name!r}: {file.reason}" for file in self.skipped], shown=SHOWN)
+        lines += _section("training prompts, such as", list(self.prompts), shown=PROMPTS_SHOWN)
+        lines += _section("worth a look", list(self.warnings), shown=len(self.warnings))
         return "\n".join(lines)
 
 
 def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...]) -> Report:
-    """Look through a data set; `resolutions` are those asked for."""
-    groups = look_alikes([image.look.perceptual_hash for image in dataset.images])
-    alike = [[dataset.images[index] for index in group] for group in groups]
+    """Report on a data set that is to be trained at `resolutions`."""
+    groups = near_duplicates([image.inspection.perceptual_hash for image in dataset.images])
+    similar = [[dataset.images[index] for index in group] for group in groups]
     sources = Counter(_kind_of_source(image.caption.source) for image in dataset.images if image.caption)
-    buckets = Counter(size for image in dataset.images for size in image.look.sizes)
+    buckets = Counter(size for image in dataset.images for size in image.inspection.sizes)
     return Report(
-        images=tuple(_described(image) for image in dataset.images),
+        images=tuple(_image_entry(image) for image in dataset.images),
         skipped=dataset.skipped,
         caption_sources=dict(sources),
         buckets={str(size): count for size, count in sorted(buckets.items())},
-        look_alikes=tuple(tuple(image.name for image in group) for group in alike),
+        look_alikes=tuple(tuple(image.name for image in group) for group in similar),
         prompts=_some_prompts(dataset.images),
-        warnings=tuple(warnings_about(dataset, alike, rule=rule, resolutions=resolutions)),
+        warnings=tuple(warnings_about(dataset, similar, rule=rule, resolutions=resolutions)),
     )
 
 
-def _described(image: CaptionedImage) -> Json:
-    look = image.look
+def _image_entry(image: CaptionedImage) -> Json:
+    inspection = image.inspection
     return {
         "name": image.name,
-        "sha256": look.content,
-        "size": str(look.original),
-        "trained_at": [str(size) for size in look.sizes],
+        "sha256": inspection.content,
+        "size": str(inspection.original),
+        "trained_at": [str(size) for size in inspection.sizes],
         "caption_from": image.caption.source if image.caption else None,
         "prompt": image.prompt,
-        "sharpness": round(look.sharpness, 5),
+        "sharpness": round(inspection.sharpness, 5),
     }
 
 
@@ -83,11 +83,11 @@ def _kind_of_source(name: str) -> str:
 
 
 def _some_prompts(images: tuple[CaptionedImage, ...]) -> tuple[str, ...]:
-    """The first, one from the middle and the last, as they will be trained."""
+    """The training prompts of the first, the middle and the last image."""
     indices = sorted({0, len(images) // 2, len(images) - 1})
     return tuple(images[index].prompt for index in indices)
 
 
-def _listed(heading: str, items: list[str], *, shown: int) -> list[str]:
+def _section(heading: str, items: list[str], *, shown: int) -> list[str]:
     more = [f"  and {len(items) - shown} more"] if len(items) > shown else []
     return [heading, *(f"  {item}" for item in items[:shown]), *more] if items else []

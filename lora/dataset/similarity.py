@@ -1,4 +1,4 @@
-"""What can be told of a picture by its pixels: whether it is sharp, and which others look the same."""
+"""Sharpness of images, and detection of near-duplicates by perceptual hashes."""
 
 from dataclasses import dataclass
 
@@ -8,31 +8,31 @@ from PIL import Image
 
 GRID = 8
 MOST_DIFFERENT_BITS = 10  # of 128
-MOST_DIFFERENT_COLOR = 12.0  # of 255, in any channel of the mean
-ROUNDING = 2.5  # how much a Laplacian varies by the rounding of 8-bit colors alone
+MOST_DIFFERENT_COLOR = 12.0  # of 255, in any channel of the mean color
+ROUNDING = 2.5  # variance of the Laplacian that the rounding of 8-bit colors alone causes
 LEAST_SHARPNESS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class PerceptualHash:
-    """A perceptual hash: where a picture gets brighter from cell to cell of a coarse grid, and its mean color."""
+    """A difference hash (dHash): in which cells of a coarse grid an image gets brighter, and its mean color."""
 
-    bits: bytes  # 64 steps to the right, 64 steps down
+    bits: bytes  # 64 horizontal differences, then 64 vertical ones
     color: tuple[float, float, float]  # 0 to 255
 
 
-def perceptual_hash(picture: Image.Image) -> PerceptualHash:
-    """The hash of an RGB picture, hardly changed by its size, its compression or its brightness (dHash, both ways)."""
-    gray = picture.convert("L")
+def perceptual_hash(image: Image.Image) -> PerceptualHash:
+    """The perceptual hash of an RGB image (dHash in both directions), robust to scaling, compression and brightness."""
+    gray = image.convert("L")
     right = np.asarray(gray.resize((GRID + 1, GRID), Image.Resampling.BOX), dtype=np.int16)
     down = np.asarray(gray.resize((GRID, GRID + 1), Image.Resampling.BOX), dtype=np.int16)
     bits = np.concatenate([(np.diff(right, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()])
-    red, green, blue = np.asarray(picture.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0].tolist()
+    red, green, blue = np.asarray(image.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0].tolist()
     return PerceptualHash(np.packbits(bits).tobytes(), (red, green, blue))
 
 
-def look_alikes(hashes: list[PerceptualHash]) -> list[list[int]]:
-    """Groups of two or more indices whose pictures look the same as the group's first, each index in one group."""
+def near_duplicates(hashes: list[PerceptualHash]) -> list[list[int]]:
+    """Group images that look like the first of their group: lists of two or more indices, each index in one group."""
     bits = np.array([np.frombuffer(each.bits, dtype=np.uint64) for each in hashes]).reshape(-1, 2)
     colors = np.array([each.color for each in hashes]).reshape(len(hashes), 3)
     is_free, groups = np.ones(len(hashes), dtype=bool), []
@@ -48,11 +48,13 @@ def look_alikes(hashes: list[PerceptualHash]) -> list[list[int]]:
     return groups
 
 
-def sharpness(picture: Image.Image) -> float:
-    """The share of a picture's contrast that is between neighbouring pixels: the variance of its Laplacian against its
-    own. At a training size 0.03 to 1 for a photograph in focus, 0.0001 or less for one blurred over 4 pixels, 0 for a
-    picture of one color alone."""
-    gray: NDArray[np.float32] = np.asarray(picture.convert("L"), dtype=np.float32)
+def sharpness(image: Image.Image) -> float:
+    """The variance of the Laplacian of an image divided by the variance of the image, both in gray.
+
+    At a training size: 0.03 to 1 for a photograph in focus, at most 0.0001 for one blurred over 4 pixels, 0 for an
+    image of a single color.
+    """
+    gray: NDArray[np.float32] = np.asarray(image.convert("L"), dtype=np.float32)
     middle = gray[1:-1, 1:-1]
     laplacian = 4 * middle - gray[:-2, 1:-1] - gray[2:, 1:-1] - gray[1:-1, :-2] - gray[1:-1, 2:]
     contrast = float(gray.var())

@@ -1,4 +1,4 @@
-"""Which sizes an image is trained at. Knows no latents and no caption."""
+"""Training sizes of images (buckets). Knows no latents and no captions."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from lora.images.size import Size
 
-STEP = 16  # FLUX's tokens are 16 pixels a side
-TOKENS_OF_A_TILE = 128  # attention and matrix kernels work in tiles of so many tokens; the text is four of them
-MOST_AREA_FOR_TILES = 0.03
+STEP = 16  # pixels: the side of one token of FLUX
+TOKENS_OF_A_TILE = 128  # tile size of attention and matrix kernels; the text takes four tiles
+MOST_AREA_FOR_TILES = 0.03  # fraction of the area given up for whole tiles
 MOST_UPSCALING = 1.1
-MOST_CUT = 0.499999  # of a step: less than half, however it is rounded
+MOST_CUT = 0.499999  # steps: less than half a step, despite rounding
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """A size in steps, lying on its long side."""
+    """A size in steps, in landscape orientation."""
 
     long: int
     short: int
@@ -25,28 +25,28 @@ class _Bucket:
         return self.long * self.short
 
     def is_next_to(self, ratio: float) -> bool:
-        """Whether no size of as many rows comes nearer to a ratio from its side."""
+        """Whether it is one of the two sizes with this number of rows that are closest to the aspect ratio."""
         return abs(self.long - self.short * ratio) < 1
 
     def cut(self, ratio: float) -> float:
-        """How many steps of a picture of this ratio stand over on the side that does not fit."""
+        """How many steps are cropped from an image of this aspect ratio, along the side that does not fit."""
         return max(self.long / ratio - self.short, self.short * ratio - self.long)
 
 
 def training_sizes(original: Size, *, resolutions: Iterable[int]) -> list[Size]:
-    """The sizes an image is trained at, smallest first. One too small for two resolutions has the same size at both,
-    and is trained at that size once."""
+    """The sizes an image is trained at, smallest first. An image that is too small for two resolutions has the same
+    size at both, and is trained at that size once."""
     sizes = {training_size(original, resolution=resolution) for resolution in resolutions}
     return sorted(sizes, key=lambda size: size.pixels)
 
 
 def training_size(original: Size, *, resolution: int) -> Size:
-    """The bucket for an image at a resolution: sides in multiples of 16, area at most resolution².
+    """The bucket for an image at a resolution: sides are multiples of 16, the area is at most resolution².
 
-    Less than half a step is cut off on one side, and nothing is enlarged by more than a tenth. Of the sizes next to its
-    shape that allow this it is the largest, or one whose tokens are a multiple of 128 where that costs less than 3 % of
-    the area. An image too small for the resolution is trained as large as it is, to an eighth, so that such images
-    share sizes.
+    Less than half a step (8 pixels) is cropped along one side, and no image is enlarged by more than 10 %. Of the sizes
+    closest to the aspect ratio that satisfy this, it is the largest, or one whose number of tokens is a multiple of 128
+    if that costs less than 3 % of the area. An image that is too small for the resolution is trained at its own size,
+    rounded down to an eighth, so that such images share sizes.
     """
     long, short = max(original.width, original.height), min(original.width, original.height)
     buckets = list(_buckets(long, short, tokens=(_side(original, resolution) / STEP) ** 2))
@@ -59,7 +59,7 @@ def training_size(original: Size, *, resolution: int) -> Size:
 
 
 def _side(original: Size, resolution: int) -> int:
-    """The resolution, or what comes nearest to it in a smaller image, rounded down to an eighth of an octave."""
+    """The resolution, or for a smaller image its own, rounded down to an eighth of an octave."""
     own = math.isqrt(original.width * original.height)
     if resolution <= own * MOST_UPSCALING:
         return resolution
@@ -68,14 +68,14 @@ def _side(original: Size, resolution: int) -> int:
 
 
 def _buckets(long: int, short: int, *, tokens: float) -> Iterator[_Bucket]:
-    """All sizes of at most so many tokens that hold a picture of these sides as `training_size` promises, of those
-    near the largest; a size of half the tokens is not looked for."""
+    """Sizes of at most `tokens` tokens that satisfy the conditions of `training_size` for an image of these sides. The
+    search stops at half the tokens of the largest one."""
     ratio, found = long / short, 0
     for rows in range(math.isqrt(int(tokens / ratio)) + 1, 0, -1):
         for columns in range(math.floor(rows * ratio), math.ceil((rows + MOST_CUT) * ratio) + 1):
             bucket = _Bucket(columns, rows)
-            enlarged = max(columns * STEP / long, rows * STEP / short)
-            if bucket.tokens <= tokens and enlarged <= MOST_UPSCALING and bucket.cut(ratio) < MOST_CUT:
+            scale = max(columns * STEP / long, rows * STEP / short)
+            if bucket.tokens <= tokens and scale <= MOST_UPSCALING and bucket.cut(ratio) < MOST_CUT:
                 found = max(found, bucket.tokens)
                 yield bucket
         if rows * rows * ratio * 2 < found:

@@ -1,7 +1,7 @@
-"""Read a tar, plain or gzipped, without trusting it: forward only, in pieces of bounded size, one header at a time.
+"""Reads an untrusted tar or tar.gz: forward only, in blocks of bounded size, one header at a time.
 
-Headers are taken apart by tarfile, but not read by it: it remembers them all, calls itself for each header that speaks
-of another, and in older Pythons takes the square of a header's length to read it (CVE-2024-6232).
+tarfile parses single headers, but does not read the archive: it keeps all headers in memory, recurses for each header
+that describes another, and in older Pythons takes quadratic time for long headers (CVE-2024-6232).
 """
 
 import contextlib
@@ -23,29 +23,29 @@ from lora.dataset.limits import (
     SUSPECT_TOTAL_RATIO,
     Budget,
 )
-from lora.dataset.names import PackedFile, Wanted, printable, quoted
+from lora.dataset.names import NameFilter, PackedFile, printable, quoted
 from lora.dataset.refusal import EXPECTED, ContentError
 
 GZIP_MAGIC = b"\x1f\x8b"
-DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError)  # what is raised at bytes that are no tar or no gzip
+DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError)  # raised for bytes that are not a valid tar or gzip
 FILES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
-# links, devices and folders, which nothing follows, whatever size they say
+# Links, devices and folders: they have no content, whatever size they declare.
 EMPTY = {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE}
 PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}
-UNREAD = {tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK}  # headers that say nothing of what a file holds or is called
-ABOUT_THE_NEXT = PAX | UNREAD | {tarfile.GNUTYPE_LONGNAME}
-MOST_ABOUT_ONE_FILE = 8  # two or three in any tar of a person
-MOST_DIGITS = 20  # of a number of bytes
-MORE_IN_HEADER, MORE_IN_MAP = 482, 504  # bytes of an old sparse file that say whether its map goes on
+IGNORED = {tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK}  # headers that change neither the name nor the size of a file
+DESCRIBES_NEXT = PAX | IGNORED | {tarfile.GNUTYPE_LONGNAME}
+MOST_ABOUT_ONE_FILE = 8  # headers; ordinary tars have two or three
+MOST_DIGITS = 20  # in a number of bytes
+MORE_IN_HEADER, MORE_IN_MAP = 482, 504  # offsets of the flags that an old GNU sparse map continues
 
 
-def tar_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedFile]:
-    """The wanted regular files of a tar or a tar.gz, in its order, each to be read before the next is asked for.
+def tar_files(archive: Path, wanted: NameFilter, budget: Budget) -> Iterator[PackedFile]:
+    """Yield the regular files of a tar or tar.gz that `wanted` accepts. Read each file before requesting the next.
 
-    Links, devices and sparse files are left out. Raises ContentError if it is damaged or a bomb.
+    Skips links, devices and sparse files. Raises ContentError if the archive is damaged or a decompression bomb.
     """
-    with archive.open("rb") as raw, _damage_explained():
-        stream = _Forward(raw, budget)
+    with archive.open("rb") as raw, _damage_reported():
+        stream = _ForwardStream(raw, budget)
         for number, entry in enumerate(_entries(stream), 1):
             if number > MOST_MEMBERS:
                 raise ContentError(f"holds more than {MOST_MEMBERS:,} files: expected at most that")
@@ -54,11 +54,11 @@ def tar_files(archive: Path, wanted: Wanted, budget: Budget) -> Iterator[PackedF
                 _refuse_size(entry)
                 yield PackedFile(entry.name, _blocks(stream, entry.size))
             stream.skip_to(end)
-        stream.skip_the_rest()
+        stream.skip_to_end()
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Whether a file that begins with this block (512 bytes) is a tar."""
+    """Whether a block (the first 512 bytes of a file) is the header of a tar."""
     try:
         tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.TarError:
@@ -69,12 +69,12 @@ def is_tar_header(block: bytes) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
-    size: int  # bytes that follow, before they are filled up to whole blocks
-    is_file: bool  # regular, and all there
+    size: int  # bytes of content, without the padding to whole blocks
+    is_file: bool  # a regular file that is not sparse
 
 
 @contextlib.contextmanager
-def _damage_explained() -> Iterator[None]:
+def _damage_reported() -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
@@ -87,80 +87,80 @@ def _refuse_size(entry: _Entry) -> None:
         raise ContentError(f"holds {quoted(entry.name)}, which unpacks to {sizes}")
 
 
-def _blocks(stream: "_Forward", size: int) -> Iterator[bytes]:
-    with _damage_explained():
+def _blocks(stream: "_ForwardStream", size: int) -> Iterator[bytes]:
+    with _damage_reported():
         while size > 0:
-            block = stream.exactly(min(BLOCK, size))
+            block = stream.read_exactly(min(BLOCK, size))
             size -= len(block)
             yield block
 
 
-def _entries(stream: "_Forward") -> Iterator[_Entry]:
-    """What the headers say, to be asked for the next when the stream has passed what follows the last."""
-    told: dict[bytes, bytes] = {}
+def _entries(stream: "_ForwardStream") -> Iterator[_Entry]:
+    """Yield the entries. The caller skips the content of an entry before it requests the next one."""
+    metadata: dict[bytes, bytes] = {}
     headers = 0
     while block := stream.header():
         header = _header(block, stream)
-        if header.type not in ABOUT_THE_NEXT:
-            yield _entry(header, block, told, stream)
-            told, headers = {}, 0
+        if header.type not in DESCRIBES_NEXT:
+            yield _entry(header, block, metadata, stream)
+            metadata, headers = {}, 0
             continue
         headers += 1
         if headers > MOST_ABOUT_ONE_FILE:
             raise tarfile.ReadError(f"more than {MOST_ABOUT_ONE_FILE} headers about one file")
-        told |= _told(header, stream)
-    if told:
+        metadata |= _read_metadata(header, stream)
+    if metadata:
         raise tarfile.ReadError("unexpected end of data")
 
 
-def _header(block: bytes, stream: "_Forward") -> tarfile.TarInfo:
+def _header(block: bytes, stream: "_ForwardStream") -> tarfile.TarInfo:
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         start = stream.position - len(block)
-        raise tarfile.ReadError(f"no file begins at byte {start:,}" if start else "it holds no tar") from error
+        raise tarfile.ReadError(f"no file starts at byte {start:,}" if start else "it holds no tar") from error
     if header.size < 0:
         raise tarfile.ReadError(f"a file of {header.size:,} bytes")
     return header
 
 
-def _entry(header: tarfile.TarInfo, block: bytes, told: dict[bytes, bytes], stream: "_Forward") -> _Entry:
+def _entry(header: tarfile.TarInfo, block: bytes, metadata: dict[bytes, bytes], stream: "_ForwardStream") -> _Entry:
     if header.type == tarfile.GNUTYPE_SPARSE:
-        _skip_map(block, stream)
-    name = _text(told.get(b"path") or header.name.encode("utf-8", "surrogateescape"))
-    size = _number(told[b"size"]) if b"size" in told else header.size
-    is_sparse = any(keyword.startswith(b"GNU.sparse.") for keyword in told)
+        _skip_sparse_map(block, stream)
+    name = _decode_name(metadata.get(b"path") or header.name.encode("utf-8", "surrogateescape"))
+    size = _number(metadata[b"size"]) if b"size" in metadata else header.size
+    is_sparse = any(keyword.startswith(b"GNU.sparse.") for keyword in metadata)
     is_file = header.type in FILES and not is_sparse and not name.endswith("/")
     return _Entry(printable(name), 0 if header.type in EMPTY else size, is_file)
 
 
-def _text(name: bytes) -> str:
-    """Names that are no UTF-8 are read as those of zips are: not as they were meant, but no two become the same."""
+def _decode_name(name: bytes) -> str:
+    """Decode a name as UTF-8, else as cp437 like names in zips: possibly wrong, but distinct names stay distinct."""
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:
         return name.decode("cp437")
 
 
-def _skip_map(block: bytes, stream: "_Forward") -> None:
-    """Where an old sparse file has its holes, if its own header had no room for them all."""
+def _skip_sparse_map(block: bytes, stream: "_ForwardStream") -> None:
+    """Skip the blocks that continue the map of an old GNU sparse file."""
     is_more = block[MORE_IN_HEADER]
     while is_more:
-        is_more = stream.exactly(tarfile.BLOCKSIZE)[MORE_IN_MAP]
+        is_more = stream.read_exactly(tarfile.BLOCKSIZE)[MORE_IN_MAP]
 
 
-def _told(header: tarfile.TarInfo, stream: "_Forward") -> dict[bytes, bytes]:
-    """What a header says of the file after it, by the keywords of pax."""
+def _read_metadata(header: tarfile.TarInfo, stream: "_ForwardStream") -> dict[bytes, bytes]:
+    """What a header says about the next file, by pax keyword."""
     if header.size > BLOCK:
         raise tarfile.ReadError(f"a header of {header.size:,} bytes")
-    content = stream.exactly(-(-header.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)[: header.size]
-    if header.type in UNREAD:
+    content = stream.read_exactly(-(-header.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)[: header.size]
+    if header.type in IGNORED:
         return {}
     return _records(content) if header.type in PAX else {b"path": content.partition(b"\0")[0]}
 
 
 def _records(content: bytes) -> dict[bytes, bytes]:
-    """Of the form `<length of all of this> <keyword>=<value>` and a newline."""
+    """Parse pax records: `<length of the record> <keyword>=<value>` and a newline."""
     records, position = {}, 0
     while position < len(content):
         digits = content[position : position + MOST_DIGITS].partition(b" ")[0]
@@ -175,51 +175,51 @@ def _records(content: bytes) -> dict[bytes, bytes]:
 
 def _number(digits: bytes) -> int:
     if not digits.isdigit() or len(digits) > MOST_DIGITS:
-        raise tarfile.ReadError(f"a number of bytes that is {digits[:MOST_DIGITS]!r}")
+        raise tarfile.ReadError(f"an invalid number of bytes, {digits[:MOST_DIGITS]!r}")
     return int(digits)
 
 
-class _Forward:
-    """Bytes that only go forward and never many at once, counted against a budget."""
+class _ForwardStream:
+    """A stream that is only read forward, in blocks of bounded size, and counts bytes against a budget."""
 
     def __init__(self, raw: BinaryIO, budget: Budget) -> None:
-        is_packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        is_compressed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         raw.seek(0)
         self._raw, self._budget = raw, budget
-        self._source = gzip.GzipFile(fileobj=raw) if is_packed else raw
+        self._source = gzip.GzipFile(fileobj=raw) if is_compressed else raw
         self.position = 0
 
     def header(self) -> bytes:
-        """The next block; none at the end, which is a block of zeros, or no bytes at all."""
+        """The next block, or no bytes at the end of the tar: a block of zeros, or the end of the file."""
         block = self._read(tarfile.BLOCKSIZE)
         if not block and not self.position:
             raise tarfile.ReadError("it is empty")
         return block if any(block) else b""
 
-    def exactly(self, size: int) -> bytes:
-        """So many bytes, which may be a block at most."""
+    def read_exactly(self, size: int) -> bytes:
+        """Exactly `size` bytes, at most one block."""
         content = self._read(size)
         if len(content) < size:
             raise tarfile.ReadError("unexpected end of data")
         return content
 
     def skip_to(self, position: int) -> None:
-        """Read on to a position."""
+        """Read up to a position."""
         while self.position < position:
-            self.exactly(min(BLOCK, position - self.position))
+            self.read_exactly(min(BLOCK, position - self.position))
 
-    def skip_the_rest(self) -> None:
-        """Read on to the end, where a gzip file has its checksum."""
+    def skip_to_end(self) -> None:
+        """Read up to the end, where a gzip file has its checksum."""
         while self._read(BLOCK):
             pass
 
     def _read(self, size: int) -> bytes:
         content = self._source.read(size)
         self.position += len(content)
-        packed = self._raw.tell()
-        most = max(SUSPECT_BYTES, SUSPECT_RATIO * packed), max(SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO * packed)
+        compressed = self._raw.tell()
+        most = max(SUSPECT_BYTES, SUSPECT_RATIO * compressed), max(SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO * compressed)
         if self.position > min(most):
-            sizes = f"{self.position:,} bytes or more from {packed:,}"
-            raise ContentError(f"unpacks to {sizes}: expected photographs, not a bomb")
+            sizes = f"{self.position:,} bytes or more from {compressed:,}"
+            raise ContentError(f"unpacks to {sizes}: expected photographs, not a decompression bomb")
         self._budget.spend(len(content))
         return content

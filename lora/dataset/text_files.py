@@ -1,4 +1,4 @@
-"""The bytes of a text file become text, whatever program wrote it. Knows no caption."""
+"""Decodes text files of any encoding. Knows nothing about captions."""
 
 import codecs
 import re
@@ -7,32 +7,32 @@ from dataclasses import dataclass
 from charset_normalizer import from_bytes
 
 BYTE_ORDER_MARK = "\ufeff"
-BYTE_ORDER_MARKS = {  # the longer ones first: UTF-32's begins with UTF-16's
+BYTE_ORDER_MARKS = {  # longer marks first: the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
 WESTERN, JAPANESE = "cp1252", "cp932"
-MOSTLY_ASCII = 0.7  # in western languages accents are few; elsewhere hardly a letter is ASCII
-MOSTLY_KANA = 0.2  # which Japanese is written with, and which no other encoding has in the place of Japanese's
+MOSTLY_ASCII = 0.7  # text in western languages has few accents; in other scripts few characters are ASCII
+MOSTLY_KANA = 0.2  # Japanese text contains kana; bytes of other encodings do not decode to kana
 KANA = re.compile("[\u3041-\u30fa]")
 COMMON = ["cp932", "gb18030", "big5", "cp949", "cp1251", "cp1250", "cp1253", "cp1255", "cp1256"]
 
 
-CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # those that are no space
+CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # control characters except whitespace
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text without byte order marks, its lines ended by `\\n`, and how its bytes were taken."""
+    """Text without byte order marks and with `\\n` line ends, and the encoding of its bytes."""
 
     content: str
     encoding: str
 
 
 def decode_text(content: bytes) -> Text:
-    """By its byte order mark, else as UTF-8, else by what the bytes look like; raises ValueError if it is no text."""
+    """Decode by the byte order mark, else as UTF-8, else in a guessed encoding; raises ValueError if it is not text."""
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
     encoding = encoding or _unmarked_utf16(content)
     text = _decoded(content, encoding or "utf-8")
@@ -40,7 +40,7 @@ def decode_text(content: bytes) -> Text:
         encoding = guess_encoding(content)
         text = _decoded(content, encoding)
     if text is None or "\0" in text or not _is_readable(text):
-        raise ValueError("it is no text")
+        raise ValueError("it is not text")
     lines = text.replace(BYTE_ORDER_MARK, "").replace("\r\n", "\n").replace("\r", "\n")
     return Text(lines, encoding or "utf-8")
 
@@ -53,7 +53,7 @@ def _decoded(content: bytes, encoding: str) -> str | None:
 
 
 def _unmarked_utf16(content: bytes) -> str | None:
-    """In western languages every second byte of it is zero, or nearly."""
+    """Detect UTF-16 without a byte order mark: in western languages nearly every second byte is zero."""
     for first, encoding in enumerate(("utf-16-be", "utf-16-le")):
         if content[first::2].count(0) * 4 > len(content):
             return encoding
@@ -61,7 +61,7 @@ def _unmarked_utf16(content: bytes) -> str | None:
 
 
 def guess_encoding(content: bytes) -> str:
-    """What bytes are likely to be that are no UTF-8."""
+    """Guess the encoding of bytes that are not UTF-8."""
     if len(content.decode("ascii", "ignore")) > MOSTLY_ASCII * len(content):
         return WESTERN
     japanese = _decoded(content, JAPANESE) or ""
@@ -72,5 +72,5 @@ def guess_encoding(content: bytes) -> str:
 
 
 def _is_readable(text: str) -> bool:
-    """Bytes of a picture decode as something, too, but with control characters all over."""
+    """Whether the text has few control characters: bytes of an image may decode, but to many of them."""
     return len(CONTROLS.findall(text)) * 20 <= len(text)

@@ -1,4 +1,4 @@
-"""Work on threads whose results come in order. Pillow, libheif and PyTorch let go of the interpreter meanwhile."""
+"""An ordered parallel map on threads. Pillow, libheif and PyTorch release the GIL."""
 
 import os
 from collections import deque
@@ -9,17 +9,17 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_WORKERS = 4  # each may hold a whole image
-AHEAD = 2  # results that wait for their turn, per worker
-SECONDS_TO_FINISH = 1.0  # longer than most images take, shorter than a person waits for a cancelled job
-SECONDS_BETWEEN_POLLS = 0.1  # Cog's cancellation reaches a thread only while that runs Python
+MOST_WORKERS = 4  # each may hold a full image in memory
+PREFETCH = 2  # pending results per worker
+SECONDS_TO_FINISH = 1.0  # longer than most images take, shorter than a user waits for a cancelled job
+SECONDS_BETWEEN_POLLS = 0.1  # Cog can cancel a thread only while it executes Python code
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
-    """function(item) for each item, in the order of the items, a few computed ahead.
+    """Yield function(item) for each item, in the order of the items, and compute a few results ahead.
 
-    An error of the function is raised in its turn. Who stops listening waits for what has begun, but not long; what has
-    not begun never will.
+    An exception of the function is raised in place of its result. Closing the generator cancels the calls that have not
+    started, and waits at most `SECONDS_TO_FINISH` for the others.
     """
     workers = min(os.cpu_count() or 1, MOST_WORKERS)
     pool = ThreadPoolExecutor(workers)
@@ -27,7 +27,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> G
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > AHEAD * workers:
+            if len(pending) > PREFETCH * workers:
                 yield _result(pending[0])
                 pending.popleft()
         while pending:
@@ -35,7 +35,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> G
             pending.popleft()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(pending, timeout=SECONDS_TO_FINISH)  # or it would write into folders that are being cleared away
+        wait(pending, timeout=SECONDS_TO_FINISH)  # otherwise it might write into folders that are being deleted
 
 
 def _result(future: Future[Result]) -> Result:

@@ -1,1 +1,1 @@
-"""The engine: how a transformer that wears a LoRA computes fast and small in training. Knows no recipe and no plan."""
+"""How a transformer computes: precision, streaming, checkpointing, compilation, fused LoRA layers. Knows no FLUX."""

@@ -1,4 +1,4 @@
-"""How the blocks of a transformer are computed in training: what of them is kept, what is computed again."""
+"""Checkpoint the blocks of a transformer in training: which intermediate results are kept, which are recomputed."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from lora.engine.compilation import Compute, compile_with_dynamic_shapes, plainly
-from lora.engine.linears import NF4_PRODUCT
+from lora.engine.compilation import Compute, compile_with_dynamic_shapes, forward_contiguous
+from lora.engine.linears import NF4_MATMUL
 from lora.engine.options import Recomputed
 
 aten: Any = torch.ops.aten
@@ -25,18 +25,18 @@ ATTENTION = (
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_flash_attention_for_cpu.default,
 )
-GELU_WIDENING = 4  # what goes into GELU is so many times as wide as the block; no other layer of FLUX widens so
+GELU_WIDENING = 4  # GELU's input is so many times as wide as the block; no other layer of FLUX widens by this factor
 
 
 def configure_blocks(transformer: ModelMixin, recomputed: Recomputed, *, are_compiled: bool) -> None:
-    """Let the blocks keep less for the backward pass, and compute the rest again in it: the same numbers.
+    """Make the blocks keep less for the backward pass and recompute the rest in it, with the same results.
 
-    Compiled, each class of block is one graph for all sizes, another for batches of one, and rounds otherwise. That is
-    for steps alone: where no gradient is asked for, blocks are computed as they are.
+    If compiled, each class of block becomes one graph for all sizes and another for batches of one, and rounds
+    differently. This affects training steps only: without gradients, blocks compute as before.
     """
-    compute = plainly if are_compiled else _with_hooks
+    compute = forward_contiguous if are_compiled else _forward_with_hooks
     if recomputed in ("pointwise", "gelu"):
-        compute = _keeping_products(compute, recomputed)
+        compute = _with_selective_checkpointing(compute, recomputed)
     if are_compiled:
         compute = compile_with_dynamic_shapes(compute)
     if recomputed == "blocks":
@@ -45,16 +45,16 @@ def configure_blocks(transformer: ModelMixin, recomputed: Recomputed, *, are_com
         transformer.enable_gradient_checkpointing(compute)
 
 
-def _with_hooks(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
+def _forward_with_hooks(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
     return block(*inputs)
 
 
-def _keeping_products(whole: Compute, recomputed: Recomputed) -> Compute:
+def _with_selective_checkpointing(compute_block: Compute, recomputed: Recomputed) -> Compute:
     policy = partial(_policy, is_gelu_input_kept=recomputed == "pointwise")
     contexts = partial(create_selective_checkpoint_contexts, policy)
 
     def compute(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
-        return checkpoint(whole, block, *inputs, use_reentrant=False, context_fn=contexts)
+        return checkpoint(compute_block, block, *inputs, use_reentrant=False, context_fn=contexts)
 
     return compute
 
@@ -66,28 +66,30 @@ def _policy(
     is_gelu_input_kept: bool,
     **_options: object,
 ) -> CheckpointPolicy:
-    """Keep what attention and layers answer. The products of a LoRA, a hundredth of a layer's work, are made again."""
-    sides = _sides_of_layer(op, operands)
-    is_kept = op in ATTENTION or (sides is not None and (is_gelu_input_kept or not sides.lead_into_gelu))
+    """Keep the outputs of attention and linear layers. The products of a LoRA take a hundredth of a layer's time, and
+    are recomputed."""
+    weight_shape = _weight_shape(op, operands)
+    is_kept = op in ATTENTION or (weight_shape is not None and (is_gelu_input_kept or not weight_shape.leads_into_gelu))
     return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-class _Sides(NamedTuple):
-    """Of a layer's weights."""
+class _WeightShape(NamedTuple):
+    """The size of a layer's weights."""
 
     inputs: int
     outputs: int
 
     @property
-    def lead_into_gelu(self) -> bool:
+    def leads_into_gelu(self) -> bool:
         return self.outputs == GELU_WIDENING * self.inputs
 
 
-def _sides_of_layer(op: OpOverload, operands: tuple[Any, ...]) -> _Sides | None:
-    """None for what is no layer's product. A layer adds a bias [out] to it, a LoRA is added to [tokens, out]."""
+def _weight_shape(op: OpOverload, operands: tuple[Any, ...]) -> _WeightShape | None:
+    """The weights' size if an operation is the product of a linear layer, else None. A layer adds a bias [out] to it; a
+    LoRA is added to [tokens, out]."""
     if op == aten.addmm.default and operands[0].dim() == 1:
-        return _Sides(*operands[2].shape)
-    if op == NF4_PRODUCT:
+        return _WeightShape(*operands[2].shape)
+    if op == NF4_MATMUL:
         outputs, inputs = operands[2]
-        return _Sides(inputs, outputs)
+        return _WeightShape(inputs, outputs)
     return None

@@ -1,4 +1,4 @@
-"""Frozen linear layers with weights in int8, for training and for drawing. Knows no model, no LoRA and no file."""
+"""Frozen linear layers with int8 weights, for training and generation. Knows no model, no LoRA and no file."""
 
 from typing import Any
 
@@ -6,62 +6,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INT8_MAX = 127  # -128 is not used: both signs round alike
-# What a product of int8 takes on a GPU (`_int_mm_out_cuda` in aten/src/ATen/native/cuda/Blas.cpp).
+INT8_MAX = 127  # -128 is not used, so that both signs round alike
+# What an int8 product requires on a GPU (`_int_mm_out_cuda` in aten/src/ATen/native/cuda/Blas.cpp).
 FEWEST_ROWS = 17
 SIZE_MULTIPLE = 8
-FIRST_CAPABILITY = (8, 0)  # Ampere: from there on, torch's own tests (test/test_linalg.py) ask it of every GPU
+FIRST_CAPABILITY = (8, 0)  # Ampere: torch's own tests (test/test_linalg.py) require it of every GPU from there on
 
 
 class Int8Linear(nn.Linear):
-    """A linear layer with weights in int8, one scale a row. Only the weights are rounded, never what is computed.
+    """A linear layer with int8 weights and one scale per row. Only the weights are rounded, not inputs or outputs.
 
-    It keeps nothing for its backward pass but codes and scales, from which the weights are made anew.
+    It keeps only codes and scales for its backward pass, and dequantizes the weights again there.
     """
 
     weight: nn.Parameter  # [out, in]: codes in int8
-    scales: Tensor  # [out], fp32: what one step of a row's codes is worth; no buffer: `to(dtype)` leaves it exact
+    scales: Tensor  # [out], fp32: the value of code 1 in each row; not a buffer, so that `to(dtype)` leaves it exact
 
     def __init__(self, layer: nn.Linear, *, dtype: torch.dtype) -> None:
-        """In the place of `layer`, on its device and sharing its bias; answers in `dtype`. `hold` gives it weights, and
-        not before."""
+        """Replace `layer`, on its device and sharing its bias; outputs have `dtype`. The weights are undefined until
+        `store_weight` is called."""
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
         self.dtype = dtype
-        self._make_room(layer.weight.device)
+        self._allocate(layer.weight.device)
         self.register_parameter("bias", layer.bias)
 
     @torch.no_grad()
-    def hold(self, weight: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
-        """Round a weight [out, in] on a device: if it is there already, into its own tensors, which a compiled graph
-        knows."""
+    def store_weight(self, weight: Tensor, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Round a weight [out, in] on a device. If the layer is there already, its tensors are overwritten in place, as
+        compiled graphs refer to them."""
         if self.weight.device != device:
-            self._make_room(device)
+            self._allocate(device)
         codes, scales = quantize_rows(weight.to(device, dtype))
         self.weight.copy_(codes)
         self.scales.copy_(scales.squeeze(-1))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return _ProductOfWeights.apply(x.to(self.dtype), self.weight, self.scales, self.bias)
+        return _WeightOnlyProduct.apply(x.to(self.dtype), self.weight, self.scales, self.bias)
 
-    def _make_room(self, device: torch.device) -> None:
+    def _allocate(self, device: torch.device) -> None:
         codes = torch.empty(self.out_features, self.in_features, dtype=torch.int8, device=device)
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.scales = torch.empty(self.out_features, dtype=torch.float32, device=device)
 
 
 class W8A8Linear(Int8Linear):
-    """The same with its input rounded to int8 too, one scale a token, so that what is multiplied are 8 bits; and so is
-    what is multiplied for the gradient of the input.
+    """An `Int8Linear` that also rounds its input to int8, with one scale per token, and multiplies in 8 bits; likewise
+    for the gradient of the input.
 
-    Scales per row and per token are those of ZeroQuant (arXiv 2206.01861); both come out of the sum, which is exact.
-    For the gradient, a row's scale is in the sum: it goes into the gradient of the answer before that is rounded, and
-    the weights need not be rounded anew.
+    Scales per row and per token are those of ZeroQuant (arXiv 2206.01861). In the forward pass both are factors of the
+    sum, which is exact. For the gradient, a row's scale is inside the sum: the gradient of the output is multiplied by
+    it before that is rounded, so the weights need not be rounded again.
     """
 
     def __init__(self, layer: nn.Linear, *, dtype: torch.dtype) -> None:
-        """As `Int8Linear`. Raises ValueError if the sizes of `layer` are not such as a GPU multiplies."""
-        if not _fits(layer):
+        """As `Int8Linear`. Raises ValueError if a GPU cannot multiply by weights of this size in 8 bits."""
+        if not _fits_int8(layer):
             raise ValueError(
                 f"a layer of {layer.out_features} x {layer.in_features} weights cannot be multiplied in 8 bits:"
                 f" expected multiples of {SIZE_MULTIPLE}"
@@ -70,19 +70,19 @@ class W8A8Linear(Int8Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return _ProductOfCodes.apply(x, self.weight, self.scales, self.bias, self.dtype)
+        return _Int8Product.apply(x, self.weight, self.scales, self.bias, self.dtype)
 
 
 def supports_int8_matmul(layer: nn.Linear, device: torch.device) -> bool:
-    """Whether a training on this device is to multiply by a layer in 8 bits: on a GPU from Ampere on, if its sizes are
-    such as a GPU multiplies. A CPU could, but its tests and trainings have no use for the rounding."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FIRST_CAPABILITY and _fits(layer)
+    """Whether training on this device multiplies by a layer in 8 bits: on a GPU from Ampere on, if it supports the
+    layer's size. A CPU could, but its tests and trainings gain nothing from the rounding."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FIRST_CAPABILITY and _fits_int8(layer)
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes in int8 [n, size] of rows [n, size], and a scale in fp32 [n, 1] for each: rows are about codes * scales.
+    """Quantize rows [n, size] to int8 codes [n, size] and one fp32 scale per row [n, 1]: rows are about codes * scales.
 
-    No number is off by more than half a scale, which is 1/254 of the largest in its row.
+    No number is off by more than half a scale, which is 1/254 of the largest absolute value in its row.
     """
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
     scales = (largest / INT8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
@@ -90,32 +90,33 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
-    """int8 [n, in] times int8 [out, in], transposed: int32 [n, out], exact. Few rows are joined by rows of zeros.
+    """Multiply int8 [n, in] by int8 [out, in], transposed: int32 [n, out], exact. Fewer rows than a GPU requires are
+    padded with zeros.
 
-    cuBLASLt multiplies int8 on every chip only if both lie in memory row by row, as given here (pytorch#169961).
+    cuBLASLt multiplies int8 on every chip only if both are contiguous in memory row by row, as here (pytorch#169961).
     """
-    count = rows.size(0)  # of `shape`, the compiler of torch 2.11 fails in an autograd.Function
-    missing = torch.sym_max(0, FEWEST_ROWS - count)  # an `if` would be compiled once for few rows, and once for many
+    count = rows.size(0)  # with `shape`, the compiler of torch 2.11 fails in an autograd.Function
+    missing = torch.sym_max(0, FEWEST_ROWS - count)  # an `if` would be compiled twice: for few rows and for many
     return torch._int_mm(functional.pad(rows, (0, 0, 0, missing)), weight.T)[:count]
 
 
-class _ProductOfWeights(torch.autograd.Function):
-    """x W^T + b for x that needs a gradient and W that needs none, W being made anew in either direction."""
+class _WeightOnlyProduct(torch.autograd.Function):
+    """x W^T + b for an x that needs a gradient and a W that does not; W is dequantized in either direction."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(codes, scales)
-        return functional.linear(x, _from_int8(codes, scales, x.dtype), bias)
+        return functional.linear(x, _dequantize(codes, scales, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         codes, scales = ctx.saved_tensors
-        return grad @ _from_int8(codes, scales, grad.dtype), None, None, None
+        return grad @ _dequantize(codes, scales, grad.dtype), None, None, None
 
 
-class _ProductOfCodes(torch.autograd.Function):
-    """The same in 8 bits: x is rounded, and so is its gradient's other factor. Answers in `dtype`, and the gradient has
-    the precision of x, under autocast too."""
+class _Int8Product(torch.autograd.Function):
+    """x W^T + b in 8 bits: x is rounded, and for its gradient the gradient of the output is. The output has `dtype`;
+    the gradient has the precision of x, under autocast too."""
 
     @staticmethod
     def forward(
@@ -128,7 +129,7 @@ class _ProductOfCodes(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(codes, scales)
         ctx.dtype = x.dtype
-        product = _rounded_product(x.flatten(0, -2), codes).mul_(scales)
+        product = _quantized_product(x.flatten(0, -2), codes).mul_(scales)
         if bias is not None:
             product.add_(bias)
         return product.to(dtype).unflatten(0, x.shape[:-1])
@@ -136,19 +137,19 @@ class _ProductOfCodes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: ANN401
         codes, scales = ctx.saved_tensors
-        product = _rounded_product(grad.flatten(0, -2) * scales, codes.T.contiguous())
+        product = _quantized_product(grad.flatten(0, -2) * scales, codes.T.contiguous())
         return product.to(ctx.dtype).unflatten(0, grad.shape[:-1]), None, None, None, None
 
 
-def _rounded_product(rows: Tensor, codes: Tensor) -> Tensor:
-    """Rows [n, in], rounded, times codes [out, in], transposed: fp32 [n, out]."""
-    rounded, scales = quantize_rows(rows)
-    return int8_matmul(rounded, codes) * scales
+def _quantized_product(rows: Tensor, codes: Tensor) -> Tensor:
+    """Multiply rows [n, in], rounded to int8, by codes [out, in], transposed: fp32 [n, out]."""
+    codes_of_rows, scales = quantize_rows(rows)
+    return int8_matmul(codes_of_rows, codes) * scales
 
 
-def _from_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def _dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return codes.to(dtype).mul_(scales.unsqueeze(1))  # in place, the scales in fp32
 
 
-def _fits(layer: nn.Linear) -> bool:
+def _fits_int8(layer: nn.Linear) -> bool:
     return not (layer.in_features % SIZE_MULTIPLE or layer.out_features % SIZE_MULTIPLE)

@@ -1,8 +1,8 @@
-"""Layers that wear a LoRA and compute in the model's own precision, while what is trained stays in fp32.
+"""Linear layers with a LoRA that compute in the model's own precision, with trained weights in fp32.
 
-PEFT computes with the trained weights themselves: in a bf16 model that takes autocast, which casts the same tensors
-again for each layer and norms in fp32. Here the model needs no autocast: each layer has copies of its LoRA in the
-model's precision, cast together before each question.
+PEFT computes with the trained weights themselves: a bf16 model then needs autocast, which casts the same tensors again
+for each layer, and norms in fp32. Here the model needs no autocast: each layer has copies of its LoRA in the model's
+precision, which are updated together before each forward pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 class FusedLoraLinear(nn.Module, LoraLayer):
     """A frozen layer with a LoRA, base(x) + scale B A x (Hu et al. 2021, arXiv 2106.09685), added in one product.
 
-    The base may be any linear layer, held in whichever way. To PEFT it is a layer of its own, with the same parameters.
+    The base may be any linear layer, however it stores its weights. To PEFT, this is one of its own layers, with the
+    same parameters.
     """
 
-    down: Tensor  # [rank, in], A as it is computed with; no buffer, as it is not saved
-    up: Tensor  # [out, rank], B
+    down: Tensor  # [rank, in], the copy of A; not a buffer, as it is not saved
+    up: Tensor  # [out, rank], the copy of B
 
     def __init__(self, layer: LoraLayer, *, dtype: torch.dtype) -> None:
-        """In the place of PEFT's layer, which wears one LoRA, sharing its parameters; computes in `dtype`."""
+        """Replace PEFT's layer, which must have exactly one LoRA, sharing its parameters; computes in `dtype`."""
         nn.Module.__init__(self)
         LoraLayer.__init__(self, layer.base_layer)
         for name in (*self.adapter_layer_names, *self.other_param_names, "_active_adapter"):
@@ -35,37 +36,37 @@ class FusedLoraLinear(nn.Module, LoraLayer):
 
     @property
     def master_weights(self) -> tuple[nn.Parameter, nn.Parameter]:
-        """A [rank, in] and B [out, rank] as they are trained, in fp32."""
+        """The trained A [rank, in] and B [out, rank], in fp32."""
         down: Any = self.lora_A[self.adapter]
         up: Any = self.lora_B[self.adapter]
         return down.weight, up.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out], in the precision of `x`, which is the copies'."""
+        """[..., in] to [..., out], in the precision of `x`, which must be that of the copies."""
         if self.disable_adapters:
             return self.base_layer(x)
         scale = self.scaling[self.adapter]
-        return _Added.apply(self.base_layer(x), x, self.down, self.up, *self.master_weights, scale)
+        return _AddLora.apply(self.base_layer(x), x, self.down, self.up, *self.master_weights, scale)
 
 
 def fuse_lora(transformer: ModelMixin) -> None:
-    """Let the layers that wear PEFT's LoRA add it in one product, in the transformer's precision; autocast is then
-    neither needed nor wanted."""
+    """Replace PEFT's LoRA layers by fused ones in the transformer's precision. Autocast is then neither needed nor
+    wanted."""
     for name, layer in list(transformer.named_modules()):
         if isinstance(layer, LoraLayer):
             transformer.set_submodule(name, FusedLoraLinear(layer, dtype=transformer.dtype))
-    transformer.register_forward_pre_hook(_Casting([*filter(_is_fused, transformer.modules())]))
+    transformer.register_forward_pre_hook(_CopyUpdate([*filter(_is_fused, transformer.modules())]))
 
 
 def lora_layers(transformer: ModelMixin) -> list[LoraLayer]:
-    """The layers that have a LoRA, PEFT's or fused."""
+    """All layers with a LoRA, PEFT's or fused."""
     return [layer for layer in transformer.modules() if isinstance(layer, LoraLayer)]
 
 
 @contextmanager
 def without_lora(layers: Sequence[LoraLayer]) -> Iterator[None]:
-    """These layers compute as the base alone, bit for bit; parameters and what they require stay as they are, unlike
-    with PEFT's `disable_adapters`."""
+    """Inside the `with` block, layers compute as the base alone, bit for bit. Unlike PEFT's `disable_adapters`, this
+    leaves the parameters and their `requires_grad` unchanged."""
     try:
         for layer in layers:
             layer._disable_adapters = True
@@ -76,26 +77,26 @@ def without_lora(layers: Sequence[LoraLayer]) -> Iterator[None]:
 
 
 def is_fused(transformer: ModelMixin) -> bool:
-    """Whether it wears a LoRA that computes in the transformer's own precision."""
+    """Whether a transformer has fused LoRA layers, which compute in its own precision."""
     return any(map(_is_fused, transformer.modules()))
 
 
-class _Casting:
-    """Casts all LoRAs of a transformer whenever it is asked, so that it never computes with what they were before: who
-    changes them (optimizer, average, checkpoint) need not know of the copies."""
+class _CopyUpdate:
+    """Updates the copies of all LoRAs before each forward pass, so that code that changes the trained weights
+    (optimizer, average, checkpoint) need not know of the copies."""
 
     def __init__(self, layers: list[FusedLoraLinear]) -> None:
-        self._masters: list[Tensor] = [master for layer in layers for master in layer.master_weights]
+        self._master_weights: list[Tensor] = [master for layer in layers for master in layer.master_weights]
         self._copies = [copy for layer in layers for copy in (layer.down, layer.up)]
 
     @torch.no_grad()
     def __call__(self, *_: object) -> None:
-        torch._foreach_copy_(self._copies, self._masters)
+        torch._foreach_copy_(self._copies, self._master_weights)
 
 
-class _Added(torch.autograd.Function):
-    """y + scale x A^T B^T for x [..., in] and y [..., out], in their precision; gradients of A and B go to those in
-    fp32 that they are copies of."""
+class _AddLora(torch.autograd.Function):
+    """y + scale x A^T B^T for x [..., in] and y [..., out], in their precision. Gradients of A and B go to the fp32
+    weights that they are copies of."""
 
     @staticmethod
     def forward(
@@ -117,11 +118,11 @@ class _Added(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, low, down, up = ctx.saved_tensors
         rows = grad.flatten(0, -2)
-        of_low = (rows @ up).mul_(ctx.scale)
-        of_x = (of_low @ down).view_as(x) if ctx.needs_input_grad[1] else None
-        of_down = (of_low.T @ x.flatten(0, -2)).float()
-        of_up = (rows.T @ low).float().mul_(ctx.scale)
-        return grad, of_x, None, None, of_down, of_up, None
+        grad_low = (rows @ up).mul_(ctx.scale)
+        grad_x = (grad_low @ down).view_as(x) if ctx.needs_input_grad[1] else None
+        grad_down = (grad_low.T @ x.flatten(0, -2)).float()
+        grad_up = (rows.T @ low).float().mul_(ctx.scale)
+        return grad, grad_x, None, None, grad_down, grad_up, None
 
 
 def _is_fused(module: nn.Module) -> bool:

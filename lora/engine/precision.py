@@ -1,4 +1,4 @@
-"""The precisions that the frozen base can be held in."""
+"""The precisions of the frozen base."""
 
 from typing import Literal
 

@@ -1,1 +1,1 @@
-"""The model itself: load it, lay out its latents, ask it one question. Shared by training and serving."""
+"""FLUX.1: load it, encode prompts, pack latents, predict velocities, sample images. Shared by training and serving."""

@@ -1,4 +1,4 @@
-"""How large a FLUX transformer is, and each of its blocks. From numbers to numbers."""
+"""The sizes of a FLUX transformer and of its blocks, computed from its config. Loads nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 from lora.engine.options import streamed_block_indices
 
 TIME_CHANNELS = 256
-# Of a block, in squares of its width: the weights of linear layers that see tokens, and of those that modulate.
+# Weights of a block in units of width squared: linear layers that process tokens, and modulation layers.
 DOUBLE, SINGLE = 8 + 2 * (4 + 4), 3 + 4 + 5
 DOUBLE_MODULATION, SINGLE_MODULATION = 2 * 6, 3
-SLOTS = 2  # of blocks that stream
+SLOTS = 2  # buffers on the device, one block each, when blocks stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Dimensions:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Dimensions":
-        """From a transformer's configuration, as in its config.json."""
+        """Read the sizes from a transformer's configuration, as in its config.json."""
         return cls(
             config["num_layers"],
             config["num_single_layers"],
@@ -40,45 +40,48 @@ class Dimensions:
 
     @property
     def modulation_rows(self) -> int:
-        """Outputs of all modulation layers in the blocks, each of which has `width` inputs."""
+        """Output features of all modulation layers in the blocks, each with `width` inputs."""
         return self.width * (self.num_layers * DOUBLE_MODULATION + self.num_single_layers * SINGLE_MODULATION)
 
     @property
     def block_rows(self) -> int:
-        """Outputs of all other linear layers in the blocks."""
+        """Output features of all other linear layers in the blocks."""
         double, single = 8 + 2 * (4 + 1), 3 + 4 + 1
         return self.width * (self.num_layers * double + self.num_single_layers * single)
 
     @property
     def block_weights(self) -> int:
-        """Weights of those layers."""
+        """Weights of all linear layers in the blocks other than modulation layers."""
         return self.width**2 * (self.num_layers * DOUBLE + self.num_single_layers * SINGLE)
 
     @property
     def modulation_layers(self) -> int:
-        """How many modulation layers the blocks hold."""
+        """Number of modulation layers in the blocks."""
         return self.num_layers * 2 + self.num_single_layers
 
     @property
     def block_layers(self) -> int:
-        """How many other linear layers they hold."""
+        """Number of other linear layers in the blocks."""
         return self.num_layers * 12 + self.num_single_layers * 5
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
+        """Number of blocks."""
         return self.num_layers + self.num_single_layers
 
-    def weights_of_block(self, place: int, *, with_modulation: bool) -> int:
-        """Of all linear layers in it."""
-        plain, modulation = (DOUBLE, DOUBLE_MODULATION) if place < self.num_layers else (SINGLE, SINGLE_MODULATION)
-        return self.width**2 * (plain + (modulation if with_modulation else 0))
+    def weights_of_block(self, index: int, *, with_modulation: bool) -> int:
+        """Weights of the linear layers in one block."""
+        linear, modulation = (DOUBLE, DOUBLE_MODULATION) if index < self.num_layers else (SINGLE, SINGLE_MODULATION)
+        return self.width**2 * (linear + (modulation if with_modulation else 0))
 
     def offloaded_weights(self, streamed_blocks: int, *, with_modulation: bool) -> int:
-        """How many weights of blocks that stream are not on the device (lora/engine/streaming.py), where two slots have
-        room for any block: if few stream, fewer than none."""
-        places = streamed_block_indices(streamed_blocks, of=self.blocks)
-        streamed = [self.weights_of_block(place, with_modulation=with_modulation) for place in places]
+        """Weights of streamed blocks that are not on the device (lora/engine/streaming.py).
+
+        Each of the two buffers on the device has the size of the largest block, so the number is negative if few blocks
+        stream.
+        """
+        indices = streamed_block_indices(streamed_blocks, of=self.blocks)
+        streamed = [self.weights_of_block(index, with_modulation=with_modulation) for index in indices]
         return sum(streamed) - SLOTS * max(streamed, default=0)
 
     @property

@@ -1,20 +1,23 @@
-"""What tells one set of weights on disk from another, without reading all of it."""
+"""Identify a set of weights on disk without reading all of it."""
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-WHOLE_BYTES = 2**20  # files up to this size are read whole
-SAMPLES, SAMPLE_BYTES = 128, 2**15  # evenly spread over a larger one: any training of the weights changes some
+WHOLE_BYTES = 2**20  # files up to this size are hashed completely
+SAMPLES, SAMPLE_BYTES = 128, 2**15  # spread evenly over a larger file: training changes some of them
 
 
-def fingerprint(base: Path, parts: Iterable[str]) -> str:
-    """sha256 over the names, sizes and contents of the files of parts of a base, such as vae or text_encoder_2."""
+def fingerprint(base: Path, components: Iterable[str]) -> str:
+    """The sha256 of the names, sizes and contents of the files of components of a base, such as vae or text_encoder_2.
+
+    Of large files, samples of the contents are hashed.
+    """
     digest = hashlib.sha256()
-    for part in sorted(parts):
-        for path in sorted((base / part).iterdir()):
+    for component in sorted(components):
+        for path in sorted((base / component).iterdir()):
             if path.is_file():
-                digest.update(f"{part}/{path.name} {path.stat().st_size}\n".encode())
+                digest.update(f"{component}/{path.name} {path.stat().st_size}\n".encode())
                 _add_content(digest, path)
     return digest.hexdigest()
 

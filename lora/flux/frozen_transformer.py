@@ -1,4 +1,4 @@
-"""Hold the transformer: frozen, in one of several precisions, straight from its files with no second copy."""
+"""Build the frozen transformer in one of several precisions, straight from its files without a second copy."""
 
 import json
 import re
@@ -21,9 +21,11 @@ from lora.flux.components import is_sample_finite, wrap_loading_errors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-# Quantised: linear layers inside the blocks. The few outside cost little memory, and much quality if rounded.
+# The layers that are quantized. The few linear layers outside the blocks take little memory, and rounding them would
+# cost much quality.
 IN_BLOCK = re.compile(r"(single_)?transformer_blocks\.\d+\.")
-# These see the timestep, the guidance and the pooled text only: neither tokens nor anything that is trained.
+# The inputs of these layers depend only on the timestep, the guidance and the pooled text: on no token and no trained
+# parameter.
 MODULATION = re.compile(
     r"transformer_blocks\.\d+\.(norm1|norm1_context)\.linear|single_transformer_blocks\.\d+\.norm\.linear"
 )
@@ -31,109 +33,109 @@ MODULATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class WeightPlacement:
-    """How the transformer is held."""
+    """The precision and placement of the transformer's frozen weights."""
 
-    precision: Precision  # of linear layers inside the blocks; what else there is has `dtype`
-    modulation_on_host: bool  # the weights of modulation layers stay in host memory, in `dtype` whatever the precision
+    precision: Precision  # of linear layers inside the blocks; all other parameters have `dtype`
+    modulation_on_host: bool  # weights of modulation layers stay in host memory, always in `dtype`
     device: torch.device
-    streamed_blocks: int = 0  # so many blocks have their other weights in host memory, too (lora/engine/streaming.py)
+    streamed_blocks: int = 0  # blocks whose other weights stay in host memory, too (lora/engine/streaming.py)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is computed in: fp32 if that is asked for, or for quantised weights on a CPU; else bf16."""
+        """The compute precision: fp32 if `precision` is fp32 or quantized weights are on a CPU, else bf16."""
         on_cpu = self.device.type == "cpu" and self.precision in ("int8", "nf4")
         return torch.float32 if self.precision == "fp32" or on_cpu else torch.bfloat16
 
 
-# Named tensors for parameters of these names and shapes, each once.
-Source = Callable[[Mapping[str, torch.Size]], Iterator[tuple[str, Tensor]]]
+# Yields named tensors for parameters of the given names and shapes, each once.
+TensorSource = Callable[[Mapping[str, torch.Size]], Iterator[tuple[str, Tensor]]]
 
 
-def load_transformer(base: Path, held: WeightPlacement) -> FluxTransformer2DModel:
-    """The transformer of a folder in diffusers layout, frozen, in eval mode; one tensor at a time goes from the file
-    to its device and precision.
+def load_transformer(base: Path, placement: WeightPlacement) -> FluxTransformer2DModel:
+    """Load the transformer of a folder in diffusers layout, frozen and in eval mode. Tensors go one at a time from the
+    file to their device and precision.
 
-    Raises ValueError if the config or a file is damaged, a tensor is missing, not expected or of another shape, naming
-    file and tensor; FileNotFoundError if a shard or all weights are missing.
+    Raises ValueError that names file and tensor if the config or a file is damaged, or if a tensor is missing, not
+    expected or of another shape; FileNotFoundError if a shard or all weights are missing.
     """
     folder = base / "transformer"
     with wrap_loading_errors(folder), torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
-    return build_transformer(transformer, partial(_loaded, folder), held)
+    return build_transformer(transformer, partial(_load_tensors, folder), placement)
 
 
 def build_transformer(
-    transformer: FluxTransformer2DModel, source: Source, held: WeightPlacement
+    transformer: FluxTransformer2DModel, source: TensorSource, placement: WeightPlacement
 ) -> FluxTransformer2DModel:
-    """The same from a transformer on the meta device and tensors of any origin; raises what `source` raises."""
+    """Fill a transformer on the meta device from any source of tensors. Raises what `source` raises."""
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
-    _replace_linears(transformer, held)
-    stream = _stream_of(transformer, held.streamed_blocks, held.device)
+    _replace_linears(transformer, placement)
+    stream = _block_stream(transformer, placement.streamed_blocks, placement.device)
     for name, tensor in source(shapes):
-        module = _place(transformer, name, tensor, held)
-        if name.endswith(".weight") and stream.takes(module):
-            stream.keep(module)
-    transformer.is_loaded_in_4bit = held.precision == "nf4"  # PEFT asks the model for it before it looks at a layer
+        module = _store_tensor(transformer, name, tensor, placement)
+        if name.endswith(".weight") and stream.includes(module):
+            stream.store_weight(module)
+    transformer.is_loaded_in_4bit = placement.precision == "nf4"  # which PEFT checks before it inspects a layer
     return transformer.requires_grad_(False).eval()
 
 
-def _stream_of(transformer: FluxTransformer2DModel, count: int, device: torch.device) -> BlockStream:
-    """For so many of a transformer's blocks."""
+def _block_stream(transformer: FluxTransformer2DModel, count: int, device: torch.device) -> BlockStream:
+    """A stream for `count` of the transformer's blocks."""
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-    return BlockStream([blocks[place] for place in streamed_block_indices(count, of=len(blocks))], device)
+    return BlockStream([blocks[index] for index in streamed_block_indices(count, of=len(blocks))], device)
 
 
-def _loaded(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
-    """From the files of a folder, which have to hold these and nothing else."""
+def _load_tensors(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+    """Read the tensors from the files of a folder, which must hold these and no others."""
     missing = dict(shapes)
     for shard in _shards(folder):
-        for name, tensor in _tensors(shard):
-            _check(tensor, name, missing.pop(name, None), shard)
+        for name, tensor in _read_tensors(shard):
+            _check_tensor(tensor, name, missing.pop(name, None), shard)
             yield name, tensor
     if missing:
         raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, of a FLUX transformer")
 
 
-def _replace_linears(transformer: FluxTransformer2DModel, held: WeightPlacement) -> None:
+def _replace_linears(transformer: FluxTransformer2DModel, placement: WeightPlacement) -> None:
     for name, layer in list(transformer.named_modules()):
-        if isinstance(layer, nn.Linear) and (replacement := _replacement(name, layer, held)) is not None:
+        if isinstance(layer, nn.Linear) and (replacement := _replacement(name, layer, placement)) is not None:
             parent, _, attribute = name.rpartition(".")
             transformer.get_submodule(parent).register_module(attribute, replacement)
 
 
-def _replacement(name: str, layer: nn.Linear, held: WeightPlacement) -> StoredLinear | None:
-    """What stands in for a layer; None where it stays."""
-    if held.modulation_on_host and MODULATION.fullmatch(name):
+def _replacement(name: str, layer: nn.Linear, placement: WeightPlacement) -> StoredLinear | None:
+    """The layer that replaces `layer`; None if it stays."""
+    if placement.modulation_on_host and MODULATION.fullmatch(name):
         return HostLinear(layer)
-    if held.precision == "int8" and IN_BLOCK.match(name):
-        is_per_token = not MODULATION.fullmatch(name)  # else it is little work, and much quality if inputs are rounded
-        kind = W8A8Linear if is_per_token and supports_int8_matmul(layer, held.device) else Int8Linear
-        return kind(layer, dtype=held.dtype)
-    if held.precision == "nf4" and IN_BLOCK.match(name):
-        return Nf4Linear(layer, dtype=held.dtype)
+    if placement.precision == "int8" and IN_BLOCK.match(name):
+        is_per_token = not MODULATION.fullmatch(name)  # where rounding inputs costs much quality and saves little time
+        kind = W8A8Linear if is_per_token and supports_int8_matmul(layer, placement.device) else Int8Linear
+        return kind(layer, dtype=placement.dtype)
+    if placement.precision == "nf4" and IN_BLOCK.match(name):
+        return Nf4Linear(layer, dtype=placement.dtype)
     return None
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The files of weights: one, or those that an index names."""
+    """The files of weights: those that an index names, or a single one."""
     index = folder / INDEX
     if not index.is_file():
         return [folder / WEIGHTS]
     return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
-def _tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
+def _read_tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
     if not shard.is_file():
         raise FileNotFoundError(f"{shard} is missing: expected weights of a FLUX transformer")
     try:
         with safe_open(shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping: it has no __iter__)
+            for name in file.keys():  # noqa: SIM118 (it is no mapping and has no __iter__)
                 yield name, file.get_tensor(name)
     except SafetensorError as error:
         raise ValueError(f"{shard} is damaged ({error}): expected a whole safetensors file") from error
 
 
-def _check(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) -> None:
+def _check_tensor(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) -> None:
     if expected is None:
         raise ValueError(f"{shard} holds the tensor {name}: expected none of that name, or only one")
     if tensor.shape != expected:
@@ -142,12 +144,15 @@ def _check(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) 
         raise ValueError(f"{shard} holds {name}, where infinite or no numbers are: expected weights")
 
 
-def _place(transformer: FluxTransformer2DModel, name: str, tensor: Tensor, held: WeightPlacement) -> nn.Module:
-    """The module that it is now in."""
+def _store_tensor(
+    transformer: FluxTransformer2DModel, name: str, tensor: Tensor, placement: WeightPlacement
+) -> nn.Module:
+    """Store a tensor in its module, which is returned."""
     parent, _, attribute = name.rpartition(".")
     module = transformer.get_submodule(parent)
     if attribute == "weight" and isinstance(module, StoredLinear):
-        module.hold(tensor, device=held.device, dtype=held.dtype)
+        module.store_weight(tensor, device=placement.device, dtype=placement.dtype)
     else:
-        module.register_parameter(attribute, nn.Parameter(tensor.to(held.device, held.dtype), requires_grad=False))
+        stored = tensor.to(placement.device, placement.dtype)
+        module.register_parameter(attribute, nn.Parameter(stored, requires_grad=False))
     return module

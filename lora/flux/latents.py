@@ -1,4 +1,4 @@
-"""How FLUX lays out latents: 2x2 patches in a row, each with its place. Tensors in, tensors out.
+"""How FLUX packs latents: a sequence of 2x2 patches, each with its position. Tensors in, tensors out.
 
 Shapes: B batch, C latent channels, H and W latent height and width, N = (H/2)(W/2) image tokens.
 """
@@ -11,14 +11,14 @@ TOKEN_PIXELS = 16  # image rows and columns that one token holds: the VAE's fact
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Latents [B, C, H, W] as tokens [B, N, 4C], row by row."""
+    """Pack latents [B, C, H, W] into tokens [B, N, 4C], row by row."""
     batch, channels, height, width = latents.shape
     patches = latents.view(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
     return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * PATCH * PATCH)
 
 
 def unpack(tokens: Tensor, *, height: int, width: int) -> Tensor:
-    """Tokens [B, N, 4C] as latents [B, C, H, W], for latent `height` and `width`; undoes `pack`."""
+    """Unpack tokens [B, N, 4C] to latents [B, C, H, W] of latent `height` and `width`; the inverse of `pack`."""
     batch, _, size = tokens.shape
     channels = size // (PATCH * PATCH)
     patches = tokens.view(batch, height // PATCH, width // PATCH, channels, PATCH, PATCH)
@@ -26,7 +26,7 @@ def unpack(tokens: Tensor, *, height: int, width: int) -> Tensor:
 
 
 def image_ids(*, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The place of each token, [N, 3]: 0, its row, its column, for latent `height` and `width`."""
+    """The position of each token, [N, 3]: 0, its row, its column, for latent `height` and `width`."""
     rows = torch.arange(height // PATCH, device=device, dtype=dtype)
     columns = torch.arange(width // PATCH, device=device, dtype=dtype)
     grid = torch.cartesian_prod(rows, columns).view(-1, 2)

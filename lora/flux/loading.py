@@ -1,4 +1,4 @@
-"""Load FLUX or a part of it from a folder in diffusers layout, to the device there is; let go of it again."""
+"""Load FLUX or some of its components from a folder in diffusers layout to the device there is, and free them again."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lora.flux.components import load_components, load_tokenizers, wrap_loading_errors
 from lora.flux.dimensions import Dimensions
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.placement import CLIP, T5, TRANSFORMER, VAE, DeviceMap, bytes_of_components, placement
+from lora.flux.placement import CLIP, T5, TRANSFORMER, VAE, DeviceMap, bytes_of_components, device_map
 
 WITHOUT_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"  # lets transformers load tensor by tensor (its core_model_loading.py)
 
@@ -34,21 +34,21 @@ def precision() -> torch.dtype:
 
 
 def load_pipeline(base: Path) -> FluxPipeline:
-    """All of FLUX, ready to draw. What a GPU has no room for lives on the host (lora/flux/placement.py): text encoders,
-    and weights of blocks, which stream to it.
+    """Load all of FLUX, ready to generate images. What does not fit on a GPU stays on the host
+    (lora/flux/placement.py): text encoders, and weights of blocks, which stream to the GPU.
 
-    Raises MemoryError with one sentence, before anything is loaded, if the GPU has no room for the rest either, and
-    ValueError with one that begins with what cannot be loaded.
+    Raises MemoryError with one sentence, before anything is loaded, if even that does not fit on the GPU, and
+    ValueError with one sentence that begins with the component that cannot be loaded.
     """
     here = device()
-    placed = _device_map_for(here, base) if here.type == "cuda" else DeviceMap(())
-    held = WeightPlacement("bf16" if here.type == "cuda" else "fp32", False, here, placed.streamed_blocks)
-    parts = load_components(base, (CLIP, T5), dtype=precision())
-    transformer = load_transformer(base, held)
-    parts |= {TRANSFORMER: transformer, **load_components(base, (VAE,), dtype=precision())}
-    pipeline = _assembled(base, parts)
-    for part in placed.on_gpu:
-        getattr(pipeline, part).to(here)
+    devices = _device_map_for(here, base) if here.type == "cuda" else DeviceMap(())
+    placement = WeightPlacement("bf16" if here.type == "cuda" else "fp32", False, here, devices.streamed_blocks)
+    components = load_components(base, (CLIP, T5), dtype=precision())
+    transformer = load_transformer(base, placement)
+    components |= {TRANSFORMER: transformer, **load_components(base, (VAE,), dtype=precision())}
+    pipeline = _assemble_pipeline(base, components)
+    for name in devices.on_gpu:
+        getattr(pipeline, name).to(here)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -56,7 +56,7 @@ def load_pipeline(base: Path) -> FluxPipeline:
 def _device_map_for(gpu: torch.device, base: Path) -> DeviceMap:
     with wrap_loading_errors(base / TRANSFORMER):
         dimensions = Dimensions.of(transformer_config(base))
-    return placement(
+    return device_map(
         bytes_of_components(base, precision()),
         dimensions,
         weight_bytes=precision().itemsize,
@@ -65,31 +65,32 @@ def _device_map_for(gpu: torch.device, base: Path) -> DeviceMap:
 
 
 def transformer_config(base: Path) -> dict[str, Any]:
-    """The shape of a base's transformer, by the names of diffusers."""
+    """The configuration of a base's transformer, with the keys of diffusers."""
     return FluxTransformer2DModel.load_config(base / "transformer")
 
 
 def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
-    """What turns texts and images into tensors: the pipeline without its transformer. Raises as `load_pipeline` does
-    for a folder.
+    """Load the text encoders and the VAE: the pipeline without its transformer. Raises ValueError as `load_pipeline`
+    does.
 
-    No thread is started: a cancel by Cog that comes just then kills it, and who waits for its start waits for ever.
+    No thread is started: a cancel by Cog at that moment kills the thread, and the caller would wait for its start
+    forever.
     """
     os.environ.setdefault(WITHOUT_THREADS, "1")
-    parts = load_components(base, (CLIP, T5, VAE), dtype=precision())
-    return _assembled(base, {**parts, TRANSFORMER: None}).to(on)
+    components = load_components(base, (CLIP, T5, VAE), dtype=precision())
+    return _assemble_pipeline(base, {**components, TRANSFORMER: None}).to(on)
 
 
-def _assembled(base: Path, parts: Mapping[str, nn.Module | None]) -> FluxPipeline:
-    """With the tokenizers and the scheduler."""
+def _assemble_pipeline(base: Path, components: Mapping[str, nn.Module | None]) -> FluxPipeline:
+    """Build a pipeline of these components, with the base's tokenizers and scheduler."""
     tokenizers = load_tokenizers(base)
     with wrap_loading_errors(base):
-        return FluxPipeline.from_pretrained(base, local_files_only=True, **parts, **tokenizers)
+        return FluxPipeline.from_pretrained(base, local_files_only=True, **components, **tokenizers)
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """Where a module has one of its tensors."""
+class ModuleTensor:
+    """A tensor and the module that it belongs to."""
 
     module: nn.Module
     name: str
@@ -97,52 +98,55 @@ class Home:
 
 
 @contextmanager
-def visiting(
+def on_device(
     target: torch.device, *modules: PreTrainedModel | ModelMixin, in_turn: Iterable[nn.Module] = ()
 ) -> Iterator[None]:
-    """Modules are on a device for as long as they work there; those that live there already stay.
+    """Move modules to a device inside the `with` block; modules that are already there stay.
 
-    Copies go there and what is at home stays as it is, so that the way back takes neither time nor memory; weights that
-    change on a visit are lost. `in_turn` are parts of the modules of which each is there only while it is called.
+    They are moved as copies and the originals are kept, so that moving back takes neither time nor memory; changes to
+    the weights inside the block are lost. Each module of `in_turn`, which are submodules, is moved only while it is
+    called.
     """
-    homes = {inner: _homes(inner) for module in modules if module.device != target for inner in module.modules()}
+    originals = {
+        inner: _tensors_of(inner) for module in modules if module.device != target for inner in module.modules()
+    }
     hooks = []
-    together = dict(homes)
-    for part in in_turn:
-        tensors = [home for inner in part.modules() for home in together.pop(inner, [])]
-        hooks.append(part.register_forward_pre_hook(lambda *_, tensors=tensors: _send(tensors, target)))
-        hooks.append(part.register_forward_hook(lambda *_, tensors=tensors: _bring_back(tensors)))
+    together = dict(originals)
+    for submodule in in_turn:
+        tensors = [tensor for inner in submodule.modules() for tensor in together.pop(inner, [])]
+        hooks.append(submodule.register_forward_pre_hook(lambda *_, tensors=tensors: _move_copies(tensors, target)))
+        hooks.append(submodule.register_forward_hook(lambda *_, tensors=tensors: _restore(tensors)))
     try:
-        _send(chain.from_iterable(together.values()), target)
+        _move_copies(chain.from_iterable(together.values()), target)
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        _bring_back(chain.from_iterable(homes.values()))
+        _restore(chain.from_iterable(originals.values()))
 
 
-def _homes(module: nn.Module) -> list[Home]:
-    """Of a module itself, without those inside it."""
+def _tensors_of(module: nn.Module) -> list[ModuleTensor]:
+    """The tensors of a module itself, without those of its submodules."""
     named = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
-    return [Home(module, name, tensor) for name, tensor in named]
+    return [ModuleTensor(module, name, tensor) for name, tensor in named]
 
 
-def _send(homes: Iterable[Home], target: torch.device) -> None:
-    copies: dict[Tensor, Tensor] = {}  # a tensor that several modules share is shared there, too
-    for home in homes:
-        if home.tensor not in copies:
-            copy = home.tensor.detach().to(target)
-            is_parameter = isinstance(home.tensor, nn.Parameter)
-            copies[home.tensor] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
-        setattr(home.module, home.name, copies[home.tensor])
+def _move_copies(originals: Iterable[ModuleTensor], target: torch.device) -> None:
+    copies: dict[Tensor, Tensor] = {}  # modules that share a tensor share its copy, too
+    for original in originals:
+        if original.tensor not in copies:
+            copy = original.tensor.detach().to(target)
+            is_parameter = isinstance(original.tensor, nn.Parameter)
+            copies[original.tensor] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+        setattr(original.module, original.name, copies[original.tensor])
 
 
-def _bring_back(homes: Iterable[Home]) -> None:
-    for home in homes:
-        setattr(home.module, home.name, home.tensor)
+def _restore(originals: Iterable[ModuleTensor]) -> None:
+    for original in originals:
+        setattr(original.module, original.name, original.tensor)
 
 
 def free_memory() -> None:
-    """Give back what deleted models held, on the host and on the GPU."""
+    """Free the memory of deleted models, on the host and on the GPU."""
     gc.collect()
     torch.cuda.empty_cache()

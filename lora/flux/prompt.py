@@ -1,4 +1,4 @@
-"""What the transformer is told about a picture: text, encoded."""
+"""Encode prompts with the two text encoders, as the transformer takes them."""
 
 import logging
 from collections.abc import Iterator
@@ -12,39 +12,40 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lora.flux.components import T5_TOKENIZER, load_tokenizer
-from lora.flux.loading import visiting
+from lora.flux.loading import on_device
 
-# The most that a base reads, whatever its tokenizer says. Padding takes part in attention, so training pads as sampling
+# The maximum for a base, whatever its tokenizer allows. Padding takes part in attention, so training pads as sampling
 # does: FLUX.1-dev to 512 tokens, FLUX.1-schnell to 256 (huggingface.co/black-forest-labs/FLUX.1-schnell).
 MOST_TEXT_TOKENS, MOST_WITHOUT_GUIDANCE = 512, 256
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One encoded text, or a batch of them with a leading dimension B."""
+    """One encoded prompt, or a batch of them with a leading dimension B."""
 
-    tokens: Tensor  # [(B,) T, D] from T5, T the base's `text_tokens`: 512 for FLUX.1-dev
+    tokens: Tensor  # [(B,) T, D] from T5; T is the base's `text_tokens`, 512 for FLUX.1-dev
     pooled: Tensor  # [(B,) P] from CLIP
 
     @staticmethod
     def stack(prompts: list["Prompt"]) -> "Prompt":
-        """A batch, in the order given."""
+        """Stack prompts into a batch, in the given order."""
         return Prompt(torch.stack([p.tokens for p in prompts]), torch.stack([p.pooled for p in prompts]))
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Prompt":
-        """The same on a device, and in a precision if one is given."""
+        """Move the prompt to a device, and to a precision if one is given."""
         return Prompt(self.tokens.to(device, dtype), self.pooled.to(device, dtype))
 
 
 @torch.no_grad()
 def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
-    """Encode one text as the pipeline does when it draws: T5 padded to `text_tokens` without a mask, CLIP pooled.
+    """Encode one text as the pipeline does for generation: T5 padded to `text_tokens` without a mask, CLIP pooled.
 
-    Where the transformer is, if there is one: encoders that live elsewhere visit it, of T5 one block at a time.
+    Runs on the device of the transformer if there is one. Encoders on another device are moved there meanwhile, T5 one
+    block at a time.
     """
     clip, t5 = encoders.text_encoder, encoders.text_encoder_2
     device = (t5 if encoders.transformer is None else encoders.transformer).device
-    with visiting(device, clip, t5, in_turn=t5.encoder.block), _quiet():
+    with on_device(device, clip, t5, in_turn=t5.encoder.block), _quiet():
         tokens, pooled, _ = encoders.encode_prompt(
             prompt=text, prompt_2=None, device=device, max_sequence_length=text_tokens(encoders)
         )
@@ -52,27 +53,29 @@ def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
 
 
 def text_tokens(pipeline: FluxPipeline) -> int:
-    """How many tokens every text is padded or cut to: `tokenizer_2.model_max_length`, at most 512, or 256 for a base
-    without guidance. A pipeline without a transformer counts as one with guidance: only such a base is trained."""
+    """The number of tokens that every text is padded or truncated to: `tokenizer_2.model_max_length`, at most 512, or
+    256 for a base without guidance. A pipeline without a transformer counts as one with guidance, as only such a base
+    can be trained."""
     has_guidance = pipeline.transformer is None or pipeline.transformer.config.guidance_embeds
     most = MOST_TEXT_TOKENS if has_guidance else MOST_WITHOUT_GUIDANCE
     return min(pipeline.tokenizer_2.model_max_length, most)
 
 
 def text_tokens_of(base: Path) -> int:
-    """The same for the folder of a base that can be trained, without loading weights. Raises ValueError with one
+    """`text_tokens` for the folder of a base that can be trained, without loading weights. Raises ValueError with one
     sentence if its T5 tokenizer cannot be loaded."""
     return min(load_tokenizer(base, T5_TOKENIZER).model_max_length, MOST_TEXT_TOKENS)
 
 
 def token_count(encoders: FluxPipeline, text: str) -> int:
-    """How many tokens a text is to T5, its end included; what is past `text_tokens` is never seen."""
+    """The number of T5 tokens of a text, including the end token; those beyond `text_tokens` are cut off."""
     return len(encoders.tokenizer_2(text, verbose=False).input_ids)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a line for each text that is longer than CLIP reads, or T5: of the latter, `token_count` tells."""
+    """Suppress the warning about each text that is longer than CLIP or T5 accepts; `token_count` gives the number for
+    T5."""
     loggers = [logging.getLogger(name) for name in (FluxPipeline.__module__, PreTrainedTokenizerBase.__module__)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""One picture from an encoded prompt. Shared by training, which shows samples, and serving."""
+"""Generate one image from an encoded prompt. Shared by training, for sample images, and by serving."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from lora.flux.prompt import Prompt
 def build_pipeline(
     transformer: FluxTransformer2DModel, base: Path, *, vae: AutoencoderKL | None = None
 ) -> FluxPipeline:
-    """A pipeline for encoded prompts, with the scheduler of a base; without a VAE, for latents alone."""
+    """A pipeline for encoded prompts, with the scheduler of a base; without a VAE, it can only generate latents."""
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
-    nothing = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
-    pipeline = FluxPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **nothing)
+    no_encoders = {"text_encoder": None, "text_encoder_2": None, "tokenizer": None, "tokenizer_2": None}
+    pipeline = FluxPipeline(scheduler=scheduler, vae=vae, transformer=transformer, **no_encoders)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -36,12 +36,12 @@ def generate_image(
     seed: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> Image.Image:
-    """Draw at `width` times `height` pixels, in so many denoising steps; the same seed gives the same picture.
+    """Generate an image of `width` x `height` pixels; the same seed gives the same image.
 
-    `after_step` is called after each denoising step, and may raise.
+    `after_step` is called after each of the `steps` denoising steps, and may raise.
     """
     sampling = _Sampling(steps, guidance, seed, after_step)
-    return _sampled(pipeline, prompt, sampling, width=width, height=height, output_type="pil")
+    return _run_pipeline(pipeline, prompt, sampling, width=width, height=height, output_type="pil")
 
 
 def generate_latents(
@@ -54,17 +54,17 @@ def generate_latents(
     seed: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """The same for a square picture of `side` pixels, a multiple of 16, before it is decoded: latents [C, H, W], scaled
-    as the transformer knows them."""
+    """Generate a square image of `side` pixels, a multiple of 16, without decoding it: latents [C, H, W], scaled as the
+    transformer takes them."""
     sampling = _Sampling(steps, guidance, seed, after_step)
-    tokens = _sampled(pipeline, prompt, sampling, width=side, height=side, output_type="latent")
+    tokens = _run_pipeline(pipeline, prompt, sampling, width=side, height=side, output_type="latent")
     latent_side = side // TOKEN_PIXELS * PATCH
     return unpack(tokens[None], height=latent_side, width=latent_side)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Sampling:
-    """How a picture comes out of noise."""
+    """The settings of the denoising loop."""
 
     steps: int
     guidance: float
@@ -72,9 +72,9 @@ class _Sampling:
     after_step: Callable[[], None]
 
 
-def _sampled(
+def _run_pipeline(
     pipeline: FluxPipeline, prompt: Prompt, sampling: _Sampling, *, width: int, height: int, output_type: str
-) -> Any:  # noqa: ANN401 (a picture, or packed latents [N, 4C])
+) -> Any:  # noqa: ANN401 (an image, or packed latents [N, 4C])
     def on_step_end(
         _pipeline: FluxPipeline, _step: int, _timestep: int, kwargs: dict[str, object]
     ) -> dict[str, object]:
@@ -88,7 +88,7 @@ def _sampled(
         height=height,
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
-        generator=torch.Generator().manual_seed(sampling.seed),  # on the CPU, where every machine draws the same
+        generator=torch.Generator().manual_seed(sampling.seed),  # on the CPU: the same noise on every machine
         callback_on_step_end=on_step_end,
         output_type=output_type,
     ).images[0]

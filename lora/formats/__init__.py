@@ -1,1 +1,1 @@
-"""What trainers call the layers of FLUX.1 and how they store a change of them, all brought into one record."""
+"""The LoRA files of all known trainers, converted to one record of weight deltas."""

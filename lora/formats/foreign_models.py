@@ -1,4 +1,4 @@
-"""Which model a LoRA was made for that FLUX.1 cannot wear, as far as names and widths tell."""
+"""Guess the model that an incompatible LoRA was made for, from the names and widths of its layers."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 CONTROL = "a FLUX.1 Control model, such as Depth or Canny"
-# The first whose pattern is found in any name.
+# Patterns of tensor names -> model; the first pattern that matches any name counts.
 NAMES = (
     (
         r"query_norm\.scale|key_norm\.scale|\bnorm_(added_)?[qk]\.weight",
@@ -26,23 +26,23 @@ NAMES = (
     (r"(^|[._])transformer_blocks[._]\d+[._]attn[12]", "LTX-Video or PixArt"),
     (r"(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.", "a language model"),
 )
-# Of Stable Diffusion, the width of the text that attn2 sees.
+# Stable Diffusion: the width of the text embeddings that attn2 gets.
 TEXT_WIDTHS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}
-READS_TEXT = re.compile(r"attn2[._]to_[kv]\b.*(lora_A|down)")
-# Of transformers with names as FLUX.1 has them, the width of what the attention sees.
+TEXT_LAYERS = re.compile(r"attn2[._]to_[kv]\b.*(lora_A|down)")
+# Transformers with the layer names of FLUX.1: the width of the attention's input.
 WIDTHS = {1536: "SD3", 2432: "SD3.5 Large", 4096: "FLUX.2 klein", 6144: "FLUX.2"}
-READS_TOKENS = re.compile(
+TOKEN_LAYERS = re.compile(
     r"(attn[._](to_q|to_k|to_v|qkv|add_q_proj)|single_blocks[._]\d+[._]linear1)\b.*(lora_A|down)|_attn_qkv\.lora_down"
 )
-# Of FLUX.1, how many channels the latents have together with what stands beside them.
+# Variants of FLUX.1: the channels of the latents and of what is concatenated to them.
 CHANNELS = {128: CONTROL, 384: "FLUX.1 Fill"}
-READS_LATENTS = re.compile(r"(x_embedder|img_in)\b.*(lora_A|down)")
+LATENT_LAYERS = re.compile(r"(x_embedder|img_in)\b.*(lora_A|down)")
 
 
-def made_for(tensors: Mapping[str, Tensor]) -> str:
-    """The end of a sentence that says for which model, by names as files have them; empty if nothing tells."""
-    model = _by_width(tensors, READS_TEXT, TEXT_WIDTHS) or _by_name(tensors)
-    model = model or _by_width(tensors, READS_LATENTS, CHANNELS) or _by_width(tensors, READS_TOKENS, WIDTHS)
+def foreign_model_hint(tensors: Mapping[str, Tensor]) -> str:
+    """The end of a sentence that names the model, from the tensor names of a file; empty if the model is unknown."""
+    model = _by_width(tensors, TEXT_LAYERS, TEXT_WIDTHS) or _by_name(tensors)
+    model = model or _by_width(tensors, LATENT_LAYERS, CHANNELS) or _by_width(tensors, TOKEN_LAYERS, WIDTHS)
     return f" (it was made for {model})" if model else ""
 
 
@@ -53,6 +53,6 @@ def _by_name(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _by_width(tensors: Mapping[str, Tensor], reads: re.Pattern[str], models: Mapping[int, str]) -> str | None:
-    widths = (tensor.shape[-1] for name, tensor in tensors.items() if tensor.ndim and reads.search(name))
+def _by_width(tensors: Mapping[str, Tensor], layers: re.Pattern[str], models: Mapping[int, str]) -> str | None:
+    widths = (tensor.shape[-1] for name, tensor in tensors.items() if tensor.ndim and layers.search(name))
     return next((models[width] for width in widths if width in models), None)

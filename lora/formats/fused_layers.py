@@ -1,35 +1,35 @@
-"""From a layer that is several in diffusers to the change of each. Knows no names of files."""
+"""Split the delta of a fused layer into deltas of the layers that diffusers has instead. Knows no names of files."""
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
 from lora.formats.kohya import MLP, MLP_RATIO
-from lora.formats.weight_deltas import Change, Place
+from lora.formats.weight_deltas import LayerMapping, WeightDelta
 
 
-def placed(change: Change, place: Place) -> Iterator[tuple[str, Change]]:
-    """The changes of the layers that `place` is made of, by their names, changing the same weights by the same.
+def split_fused(delta: WeightDelta, mapping: LayerMapping) -> Iterator[tuple[str, WeightDelta]]:
+    """Yield the layers that `mapping` names, each with its part of the delta.
 
-    A layer that is left alone gets none. Raises ValueError if the rows are not those of the parts.
+    Layers that do not change are omitted. Raises ValueError if the delta does not have the rows of these layers.
     """
-    inputs, outputs = change.shape.inputs, change.shape.outputs
-    if len(place.layers) == 1:
-        yield place.layers[0], _swapped(change, place.layers[0]) if place.is_swapped else change
+    inputs, outputs = delta.shape.inputs, delta.shape.outputs
+    if len(mapping.layers) == 1:
+        yield mapping.layers[0], _swap_halves(delta, mapping.layers[0]) if mapping.is_swapped else delta
         return
-    heights = [inputs * (MLP_RATIO if layer.endswith(MLP) else 1) for layer in place.layers]
+    heights = [inputs * (MLP_RATIO if layer.endswith(MLP) else 1) for layer in mapping.layers]
     if sum(heights) != outputs:
         raise ValueError(
-            f"is for {outputs} x {inputs} weights of {' and '.join(place.layers)} together: "
+            f"is for {outputs} x {inputs} weights of {' and '.join(mapping.layers)} together: "
             f"expected {sum(heights)} x {inputs}, as FLUX.1 has"
         )
-    for layer, (start, stop) in zip(place.layers, pairwise(accumulate(heights, initial=0)), strict=True):
-        part = change.rows(range(start, stop))
+    for layer, (start, stop) in zip(mapping.layers, pairwise(accumulate(heights, initial=0)), strict=True):
+        part = delta.rows(range(start, stop))
         if all(tensor.any() for tensor in part.tensors):
             yield layer, part
 
 
-def _swapped(change: Change, layer: str) -> Change:
-    height = change.shape.outputs
+def _swap_halves(delta: WeightDelta, layer: str) -> WeightDelta:
+    height = delta.shape.outputs
     if height % 2:
-        raise ValueError(f"is for {height} x {change.shape.inputs} weights of {layer}: expected rows in two halves")
-    return change.rows(range(height // 2, height), range(height // 2))
+        raise ValueError(f"is for {height} x {delta.shape.inputs} weights of {layer}: expected rows in two halves")
+    return delta.rows(range(height // 2, height), range(height // 2))

@@ -1,7 +1,7 @@
-"""The same LoRA in the layout of kohya's sd-scripts, where some layers are one. Knows no file and no model.
+"""Convert a LoRA to the layout of kohya's sd-scripts, where some layers are fused. Knows no file and no model.
 
-The first FLUX.1 has one layer where diffusers has to_q, to_k and to_v (and proj_mlp in single blocks), and sd-scripts
-names layers as that one does.
+sd-scripts names layers as the original FLUX.1 does, which has one layer where diffusers has to_q, to_k and to_v (and
+proj_mlp in single blocks).
 """
 
 import re
@@ -13,7 +13,7 @@ from torch import Tensor
 
 PREFIX, DOWN, UP = "transformer.", ".lora_A.weight", ".lora_B.weight"
 KOHYA_PREFIX = "lora_unet_"
-# What a layer of sd-scripts is made of, top row first, as its own networks/convert_flux_lora.py has it.
+# The layers that a layer of sd-scripts fuses, top rows first, as in its own networks/convert_flux_lora.py.
 DOUBLE_BLOCK = {
     "img_mod_lin": ("norm1.linear",),
     "txt_mod_lin": ("norm1_context.linear",),
@@ -36,22 +36,23 @@ BLOCKS = {
     "single_transformer_blocks": ("single_blocks", SINGLE_BLOCK),
 }
 LAYER = re.compile(r"(?P<kind>(?:single_)?transformer_blocks)\.(?P<number>\d+)\.(?P<part>.+)")
-MLP, MLP_RATIO = (
-    ".proj_mlp",
-    4,
-)  # of diffusers' FluxSingleTransformerBlock; to_q, to_k and to_v are as wide as their input
+# Of diffusers' FluxSingleTransformerBlock; to_q, to_k and to_v are as wide as their input.
+MLP, MLP_RATIO = ".proj_mlp", 4
 
 
 @dataclass(frozen=True, slots=True)
 class FusedLayer:
-    """A layer of sd-scripts, and the names in diffusers of all that it is made of, top row first."""
+    """A layer of sd-scripts, and the names in diffusers of the layers that it fuses, top rows first."""
 
     name: str
     parts: tuple[str, ...]
 
 
 def fused_layer(name: str) -> FusedLayer:
-    """What the layer `name` of diffusers, without prefix, is part of; raises ValueError for one outside the blocks."""
+    """The fused layer that contains the layer `name` of diffusers, without prefix.
+
+    Raises ValueError for a layer outside the blocks.
+    """
     match = LAYER.fullmatch(name)
     if match:
         kind, layers = BLOCKS[match["kind"]]
@@ -63,11 +64,12 @@ def fused_layer(name: str) -> FusedLayer:
 
 
 def kohya_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From `transformer.<layer>.lora_A/B.weight` (alpha = rank) to `lora_unet_<layer>.lora_down/up.weight` and alpha.
+    """Convert `transformer.<layer>.lora_A/B.weight`, where alpha = rank, to `lora_unet_<layer>.lora_down/up.weight` and
+    `.alpha`.
 
-    Precision is kept. Of a fused layer, A, [r, in], of the parts are below one another and B, [out, r], along a
-    diagonal; alpha is the sum of the ranks R, so that alpha / R stays 1. Parts that the LoRA leaves alone are rows of
-    zeros in B. Raises ValueError for a layer outside the blocks.
+    Precision is kept. For a fused layer, A [r, in] of its layers are concatenated by rows and B [out, r] form a block
+    diagonal; alpha is the sum of the ranks R, so that alpha / R stays 1. Layers that the LoRA does not change are rows
+    of zeros in B. Raises ValueError for a layer outside the blocks.
     """
     names = [name.removeprefix(PREFIX).removesuffix(DOWN) for name in tensors if name.endswith(DOWN)]
     result: dict[str, Tensor] = {}
@@ -75,13 +77,13 @@ def kohya_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         down, up = _fused(tensors, layer.parts)
         result[f"{KOHYA_PREFIX}{layer.name}.lora_down.weight"] = down
         result[f"{KOHYA_PREFIX}{layer.name}.lora_up.weight"] = up
-        # in fp32, as bf16 knows no 381: three parts of rank 127
+        # in fp32, as bf16 cannot represent 381: three layers of rank 127
         result[f"{KOHYA_PREFIX}{layer.name}.alpha"] = torch.tensor(float(down.shape[0]))
     return result
 
 
 def _fused(tensors: Mapping[str, Tensor], parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """A, [R, in], and B, [out of all parts, R]; a part that is not there has rank 0."""
+    """A [R, in] and B [outputs of all parts, R]; a part that the LoRA does not change has rank 0."""
     down = torch.cat([tensors[key] for part in parts if (key := f"{PREFIX}{part}{DOWN}") in tensors])
     ups = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""From the tensors of a LoRA file in any known layout to one record, or one sentence on why not. Opens no file."""
+"""Convert the tensors of a LoRA file in any known layout to one record, or say why not. Opens no file."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,69 +6,71 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lora.formats.foreign_models import made_for
-from lora.formats.fused_layers import placed
+from lora.formats.foreign_models import foreign_model_hint
+from lora.formats.fused_layers import split_fused
 from lora.formats.layer_delta import weight_delta_of
 from lora.formats.layer_names.mapping import find_layer
-from lora.formats.tensor_keys import Layer, group_by_layer
-from lora.formats.weight_deltas import Change, FluxLora, Model, Place
+from lora.formats.tensor_keys import FileLayer, group_by_layer
+from lora.formats.weight_deltas import FluxLora, LayerMapping, Model, WeightDelta
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A layer of a file, and where in FLUX.1 it is."""
+class MappedLayer:
+    """A layer of a file, and the layers of FLUX.1 that it applies to."""
 
-    layer: Layer
-    place: Place
+    layer: FileLayer
+    mapping: LayerMapping
 
 
 def convert_lora(tensors: Mapping[str, Tensor]) -> FluxLora:
-    """Every tensor is taken, or changes nothing; the layouts are those of diffusers and PEFT with any prefix or none,
-    ai-toolkit, sd-scripts, ComfyUI, Black Forest Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr), mixed or not.
+    """Convert the tensors of a LoRA file to weight deltas; every tensor must be used, or change nothing.
 
-    Raises ValueError with the end of a sentence that begins with the LoRA's name: a layer or part that FLUX.1 does not
-    have, half of a pair, parts that do not fit each other, a change that is of no known form or infinite.
+    Known layouts are those of diffusers and PEFT with any prefix or none, ai-toolkit, sd-scripts, ComfyUI, Black Forest
+    Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr), mixed or not.
+
+    Raises ValueError with the end of a sentence that begins with the LoRA's name: a layer or tensor that FLUX.1 does
+    not have, one matrix of two, tensors that do not match each other, an unknown decomposition, an infinite delta.
     """
-    changes: dict[Model, dict[str, Change]] = {"transformer": {}, "clip": {}, "t5": {}}
-    for found in _layers(tensors):
-        of_model = changes[found.place.model]
-        for layer, change in _changes(found, tensors):
-            _refuse_other(of_model.setdefault(layer, change), change, layer)
-    if not any(changes.values()):
+    deltas: dict[Model, dict[str, WeightDelta]] = {"transformer": {}, "clip": {}, "t5": {}}
+    for mapped in _map_layers(tensors):
+        of_model = deltas[mapped.mapping.model]
+        for layer, delta in _deltas(mapped, tensors):
+            _refuse_different(of_model.setdefault(layer, delta), delta, layer)
+    if not any(deltas.values()):
         raise ValueError("changes nothing: expected a LoRA on layers of FLUX.1")
-    return FluxLora(**changes)
+    return FluxLora(**deltas)
 
 
-def _layers(tensors: Mapping[str, Tensor]) -> Iterator[Found]:
-    """Every layer that a file holds of FLUX.1; refuses all others that change anything."""
-    held = group_by_layer(tensors)
-    places = {layer.name: find_layer(layer.name) for layer in held.layers}
-    strange = (layer for layer in held.layers if not places[layer.name] and not layer.is_zero)
-    foreign = [*held.foreign, *(key for layer in strange for key in layer.keys)]
-    if foreign:
-        more = f" and {len(foreign) - 1} more, for which" if foreign[1:] else ", for which"
-        raise ValueError(f"holds {foreign[0]}{more} FLUX.1 has no place{made_for(tensors)}")
-    for layer in held.layers:
-        if (place := places[layer.name]) and not (layer.is_zero and not layer.parts):
-            yield Found(layer, place)
+def _map_layers(tensors: Mapping[str, Tensor]) -> Iterator[MappedLayer]:
+    """The layers of FLUX.1 in a file; raises ValueError if other layers change anything."""
+    file = group_by_layer(tensors)
+    mappings = {layer.name: find_layer(layer.name) for layer in file.layers}
+    unmapped = (layer for layer in file.layers if not mappings[layer.name] and not layer.is_zero)
+    unknown = [*file.unknown_keys, *(key for layer in unmapped for key in layer.keys)]
+    if unknown:
+        more = f" and {len(unknown) - 1} more, for which" if unknown[1:] else ", for which"
+        raise ValueError(f"holds {unknown[0]}{more} FLUX.1 has no place{foreign_model_hint(tensors)}")
+    for layer in file.layers:
+        if (mapping := mappings[layer.name]) and not (layer.is_zero and not layer.tensors):
+            yield MappedLayer(layer, mapping)
 
 
-def _changes(found: Found, tensors: Mapping[str, Tensor]) -> list[tuple[str, Change]]:
-    change = weight_delta_of(found.layer)
-    if found.place.model != "transformer" and not all(tensor.any() for tensor in change.tensors):
+def _deltas(mapped: MappedLayer, tensors: Mapping[str, Tensor]) -> list[tuple[str, WeightDelta]]:
+    delta = weight_delta_of(mapped.layer)
+    if mapped.mapping.model != "transformer" and not all(tensor.any() for tensor in delta.tensors):
         return []  # ComfyUI saves zeros for a text encoder that was not trained
-    if not all(tensor.isfinite().all() for tensor in change.tensors):
-        raise ValueError(f"has an alpha that makes {found.layer.name} infinite: it cannot be used")
+    if not all(tensor.isfinite().all() for tensor in delta.tensors):
+        raise ValueError(f"has an alpha that makes {mapped.layer.name} infinite: it cannot be used")
     try:
-        return list(placed(change, found.place))
+        return list(split_fused(delta, mapped.mapping))
     except ValueError as error:
-        raise ValueError(f"{error}{made_for(tensors)}") from error
+        raise ValueError(f"{error}{foreign_model_hint(tensors)}") from error
 
 
-def _refuse_other(first: Change, second: Change, layer: str) -> None:
-    """Some files hold a layer in two layouts, which is well as long as it is the same."""
+def _refuse_different(first: WeightDelta, second: WeightDelta, layer: str) -> None:
+    """Some files hold a layer in two layouts, which is accepted if both are equal."""
     if first is second:
         return
-    is_like = type(first) is type(second) and len(first.tensors) == len(second.tensors)
-    if not is_like or not all(map(torch.equal, first.tensors, second.tensors)):
+    is_same_kind = type(first) is type(second) and len(first.tensors) == len(second.tensors)
+    if not is_same_kind or not all(map(torch.equal, first.tensors, second.tensors)):
         raise ValueError(f"changes {layer} twice, in two ways: expected one")

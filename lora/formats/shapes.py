@@ -1,4 +1,4 @@
-"""The linear layers of a model, which are all that a LoRA can be on."""
+"""The shapes of a model's linear layers, the only layers that a LoRA of FLUX.1 can change."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A linear layer's."""
+    """The shape of a linear layer."""
 
     inputs: int
     outputs: int
 
 
 def linear_shapes(transformer: nn.Module) -> dict[str, Shape]:
-    """Every linear layer of a transformer that wears nothing, by name."""
+    """The shapes of all linear layers of a transformer without LoRA layers, by name."""
     linears = ((name, module) for name, module in transformer.named_modules() if isinstance(module, nn.Linear))
     return {name: Shape(module.in_features, module.out_features) for name, module in linears}

@@ -1,4 +1,4 @@
-"""From the tensors of a file to its layers, each with the parts that its name ends in. Knows no model."""
+"""Group the tensors of a file by layer, with the kind of each from the suffix of its key. Knows no model."""
 
 import math
 import re
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 MATRIX = 2  # dimensions
-# What a key ends in, after the layer and a dot -> what that is.
-PARTS = {
+# The suffix of a key, after the layer and a dot -> the kind of the tensor.
+KEY_KINDS = {
     **dict.fromkeys(("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight"), "lora_down"),
     **dict.fromkeys(("lora_linear_layer.down.weight", "down.weight"), "lora_down"),
     **dict.fromkeys(("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight"), "lora_up"),
@@ -22,79 +22,80 @@ PARTS = {
     **dict.fromkeys(("lora_magnitude_vector.default.weight", "magnitude"), "magnitude"),
     **dict.fromkeys(("diff", "diff_b", "lora_A.bias", "lora_B.bias", "lora_down.bias", "lora_up.bias"), "addition"),
 }
-KEY = re.compile(rf"(?P<layer>.+?)\.(?P<part>{'|'.join(map(re.escape, PARTS))})")  # the shortest layer that fits
+KEY = re.compile(rf"(?P<layer>.+?)\.(?P<suffix>{'|'.join(map(re.escape, KEY_KINDS))})")  # the shortest layer
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A tensor of a file, and its name there."""
+class KeyedTensor:
+    """A tensor of a file and its key there."""
 
     key: str
     tensor: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """What a file holds of one layer, which has the file's own name for it."""
+class FileLayer:
+    """The tensors of one layer in a file, with the file's own name for the layer."""
 
     name: str
-    parts: Mapping[str, Part]
-    additions: tuple[Part, ...]  # biases and whole differences: no LoRA, and often 0
+    tensors: Mapping[str, KeyedTensor]  # by kind
+    additions: tuple[KeyedTensor, ...]  # biases and full differences: not part of a LoRA, and often 0
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names of its tensors."""
-        return tuple(part.key for part in (*self.parts.values(), *self.additions))
+        """The keys of its tensors."""
+        return tuple(each.key for each in (*self.tensors.values(), *self.additions))
 
     @property
     def is_zero(self) -> bool:
-        """Whether it changes nothing, as all of it is 0: ComfyUI saves such for what was not trained."""
-        parts = [*self.additions, *(part for name, part in self.parts.items() if name != "alpha")]
-        return "magnitude" not in self.parts and not any(part.tensor.any() for part in parts)
+        """Whether it changes nothing because all of it is 0: ComfyUI saves such layers for what was not trained."""
+        factors = [*self.additions, *(each for kind, each in self.tensors.items() if kind != "alpha")]
+        return "magnitude" not in self.tensors and not any(each.tensor.any() for each in factors)
 
-    def matrix(self, part: str) -> Tensor:
-        """One part in fp32; raises ValueError if it is missing or no matrix."""
-        if part not in self.parts:
-            raise ValueError(f"is incomplete: it holds {self.keys[0]} without the {part} of that layer")
-        found = self.parts[part]
+    def matrix(self, kind: str) -> Tensor:
+        """The tensor of one kind, in fp32; raises ValueError if it is missing or not a matrix."""
+        if kind not in self.tensors:
+            raise ValueError(f"is incomplete: it holds {self.keys[0]} without the {kind} of that layer")
+        found = self.tensors[kind]
         if found.tensor.ndim != MATRIX:
             size = "x".join(map(str, found.tensor.shape)) or "a single number"
             raise ValueError(f"holds {found.key} of the shape {size}: expected a matrix, as a linear layer has")
         return found.tensor.float()
 
-    def strength(self, rank: int) -> float:
-        """alpha / rank, and 1 where the file holds no alpha; raises ValueError unless it is one finite number."""
-        if "alpha" not in self.parts:
+    def scaling(self, rank: int) -> float:
+        """alpha / rank, or 1 if the file has no alpha; raises ValueError unless alpha is one finite number."""
+        if "alpha" not in self.tensors:
             return 1.0
-        alpha = self.parts["alpha"]
+        alpha = self.tensors["alpha"]
         if alpha.tensor.numel() != 1 or not math.isfinite(alpha.tensor.item()):
             raise ValueError(f"holds {alpha.key} that is no alpha: expected one finite number")
         return float(alpha.tensor.item()) / rank
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
-    """All that a file holds."""
+class FileLayers:
+    """The tensors of a file, by layer."""
 
-    layers: tuple[Layer, ...]
-    foreign: tuple[str, ...]  # names that end in nothing that a LoRA is made of
+    layers: tuple[FileLayer, ...]
+    unknown_keys: tuple[str, ...]  # keys without a known suffix
 
 
-def group_by_layer(tensors: Mapping[str, Tensor]) -> Sorted:
-    """Every tensor is in one of the two; raises ValueError if two are the same part of one layer."""
-    named: dict[str, dict[str, list[Part]]] = {}
-    foreign = []
+def group_by_layer(tensors: Mapping[str, Tensor]) -> FileLayers:
+    """Group the tensors of a file by layer. Raises ValueError if a layer has two tensors of one kind."""
+    named: dict[str, dict[str, list[KeyedTensor]]] = {}
+    unknown = []
     for key, tensor in tensors.items():
         if match := KEY.fullmatch(key):
-            named.setdefault(match["layer"], {}).setdefault(PARTS[match["part"]], []).append(Part(key, tensor))
+            kind = KEY_KINDS[match["suffix"]]
+            named.setdefault(match["layer"], {}).setdefault(kind, []).append(KeyedTensor(key, tensor))
         else:
-            foreign.append(key)
-    return Sorted(tuple(_layer(name, parts) for name, parts in named.items()), tuple(foreign))
+            unknown.append(key)
+    return FileLayers(tuple(_layer(name, by_kind) for name, by_kind in named.items()), tuple(unknown))
 
 
-def _layer(name: str, parts: dict[str, list[Part]]) -> Layer:
-    additions = parts.pop("addition", [])
-    for first, *others in parts.values():
+def _layer(name: str, by_kind: dict[str, list[KeyedTensor]]) -> FileLayer:
+    additions = by_kind.pop("addition", [])
+    for first, *others in by_kind.values():
         if others:
             raise ValueError(f"holds both {first.key} and {others[0].key}: expected one of them")
-    return Layer(name, {part: found[0] for part, found in parts.items()}, tuple(additions))
+    return FileLayer(name, {kind: found[0] for kind, found in by_kind.items()}, tuple(additions))

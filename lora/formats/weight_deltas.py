@@ -1,4 +1,4 @@
-"""What every layout is brought into: by layer, the change of its weights. Knows no layout."""
+"""The record that all layouts are converted to: a weight delta per layer. Knows no layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,29 +12,32 @@ from lora.formats.shapes import Shape
 Model = Literal["transformer", "clip", "t5"]
 
 
-class Change(Protocol):
-    """Of one layer's weights [out, in], at strength 1; as small as its file, whatever it comes to."""
+class WeightDelta(Protocol):
+    """The delta of one layer's weights [out, in], at a LoRA scale of 1. It takes as little memory as its tensors in the
+    file, whatever its shape."""
 
     @property
     def shape(self) -> Shape:
-        """That of the layer it changes."""
+        """The shape of the layer that it applies to."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that it holds, fp32; where one is 0, nothing changes."""
+        """All its tensors, fp32; if one of them is 0, the delta is 0."""
 
-    def rows(self, *of: range) -> "Change":
-        """The change of a layer that is made of these rows."""
+    def rows(self, *ranges: range) -> "WeightDelta":
+        """The delta of a layer that consists of these rows."""
 
     def matrix(self, device: torch.device) -> Tensor:
-        """[out, in] fp32, made on a device: only where a layer has that shape, as a small file may say any."""
+        """[out, in] fp32, computed on a device. Call it only for a layer that has this shape, as a small file may claim
+        any."""
 
-    def pair(self) -> "Pair":
-        """The same as two matrices; ValueError with the end of a sentence if their rank were more than a layer has."""
+    def low_rank(self) -> "LowRankFactors":
+        """The same delta as two matrices. Raises ValueError with the end of a sentence if their rank would exceed the
+        layer's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LowRankFactors:
     """A plain LoRA: up @ down."""
 
     down: Tensor  # A [rank, in] fp32
@@ -42,42 +45,43 @@ class Pair:
 
     @property
     def shape(self) -> Shape:
-        """That of the layer it changes."""
+        """The shape of the layer that it applies to."""
         return Shape(inputs=self.down.shape[1], outputs=len(self.up))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Both."""
+        """Both matrices."""
         return self.down, self.up
 
-    def rows(self, *of: range) -> "Pair":
-        """Only columns of `up` that are not 0 there count: of a block-diagonal `up`, each part has its own rank."""
-        up = torch.cat([self.up[each.start : each.stop] for each in of])
+    def rows(self, *ranges: range) -> "LowRankFactors":
+        """Only columns of `up` that are not 0 in these rows are kept: of a block-diagonal `up`, each block has its own
+        rank."""
+        up = torch.cat([self.up[each.start : each.stop] for each in ranges])
         used = up.any(dim=0)
-        return Pair(self.down[used], up[:, used])
+        return LowRankFactors(self.down[used], up[:, used])
 
     def matrix(self, device: torch.device) -> Tensor:
         """[out, in] fp32."""
         return self.up.to(device) @ self.down.to(device)
 
-    def pair(self) -> "Pair":
+    def low_rank(self) -> "LowRankFactors":
         """Itself."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class FluxLora:
-    """A LoRA for FLUX.1; layers have the names of diffusers and transformers, without a prefix."""
+    """The weight deltas of a LoRA for FLUX.1, by the layer names of diffusers and transformers, without a prefix."""
 
-    transformer: Mapping[str, Change]
-    clip: Mapping[str, Change]  # such as text_model.encoder.layers.0.self_attn.q_proj
-    t5: Mapping[str, Change]  # such as encoder.block.0.layer.0.SelfAttention.q
+    transformer: Mapping[str, WeightDelta]
+    clip: Mapping[str, WeightDelta]  # such as text_model.encoder.layers.0.self_attn.q_proj
+    t5: Mapping[str, WeightDelta]  # such as encoder.block.0.layer.0.SelfAttention.q
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where in FLUX.1 a layer of a file is."""
+class LayerMapping:
+    """The layers of FLUX.1 that a layer of a file applies to."""
 
     model: Model
-    layers: tuple[str, ...]  # that it is made of, top rows first
-    is_swapped: bool = False  # the upper half of its rows is the lower half of the layer's
+    layers: tuple[str, ...]  # top rows first
+    is_swapped: bool = False  # the upper half of its rows is the lower half of the layer's rows

@@ -1,1 +1,1 @@
-"""Image files become upright RGB pictures, for training and for serving."""
+"""Decodes image files into upright RGB images, for training and for serving."""

@@ -1,4 +1,4 @@
-"""Pixels of any kind become 8-bit RGB, with white where they were transparent. Knows no file."""
+"""Converts images of any mode to 8-bit RGB, with transparency on white. Knows no files."""
 
 from collections.abc import Iterator
 
@@ -8,21 +8,21 @@ from PIL import Image
 
 from lora.images.profiles import Convert, to_srgb
 
-BAND_PIXELS = 4_000_000  # how many pixels are converted at a time, so that a large image is never held twice
-WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # what the brightest pixel can be where no format says it
-OVERSHOOT = 1.5  # numbers beyond white by as much are highlights, or what sharpening made
+BAND_PIXELS = 4_000_000  # converted at a time, so that a large image is never in memory twice
+WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # usual values of white in formats that do not define it
+OVERSHOOT = 1.5  # values up to this multiple of white are highlights or sharpening artifacts
 
 
 def rgb_on_white(image: Image.Image, *, shrink_by: int) -> Image.Image:
-    """The image in sRGB, shrunk by a whole factor (each pixel the mean of a square), converted in bands of rows."""
-    picture = _rgb(image, shrink_by)
-    in_srgb = None if image.mode == "CMYK" else to_srgb("RGB", image.info.get("icc_profile"))
-    return in_srgb(picture) if in_srgb else picture
+    """Convert the image to sRGB, in bands of rows, and reduce it by a whole factor (means of squares)."""
+    rgb = _rgb(image, shrink_by)
+    convert_to_srgb = None if image.mode == "CMYK" else to_srgb("RGB", image.info.get("icc_profile"))
+    return convert_to_srgb(rgb) if convert_to_srgb else rgb
 
 
 def _rgb(image: Image.Image, shrink_by: int) -> Image.Image:
     convert = _converter(image)
-    if convert is _as_it_is and shrink_by == 1:
+    if convert is _unchanged and shrink_by == 1:
         return image
     canvas = Image.new("RGB", (-(-image.width // shrink_by), -(-image.height // shrink_by)))
     for top, strip in bands(image, shrink_by):
@@ -32,49 +32,49 @@ def _rgb(image: Image.Image, shrink_by: int) -> Image.Image:
 
 
 def bands(image: Image.Image, multiple_of: int = 1) -> Iterator[tuple[int, Image.Image]]:
-    """An image in strips of so many rows at a time, each with where it begins."""
+    """Yield horizontal bands of an image, each with its first row; their heights are multiples of `multiple_of`."""
     rows = max(BAND_PIXELS // image.width // multiple_of, 1) * multiple_of
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _converter(image: Image.Image) -> Convert:
-    """How the bands of an image are converted, by its mode."""
+    """The conversion for the bands of an image, by its mode."""
     if image.mode.startswith("I;16"):
-        return lambda band: _from_numbers(band, white=65535.0)
+        return lambda band: _scale_levels(band, white=65535.0)
     if image.mode in ("I", "F"):
-        white = _white(image)
-        return lambda band: _from_numbers(band, white=white)
+        white = _white_level(image)
+        return lambda band: _scale_levels(band, white=white)
     if image.has_transparency_data:
-        return _on_white
-    if image.mode == "CMYK" and (from_inks := to_srgb("CMYK", image.info.get("icc_profile"))):
-        return from_inks
-    return _as_it_is if image.mode == "RGB" else lambda band: band.convert("RGB")
+        return _composite_on_white
+    if image.mode == "CMYK" and (from_cmyk := to_srgb("CMYK", image.info.get("icc_profile"))):
+        return from_cmyk
+    return _unchanged if image.mode == "RGB" else lambda band: band.convert("RGB")
 
 
-def _as_it_is(band: Image.Image) -> Image.Image:
+def _unchanged(band: Image.Image) -> Image.Image:
     return band
 
 
-def _on_white(band: Image.Image) -> Image.Image:
+def _composite_on_white(band: Image.Image) -> Image.Image:
     layer = band.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _from_numbers(band: Image.Image, *, white: float) -> Image.Image:
-    """Gray from numbers, 0 to `white`; `convert` alone clips them at 255. What is no number is black."""
-    numbers = np.asarray(band, dtype=np.float32)
+def _scale_levels(band: Image.Image, *, white: float) -> Image.Image:
+    """Scale gray levels from 0 to `white` into 8 bits (`convert` would clip them at 255). NaN becomes black."""
+    levels = np.asarray(band, dtype=np.float32)
     if band.info.get("transparency") is not None:
-        numbers = np.where(numbers == band.info["transparency"], white, numbers)
-    scaled = np.nan_to_num(numbers).clip(0.0, white) * (255.0 / white)
+        levels = np.where(levels == band.info["transparency"], white, levels)
+    scaled = np.nan_to_num(levels).clip(0.0, white) * (255.0 / white)
     return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
 
 
-def _white(image: Image.Image) -> float:
-    """What stands for white in numbers of an unknown range: the first of the usual ones that holds them all."""
+def _white_level(image: Image.Image) -> float:
+    """The white level of an image of unknown range: the first usual one that covers all its values."""
     brightest = max(_brightest(np.asarray(band)) for _, band in bands(image))
     return next((white for white in WHITES if brightest <= white * OVERSHOOT), brightest)
 
 
-def _brightest(numbers: NDArray[np.generic]) -> float:
-    return float(np.max(numbers, where=np.isfinite(numbers), initial=0.0))
+def _brightest(levels: NDArray[np.generic]) -> float:
+    return float(np.max(levels, where=np.isfinite(levels), initial=0.0))

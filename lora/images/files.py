@@ -1,4 +1,4 @@
-"""One image file becomes an upright RGB picture, or one reason why not. Knows no archive and no caption."""
+"""Decodes an image file into an upright RGB image, or raises an error with the reason. Knows no archive or caption."""
 
 import math
 import re
@@ -16,23 +16,23 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from lora.images.colors import rgb_on_white
 from lora.images.size import Box, Size, fit
 
-BLOCK = 2**20  # bytes that are read at a time: little enough to be cancelled between two of them
+BLOCK = 2**20  # bytes read at a time: small enough that a job can be cancelled between two blocks
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
-ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # a JPEG's or HEIC's other pictures are previews and the like
+ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # further images in a JPEG or HEIC are previews and the like
 BOX_HEADER, MOST_ITEM_BYTES = 8, 64 * 1024
-START_OF_SCAN, MOST_SCANS = b"\xff\xda", 500  # a progressive JPEG has ten or so
-MOST_PIXELS_OF_SCANS = 2_500_000_000  # of all of them together: some seconds
+START_OF_SCAN, MOST_SCANS = b"\xff\xda", 500  # a progressive JPEG has about ten
+MOST_PIXELS_OF_SCANS = 2_500_000_000  # in total, which takes a few seconds
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
-MOST_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
-LARGE_PIXELS = 16_000_000  # a few of these at once would fill the memory
-UNGUARDED: AbstractContextManager[object] = nullcontext()
-# A picture decoded this much larger than it is needed scales down as one decoded whole does, photographs to 45 dB and
-# more. What JPEG scales itself is sharper than the means of squares.
+MOST_PIXELS = 178_956_970  # above twice Image.MAX_IMAGE_PIXELS Pillow raises DecompressionBombError
+LARGE_PIXELS = 16_000_000  # decoding several such images at once could exhaust the memory
+NO_LOCK: AbstractContextManager[object] = nullcontext()
+# An image that is decoded this much larger than needed, then resized, equals one decoded at full size: PSNR of at least
+# 45 dB for photographs. The scaling of a JPEG decoder is sharper than the mean of squares.
 HEADROOM_OF_DRAFTS, HEADROOM_OF_MEANS = 1.5, 2.0
-EXIF_TRANSPOSES = {  # by EXIF's numbers for where the top left corner is
+EXIF_TRANSPOSES = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,10 +41,10 @@ EXIF_TRANSPOSES = {  # by EXIF's numbers for where the top left corner is
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-ON_ITS_SIDE = {EXIF_TRANSPOSES[number] for number in (5, 6, 7, 8)}
+SWAPS_SIDES = {EXIF_TRANSPOSES[number] for number in (5, 6, 7, 8)}
 RIGHT_TO_LEFT = {EXIF_TRANSPOSES[number] for number in (2, 3, 6, 7)}
 BOTTOM_UP = {EXIF_TRANSPOSES[number] for number in (3, 4, 7, 8)}
-# what Pillow, libheif and their decoders raise at bytes that are no image, besides a plain ValueError
+# Raised by Pillow, libheif and their decoders for bytes that are not a valid image.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -62,69 +62,69 @@ ScaleNeeded = Callable[[Size], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DecodedImage:
     """A decoded image, upright, in RGB."""
 
-    image: Image.Image  # may be smaller than the original where less was needed
-    box: Box  # what of it the original takes: of a smaller one's last pixels, a fraction
+    image: Image.Image  # may be smaller than the original if less was needed
+    box: Box  # the part of it that the original covers: in a reduced image, the last pixels only partly
     original: Size  # upright
-    decoded: int  # pixels that had to be decoded for it: of a JPEG they may be fewer than the original's
-    is_animated: bool  # of which this is the first frame
+    decoded_pixels: int  # how many pixels were decoded; for a JPEG possibly fewer than the original has
+    is_animated: bool  # if True, this is the first frame
 
     def fitted(self, size: Size, box: Box | None = None) -> Image.Image:
-        """The picture, or a box of it, at a training size."""
+        """The image, or a box of it, resized and cropped to `size`."""
         return fit(self.image, size, box or self.box)
 
 
-def whole(_original: Size) -> float:
-    """Every pixel is needed."""
+def full_size(_original: Size) -> float:
+    """The scale for an image that is needed at full size."""
     return 1.0
 
 
 def open_image(
     path: Path,
-    scale_needed: ScaleNeeded = whole,
+    scale_needed: ScaleNeeded = full_size,
     *,
-    large: AbstractContextManager[object] = UNGUARDED,
+    large: AbstractContextManager[object] = NO_LOCK,
     most_pixels: int = MOST_PIXELS,
-) -> Picture:
-    """Decode a file: turned as its EXIF says, transparency on white, RGB.
+) -> DecodedImage:
+    """Decode an image file into RGB, with the EXIF orientation applied and transparency on white.
 
-    `scale_needed` is told the size of the image (perhaps lying on its side) and answers how much of it will be used at
-    the most, 1 for all; what is much larger is scaled down while it is decoded. `large` is held while a large image
-    is in memory. Raises ValueError with the reason, without naming the file, if it cannot be decoded or is too small,
-    too long, or larger than `most_pixels`.
+    `scale_needed` takes the size of the stored image (before it is rotated) and returns the largest scale that it will
+    be used at, 1 for full size; a much larger image is reduced while it is decoded. `large` is entered while a large
+    image is in memory. Raises ValueError with the reason, without the file name, if the image cannot be decoded or is
+    too small, too long, or larger than `most_pixels`.
     """
-    with reasons(path), opened(path) as image:
+    with decoding_errors(path), open_header(path) as image:
         original = Size(*image.size)
         refuse_size(original, most_pixels=most_pixels)
         if image.format in ("JPEG", "MPO"):
             _refuse_scans(path, original)
         is_large = original.width * original.height > LARGE_PIXELS
-        with large if is_large else UNGUARDED:
+        with large if is_large else NO_LOCK:
             return _decode(image, original, needed=scale_needed(original))
 
 
 @contextmanager
-def reasons(path: Path) -> Iterator[None]:
-    """What a file's reading may raise becomes a ValueError with the reason, without the file's name."""
+def decoding_errors(path: Path) -> Iterator[None]:
+    """Convert errors of decoding a file into a ValueError with the reason, without the file name."""
     try:
         yield
-    except _UnfitError:
+    except _UnsupportedSizeError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError(f"not a {READABLE} image") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"too large: expected at most {MOST_PIXELS:,} pixels") from error
     except DAMAGE as error:
-        said = " ".join(str(error).replace(str(path), "it").split())
-        raise ValueError(f"cannot be decoded ({said or 'it is damaged'})") from error
+        reason = " ".join(str(error).replace(str(path), "it").split())
+        raise ValueError(f"cannot be decoded ({reason or 'it is damaged'})") from error
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image of a kind that is read, by its content; it may still be damaged."""
+    """Whether a file is an image of a supported format, by its content; it may still be damaged."""
     try:
-        with opened(path):
+        with open_header(path):
             return True
     except (*DAMAGE, Image.DecompressionBombError) as error:
         return isinstance(error, Image.DecompressionBombError)
@@ -132,28 +132,29 @@ def is_image(path: Path) -> bool:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings: large is fine, and so are odd tags; the errors stay.
+    """Suppress Pillow's warnings about large images and unusual tags; errors are still raised.
 
-    For one thread to hold while others decode, as filters of warnings belong to the process."""
+    Warning filters belong to the process: enter it in one thread while other threads decode.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
 
 
-class _UnfitError(ValueError):
-    """An image that is whole, and unfit for training."""
+class _UnsupportedSizeError(ValueError):
+    """A valid image whose size is not supported."""
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """The file's header, if it is of a kind that is read. Pillow's list of formats is left as it is: HEIC is opened by
-    its own class. Raises one of DAMAGE."""
+def open_header(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image file of a supported format, without decoding it. HEIC is opened with its own class instead of being
+    registered with Pillow. Raises one of DAMAGE."""
     with path.open("rb") as file, _heic(file) if _is_heic(file) else Image.open(file, formats=FORMATS) as image:
         yield image
 
 
 def _is_heic(file: BinaryIO) -> bool:
-    """By its brands; `mif1` alone says nothing, and is an AVIF's too."""
+    """Whether a file is HEIC, by its brands; AVIF files may also have the brand `mif1`."""
     start = file.read(64)
     file.seek(0)
     brands = start[8 : int.from_bytes(start[:4])]
@@ -161,19 +162,19 @@ def _is_heic(file: BinaryIO) -> bool:
 
 
 def _heic(file: BinaryIO) -> HeifImageFile:
-    """Raises ValueError where the names of its items are not UTF-8: pi-heif takes the whole process down at those."""
+    """Open a HEIC file; raises ValueError if an item name is not UTF-8, which would crash pi-heif and the process."""
     for box in _boxes(file.read()):
         for item in re.finditer(b"infe", box):
             start, version = item.start() - 4, box[item.end() : item.end() + 1]
             size = int.from_bytes(box[max(start, 0) : item.start()])
             names = box[start + (18 if version == b"\3" else 16) : start + min(size, MOST_ITEM_BYTES)]
             if not 1 < size < MOST_ITEM_BYTES or not _is_text(names):
-                raise ValueError("its list of contents is damaged")
+                raise ValueError("its metadata is damaged")
     return HeifImageFile(file)
 
 
 def _boxes(content: bytes) -> Iterator[bytes]:
-    """The outermost boxes of a HEIC, but for those of pixels alone."""
+    """Yield the top-level boxes of a HEIC file, except those with pixel data."""
     position = 0
     while position < len(content):
         size, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
@@ -181,14 +182,14 @@ def _boxes(content: bytes) -> Iterator[bytes]:
             size = int.from_bytes(content[position + 8 : position + 16])
         size = size or len(content) - position
         if size < BOX_HEADER:
-            raise ValueError("its boxes do not add up")
+            raise ValueError("its boxes have inconsistent sizes")
         if kind != b"mdat":
             yield content[position : position + size]
         position += size
 
 
 def _refuse_scans(path: Path, size: Size) -> None:
-    """A JPEG is decoded once for each of its scans, and thousands of them take few bytes."""
+    """Refuse a JPEG with too many scans: each is decoded over the whole image, and takes only a few bytes."""
     scans, last = 0, b""
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -207,33 +208,35 @@ def _is_text(content: bytes) -> bool:
     return True
 
 
-def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> Picture:
-    is_animated = image.format in ANIMATIONS and getattr(image, "is_animated", False)  # counting them takes its time
-    least = needed * HEADROOM_OF_DRAFTS  # of JPEG alone; nothing else can be drafted
+def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> DecodedImage:
+    is_animated = image.format in ANIMATIONS and getattr(image, "is_animated", False)  # counting the frames is slow
+    least = needed * HEADROOM_OF_DRAFTS  # draft mode has an effect on JPEG only
     drafted = image.draft(None, (math.ceil(original.width * least), math.ceil(original.height * least)))
     image.load()
     width, height = drafted[1][2:] if drafted else image.size
     factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)
     box = 0.0, 0.0, width / factor, height / factor
-    decoded = image.width * image.height
-    picture = Picture(rgb_on_white(image, shrink_by=factor), box, original, decoded, is_animated)
-    turn = upright_transpose(image)  # after load, which turns a TIFF itself
-    return picture if turn is None else _turned(picture, turn)
+    decoded_pixels = image.width * image.height
+    decoded = DecodedImage(rgb_on_white(image, shrink_by=factor), box, original, decoded_pixels, is_animated)
+    transpose = upright_transpose(image)  # after load, which rotates a TIFF itself
+    return decoded if transpose is None else _transposed(decoded, transpose)
 
 
-def _turned(picture: Picture, turn: Image.Transpose) -> Picture:
-    image, original = picture.image.transpose(turn), picture.original
-    width, height = picture.box[2:]
-    if turn in ON_ITS_SIDE:
+def _transposed(decoded: DecodedImage, transpose: Image.Transpose) -> DecodedImage:
+    image, original = decoded.image.transpose(transpose), decoded.original
+    width, height = decoded.box[2:]
+    if transpose in SWAPS_SIDES:
         width, height, original = height, width, Size(original.height, original.width)
-    left, right = (image.width - width, image.width) if turn in RIGHT_TO_LEFT else (0.0, width)
-    top, bottom = (image.height - height, image.height) if turn in BOTTOM_UP else (0.0, height)
-    return Picture(image, (left, top, right, bottom), original, picture.decoded, picture.is_animated)
+    left, right = (image.width - width, image.width) if transpose in RIGHT_TO_LEFT else (0.0, width)
+    top, bottom = (image.height - height, image.height) if transpose in BOTTOM_UP else (0.0, height)
+    return DecodedImage(image, (left, top, right, bottom), original, decoded.decoded_pixels, decoded.is_animated)
 
 
 def upright_transpose(image: Image.Image) -> Image.Transpose | None:
-    """What makes an image upright. By hand, as `ImageOps.exif_transpose` fails where other tags are odd; and EXIF that
-    cannot be read says nothing."""
+    """The transpose that makes an image upright, or None. Unreadable EXIF counts as upright.
+
+    `ImageOps.exif_transpose` is not used because it fails on invalid values of other tags.
+    """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except DAMAGE:
@@ -242,11 +245,11 @@ def upright_transpose(image: Image.Image) -> Image.Transpose | None:
 
 
 def refuse_size(size: Size, *, most_pixels: int) -> None:
-    """By the header alone, before any pixel takes memory."""
+    """Raise ValueError if an image of this size is not supported. Callers use it before they decode any pixel."""
     found = f"{size.width}x{size.height}"
     if size.pixels > most_pixels:
-        raise _UnfitError(f"{found} is too large: expected at most {most_pixels:,} pixels")
+        raise _UnsupportedSizeError(f"{found} is too large: expected at most {most_pixels:,} pixels")
     if min(size.width, size.height) < SHORTEST_SIDE:
-        raise _UnfitError(f"{found} is too small: expected at least {SHORTEST_SIDE} pixels a side")
+        raise _UnsupportedSizeError(f"{found} is too small: expected at least {SHORTEST_SIDE} pixels a side")
     if max(size.width, size.height) > LONGEST_RATIO * min(size.width, size.height):
-        raise _UnfitError(f"{found} is too long: expected at most {LONGEST_RATIO} to 1")
+        raise _UnsupportedSizeError(f"{found} is too long: expected at most {LONGEST_RATIO} to 1")

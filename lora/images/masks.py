@@ -1,38 +1,43 @@
-"""A mask that somebody painted, in any kind of file: white is what is meant. Knows no image that it is for."""
+"""Decodes inpainting masks from any supported image file: white selects. Knows nothing about the image to inpaint."""
 
 from pathlib import Path
 
 from PIL import Image
 
 from lora.images.colors import bands, rgb_on_white
-from lora.images.files import MOST_PIXELS, opened, reasons, refuse_size, upright_transpose
+from lora.images.files import MOST_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
 from lora.images.size import Size, center_crop_box
 
-BRIGHT = 128  # of 255: from here on it is white; and where no paint is, the paint itself is what is meant
+BRIGHT = 128  # of 255: from this level on a pixel is white
 
 
 def open_mask(path: Path, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
-    """The mask in 8-bit gray, upright, as large as it is. 16 bits are scaled; of a mask with transparency, what is not
-    painted is not meant. Raises ValueError with the reason, without naming the file, as `open_image` does."""
-    with reasons(path), opened(path) as image:
+    """Decode a mask into 8-bit gray, upright, in its own size.
+
+    16-bit gray is scaled. Transparent pixels are not selected; if no opaque pixel is bright, all painted pixels are
+    selected. Raises ValueError with the reason, without the file name, as `open_image` does.
+    """
+    with decoding_errors(path), open_header(path) as image:
         refuse_size(Size(*image.size), most_pixels=most_pixels)
         image.load()
-        mask, turn = _gray(image), upright_transpose(image)
-    return mask if turn is None else mask.transpose(turn)
+        mask, transpose = _gray(image), upright_transpose(image)
+    return mask if transpose is None else mask.transpose(transpose)
 
 
 def binarize(mask: Image.Image) -> Image.Image:
-    """With nothing between."""
+    """Convert a mask to black (0) and white (255)."""
     return mask.point(lambda value: 255 if value >= BRIGHT else 0)
 
 
 def fit_mask(mask: Image.Image, image: Size, size: Size) -> Image.Image:
-    """A mask of any size, as what `fit` makes of the image that it is for: black and white, and white wherever
-    any of the pixels is that become one, so that a small spot stays."""
+    """Resize and crop a mask of any size as `fit` does with an image of the size `image`.
+
+    The result is black and white; a pixel is white if any of its source pixels is, so that small spots are preserved.
+    """
     left, top, right, bottom = center_crop_box((0.0, 0.0, image.width, image.height), size)
     x, y = mask.width / image.width, mask.height / image.height
-    middle = left * x, top * y, right * x, bottom * y
-    means = binarize(mask).resize((size.width, size.height), Image.Resampling.BOX, middle)
+    crop_box = left * x, top * y, right * x, bottom * y
+    means = binarize(mask).resize((size.width, size.height), Image.Resampling.BOX, crop_box)
     return means.point(lambda mean: 255 if mean else 0)
 
 

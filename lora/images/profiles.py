@@ -1,19 +1,19 @@
-"""Colors as they were meant: a phone's wide gamut, a print's inks, all become sRGB, which is what FLUX knows."""
+"""Converts colors to sRGB by ICC profile: the wide gamut of phones, the inks of prints. FLUX expects sRGB."""
 
 import io
 from collections.abc import Callable
 
 from PIL import Image, ImageCms
 
-SRGB = "srgb"  # in the description of a profile that changes nothing
-SPACES = {"RGB": "RGB", "CMYK": "CMYK"}  # of profiles that are heeded, by the mode of the pixels they are about
+SRGB = "srgb"  # part of the description of a profile that needs no conversion
+SPACES = {"RGB": "RGB", "CMYK": "CMYK"}  # color space of the profiles that are applied, by the mode of the image
 Convert = Callable[[Image.Image], Image.Image]
 
 
 def to_srgb(mode: str, profile: bytes | None) -> Convert | None:
-    """What turns pixels of a mode into RGB by their ICC profile, or None where it changes or says nothing.
+    """A function that converts an image of a mode to sRGB by its ICC profile, or None if there is nothing to convert.
 
-    A profile that cannot be read, or is about other pixels, says nothing: the picture is worth more than its profile.
+    A profile that is invalid, or for another color space, is ignored rather than rejecting the image.
     """
     if not profile or mode not in SPACES:
         return None
@@ -25,10 +25,10 @@ def to_srgb(mode: str, profile: bytes | None) -> Convert | None:
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
-    return lambda picture: _applied(picture, transform)
+    return lambda image: _apply(image, transform)
 
 
-def _applied(picture: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
-    converted = ImageCms.applyTransform(picture, transform)
-    assert converted is not None  # as it would be if it had been made in place
+def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None  # None is returned for in-place transforms only
     return converted

@@ -1,24 +1,24 @@
-"""The size of a picture, and how a picture gets to another."""
+"""Sizes of images, and resizing an image to another size."""
 
 from dataclasses import dataclass
 
 from PIL import Image
 
-REDUCING_GAP = 2.0  # far larger pictures are first averaged down to twice the size: 54 dB from a plain resize
+REDUCING_GAP = 2.0  # much larger images are first averaged to twice the size: PSNR of 54 dB to a plain resize
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Size:
-    """Pixels."""
+    """The size of an image, in pixels."""
 
     width: int
     height: int
 
     @property
     def pixels(self) -> int:
-        """The area."""
+        """The number of pixels."""
         return self.width * self.height
 
     def __str__(self) -> str:
@@ -26,19 +26,18 @@ class Size:
 
 
 def cover_scale(original: Size, size: Size) -> float:
-    """How much a picture is scaled so that it covers a size."""
+    """The scale at which an image of size `original` covers `size`."""
     return max(size.width / original.width, size.height / original.height)
 
 
-def fit(picture: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
-    """Scale a picture, or a box of it, to cover `size` and cut what stands over, the same on both sides: resized, never
-    stretched."""
-    middle = center_crop_box(box or (0.0, 0.0, picture.width, picture.height), size)
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS, middle, REDUCING_GAP)
+def fit(image: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
+    """Resize an image, or a box of it, to cover `size`, and center-crop it; the aspect ratio is kept."""
+    crop_box = center_crop_box(box or (0.0, 0.0, image.width, image.height), size)
+    return image.resize((size.width, size.height), Image.Resampling.LANCZOS, crop_box, REDUCING_GAP)
 
 
 def center_crop_box(box: Box, size: Size) -> Box:
-    """What of a box covers `size` when scaled: all of it in one direction."""
+    """The centered part of a box that has the aspect ratio of `size`."""
     left, top, right, bottom = box
     scale = max(size.width / (right - left), size.height / (bottom - top))
     over_x = max(right - left - size.width / scale, 0.0) / 2

@@ -1,1 +1,1 @@
-"""A request becomes images. Knows no training."""
+"""Generates the images of a request. Knows no training."""

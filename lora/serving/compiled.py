@@ -1,34 +1,34 @@
-"""The blocks of a pipeline's transformer as graphs: each kind compiled once, for images of any size and any LoRA."""
+"""Compiles the blocks of a pipeline's transformer: each kind of block once, for all image sizes and all LoRAs."""
 
 import torch
 import torch.fx.experimental._config
 from diffusers import FluxPipeline
 
-from lora.engine.compilation import Graphs
+from lora.engine.compilation import EagerFallback
 from lora.flux.prompt import encode_prompt
-from lora.serving.progress import Say
+from lora.serving.progress import LogLine
 
 
 @torch.inference_mode()
-def compile_for_all_sizes(pipeline: FluxPipeline, *, say: Say) -> None:
-    """Compile what draws, and draw a step with it.
+def compile_for_all_sizes(pipeline: FluxPipeline, *, log_line: LogLine) -> None:
+    """Compile the transformer's blocks, and run one denoising step with them.
 
-    The step is drawn at the model's own size, so what is compiled does not depend on which request comes first. Weights
-    that are written later are those that a graph reads. A compiler that fails costs a line, and speed; a try that was
-    cancelled can be made again.
+    The step runs at the model's native size, so the compiled graphs do not depend on the size of the first request.
+    The graphs read the weights at each call, so weights may be written afterwards. If compilation fails, `log_line`
+    receives one line and the blocks run uncompiled. After a cancel, this function can be called again.
     """
     blocks = [*pipeline.transformer.transformer_blocks, *pipeline.transformer.single_transformer_blocks]
-    graphs = Graphs(say)
+    fallback = EagerFallback(log_line)
     for block in blocks:
         block.__dict__.pop("forward", None)
-        graph = torch.compile(block.forward, fullgraph=True, dynamic=True)  # hooks of a block stay outside of it
-        block.__dict__["forward"] = graphs.or_eager(graph, block.forward)
-    # a text of as many tokens as a head has channels would count as of that length for ever
+        graph = torch.compile(block.forward, fullgraph=True, dynamic=True)  # a block's hooks stay outside the graph
+        block.__dict__["forward"] = fallback.or_eager(graph, block.forward)
+    # with duck shaping, a text with as many tokens as a head has channels would be specialized to that length
     with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined] # made at import
-        _draw_a_step(pipeline)
+        _run_one_step(pipeline)
 
 
-def _draw_a_step(pipeline: FluxPipeline) -> None:
+def _run_one_step(pipeline: FluxPipeline) -> None:
     prompt = encode_prompt(pipeline, "")
     pipeline(
         prompt_embeds=prompt.tokens[None],

@@ -1,4 +1,4 @@
-"""A request becomes images: from nothing, from another image, or in a part of one. Knows no LoRA and no file."""
+"""Generates the images of a request: text to image, image to image, and inpainting. Knows no LoRA and no file."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,45 +10,45 @@ from PIL import Image
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.flux.sampling import generate_image
 from lora.images.size import Size
-from lora.serving.progress import Progress, Say
+from lora.serving.progress import LogLine, Progress
 from lora.serving.request import Request, size_for_image
-from lora.serving.sources import Fitted, Source
+from lora.serving.sources import FittedSource, Source
 
 
 @torch.inference_mode()
-def draw(
+def generate(
     pipeline: FluxPipeline,
     request: Request,
     source: Source | None = None,
     *,
     prompt: Prompt | None = None,
-    say: Say = lambda _: None,
+    log_line: LogLine = lambda _: None,
 ) -> Iterator[Image.Image]:
-    """The images of a request, one by one: each has a seed of its own, so each can be drawn again alone.
+    """Yield the images of a request, one at a time. Each image has its own seed and can be reproduced alone.
 
-    With a source, its shape decides theirs, at no more pixels than the request would have without. `prompt` is that of
-    the request, if it is encoded already; `say` is told how far it is.
+    With a source, the images have its shape, and no more pixels than they would have without a source. `prompt` is
+    the encoded prompt of the request, if it is available; `log_line` receives the progress.
     """
     prompt = prompt or encode_prompt(pipeline, request.prompt)
-    progress = Progress(say, images=request.num_outputs)
+    progress = Progress(log_line, images=request.num_outputs)
     size = output_size(pipeline, request, source)
     fitted = source.fitted(size) if source else None
     for seed in request.seeds:
         if fitted is None:
-            yield _draw(pipeline, prompt, request, size, seed, progress)
+            yield _generate_from_text(pipeline, prompt, request, size, seed, progress)
         else:
-            yield _redraw(pipeline, prompt, request, fitted, seed, progress)
+            yield _generate_from_image(pipeline, prompt, request, fitted, seed, progress)
 
 
 def output_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
-    """That of the images of a request."""
+    """Return the size of the images of a request."""
     native = pipeline.vae.config.sample_size
     if source is None:
         return Size(*request.size(native=native))
-    return size_for_image(source.picture.original, megapixels=request.megapixels, native=native)
+    return size_for_image(source.decoded.original, megapixels=request.megapixels, native=native)
 
 
-def _draw(
+def _generate_from_text(
     pipeline: FluxPipeline, prompt: Prompt, request: Request, size: Size, seed: int, progress: Progress
 ) -> Image.Image:
     return generate_image(
@@ -63,22 +63,23 @@ def _draw(
     )
 
 
-def _redraw(
-    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: Fitted, seed: int, progress: Progress
+def _generate_from_image(
+    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: FittedSource, seed: int, progress: Progress
 ) -> Image.Image:
-    """The steps that are left of `num_inference_steps` at this strength, at least one; none at strength 0."""
+    """Run `strength` times `num_inference_steps` steps, at least one. Return the source image itself if `strength` is 0
+    or the mask is black."""
     if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
         return source.image
     kind = FluxImg2ImgPipeline if source.mask is None else FluxInpaintPipeline
-    redrawing = kind(**pipeline.components)  # from_pipe would turn the weights, which they share, into fp32
-    redrawing.set_progress_bar_config(disable=True)
+    image_pipeline = kind(**pipeline.components)  # from_pipe would cast the shared weights to fp32
+    image_pipeline.set_progress_bar_config(disable=True)
 
     def on_step_end(_pipe: FluxPipeline, _step: int, _time: int, kwargs: dict[str, object]) -> dict[str, object]:
-        progress.step(of=redrawing.num_timesteps)
+        progress.step(of=image_pipeline.num_timesteps)
         return kwargs
 
     masked = {} if source.mask is None else {"mask_image": source.mask}
-    return redrawing(
+    return image_pipeline(
         image=source.image,
         **masked,
         prompt_embeds=prompt.tokens[None],

@@ -1,7 +1,7 @@
-"""The transformer in 8 bits, for requests that go fast: rounded from the plain one as it is dressed. Knows no LoRA.
+"""The int8 transformer for requests with go_fast, quantized from the current weights of the plain one. Knows no LoRA.
 
-What is worn is rounded together with the weights that it was added to, so it keeps its full strength; and the same
-weights are the same codes, whatever was worn before.
+LoRAs are quantized together with the weights that they are merged into, so they keep their full strength. Equal weights
+give equal codes, whatever was applied before.
 """
 
 import re
@@ -14,13 +14,14 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 
 from lora.engine.int8 import W8A8Linear
-from lora.engine.streaming import streams
+from lora.engine.streaming import is_streamed
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.lora_merger import LoraMerger
-from lora.serving.progress import Say
+from lora.serving.progress import LogLine
 
-# These multiply every token of text and image: nearly all of the work. The others see the timestep and the prompt as a
-# whole, or are the way in and out: little work, and much quality if rounded.
+# These layers multiply every token of text and image, which is nearly all of the work. The other layers compute the
+# modulation from timestep and pooled prompt, or are the embedders and the output layer: they are little work, and
+# quantizing them costs much quality.
 PER_TOKEN = re.compile(
     r"transformer_blocks\.\d+\.(attn|ff|ff_context)\..+"
     r"|single_transformer_blocks\.\d+\.(attn\..+|proj_mlp|proj_out)"
@@ -28,62 +29,67 @@ PER_TOKEN = re.compile(
 
 
 class Int8Transformer:
-    """Draws in the place of a pipeline's transformer. Wherever a call is interrupted, the next one finds its way."""
+    """Replaces a pipeline's transformer temporarily. Stays valid if a call is interrupted at any point."""
 
-    def __init__(self, pipeline: FluxPipeline, merger: LoraMerger, *, say: Say) -> None:
-        """For the pipeline that `merger` dresses, with its own transformer. `say` is told before what takes long."""
+    def __init__(self, pipeline: FluxPipeline, merger: LoraMerger, *, log_line: LogLine) -> None:
+        """`merger` applies the LoRAs of `pipeline`, which has its plain transformer; `log_line` receives a line before
+        a step that takes long."""
         self._pipeline = pipeline
         self._plain: FluxTransformer2DModel = pipeline.transformer
         self._merger = merger
-        self._say = say
-        self._rounded: dict[str, int] = {}  # by layer: how often it had been written when it was rounded
+        self._log_line = log_line
+        self._quantized_writes: dict[str, int] = {}  # by layer: the merger's count of writes when it was quantized
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """The pipeline draws in 8 bits, wearing what it wears as this begins.
+        """Within the block, the pipeline uses the int8 transformer, with the LoRAs that are applied at its start.
 
-        Raises ValueError with one sentence if the model's layers are not of sizes that a GPU multiplies in 8 bits.
+        Raises ValueError with one sentence if a GPU cannot multiply layers of these sizes in int8.
         """
-        self._round()
-        with self._drawn_by(self._fast):
+        self._quantize()
+        with self._use(self._fast):
             yield
 
     @cached_property
     def _fast(self) -> FluxTransformer2DModel:
-        """Made when first asked for: who never goes fast spends no memory on it."""
+        """The int8 transformer, built at first use, so that it takes no memory without go_fast."""
         fast = build_int8_transformer(self._plain)
         if fast.device.type == "cuda":
-            self._say("go_fast: compiling, once for all sizes of images")
-            with self._drawn_by(fast):
-                compile_for_all_sizes(self._pipeline, say=self._say)
+            self._log_line("go_fast: compiling once for all image sizes")
+            with self._use(fast):
+                compile_for_all_sizes(self._pipeline, log_line=self._log_line)
         return fast
 
     @contextmanager
-    def _drawn_by(self, transformer: FluxTransformer2DModel) -> Iterator[None]:
+    def _use(self, transformer: FluxTransformer2DModel) -> Iterator[None]:
         try:
             self._pipeline.transformer = transformer
             yield
         finally:
             self._pipeline.transformer = self._plain
 
-    def _round(self) -> None:
-        """Round the layers that were written since they were last rounded; the first time, all of them."""
+    def _quantize(self) -> None:
+        """Quantize the layers that were written since they were last quantized; the first time, all layers."""
         for name, layer in int8_layers(self._fast).items():
             writes = self._merger.writes[f"transformer.{name}"]
-            if self._rounded.get(name) != writes:
+            if self._quantized_writes.get(name) != writes:
                 weight = self._plain.get_submodule(name).weight
-                layer.hold(weight, device=weight.device, dtype=weight.dtype)
-                self._rounded[name] = writes
+                layer.store_weight(weight, device=weight.device, dtype=weight.dtype)
+                self._quantized_writes[name] = writes
 
 
 def build_int8_transformer(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
-    """The same model with 8-bit layers, which hold no weights yet; all else are the parameters of `plain` themselves.
+    """Return the same model with int8 layers, whose weights are not stored yet; it shares all other parameters with
+    `plain`.
 
-    Raises ValueError with one sentence if a layer's sizes are not such as a GPU multiplies in 8 bits, or if layers have
-    their weights in host memory.
+    Raises ValueError with one sentence if a GPU cannot multiply layers of these sizes in int8, or if the weights of
+    `plain` are streamed from host memory.
     """
-    if any(map(streams, plain.modules())):
-        raise ValueError("go_fast is true, for which the GPU has no memory beside the model: expected false")
+    if any(map(is_streamed, plain.modules())):
+        raise ValueError(
+            "go_fast is true, but the GPU has not enough free memory for a second copy of the model in 8 bits: "
+            "expected false"
+        )
     with torch.device("meta"):
         fast = FluxTransformer2DModel.from_config(plain.config)
     for name, module in plain.named_modules():
@@ -96,5 +102,5 @@ def build_int8_transformer(plain: FluxTransformer2DModel) -> FluxTransformer2DMo
 
 
 def int8_layers(fast: FluxTransformer2DModel) -> dict[str, W8A8Linear]:
-    """The layers that multiply in 8 bits, by name."""
+    """Return the int8 layers by name."""
     return {name: module for name, module in fast.named_modules() if isinstance(module, W8A8Linear)}

@@ -1,4 +1,4 @@
-"""LoRAs that were worn lately, ready to be worn again. Knows no file."""
+"""Caches converted LoRAs, so that a LoRA is not read again for each request. Knows no file."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -11,47 +11,47 @@ from lora.formats.weight_deltas import FluxLora
 from lora.serving.compatibility import deltas_by_layer
 
 MOST_BYTES = 4 * 2**30
-MOST_STAMPS = 1000
+MOST_CACHE_KEYS = 1000
 
-Read = Callable[[], tuple[str, Mapping[str, Tensor]]]  # a file's digest and tensors
+Read = Callable[[], tuple[str, Mapping[str, Tensor]]]  # returns a file's digest and tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A LoRA in one layout."""
+class CachedLora:
+    """A converted LoRA and the digest of its file."""
 
-    digest: str  # of its file
+    digest: str
     lora: FluxLora
 
 
 class LoraCache:
-    """Keeps LoRAs by the digest of their files, and lets go of those that were not asked for longest."""
+    """Keeps LoRAs by the digests of their files, and evicts the least recently used."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._digests: OrderedDict[str, str] = OrderedDict()  # by what files are known by before they are read
+        self._cached: OrderedDict[str, CachedLora] = OrderedDict()
+        self._digests: OrderedDict[str, str] = OrderedDict()  # by cache key, which is known before a file is read
 
-    def lora(self, stamp: str, read: Read) -> Kept:
-        """The LoRA of a file, which is read only if none with this stamp is here.
+    def lora(self, cache_key: str, read: Read) -> CachedLora:
+        """Return the LoRA of a file; call `read` only if no LoRA with this cache key is cached.
 
-        Raises ValueError with the end of a sentence if it is none of FLUX.1, and whatever `read` raises.
+        Raises ValueError with the end of a sentence if it is no LoRA for FLUX.1, and whatever `read` raises.
         """
-        kept = self._kept.get(self._digests.get(stamp, ""))
-        if kept is None:
+        cached = self._cached.get(self._digests.get(cache_key, ""))
+        if cached is None:
             digest, tensors = read()
-            kept = self._kept.get(digest) or Kept(digest, convert_lora(tensors))
-        self._keep(stamp, kept)
-        return kept
+            cached = self._cached.get(digest) or CachedLora(digest, convert_lora(tensors))
+        self._store(cache_key, cached)
+        return cached
 
-    def _keep(self, stamp: str, kept: Kept) -> None:
-        self._digests[stamp], self._kept[kept.digest] = kept.digest, kept
-        self._digests.move_to_end(stamp)
-        self._kept.move_to_end(kept.digest)
-        while len(self._digests) > MOST_STAMPS:
+    def _store(self, cache_key: str, cached: CachedLora) -> None:
+        self._digests[cache_key], self._cached[cached.digest] = cached.digest, cached
+        self._digests.move_to_end(cache_key)
+        self._cached.move_to_end(cached.digest)
+        while len(self._digests) > MOST_CACHE_KEYS:
             self._digests.popitem(last=False)
-        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > MOST_BYTES:
-            self._kept.popitem(last=False)
+        while len(self._cached) > 1 and sum(map(_bytes, self._cached.values())) > MOST_BYTES:
+            self._cached.popitem(last=False)
 
 
-def _bytes(kept: Kept) -> int:
-    return sum(tensor.nbytes for _, change in deltas_by_layer(kept.lora) for tensor in change.tensors)
+def _bytes(cached: CachedLora) -> int:
+    return sum(tensor.nbytes for _, delta in deltas_by_layer(cached.lora) for tensor in delta.tensors)

@@ -1,8 +1,8 @@
-"""Which LoRAs a pipeline wears: added to its weights, from copies of those as they were. Knows no file and no prompt.
+"""Merges LoRAs into the weights of a pipeline, from copies of the original weights. Knows no file and no prompt.
 
-Weights are only ever written as base + change, and never by what they differ from what was worn before: the same
-outfit is the same weights bit for bit, whatever came before, and nothing worn is the base itself. What is worn costs
-no time to draw with.
+Weights are always written as original + deltas, never as an update of what was applied before. So the same LoRAs give
+the same weights bit for bit, whatever was applied before, and without LoRAs the weights are the originals. Merged LoRAs
+add no time to generation.
 """
 
 from collections import Counter, defaultdict
@@ -14,173 +14,181 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from lora.engine.streaming import invalidate_device_copies, stored_weight
-from lora.formats.weight_deltas import Change, FluxLora, Pair
+from lora.formats.weight_deltas import FluxLora, LowRankFactors, WeightDelta
 from lora.serving.compatibility import Layers, deltas_by_layer, linear_layers, refuse_incompatible
 
-RESERVE = 8 * 2**30  # bytes of a GPU that stay free for drawing; copies beyond that go to the host, or are not kept
+RESERVE = 8 * 2**30  # bytes of GPU memory that stay free for generation; further copies go to the host or are dropped
 
 
 @dataclass(frozen=True, slots=True)
 class AppliedLora:
-    """A LoRA, and how strongly it is worn: 0 is not at all, -1 takes away."""
+    """A LoRA and its scale: at 0 it has no effect, -1 subtracts it."""
 
-    digest: str  # the same for the same LoRA, and for no other
+    digest: str  # equal for equal LoRAs only
     lora: FluxLora
     scale: float
-    named: str  # by its input and its reference, for errors
+    named: str  # its input and its reference, for error messages
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A layer's weights as they were before anything was worn."""
+    """A layer's weights before any LoRA was applied."""
 
-    weight: Tensor  # [out, in], perhaps on the host
+    weight: Tensor  # [out, in], on the layer's device or the host
     hash: int
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledDelta:
-    """What a LoRA changes of one layer, and how strongly it is worn."""
+    """A LoRA's weight delta of one layer, and its scale."""
 
     digest: str  # the LoRA's
-    change: Change
+    delta: WeightDelta
     scale: float
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledFactors:
-    """A plain LoRA of one layer where it is multiplied, and how strongly it is worn."""
+    """A LoRA's low-rank factors of one layer, on the device that multiplies them, and their scale."""
 
-    pair: Pair
+    factors: LowRankFactors
     scale: float
 
 
-Changes = Mapping[str, Sequence[ScaledDelta]]  # by names of layers
+Deltas = Mapping[str, Sequence[ScaledDelta]]  # by layer name
 
 
 class LoraMerger:
-    """Puts LoRAs on a pipeline and takes them off. Wherever a call is interrupted, the next one finds its way."""
+    """Merges LoRAs into a pipeline and removes them. Stays valid if a call is interrupted at any point."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         self._layers = linear_layers(pipeline)
-        self._originals: dict[str, Original] = {}  # of every layer that was ever changed
-        self._placed: dict[tuple[str, str], Pair] = {}  # of what is worn, by digest and layer, where it is multiplied
-        self._changed: set[str] = set()  # layers that may not be as they were
-        self._worn: tuple[tuple[str, float], ...] | None = ()  # None in the midst of a change
+        self._originals: dict[str, Original] = {}  # of every layer that was ever written
+        self._device_factors: dict[tuple[str, str], LowRankFactors] = {}  # of applied LoRAs, by digest and layer
+        self._merged: set[str] = set()  # layers whose weights may differ from the originals
+        self._applied: tuple[tuple[str, float], ...] | None = ()  # None while the weights are being written
         self._on_text: tuple[tuple[str, float], ...] = ()
-        self.is_intact = True  # whether the base has always come back as it was
-        self.writes: Counter[str] = Counter()  # how often a layer's weights were, or were about to be, written
+        self.is_intact = True  # whether the original weights were restored exactly each time
+        self.writes: Counter[str] = Counter()  # by layer: how often its weights were written, counted before each write
 
-    def wear(self, outfit: Sequence[AppliedLora]) -> None:
-        """Wear these and nothing else.
+    def apply(self, loras: Sequence[AppliedLora]) -> None:
+        """Apply these LoRAs, and remove all others.
 
-        Raises ValueError if one does not fit; what was worn is then worn still. Raises ValueError if weights become
-        infinite; after that, and after any other exception, nothing is worn.
+        Raises ValueError if a LoRA is incompatible; the LoRAs that were applied then stay applied. Raises ValueError if
+        weights become infinite; after that, and after any other exception, no LoRA is applied.
         """
-        for worn in outfit:
-            _refuse_incompatible(worn, self._layers)
-        seen = [worn for worn in outfit if worn.scale != 0]
-        wanted = tuple((worn.digest, worn.scale) for worn in seen)
-        if wanted == self._worn:
+        for lora in loras:
+            _refuse_incompatible(lora, self._layers)
+        effective = [lora for lora in loras if lora.scale != 0]
+        wanted = tuple((lora.digest, lora.scale) for lora in effective)
+        if wanted == self._applied:
             return
-        self._worn = None
+        self._applied = None
         try:
-            self._become(_changes(seen))
-            self._refuse_infinite(seen)
-            self._on_text = tuple((each.digest, each.scale) for each in seen if each.lora.clip or each.lora.t5)
-            self._worn = wanted
+            self._merge(_scaled_deltas(effective))
+            self._refuse_infinite(effective)
+            self._on_text = tuple((each.digest, each.scale) for each in effective if each.lora.clip or each.lora.t5)
+            self._applied = wanted
         finally:
-            if self._worn is None:  # an error, or a cancel
-                self._become({})
-                self._worn, self._on_text = (), ()
-            digests = {digest for digest, _ in self._worn}
-            self._placed = {key: pair for key, pair in self._placed.items() if key[0] in digests}
+            if self._applied is None:  # an error or a cancel
+                self._merge({})
+                self._applied, self._on_text = (), ()
+            digests = {digest for digest, _ in self._applied}
+            self._device_factors = {key: each for key, each in self._device_factors.items() if key[0] in digests}
 
     @property
     def on_text_encoders(self) -> tuple[tuple[str, float], ...]:
-        """What of the outfit changes how a prompt is encoded: digests and scales."""
+        """Digests and scales of the applied LoRAs that change the text encoders."""
         return self._on_text
 
     @torch.no_grad()
-    def _become(self, changes: Changes) -> None:
-        for name in self._changed - changes.keys():
+    def _merge(self, deltas: Deltas) -> None:
+        """Write original + deltas to these layers, and restore the originals of all other merged layers."""
+        for name in self._merged - deltas.keys():
             self.writes[name] += 1
             invalidate_device_copies(self._layers[name])
             stored_weight(self._layers[name]).copy_(self._originals[name].weight)
-        for name, scaled in changes.items():
-            self._change(name, scaled)
-        self._changed = self._changed & changes.keys()
-        if not changes:
+        for name, scaled in deltas.items():
+            self._merge_into(name, scaled)
+        self._merged = self._merged & deltas.keys()
+        if not deltas:
             hashes = {name: _hash(stored_weight(self._layers[name])) for name in self._originals}
             self.is_intact &= all(hashes[name] == original.hash for name, original in self._originals.items())
 
-    def _change(self, name: str, scaled: Sequence[ScaledDelta]) -> None:
+    def _merge_into(self, name: str, scaled: Sequence[ScaledDelta]) -> None:
         layer = self._layers[name]
         weight = stored_weight(layer)
         if name not in self._originals:
             self._originals[name] = Original(_copy(weight), _hash(weight))
-        self._changed.add(name)
+        self._merged.add(name)
         self.writes[name] += 1
         original = self._originals[name].weight.to(layer.weight.device)
-        pairs = [self._pair(name, each, original.device) for each in scaled if isinstance(each.change, Pair)]
+        low_rank = [
+            self._factors(name, each, original.device) for each in scaled if isinstance(each.delta, LowRankFactors)
+        ]
         invalidate_device_copies(layer)
-        _write(weight, original, pairs, [each for each in scaled if not isinstance(each.change, Pair)])
+        _write(weight, original, low_rank, [each for each in scaled if not isinstance(each.delta, LowRankFactors)])
 
-    def _pair(self, name: str, scaled: ScaledDelta, device: torch.device) -> ScaledFactors:
-        """Where it is multiplied: there already if only the scale is another, and memory let it stay."""
+    def _factors(self, name: str, scaled: ScaledDelta, device: torch.device) -> ScaledFactors:
+        """Return the factors on the device. They are kept there, memory permitting, for when only the scale changes."""
         key = (scaled.digest, name)
-        pair = self._placed.get(key)
-        if pair is None:
-            whole = scaled.change.pair()
-            pair = Pair(whole.down.to(device), whole.up.to(device))
-            if _has_room(device, for_bytes=pair.down.nbytes + pair.up.nbytes):
-                self._placed[key] = pair
-        return ScaledFactors(pair, scaled.scale)
+        factors = self._device_factors.get(key)
+        if factors is None:
+            whole = scaled.delta.low_rank()
+            factors = LowRankFactors(whole.down.to(device), whole.up.to(device))
+            if _has_free_memory(device, for_bytes=factors.down.nbytes + factors.up.nbytes):
+                self._device_factors[key] = factors
+        return ScaledFactors(factors, scaled.scale)
 
-    def _refuse_infinite(self, outfit: Sequence[AppliedLora]) -> None:
-        if not _are_finite(stored_weight(self._layers[name]) for name in self._changed):
-            names = " with ".join(worn.named for worn in outfit)
-            raise ValueError(f"{names} makes weights of the model infinite: expected smaller numbers or scales")
+    def _refuse_infinite(self, loras: Sequence[AppliedLora]) -> None:
+        if not _are_finite(stored_weight(self._layers[name]) for name in self._merged):
+            names = " with ".join(lora.named for lora in loras)
+            raise ValueError(
+                f"{names} makes weights of the model infinite: expected a smaller scale, or a LoRA that is not damaged"
+            )
 
 
-def _refuse_incompatible(worn: AppliedLora, layers: Layers) -> None:
+def _refuse_incompatible(applied: AppliedLora, layers: Layers) -> None:
     try:
-        refuse_incompatible(worn.lora, layers)
+        refuse_incompatible(applied.lora, layers)
     except ValueError as error:
-        raise ValueError(f"{worn.named} {error}") from error
+        raise ValueError(f"{applied.named} {error}") from error
 
 
-def _changes(outfit: Sequence[AppliedLora]) -> Changes:
-    changes: defaultdict[str, list[ScaledDelta]] = defaultdict(list)
-    for worn in outfit:
-        for name, change in deltas_by_layer(worn.lora):
-            changes[name].append(ScaledDelta(worn.digest, change, worn.scale))
-    return changes
+def _scaled_deltas(loras: Sequence[AppliedLora]) -> Deltas:
+    deltas: defaultdict[str, list[ScaledDelta]] = defaultdict(list)
+    for applied in loras:
+        for name, delta in deltas_by_layer(applied.lora):
+            deltas[name].append(ScaledDelta(applied.digest, delta, applied.scale))
+    return deltas
 
 
-def _write(weight: Tensor, original: Tensor, pairs: Sequence[ScaledFactors], others: Sequence[ScaledDelta]) -> None:
-    """One product of all plain LoRAs and one rounding, however many there are; others are whole for a moment, in
-    fp32. On the original's device, from which a weight that streams is copied to where it is kept."""
+def _write(weight: Tensor, original: Tensor, low_rank: Sequence[ScaledFactors], others: Sequence[ScaledDelta]) -> None:
+    """Write original + deltas to a weight.
+
+    All low-rank LoRAs together are one matrix product and one rounding; each other delta is materialized in fp32 for
+    a moment. Computed on the original's device; a streamed weight is then copied to host memory.
+    """
     total = original.to(torch.float32, copy=True) if others else original
     for each in others:
-        total.add_(each.change.matrix(total.device), alpha=each.scale)
-    if pairs:
-        up, down, scale = _joined(pairs)
+        total.add_(each.delta.matrix(total.device), alpha=each.scale)
+    if low_rank:
+        up, down, scale = _concatenated(low_rank)
         into = total if others else weight if weight.device == total.device else None
         total = torch.addmm(total, up.to(total), down.to(total), alpha=scale, out=into)
     weight.copy_(total)
 
 
-def _joined(pairs: Sequence[ScaledFactors]) -> tuple[Tensor, Tensor, float]:
-    """Up, down and scale of one LoRA that is all of them."""
-    if len(pairs) == 1:
-        return pairs[0].pair.up, pairs[0].pair.down, pairs[0].scale
-    up = torch.cat([each.pair.up * each.scale for each in pairs], dim=1)
-    return up, torch.cat([each.pair.down for each in pairs]), 1.0
+def _concatenated(loras: Sequence[ScaledFactors]) -> tuple[Tensor, Tensor, float]:
+    """Return up, down and scale of the one LoRA that equals the sum of these."""
+    if len(loras) == 1:
+        return loras[0].factors.up, loras[0].factors.down, loras[0].scale
+    up = torch.cat([each.factors.up * each.scale for each in loras], dim=1)
+    return up, torch.cat([each.factors.down for each in loras]), 1.0
 
 
 def _are_finite(weights: Iterable[Tensor]) -> bool:
-    """By their sums, asked of each device once: it need not be waited for at every layer."""
+    """Check the sums of the weights, with one synchronization for each device instead of one for each layer."""
     sums: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
     for weight in weights:
         sums[weight.device].append(weight.detach().sum(dtype=torch.float32))
@@ -188,12 +196,12 @@ def _are_finite(weights: Iterable[Tensor]) -> bool:
 
 
 def _copy(weight: Tensor) -> Tensor:
-    """On the same device if that has room to spare."""
-    has_room = _has_room(weight.device, for_bytes=weight.nbytes)
-    return weight.detach().clone() if has_room else weight.detach().cpu()
+    """Copy a weight on its own device if that has memory to spare, else to the host."""
+    fits = _has_free_memory(weight.device, for_bytes=weight.nbytes)
+    return weight.detach().clone() if fits else weight.detach().cpu()
 
 
-def _has_room(device: torch.device, *, for_bytes: int) -> bool:
+def _has_free_memory(device: torch.device, *, for_bytes: int) -> bool:
     return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] >= RESERVE + for_bytes
 
 

@@ -1,4 +1,4 @@
-"""Base models that are loaded, each with what it wears. Knows paths, not which models there are."""
+"""The loaded base models, each with its applied LoRAs. Knows folders, not which base models there are."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,81 +12,82 @@ from lora.engine.options import Engine, chosen_engine
 from lora.flux.loading import device, free_memory, load_pipeline, precision
 from lora.flux.placement import GENERATION_BYTES, bytes_of_components
 from lora.serving.compiled import compile_for_all_sizes
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
-from lora.serving.progress import Say
+from lora.serving.progress import LogLine
 from lora.serving.prompts import Prompts
 from lora.serving.request import Request
 from lora.serving.sources import Source
 
 
 class Model:
-    """A base model, ready to draw."""
+    """A loaded base model that generates images."""
 
-    def __init__(self, path: Path, engine: Engine, say: Say) -> None:
-        """The base in this folder; `say` is told how far a request is, and what takes long."""
+    def __init__(self, path: Path, engine: Engine, log_line: LogLine) -> None:
+        """Load the base model in a folder; `log_line` receives the progress of requests, and a line before a step that
+        takes long."""
         self.pipeline = load_pipeline(path)
         if engine == "fast" and device().type == "cuda":  # on a CPU it takes longer than it saves
-            say("compiling, once for all sizes of images")
-            compile_for_all_sizes(self.pipeline, say=say)
+            log_line("compiling once for all image sizes")
+            compile_for_all_sizes(self.pipeline, log_line=log_line)
         self._plain = self.pipeline.transformer
         self._merger = LoraMerger(self.pipeline)
         self._prompts = Prompts(self.pipeline)
-        self._say = say
-        self._fast = self._new_fast()
+        self._log_line = log_line
+        self._fast = self._new_int8_transformer()
 
     @property
     def is_intact(self) -> bool:
-        """Whether the base has always come back as it was loaded, whatever was worn."""
+        """Whether the weights that were loaded were restored exactly each time that LoRAs were removed."""
         return self._merger.is_intact
 
-    def wear(self, outfit: Sequence[AppliedLora]) -> None:
-        """Wear these LoRAs and no others. Raises ValueError if one does not fit this base."""
-        self._merger.wear(outfit)
+    def apply(self, loras: Sequence[AppliedLora]) -> None:
+        """Apply these LoRAs and remove all others. Raises ValueError if a LoRA is incompatible with this base model."""
+        self._merger.apply(loras)
 
-    def draw(self, request: Request, source: Source | None, outfit: Sequence[AppliedLora]) -> Iterator[Image.Image]:
-        """The images of a request, one by one, wearing these LoRAs and no others.
+    def generate(self, request: Request, source: Source | None, loras: Sequence[AppliedLora]) -> Iterator[Image.Image]:
+        """Yield the images of a request, one at a time, with these LoRAs applied and no others.
 
-        Raises ValueError if a LoRA does not fit this base, RuntimeError if the memory does not suffice; the next
-        request finds more of it then.
+        Raises ValueError if a LoRA is incompatible with this base model. Raises RuntimeError if the GPU runs out of
+        memory; this releases the int8 transformer, so the next request has more memory.
         """
         try:
-            self.pipeline.transformer = self._plain  # a cancel may have come as the fast one was taken out
-            self.wear(outfit)
-            prompt = self._prompts.encode(request.prompt, worn=self._merger.on_text_encoders)
+            self.pipeline.transformer = self._plain  # a cancel may have left the int8 transformer in its place
+            self.apply(loras)
+            prompt = self._prompts.encode(request.prompt, applied=self._merger.on_text_encoders)
             with self._fast.enabled() if request.go_fast else nullcontext():
-                yield from draw(self.pipeline, request, source, prompt=prompt, say=self._say)
+                yield from generate(self.pipeline, request, source, prompt=prompt, log_line=self._log_line)
         except torch.OutOfMemoryError as error:
-            self._fast = self._new_fast()  # the old one holds the model once more, in 8 bits
+            self._fast = self._new_int8_transformer()  # the old one holds a copy of the model in int8
             free_memory()
             wanted = f"a smaller image{', or go_fast false' if request.go_fast else ''}"
-            raise RuntimeError(f"the GPU's memory does not suffice for this request: expected {wanted}") from error
+            raise RuntimeError(f"the GPU ran out of memory for this request: expected {wanted}") from error
 
-    def _new_fast(self) -> Int8Transformer:
-        return Int8Transformer(self.pipeline, self._merger, say=self._say)
+    def _new_int8_transformer(self) -> Int8Transformer:
+        return Int8Transformer(self.pipeline, self._merger, log_line=self._log_line)
 
 
 class Models:
-    """Keeps those that were drawn with, as long as there is memory for another."""
+    """Keeps base models loaded, until there is not enough memory for another."""
 
-    def __init__(self, say: Say) -> None:
-        """`say` is that of each of them. Raises ValueError if the environment asks for an engine that nobody knows."""
-        self._engine, self._say = chosen_engine(), say
+    def __init__(self, log_line: LogLine) -> None:
+        """`log_line` is passed to each model. Raises ValueError if the environment names an unknown engine."""
+        self._engine, self._log_line = chosen_engine(), log_line
         self._loaded: dict[Path, Model] = {}
 
     @property
     def are_intact(self) -> bool:
-        """Whether all of them are."""
+        """Whether all loaded models are intact."""
         return all(model.is_intact for model in self._loaded.values())
 
     def model(self, path: Path) -> Model:
-        """The base in this folder, loaded if it is not yet."""
+        """Return the base model in a folder, and load it if necessary."""
         if path not in self._loaded:
             if _free_bytes() < sum(bytes_of_components(path, precision()).values()) + GENERATION_BYTES:
                 self._loaded.clear()
                 free_memory()
-            self._loaded[path] = Model(path, self._engine, self._say)
+            self._loaded[path] = Model(path, self._engine, self._log_line)
         return self._loaded[path]
 
 

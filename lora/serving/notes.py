@@ -1,4 +1,4 @@
-"""What a person should know of a request that is drawn, but not quite as it was written. Draws nothing."""
+"""Notes for the log about inputs of a request that have less effect than they seem to. Generates nothing."""
 
 from collections.abc import Iterator
 
@@ -21,14 +21,14 @@ def notes(
     width: int | None,
     height: int | None,
 ) -> Iterator[str]:
-    """One sentence for each input that does less than was asked of it; `size` is that of the images."""
+    """Yield one sentence for each input that has less effect than it seems to; `size` is the size of the images."""
     count, most = token_count(pipeline, request.prompt), text_tokens(pipeline)
     if count > most:
-        yield f"the prompt has {count} tokens, of which the first {most} are read"
+        yield f"the prompt has {count} tokens, but the base reads only the first {most}"
     if request.aspect_ratio != CUSTOM and (width or height):
-        yield f"width and height are not looked at, as aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
+        yield f"width and height are ignored, because aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
     mask = source and source.fitted_mask(size)
     if mask and mask.getextrema() == BLACK:
-        yield "the mask is black everywhere, so the image stays as it is"
+        yield "the mask is black everywhere, so nothing of the image is regenerated"
     elif source and request.aspect_ratio == CUSTOM:
-        yield "the shape of the image counts, not width and height"
+        yield "width and height are ignored, because the output has the shape of the image"

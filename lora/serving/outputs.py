@@ -1,4 +1,4 @@
-"""Images become files of the format asked for, each of which says how it was drawn."""
+"""Saves images in the requested format, with the settings that they were generated with as metadata."""
 
 import json
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from lora.serving.request import Request
 
 PILLOW_NAMES = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
 PNG_KEY = "settings"
-MOST_BYTES = 60_000  # of settings; EXIF in a JPEG holds 64 kB in all
-LONGEST_PROMPT = 2000  # characters of one that is shortened for that
+MOST_BYTES = 60_000  # of settings; EXIF in a JPEG holds 64 kB in total
+LONGEST_PROMPT = 2000  # characters to which a prompt is shortened if the settings are too long
 
 Settings = Mapping[str, object]
 
 
 def save_images(images: Mapping[int, Image.Image], request: Request, settings: Settings, *, into: Path) -> list[Path]:
-    """Save images by their places in the request, each with the settings and its own seed, and return their paths.
+    """Save images by their index in the request, with the settings and each image's own seed, and return their paths.
 
-    Raises OSError with one sentence if a file cannot be written, as on a full disk.
+    Raises OSError with one sentence if a file cannot be written, for example on a full disk.
     """
     paths = []
     for index, image in images.items():
@@ -30,16 +30,16 @@ def save_images(images: Mapping[int, Image.Image], request: Request, settings: S
             _save(image, path, request, text_of({**settings, "seed": request.seeds[index]}))
         except OSError as error:
             reason = error.strerror or error
-            raise OSError(
-                f"{path.name} cannot be written ({reason}): expected room for an image on the disk"
-            ) from error
+            raise OSError(f"{path.name} cannot be written ({reason}): expected free disk space for an image") from error
         paths.append(path)
     return paths
 
 
 def settings_in(path: Path) -> dict[str, object]:
-    """What `save_images` wrote into a file; raises ValueError with one sentence if there is nothing that can be read,
-    OSError if the file is not there or no image."""
+    """Return the settings that `save_images` wrote into a file.
+
+    Raises ValueError with one sentence if the file has no readable settings, OSError if it is missing or no image.
+    """
     try:
         with Image.open(path) as image:
             text = image.info.get(PNG_KEY) or image.getexif().get(ExifTags.Base.ImageDescription)
@@ -47,16 +47,14 @@ def settings_in(path: Path) -> dict[str, object]:
     except OSError:
         raise
     except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path.name} says nothing of how it was drawn: expected an image of this predictor"
-        ) from error
+        raise ValueError(f"{path.name} has no readable settings: expected an image made by this predictor") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path.name} says {settings!r}: expected an image of this predictor")
+        raise ValueError(f"{path.name} says {settings!r}: expected an image made by this predictor")
     return settings
 
 
 def text_of(settings: Settings) -> str:
-    """As JSON, in ASCII as EXIF has it; a prompt that is too long for a file is cut."""
+    """Return settings as ASCII JSON, which EXIF requires; shorten the prompt if the text is too long for EXIF."""
     text = json.dumps(settings)
     if len(text) <= MOST_BYTES:
         return text

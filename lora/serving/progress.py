@@ -1,4 +1,4 @@
-"""How far a request is, in the form in which Replicate's clients read it out of the log. Prints nothing."""
+"""Formats the progress of a request as lines that Replicate's clients parse from the log. Prints nothing."""
 
 import time
 from collections.abc import Callable
@@ -6,21 +6,21 @@ from collections.abc import Callable
 SECONDS_BETWEEN_LINES = 1.0
 WIDTH = 20
 
-Say = Callable[[str], None]
+LogLine = Callable[[str], object]  # takes one line of the log
 
 
 class Progress:
-    """At most one line a second, and one at the end."""
+    """Logs the progress: at most one line per second, and one at the end."""
 
-    def __init__(self, say: Say, *, images: int) -> None:
-        self._say, self._images = say, images
-        self._done, self._said = 0, time.monotonic()
+    def __init__(self, log_line: LogLine, *, images: int) -> None:
+        self._log_line, self._images = log_line, images
+        self._done, self._logged = 0, time.monotonic()
 
     def step(self, *, of: int) -> None:
-        """One denoising step is done, of so many for each image."""
+        """Count one denoising step; each image takes `of` steps."""
         self._done, total, now = self._done + 1, of * self._images, time.monotonic()
-        if self._done == total or now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
-            self._say(
+        if self._done == total or now - self._logged >= SECONDS_BETWEEN_LINES:
+            self._logged = now
+            self._log_line(
                 f"{100 * self._done // total:3d}%|{'#' * (WIDTH * self._done // total):<{WIDTH}}| {self._done}/{total}"
             )

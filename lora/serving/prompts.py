@@ -1,4 +1,4 @@
-"""Prompts that were encoded lately are not encoded again: T5 has as many weights as a third of the transformer."""
+"""Caches encoded prompts, because T5 is expensive: it has a third as many weights as the transformer."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -11,15 +11,15 @@ MOST_PROMPTS = 32  # of 4 MB each
 
 
 class Prompts:
-    """Encodes prompts, and remembers the latest."""
+    """Encodes prompts, and keeps the most recently used."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
         self._pipeline = pipeline
         self._encoded: OrderedDict[tuple[str, Hashable], Prompt] = OrderedDict()
 
-    def encode(self, text: str, *, worn: Hashable) -> Prompt:
-        """A prompt, by encoders that wear `worn`: equal where they answer equally."""
-        key = text, worn
+    def encode(self, text: str, *, applied: Hashable) -> Prompt:
+        """Return an encoded prompt; `applied` identifies the LoRAs that are applied to the text encoders."""
+        key = text, applied
         if key not in self._encoded:
             self._encoded[key] = encode_prompt(self._pipeline, text)
         self._encoded.move_to_end(key)

@@ -1,4 +1,4 @@
-"""What a person asked to be drawn: values, checked once. Knows no model."""
+"""The inputs of a request, checked once. Knows no model."""
 
 import math
 import random
@@ -28,8 +28,8 @@ SIZES_FOR = 1024
 CUSTOM = "custom"
 MEGAPIXELS = {"1": 1.0, "0.25": 0.25}  # of the area of the public sizes
 DEFAULT_GUIDANCE = 3.5
-DEFAULT_STEPS = {True: 28, False: 4}  # of bases that take guidance, and of schnell, which was made for few steps
-STEP = 16  # FLUX's tokens are 16 pixels a side
+DEFAULT_STEPS = {True: 28, False: 4}  # for bases that take guidance, and for schnell, which is distilled for few steps
+STEP = 16  # pixels; a token of FLUX is 16 pixels square
 FORMATS = ("webp", "jpg", "png")
 LARGEST_SEED = 2**32 - 1
 SIDES = ("width", "height")
@@ -39,23 +39,23 @@ Check = Callable[[str, Any], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call."""
+    """The checked inputs of one request."""
 
     prompt: str
     aspect_ratio: str
     megapixels: str
-    custom_size: tuple[int, int] | None  # width and height, where aspect_ratio is custom
+    custom_size: tuple[int, int] | None  # width and height, if aspect_ratio is custom
     num_outputs: int
     num_inference_steps: int
     guidance_scale: float
-    go_fast: bool  # in 8 bits, which changes pixels
-    seed: int  # of the first image; each other has the next
+    go_fast: bool  # int8, which changes pixels slightly
+    seed: int  # of the first image; each further image has the next seed
     output_format: str
     output_quality: int
 
     @classmethod
     def checked(cls, *, takes_guidance: bool, **inputs: object) -> Self:
-        """From the inputs as they arrive, for a base that takes guidance or not.
+        """Check the inputs; `takes_guidance` says whether the base model takes guidance.
 
         Raises ValueError with one sentence that names the input.
         """
@@ -70,17 +70,17 @@ class Request:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of each image. 0 comes after the largest, as the generator takes no more bits than that has."""
+        """The seed of each image. 0 follows `LARGEST_SEED`, because the generator takes no more bits."""
         return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.num_outputs))
 
     def settings(self) -> dict[str, object]:
-        """What an image of this request depends on, but for its seed, its size, LoRAs and input images, as plain values
-        by name."""
+        """Return the settings that an image depends on, as plain values by name, without its seed, its size, LoRAs and
+        input images."""
         elsewhere = {"num_outputs", "seed", "custom_size"}
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
     def size(self, *, native: int) -> tuple[int, int]:
-        """Width and height for a base whose square image has `native` pixels a side: 1024 for FLUX.1."""
+        """Return width and height for a base whose square image has `native` pixels a side: 1024 for FLUX.1."""
         if self.custom_size:
             return self.custom_size
         width, height = SIZES[self.aspect_ratio]
@@ -89,28 +89,31 @@ class Request:
 
 
 def size_for_image(image: Size, *, megapixels: str, native: int) -> Size:
-    """The size at which an image is drawn anew: its own shape in multiples of 16, with no more pixels than a square
-    image of the base (1024 a side for FLUX.1) times `megapixels`; one that is smaller stays as it is."""
+    """Return the size for image to image: the shape of the source image in multiples of 16.
+
+    It has at most as many pixels as a square image of the base (1024 a side for FLUX.1) times `megapixels`. A smaller
+    image is not enlarged.
+    """
     most = native * native * MEGAPIXELS[megapixels]
     scale = min(math.sqrt(most / image.pixels), 1.0)
     return Size(_nearest_step(image.width * scale), _nearest_step(image.height * scale))
 
 
 def _custom_size(width: int | None, height: int | None) -> tuple[int, int]:
-    """Width and height matter for a custom shape only, as with the public predictors; there both are needed."""
+    """Only a custom shape uses width and height, as in the public predictors; it needs both."""
     if width is None or height is None:
         raise ValueError("aspect_ratio is custom without width and height: expected both, 64 to 1440 pixels")
     return _nearest_step(width), _nearest_step(height)
 
 
 def _guidance(**given: float | None) -> float:
-    """Public predictors have one input by two names."""
+    """The public predictors have two names for one input."""
     values = {
         name: number(name, value, at_least=0.0, at_most=10.0) for name, value in given.items() if value is not None
     }
     if len(set(values.values())) > 1:
-        said = " and ".join(f"{name} is {value:g}" for name, value in values.items())
-        raise ValueError(f"{said}: expected one of them, as they are the same")
+        found = " and ".join(f"{name} is {value:g}" for name, value in values.items())
+        raise ValueError(f"{found}: expected only one of them, because they are two names of one input")
     return next(iter(values.values()), DEFAULT_GUIDANCE)
 
 
@@ -127,7 +130,7 @@ def _whole(at_least: int, at_most: int) -> Check:
 
 
 def _seed(name: str, seed: object) -> int:
-    """-1 is what some clients send for none."""
+    """Some clients send -1 for no seed."""
     if seed is None or seed == -1:
         return random.SystemRandom().randint(0, LARGEST_SEED)
     return whole_number(name, seed, at_least=0, at_most=LARGEST_SEED)

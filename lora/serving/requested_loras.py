@@ -1,4 +1,4 @@
-"""Which LoRAs a request asks for, and how strongly. Knows names of inputs, not what the references mean."""
+"""The LoRAs that a request names, with their scales. Knows names of inputs, not what the references mean."""
 
 import re
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from lora.checks import listing, number, text
 
 WEAKEST, STRONGEST = -1.0, 3.0
 MOST_LORAS = 16
-LONGEST_REFERENCE = 150 * 2**20  # a data URI may be as long as what Cog lets in
-TRAINED = "COG_WEIGHTS"  # where a trained version's own LoRA is named
-SCALE = re.compile(r"\s*[-+]?(\d{1,2}(\.\d*)?|\.\d+)(e[-+]?\d{1,2})?", re.IGNORECASE)  # no version has so few digits
+LONGEST_REFERENCE = 150 * 2**20  # characters; a data URI may be as long as the largest request that Cog accepts
+TRAINED = "COG_WEIGHTS"  # names the LoRA of a trained version
+SCALE = re.compile(r"\s*[-+]?(\d{1,2}(\.\d*)?|\.\d+)(e[-+]?\d{1,2})?", re.IGNORECASE)  # versions have more digits
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedLora:
-    """One LoRA that was asked for."""
+    """One LoRA that a request names."""
 
     reference: str
     scale: float
-    named: str  # the input that it stood in, for errors
+    named: str  # its input, for error messages
 
 
-def wishes(
+def requested_loras(
     *,
     lora_weights: str | None,
     replicate_weights: str | None,
@@ -31,10 +31,11 @@ def wishes(
     extra_lora_scale: float,
     loras: list[str] | None,
 ) -> tuple[RequestedLora, ...]:
-    """In the order of the inputs; `lora_weights` goes before `replicate_weights`, which Replicate fills by itself, and
-    either before `trained`, the LoRA of a trained version.
+    """Return the requested LoRAs in the order of the inputs.
 
-    Each of `loras` is a reference, or reference:scale. Raises ValueError with one sentence that names the input.
+    `lora_weights` takes precedence over `replicate_weights`, which Replicate sets itself, and both over `trained`, the
+    LoRA of a trained version. Each of `loras` is a reference, or reference:scale. Raises ValueError with one sentence
+    that names the input.
     """
     mains = {"lora_weights": lora_weights, "replicate_weights": replicate_weights, TRAINED: trained}
     main = next((name for name, reference in mains.items() if _given(reference)), TRAINED)
@@ -48,14 +49,14 @@ def wishes(
         if _given(reference)
     ]
     entries = [] if loras is None else listing("loras", loras)
-    listed = [_entry(f"loras[{place}]", entry) for place, entry in enumerate(entries) if _given(entry)]
+    listed = [_entry(f"loras[{index}]", entry) for index, entry in enumerate(entries) if _given(entry)]
     if len(listed) > MOST_LORAS:
         raise ValueError(f"loras holds {len(listed)} LoRAs: expected at most {MOST_LORAS}")
     return (*found, *listed)
 
 
 def _given(reference: object) -> bool:
-    """Blank text is nothing; anything else that is no text was given, and is refused as what it is."""
+    """Whether a reference is given. Blank text is none; a value of another type is one, and is refused later."""
     return bool(reference.strip()) if isinstance(reference, str) else reference is not None
 
 

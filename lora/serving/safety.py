@@ -1,7 +1,7 @@
-"""Images that should not be shown are told from others by a classifier. Knows no request and no base model.
+"""Blocks unsafe images with a classifier. Knows no request and no base model.
 
-The classifier is Falconsai's nsfw_image_detection, which the public predictors use too, or any other of transformers'
-image classifiers with a label of that name.
+The classifier is Falconsai's nsfw_image_detection, which the public predictors use too, or any image classifier of
+transformers with the label `nsfw`.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,13 @@ BLANK = Image.new("RGB", (256, 256))
 
 
 class SafetyChecker:
-    """Judges images one by one, on the CPU: it is small, and the GPU is busy."""
+    """Classifies images one at a time, on the CPU: the model is small, and the GPU is busy."""
 
     def __init__(self, folder: Path) -> None:
-        """From a folder in the layout of transformers; raises ValueError with one sentence if it holds no such
-        classifier, or one that is not whole or cannot judge an image."""
+        """Load a classifier from a folder in the layout of transformers.
+
+        Raises ValueError with one sentence if the folder has no such classifier, or an incomplete or broken one.
+        """
         try:
             self._processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
             self._model = _loaded(folder)
@@ -33,14 +35,14 @@ class SafetyChecker:
             reason = " ".join(f"{error or type(error).__name__}".split())[:200]
             raise ValueError(f"no safety checker in {folder} ({reason}): expected an image classifier") from error
         if not scores.isfinite().all():
-            raise ValueError(f"the classifier in {folder} judges by no numbers: expected weights that are whole")
+            raise ValueError(f"the classifier in {folder} returns NaN or infinity: expected undamaged weights")
         labels = {label.lower(): number for number, label in self._model.config.id2label.items()}
         if BLOCKED not in labels:
             raise ValueError(f"the classifier in {folder} has the labels {', '.join(labels)}: expected {BLOCKED}")
         self._blocked = labels[BLOCKED]
 
     def blocks(self, image: Image.Image) -> bool:
-        """Whether an image is likelier to be of the label than of any other."""
+        """Whether `nsfw` is the most likely label of an image."""
         return int(self._scores(image.convert("RGB")).argmax()) == self._blocked
 
     @torch.inference_mode()
@@ -49,18 +51,21 @@ class SafetyChecker:
 
 
 def _loaded(folder: Path) -> Any:  # noqa: ANN401 (transformers' models have no type of their own)
-    """With every tensor from the folder's own file; what is missing would be random numbers."""
+    """Load a classifier, and check that every tensor is in its file: transformers would initialize others randomly."""
     model, report = AutoModelForImageClassification.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
     if wrong := sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"]):
-        raise ValueError(f"its weights do not fit its config.json at {wrong[0]}")
+        raise ValueError(f"its weights do not match its config.json at {wrong[0]}")
     return model.eval()
 
 
 def allowed(images: Sequence[Image.Image], checker: SafetyChecker | None) -> dict[int, Image.Image]:
-    """Those that may be shown, by their places; all of them without a checker. Raises RuntimeError if that is none."""
-    shown = {place: image for place, image in enumerate(images) if checker is None or not checker.blocks(image)}
+    """Return the images that are not blocked, by their index; all images if there is no checker.
+
+    Raises RuntimeError if all images are blocked.
+    """
+    shown = {index: image for index, image in enumerate(images) if checker is None or not checker.blocks(image)}
     if not shown:
         which = "the image" if len(images) == 1 else f"all {len(images)} images"
         raise RuntimeError(f"the safety checker blocked {which}: expected another prompt or seed")

@@ -1,4 +1,4 @@
-"""What images of a request depend on, as plain values: for their files and for the log. Draws nothing."""
+"""The settings that the images of a request depend on, for their files and the log. Generates nothing."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,17 +18,22 @@ def settings_of(
     model: str,
     image: Path | None,
     mask: Path | None,
-    outfit: Sequence[AppliedLora],
+    loras: Sequence[AppliedLora],
 ) -> dict[str, object]:
-    """All but the seeds. `size` is what they are drawn at; the files of the source are told by their sha256."""
-    begun = {"image": _digest(image), "mask": _digest(mask), "prompt_strength": source.strength} if source else {}
+    """Return all settings except the seeds, as plain values by name.
+
+    `size` is the size of the images. The files `image` and `mask` are identified by their sha256.
+    """
+    source_settings = (
+        {"image": _digest(image), "mask": _digest(mask), "prompt_strength": source.strength} if source else {}
+    )
     return {
         **request.settings(),
         "width": size.width,
         "height": size.height,
         "model": model,
-        **begun,
-        "loras": [(worn.digest, worn.scale) for worn in outfit if worn.scale],
+        **source_settings,
+        "loras": [(lora.digest, lora.scale) for lora in loras if lora.scale],
     }
 
 

@@ -1,1 +1,1 @@
-"""Encoded examples become LoRA weights."""
+"""Training: from encoded examples to LoRA weights."""

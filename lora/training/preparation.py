@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a training is found here, before anything expensive starts. Loads no weights."""
+"""Prepare a training: check everything that can be wrong before anything expensive starts. Loads no weights."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from lora.engine.options import chosen_engine
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
 from lora.training.checkpoints.identity import identity_of
-from lora.training.checkpoints.resume import InitialState, Start, find_initial_state, open_store
+from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.validation import count_held_out
 from lora.training.learning.warm_start import match_layers
@@ -28,7 +28,7 @@ from lora.training.runs.launch import count_processes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A training that nothing speaks against."""
+    """A checked training: its inputs, and all choices that were made for it."""
 
     config: TrainConfig
     base: Path
@@ -38,14 +38,14 @@ class Prepared:
     report: Report
     layers: LayerChoice
     recipe: Recipe
-    neutral_prompts: tuple[str, ...]  # for preservation, if there is any
+    neutral_prompts: tuple[str, ...]  # for preservation; empty without it
     processes: int
     plans: tuple[Plan, ...]
     store: CheckpointStore
-    beginning: InitialState
+    initial_state: InitialState
 
     def settings(self) -> dict[str, object]:
-        """All that was asked and chosen, by name."""
+        """All inputs and all choices, by name."""
         return {
             **asdict(self.config),
             **self.recipe.settings(),
@@ -57,25 +57,32 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig, archives: Archives, start: Start, *, base: Path, base_name: str, into: Path, log: Log
+    config: TrainConfig,
+    archives: Archives,
+    resume_source: ResumeSource,
+    *,
+    base: Path,
+    base_name: str,
+    into: Path,
+    log: Log,
 ) -> Prepared:
-    """Read the images, make all choices and say them. Raises ValueError with one sentence on what is wrong."""
+    """Read the images, make all choices and log them. Raises ValueError with one sentence on what is wrong."""
     processes = count_processes()
     layers = _layers(config, base)
     neutral = neutral_prompts(base) if config.preservation else ()
-    text_tokens_of(base)  # a tokenizer that cannot be used is refused before images are read
-    views = PRESETS[config.lora_type].views
-    inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), views=views)
-    if start.lora is not None:
-        log.say(match_layers(start.lora, layers.shapes).line())
+    text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
+    crops = PRESETS[config.lora_type].views
+    inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), crops=crops)
+    if resume_source.lora is not None:
+        log.write(match_layers(resume_source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     recipe, reasons = choose(config, images=count_trained(images, config), processes=processes)
-    log.say(report.as_text(), layers.note, *reasons)
+    log.write(report.as_text(), layers.note, *reasons)
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )
-    beginning = find_initial_state(start, identity, steps=recipe.steps, log=log)
+    initial_state = find_initial_state(resume_source, identity, steps=recipe.steps, log=log)
     prepared = Prepared(
         config=config,
         base=base,
@@ -88,17 +95,17 @@ def prepare(
         neutral_prompts=neutral,
         processes=processes,
         plans=_plans(config, recipe, images, layers, base),
-        store=open_store(identity, beginning, log),
-        beginning=beginning,
+        store=open_store(identity, initial_state, log),
+        initial_state=initial_state,
     )
     settings = ", ".join(f"{name} {value}" for name, value in prepared.settings().items())
-    log.say(f"settings: {settings}", recipe.sigma_line())
+    log.write(f"settings: {settings}", recipe.sigma_line())
     return prepared
 
 
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:
-    """How many images are trained on: copies count once, and those that are held out do not."""
-    distinct = len({image.look.content for image in dataset.images})
+    """How many images are trained on: copies of an image count once, and held-out images do not count."""
+    distinct = len({image.inspection.content for image in dataset.images})
     return distinct - (count_held_out(distinct) if config.validation else 0)
 
 

@@ -1,28 +1,28 @@
-"""What a person watching a training sees: at most one line a second of steps, and what there is to say between."""
+"""The log of a training: at most one progress line a second, and other lines and metrics as they come."""
 
 import time
 from collections.abc import Callable
 
-SMOOTHING = 0.95  # how much of the shown loss is its past; single steps differ by their sigma above all
+SMOOTHING = 0.95  # weight of the past in the shown loss; the loss of single steps varies mostly with sigma
 SECONDS_BETWEEN_LINES = 1.0
-SECONDS_BETWEEN_IMAGES = 10.0  # between lines on images that a base generates
+SECONDS_BETWEEN_IMAGES = 10.0  # between lines about the images that a base generates
 
-METRIC = "\x1emetric"  # begins a line that is a number for the process that reads it, not words for a person
+METRIC = "\x1emetric"  # prefix of a line that carries a metric for the parent process instead of text
 
 RecordMetric = Callable[[str, float], None]
 
 
 class Log:
-    """Lines and numbers for a person. One that can no longer be written is no reason to lose a training.
+    """Prints lines and records metrics. If neither can be written any more, the training goes on.
 
-    Cog closes the log of a job whose server shuts down: then `is_closed`, which is the only sign that there is.
+    Cog closes the log of a job when the server shuts down and gives no other sign; `is_closed` is true from then on.
     """
 
     def __init__(self, record_metric: RecordMetric) -> None:
         self._record_metric = record_metric
         self.is_closed = False
 
-    def say(self, *lines: str) -> None:
+    def write(self, *lines: str) -> None:
         """Print lines."""
         try:
             for line in lines:
@@ -31,7 +31,7 @@ class Log:
             self.is_closed = True
 
     def record(self, name: str, value: float) -> None:
-        """Record a number."""
+        """Record a metric."""
         try:
             self._record_metric(name, value)
         except OSError:
@@ -39,60 +39,66 @@ class Log:
 
 
 def print_metric(name: str, value: float) -> None:
-    """Record a number from a process whose output another one reads."""
+    """Record a metric from a process whose output the parent process reads."""
     print(METRIC, name, value, flush=True)
 
 
 def relay_line(line: str, log: Log) -> None:
-    """Say or record what such a process printed."""
+    """Write the line, or record the metric, that a worker process printed."""
     if line.startswith(METRIC):
         name, value = line.removeprefix(METRIC).split()
         log.record(name, float(value))
     else:
-        log.say(line)
+        log.write(line)
 
 
-def throttle(say: Callable[[str], object]) -> Callable[[str], object]:
-    """Says a line only if the last one, or this call, was a few seconds ago."""
+def throttle(report: Callable[[str], object]) -> Callable[[str], object]:
+    """Wrap `report` so that it drops lines that follow the last one, or this call, within a few seconds."""
     last = time.monotonic()
 
-    def seldom(line: str) -> None:
+    def throttled(line: str) -> None:
         nonlocal last
         if time.monotonic() - last > SECONDS_BETWEEN_IMAGES:
             last = time.monotonic()
-            say(line)
+            report(line)
 
-    return seldom
+    return throttled
 
 
 class Progress:
-    """Shows step, smoothed loss, seconds a step and time left; what is done between steps is not counted."""
+    """Shows step, smoothed loss, seconds per step and time left; time between steps does not count."""
 
     def __init__(self, log: Log, *, steps: int) -> None:
         self._log, self._steps = log, steps
         self._loss, self._seconds, self._count = 0.0, 0.0, 0
-        self._preservation, self._preserved = 0.0, 0
+        self._preservation_loss, self._preserving_steps = 0.0, 0
         self._shown = time.monotonic()
 
     def report(self, step: int, loss: float, seconds: float, *, preservation: float | None = None) -> None:
-        """Take note of a finished step, and show it if it is time or the last; `preservation` is its second loss, of
-        steps that have one."""
+        """Count a finished step, and show it if a line is due or it is the last step.
+
+        `preservation` is the step's preservation loss, if it has one.
+        """
         self._count += 1
         self._seconds += seconds
         self._loss += max(1 - SMOOTHING, 1 / self._count) * (loss - self._loss)
         if preservation is not None:
-            self._preserved += 1
-            self._preservation += max(1 - SMOOTHING, 1 / self._preserved) * (preservation - self._preservation)
+            self._preserving_steps += 1
+            self._preservation_loss += max(1 - SMOOTHING, 1 / self._preserving_steps) * (
+                preservation - self._preservation_loss
+            )
         now = time.monotonic()
         if now - self._shown < SECONDS_BETWEEN_LINES and step < self._steps:
             return
         self._shown = now
-        each = self._seconds / self._count
-        left = round(each * (self._steps - step))
+        seconds_per_step = self._seconds / self._count
+        left = round(seconds_per_step * (self._steps - step))
         time_left = f"{left // 60}:{left % 60:02} left"
-        preserved = f"  preservation loss {self._preservation:.2e}" if self._preserved else ""
-        self._log.say(f"step {step}/{self._steps}  loss {self._loss:.4f}{preserved}  {each:.2f} s a step  {time_left}")
+        second = f"  preservation loss {self._preservation_loss:.2e}" if self._preserving_steps else ""
+        self._log.write(
+            f"step {step}/{self._steps}  loss {self._loss:.4f}{second}  {seconds_per_step:.2f} s a step  {time_left}"
+        )
         self._log.record("train.step", step)
         self._log.record("train.loss", round(self._loss, 6))
-        if self._preserved:
-            self._log.record("train.preservation_loss", float(f"{self._preservation:.6g}"))
+        if self._preserving_steps:
+            self._log.record("train.preservation_loss", float(f"{self._preservation_loss:.6g}"))

@@ -1,4 +1,4 @@
-"""A prepared training, stage by stage: encode, teach, pack."""
+"""The stages of a prepared training: encode, train, pack."""
 
 import shutil
 from contextlib import suppress
@@ -17,38 +17,38 @@ from lora.training.memory.requirements import encoder_execution_device, encoder_
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
-from lora.training.result.output import Product, check_tar, write_tar
+from lora.training.result.output import TrainingArtifacts, check_tar, write_tar
 from lora.training.runs.attempt import Job
-from lora.training.runs.fallbacks import Trained, run_with_fallbacks, train_lora
+from lora.training.runs.fallbacks import TrainedLora, run_with_fallbacks, train_lora
 from lora.training.stop import Stop
 
 SAMPLES = "samples"
 
 
 def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
-    """Images and texts become tensors, once; then the encoders are gone, and so are the images."""
+    """Encode images and texts once; then free the encoders and delete the image files."""
     config, images = prepared.config, prepared.images
     extra_texts = len(config.sample_prompts) + len(prepared.neutral_prompts)
     needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
     cache = open_cache(on_disk=config.cache_latents_to_disk, needed=needed)
-    places = ENCODER_PLACEMENTS[ENCODER_PLACEMENTS.index(prepared.plans[0].encoders) :]
-    dataset = run_with_fallbacks(places, lambda place: _encoded(prepared, place, cache), log)
-    log.say(dataset.summary())
+    placements = ENCODER_PLACEMENTS[ENCODER_PLACEMENTS.index(prepared.plans[0].encoders) :]
+    dataset = run_with_fallbacks(placements, lambda placement: _encoded(prepared, placement, cache), log)
+    log.write(dataset.summary())
     free_memory()
     shutil.rmtree(folder / "dataset")
     return dataset
 
 
-def _encoded(prepared: Prepared, place: EncoderPlacement, cache: Cache) -> EncodedDataset:
+def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache) -> EncodedDataset:
     base, recipe, config = prepared.base, prepared.recipe, prepared.config
     extra = ExtraTexts(recipe.dropped_text(config.trigger_word), config.sample_prompts, prepared.neutral_prompts)
-    encoders, work_on = load_encoders(base, on=encoder_offload_device(place)), encoder_execution_device(place)
-    keys = Keys.of(encoders, base, on=work_on)
-    return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=work_on, keys=keys, cache=cache)
+    encoders, device = load_encoders(base, on=encoder_offload_device(placement)), encoder_execution_device(placement)
+    keys = Keys.of(encoders, base, on=device)
+    return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=device, keys=keys, cache=cache)
 
 
-def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> Trained:
-    """The training itself, on whichever plan memory suffices for."""
+def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> TrainedLora:
+    """Train, on the first plan that fits into memory."""
     config, store = prepared.config, prepared.store
     job = Job(
         recipe=prepared.recipe,
@@ -64,7 +64,7 @@ def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log
         job,
         dataset,
         prepared.plans,
-        prepared.beginning,
+        prepared.initial_state,
         store=store,
         processes=prepared.processes,
         folder=folder,
@@ -73,10 +73,10 @@ def teach(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log
     )
 
 
-def pack(prepared: Prepared, trained: Trained, *, folder: Path, log: Log) -> Path:
-    """The tar, read back before it is given away."""
+def pack(prepared: Prepared, trained: TrainedLora, *, folder: Path, log: Log) -> Path:
+    """Write the tar and check it by reading it back."""
     config, images, result = prepared.config, prepared.images, trained.result
-    product = Product(
+    artifacts = TrainingArtifacts(
         result=result,
         settings=prepared.settings(),
         plan=trained.plan.settings(),
@@ -86,11 +86,11 @@ def pack(prepared: Prepared, trained: Trained, *, folder: Path, log: Log) -> Pat
         layout=config.extra_layout,
         checkpoints=_checkpoints(prepared.store) if config.keep_resume_state else {},
     )
-    tar = write_tar(product, into=folder)
+    tar = write_tar(artifacts, into=folder)
     check_tar(tar, result.tensors)
-    with suppress(OSError):  # the LoRA is there: what cannot be tidied up stays
+    with suppress(OSError):  # the LoRA is written; checkpoints that cannot be deleted may stay
         prepared.store.keep_only_newest()
-    log.say(result.account.line())
+    log.write(result.summary.line())
     return tar
 
 

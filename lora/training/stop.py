@@ -1,4 +1,4 @@
-"""When a training has to end before its last step, and why. Knows nothing of what is trained."""
+"""Reasons to end a training before its last step. Knows nothing of what is trained."""
 
 import os
 import signal
@@ -16,15 +16,15 @@ SECONDS_OF_A_MINUTE = 60
 
 
 class StopRequestedError(RuntimeError):
-    """Ends what is not needed any more, such as half a sample."""
+    """Raised to end work that is no longer needed, such as a half-finished sample."""
 
 
 class Termination:
-    """Whether the process was sent SIGTERM.
+    """Whether the process received SIGTERM during a job.
 
-    Signals can be listened to from the main thread alone. In Cog's worker that thread never runs Python again after the
-    import of train.py, so that no handler is called; but the signal's number is written to a socket, which any thread
-    can look at. While there is no job, SIGTERM ends the process as ever.
+    Only the main thread can install signal handlers. In Cog's worker that thread runs no Python after the import of
+    train.py, so no handler is ever called; but Python writes the signal's number to a socket (`signal.set_wakeup_fd`),
+    which any thread can read. While no job runs, SIGTERM ends the process as usual.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Termination:
         self._received.setblocking(False)
         self._written.setblocking(False)
         self._has_job = False
-        self._has_come = False
+        self._was_received = False
 
     @classmethod
     def listening(cls) -> "Termination":
-        """Listen from now on; from a thread other than the main one, hear nothing."""
+        """Install the signal handler. In a thread other than the main thread, this does nothing."""
         termination = cls()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, termination._handle)
@@ -45,10 +45,10 @@ class Termination:
 
     @contextmanager
     def during_job(self) -> Iterator[None]:
-        """A time in which SIGTERM is a wish, which is heeded at the end of a step."""
-        self._has_job, self._has_come = True, False
-        self._look()
-        self._has_come = False
+        """A context in which SIGTERM only requests a stop, which takes effect at the end of a step."""
+        self._has_job, self._was_received = True, False
+        self._read_signals()
+        self._was_received = False
         try:
             yield
         finally:
@@ -56,45 +56,47 @@ class Termination:
 
     def was_received(self) -> bool:
         """Whether SIGTERM came during the job."""
-        self._look()
-        return self._has_come
+        self._read_signals()
+        return self._was_received
 
-    def _look(self) -> None:
-        with suppress(BlockingIOError):  # no signal came
-            self._has_come |= signal.SIGTERM in self._received.recv(4096)
+    def _read_signals(self) -> None:
+        with suppress(BlockingIOError):  # there was no signal
+            self._was_received |= signal.SIGTERM in self._received.recv(4096)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._has_come = True
+        self._was_received = True
         if not self._has_job:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
 
 class Stop:
-    """All reasons for which a training ends early, but for being cancelled, which is an exception."""
+    """All reasons to end a training early. Cancellation is not one of them: it is an exception."""
 
-    def __init__(self, log: Log, termination: Termination, *, minutes: int | None, wish: Path | None = None) -> None:
-        """`wish` is a file that the process writes which started this one, when it wants it to stop."""
-        self._log, self._termination, self._minutes, self._wish = log, termination, minutes, wish
+    def __init__(
+        self, log: Log, termination: Termination, *, minutes: int | None, stop_file: Path | None = None
+    ) -> None:
+        """`stop_file` is a file that the parent process writes to stop this process; its content is the reason."""
+        self._log, self._termination, self._minutes, self._stop_file = log, termination, minutes, stop_file
         self._deadline = None if minutes is None else time.monotonic() + minutes * SECONDS_OF_A_MINUTE
         self._parent = os.getppid()
 
     def reason(self) -> str | None:
-        """Why to stop, if there is a reason."""
+        """The reason to stop, or None."""
         if self._termination.was_received():
             return "SIGTERM came"
         if self._log.is_closed:
             return "the server is shutting down"
-        if self._wish is not None and self._wish.exists():
-            return self._wish.read_text()
-        if self._wish is not None and os.getppid() != self._parent:
+        if self._stop_file is not None and self._stop_file.exists():
+            return self._stop_file.read_text()
+        if self._stop_file is not None and os.getppid() != self._parent:
             return "the process that started this one is gone"
         if self._deadline is not None and time.monotonic() > self._deadline:
             return f"time_limit of {self._minutes} minutes is over"
         return None
 
     def raise_if_requested(self) -> None:
-        """Raises StopRequestedError if there is a reason to stop."""
+        """Raise StopRequestedError if there is a reason to stop."""
         reason = self.reason()
         if reason:
             raise StopRequestedError(f"the training stopped: {reason}")

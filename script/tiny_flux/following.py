@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from lora.serving.request import Request
 from script.tiny_flux.measure import Judgement, judge
 from script.tiny_flux.world import Scene, caption, held_out_scenes, render
@@ -44,7 +44,9 @@ def score_measure(*, renders: int, measure: Measure = judge) -> Score:
 
 def generated(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int) -> Pictures:
     """What a base makes of each scene's caption, with so many seeds."""
-    return [(scene, image) for scene in scenes for image in draw(pipeline, plain_request(caption(scene), count=seeds))]
+    return [
+        (scene, image) for scene in scenes for image in generate(pipeline, plain_request(caption(scene), count=seeds))
+    ]
 
 
 def score(pictures: Pictures, *, measure: Measure) -> Score:

@@ -11,7 +11,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
-from lora.dataset.crops import Crop, crops_of, seen
+from lora.dataset.crops import Crop, crop_box, crops_of
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
 from lora.flux.prompt import Prompt, encode_prompt
@@ -58,18 +58,18 @@ def world(encoders: FluxPipeline, *, count: int = 30) -> list[Example]:
 
 
 @torch.no_grad()
-def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]], *, views: int = 1) -> list[Example]:
-    """Pictures and their captions as training would see them, in so many views each."""
+def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]], *, crops: int = 1) -> list[Example]:
+    """Pictures and their captions as training would see them, in so many crops each."""
     return [
-        Example(_latents(encoders, image, view, content=str(place)), encode_prompt(encoders, text), content=str(place))
+        Example(_latents(encoders, image, crop, content=str(place)), encode_prompt(encoders, text), content=str(place))
         for place, (image, text) in enumerate(pictures)
-        for view in crops_of([Size(*image.size)], count=views)
+        for crop in crops_of([Size(*image.size)], count=crops)
     ]
 
 
-def _latents(encoders: FluxPipeline, image: Image.Image, view: Crop, *, content: str) -> Tensor:
-    box = seen((0.0, 0.0, float(image.width), float(image.height)), view, content=content)
-    return encode_pixels(encoders.vae, np.asarray(fit(image, view.size, box))[None])[0]
+def _latents(encoders: FluxPipeline, image: Image.Image, crop: Crop, *, content: str) -> Tensor:
+    box = crop_box((0.0, 0.0, float(image.width), float(image.height)), crop, content=content)
+    return encode_pixels(encoders.vae, np.asarray(fit(image, crop.size, box))[None])[0]
 
 
 @torch.no_grad()

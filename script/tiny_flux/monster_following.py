@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from diffusers import FluxPipeline
 
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from script.tiny_flux.count import Count
 from script.tiny_flux.described_monster import DescribedMonster, Measures, Paint, describe
 from script.tiny_flux.following import plain_request
@@ -45,5 +45,5 @@ def monsters_followed(pipeline: FluxPipeline, *, seeds: int) -> Count:
     return Count.of(
         is_monster(image, body=COLOURS[asked.body], limbs=COLOURS[asked.limbs])
         for asked in MONSTERS
-        for image in draw(pipeline, plain_request(asked.prompt, count=seeds))
+        for image in generate(pipeline, plain_request(asked.prompt, count=seeds))
     )

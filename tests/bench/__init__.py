@@ -1,1 +1,1 @@
-"""The rooms of bench/, one test file per module."""
+"""Tests of bench/, one file per module."""

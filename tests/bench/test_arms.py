@@ -1,4 +1,4 @@
-"""Every arm can be looked at in the midst of its training, as what it would export, and does not notice."""
+"""Every arm can be measured during its training, with the weights it would export, without an effect on it."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ arms = pytest.mark.parametrize("arm", ARMS)
 
 
 def trained(arm: str, *, steps: int = 4, at: tuple[int, ...]) -> dict[int, dict[str, torch.Tensor]]:
-    """The weights as they are at some steps, and as they stay (0)."""
+    """The weights at some steps, and the final weights as step 0."""
     transformer, found = tiny_transformer(), {}
 
-    def take(step: int) -> None:
+    def record(step: int) -> None:
         found[step] = {name: value.detach().clone() for name, value in lora_parameters(transformer).items()}
 
-    train_arm(arm, transformer, tiny_dataset(), shift=SHIFT, steps=steps, seed=1, at=frozenset(at), take=take)
-    take(0)
+    train_arm(arm, transformer, tiny_dataset(), shift=SHIFT, steps=steps, seed=1, at=frozenset(at), on_step=record)
+    record(0)
     return found
 
 
@@ -27,18 +27,18 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 @arms
-def test_the_last_look_is_at_what_is_exported(arm):
+def test_the_last_step_has_the_exported_weights(arm):
     found = trained(arm, at=(2, 4))
     assert list(found) == [2, 4, 0]
     assert_equal(found[4], found[0])
 
 
 @arms
-def test_looking_does_not_change_what_is_learned(arm):
+def test_measuring_does_not_change_the_result(arm):
     assert_equal(trained(arm, at=())[0], trained(arm, at=(1, 2, 3))[0])
 
 
-def test_no_two_arms_are_set_or_end_alike():
+def test_all_arms_have_different_settings_and_results():
     settings = [settings_of(arm) for arm in ARMS]
     assert all(one != other for index, one in enumerate(settings) for other in settings[:index])
     sums = [sum(value.sum().item() for value in trained(arm, at=())[0].values()) for arm in ARMS]

@@ -1,13 +1,13 @@
-"""What nvidia-smi says of a clock is read, and clocks that are too far apart are told."""
+"""Readings of nvidia-smi are parsed, and clocks that are too far apart cause a warning."""
 
 from bench.clocks import Reading, as_line, clock_readings, median_mhz, readings_in
 
 
-def test_lines_that_are_no_two_numbers_are_left_out():
+def test_lines_without_two_numbers_are_skipped():
     assert readings_in("1980, 650.12\n[N/A], 3\n1965, 640\n19") == [Reading(1980, 650.12), Reading(1965, 640)]
 
 
-def test_the_clock_of_a_time_is_the_median_of_its_readings():
+def test_the_clock_is_the_median_of_the_readings():
     assert median_mhz([Reading(mhz, 0) for mhz in (1000, 1980, 1985)]) == 1980
     assert median_mhz([]) is None
 

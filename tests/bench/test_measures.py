@@ -1,4 +1,4 @@
-"""The distances tell the figures apart, and the statistics tell luck from a difference."""
+"""The distances separate the figures, and the statistics separate differences from chance."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from PIL import Image
 
 from bench.concepts import CONCEPTS, HELD_OUT_SEED
 from bench.measures import References, change, colours, paired
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import BACKGROUNDS, Scene, render
 from tests.tiny import tiny_pipeline
@@ -23,15 +23,15 @@ def references() -> dict[str, References]:
 
 
 @pytest.fixture(scope="module")
-def drawn_by_the_base() -> list[tuple[str, Image.Image]]:
+def generated_by_the_base() -> list[tuple[str, Image.Image]]:
     pipeline = tiny_pipeline()
     prompts = {name: f"TOK {BACKGROUNDS[name]}" for name in ("white", "meadow")}
     requests = {name: dataclasses.replace(plain_request(text), num_inference_steps=6) for name, text in prompts.items()}
-    return [(name, image) for name, request in requests.items() for image in draw(pipeline, request)]
+    return [(name, image) for name, request in requests.items() for image in generate(pipeline, request)]
 
 
 @figures
-def test_a_new_picture_of_a_figure_is_near(references, name):
+def test_a_new_render_of_a_figure_is_near(references, name):
     near = _mean_distance(references[name], CONCEPTS[name].pictures(15, seed=HELD_OUT_SEED))
     assert near["colours"] < 0.03
     assert near["form"] < 0.10
@@ -47,9 +47,9 @@ def test_another_figure_is_far(references, name):
 
 
 @figures
-def test_what_the_bare_base_draws_is_far(references, drawn_by_the_base, name):
+def test_images_of_the_bare_base_are_far(references, generated_by_the_base, name):
     near = _mean_distance(references[name], CONCEPTS[name].pictures(10, seed=HELD_OUT_SEED))
-    far = _mean_distance(references[name], drawn_by_the_base)
+    far = _mean_distance(references[name], generated_by_the_base)
     assert far["colours"] > 8 * near["colours"]
     assert far["form"] > 1.7 * near["form"]
 
@@ -57,57 +57,57 @@ def test_what_the_bare_base_draws_is_far(references, drawn_by_the_base, name):
 @figures
 def test_a_shape_of_the_world_is_far(references, name):
     rng = random.Random(0)
-    scenes = [(place, render(Scene("star", "blue", place), width=128, height=128, rng=rng)) for place in BACKGROUNDS]
+    scenes = [(ground, render(Scene("star", "blue", ground), width=128, height=128, rng=rng)) for ground in BACKGROUNDS]
     assert _mean_distance(references[name], scenes)["colours"] > 0.15
 
 
 def test_every_pixel_counts_once_in_the_histogram():
-    picture = CONCEPTS["fox"].pictures(1, seed=1)[0][1]
-    assert colours(picture).sum() == pytest.approx(1)
+    image = CONCEPTS["fox"].pictures(1, seed=1)[0][1]
+    assert colours(image).sum() == pytest.approx(1)
 
 
-def test_colours_a_little_apart_are_near_even_at_the_border_of_two_cells():
+def test_similar_colours_are_near_even_at_the_border_of_two_cells():
     one, other = (Image.new("RGB", (4, 4), (value, 0, 0)) for value in (76, 77))
     assert abs(colours(one) - colours(other)).sum() / 2 < 0.05
 
 
-def test_the_change_goes_from_none_to_all():
+def test_the_change_is_between_0_and_1():
     white, black = (Image.new("RGB", (4, 4), colour) for colour in ("white", "black"))
     assert change(white, white) == 0
     assert change(white, black) == 1
 
 
-def test_pictures_are_compared_with_themselves_whatever_differs_between_them():
+def test_images_are_paired_whatever_the_differences_between_them():
     theirs = {("fox", 1): [10.0, 20.0, 30.0], ("fox", 2): [11.0, 22.0, 33.0]}
     ours = {run: [value + 1 for value in values] for run, values in theirs.items()}
     found = paired(ours, theirs)
-    assert (found.mean, found.error, found.verdict()) == (1.0, 0.0, "higher")
-    assert paired(theirs, ours).verdict() == "lower"
+    assert (found.mean, found.error, found.conclusion()) == (1.0, 0.0, "higher")
+    assert paired(theirs, ours).conclusion() == "lower"
 
 
-def test_the_errors_are_those_of_the_textbook():
+def test_the_errors_follow_the_textbook_formula():
     found = paired({1: [1.0, 3.0], 2: [5.0, 7.0]}, {1: [0.0, 0.0], 2: [0.0, 0.0]})
     assert found.mean == 4.0
-    assert found.error_by_picture == pytest.approx(math.sqrt(20 / 3) / 2)
+    assert found.error_by_image == pytest.approx(math.sqrt(20 / 3) / 2)
     assert found.error_by_run == pytest.approx(math.sqrt(8) / math.sqrt(2))
 
 
-def test_many_pictures_of_few_runs_prove_less_than_they_seem_to():
+def test_many_images_of_few_runs_have_the_error_of_the_runs():
     found = paired({1: [4.0] * 50, 2: [0.5] * 50}, {1: [0.0] * 50, 2: [0.0] * 50})
-    assert found.error == found.error_by_run > 5 * found.error_by_picture
-    assert found.verdict() == "no difference beyond two standard errors"
+    assert found.error == found.error_by_run > 5 * found.error_by_image
+    assert found.conclusion() == "no difference beyond two standard errors"
 
 
 def test_one_run_proves_nothing():
-    assert paired({1: [5.0, 5.1]}, {1: [0.0, 0.0]}).verdict() == "too few runs to tell"
+    assert paired({1: [5.0, 5.1]}, {1: [0.0, 0.0]}).conclusion() == "too few runs to tell"
 
 
 def test_only_runs_that_both_have_are_compared():
     assert paired({1: [1.0], 2: [2.0], 3: [9.0]}, {1: [0.0], 2: [0.0]}).mean == 1.5
 
 
-def _mean_distance(references: References, pictures: list[tuple[str, Image.Image]]) -> dict[str, float]:
-    found = [references.distance(image, background=place) for place, image in pictures]
+def _mean_distance(references: References, images: list[tuple[str, Image.Image]]) -> dict[str, float]:
+    found = [references.distance(image, background=name) for name, image in images]
     return {
         "colours": sum(each.colours for each in found) / len(found),
         "form": sum(each.form for each in found) / len(found),

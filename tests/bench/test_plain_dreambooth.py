@@ -14,7 +14,7 @@ def plain_transformer(*, seed: int = 0) -> FluxTransformer2DModel:
     return transformer
 
 
-def test_the_lora_sits_on_the_342_layers_of_the_script():
+def test_the_lora_is_on_the_342_layers_of_the_script():
     narrow = {"attention_head_dim": 16, "num_attention_heads": 1, "joint_attention_dim": 8, "pooled_projection_dim": 8}
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(num_layers=19, num_single_layers=38, axes_dims_rope=(4, 4, 8), **narrow)
@@ -22,7 +22,7 @@ def test_the_lora_sits_on_the_342_layers_of_the_script():
     assert len(lora_parameters(transformer)) == 2 * 342
 
 
-def test_the_lora_starts_as_the_base_with_a_wide_first_half():
+def test_the_initial_lora_is_zero_with_a_wide_a():
     parameters = lora_parameters(plain_transformer())
     down = torch.cat([value.flatten() for name, value in parameters.items() if ".lora_A." in name])
     assert down.std().item() == pytest.approx(1 / 4, rel=0.05)
@@ -30,7 +30,7 @@ def test_the_lora_starts_as_the_base_with_a_wide_first_half():
     assert all(value.shape[0] == 4 for name, value in parameters.items() if ".lora_A." in name)
 
 
-def test_sigmas_are_even_over_the_table():
+def test_sigmas_are_uniform_over_the_table():
     sigmas = plain_sigmas(20_000, generator=torch.Generator().manual_seed(0))
     assert sigmas.min() == pytest.approx(0.001)
     assert sigmas.max() == 1
@@ -38,24 +38,24 @@ def test_sigmas_are_even_over_the_table():
     assert counts.min() > 0.9 * 2000
 
 
-def test_it_asks_for_guidance_3_5():
+def test_the_guidance_is_3_5():
     transformer = plain_transformer()
     with recorded_calls(transformer) as calls:
         train_plain(transformer, tiny_dataset(), steps=2, batch_size=2, seed=0, report=lambda step: None)
     assert [call["guidance"].tolist() for call in calls] == [[3.5, 3.5]] * 2
 
 
-def test_every_picture_is_seen_once_an_epoch_with_its_own_caption():
+def test_every_image_is_used_once_per_epoch_with_its_own_caption():
     transformer, dataset = plain_transformer(), tiny_dataset(4)
     with recorded_calls(transformer) as calls:
         train_plain(transformer, dataset, steps=4, batch_size=2, seed=0, report=lambda step: None)
     for epoch in (calls[:2], calls[2:]):
-        seen = torch.cat([call["pooled_projections"] for call in epoch])
-        wanted = torch.stack([example.prompt.pooled for example in dataset.examples])
-        assert sorted(seen[:, 0].tolist()) == sorted(wanted[:, 0].tolist())
+        used = torch.cat([call["pooled_projections"] for call in epoch])
+        expected = torch.stack([example.prompt.pooled for example in dataset.examples])
+        assert sorted(used[:, 0].tolist()) == sorted(expected[:, 0].tolist())
 
 
-def test_it_learns_and_leaves_the_base_alone():
+def test_training_changes_only_the_lora():
     transformer = plain_transformer()
     before = {name: value.clone() for name, value in transformer.named_parameters()}
     steps: list[int] = []

@@ -1,4 +1,4 @@
-"""Random FLUX has the published shape, the same weights however it is held, and inputs that fit it."""
+"""Random FLUX has the published shape, the same weights in every precision, and inputs of matching sizes."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from lora.training.recipe.layers import block_layers
 CPU = torch.device("cpu")
 
 
-def held(precision: str) -> WeightPlacement:
+def placement(precision: str) -> WeightPlacement:
     return WeightPlacement(precision, modulation_on_host=False, device=CPU)
 
 
@@ -32,13 +32,13 @@ def sizes():
         (lambda: T5EncoderModel(T5Config(**DEV.t5)), 4_762_310_656),
     ],
 )
-def test_each_part_has_as_many_parameters_as_that_of_flux_dev(make, parameters):
+def test_each_component_has_as_many_parameters_as_in_flux_dev(make, parameters):
     with torch.device("meta"):
         assert sum(each.numel() for each in make().parameters()) == parameters
 
 
-def test_weights_are_the_same_however_they_are_held(sizes):
-    exact, rounded = (random_transformer(sizes, held(precision)) for precision in ("fp32", "int8"))
+def test_weights_are_the_same_in_every_precision(sizes):
+    exact, rounded = (random_transformer(sizes, placement(precision)) for precision in ("fp32", "int8"))
     layer, x = exact.transformer_blocks[0].attn.to_q, torch.randn(32, 192)
     difference = (layer(x) - rounded.transformer_blocks[0].attn.to_q(x)).norm()
     assert 0 < difference < 0.02 * layer(x).norm()
@@ -47,14 +47,14 @@ def test_weights_are_the_same_however_they_are_held(sizes):
 
 
 def test_biases_are_zero_and_norms_one(sizes):
-    named = dict(random_transformer(sizes, held("fp32")).named_parameters())
+    named = dict(random_transformer(sizes, placement("fp32")).named_parameters())
     vectors = {name: value for name, value in named.items() if value.dim() == 1}
     assert all((value == (0.0 if name.endswith("bias") else 1.0)).all() for name, value in vectors.items())
     assert {name.rpartition(".")[2] for name in vectors} == {"bias", "weight"}
 
 
-def test_a_random_pipeline_draws_a_text(sizes):
-    pipeline = random_pipeline(sizes, random_transformer(sizes, held("fp32")))
+def test_a_random_pipeline_generates_an_image(sizes):
+    pipeline = random_pipeline(sizes, random_transformer(sizes, placement("fp32")))
     (image,) = pipeline("a red square", width=32, height=32, num_inference_steps=1, max_sequence_length=16).images
     assert image.size == (32, 32)
 
@@ -68,10 +68,10 @@ def test_inputs_have_the_sizes_of_the_model(sizes):
     assert not torch.equal(example.latents, other.latents)
 
 
-def test_a_random_lora_has_the_tensors_of_one_that_was_trained(sizes):
-    transformer = random_transformer(sizes, held("fp32"))
+def test_a_random_lora_has_the_tensors_of_a_trained_one(sizes):
+    transformer = random_transformer(sizes, placement("fp32"))
     add_lora(transformer, layers=block_layers(sizes.transformer), rank=4, seed=0)
-    trained, made = lora_tensors(transformer), random_lora(block_layers(sizes.transformer), rank=4, seed=0)
-    assert {name: (each.shape, each.dtype) for name, each in made.items()} == {
+    trained, random = lora_tensors(transformer), random_lora(block_layers(sizes.transformer), rank=4, seed=0)
+    assert {name: (each.shape, each.dtype) for name, each in random.items()} == {
         name: (each.shape, each.dtype) for name, each in trained.items()
     }

@@ -1,4 +1,4 @@
-"""Products multiply what they say, and their times add up to the floor of a step."""
+"""Products compute what they claim, and their times add up to the floor of a step."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_a_cpu_multiplies_in_bf16_and_int8():
 
 @pytest.mark.parametrize("product", HERE, ids=lambda product: product.name)
 @pytest.mark.parametrize("is_forward", [True, False])
-def test_a_product_is_that_of_its_operands(product, is_forward):
+def test_a_product_multiplies_its_operands(product, is_forward):
     a, b, *scales = product.operands(32, 48, 96, CPU, is_forward=is_forward)
     exact = a.double() @ b.double()
     assert a.shape == (32, 48)
@@ -41,10 +41,10 @@ def test_the_floor_is_every_product_and_attention_of_the_blocks_both_ways():
     ]
     of_qkv = 2 * 2 * 19  # both ways, both streams of each double block
     assert floors([*products, *attention]) == {"bf16": dict.fromkeys(SIDES, of_qkv)}
-    assert floors(products) == {}  # without attention none is known
+    assert floors(products) == {}  # no floor is known without attention
 
 
-def test_the_shapes_of_the_floor_have_all_weights_that_tokens_meet():
+def test_the_shapes_of_the_floor_have_all_weights_that_tokens_are_multiplied_by():
     double, single = (QKV, OUT, UP, DOWN), (SINGLE_IN, SINGLE_OUT)
     weights = [sum(inputs * outputs for inputs, outputs in shapes) for shapes in (double, single)]
     assert 19 * 2 * weights[0] + 38 * weights[1] == 8_606_711_808  # performance.md 1.1

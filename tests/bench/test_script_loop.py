@@ -1,4 +1,4 @@
-"""The script's loop learns as ours does from the same numbers, and does all that a step of the script does."""
+"""The script's loop learns the same as ours from the same inputs, and does all that a step of the script does."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ ENCODING, KEEPING, OURS = (
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_traces_of_accelerate():
-    """It keeps its precision in the process."""
+def reset_accelerate():
+    """Accelerate stores its precision in the process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -42,33 +42,33 @@ def test_the_lora_is_on_the_342_layers_of_the_script():
 def test_both_loops_have_the_same_loss_in_the_first_step_and_learn_the_same(script):
     ours = set_up_training(OURS, SIZES)
     assert script.begin(INPUTS) == pytest.approx(ours.begin(INPUTS), rel=1e-3)
-    before = torch.cat([value.flatten() for value in script.beginning])
+    before = torch.cat([value.flatten() for value in script.initial_lora])
     changes = weights(script) - before, weights(ours) - before
     assert torch.nn.functional.cosine_similarity(*changes, dim=0) > 0.9
 
 
-def test_every_start_is_from_the_same_lora_and_recomputing_changes_no_loss(script):
+def test_every_run_has_the_same_initial_lora_and_recomputing_does_not_change_the_loss(script):
     first = script.begin(INPUTS)
     script.loop.step()
     assert script.begin(INPUTS) == first
     assert set_up_training(KEEPING, SIZES).begin(INPUTS) == first
 
 
-def test_later_steps_draw_sigmas_from_the_table_and_teach(script):
+def test_later_steps_sample_sigmas_from_the_table_and_learn(script):
     with recorded_calls(script.transformer) as calls:
         script.begin(INPUTS)
         before = weights(script)
         script.loop.step()
-    places = calls[1]["timestep"] * 1000
-    torch.testing.assert_close(places, places.round())
+    indices = calls[1]["timestep"] * 1000
+    torch.testing.assert_close(indices, indices.round())
     assert not torch.equal(weights(script), before)
 
 
-def test_texts_are_encoded_in_the_loop_if_they_should_be(script):
+def test_texts_are_encoded_in_the_loop_only_if_the_arm_does_so(script):
     known = {round(each.prompt.pooled.sum().item(), 1) for each in EXAMPLES}
     for encodes, each in ((False, script), (True, set_up_training(ENCODING, SIZES))):
         with recorded_calls(each.transformer) as calls:
             each.begin(INPUTS)
             each.loop.step()
-        seen = {round(pooled.sum().item(), 1) for pooled in calls[1]["pooled_projections"].float()}
-        assert seen.isdisjoint(known) is encodes
+        found = {round(pooled.sum().item(), 1) for pooled in calls[1]["pooled_projections"].float()}
+        assert found.isdisjoint(known) is encodes

@@ -1,17 +1,17 @@
-"""How near is near enough, and who is told to have missed it."""
+"""The tolerances of each precision, and the report of arms that missed theirs."""
 
 import pytest
 import torch
 
 from bench.step_arms import Arm
-from bench.step_proofs import Answer, as_lines, nearness
+from bench.step_proofs import LossAndGradients, as_lines, compare
 
-PLAIN = Answer(2.0, torch.tensor([1.0, 2.0, 3.0]))
+REFERENCE = LossAndGradients(2.0, torch.tensor([1.0, 2.0, 3.0]))
 
 
-def near(precision, loss, gradients):
+def deviation(precision, loss, gradients):
     arm = Arm(f"ours {precision}", precision, "blocks", is_ours=True)
-    return nearness(arm, Answer(loss, torch.tensor(gradients)), PLAIN)
+    return compare(arm, LossAndGradients(loss, torch.tensor(gradients)), REFERENCE)
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,12 @@ def near(precision, loss, gradients):
         ("nf4", 3.0, [3.0, 2.0, 1.0], True),
     ],
 )
-def test_each_precision_has_its_own_bar(precision, loss, gradients, expected):
-    assert near(precision, loss, gradients).is_enough is expected
+def test_each_precision_has_its_own_tolerance(precision, loss, gradients, expected):
+    assert deviation(precision, loss, gradients).is_enough is expected
 
 
-def test_who_missed_the_bar_is_named_once():
-    missed = near("bf16", 2.003, [1.0, 2.0, 3.0])
-    lines = as_lines([missed, near("int8", 2.0, [1.0, 2.0, 3.0]), missed]).splitlines()
+def test_an_arm_that_missed_its_tolerance_is_named_once():
+    missed = deviation("bf16", 2.003, [1.0, 2.0, 3.0])
+    lines = as_lines([missed, deviation("int8", 2.0, [1.0, 2.0, 3.0]), missed]).splitlines()
     assert lines[-1] == "missed the bar: ours bf16"
     assert [line for line in lines if "ours bf16" in line][:-1] == ["| ours bf16 | 0.150 % | 1.00000 |"]

@@ -1,4 +1,4 @@
-"""Each round is timed by itself, warm-ups are not, and all are told their number."""
+"""Each round is timed separately, warm-ups are not timed, and all get their number."""
 
 import time
 

@@ -1,15 +1,15 @@
-"""The benchmark of the training step: what it makes of its visits, and that memory may run out."""
+"""The benchmark of the training step: its table, and how it handles running out of memory."""
 
 import pytest
 
 from bench import train_step
 from bench.random_flux import tiny_sizes
 from bench.step_arms import ARMS, BASELINE
-from bench.train_step import Extent, Refused, Visit, as_markdown, visited
+from bench.train_step import Extent, Measurement, Refused, as_markdown, measure
 
 
-def visit(arm: str, *seconds: float, loss: float = 2.0) -> Visit:
-    return Visit(arm, 1024, loss, [9.0], list(seconds), 0, 30_000_000_000, None, None)
+def measurement(arm: str, *seconds: float, loss: float = 2.0) -> Measurement:
+    return Measurement(arm, 1024, loss, [9.0], list(seconds), 0, 30_000_000_000, None, None)
 
 
 def cells(line: str) -> list[str]:
@@ -17,23 +17,23 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_table_compares_medians_with_the_baseline_and_the_floor_of_1024_pixels():
-    visits = [
-        visit(BASELINE.name, 0.7, 0.9),
-        visit("ours bf16", 0.4),
-        visit(BASELINE.name, 0.8),
-        visit("ours bf16", 0.4),
+    measurements = [
+        measurement(BASELINE.name, 0.7, 0.9),
+        measurement("ours bf16", 0.4),
+        measurement(BASELINE.name, 0.8),
+        measurement("ours bf16", 0.4),
     ]
-    _, _, baseline, ours = as_markdown(visits, batch_size=1).splitlines()
+    _, _, baseline, ours = as_markdown(measurements, batch_size=1).splitlines()
     assert cells(baseline)[2:5] == ["0.800", "0.700 to 0.900", "1.00"]
     assert cells(ours)[2:] == ["0.400", "0.400 to 0.400", "2.00", "1.85", "30.0 GB", "2.00000 (+0.000 %)"]
 
 
-def test_four_pictures_have_four_times_the_floor():
-    ours = as_markdown([visit("ours bf16", 0.8)], batch_size=4).splitlines()[-1]
+def test_four_images_have_four_times_the_floor():
+    ours = as_markdown([measurement("ours bf16", 0.8)], batch_size=4).splitlines()[-1]
     assert cells(ours)[5] == "0.92"
 
 
-def test_an_arm_without_room_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch):
+def test_an_arm_that_runs_out_of_memory_is_reported(monkeypatch: pytest.MonkeyPatch):
     extent = Extent((64,), 1, ARMS, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
 
     def full(*_: object) -> None:
@@ -43,7 +43,7 @@ def test_an_arm_without_room_is_told_and_the_others_go_on(monkeypatch: pytest.Mo
         raise RuntimeError("shapes do not fit")
 
     monkeypatch.setattr(train_step, "set_up_training", full)
-    assert visited(BASELINE, tiny_sizes(), extent, None) == [Refused(BASELINE.name, None, "out of memory")]
+    assert measure(BASELINE, tiny_sizes(), extent, None) == [Refused(BASELINE.name, None, "out of memory")]
     monkeypatch.setattr(train_step, "set_up_training", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        visited(BASELINE, tiny_sizes(), extent, None)
+        measure(BASELINE, tiny_sizes(), extent, None)

@@ -1,4 +1,4 @@
-"""What tests of the model share."""
+"""Fixtures that tests of lora share."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.tiny import tiny_transformer
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The transformer of tests/tiny.py as a file."""
+    """A folder with the transformer of tests/tiny.py."""
     folder = tmp_path_factory.mktemp("base")
     tiny_transformer().save_pretrained(folder / "transformer")
     return folder

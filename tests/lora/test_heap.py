@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system."""
+"""Freed memory is returned to the operating system."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ def anonymous_bytes():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def test_it_may_be_called_at_any_time():
+def test_trim_heap_can_be_called_at_any_time():
     trim_heap()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
-def test_what_goes_to_the_disk_cache_does_not_stay_in_memory(tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc/self/status of Linux")
+def test_tensors_in_the_disk_cache_do_not_stay_in_memory(tmp_path):
     """400 MiB of encoded captions."""
     cache, caption = DiskCache(tmp_path, most_bytes=2**30), torch.randn(512, 2048)
     before = anonymous_bytes()

@@ -1,4 +1,4 @@
-"""A job's folder is there as long as it is needed, and goes however the job ends."""
+"""The folder of a job exists as long as it is needed, and is deleted however the job ends."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora.workspace import clear, own_temporary_folder, sent, workspace
+from lora.workspace import clear_folder, own_temporary_folder, uploaded_file, workspace
 from tests.project_rules import ROOT
 from tests.tiny import assert_one_sentence
 
@@ -20,7 +20,7 @@ def temporary(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_what_a_job_returns_is_there_until_the_next_job_of_its_kind(temporary):
+def test_the_result_of_a_job_stays_until_the_next_job_of_the_same_kind(temporary):
     with workspace("train") as folder:
         (folder / "result").write_text("1")
     assert (folder / "result").read_text() == "1"
@@ -31,7 +31,7 @@ def test_what_a_job_returns_is_there_until_the_next_job_of_its_kind(temporary):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_job_that_fails_or_is_cancelled_leaves_nothing(temporary, error):
+def test_a_failed_or_cancelled_job_leaves_no_files(temporary, error):
     with pytest.raises(error), workspace("train") as folder:
         (folder / "half").write_text("")
         raise error
@@ -39,8 +39,8 @@ def test_a_job_that_fails_or_is_cancelled_leaves_nothing(temporary, error):
 
 
 @pytest.mark.parametrize(("hours", "stays"), [(7 * 24, True), (8 * 24 + 1, False)])
-def test_what_another_process_left_goes_after_more_than_a_week(temporary, hours, stays):
-    """It may have been killed; or it may be at work."""
+def test_the_folder_of_another_process_is_deleted_after_more_than_a_week(temporary, hours, stays):
+    """The other process may have been killed, or may still be running."""
     left = temporary / f"flux-lora-train-{os.getpid() + 1}-x"
     left.mkdir()
     os.utime(left, (time.time() - 3600 * hours,) * 2)
@@ -48,13 +48,13 @@ def test_what_another_process_left_goes_after_more_than_a_week(temporary, hours,
         assert left.exists() is stays
 
 
-def test_a_process_has_a_temporary_folder_of_its_own(temporary):
-    """Which Cog, in the same process, puts the files of requests into."""
-    own = own_temporary_folder("inputs")
+def test_each_process_has_its_own_temporary_folder(temporary):
+    """Cog runs in the same process, and stores the files of requests in this folder."""
+    own_folder = own_temporary_folder("inputs")
     with tempfile.NamedTemporaryFile() as file:
-        assert Path(file.name).parent == own
-    assert own.parent == temporary
-    assert own.stat().st_mode & 0o777 == 0o700
+        assert Path(file.name).parent == own_folder
+    assert own_folder.parent == temporary
+    assert own_folder.stat().st_mode & 0o777 == 0o700
 
 
 HOLDER = """
@@ -68,7 +68,7 @@ os.kill(os.getpid(), 9) if sys.argv[2] == "killed" else None
 
 
 @pytest.mark.parametrize("end", ["killed", "in peace"])
-def test_the_folder_of_another_server_is_there_as_long_as_that_lives(temporary, monkeypatch, end):
+def test_the_folder_of_another_server_stays_until_that_server_exits(temporary, monkeypatch, end):
     command = [sys.executable, "-c", HOLDER, str(temporary), end]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
         theirs = Path(other.stdout.readline().strip())
@@ -82,40 +82,40 @@ def test_the_folder_of_another_server_is_there_as_long_as_that_lives(temporary, 
     assert not theirs.exists()
 
 
-def test_a_folder_that_was_taken_away_is_made_anew(temporary):
-    own = own_temporary_folder("inputs")
-    own.rmdir()
-    clear(own, keep=())
-    assert own.stat().st_mode & 0o777 == 0o700
+def test_a_removed_folder_is_recreated(temporary):
+    own_folder = own_temporary_folder("inputs")
+    own_folder.rmdir()
+    clear_folder(own_folder, keep=())
+    assert own_folder.stat().st_mode & 0o777 == 0o700
     tempfile.tempdir = str(temporary)
     own_temporary_folder("inputs")
-    assert own.is_dir()
+    assert own_folder.is_dir()
 
 
-def test_all_but_the_files_of_the_request_is_cleared(temporary):
+def test_clear_folder_keeps_only_the_files_of_the_request(temporary):
     for name in ("left", "image", "mask"):
         (temporary / name).write_text("")
     (temporary / "outputs").mkdir()
     (temporary / "outputs" / "0.png").write_text("")
-    clear(temporary, keep=(temporary / "image", None, temporary / "mask"))
+    clear_folder(temporary, keep=(temporary / "image", None, temporary / "mask"))
     assert {path.name for path in temporary.iterdir()} == {"image", "mask"}
 
 
-def test_a_file_that_a_request_names_and_does_not_bring_is_refused(temporary):
-    """D10; neither by another folder, nor on the way through ours, nor by a link in it."""
-    own, other = temporary / "own", temporary / "other"
-    own.mkdir()
+def test_a_path_that_was_not_uploaded_is_refused(temporary):
+    """D10: a path in another folder, a path that leaves our folder, and a link in our folder."""
+    own_folder, other = temporary / "own", temporary / "other"
+    own_folder.mkdir()
     other.write_text("")
-    (own / "sent").write_text("")
-    (own / "link").symlink_to(other)
-    assert sent(own, "image", own / "sent") == own / "sent"
-    for path in (other, own / ".." / "other", own / "link", Path("other"), "other", 5, ["x"]):
+    (own_folder / "sent").write_text("")
+    (own_folder / "link").symlink_to(other)
+    assert uploaded_file(own_folder, "image", own_folder / "sent") == own_folder / "sent"
+    for path in (other, own_folder / ".." / "other", own_folder / "link", Path("other"), "other", 5, ["x"]):
         with pytest.raises(ValueError, match="expected an https:// URL") as error:
-            sent(own, "mask", path)
+            uploaded_file(own_folder, "mask", path)
         assert_one_sentence(error.value, "mask is")
 
 
 @pytest.mark.parametrize("blank", [None, "", " "])
-def test_blank_text_is_no_file(temporary, blank):
-    """Which Cog hands on as it is."""
-    assert sent(temporary, "image", blank) is None
+def test_blank_text_counts_as_no_file(temporary, blank):
+    """Cog passes blank text through unchanged."""
+    assert uploaded_file(temporary, "image", blank) is None

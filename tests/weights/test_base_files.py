@@ -1,4 +1,4 @@
-"""A base that is not whole is found before it is loaded, and the file is named; whole ones are let pass."""
+"""Missing and damaged files of a base are reported before it is loaded; a complete base passes."""
 
 import json
 import shutil
@@ -19,13 +19,13 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 95
 
 @pytest.fixture
 def base(tmp_path):
-    """tiny-flux, by links that a test may put files in place of."""
+    """tiny-flux as a folder of links, which a test may replace with files."""
     return linked_base(tmp_path / "base")
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """T5 of tiny-flux in several files."""
+    """The T5 encoder of tiny-flux in several files."""
     folder = tmp_path_factory.mktemp("shards")
     T5EncoderModel.from_pretrained(TINY_FLUX / "text_encoder_2").save_pretrained(folder, max_shard_size="500KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
@@ -34,7 +34,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def sharded(base, shards):
-    """tiny-flux, whose T5 is in several files."""
+    """tiny-flux with its T5 encoder in several files."""
     shutil.rmtree(base / "text_encoder_2")
     shutil.copytree(shards, base / "text_encoder_2")
     return base
@@ -52,11 +52,11 @@ def refusal(base, kind):
     return str(error.value)
 
 
-def test_a_whole_base_is_let_pass(base):
+def test_a_complete_base_passes(base):
     check_folder(base)
 
 
-def test_a_base_in_shards_is_let_pass(sharded):
+def test_a_base_with_shards_passes(sharded):
     check_folder(sharded)
 
 
@@ -76,39 +76,41 @@ def test_a_base_in_shards_is_let_pass(sharded):
         "vae/diffusion_pytorch_model.safetensors",
     ],
 )
-def test_a_file_that_is_missing_is_named(base, name):
+def test_a_missing_file_is_named(base, name):
     (base / name).unlink()
     assert f"{base / name} is missing" in refusal(base, FileNotFoundError)
 
 
-@pytest.mark.parametrize("part", ["transformer", "text_encoder", "text_encoder_2", "vae", "scheduler", "tokenizer"])
-def test_a_part_that_is_missing_is_named(base, part):
-    shutil.rmtree(base / part)
-    assert f"{base / part}/" in refusal(base, FileNotFoundError)
+@pytest.mark.parametrize(
+    "component", ["transformer", "text_encoder", "text_encoder_2", "vae", "scheduler", "tokenizer"]
+)
+def test_a_missing_component_is_named(base, component):
+    shutil.rmtree(base / component)
+    assert f"{base / component}/" in refusal(base, FileNotFoundError)
 
 
 @pytest.mark.parametrize(
-    ("part", "wanted"), [("tokenizer", "vocab.json and merges.txt"), ("tokenizer_2", "spiece.model")]
+    ("component", "expected"), [("tokenizer", "vocab.json and merges.txt"), ("tokenizer_2", "spiece.model")]
 )
-def test_a_tokenizer_needs_a_vocabulary(base, part, wanted):
-    (base / part / "tokenizer.json").unlink()
+def test_a_tokenizer_needs_a_vocabulary(base, component, expected):
+    (base / component / "tokenizer.json").unlink()
     message = refusal(base, FileNotFoundError)
-    assert f"{base / part} has no vocabulary: expected tokenizer.json or {wanted}" in message
+    assert f"{base / component} has no vocabulary: expected tokenizer.json or {expected}" in message
 
 
 @pytest.mark.parametrize(
-    ("part", "names"), [("tokenizer", ["vocab.json", "merges.txt"]), ("tokenizer_2", ["spiece.model"])]
+    ("component", "names"), [("tokenizer", ["vocab.json", "merges.txt"]), ("tokenizer_2", ["spiece.model"])]
 )
-def test_a_vocabulary_of_the_older_kind_will_do(base, part, names):
-    (base / part / "tokenizer.json").unlink()
+def test_a_vocabulary_in_the_older_format_is_sufficient(base, component, names):
+    (base / component / "tokenizer.json").unlink()
     for name in names:
-        replace(base / part / name, b"{}")
+        replace(base / component / name, b"{}")
     check_folder(base)
 
 
-@pytest.mark.parametrize("named", [None, [None, None], "FluxTransformer2DModel", []])
-def test_an_index_that_names_a_part_of_nothing_is_refused(base, named):
-    change_json(base / "model_index.json", transformer=named)
+@pytest.mark.parametrize("entry", [None, [None, None], "FluxTransformer2DModel", []])
+def test_an_index_with_an_invalid_component_is_refused(base, entry):
+    change_json(base / "model_index.json", transformer=entry)
     assert "model_index.json names no transformer" in refusal(base, ValueError)
 
 
@@ -124,34 +126,34 @@ def test_an_index_that_names_a_part_of_nothing_is_refused(base, named):
         (POINTER, "is a git-lfs pointer"),
     ],
 )
-def test_a_configuration_that_is_no_json_object_is_named(base, name, content, found):
+def test_a_configuration_that_is_not_a_json_object_is_named(base, name, content, found):
     replace(base / name, content)
     assert f"{base / name} " in refusal(base, ValueError)
     assert found in refusal(base, ValueError)
 
 
-def test_a_pointer_is_told_in_whichever_file_it_stands(base):
+def test_a_git_lfs_pointer_is_found_in_any_file(base):
     replace(base / "tokenizer_2" / "spiece.model", POINTER)
     assert f"{base / 'tokenizer_2' / 'spiece.model'} is a git-lfs pointer" in refusal(base, ValueError)
 
 
-def test_a_json_of_no_end_is_not_read(base):
+def test_a_huge_json_file_is_not_read(base):
     with (base / "vae" / "endless.json").open("wb") as file:
         file.truncate(2**40)
     assert "1,099,511,627,776 bytes: expected a JSON object of at most" in refusal(base, ValueError)
 
 
-def test_a_download_that_did_not_end_is_named(base):
+def test_an_incomplete_download_is_named(base):
     replace(base / f"{TRANSFORMER}.incomplete", b"")
     assert f"{TRANSFORMER}.incomplete is the beginning of a download" in refusal(base, ValueError)
 
 
-def test_weights_that_are_cut_short_are_named(base):
+def test_truncated_weights_are_named(base):
     replace(base / TRANSFORMER, (TINY_FLUX / TRANSFORMER).read_bytes()[:-1000])
     assert f"{base / TRANSFORMER} is cut short, 1,000 bytes are missing" in refusal(base, ValueError)
 
 
-def test_shards_that_are_missing_are_counted(sharded):
+def test_missing_shards_are_counted(sharded):
     files = sorted((sharded / "text_encoder_2").glob("*.safetensors"))
     files[1].unlink()
     files[2].unlink()
@@ -159,27 +161,29 @@ def test_shards_that_are_missing_are_counted(sharded):
     assert found in refusal(sharded, FileNotFoundError)
 
 
-def test_a_shard_that_is_cut_short_is_named(sharded):
+def test_a_truncated_shard_is_named(sharded):
     file = max((sharded / "text_encoder_2").glob("*.safetensors"))
     replace(file, file.read_bytes()[:-1])
     assert f"{file} is cut short, 1 bytes are missing" in refusal(sharded, ValueError)
 
 
 @pytest.mark.parametrize("name", ["../vae/x.safetensors", "/etc/passwd", "a\n.safetensors", ".safetensors", "a.bin", 7])
-def test_an_index_may_only_name_files_beside_it(sharded, name):
+def test_an_index_may_only_name_files_in_its_own_folder(sharded, name):
     change_json(sharded / T5_INDEX, weight_map={"shared.weight": name})
     assert f"names the file {name!r}" in refusal(sharded, ValueError)
 
 
 @pytest.mark.parametrize("weight_map", [{}, [], None])
-def test_an_index_of_nothing_is_refused(sharded, weight_map):
+def test_an_empty_index_is_refused(sharded, weight_map):
     change_json(sharded / T5_INDEX, weight_map=weight_map)
     assert "names no files: expected a weight_map" in refusal(sharded, ValueError)
 
 
-def test_the_files_of_weights_are_all_that_there_are_in_the_order_of_loading(sharded):
+def test_weight_files_are_complete_and_in_loading_order(sharded):
     files = weight_files(sharded)
     assert sorted(files) == sorted(sharded.glob("*/*.safetensors"))
-    parts = list(dict.fromkeys(file.parent.name for file in files))
-    assert parts == [name for name in json.loads((sharded / "model_index.json").read_bytes()) if name in parts]
+    components = list(dict.fromkeys(file.parent.name for file in files))
+    assert components == [
+        name for name in json.loads((sharded / "model_index.json").read_bytes()) if name in components
+    ]
     assert sum(len(load_file(file)) for file in files) > len(files)

@@ -1,4 +1,4 @@
-"""Which base is meant and where it is; what is not there is said with what to do, and nothing else is taken."""
+"""The base that a setting or a request names is found. The error for a missing base says how to get it."""
 
 import contextlib
 import re
@@ -48,28 +48,28 @@ def test_a_base_with_guidance_is_trained(monkeypatch):
     assert find_trainable_base() == find_base()
 
 
-def test_the_command_that_fetches_a_base_is_understood_by_the_tool_it_is_for(monkeypatch):
-    """The real command line of Hugging Face, its two ways to download replaced by records of what was asked."""
+def test_the_download_command_in_the_error_is_valid(monkeypatch):
+    """Runs the real command line tool of Hugging Face, with its two download functions replaced by recorders."""
     monkeypatch.setenv("FLUX_BASE", "dev")
     if (WEIGHTS / "dev").exists():
         pytest.skip("weights/dev is there")
     command = re.search(r"`(hf download [^`]+)`", refusal(FileNotFoundError))
     assert command
-    asked = []
+    calls = []
     for function in ("snapshot_download", "hf_hub_download"):
         monkeypatch.setattr(
-            download, function, lambda *_, _name=function, **kwargs: asked.append((_name, kwargs)) or ""
+            download, function, lambda *_, _name=function, **kwargs: calls.append((_name, kwargs)) or ""
         )
     monkeypatch.setattr(sys, "argv", shlex.split(command[1]))
     with contextlib.suppress(SystemExit):
         hf.main()
-    [(function, settings)] = asked
+    [(function, settings)] = calls
     assert function == "snapshot_download"
     assert settings["repo_id"] == "black-forest-labs/FLUX.1-dev"
     assert settings["ignore_patterns"] == ["flux1-*", "ae.safetensors"]
 
 
-def test_spaces_around_a_name_do_not_count(monkeypatch):
+def test_spaces_around_a_name_are_ignored(monkeypatch):
     monkeypatch.setenv("FLUX_BASE", " tiny ")
     assert find_base().name == "tiny"
 
@@ -93,11 +93,11 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "kind", "found", "remedy"), DAMAGES)
-@pytest.mark.parametrize("part", ["transformer", "vae"])
-def test_a_base_that_is_not_whole_is_told_with_its_remedy(tmp_path, part, damage, kind, found, remedy):
+@pytest.mark.parametrize("component", ["transformer", "vae"])
+def test_the_error_for_a_damaged_base_contains_its_remedy(tmp_path, component, damage, kind, found, remedy):
     base = Base("tiny", linked_base(tmp_path / "base"), "run script/build-tiny-flux")
     check_base(base)
-    file = base.path / part / "diffusion_pytorch_model.safetensors"
+    file = base.path / component / "diffusion_pytorch_model.safetensors"
     damage(file)
     with pytest.raises(kind) as error:
         check_base(base)
@@ -105,13 +105,13 @@ def test_a_base_that_is_not_whole_is_told_with_its_remedy(tmp_path, part, damage
     assert str(error.value).endswith(remedy)
 
 
-def test_a_base_that_cannot_be_loaded_is_told_with_its_remedy(tmp_path):
+def test_the_error_for_a_base_that_cannot_be_loaded_contains_its_remedy(tmp_path):
     with pytest.raises(ValueError) as error, with_remedy(Base("mine", tmp_path, "make it again")):
         raise ValueError(f"{tmp_path} has no tensor")
     assert str(error.value) == f"the base mine: {tmp_path} has no tensor; remove it, then make it again"
 
 
-def test_a_base_that_is_not_whole_is_not_trained(monkeypatch, tmp_path):
+def test_a_damaged_base_is_not_trained(monkeypatch, tmp_path):
     folder = linked_base(tmp_path / "base")
     replace(folder / "transformer" / "config.json", b"")
     monkeypatch.setenv("FLUX_BASE", str(folder))
@@ -121,7 +121,7 @@ def test_a_base_that_is_not_whole_is_not_trained(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["devv", "DEV", "flux", ".."])
-def test_a_name_that_does_not_exist_is_refused_with_those_that_do(monkeypatch, name):
+def test_the_error_for_an_unknown_name_lists_the_known_ones(monkeypatch, name):
     monkeypatch.setenv("FLUX_BASE", name)
     message = refusal(ValueError)
     assert repr(name) in message
@@ -129,7 +129,7 @@ def test_a_name_that_does_not_exist_is_refused_with_those_that_do(monkeypatch, n
 
 
 @pytest.mark.parametrize("name", REPOSITORIES)
-def test_a_base_that_is_not_there_is_told_with_its_remedy(monkeypatch, name):
+def test_the_error_for_a_missing_base_says_how_to_get_it(monkeypatch, name):
     if (WEIGHTS / name / "model_index.json").is_file():
         pytest.skip(f"weights/{name} is on this machine")
     monkeypatch.setenv("FLUX_BASE", name)
@@ -140,7 +140,7 @@ def test_a_base_that_is_not_there_is_told_with_its_remedy(monkeypatch, name):
 
 
 @pytest.mark.parametrize("setting", [None, "", "  "])
-def test_without_a_setting_dev_is_meant(monkeypatch, setting):
+def test_the_default_base_is_dev(monkeypatch, setting):
     if (WEIGHTS / "dev" / "model_index.json").is_file():
         pytest.skip("weights/dev is on this machine")
     monkeypatch.delenv("FLUX_BASE", raising=False)
@@ -157,7 +157,7 @@ def test_a_folder_without_an_index_is_refused(monkeypatch, tmp_path):
 
 
 def a_base(folder, name, *, guidance=True):
-    """As much of one as its choice looks at."""
+    """The files of a base that `requested_base` reads."""
     write(folder / "model_index.json", b"{}")
     (folder / "transformer").mkdir()
     write(folder / "transformer" / "config.json", b'{"guidance_embeds": %s}' % str(guidance).lower().encode())
@@ -166,7 +166,7 @@ def a_base(folder, name, *, guidance=True):
 
 @pytest.fixture
 def weights(monkeypatch, tmp_path):
-    """A folder in the place of weights/, with dev and schnell."""
+    """A folder in place of weights/, with dev and schnell."""
     monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
     for name in ("dev", "schnell"):
         (tmp_path / name).mkdir()
@@ -174,27 +174,27 @@ def weights(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("model", [None, "", "  ", "dev"])
-def test_a_request_that_names_no_model_means_the_served_one(weights, model):
+def test_a_request_without_a_model_gets_the_served_base(weights, model):
     assert requested_base(model, served=weights["dev"]) == weights["dev"]
 
 
-def test_a_request_can_name_any_base_that_is_there(weights):
+def test_a_request_can_name_any_base_on_this_machine(weights):
     assert requested_base("schnell", served=weights["dev"]).path == weights["schnell"].path
 
 
-def test_a_request_for_a_base_that_is_not_there_is_told_how_to_get_it(weights):
+def test_the_error_for_a_request_of_a_missing_base_says_how_to_get_it(weights):
     with pytest.raises(FileNotFoundError) as error:
         requested_base("krea", served=weights["dev"])
     assert_one_sentence(error.value, "model is krea: no weights/krea here", "draws with dev", "`hf download")
 
 
-def test_a_model_that_does_not_exist_is_refused_with_those_that_do(weights):
+def test_the_error_for_an_unknown_model_lists_the_known_ones(weights):
     with pytest.raises(ValueError) as error:
         requested_base("pro", served=weights["dev"])
     assert_one_sentence(error.value, "model is 'pro': expected dev, krea, schnell", "none for dev")
 
 
-def test_a_base_of_ones_own_stands_in_for_those_of_its_kind_that_are_not_there(weights, tmp_path):
+def test_an_unpublished_base_replaces_missing_bases_of_its_kind(weights, tmp_path):
     (tmp_path / "mine").mkdir()
     mine = a_base(tmp_path / "mine", "folder mine")
     assert requested_base("krea", served=mine) == mine
@@ -205,7 +205,7 @@ def test_a_base_of_ones_own_stands_in_for_those_of_its_kind_that_are_not_there(w
         requested_base("krea", served=fast)
 
 
-def test_the_embedded_base_is_no_schnell(monkeypatch, tmp_path):
+def test_the_embedded_base_does_not_replace_schnell(monkeypatch, tmp_path):
     monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
     tiny = Base("tiny", TINY_FLUX, "run script/build-tiny-flux")
     assert requested_base("dev", served=tiny) == tiny

@@ -1,4 +1,4 @@
-"""One LoRA out of a tar that anybody may have made, gzipped or not, without writing anything; C46 to C55."""
+"""The only LoRA in an untrusted tar, gzipped or not, is read without writing anything; C46 to C55."""
 
 import gzip
 import io
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from weights import lora_tar
-from weights.lora_tar import START, is_tar, lora_in_tar
+from weights.lora_tar import START_BYTES, is_tar, lora_in_tar
 
 CONTENT = b"the LoRA"
 
@@ -40,18 +40,18 @@ def refusal(content):
 @pytest.mark.parametrize("names", [("a/x.safetensors", "b.txt"), ("b.txt", "a/x.safetensors")])
 def test_the_lora_is_found_gzipped_or_not_before_or_after_others(mode, names):
     content = a_tar(*((name, CONTENT if name.endswith("safetensors") else b"text") for name in names), mode=mode)
-    assert is_tar(content[:START])
+    assert is_tar(content[:START_BYTES])
     assert read(content) == CONTENT
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_format_of_tar_is_known(tar_format):
+def test_every_tar_format_is_read(tar_format):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tar_format) as tar:
         info = tarfile.TarInfo("dir/" * 20 + "x.safetensors")
         info.size = len(CONTENT)
         tar.addfile(info, io.BytesIO(CONTENT))
-    assert is_tar(file.getvalue()[:START])
+    assert is_tar(file.getvalue()[:START_BYTES])
     assert read(file.getvalue()) == CONTENT
 
 
@@ -64,7 +64,7 @@ def test_no_lora_and_two_loras_are_refused():
 
 
 @pytest.mark.parametrize("name", ["../../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors"])
-def test_a_name_that_climbs_writes_nothing(name, tmp_path, monkeypatch):
+def test_a_path_with_parent_folders_writes_nothing(name, tmp_path, monkeypatch):
     """C49."""
     monkeypatch.chdir(tmp_path)
     assert read(a_tar((name, CONTENT))) == CONTENT
@@ -72,7 +72,7 @@ def test_a_name_that_climbs_writes_nothing(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_are_no_files(kind):
+def test_links_and_devices_are_ignored(kind):
     """C50."""
     content = a_tar(("x.safetensors", b""), type=kind, linkname="/etc/passwd")
     assert "0 .safetensors files" in refusal(content)
@@ -87,30 +87,30 @@ def test_a_gzipped_bomb_is_stopped_at_the_limit(monkeypatch, name):
     assert "1,000,000" in refusal(bomb)
 
 
-def test_a_gzipped_bomb_is_stopped_long_before_the_limit_of_honest_files(monkeypatch):
-    """C52: a few megabytes must not become four gibibytes of memory."""
-    monkeypatch.setattr(lora_tar, "UNSUSPICIOUS_BYTES", 1_000_000)
+def test_a_gzipped_bomb_is_stopped_by_its_compression_ratio(monkeypatch):
+    """C52: a few megabytes must not unpack to four gibibytes of memory."""
+    monkeypatch.setattr(lora_tar, "UNCHECKED_BYTES", 1_000_000)
     bomb = a_tar(("x.safetensors", bytes(30_000_000)), mode="w:gz")
     assert "unpacks to more than 200 times its size" in refusal(bomb)
 
 
-def test_a_tar_of_zeros_that_is_not_packed_is_no_bomb(monkeypatch):
-    monkeypatch.setattr(lora_tar, "UNSUSPICIOUS_BYTES", 1000)
+def test_an_uncompressed_tar_of_zeros_is_read(monkeypatch):
+    monkeypatch.setattr(lora_tar, "UNCHECKED_BYTES", 1000)
     assert read(a_tar(("x.safetensors", bytes(100_000)))) == bytes(100_000)
 
 
-def test_members_that_unpack_to_much_together_are_stopped(monkeypatch):
+def test_members_that_are_too_large_together_are_stopped(monkeypatch):
     monkeypatch.setattr(lora_tar, "MOST_BYTES", 1_000_000)
     bomb = a_tar(*((f"{index}.txt", bytes(900_000)) for index in range(9)), mode="w:gz")
     assert "unpacks to more than 1,000,000 bytes" in refusal(bomb)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
-def test_a_tar_cut_off_is_damage(mode, kept):
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
+def test_a_truncated_tar_is_reported_as_damaged(mode, fraction):
     """C53."""
     content = a_tar(("x.safetensors", bytes(range(256)) * 40), mode=mode)
-    message = refusal(content[: int((len(content) if mode == "w:gz" else 10_752) * kept)])
+    message = refusal(content[: int((len(content) if mode == "w:gz" else 10_752) * fraction)])
     assert "damaged tar" in message
     assert len(message) < 200
 
@@ -120,12 +120,12 @@ def test_a_tar_cut_off_is_damage(mode, kept):
     [b"", gzip.compress(b"", mtime=0), gzip.compress(b"no tar", mtime=0), b"\x1f\x8b", bytes(100)],
     ids=["nothing", "nothing, gzipped", "a text, gzipped", "the start of a gzip", "zeros"],
 )
-def test_what_is_no_tar_is_damage(content):
+def test_a_file_that_is_not_a_tar_is_reported_as_damaged(content):
     """C53."""
     assert "damaged tar" in refusal(content) or "0 .safetensors" in refusal(content)
 
 
-def test_a_size_that_a_pax_header_invents_is_refused():
+def test_a_false_size_in_a_pax_header_is_refused():
     """C55."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -136,12 +136,12 @@ def test_a_size_that_a_pax_header_invents_is_refused():
 
 
 def with_header(headers, kind=tarfile.XHDTYPE):
-    """A tar whose one LoRA comes after these records of a PAX header, or after this text of another."""
-    records = headers if isinstance(headers, bytes) else b"".join(record(*pair) for pair in headers.items())
-    before = tarfile.TarInfo("headers")
-    before.type, before.size = kind, len(records)
+    """A tar with a header before its only LoRA: a PAX header of these records, or another header of these bytes."""
+    records = headers if isinstance(headers, bytes) else b"".join(record(*item) for item in headers.items())
+    info = tarfile.TarInfo("headers")
+    info.type, info.size = kind, len(records)
     padded = records + bytes(-len(records) % tarfile.BLOCKSIZE)
-    return before.tobuf(tarfile.USTAR_FORMAT) + padded + a_tar(("x.safetensors", CONTENT))
+    return info.tobuf(tarfile.USTAR_FORMAT) + padded + a_tar(("x.safetensors", CONTENT))
 
 
 def record(name, value):
@@ -157,17 +157,17 @@ def test_headers_of_usual_size_are_read():
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
-def test_headers_larger_than_any_file_needs_are_not_read(kind):
-    """C55: 200 MiB of them took seconds and three times the memory, in a data URI of 3 MB."""
+def test_headers_over_the_limit_are_not_read(kind):
+    """C55: 200 MiB of headers, in a data URI of 3 MB, took seconds and three times as much memory."""
     header = tarfile.TarInfo("headers")
     header.type, header.size = kind, 200 * 2**20
     assert "over 1,048,576 bytes of headers" in refusal(header.tobuf(tarfile.USTAR_FORMAT))
 
 
-def test_headers_count_together(monkeypatch):
+def test_the_limit_applies_to_all_headers_together(monkeypatch):
     monkeypatch.setattr(lora_tar, "MOST_HEADER_BYTES", 3000)
-    one = with_header({"comment": "x" * 1000})
-    assert "over 3,000 bytes of headers" in refusal(one[: -tarfile.RECORDSIZE] * 4)
+    tar = with_header({"comment": "x" * 1000})
+    assert "over 3,000 bytes of headers" in refusal(tar[: -tarfile.RECORDSIZE] * 4)
 
 
 @pytest.mark.parametrize(
@@ -179,19 +179,19 @@ def test_headers_count_together(monkeypatch):
         {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "8"},
     ],
 )
-def test_a_sparse_file_is_refused_in_a_sentence_of_ours(headers):
+def test_a_sparse_file_is_refused_with_our_own_message(headers):
     """C55."""
-    assert refusal(with_header(headers)) == "is a tar with a file that has holes (a sparse one): expected plain files"
+    assert refusal(with_header(headers)) == "is a tar with a sparse file: expected plain files"
 
 
-def test_a_header_that_cannot_be_read_is_damage_in_a_sentence_of_ours():
-    """Python reads no number of 5000 digits."""
-    assert refusal(with_header(b"9" * 5000 + b" a=b\n")) == "is a damaged tar (a header holds what cannot be read)"
+def test_a_header_that_cannot_be_read_is_refused_with_our_own_message():
+    """Python refuses to parse a number of 5000 digits."""
+    assert refusal(with_header(b"9" * 5000 + b" a=b\n")) == "is a damaged tar (a header cannot be read)"
 
 
 def test_a_million_members_are_not_read():
     """C55."""
     header = tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert "more than 10,000 files" in refusal(header * 1_000_000)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - started < 10

@@ -1,4 +1,4 @@
-"""What a person gives as a LoRA, wherever it is, a file or a tar; read, or refused in one sentence."""
+"""LoRAs from any source, as a file or a tar, are read, or refused with one sentence."""
 
 import base64
 import gzip
@@ -15,7 +15,7 @@ from safetensors.torch import save
 from tests.services import a_network, redirect, send, send_json, service
 from tests.tiny import assert_one_sentence, write
 from weights import references
-from weights.cache.store import Room, Store
+from weights.cache.store import CacheLimits, Store
 from weights.network.network import Tokens
 from weights.references import open_lora, read_lora
 
@@ -44,13 +44,13 @@ def a_tar(*members):
 
 
 @pytest.fixture(autouse=True)
-def a_cache_of_its_own(tmp_path_factory, monkeypatch):
+def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
-def refusal(reference, **given):
+def refusal(reference, **options):
     with pytest.raises(ValueError) as error:
-        read_lora(reference, named="lora_weights", **given)
+        read_lora(reference, named="lora_weights", **options)
     assert_one_sentence(error.value, "lora_weights")
     assert len(str(error.value)) < 400
     return str(error.value)
@@ -64,8 +64,8 @@ def uri(content):
     return "data:application/octet-stream;base64," + base64.b64encode(content).decode()
 
 
-def assert_read(reference, **given):
-    lora = read_lora(reference, named="lora_weights", **given)
+def assert_read(reference, **options):
+    lora = read_lora(reference, named="lora_weights", **options)
     assert lora.digest == DIGEST
     assert all(torch.equal(lora.tensors[name], tensor) for name, tensor in LORA.items())
 
@@ -74,11 +74,11 @@ def test_a_file_is_read(tmp_path):
     assert_read(str(write(tmp_path / "lora.safetensors", CONTENT)))
 
 
-def test_spaces_around_a_path_do_not_count(tmp_path):
+def test_spaces_around_a_path_are_ignored(tmp_path):
     assert_read(f" {write(tmp_path / 'lora.safetensors', CONTENT)}\n")
 
 
-def test_a_training_tar_is_read_as_the_file_inside(tmp_path):
+def test_the_tar_of_a_training_is_read_like_its_lora(tmp_path):
     tar = a_tar(member("output/flux_train_replicate/lora.safetensors", CONTENT), member("output/a.txt", b"a dog"))
     assert_read(str(write(tmp_path / "trained_model.tar", tar)))
 
@@ -88,7 +88,7 @@ def test_data_uris_are_read_like_files():
     assert_read(uri(a_tar(member("lora.safetensors", CONTENT))))
 
 
-def test_the_content_decides_and_not_the_suffix(tmp_path):
+def test_the_format_is_recognised_by_the_content_and_not_by_the_suffix(tmp_path):
     assert_read(str(write(tmp_path / "lora.tar", CONTENT)))
     assert_read(str(write(tmp_path / "lora.safetensors", a_tar(member("x.safetensors", CONTENT)))))
 
@@ -108,46 +108,46 @@ def test_the_content_decides_and_not_the_suffix(tmp_path):
         ([member("a.safetensors", type=tarfile.DIRTYPE), member("a", b"")], "0 .safetensors"),
     ],
 )
-def test_a_tar_has_exactly_one_lora(tmp_path, members, found):
+def test_a_tar_without_exactly_one_lora_is_refused(tmp_path, members, found):
     """Trap 49."""
     content = a_tar(*members) if members else a_tar(member("empty", b""))
     assert found in refusal_of(tmp_path, content)
 
 
-def test_what_macos_adds_to_a_tar_does_not_count(tmp_path):
+def test_files_that_macos_adds_to_a_tar_are_ignored(tmp_path):
     tar = a_tar(member("._lora.safetensors", b"junk"), member("lora.safetensors", CONTENT))
     assert_read(str(write(tmp_path / "lora.tar", tar)))
 
 
-def test_names_in_a_tar_write_nothing(tmp_path):
+def test_reading_a_tar_writes_nothing(tmp_path):
     assert_read(str(write(tmp_path / "lora.tar", a_tar(member("../../evil.safetensors", CONTENT)))))
     assert [path.name for path in tmp_path.iterdir()] == ["lora.tar"]
 
 
 @pytest.mark.parametrize("length", [300, 600, 700])
-def test_a_tar_cut_off_is_refused(tmp_path, length):
+def test_a_truncated_tar_is_refused(tmp_path, length):
     refusal_of(tmp_path, a_tar(member("lora.safetensors", CONTENT))[:length])
 
 
-def test_the_names_in_a_tar_do_not_flood_an_error(tmp_path):
+def test_the_names_of_a_tar_in_an_error_are_limited(tmp_path):
     names = [f"{index}\n{'x' * 300}.safetensors" for index in range(50)]
     message = refusal_of(tmp_path, a_tar(*(member(name, CONTENT) for name in names)))
     assert "50 .safetensors files" in message
     assert len(message) < 1000
 
 
-def test_a_chain_of_headers_without_end_is_damage(tmp_path):
+def test_an_endless_chain_of_headers_is_reported_as_damaged(tmp_path):
     link = tarfile.TarInfo("x")
     link.type = tarfile.XHDTYPE
     assert "damaged tar" in refusal_of(tmp_path, link.tobuf(tarfile.USTAR_FORMAT) * 2000)
 
 
 def test_a_sparse_member_does_not_fill_the_memory(tmp_path):
-    """A few hundred bytes that say they are a tebibyte of zeros."""
+    """A few hundred bytes that represent a tebibyte of zeros."""
     info = tarfile.TarInfo("lora.safetensors")
     info.type = tarfile.GNUTYPE_SPARSE
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; no piece of it is stored
+    header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; none of it is stored
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     assert "a sparse one" in refusal_of(tmp_path, bytes(header) + bytes(1024))
@@ -168,16 +168,16 @@ def test_a_damaged_data_uri_is_refused(reference):
     assert "data URI" in refusal(reference)
 
 
-def test_a_long_data_uri_is_shown_by_its_start():
-    shown = refusal(uri(b"no lora" * 1000))
-    assert "'data:" in shown
-    assert len(shown) < 300
+def test_an_error_quotes_the_start_of_a_long_data_uri():
+    message = refusal(uri(b"no lora" * 1000))
+    assert "'data:" in message
+    assert len(message) < 300
 
 
-def test_a_long_path_is_shown_by_its_end():
-    shown = refusal(f"/{'folder/' * 100}mine.safetensors")
-    assert "/mine.safetensors'" in shown
-    assert len(shown) < 300
+def test_an_error_quotes_the_end_of_a_long_path():
+    message = refusal(f"/{'folder/' * 100}mine.safetensors")
+    assert "/mine.safetensors'" in message
+    assert len(message) < 300
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_a_long_path_is_shown_by_its_end():
         "x" * 4000 + ".safetensors",
     ],
 )
-def test_what_is_not_there_is_refused(reference):
+def test_a_missing_file_is_refused(reference):
     assert "expected the path of a .safetensors or .tar" in refusal(reference)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x04.", bytes(700)])
-def test_a_file_that_is_no_lora_is_refused_by_name(tmp_path, content):
+def test_the_error_for_a_file_that_is_not_a_lora_names_it(tmp_path, content):
     assert "lora.safetensors" in refusal_of(tmp_path, content, "lora.safetensors")
 
 
@@ -207,10 +207,10 @@ A_TAR = a_tar(member("output/flux_train_replicate/lora.safetensors", CONTENT), m
 
 @pytest.fixture
 def services():
-    """Replicate, Hugging Face and Civitai in one server, with one LoRA each, and a file with a signature."""
+    """One server for Replicate, Hugging Face and Civitai, with one LoRA each, and for signed and other URLs."""
     file = {"name": "x.safetensors", "metadata": {"format": "SafeTensor"}, "hashes": {"SHA256": DIGEST.upper()}}
     version = {"id": 7, "baseModel": "Flux.1 D", "files": [file]}
-    answers = {
+    responses = {
         "/api/models/o/r/revision/main?blobs=true": {
             "sha": "c1",
             "siblings": [{"rfilename": "sub/x.safetensors", "lfs": {"sha256": DIGEST}}],
@@ -228,8 +228,8 @@ def services():
     }
 
     def reply(request, _):
-        if request.path in answers:
-            send_json(request, answers[request.path])
+        if request.path in responses:
+            send_json(request, responses[request.path])
         elif request.path in files:
             send(request, files[request.path])
         elif request.path.startswith("/owner/name/"):
@@ -237,12 +237,12 @@ def services():
         else:
             send(request, status=404)
 
-    with service(reply) as it:
-        yield it
+    with service(reply) as server:
+        yield server
 
 
-def services_network(it):
-    return a_network(it, hugging_face=it.url, civitai=it.url, replicate=it.url)
+def services_network(server):
+    return a_network(server, hugging_face=server.url, civitai=server.url, replicate=server.url)
 
 
 @pytest.mark.parametrize(
@@ -262,56 +262,56 @@ def services_network(it):
         "urn:air:flux1:lora:civitai:3@7",
     ],
 )
-def test_every_service_gives_the_same_lora(services, reference):
+def test_every_service_returns_the_same_lora(services, reference):
     assert_read(reference, network=services_network(services))
 
 
 @pytest.mark.parametrize("path", ["x.safetensors?X-Amz-Signature=a%2Fb", "delivery/trained_model.tar", "files/id/data"])
-def test_a_link_gives_a_file_or_a_tar_with_any_name(services, path):
+def test_a_link_can_lead_to_a_file_or_a_tar_with_any_name(services, path):
     """C11, C13."""
     assert_read(f"{services.url}/{path}", network=services_network(services))
 
 
-def test_a_download_that_is_no_lora_is_refused_and_fetched_anew_the_next_time(services):
-    """C37: without a type that says so."""
+def test_a_download_that_is_not_a_lora_is_refused_and_downloaded_again_by_the_next_request(services):
+    """C37: a web page without the content type of one."""
     for count in (1, 2):
         assert "found a web page" in refusal(f"{services.url}/page", network=services_network(services))
-        assert len(services.asked) == count
+        assert len(services.requests) == count
 
 
 @pytest.mark.parametrize(("reference", "content"), [("hf:o/r", CONTENT), ("owner/name", A_TAR)])
-def test_a_download_that_was_damaged_in_the_cache_is_fetched_anew(services, tmp_path, reference, content):
-    """One bit of a weight, which no reader of the format notices."""
-    given = {"network": services_network(services), "store": Store(tmp_path, Room(spare_bytes=0))}
-    assert_read(reference, **given)
+def test_a_download_that_was_damaged_in_the_cache_is_downloaded_again(services, tmp_path, reference, content):
+    """One flipped bit of a weight, which the safetensors format does not detect."""
+    options = {"network": services_network(services), "store": Store(tmp_path, CacheLimits(spare_bytes=0))}
+    assert_read(reference, **options)
     (file,) = tmp_path.glob("*.bin")
-    place = content.rindex(CONTENT[-4:]) + 2
-    write(file, content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    assert_read(reference, **given)
+    position = content.rindex(CONTENT[-4:]) + 2
+    write(file, content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+    assert_read(reference, **options)
     assert file.read_bytes() == content
 
 
-def test_a_damaged_download_that_has_another_version_by_now_is_asked_for_again(tmp_path):
-    """What is known of it by then is that of the old version."""
-    sent = [A_TAR]
-    with service(lambda request, _: send(request, sent[-1])) as it:
-        given = {"network": a_network(it), "store": Store(tmp_path, Room(spare_bytes=0))}
-        with open_lora(f"{it.url}/x", named="lora_weights", **given) as file:
-            sent.append(A_TAR.replace(b"a dog", b"a cat"))
-            write(next(tmp_path.glob("*.bin")), sent[-1])
+def test_a_damaged_download_is_refused_if_its_source_has_another_version_now(tmp_path):
+    """The cache key is still that of the old version."""
+    versions = [A_TAR]
+    with service(lambda request, _: send(request, versions[-1])) as server:
+        options = {"network": a_network(server), "store": Store(tmp_path, CacheLimits(spare_bytes=0))}
+        with open_lora(f"{server.url}/x", named="lora_weights", **options) as file:
+            versions.append(A_TAR.replace(b"a dog", b"a cat"))
+            write(next(tmp_path.glob("*.bin")), versions[-1])
             with pytest.raises(ValueError, match="another version now"):
                 file.read()
-        assert_read(f"{it.url}/x", **given)
+        assert_read(f"{server.url}/x", **options)
 
 
-def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
+def test_the_given_tokens_and_store_are_used(services, tmp_path):
     assert_read(
         "hf:o/r",
         network=services_network(services),
         tokens=Tokens(hugging_face="s3cret"),
-        store=Store(tmp_path, Room(spare_bytes=0)),
+        store=Store(tmp_path, CacheLimits(spare_bytes=0)),
     )
-    assert {asked.headers["authorization"] for asked in services.asked} == {"Bearer s3cret"}
+    assert {request.headers["authorization"] for request in services.requests} == {"Bearer s3cret"}
     assert any(path.suffix == ".bin" for path in tmp_path.iterdir())
 
 
@@ -332,38 +332,38 @@ def test_tokens_and_a_store_of_ones_own_are_used(services, tmp_path):
         "https://user:s3cret#s@s@h.example/x",
     ],
 )
-def test_a_refusal_repeats_no_secret(reference):
+def test_an_error_contains_no_secret(reference):
     assert "s3cret" not in refusal(reference)
 
 
-def test_this_machine_may_not_be_asked_by_default(services):
+def test_requests_to_this_machine_are_refused_by_default(services):
     assert "expected https" in refusal(f"{services.url}/x.safetensors")
     assert "not allowed" in refusal(f"{services.url}/x.safetensors".replace("http", "https"))
     assert "not allowed" in refusal("https://127.0.0.1/x.safetensors")
-    assert services.asked == []
+    assert services.requests == []
 
 
-def test_a_refusal_names_the_repository_before_a_revision():
+def test_an_error_names_the_repository_before_a_revision():
     assert "'hf://o/r@main/x.bin/../y'" in refusal("hf://o/r@main/x.bin/../y")
 
 
 @pytest.mark.parametrize("reference", ["", " ", "None"])
-def test_no_reference_at_all_is_refused_with_the_forms_there_are(reference):
-    """C16: whoever calls asks for no LoRA by not calling."""
+def test_the_error_for_an_empty_reference_lists_all_forms(reference):
+    """C16: a caller that needs no LoRA does not call `read_lora`."""
     assert "owner/name" in refusal(reference)
 
 
-def test_a_disk_that_is_full_is_told_with_the_reference(services, tmp_path):
+def test_the_error_for_a_full_disk_names_the_reference(services, tmp_path):
     """C41."""
-    store = Store(tmp_path, Room(spare_bytes=2**60))
-    with pytest.raises(OSError, match="lora_weights 'hf:o/r' cannot be read or kept: does not fit on the disk"):
+    store = Store(tmp_path, CacheLimits(spare_bytes=2**60))
+    with pytest.raises(OSError, match="lora_weights 'hf:o/r' cannot be read or cached: does not fit on the disk"):
         read_lora("hf:o/r", named="lora_weights", network=services_network(services), store=store)
 
 
-def test_a_cache_that_cannot_be_written_is_told_without_its_path(services, tmp_path):
+def test_the_error_for_an_unwritable_cache_does_not_contain_its_path(services, tmp_path):
     write(tmp_path / "file", b"")
-    store = Store(tmp_path / "file" / "cache", Room())
-    with pytest.raises(OSError, match="cannot be read or kept: Not a directory") as error:
+    store = Store(tmp_path / "file" / "cache", CacheLimits())
+    with pytest.raises(OSError, match="cannot be read or cached: Not a directory") as error:
         read_lora("hf:o/r", named="lora_weights", network=services_network(services), store=store)
     assert str(tmp_path) not in str(error.value)
 
@@ -382,7 +382,7 @@ def test_a_gzipped_tar_is_read_from_a_data_uri_and_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(("wrong", "found"), [(ValueError("is of SDXL"), "is of SDXL"), (OSError("gone"), "gone")])
-def test_what_is_found_to_be_wrong_later_is_told_with_the_input_and_the_reference(tmp_path, wrong, found):
+def test_an_error_in_the_block_is_completed_with_the_input_and_the_reference(tmp_path, wrong, found):
     path = write(tmp_path / "lora.safetensors", CONTENT)
     with pytest.raises(type(wrong), match=found) as error, open_lora(str(path), named="loras[1]") as file:
         file.read()
@@ -391,31 +391,35 @@ def test_what_is_found_to_be_wrong_later_is_told_with_the_input_and_the_referenc
     assert str(error.value).startswith(file.named)
 
 
-def stamp_of(reference, **given):
-    with open_lora(str(reference), named="lora_weights", **given) as file:
-        return file.stamp
+def cache_key_of(reference, **options):
+    with open_lora(str(reference), named="lora_weights", **options) as file:
+        return file.cache_key
 
 
-def test_a_file_is_known_before_it_is_read_and_another_in_its_place_is_told_from_it(tmp_path):
+def test_the_cache_key_of_a_file_is_known_before_it_is_read_and_changes_with_the_file(tmp_path):
     path = write(tmp_path / "a.safetensors", b"no LoRA at all")
-    first = stamp_of(path)
-    assert stamp_of(path) == first
+    first = cache_key_of(path)
+    assert cache_key_of(path) == first
     path.unlink()
     write(tmp_path / "a.safetensors", b"no other LoRA ")
-    assert stamp_of(path) != first
+    assert cache_key_of(path) != first
 
 
-def test_a_file_that_was_written_over_is_told_from_the_one_before_though_its_size_and_its_time_are_kept(tmp_path):
-    """As `tar xf` of our tars and `cp -p` do."""
+def test_the_cache_key_changes_if_a_file_is_overwritten_with_the_same_size_and_mtime(tmp_path):
+    """`tar xf` of our tars and `cp -p` keep the mtime."""
     path = write(tmp_path / "a.safetensors", b"no LoRA at all")
     os.utime(path, (0, 0))
-    first = stamp_of(path)
-    time.sleep(0.02)  # the clock of a file system ticks less often than ours
+    first = cache_key_of(path)
+    time.sleep(0.02)  # the clock of a file system is coarser
     path.write_bytes(b"no other LoRA ")
     os.utime(path, (0, 0))
-    assert stamp_of(path) != first
+    assert cache_key_of(path) != first
 
 
-def test_a_data_uri_is_known_by_its_content():
+def test_the_cache_key_of_a_data_uri_depends_on_its_content_only():
     uri = "data:application/x-tar;base64,bm8gTG9SQQ=="
-    assert stamp_of(uri) == stamp_of(uri.replace("x-tar", "octet-stream")) != stamp_of(uri.replace("bm8", "cm8"))
+    assert (
+        cache_key_of(uri)
+        == cache_key_of(uri.replace("x-tar", "octet-stream"))
+        != cache_key_of(uri.replace("bm8", "cm8"))
+    )

@@ -1,4 +1,4 @@
-"""A deployment says whether what is drawn must be checked, and finds out at setup whether it can be."""
+"""A deployment configures whether images must be checked, and the setup fails if they cannot be."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ from weights import safety
 from weights.safety import find_safety
 
 COMMIT = "a" * 40
-ON_THE_HUB = {
+HUB_FILES = {
     "config.json": b"{}",
     "model.safetensors": save({"head": torch.ones(2)}),
     "pytorch_model.bin": b"a pickle",
@@ -23,7 +23,7 @@ ON_THE_HUB = {
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
-    """The place in weights/; the Hub is far away, and its cache empty."""
+    """The folder of the checker in weights/, which is missing. The Hub is unreachable, and its cache empty."""
     monkeypatch.setattr(safety, "FOLDER", tmp_path / "safety")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -33,111 +33,111 @@ def folder(monkeypatch, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """One that has the checker."""
-    with service(answer_as_the_hub) as it:
-        template = f"{it.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", it.url)
+    """A Hub that hosts the checker."""
+    with service(respond_as_hub) as server:
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield it
+        yield server
 
 
-def answer_as_the_hub(request: QuietHandler, _service: Service) -> None:
+def respond_as_hub(request: QuietHandler, _service: Service) -> None:
     api, files = f"/api/models/{safety.REPOSITORY}", f"/{safety.REPOSITORY}/resolve/{COMMIT}/"
     if request.path == f"{api}/revision/main":
         send_json(request, {"id": safety.REPOSITORY, "sha": COMMIT, "siblings": []})
     elif request.path.startswith(f"{api}/tree/{COMMIT}"):
-        send_json(request, [{"type": "file", "path": name, **listed(ON_THE_HUB[name])} for name in ON_THE_HUB])
+        send_json(request, [{"type": "file", "path": name, **file_info(HUB_FILES[name])} for name in HUB_FILES])
     elif request.path.startswith(files):
-        content = ON_THE_HUB[request.path.removeprefix(files)]
-        send(request, content, **{"ETag": listed(content)["oid"], "X-Repo-Commit": COMMIT})
+        content = HUB_FILES[request.path.removeprefix(files)]
+        send(request, content, **{"ETag": file_info(content)["oid"], "X-Repo-Commit": COMMIT})
     else:
         request.send_error(404)
 
 
-def listed(content: bytes) -> dict[str, object]:
+def file_info(content: bytes) -> dict[str, object]:
     return {"size": len(content), "oid": hashlib.sha1(content).hexdigest()}
 
 
 @pytest.fixture
-def there(folder):
+def checker(folder):
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (folder / name).write_bytes(ON_THE_HUB[name])
+        (folder / name).write_bytes(HUB_FILES[name])
     return folder
 
 
-def test_without_a_checker_images_are_drawn_and_the_log_says_so():
+def test_without_a_checker_images_are_not_checked_and_the_log_says_so():
     found = find_safety()
     assert found.folder is None
     assert "images are not checked" in found.line()
     assert "hf download Falconsai/nsfw_image_detection" in found.line()
 
 
-def test_a_checker_that_is_there_is_used_and_a_request_may_say_no(there):
-    assert find_safety() == safety.Safety(there, can_be_disabled=True)
+def test_an_installed_checker_is_used_and_a_request_may_disable_it(checker):
+    assert find_safety() == safety.Safety(checker, can_be_disabled=True)
 
 
 @pytest.mark.parametrize("setting", ["required", "optional"])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_folder_that_lacks_a_file_is_no_reason_to_draw_without(monkeypatch, there, setting, name):
+def test_a_folder_with_a_missing_file_is_an_error(monkeypatch, checker, setting, name):
     monkeypatch.setenv("FLUX_SAFETY", setting)
-    (there / name).unlink()
+    (checker / name).unlink()
     with pytest.raises(FileNotFoundError) as error:
         find_safety()
-    assert_one_sentence(error.value, f"{there / name} is missing: expected", "hf download")
+    assert_one_sentence(error.value, f"{checker / name} is missing: expected", "hf download")
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"", "an empty file"), (b"<html>404</html>", "a web page"), (ON_THE_HUB["model.safetensors"][:-1], "cut short")],
+    [(b"", "an empty file"), (b"<html>404</html>", "a web page"), (HUB_FILES["model.safetensors"][:-1], "cut short")],
 )
-def test_a_checker_whose_weights_are_damaged_is_told_with_its_remedy(there, content, found):
-    (there / "model.safetensors").write_bytes(content)
+def test_the_error_for_a_checker_with_damaged_weights_contains_its_remedy(checker, content, found):
+    (checker / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError) as error:
         find_safety()
-    assert_one_sentence(error.value, f"the safety checker: {there / 'model.safetensors'}", found, "then `hf download")
+    assert_one_sentence(error.value, f"the safety checker: {checker / 'model.safetensors'}", found, "then `hf download")
 
 
-def test_a_deployment_that_insists_cannot_be_overruled(monkeypatch, there):
+def test_a_request_cannot_disable_a_required_checker(monkeypatch, checker):
     monkeypatch.setenv("FLUX_SAFETY", "required")
-    assert find_safety() == safety.Safety(there, can_be_disabled=False)
+    assert find_safety() == safety.Safety(checker, can_be_disabled=False)
 
 
-def test_a_deployment_that_insists_does_not_start_without(monkeypatch):
+def test_the_setup_fails_without_a_required_checker(monkeypatch):
     monkeypatch.setenv("FLUX_SAFETY", "required")
     with pytest.raises(FileNotFoundError) as error:
         find_safety()
-    assert_one_sentence(error.value, "FLUX_SAFETY is required", "none came from huggingface.co/", "hf download")
+    assert_one_sentence(error.value, "FLUX_SAFETY is required", "none could be downloaded from huggingface.co/", "hf download")
 
 
-def test_a_deployment_that_insists_fetches_it_from_the_hub_once_and_no_pickle(monkeypatch, hub):
+def test_a_required_checker_is_downloaded_from_the_hub_once_and_without_the_pickle(monkeypatch, hub):
     monkeypatch.setenv("FLUX_SAFETY", "required")
     found = find_safety()
     assert found.folder
     assert {path.name: path.read_bytes() for path in found.folder.iterdir()} == {
-        name: content for name, content in ON_THE_HUB.items() if not name.endswith(".bin")
+        name: content for name, content in HUB_FILES.items() if not name.endswith(".bin")
     }
     downloads = [path for path in hub.paths() if "/resolve/" in path]
     assert find_safety() == found
     assert [path for path in hub.paths() if "/resolve/" in path] == downloads
 
 
-def test_what_the_hubs_cache_has_is_used_and_nobody_is_asked(monkeypatch, hub):
+def test_a_checker_in_the_cache_of_the_hub_is_used_without_a_request(monkeypatch, hub):
     monkeypatch.setenv("FLUX_SAFETY", "required")
     fetched = find_safety().folder
     monkeypatch.delenv("FLUX_SAFETY")
-    asked = len(hub.asked)
+    count = len(hub.requests)
     assert find_safety() == safety.Safety(fetched, can_be_disabled=True)
-    assert len(hub.asked) == asked
+    assert len(hub.requests) == count
 
 
-def test_without_a_wish_nothing_is_fetched(hub):
+def test_an_optional_checker_is_not_downloaded(hub):
     assert find_safety().folder is None
-    assert not hub.asked
+    assert not hub.requests
 
 
-@pytest.mark.usefixtures("there")
-def test_a_deployment_may_do_without(monkeypatch):
+@pytest.mark.usefixtures("checker")
+def test_a_deployment_can_turn_the_checker_off(monkeypatch):
     monkeypatch.setenv("FLUX_SAFETY", "off")
     assert find_safety().folder is None
 

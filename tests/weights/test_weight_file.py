@@ -1,4 +1,4 @@
-"""Weights that were damaged on their way are told, by what is wrong with them; those that are whole are let pass."""
+"""Damaged weights are refused with a description of the damage; undamaged weights pass."""
 
 import json
 
@@ -12,8 +12,8 @@ from weights.weight_file import check_weight_file
 LARGE = 1024, 512  # in bf16, 1 MiB
 
 
-def of(header, *, data=b"", length=None):
-    """The bytes of a safetensors file, by its header."""
+def file_bytes(header, *, data=b"", length=None):
+    """The bytes of a safetensors file with this header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
@@ -26,11 +26,11 @@ GOOD = save({"a": torch.ones(4, 3), "b": torch.ones(2)}, {"format": "pt"})
 HEADER_BYTES = int.from_bytes(GOOD[:8], "little")
 NUMBER = bytes(4)
 DAMAGES = {
-    "an empty file": (b"", "is no safetensors file: found an empty file"),
-    "fewer bytes than a length has": (GOOD[:5], "is no safetensors file: found 5 other bytes"),
+    "an empty file": (b"", "is not a safetensors file: found an empty file"),
+    "fewer bytes than a length has": (GOOD[:5], "is not a safetensors file: found 5 other bytes"),
     "a length and nothing else": (GOOD[:8], "is no safetensors file"),
-    "zeros": (bytes(5000), "is no safetensors file: found 5,000 bytes that begin with zeros"),
-    "a web page": (b"\n<!DOCTYPE html><html></html>", "is no safetensors file: found a web page"),
+    "zeros": (bytes(5000), "is not a safetensors file: found 5,000 bytes that begin with zeros"),
+    "a web page": (b"\n<!DOCTYPE html><html></html>", "is not a safetensors file: found a web page"),
     "a pickle": (b"\x80\x02}q\x00." + bytes(2000), "is no safetensors file"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a git-lfs pointer"),
     "a cut in the header": (
@@ -40,23 +40,26 @@ DAMAGES = {
     "a cut in the tensors": (GOOD[:-7], f"7 bytes are missing: found {len(GOOD) - 7} bytes, expected {len(GOOD)}"),
     "no tensors but their header": (GOOD[: 8 + HEADER_BYTES], f"is cut short, {4 * 14} bytes are missing"),
     "bytes behind the end": (GOOD + b"12345", "is 5 bytes too long"),
-    "a header of a forged length": (of(b"{}", length=2**62), "is no safetensors file"),
-    "a text that begins with a number": (of(b"hello", length=10_000), "is no safetensors file: found 13 other bytes"),
-    "a header that is no JSON": (of(b'{"a": '), "is no safetensors file"),
-    "a header of brackets": (of(b'{"a":' + b"[" * 100_000), "is no safetensors file"),
-    "a header that is not text": (of(b"{\xff\xff}"), "is no safetensors file"),
-    "an offset that is negative": (of({"a": entry(-4, 0)}), "is no safetensors file"),
-    "an offset beyond all files": (of({"a": entry(0, 2**80)}), "is cut short"),
-    "a tensor longer than its shape": (of({"a": entry(0, 8)}, data=NUMBER * 2), "is damaged"),
-    "tensors that overlap": (of({"a": entry(0, 4), "b": entry(0, 4)}, data=NUMBER), "is damaged"),
-    "a gap between tensors": (of({"a": entry(0, 4), "b": entry(8, 12)}, data=NUMBER * 3), "is damaged"),
-    "a type that there is not": (of({"a": entry(0, 4, dtype="Q9")}, data=NUMBER), "is damaged"),
-    "a tensor without offsets": (of({"a": {"dtype": "F32"}}), "is damaged"),
+    "a header of a forged length": (file_bytes(b"{}", length=2**62), "is no safetensors file"),
+    "a text that begins with a number": (
+        file_bytes(b"hello", length=10_000),
+        "is not a safetensors file: found 13 other bytes",
+    ),
+    "a header that is no JSON": (file_bytes(b'{"a": '), "is no safetensors file"),
+    "a header of brackets": (file_bytes(b'{"a":' + b"[" * 100_000), "is no safetensors file"),
+    "a header that is not text": (file_bytes(b"{\xff\xff}"), "is no safetensors file"),
+    "an offset that is negative": (file_bytes({"a": entry(-4, 0)}), "is no safetensors file"),
+    "an offset beyond all files": (file_bytes({"a": entry(0, 2**80)}), "is cut short"),
+    "a tensor longer than its shape": (file_bytes({"a": entry(0, 8)}, data=NUMBER * 2), "is damaged"),
+    "tensors that overlap": (file_bytes({"a": entry(0, 4), "b": entry(0, 4)}, data=NUMBER), "is damaged"),
+    "a gap between tensors": (file_bytes({"a": entry(0, 4), "b": entry(8, 12)}, data=NUMBER * 3), "is damaged"),
+    "a type that there is not": (file_bytes({"a": entry(0, 4, dtype="Q9")}, data=NUMBER), "is damaged"),
+    "a tensor without offsets": (file_bytes({"a": {"dtype": "F32"}}), "is damaged"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_is_told_by_its_damage(tmp_path, damage):
+def test_the_error_for_a_damaged_file_describes_the_damage(tmp_path, damage):
     content, found = DAMAGES[damage]
     file = write(tmp_path / "model.safetensors", content)
     with pytest.raises(ValueError) as error:
@@ -66,12 +69,12 @@ def test_what_is_damaged_is_told_by_its_damage(tmp_path, damage):
 
 
 @pytest.mark.parametrize("file", sorted(TINY_FLUX.glob("*/*.safetensors")), ids=lambda file: file.parent.name)
-def test_the_weights_of_the_tiny_base_are_let_pass(file):
+def test_the_weights_of_the_tiny_base_pass(file):
     check_weight_file(file)
 
 
 @pytest.mark.parametrize("content", [GOOD, save({}), save({"a": torch.zeros(0, 4)}), save({"a": torch.tensor(1.0)})])
-def test_what_is_whole_is_let_pass(tmp_path, content):
+def test_undamaged_files_pass(tmp_path, content):
     check_weight_file(write(tmp_path / "model.safetensors", content))
 
 
@@ -88,7 +91,7 @@ def test_a_matrix_with_a_hole_is_named(tmp_path):
     middle.zero_()
     with pytest.raises(ValueError) as error:
         check_weight_file(saved(tmp_path, weight))
-    assert_one_sentence(error.value, "has a hole: found only zeros in the middle of 'layer.weight'")
+    assert_one_sentence(error.value, "is damaged: found only zeros in the middle of 'layer.weight'")
     middle[-1] = 1
     check_weight_file(saved(tmp_path, weight))
 
@@ -99,22 +102,22 @@ def test_a_large_vector_and_a_small_matrix_may_be_zero(tmp_path):
 
 
 def test_a_forged_length_takes_no_memory(tmp_path):
-    """A file that says of its header that it has all of a terabyte, which it seems to have."""
+    """The length of the header is a terabyte, like the apparent size of the file."""
     file = tmp_path / "model.safetensors"
     with file.open("wb") as opened:
-        opened.write(of(b"{", length=2**40 - 8))
+        opened.write(file_bytes(b"{", length=2**40 - 8))
         opened.truncate(2**40)
     with pytest.raises(ValueError, match="is no safetensors file"):
         check_weight_file(file)
 
 
-def test_weights_of_any_length_are_read_in_a_few_pages(tmp_path):
-    """30 GB, of which but a few KB are on disk."""
+def test_only_a_few_pages_of_large_weights_are_read(tmp_path):
+    """A sparse file of 30 GB with a few KB on the disk."""
     side = 125_000
     header = json.dumps({"a": entry(0, side * side * 2, dtype="BF16", shape=(side, side))}).encode()
     file = tmp_path / "model.safetensors"
     with file.open("wb") as opened:
-        opened.write(of(header))
+        opened.write(file_bytes(header))
         opened.seek(8 + len(header) + side * side)
         opened.write(b"weight")
         opened.truncate(8 + len(header) + side * side * 2)

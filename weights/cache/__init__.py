@@ -1,1 +1,1 @@
-"""Files that were downloaded, for the next time. Knows no network, no service and no secret."""
+"""A cache of downloaded files. Knows no network, no service and no secret."""

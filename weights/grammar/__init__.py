@@ -1,1 +1,1 @@
-"""How a person may name a LoRA. Knows no network: a reference becomes a record, and nobody is asked."""
+"""The grammar of LoRA references: parses a reference into a record. Knows no network."""

@@ -1,4 +1,4 @@
-"""The one grammar of references to LoRAs: what a person wrote becomes a record. Asks nobody, opens nothing."""
+"""The grammar of LoRA references: parses what a user typed into a record. Sends no request and opens no file."""
 
 import re
 from pathlib import Path
@@ -7,20 +7,20 @@ from weights.grammar import civitai, hub, replicate
 from weights.grammar.pages import read_page
 from weights.grammar.records import Inline, Link, LocalFile, Reference
 
-LONGEST = 4096  # characters, but for data URIs
+LONGEST = 4096  # characters, except for data URIs
 SUFFIXES = (".safetensors", ".tar", ".tar.gz", ".tgz")
 SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 EXPECTED = (
-    "expected the path of a .safetensors or .tar file that is there, owner/name or owner/name:version of Replicate, "
+    "expected the path of an existing .safetensors or .tar file, owner/name or owner/name:version of Replicate, "
     "huggingface.co/owner/name, hf://owner/name/file.safetensors, civitai.com/models/<number>, "
     "urn:air:flux1:lora:civitai:<model>@<version>, an https URL, or a data URI"
 )
 
 
 def parse_reference(reference: str) -> Reference:
-    """What a reference names.
+    """Parse a reference to a LoRA.
 
-    Raises ValueError with the end of a sentence that begins with the reference; it says what forms there are.
+    Raises ValueError; the message completes a sentence that starts with the reference. It lists the accepted forms.
     """
     text = reference.strip()
     if text[:5].lower() == "data:":
@@ -28,7 +28,7 @@ def parse_reference(reference: str) -> Reference:
     if len(text) > LONGEST:
         raise ValueError(f"has {len(text):,} characters: expected at most {LONGEST:,}, or a data URI")
     if not text.isprintable():
-        raise ValueError(f"holds signs that cannot be seen: {EXPECTED}")
+        raise ValueError(f"contains invisible characters: {EXPECTED}")
     if text.lower().startswith(hub.SHORT):
         return hub.read_hub_short(text)
     if civitai.is_air(text):
@@ -36,12 +36,12 @@ def parse_reference(reference: str) -> Reference:
     scheme = SCHEME.match(text)
     if scheme:
         return _read_url(text, scheme["scheme"].lower())
-    if _names_a_site(text):
+    if _is_known_host(text):
         return _read_url(f"https://{text}", "https")
     return _read_name(text)
 
 
-def _names_a_site(text: str) -> bool:
+def _is_known_host(text: str) -> bool:
     host = text.split("/", 1)[0].lower()
     return host in hub.HOSTS | civitai.HOSTS | replicate.HOSTS or host == "replicate.delivery"
 
@@ -57,16 +57,16 @@ def _read_url(url: str, scheme: str) -> Reference:
     if page.host in replicate.HOSTS:
         return replicate.read_replicate_page(page)
     if not page.host:
-        raise ValueError(f"names no host: {EXPECTED}")
+        raise ValueError(f"has no host: {EXPECTED}")
     return Link(f"{scheme}{url[len(scheme) :]}")
 
 
 def _read_name(text: str) -> Reference:
     if text.lower().endswith(SUFFIXES):
         if ".." in text.split("/"):
-            raise ValueError("is a path that climbs: expected one without ..")
+            raise ValueError("is a path with ..: expected one without")
         return LocalFile(Path(text))
     model = replicate.read_model(text)
     if model is None:
-        raise ValueError(f"is no reference to a LoRA: {EXPECTED}")
+        raise ValueError(f"is not a reference to a LoRA: {EXPECTED}")
     return model

@@ -1,4 +1,4 @@
-"""What a reference to a LoRA can be: one frozen record per kind, with its secrets apart from what it names."""
+"""The records into which LoRA references are parsed, one per kind. Secrets have fields of their own."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +12,16 @@ class HubLora:
 
     repository: str  # owner/name
     revision: str = MAIN
-    path: str = ""  # of the file; a folder or nothing: the only .safetensors file in it
+    path: str = ""  # of a file, or of a folder (by default the root) with exactly one .safetensors file
 
 
 @dataclass(frozen=True, slots=True)
 class CivitaiLora:
-    """A LoRA on Civitai; at least one of its two numbers is there."""
+    """A LoRA on Civitai; at least one of its two numbers is set."""
 
     model: int | None = None
-    version: int | None = None  # the newest one for FLUX.1, if None; other numbers than those of models
-    token: str = field(default="", repr=False)  # that stood in the URL
+    version: int | None = None  # None: the newest one for FLUX.1; numbered independently of models
+    token: str = field(default="", repr=False)  # from the URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class ReplicateLora:
 
     owner: str
     name: str
-    version: str = ""  # the newest one, if empty
+    version: str = ""  # empty: the newest one
 
 
 @dataclass(frozen=True, slots=True)
 class UnqualifiedLora:
-    """owner/name and no host: Replicate's, as its own models read it, and Hugging Face's if Replicate has none."""
+    """owner/name without a host: on Replicate, as Replicate's own models read it, else on Hugging Face."""
 
     owner: str
     name: str
@@ -43,7 +43,7 @@ class UnqualifiedLora:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A file anywhere, by its whole URL, signature included."""
+    """A file at any URL, which includes its signature."""
 
     url: str = field(repr=False)
 

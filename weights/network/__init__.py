@@ -1,1 +1,1 @@
-"""Asking other machines, as somebody who trusts none of them. Knows no LoRA and no cache."""
+"""HTTP requests to servers that are not trusted. Knows no LoRA and no cache."""

@@ -1,4 +1,4 @@
-"""One question to another machine, and its answer after redirects, each of them checked. Repeats nothing."""
+"""Send one HTTP request and follow its redirects, checking every URL. Does not retry."""
 
 import contextlib
 import socket
@@ -17,19 +17,19 @@ from urllib3.exceptions import HTTPError
 from weights.network.failures import TransientFailure
 from weights.network.network import Network
 from weights.network.slices import SlicedResponse
-from weights.network.url_policy import PORTS, Place, check_url, origin_of
+from weights.network.url_policy import PORTS, CheckedUrl, check_url, origin_of
 
 MOST_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-ALWAYS = {"User-Agent": "flux-lora", "Accept-Encoding": "identity"}  # no compression that would hide a size
-UNREACHABLE_RETRIES = 1  # twice the time to connect stays under half a minute
+DEFAULT_HEADERS = {"User-Agent": "flux-lora", "Accept-Encoding": "identity"}  # compression would hide the size
+UNREACHABLE_RETRIES = 1  # two connection attempts take less than half a minute
 
-Response = urllib3.response.BaseHTTPResponse
+RawResponse = urllib3.response.BaseHTTPResponse
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: a URL, more headers, and a token that goes to the URL's own origin only."""
+class HttpRequest:
+    """A GET request: a URL, additional headers, and a token that is sent to the origin of the URL only."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -37,133 +37,135 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, its body still to be read."""
+class HttpResponse:
+    """A response whose body has not been read yet."""
 
     host: str
-    response: Response
-    until: float  # time.monotonic(): all of it must be there by then
+    raw: RawResponse
+    deadline: float  # time.monotonic() at which the body must be complete
 
     @property
     def status(self) -> int:
-        """The status code of HTTP."""
-        return self.response.status
+        """The HTTP status code."""
+        return self.raw.status
 
     def header(self, name: str) -> str:
-        """A header, or nothing."""
-        return str(self.response.headers.get(name, ""))
+        """Return the value of a header, or an empty string if it is missing."""
+        return str(self.raw.headers.get(name, ""))
 
-    def piece(self, most: int) -> bytes:
-        """The next bytes of the body as they come, nothing at its end; raises TransientFailure, and ValueError if the time
-        is over."""
+    def read(self, size: int) -> bytes:
+        """Return the next bytes of the body, at most `size`, and no bytes at its end.
+
+        Raises TransientFailure if the connection is lost, and ValueError after the deadline.
+        """
         try:
-            piece = bytes(self.response.read1(most))
+            chunk = bytes(self.raw.read1(size))
         except (HTTPError, OSError) as error:
-            self._check_time()
-            raise TransientFailure(f"was cut off by {self.host} before its end") from error
-        self._check_time()  # also at the end: that of a connection that was ended by us is none
-        return piece
+            self._check_deadline()
+            raise TransientFailure(f"was cut off by {self.host}") from error
+        self._check_deadline()  # also at the end of the body: _close_after makes a body look complete
+        return chunk
 
-    def _check_time(self) -> None:
-        if time.monotonic() >= self.until:
-            raise ValueError(f"came too slowly: {self.host} was given up")
+    def _check_deadline(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise ValueError(f"came too slowly from {self.host}: expected the file in time")
 
 
 @contextlib.contextmanager
-def ask(question: Question, network: Network, *, attempt: int) -> Iterator[Answer]:
-    """The answer at the end of at most five redirects.
+def send_request(request: HttpRequest, network: Network, *, attempt: int) -> Iterator[HttpResponse]:
+    """Send a request and yield the response after at most five redirects.
 
-    `attempt` chooses among the addresses of a host. Raises ValueError with the end of a sentence for a place that may
-    not be asked, and TransientFailure where another time may help.
+    `attempt` selects one of the addresses of the host. Raises ValueError if a URL may not be requested, and
+    TransientFailure if a retry may succeed. The messages complete a sentence that starts with the reference.
     """
-    if not question.token.isascii() or not question.token.isprintable() or " " in question.token:
-        raise ValueError("came with a token that holds a space or signs that no token has")
-    until = time.monotonic() + network.patience.whole
-    origin, url, token = origin_of(question.url), question.url, question.token
+    if not request.token.isascii() or not request.token.isprintable() or " " in request.token:
+        raise ValueError("was requested with a token that contains spaces or characters that tokens do not have")
+    deadline = time.monotonic() + network.timeouts.total
+    origin, url, token = origin_of(request.url), request.url, request.token
     for _ in range(MOST_REDIRECTS + 1):
-        place = check_url(url, network)
-        headers = {**ALWAYS, **question.headers}
-        if place.origin != origin:
-            token = ""  # for good: another host must not choose what it opens when it sends us back
+        checked = check_url(url, network)
+        headers = {**DEFAULT_HEADERS, **request.headers}
+        if checked.origin != origin:
+            token = ""  # also if it redirects back: another host must not choose what the token opens
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        with _answer(place, headers, network, attempt, until) as response:
-            if response.status not in REDIRECTS:
-                yield Answer(place.host, response, until)
+        with _open_response(checked, headers, network, attempt, deadline) as raw:
+            if raw.status not in REDIRECTS:
+                yield HttpResponse(checked.host, raw, deadline)
                 return
-            url = _redirected(url, place, response)
-    raise ValueError(f"was redirected more than {MOST_REDIRECTS} times: expected an answer")
+            url = _redirect_url(url, checked, raw)
+    raise ValueError(f"was redirected more than {MOST_REDIRECTS} times: expected the file")
 
 
-def _redirected(url: str, place: Place, response: Response) -> str:
+def _redirect_url(url: str, checked: CheckedUrl, raw: RawResponse) -> str:
     try:
-        return urljoin(url, response.headers.get("Location", ""))
+        return urljoin(url, raw.headers.get("Location", ""))
     except ValueError as error:
         expected = "expected https://host/path"
-        raise ValueError(f"was redirected by {place.host} to a URL that cannot be read: {expected}") from error
+        raise ValueError(f"was redirected by {checked.host} to an invalid URL: {expected}") from error
 
 
 @contextlib.contextmanager
-def _answer(
-    place: Place, headers: Mapping[str, str], network: Network, attempt: int, until: float
-) -> Iterator[Response]:
-    connection = _connection(place, network, attempt)
+def _open_response(
+    url: CheckedUrl, headers: Mapping[str, str], network: Network, attempt: int, deadline: float
+) -> Iterator[RawResponse]:
+    connection = _connection(url, network, attempt)
     try:
-        response, connected = _ask_once(connection, place, headers, network)
-        with _cut_off(connected, after=until - time.monotonic()):
-            yield response
+        raw, sock = _send_once(connection, url, headers, network)
+        with _close_after(sock, seconds=deadline - time.monotonic()):
+            yield raw
     finally:
         connection.close()
 
 
-def _connection(place: Place, network: Network, attempt: int) -> HTTPConnection:
-    """A connection to an address that was checked, whose certificate must be that of the host's name."""
-    address = place.addresses[attempt % len(place.addresses)]
-    timeout = network.patience.connecting
-    if place.scheme == "http":
-        return HTTPConnection(address, place.port, timeout=timeout)
+def _connection(url: CheckedUrl, network: Network, attempt: int) -> HTTPConnection:
+    """Create a connection to a checked address. The certificate is verified against the host name, not the address."""
+    address = url.addresses[attempt % len(url.addresses)]
+    timeout = network.timeouts.connect
+    if url.scheme == "http":
+        return HTTPConnection(address, url.port, timeout=timeout)
     return HTTPSConnection(
         address,
-        place.port,
+        url.port,
         timeout=timeout,
-        server_hostname=place.host,
+        server_hostname=url.host,
         ssl_context=ssl.create_default_context(),
     )
 
 
-def _ask_once(
-    connection: HTTPConnection, place: Place, headers: Mapping[str, str], network: Network
-) -> tuple[Response, socket.socket]:
-    """The answer as far as its body, and the socket that the body comes from."""
-    named = {"Host": _host_header(place)}
+def _send_once(
+    connection: HTTPConnection, url: CheckedUrl, headers: Mapping[str, str], network: Network
+) -> tuple[RawResponse, socket.socket]:
+    """Return the response, its headers read, and the socket from which the body comes."""
+    host_header = {"Host": _host_header(url)}
     try:
         connection.connect()
     except ssl.SSLCertVerificationError as error:
-        raise ValueError(f"needs {place.host}, whose certificate is not that of a host with this name") from error
+        raise ValueError(f"needs {url.host}, whose certificate is not valid for this name") from error
     except (HTTPError, OSError) as error:
-        raise TransientFailure(f"needs {place.host}, which cannot be reached", most=UNREACHABLE_RETRIES) from error
-    connected = connection.sock  # the connection forgets it when the server says that this answer is the last
-    connection.timeout = network.patience.silence  # which it gives to the socket with every request and answer
+        raise TransientFailure(f"needs {url.host}, which cannot be reached", max_retries=UNREACHABLE_RETRIES) from error
+    sock = connection.sock  # the connection drops its reference if the server closes after this response
+    connection.timeout = network.timeouts.read  # urllib3 sets it on the socket for every request and response
     connection.response_class = SlicedResponse
     try:
-        with _cut_off(connected, after=network.patience.silence):
+        with _close_after(sock, seconds=network.timeouts.read):
             connection.request(
-                "GET", place.target, headers={**named, **headers}, preload_content=False, decode_content=False
+                "GET", url.target, headers={**host_header, **headers}, preload_content=False, decode_content=False
             )
-            return connection.getresponse(), connected
+            return connection.getresponse(), sock
     except (HTTPError, HTTPException, OSError) as error:
-        raise TransientFailure(f"got no answer from {place.host}") from error
+        raise TransientFailure(f"got no response from {url.host}") from error
 
 
-def _host_header(place: Place) -> str:
-    host = f"[{place.host}]" if ":" in place.host else place.host
-    return host if place.port == PORTS[place.scheme] else f"{host}:{place.port}"
+def _host_header(url: CheckedUrl) -> str:
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return host if url.port == PORTS[url.scheme] else f"{host}:{url.port}"
 
 
 @contextlib.contextmanager
-def _cut_off(connected: socket.socket, *, after: float) -> Iterator[None]:
-    """End a connection that answers too slowly: its own limit starts again with each byte."""
-    timer = threading.Timer(after, _shut, [connected])
+def _close_after(sock: socket.socket, *, seconds: float) -> Iterator[None]:
+    """Shut a socket down after `seconds`. Its own timeout does not bound a response: it restarts with every byte."""
+    timer = threading.Timer(seconds, _shut_down, [sock])
     timer.daemon = True
     timer.start()
     try:
@@ -172,6 +174,6 @@ def _cut_off(connected: socket.socket, *, after: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _shut(connected: socket.socket) -> None:
+def _shut_down(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        connected.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
-"""How asking another machine can fail, and when it is tried again. Knows no protocol.
+"""The ways in which a request can fail, and retries. Knows no protocol.
 
-Each text is the end of a sentence that begins with the reference.
+Every message completes a sentence that starts with the reference.
 """
 
 import random
@@ -11,49 +11,50 @@ from typing import TypeVar
 from weights.network.network import NetworkTimeouts
 
 Result = TypeVar("Result")
-POLL_SECONDS = 0.2  # seconds
-JITTER = 0.25  # of a pause, so that many who failed together do not come back together
+POLL_SECONDS = 0.2
+JITTER = 0.25  # fraction of a delay, so that clients that failed together do not retry together
 
 
-class NotFound(ValueError):  # noqa: N818 - it is an answer
-    """The service has no such thing (404, 410)."""
+class NotFound(ValueError):  # noqa: N818 - a definite response, not an error of the request
+    """The service does not have the requested file or model (404, 410)."""
 
 
-class TransientFailure(Exception):  # noqa: N818 - it is not over
-    """It may work the next time."""
+class TransientFailure(Exception):  # noqa: N818 - a retry may succeed
+    """A failure that may not occur again on a retry."""
 
-    def __init__(self, text: str, *, pause: float | None = None, most: int | None = None) -> None:
-        """`pause`: seconds that the server asked for; `most`: how many repetitions are worth their time."""
+    def __init__(self, text: str, *, retry_after: float | None = None, max_retries: int | None = None) -> None:
+        """`retry_after`: the delay in seconds that the server requested; `max_retries`: how often a retry is useful."""
         super().__init__(text)
-        self.pause = pause
-        self.most = most
+        self.retry_after = retry_after
+        self.max_retries = max_retries
 
 
-def retry(attempt: Callable[[int], Result], patience: NetworkTimeouts) -> Result:
-    """The result of the first attempt (called with its number, from 0) that is not interrupted.
+def retry(attempt: Callable[[int], Result], timeouts: NetworkTimeouts) -> Result:
+    """Call `attempt` with 0, 1, 2, ... until it raises no TransientFailure, and return its result.
 
-    Raises ValueError with what interrupted the last one.
+    Raises ValueError with the last failure when the retries or the time are used up.
     """
-    end, paused = time.monotonic() + patience.whole, 0.0
-    for number in range(len(patience.pauses) + 1):
+    end, waited = time.monotonic() + timeouts.total, 0.0
+    for number in range(len(timeouts.retry_delays) + 1):
         try:
             return attempt(number)
         except TransientFailure as error:
-            last = number >= min(len(patience.pauses), error.most if error.most is not None else number + 1)
-            pause = 0.0 if last else _pause(patience.pauses[number], error.pause)
-            paused += pause
-            if last or paused > patience.max_retry_delay or time.monotonic() + pause > end:
+            max_retries = error.max_retries if error.max_retries is not None else number + 1
+            last = number >= min(len(timeouts.retry_delays), max_retries)
+            delay = 0.0 if last else _delay(timeouts.retry_delays[number], error.retry_after)
+            waited += delay
+            if last or waited > timeouts.max_total_delay or time.monotonic() + delay > end:
                 raise ValueError(f"{error}, {number + 1} times" if number else str(error)) from error
-            _sleep(pause)
+            _sleep(delay)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _sleep(seconds: float) -> None:
-    """In naps, as a job can be ended between two of them and not during one."""
+    """Sleep in short intervals: a job can be cancelled between two of them, but not during one."""
     while seconds > 0:
         time.sleep(min(seconds, POLL_SECONDS))
         seconds -= POLL_SECONDS
 
 
-def _pause(usual: float, asked: float | None) -> float:
-    return usual * (1 + JITTER * random.random()) if asked is None else asked
+def _delay(default: float, retry_after: float | None) -> float:
+    return default * (1 + JITTER * random.random()) if retry_after is None else retry_after

@@ -1,47 +1,48 @@
-"""A small JSON answer of a service's API. Knows no service."""
+"""Fetch a small JSON response of an API. Knows no service."""
 
 import json
 import time
 from typing import Any
 
-from weights.network.client import Answer, Question, ask
+from weights.network.client import HttpRequest, HttpResponse, send_request
 from weights.network.failures import TransientFailure, retry
 from weights.network.network import Network
 from weights.network.statuses import check_status
 
 MOST_BYTES = 16 * 2**20
-PIECE = 2**16
+CHUNK_BYTES = 2**16
 OK = frozenset({200})
 
 
-def fetch_json(question: Question, network: Network) -> dict[str, Any]:
-    """The object that an API answers with.
+def fetch_json(request: HttpRequest, network: Network) -> dict[str, Any]:
+    """Return the JSON object that an API responds with.
 
-    Raises ValueError with the end of a sentence, NotFound among them.
+    Raises ValueError (also its subclass NotFound) with a message that completes a sentence that starts with the
+    reference.
     """
-    return retry(lambda attempt: _attempt(question, network, attempt), network.patience)
+    return retry(lambda attempt: _attempt(request, network, attempt), network.timeouts)
 
 
-def _attempt(question: Question, network: Network, attempt: int) -> dict[str, Any]:
-    with ask(question, network, attempt=attempt) as answer:
-        check_status(answer, fine=OK, token_given=bool(question.token))
-        content = _body(answer, until=time.monotonic() + network.patience.window)
+def _attempt(request: HttpRequest, network: Network, attempt: int) -> dict[str, Any]:
+    with send_request(request, network, attempt=attempt) as response:
+        check_status(response, accepted=OK, token_given=bool(request.token))
+        content = _read_body(response, deadline=time.monotonic() + network.timeouts.speed_window)
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
-            found_other = f"cannot be looked up: {answer.host} answered with something that is no JSON"
-            raise TransientFailure(found_other, most=1) from error
+            found_other = f"cannot be looked up: the response of {response.host} is not JSON"
+            raise TransientFailure(found_other, max_retries=1) from error
         if not isinstance(found, dict):
-            raise ValueError(f"cannot be looked up: {answer.host} answered with JSON of another form")
+            raise ValueError(f"cannot be looked up: the response of {response.host} is JSON in an unexpected form")
         return found
 
 
-def _body(answer: Answer, *, until: float) -> bytes:
+def _read_body(response: HttpResponse, *, deadline: float) -> bytes:
     content = bytearray()
-    while piece := answer.piece(PIECE):
-        content += piece
+    while chunk := response.read(CHUNK_BYTES):
+        content += chunk
         if len(content) > MOST_BYTES:
-            raise ValueError(f"cannot be looked up: {answer.host} answered with more than {MOST_BYTES:,} bytes")
-        if time.monotonic() > until:
-            raise ValueError(f"cannot be looked up: {answer.host} is too slow")
+            raise ValueError(f"cannot be looked up: {response.host} sent more than {MOST_BYTES:,} bytes")
+        if time.monotonic() > deadline:
+            raise ValueError(f"cannot be looked up: {response.host} is too slow")
     return bytes(content)

@@ -1,4 +1,4 @@
-"""An answer waited for in short slices: a job can be ended between two of them, and not while a socket is read."""
+"""An HTTP response that waits in short intervals, so that a job can be cancelled between two of them."""
 
 import io
 import socket
@@ -13,38 +13,38 @@ if TYPE_CHECKING:
 
 
 class SlicedResponse(HTTPResponse):
-    """An answer whose server may be silent for as long as the socket's timeout says."""
+    """An HTTP response that waits for the timeout of its socket, in intervals of POLL_SECONDS."""
 
     def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
-        """As http.client calls it."""
+        """The signature is that of http.client.HTTPResponse."""
         super().__init__(sock, debuglevel, method)
         self.fp = io.BufferedReader(_Slices(sock, self.fp))
 
 
 class _Slices(io.RawIOBase):
-    """What a socket sends; raises TimeoutError after its whole silence."""
+    """The bytes that a socket receives; raises TimeoutError after the socket's original timeout."""
 
-    def __init__(self, connected: socket.socket, held: io.BufferedReader) -> None:
-        """`held` is not read: as long as it is open, so is the socket."""
-        self.connected, self.held = connected, held
-        self.silence = connected.gettimeout() or 0.0
-        connected.settimeout(min(POLL_SECONDS, self.silence))
+    def __init__(self, sock: socket.socket, original: io.BufferedReader) -> None:
+        """`original` is never read: it keeps the socket open until it is closed."""
+        self.sock, self.original = sock, original
+        self.read_timeout = sock.gettimeout() or 0.0
+        sock.settimeout(min(POLL_SECONDS, self.read_timeout))
 
     def readable(self) -> bool:
-        """It is nothing else."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         """Wait for the next bytes."""
-        end = time.monotonic() + self.silence
+        end = time.monotonic() + self.read_timeout
         while True:
             try:
-                return self.connected.recv_into(buffer)
+                return self.sock.recv_into(buffer)
             except TimeoutError:
                 if time.monotonic() >= end:
                     raise
 
     def close(self) -> None:
-        """Let go of the socket too."""
-        self.held.close()
+        """Release the socket too."""
+        self.original.close()
         super().close()

@@ -1,38 +1,41 @@
-"""What the status codes of HTTP mean here: fine, refused for good, or worth another attempt. Reads no body."""
+"""The meaning of HTTP status codes: accepted, refused, or worth a retry. Reads no body."""
 
-from weights.network.client import Answer
+from weights.network.client import HttpResponse
 from weights.network.failures import NotFound, TransientFailure
 
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE = 401, 403, 404, 410
-PASSING = frozenset({408, 429})  # the server is slow, or asks for patience
+TRANSIENT = frozenset({408, 429})  # request timeout, too many requests
 SERVER_ERRORS = 500
 
 
-def check_status(answer: Answer, *, fine: frozenset[int], token_given: bool) -> None:
-    """Raise what a status that is not fine means: ValueError, NotFound, or TransientFailure. Repeats nothing of the body."""
-    status, host = answer.status, answer.host
-    if status in fine:
+def check_status(response: HttpResponse, *, accepted: frozenset[int], token_given: bool) -> None:
+    """Raise ValueError, NotFound or TransientFailure for a status that is not accepted.
+
+    The messages repeat nothing of the body.
+    """
+    status, host = response.status, response.host
+    if status in accepted:
         return
     if status in {UNAUTHORIZED, FORBIDDEN}:
-        raise ValueError(_closed(host, status, token_given=token_given))
+        raise ValueError(_access_denied(host, status, token_given=token_given))
     if status in {NOT_FOUND, GONE}:
-        raise NotFound(f"was not found: {host} answered {status}")
-    if status in PASSING or status >= SERVER_ERRORS:
-        raise TransientFailure(f"could not be fetched: {host} answered {status}", pause=_pause(answer))
-    raise ValueError(f"was refused: {host} answered {status}")
+        raise NotFound(f"was not found: {host} returned {status}")
+    if status in TRANSIENT or status >= SERVER_ERRORS:
+        raise TransientFailure(f"could not be downloaded: {host} returned {status}", retry_after=_retry_after(response))
+    raise ValueError(f"was refused: {host} returned {status}")
 
 
-def _closed(host: str, status: int, *, token_given: bool) -> str:
+def _access_denied(host: str, status: int, *, token_given: bool) -> str:
     if token_given:
         return (
-            f"is closed to this token: {host} answered {status}; expected a token that may read it, "
+            f"is not accessible with this token: {host} returned {status}; expected a token with read access, "
             "from someone who has accepted its licence"
         )
-    why = "it is private, gated by a licence, not there, or its link has expired"
-    return f"needs a token: {host} answered {status}; {why}"
+    why = "it is private, gated by a licence or missing, or its link has expired"
+    return f"needs a token: {host} returned {status}; {why}"
 
 
-def _pause(answer: Answer) -> float | None:
-    """The seconds that a server asks for; its other form, a date, is not read."""
-    asked = answer.header("Retry-After").strip()
-    return float(asked) if asked.isascii() and asked.isdigit() else None
+def _retry_after(response: HttpResponse) -> float | None:
+    """Return the delay in seconds that the server requests. The other form of Retry-After, a date, is ignored."""
+    value = response.header("Retry-After").strip()
+    return float(value) if value.isascii() and value.isdigit() else None

@@ -1,1 +1,1 @@
-"""What each service calls a LoRA, and where it keeps the file. Knows no cache."""
+"""How each service names a LoRA and where it stores the file. Knows no cache."""

@@ -1,4 +1,4 @@
-"""What tells one remote LoRA from another, and who asks for it: the two halves of a key in a cache, without secrets."""
+"""The cache key of a remote LoRA and the identity of who requests it, both without secrets."""
 
 import hashlib
 import json
@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from weights.grammar.records import CivitaiLora, HubLora, Link, Remote, ReplicateLora
 from weights.network.network import Tokens
 
-NOBODY = ""  # who asks without a token or a signature
-# What the clouds' signed URLs add: Amazon's, Google's, Alibaba's, Volcengine's, Huawei's and Tencent's names
+ANONYMOUS = ""  # the credential of a request without a token or a signature
+# Query parameters of signed URLs: those of Amazon, Google, Alibaba, Volcengine, Huawei and Tencent
 SIGNING_PREFIXES = (
     *("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-obs-", "x-cos-"),
     *("q-sign", "q-ak", "q-key-time", "q-header-list", "q-url-param-list"),
 )
-CHANGING = "-process"  # with one of these prefixes: what the cloud makes of the file
+PROCESSING = "-process"  # with one of these prefixes: selects how the cloud converts the file, so it is part of the key
 SIGNING = frozenset({"signature", "expires", "key-pair-id", "policy", "security-token"})
 SIGNING |= {"accesskeyid", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "token", "access_token", "api_key"}
 AZURE_MARK = "sig"
@@ -24,24 +24,24 @@ AZURE_MORE = frozenset({"sks", "skv"})
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A remote LoRA and who asks for it."""
+    """A remote LoRA and the credential with which it is requested."""
 
-    key: str  # in hexadecimal: the same for everybody, whatever their token or their signature
-    by: str  # in hexadecimal: what they show, hashed; NOBODY without
+    key: str  # in hexadecimal; does not depend on the token or the signature
+    credential: str  # a hash of the token or signature, in hexadecimal, or ANONYMOUS
 
 
 def access_to(record: Remote, tokens: Tokens) -> Access:
-    """The two halves of the key of a record."""
+    """Return the cache key of a record and a hash of the token or signature that belongs to it."""
     if isinstance(record, Link):
-        url, shown = _split_signature(record.url)
-        return Access(_hash({"kind": "Link", "url": url}), _hash(shown) if shown else NOBODY)
-    named = {name: value for name, value in asdict(record).items() if name != "token"}
+        url, credentials = _split_signature(record.url)
+        return Access(_hash({"kind": "Link", "url": url}), _hash(credentials) if credentials else ANONYMOUS)
+    fields = {name: value for name, value in asdict(record).items() if name != "token"}
     token = token_for(record, tokens)
-    return Access(_hash({"kind": type(record).__name__} | named), _hash(token) if token else NOBODY)
+    return Access(_hash({"kind": type(record).__name__} | fields), _hash(token) if token else ANONYMOUS)
 
 
 def token_for(record: Remote, tokens: Tokens) -> str:
-    """The token of the service that has a record; none for a link, wherever it leads."""
+    """Return the token of the service that hosts a record; an empty string for a link, whatever its host."""
     if isinstance(record, HubLora):
         return tokens.hugging_face.strip()
     if isinstance(record, CivitaiLora):
@@ -50,17 +50,17 @@ def token_for(record: Remote, tokens: Tokens) -> str:
 
 
 def _split_signature(url: str) -> tuple[str, list[tuple[str, str]]]:
-    """A URL without what signs it, and that part."""
+    """Split a URL into the URL without its signature, and the query parameters of the signature."""
     split = urlsplit(url)
     query = parse_qsl(split.query, keep_blank_values=True)
     azure = AZURE | AZURE_MORE if any(name.lower() == AZURE_MARK for name, _ in query) else frozenset()
-    signing = [pair for pair in query if _signs(pair[0].lower(), azure)]
-    kept = [pair for pair in query if pair not in signing]
-    return urlunsplit((split.scheme, split.netloc.lower(), split.path, urlencode(kept), "")), signing
+    signing = [pair for pair in query if _is_signing(pair[0].lower(), azure)]
+    rest = [pair for pair in query if pair not in signing]
+    return urlunsplit((split.scheme, split.netloc.lower(), split.path, urlencode(rest), "")), signing
 
 
-def _signs(name: str, azure: frozenset[str]) -> bool:
-    prefixed = name.startswith(SIGNING_PREFIXES) and not name.endswith(CHANGING)
+def _is_signing(name: str, azure: frozenset[str]) -> bool:
+    prefixed = name.startswith(SIGNING_PREFIXES) and not name.endswith(PROCESSING)
     return name in SIGNING or name in azure or prefixed
 
 

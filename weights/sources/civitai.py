@@ -1,6 +1,6 @@
-"""Where Civitai keeps a LoRA: the version of a model, what it was made for, and the sha256 of its file.
+"""Locate a LoRA on Civitai: the version of a model, its base model, and the sha256 of its file.
 
-The API is that of https://developer.civitai.com/site/reference/model-versions.
+The API is documented at https://developer.civitai.com/site/reference/model-versions.
 """
 
 from collections.abc import Sequence
@@ -8,58 +8,59 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from weights.grammar.records import CivitaiLora
-from weights.network.client import Question
-from weights.network.download import MOST_BYTES, Wanted
+from weights.network.client import HttpRequest
+from weights.network.download import MOST_BYTES, RemoteFile
 from weights.network.json_response import fetch_json
 from weights.network.network import Network
 
 FLUX = "flux.1"
-KINDS = frozenset({"lora", "locon", "dora"})
+LORA_TYPES = frozenset({"lora", "locon", "dora"})
 SHOWN = 5
 SHOWN_TEXT = 60
 KILOBYTE = 1024
 
 
-def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> Wanted:
-    """The file of a LoRA's version; of a model without a version, the newest that was made for FLUX.1.
+def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> RemoteFile:
+    """Return the file of a LoRA's version, or of the newest version for FLUX.1 if the record names none.
 
-    Raises ValueError with the end of a sentence: for another model, another kind of file, or several.
+    Raises ValueError for a LoRA of another base model, for another type of model, and unless exactly one file matches.
+    The messages complete a sentence that starts with the reference.
     """
     version = _version(lora, token, network)
-    made_for = _text(version.get("baseModel"))
-    if not made_for.lower().startswith(FLUX):
-        raise ValueError(f"was made for {made_for or 'an unknown model'}: expected a LoRA for FLUX.1")
-    file = _choose(_entries(version.get("files")))
+    base_model = _text(version.get("baseModel"))
+    if not base_model.lower().startswith(FLUX):
+        raise ValueError(f"was made for {base_model or 'an unknown model'}: expected a LoRA for FLUX.1")
+    file = _choose_file(_dicts(version.get("files")))
     size = file.get("sizeKB")
     if isinstance(size, int | float) and size * KILOBYTE > MOST_BYTES:
         raise ValueError(f"has {size * KILOBYTE:,.0f} bytes: expected at most {MOST_BYTES:,}")
     hashes = file.get("hashes")
-    sha256 = _text(hashes.get("SHA256"), most=64).lower() if isinstance(hashes, dict) else ""
-    return Wanted(Question(_download(file, version, network), token=token), sha256)
+    sha256 = _text(hashes.get("SHA256"), max_length=64).lower() if isinstance(hashes, dict) else ""
+    return RemoteFile(HttpRequest(_download_url(file, version, network), token=token), sha256)
 
 
 def _version(lora: CivitaiLora, token: str, network: Network) -> dict[str, Any]:
     if lora.version is not None:
-        found = fetch_json(Question(f"{network.civitai}/api/v1/model-versions/{lora.version}", token=token), network)
-        _check_kind(found.get("model"))
+        found = fetch_json(HttpRequest(f"{network.civitai}/api/v1/model-versions/{lora.version}", token=token), network)
+        _check_type(found.get("model"))
         return found
-    model = fetch_json(Question(f"{network.civitai}/api/v1/models/{lora.model}", token=token), network)
-    _check_kind(model)
-    versions = _entries(model.get("modelVersions"))
+    model = fetch_json(HttpRequest(f"{network.civitai}/api/v1/models/{lora.model}", token=token), network)
+    _check_type(model)
+    versions = _dicts(model.get("modelVersions"))
     if not versions:
-        raise ValueError(f"is the model {lora.model} of Civitai, which has no version that can be downloaded")
+        raise ValueError(f"is the model {lora.model} on Civitai, which has no downloadable version")
     for_flux = [entry for entry in versions if _text(entry.get("baseModel")).lower().startswith(FLUX)]
     return (for_flux or versions)[0]
 
 
-def _check_kind(model: object) -> None:
-    kind = _text(model.get("type")) if isinstance(model, dict) else ""
-    if kind and kind.lower() not in KINDS:
-        raise ValueError(f"is a {kind} on Civitai: expected a LoRA")
+def _check_type(model: object) -> None:
+    model_type = _text(model.get("type")) if isinstance(model, dict) else ""
+    if model_type and model_type.lower() not in LORA_TYPES:
+        raise ValueError(f"is a {model_type} on Civitai: expected a LoRA")
 
 
-def _choose(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The .safetensors file: the primary one of several, never a pickle."""
+def _choose_file(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the .safetensors file, the primary one if there are several. A pickle is never chosen."""
     loras = [file for file in files if _format(file) == "safetensor" and _text(file.get("type")) in {"", "Model"}]
     primary = [file for file in loras if file.get("primary") is True] or loras
     if len(primary) == 1:
@@ -73,18 +74,19 @@ def _format(file: dict[str, Any]) -> str:
     return _text(metadata.get("format")).lower() if isinstance(metadata, dict) else ""
 
 
-def _download(file: dict[str, Any], version: dict[str, Any], network: Network) -> str:
-    """The download of this very file, at the service that was asked and nowhere else."""
-    given = urlsplit(_text(file.get("downloadUrl"), most=1000))
-    if given.path.startswith("/api/download/"):
-        return f"{network.civitai}{given.path}" + (f"?{given.query}" if given.query else "")
+def _download_url(file: dict[str, Any], version: dict[str, Any], network: Network) -> str:
+    """Return the download URL of the chosen file, always on the configured Civitai server."""
+    url = urlsplit(_text(file.get("downloadUrl"), max_length=1000))
+    if url.path.startswith("/api/download/"):
+        return f"{network.civitai}{url.path}" + (f"?{url.query}" if url.query else "")
     return f"{network.civitai}/api/download/models/{version.get('id')}"
 
 
-def _entries(found: object) -> list[dict[str, Any]]:
+def _dicts(found: object) -> list[dict[str, Any]]:
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
-def _text(found: object, *, most: int = SHOWN_TEXT) -> str:
-    """A text of an answer, short and on one line."""
-    return "".join(sign for sign in found[:most] if sign.isprintable()) if isinstance(found, str) else ""
+def _text(found: object, *, max_length: int = SHOWN_TEXT) -> str:
+    """Return a string of a response, shortened and on one line."""
+    text = found[:max_length] if isinstance(found, str) else ""
+    return "".join(character for character in text if character.isprintable())

@@ -1,36 +1,39 @@
-"""From a record to the file that it now means, whichever service has it. Knows no cache."""
+"""Find the file to which a record refers at the moment, on any service. Knows no cache."""
 
 from weights.grammar.records import CivitaiLora, HubLora, Link, Remote, ReplicateLora, UnqualifiedLora
-from weights.network.client import Question
-from weights.network.download import Wanted
+from weights.network.client import HttpRequest
+from weights.network.download import RemoteFile
 from weights.network.network import Network, Tokens
 from weights.sources.access import token_for
 from weights.sources.civitai import find_on_civitai
 from weights.sources.hub import find_on_hub
 
-Found = HubLora | CivitaiLora | ReplicateLora | Link
+KnownSource = HubLora | CivitaiLora | ReplicateLora | Link
 
 
-def readings(record: Remote) -> tuple[Found, ...]:
-    """What a record can mean, in the order to try: owner/name is Replicate's, and Hugging Face's if it has none."""
+def possible_sources(record: Remote) -> tuple[KnownSource, ...]:
+    """Return what a record can refer to, in the order to try: owner/name is on Replicate, else on Hugging Face."""
     if isinstance(record, UnqualifiedLora):
         return (ReplicateLora(record.owner, record.name), HubLora(f"{record.owner}/{record.name}"))
     return (record,)
 
 
-def find(record: Found, tokens: Tokens, network: Network) -> Wanted:
-    """The file of a record; raises ValueError with the end of a sentence, NotFound among them."""
+def find_file(record: KnownSource, tokens: Tokens, network: Network) -> RemoteFile:
+    """Return the file of a record.
+
+    Raises ValueError (also its subclass NotFound). The messages complete a sentence that starts with the reference.
+    """
     token = token_for(record, tokens)
     if isinstance(record, HubLora):
         return find_on_hub(record, token, network)
     if isinstance(record, CivitaiLora):
         return find_on_civitai(record, token, network)
     if isinstance(record, ReplicateLora):
-        return Wanted(Question(_weights(record, network), token=token))
-    return Wanted(Question(record.url))
+        return RemoteFile(HttpRequest(_weights_url(record, network), token=token))
+    return RemoteFile(HttpRequest(record.url))
 
 
-def _weights(lora: ReplicateLora, network: Network) -> str:
-    """Where Replicate redirects to a trained model's tar; its own trainers use the same address."""
+def _weights_url(lora: ReplicateLora, network: Network) -> str:
+    """Return the URL that Replicate redirects to the tar of a trained model. Its own trainers use this URL too."""
     version = f"/versions/{lora.version}" if lora.version else ""
     return f"{network.replicate}/{lora.owner}/{lora.name}{version}/_weights"

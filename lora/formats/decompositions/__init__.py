@@ -1,1 +1,1 @@
-"""What a stored weight delta is a product of, by the method that trained it: LoRA, LoHa, LoKr."""
+"""The decompositions of a stored weight delta, by the method that trained it: LoRA, LoHa, LoKr."""

@@ -1,25 +1,25 @@
 """LoKr, the Kronecker product of two small matrices. Knows no names of layers."""
 
 from lora.formats.decompositions.factors import Factor, Kronecker
-from lora.formats.tensor_keys import Layer
+from lora.formats.tensor_keys import FileLayer
 
 
-def lokr_delta(layer: Layer) -> Kronecker:
-    """kron(w1, w2), where w1 or w2 or both are products of two again, times alpha / rank if one is
-    (arXiv 2309.14859, section 3; lycoris/modules/lokr.py takes no alpha where both are whole).
+def lokr_delta(layer: FileLayer) -> Kronecker:
+    """kron(w1, w2), where w1, w2 or both are products of two matrices, times alpha / rank if one is
+    (arXiv 2309.14859, section 3; lycoris/modules/lokr.py ignores alpha where both are whole).
 
-    Raises ValueError if a part is missing or does not fit the others.
+    Raises ValueError if a tensor is missing or does not match the others.
     """
     first, second = _factor(layer, "lokr_w1"), _factor(layer, "lokr_w2")
     product = second.right if second.right is not None else first.right
-    strength = 1.0 if product is None else layer.strength(len(product))
+    scaling = 1.0 if product is None else layer.scaling(len(product))
     rows = range(first.shape.outputs * second.shape.outputs)
-    return Kronecker(Factor(first.left * strength, first.right), second, (rows,))
+    return Kronecker(Factor(first.left * scaling, first.right), second, (rows,))
 
 
-def _factor(layer: Layer, name: str) -> Factor:
-    if name in layer.parts:
-        if f"{name}_a" in layer.parts or f"{name}_b" in layer.parts:
+def _factor(layer: FileLayer, name: str) -> Factor:
+    if name in layer.tensors:
+        if f"{name}_a" in layer.tensors or f"{name}_b" in layer.tensors:
             raise ValueError(f"is inconsistent: it holds {name} of {layer.name} both whole and as a product")
         return Factor(layer.matrix(name), None)
     left, right = layer.matrix(f"{name}_a"), layer.matrix(f"{name}_b")

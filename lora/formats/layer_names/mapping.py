@@ -1,4 +1,4 @@
-"""Where in FLUX.1 a layer is, by its name in any of the layouts. Knows no tensors."""
+"""Map the name of a layer in any layout to layers of FLUX.1. Knows no tensors."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ from lora.formats.layer_names.bfl import bfl_layer
 from lora.formats.layer_names.diffusers import diffusers_layer
 from lora.formats.layer_names.text_encoders import text_encoder_layer
 from lora.formats.layer_names.xlabs import xlabs_layer
-from lora.formats.weight_deltas import Place
+from lora.formats.weight_deltas import LayerMapping
 
-# What stands before a layer of the transformer, by what joins the parts of its name.
+# The prefixes of layers of the transformer, by the separator in their names.
 PREFIXES = {
     # fal; BFL's own checkpoints; ComfyUI; diffusers, PEFT, ai-toolkit, SimpleTuner, OneTrainer; BFL and XLabs
     ".": ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", ""),
@@ -17,17 +17,21 @@ PREFIXES = {
 }
 
 
-def find_layer(name: str) -> Place | None:
-    """Of a layer with its prefix; None if FLUX.1 has none of that name."""
-    return next(_places(name), None)
+def find_layer(name: str) -> LayerMapping | None:
+    """Map a layer with its prefix; None if FLUX.1 has no layer of this name."""
+    return next(_mappings(name), None)
 
 
-def _places(name: str) -> Iterator[Place]:
-    for joint, prefixes in PREFIXES.items():
+def _mappings(name: str) -> Iterator[LayerMapping]:
+    for separator, prefixes in PREFIXES.items():
         for prefix in prefixes:
             if name.startswith(prefix):
                 rest = name.removeprefix(prefix)
-                found = (diffusers_layer(rest, joint=joint), bfl_layer(rest, joint=joint), xlabs_layer(rest))
-                yield from (place for place in found if place)
-    if place := text_encoder_layer(name):
-        yield place
+                found = (
+                    diffusers_layer(rest, separator=separator),
+                    bfl_layer(rest, separator=separator),
+                    xlabs_layer(rest),
+                )
+                yield from (mapping for mapping in found if mapping)
+    if mapping := text_encoder_layer(name):
+        yield mapping

@@ -1,1 +1,1 @@
-"""Nothing is lost: states on disk, and where a training begins."""
+"""Checkpoints on disk, and the state from which a training starts or resumes."""

@@ -1,5 +1,7 @@
-"""One checkpoint as a folder: written whole, and read only if it is whole. Knows named tensors and JSON, and nothing of
-what they mean."""
+"""One checkpoint as a folder, which is read only if it is complete and undamaged.
+
+Knows named tensors and JSON, and not what they mean.
+"""
 
 import hashlib
 import json
@@ -22,7 +24,7 @@ Tensors = Mapping[str, Tensor]
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
-SUFFIX = ".tensors"  # safetensors by another name: clients take the one .safetensors of a tar for the LoRA
+SUFFIX = ".tensors"  # safetensors files by another name, as clients take the only .safetensors in a tar for the LoRA
 TENSOR_FILE = re.compile(r"[a-z][a-z0-9_]{0,63}\.tensors", re.ASCII)
 IN_TAR = "resume"
 BLOCK_BYTES = 8 * 2**20
@@ -31,16 +33,16 @@ MOST_JSON_BYTES, MOST_FILES = 16 * 2**20, 64
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a training saved at a step; every file was whole when it was read."""
+    """The state that a training saved at a step. All its files were verified when it was read."""
 
     folder: Path
     step: int
-    identity: Json  # of the training: what must be the same for another to go on from here
+    identity: Json  # the identity of the training; only a training of the same identity can resume from here
     values: Json
-    names: tuple[str, ...]  # of its groups of tensors
+    names: tuple[str, ...]  # of the groups of tensors
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """One group of tensors, read into memory; raises ValueError if it is not there or is no safetensors file."""
+        """Read one group of tensors into memory. Raises ValueError if it is missing or is no safetensors file."""
         if name not in self.names:
             raise ValueError(f"checkpoint {self.folder.name!r} holds no {name}: expected {', '.join(self.names)}")
         try:
@@ -50,10 +52,10 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, whoever wrote it; raises ValueError with one sentence unless it is whole.
+    """Read the checkpoint in a folder, which may be untrusted. Raises ValueError with one sentence if it is damaged.
 
-    Only plain files that the manifest names are read, JSON and safetensors, and never what a link leads to. Tensors may
-    be anything: not finite, or not those of the training.
+    Only regular files that the manifest names are read, as JSON or safetensors, and links are never followed. The
+    values of tensors are not checked: they may not be finite, or may not fit the training.
     """
     try:
         step, identity, files = _manifest(folder)
@@ -67,18 +69,18 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def packed(checkpoint: Checkpoint, *, folder: str) -> Iterator[tuple[str, Path]]:
-    """Its files with the names that they have in a tar; that folder, taken out of the tar, is a checkpoint again."""
+    """The checkpoint's files and their names in a tar; the folder, unpacked from the tar, is a checkpoint again."""
     for name in (MANIFEST, STATE, *(f"{name}{SUFFIX}" for name in checkpoint.names)):
         yield f"{IN_TAR}/{folder}/{name}", checkpoint.folder / name
 
 
 def write_files(folder: Path, tensors: Mapping[str, Tensors], values: Json) -> None:
-    """Write groups of tensors and JSON to a new folder, synced to disk; raises OSError if there is no room."""
+    """Write groups of tensors and JSON to a new folder and sync them to disk. Raises OSError if the disk is full."""
     for name, group in tensors.items():
         path = folder / f"{name}{SUFFIX}"
         if not TENSOR_FILE.fullmatch(f"{name}{SUFFIX}"):
             raise ValueError(f"tensors are named {name!r}: expected a lower case word")
-        # copies, as safetensors refuses tensors that share memory
+        # copies, because safetensors refuses tensors that share memory
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in group.items()}
         try:
             save_file(copies, path)
@@ -91,7 +93,7 @@ def write_files(folder: Path, tensors: Mapping[str, Tensors], values: Json) -> N
 
 
 def write_manifest(folder: Path, step: int, identity: Json) -> None:
-    """Write the file that makes a checkpoint of a folder: it vouches for all others."""
+    """Write the manifest, which makes the folder a checkpoint: the size and sha256 of all its other files."""
     files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     manifest = {"format": FORMAT, "step": step, "identity": identity, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -100,27 +102,27 @@ def write_manifest(folder: Path, step: int, identity: Json) -> None:
 
 
 def _manifest(folder: Path) -> tuple[int, Json, Json]:
-    """The step, the identity, and the size and sha256 of each file by its name."""
-    manifest, whose = _json(folder, MANIFEST), f"checkpoint {folder.name!r}"
+    """The step, the identity, and the size and sha256 of each file by name."""
+    manifest, checkpoint = _json(folder, MANIFEST), f"checkpoint {folder.name!r}"
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{whose} is of format {shown(manifest.get('format'))}: expected {FORMAT}")
+        raise ValueError(f"{checkpoint} is of format {shown(manifest.get('format'))}: expected {FORMAT}")
     step, identity, files = manifest.get("step"), manifest.get("identity"), manifest.get("files")
     if type(step) is not int or step < 0 or not isinstance(identity, dict) or not isinstance(files, dict):
-        raise ValueError(f"{whose}: expected a step, an identity and files in its {MANIFEST}")
+        raise ValueError(f"{checkpoint}: expected a step, an identity and files in its {MANIFEST}")
     if STATE not in files or len(files) > MOST_FILES:
-        raise ValueError(f"{whose} has {len(files)} files: expected at most {MOST_FILES}, {STATE} among them")
+        raise ValueError(f"{checkpoint} has {len(files)} files: expected at most {MOST_FILES}, {STATE} among them")
     for name in files:
         if name != STATE and not TENSOR_FILE.fullmatch(name):
-            raise ValueError(f"{whose} names a file {shown(name)}: expected names such as lora{SUFFIX}")
+            raise ValueError(f"{checkpoint} names a file {shown(name)}: expected names such as lora{SUFFIX}")
     return step, identity, files
 
 
 def _verify(folder: Path, name: str, expected: object) -> None:
-    """Raises ValueError unless a file is as the manifest says; its size first, so that nothing huge is read."""
-    size = _plain_size(folder, name)
-    wanted = expected.get("bytes") if isinstance(expected, dict) else None
-    if size != wanted:
-        raise ValueError(f"checkpoint {folder.name!r}: {name} has {size} bytes, expected {shown(wanted)}")
+    """Raise ValueError unless a file is as the manifest says. Compares the size first, so that no huge file is read."""
+    size = _regular_file_size(folder, name)
+    expected_size = expected.get("bytes") if isinstance(expected, dict) else None
+    if size != expected_size:
+        raise ValueError(f"checkpoint {folder.name!r}: {name} has {size} bytes, expected {shown(expected_size)}")
     if _digest(folder / name) != expected:
         raise ValueError(f"checkpoint {folder.name!r}: {name} has another sha256 than its manifest says")
 
@@ -134,7 +136,7 @@ def _digest(path: Path) -> Json:
 
 
 def _json(folder: Path, name: str) -> Json:
-    if _plain_size(folder, name) > MOST_JSON_BYTES:
+    if _regular_file_size(folder, name) > MOST_JSON_BYTES:
         raise ValueError(f"checkpoint {folder.name!r}: {name} has more than {MOST_JSON_BYTES} bytes")
     content = None
     with suppress(ValueError, RecursionError):
@@ -144,7 +146,7 @@ def _json(folder: Path, name: str) -> Json:
     return content
 
 
-def _plain_size(folder: Path, name: str) -> int:
+def _regular_file_size(folder: Path, name: str) -> int:
     status = (folder / name).lstat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"checkpoint {folder.name!r}: {name} is no plain file")
@@ -152,19 +154,19 @@ def _plain_size(folder: Path, name: str) -> int:
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a folder may be a checkpoint."""
+    """Whether a folder has a manifest, and so may be a checkpoint."""
     return os.path.lexists(folder / MANIFEST)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power failure."""
+    """Sync a file, or the entries of a folder, to disk, so that they survive a power failure."""
     with opened(path) as descriptor:
         os.fsync(descriptor)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A file or folder that is open for as long as the context lasts."""
+    """A descriptor of a file or folder, open for the duration of the context."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor

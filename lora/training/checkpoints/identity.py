@@ -1,4 +1,4 @@
-"""What makes two trainings the same: then one can go on from the other's checkpoint, to the last bit."""
+"""The identity of a training: everything that must be equal for it to resume from a checkpoint, bit for bit."""
 
 import hashlib
 import json
@@ -27,14 +27,19 @@ def identity_of(
     weights: Path,
     processes: int,
 ) -> Json:
-    """By name. How long to train is no part of it where the learning rate depends on it in its warm-up alone, so that a
-    training can go on further than was first asked."""
+    """The identity of a training as named values.
+
+    The number of steps is not part of it if the learning rate depends on it only in the warm-up, so that a training can
+    resume with more steps than it was started with.
+    """
     settings = recipe.settings() | {"batch_size": recipe.batch_size * processes}
     del settings["preservation"]
     if recipe.lr_scheduler == "constant":
         del settings["steps"]
         settings["warm_up_steps"] = warm_up_steps(recipe.steps)
-    images = [(image.look.content, list(map(str, image.look.sizes)), image.prompt) for image in dataset.images]
+    images = [
+        (image.inspection.content, list(map(str, image.inspection.sizes)), image.prompt) for image in dataset.images
+    ]
     return {
         "base_model": base,
         "base_weights": fingerprint(weights, ["transformer"]),
@@ -50,7 +55,8 @@ def identity_of(
 
 
 def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_tokens: int) -> Json:
-    """Left out where they are as they always were before there was a choice, so that older checkpoints are resumed."""
+    """Fields that were added with preservation; left out at their former fixed values, so that older checkpoints can
+    still be resumed."""
     fields: Json = {} if text_tokens == MOST_TEXT_TOKENS else {"text_tokens": text_tokens}
     if recipe.preservation:
         prompts = f"{len(neutral)}, {_digest(neutral)}"
@@ -58,19 +64,19 @@ def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_to
     return fields
 
 
-def refuse_other(found: Json, wanted: Json, named: str) -> None:
-    """Raises ValueError that tells the first field in which two identities differ, if they do; `named` is the input or
-    folder that the found one came from."""
-    wanted = json.loads(json.dumps(wanted))  # with lists for tuples, as the found one has
-    for field in (*wanted, *found):
-        theirs, ours = found.get(field), wanted.get(field)
+def refuse_mismatch(found: Json, expected: Json, named: str) -> None:
+    """Raise ValueError with the first field in which two identities differ; `named` is the input that `found` comes
+    from."""
+    expected = json.loads(json.dumps(expected))  # lists in place of tuples, as in `found`
+    for field in (*expected, *found):
+        theirs, ours = found.get(field), expected.get(field)
         if theirs != ours:
             found_and_expected = f"{reprlib.repr(theirs)}: expected {reprlib.repr(ours)}"
             raise ValueError(f"{named} holds a training of {field} {found_and_expected}, as this one has")
 
 
 def folder_name(identity: Json) -> str:
-    """A name for the files of a training."""
+    """The name of the checkpoint folder of a training, from its identity."""
     return _digest(identity)
 
 

@@ -1,1 +1,1 @@
-"""Tensors in, LoRA weights out."""
+"""Learning: from encoded tensors to LoRA weights."""

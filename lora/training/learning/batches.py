@@ -1,5 +1,8 @@
-"""Examples become batches with their noise. Knows no model and no file, and remembers nothing: the batch of any step
-can be asked for, so that a training goes on where it stopped, and each of several processes takes its share."""
+"""Batches of examples, with their noise. Knows no model and no file.
+
+Every batch can be computed from its index alone, so that a training can resume at any step, and each of several
+processes can compute its own part of a batch.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from lora.training.recipe.sigmas import Shift, SigmaRule
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples of one size."""
+    """Latents of one size, and their prompts."""
 
     latents: Tensor  # [B, C, H, W] fp32
     prompt: Prompt
@@ -30,7 +33,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NoisyBatch:
-    """A batch, and what it is mixed with."""
+    """A batch, and the noise and sigmas with which it is mixed."""
 
     batch: Batch
     noise: Tensor  # [B, C, H, W] fp32
@@ -42,27 +45,27 @@ class NoisyBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """What is drawn at random for each sample."""
+class NoiseSettings:
+    """The distributions from which each sample's sigma, noise and caption dropout are drawn."""
 
     sigma_rule: SigmaRule
-    offset_noise: float  # standard deviation of what is added to whole channels of the noise
-    caption_dropout: float
+    offset_noise: float  # standard deviation of the offset that is added to whole channels of the noise
+    caption_dropout: float  # probability
     shift: Shift
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    """A sample before its noise is drawn."""
+class _SampleStart:
+    """A sample without its noise, and the generator from which the noise is drawn next."""
 
     prompt: Prompt
     sigma: Tensor  # [1]
-    generator: torch.Generator  # of its noise
+    generator: torch.Generator
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A part of a batch that is likely to be asked for next."""
+    """A part of a batch that was computed in advance."""
 
     index: int
     part: slice
@@ -70,37 +73,37 @@ class _Prepared:
 
 
 class Batches:
-    """Batch `index` of a training, for any index: each example once an epoch, in a new order each epoch.
+    """The batches of a training by index: each example once per epoch, in a new order in each epoch.
 
-    The last batch of a size may be smaller.
+    A batch has examples of one size; the last batch of a size may be smaller.
     """
 
-    def __init__(self, dataset: EncodedDataset, *, batch_size: int, draws: Draws, seed: int) -> None:
-        self._dataset, self._batch_size, self._draws, self._seed = dataset, batch_size, draws, seed
+    def __init__(self, dataset: EncodedDataset, *, batch_size: int, noise_settings: NoiseSettings, seed: int) -> None:
+        self._dataset, self._batch_size, self._noise_settings, self._seed = dataset, batch_size, noise_settings, seed
         self._epoch = lru_cache(maxsize=1)(self._ordered)
         self._per_epoch = len(self._ordered(0))
         self._prepared: _Prepared | None = None
 
     def examples(self, index: int) -> list[Example]:
         """The examples of a batch."""
-        epoch, place = divmod(index, self._per_epoch)
-        return self._epoch(epoch)[place]
+        epoch, position = divmod(index, self._per_epoch)
+        return self._epoch(epoch)[position]
 
     def noisy_batch(self, index: int, *, part: slice = slice(None)) -> NoisyBatch | None:
-        """A batch, or a part of it; None if the part is empty."""
+        """A batch, or a part of it, with noise; None if the part is empty."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None and (prepared.index, prepared.part) == (index, part):
             return prepared.noisy_batch
-        return self._noised(index, part)
+        return self._make_batch(index, part)
 
     def prepare(self, index: int, *, part: slice = slice(None)) -> None:
-        """Draw the noise of a batch while there is time for it; the next question for a batch has it, if it is for
-        this."""
-        self._prepared = _Prepared(index, part, self._noised(index, part))
+        """Compute a batch in advance. The next call of `noisy_batch` returns it if it is for the same batch and part,
+        and drops it otherwise."""
+        self._prepared = _Prepared(index, part, self._make_batch(index, part))
 
-    def _noised(self, index: int, part: slice) -> NoisyBatch | None:
+    def _make_batch(self, index: int, part: slice) -> NoisyBatch | None:
         numbered = list(enumerate(self.examples(index)))[part]
-        samples = [self._sample(example, index, place) for place, example in numbered]
+        samples = [self._sample(example, index, position) for position, example in numbered]
         if not samples:
             return None
         latents = torch.stack([example.latents for _, example in numbered])
@@ -108,33 +111,36 @@ class Batches:
         return NoisyBatch(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
 
     def conditions(self, index: int, *, part: slice = slice(None)) -> Conditions | None:
-        """What `noisy_batch` has beside noise, which takes time to draw, and what single tokens are told."""
-        begun = [self._begun(example, index, place) for place, example in list(enumerate(self.examples(index)))[part]]
-        if not begun:
+        """The sigmas and pooled prompts of `noisy_batch`, without drawing noise, which takes time; None if the part is
+        empty."""
+        numbered = list(enumerate(self.examples(index)))[part]
+        starts = [self._begin_sample(example, index, position) for position, example in numbered]
+        if not starts:
             return None
-        return Conditions(torch.cat([each.sigma for each in begun]), torch.stack([e.prompt.pooled for e in begun]))
+        return Conditions(torch.cat([each.sigma for each in starts]), torch.stack([e.prompt.pooled for e in starts]))
 
-    def _sample(self, example: Example, index: int, place: int) -> tuple[Prompt, Tensor, Tensor]:
-        """Prompt, noise [C, H, W] and sigma [1]."""
-        begun = self._begun(example, index, place)
-        offset = torch.randn(len(example.latents), 1, 1, generator=begun.generator) * self._draws.offset_noise
-        noise = torch.randn(example.latents.shape, generator=begun.generator) + offset
-        return begun.prompt, noise, begun.sigma
+    def _sample(self, example: Example, index: int, position: int) -> tuple[Prompt, Tensor, Tensor]:
+        """The prompt, noise [C, H, W] and sigma [1] of a sample."""
+        start = self._begin_sample(example, index, position)
+        offset = torch.randn(len(example.latents), 1, 1, generator=start.generator) * self._noise_settings.offset_noise
+        noise = torch.randn(example.latents.shape, generator=start.generator) + offset
+        return start.prompt, noise, start.sigma
 
-    def _begun(self, example: Example, index: int, place: int) -> _Begun:
-        """T5's and CLIP's part of a caption are one record, and so are dropped together."""
-        draws, generator = self._draws, generator_for(self._seed, "sample", index, place)
-        is_dropped = torch.rand(1, generator=generator).item() < draws.caption_dropout
+    def _begin_sample(self, example: Example, index: int, position: int) -> _SampleStart:
+        """Draw a sample's caption dropout and sigma. The T5 and CLIP embeddings of a caption are dropped together, as
+        they are one record."""
+        settings, generator = self._noise_settings, generator_for(self._seed, "sample", index, position)
+        is_dropped = torch.rand(1, generator=generator).item() < settings.caption_dropout
         _, height, width = example.latents.shape
-        mu = draws.shift.mu(height // PATCH * (width // PATCH))
-        sigma = draws.sigma_rule.sample(1, mu=mu, generator=generator)
-        return _Begun(self._dataset.dropped if is_dropped else example.prompt, sigma, generator)
+        mu = settings.shift.mu(height // PATCH * (width // PATCH))
+        sigma = settings.sigma_rule.sample(1, mu=mu, generator=generator)
+        return _SampleStart(self._dataset.dropped if is_dropped else example.prompt, sigma, generator)
 
     def _ordered(self, epoch: int) -> list[list[Example]]:
         generator, size = generator_for(self._seed, "order", epoch), self._batch_size
         examples = self._dataset.examples
         by_size: dict[torch.Size, list[Example]] = defaultdict(list)
-        for place in torch.randperm(len(examples), generator=generator).tolist():
-            by_size[examples[place].latents.shape].append(examples[place])
+        for position in torch.randperm(len(examples), generator=generator).tolist():
+            by_size[examples[position].latents.shape].append(examples[position])
         batches = [group[start : start + size] for group in by_size.values() for start in range(0, len(group), size)]
-        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+        return [batches[position] for position in torch.randperm(len(batches), generator=generator).tolist()]

@@ -1,4 +1,4 @@
-"""One step. Tensors in, LoRA weights changed in place; knows no file and prints nothing."""
+"""One training step, which updates the LoRA weights in place. Knows no file and prints nothing."""
 
 import math
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from lora.training.recipe.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A finished step."""
+    """The results of a step."""
 
     loss: float
-    preservation_loss: float | None  # None where the step had none
-    is_finite: bool  # else it was skipped
-    is_stop_requested: bool  # whether a process of the team was asked to stop
+    preservation_loss: float | None  # None if the step has no preservation loss
+    is_finite: bool  # otherwise the step was skipped
+    is_stop_requested: bool  # whether any process was asked to stop
 
 
 def take_step(
@@ -31,25 +31,32 @@ def take_step(
     batches: Batches,
     recipe: Recipe,
     *,
-    team: SingleProcess,
+    process_group: SingleProcess,
     preservation: Preservation | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Step:
-    """The next step of a training: `gradient_accumulation` batches, each sample of which counts the same; where
-    preservation is due, as many batches of its own, whose mean loss is added.
+    """Take the next step of a training, on `gradient_accumulation` batches, in which every sample counts the same. If
+    preservation is due, its mean loss over as many batches is added.
 
-    `should_stop` is asked when all of it is under way, so that a wish that comes before costs no further step. The
-    device computes on while the host goes ahead, and makes the next batch, but for one moment: the optimizer may not
-    step if gradients are not finite, and what it takes to know that is read together with all else that the host needs.
+    `should_stop` is called once all work of the step is queued on the device, so that an earlier stop request costs no
+    further step. The host synchronizes with the device only once: the optimizer may not step if gradients are not
+    finite, so the host reads their norm, together with all other values that it needs. Before that, it prepares the
+    next batch while the device computes.
     """
     first = state.step * recipe.gradient_accumulation
     indices = range(first, first + recipe.gradient_accumulation)
-    losses = [add_gradients(transformer, batches, indices, training_losses, ahead=state.ahead, team=team)]
+    losses = [
+        add_gradients(
+            transformer, batches, indices, training_losses, modulation=state.modulation, process_group=process_group
+        )
+    ]
     if preservation is not None and preservation.is_due(state.step):
-        losses.append(preservation.add_gradients(state.step, team=team))
-    batches.prepare(indices.stop, part=team.part(len(batches.examples(indices.stop))))
-    sums = team.all_reduce_gradients(state.parameters, losses=torch.stack(losses), should_stop=should_stop())
-    wishes, norm, loss, *preserved = torch.stack([sums.wishes, state.clip(), *sums.losses]).tolist()
+        losses.append(preservation.add_gradients(state.step, process_group=process_group))
+    batches.prepare(indices.stop, part=process_group.part(len(batches.examples(indices.stop))))
+    sums = process_group.all_reduce_gradients(state.parameters, losses=torch.stack(losses), should_stop=should_stop())
+    stop_requests, norm, loss, *preservation_losses = torch.stack(
+        [sums.stop_requests, state.clip(), *sums.losses]
+    ).tolist()
     is_finite = math.isfinite(norm)
     state.update(is_finite=is_finite)
-    return Step(loss, preserved[0] if preserved else None, is_finite, wishes > 0)
+    return Step(loss, preservation_losses[0] if preservation_losses else None, is_finite, stop_requests > 0)

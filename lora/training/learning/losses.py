@@ -1,4 +1,4 @@
-"""Losses of batches and their gradients. Knows no optimizer and no schedule."""
+"""The losses of batches and their gradients. Knows no optimizer and no schedule."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,9 +14,9 @@ from lora.training.learning.batches import Batch, Batches, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
 
-TRAINING_GUIDANCE = 1.0  # the data are samples without guidance; asking for more would teach the model to ignore it
+TRAINING_GUIDANCE = 1.0  # training images have no guidance; a higher value would teach the model to ignore guidance
 
-LossesOf = Callable[[FluxTransformer2DModel, NoisyBatch], Tensor]  # of each sample of a batch, [B]
+LossesOf = Callable[[FluxTransformer2DModel, NoisyBatch], Tensor]  # returns the loss of each sample of a batch, [B]
 
 
 def add_gradients(
@@ -25,23 +25,23 @@ def add_gradients(
     indices: Iterable[int],
     losses_of: LossesOf,
     *,
-    ahead: PrecomputedModulation,
-    team: SingleProcess,
+    modulation: PrecomputedModulation,
+    process_group: SingleProcess,
 ) -> Tensor:
-    """Add the gradients of the mean loss over all samples of some batches to those that the LoRA has.
+    """Add the gradients of the mean loss over all samples of some batches to the LoRA's gradients.
 
-    Returns this process's share of that mean: a scalar on the device, which nobody has waited for.
+    Returns this process's share of that mean: a scalar on the device, without waiting for the device.
     """
     sizes = {index: len(batches.examples(index)) for index in indices}
     loss = torch.zeros((), device=embedder_weight(transformer).device)
 
     def conditions_of(index: int) -> Conditions | None:
-        return batches.conditions(index, part=team.part(len(batches.examples(index))))
+        return batches.conditions(index, part=process_group.part(len(batches.examples(index))))
 
     for index, size in sizes.items():
-        noisy_batch = batches.noisy_batch(index, part=team.part(size))
+        noisy_batch = batches.noisy_batch(index, part=process_group.part(size))
         if noisy_batch is not None:
-            with ahead.precomputed(index, conditions_of, guidance=TRAINING_GUIDANCE):
+            with modulation.precomputed(index, conditions_of, guidance=TRAINING_GUIDANCE):
                 share = losses_of(transformer, noisy_batch).sum() / sum(sizes.values())
                 share.backward()
             loss += share.detach()
@@ -49,12 +49,12 @@ def add_gradients(
 
 
 def training_losses(transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch) -> Tensor:
-    """The losses [B] of flow matching: what the transformer predicts, against the velocity of the path."""
+    """The flow-matching losses [B]: the squared errors of the predicted velocity."""
     return losses_at(transformer, noisy_batch.batch, noise=noisy_batch.noise, sigmas=noisy_batch.sigmas)
 
 
 def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
-    """The losses [B] at given noise [B, C, H, W] and sigmas [B]: everything in fp32 but the transformer's own work."""
+    """The losses [B] at given noise [B, C, H, W] and sigmas [B], in fp32 except for the transformer itself."""
     device = embedder_weight(transformer).device
     batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
     predicted = velocity_with_lora(
@@ -64,13 +64,13 @@ def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tenso
 
 
 def velocity_with_lora(transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:
-    """The velocity [B, C, H, W] that is predicted in training; all inputs are on the transformer's device."""
+    """The velocity [B, C, H, W] that is predicted in training. All inputs are on the transformer's device."""
     weight = embedder_weight(transformer)
-    is_mixed = weight.dtype == torch.bfloat16 and not is_fused(transformer)  # PEFT's layers, in fp32
+    is_mixed = weight.dtype == torch.bfloat16 and not is_fused(transformer)  # the weights of PEFT's layers are fp32
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=is_mixed):
         return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
 
 
 def loss_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
-    """The mean of `losses_at`. Scalar."""
+    """The mean of `losses_at`, as a scalar."""
     return losses_at(transformer, batch, noise=noise, sigmas=sigmas).mean()

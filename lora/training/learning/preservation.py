@@ -1,9 +1,9 @@
-"""Preservation: a LoRA changes what it is trained on, and leaves the rest of the base alone.
+"""Preservation: a second loss that keeps the LoRA from changing what it is not trained on.
 
-Before training, the base itself generates a few images of neutral prompts. In a share of the steps noise is added to
-them as to the training's, and the transformer with the LoRA is held to the frozen base's prediction. It is the prior
-preservation of DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) with the base's own prediction as the target, as in
-learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
+Before training, the base generates a few images of neutral prompts. In a share of the steps, noise is added to them as
+to the training images, and the loss is the squared difference between the predictions with the LoRA and those of the
+frozen base. This is the prior preservation of DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) with the base's own
+prediction as the target, as in learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from lora.flux.modulation import PrecomputedModulation
 from lora.flux.prompt import Prompt
 from lora.flux.sampling import build_pipeline, generate_latents
 from lora.flux.velocity import embedder_weight, predict_velocity
-from lora.training.learning.batches import Batches, Draws, NoisyBatch
+from lora.training.learning.batches import Batches, NoiseSettings, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow import flow_losses, point_on_path
 from lora.training.learning.losses import TRAINING_GUIDANCE, add_gradients, velocity_with_lora
@@ -32,12 +32,12 @@ from lora.training.learning.randomness import seed_for
 from lora.training.recipe.recipe import Recipe, steps_that_preserve
 from lora.training.stop import Stop, StopRequestedError
 
-STEPS, GUIDANCE = 12, 3.5  # of the images, which need not be beautiful; guidance as FLUX.1-dev is used
+STEPS, GUIDANCE = 12, 3.5  # few steps, as image quality does not matter; the usual guidance of FLUX.1-dev
 
 
 @dataclass(frozen=True, slots=True)
 class NeutralImages:
-    """What the base is to generate: one square image a prompt."""
+    """The images that the base generates: one square image per prompt."""
 
     base: Path
     prompts: tuple[Prompt, ...]
@@ -45,91 +45,103 @@ class NeutralImages:
 
 
 class Preservation:
-    """Adds the gradients of preservation to those of training, in the steps where that is due."""
+    """Adds the gradients of the preservation loss to those of training, in the steps in which it is due."""
 
     def __init__(
-        self, transformer: FluxTransformer2DModel, recipe: Recipe, draws: Draws, images: NeutralImages
+        self, transformer: FluxTransformer2DModel, recipe: Recipe, noise_settings: NoiseSettings, images: NeutralImages
     ) -> None:
-        """For a transformer that has its LoRA already. Noise is drawn by `draws`; captions are never dropped."""
+        """The transformer has its LoRA already. `noise_settings` apply, except that captions are never dropped."""
         self._transformer, self._recipe, self._images = transformer, recipe, images
-        self._draws = replace(draws, caption_dropout=0.0)
+        self._noise_settings = replace(noise_settings, caption_dropout=0.0)
         self._layers = lora_layers(transformer)
-        self._ahead = PrecomputedModulation(transformer, batch_size=recipe.batch_size)
+        self._modulation = PrecomputedModulation(transformer, batch_size=recipe.batch_size)
         self._batches: Batches | None = None
 
     @property
     def image_count(self) -> int:
-        """How many images the base generates."""
+        """The number of images that the base generates."""
         return len(self._images.prompts)
 
-    def generate(self, team: SingleProcess, *, stop: Stop, say: Callable[[str], object] = lambda _: None) -> bool:
-        """Let the base generate its images, each process its share of them; False if a process was asked to stop.
+    def generate(
+        self, process_group: SingleProcess, *, stop: Stop, report: Callable[[str], object] = lambda _: None
+    ) -> bool:
+        """Generate the images with the base, a share of them in each process. Returns False if a process was asked to
+        stop.
 
-        They are the same for the same base and seed, so a resumed training has those that it began with. `say` takes a
-        line after each image. Raises ValueError if the base generates numbers that are not finite.
+        The images are the same for the same base and seed, so a resumed training has the same images. `report` is
+        called with a line after each image. Raises ValueError if the generated latents are not finite.
         """
-        latents = self._generated(team, stop, say)
+        latents = self._generated(process_group, stop, report)
         if latents is None:
             return False
         if not latents.isfinite().all():
             raise ValueError("the base generates images that are not finite: expected whole weights in its transformer")
         prompts = self._images.prompts
         examples = tuple(
-            Example(each, prompt, content=f"neutral {place}")
-            for place, (each, prompt) in enumerate(zip(latents, prompts, strict=True))
+            Example(each, prompt, content=f"neutral {index}")
+            for index, (each, prompt) in enumerate(zip(latents, prompts, strict=True))
         )
         self._batches = Batches(
             EncodedDataset(examples, dropped=prompts[0]),
-            batch_size=self._recipe.batch_size * team.size,
-            draws=self._draws,
+            batch_size=self._recipe.batch_size * process_group.size,
+            noise_settings=self._noise_settings,
             seed=seed_for(self._recipe.seed, "preservation"),
         )
         return True
 
     def is_due(self, step: int) -> bool:
-        """Whether a step, counted from 0, is one of those that preserve: they are spread evenly."""
+        """Whether a step, counted from 0, computes the preservation loss; such steps are spread evenly."""
         return self.steps_before(step + 1) > self.steps_before(step)
 
     def steps_before(self, step: int) -> int:
-        """How many of the first `step` steps preserve."""
+        """How many of the first `step` steps compute the preservation loss."""
         return steps_that_preserve(step, self._recipe.preservation)
 
-    def add_gradients(self, step: int, *, team: SingleProcess) -> Tensor:
-        """Those of the mean loss over the batches of a step, which are as large as the training's, as far as there are
-        images; as `losses.add_gradients` does."""
+    def add_gradients(self, step: int, *, process_group: SingleProcess) -> Tensor:
+        """Add the gradients of the mean preservation loss over the batches of a step, as `losses.add_gradients` does.
+
+        The batches are as large as those of training, as far as there are enough images.
+        """
         assert self._batches is not None, "images come first"
         count = self._recipe.gradient_accumulation
         first = self.steps_before(step) * count
         losses_of = partial(preservation_losses, layers=self._layers)
         indices = range(first, first + count)
-        return add_gradients(self._transformer, self._batches, indices, losses_of, ahead=self._ahead, team=team)
+        return add_gradients(
+            self._transformer,
+            self._batches,
+            indices,
+            losses_of,
+            modulation=self._modulation,
+            process_group=process_group,
+        )
 
     @torch.no_grad()
-    def _generated(self, team: SingleProcess, stop: Stop, say: Callable[[str], object]) -> Tensor | None:
-        """Latents [N, C, H, W] fp32 on the CPU; None if a process was asked to stop."""
+    def _generated(self, process_group: SingleProcess, stop: Stop, report: Callable[[str], object]) -> Tensor | None:
+        """The latents [N, C, H, W] of all images, fp32 on the CPU; None if a process was asked to stop."""
         images, count = self._images, self.image_count
         pipeline = build_pipeline(self._transformer, images.base)
         side = images.side // TOKEN_PIXELS * PATCH
         latents = torch.zeros(count, self._transformer.config.in_channels // PATCH**2, side, side)
         is_done = torch.zeros(count)
         with suppress(StopRequestedError), without_lora(self._layers):
-            for place in range(team.rank, count, team.size):
-                latents[place] = self._generate(pipeline, place, stop)
-                is_done[place] = 1
-                say(f"preservation: image {place + 1} of {count}")
+            for index in range(process_group.rank, count, process_group.size):
+                latents[index] = self._generate(pipeline, index, stop)
+                is_done[index] = 1
+                report(f"preservation: image {index + 1} of {count}")
         device = embedder_weight(self._transformer).device
-        joined = team.joined(torch.cat([latents.flatten(), is_done]).to(device)).cpu()
-        return joined[:-count].view_as(latents) if joined[-count:].all() else None
+        reduced = process_group.all_reduce(torch.cat([latents.flatten(), is_done]).to(device)).cpu()
+        return reduced[:-count].view_as(latents) if reduced[-count:].all() else None
 
-    def _generate(self, pipeline: FluxPipeline, place: int, stop: Stop) -> Tensor:
+    def _generate(self, pipeline: FluxPipeline, index: int, stop: Stop) -> Tensor:
         images, transformer = self._images, self._transformer
         return generate_latents(
             pipeline,
-            images.prompts[place].to(transformer.device, transformer.dtype),
+            images.prompts[index].to(transformer.device, transformer.dtype),
             side=images.side,
             steps=STEPS,
             guidance=GUIDANCE,
-            seed=seed_for(self._recipe.seed, "neutral image", place),
+            seed=seed_for(self._recipe.seed, "neutral image", index),
             after_step=stop.raise_if_requested,
         )
 
@@ -138,7 +150,7 @@ class Preservation:
 def base_velocity(
     transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt, layers: Sequence[LoraLayer]
 ) -> Tensor:
-    """The velocity [B, C, H, W] that the frozen base predicts, bit for bit, through the layers that have the LoRA."""
+    """The velocity [B, C, H, W] that the frozen base predicts, bit for bit, although its layers have a LoRA."""
     with without_lora(layers):
         return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
 
@@ -146,7 +158,7 @@ def base_velocity(
 def preservation_losses(
     transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch, *, layers: Sequence[LoraLayer]
 ) -> Tensor:
-    """The losses [B] of preservation: what is predicted with the LoRA, against what the base predicts without."""
+    """The preservation losses [B]: the squared differences between the predictions with and without the LoRA."""
     noisy_batch = noisy_batch.to(embedder_weight(transformer).device)
     batch, sigmas = noisy_batch.batch, noisy_batch.sigmas
     noisy = point_on_path(batch.latents, noisy_batch.noise, sigmas)

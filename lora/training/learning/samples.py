@@ -1,4 +1,4 @@
-"""Pictures drawn in the midst of a training, with the same seeds every time."""
+"""Sample images that are generated during a training, always with the same seeds."""
 
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from lora.flux.prompt import Prompt
 from lora.flux.sampling import build_pipeline, generate_image
 from lora.training.stop import Stop
 
-STEPS, GUIDANCE, FIRST_SEED = 28, 3.5, 42  # as the peer's samples, and as FLUX.1-dev is used
+# As the samples of ostris/flux-dev-lora-trainer, and as FLUX.1-dev is usually run.
+STEPS, GUIDANCE, FIRST_SEED = 28, 3.5, 42
 QUALITY = 90
 
 
 class SampleGenerator:
-    """Draws a training's sample prompts with what its transformer wears."""
+    """Generates images of the sample prompts with the transformer and its current LoRA."""
 
     def __init__(
         self, transformer: FluxTransformer2DModel, base: Path, prompts: tuple[Prompt, ...], *, side: int, into: Path
@@ -25,20 +26,23 @@ class SampleGenerator:
         self._prompts, self._side, self._folder = prompts, side // TOKEN_PIXELS * TOKEN_PIXELS, into
 
     @torch.no_grad()
-    def draw(self, step: int, *, stop: Stop) -> None:
-        """One file for each prompt, `step-000250-1.jpg`; raises StopRequestedError between two denoising steps."""
+    def generate(self, step: int, *, stop: Stop) -> None:
+        """Write one file for each prompt, such as `step-000250-1.jpg`.
+
+        Raises StopRequestedError between two denoising steps if there is a reason to stop.
+        """
         transformer, vae = self._pipeline.transformer, self._pipeline.vae
         self._folder.mkdir(parents=True, exist_ok=True)
         vae.to(transformer.device)
         try:
             for number, prompt in enumerate(self._prompts, 1):
-                self._draw_one(prompt, self._folder / f"step-{step:06}-{number}.jpg", number, stop)
+                self._generate_one(prompt, self._folder / f"step-{step:06}-{number}.jpg", number, stop)
         finally:
-            vae.to("cpu")  # where it takes nothing from the training
+            vae.to("cpu")  # where it takes no memory from the training
 
-    def _draw_one(self, prompt: Prompt, path: Path, number: int, stop: Stop) -> None:
+    def _generate_one(self, prompt: Prompt, path: Path, number: int, stop: Stop) -> None:
         device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype
-        picture = generate_image(
+        image = generate_image(
             self._pipeline,
             prompt.to(device, dtype),
             width=self._side,
@@ -49,5 +53,5 @@ class SampleGenerator:
             after_step=stop.raise_if_requested,
         )
         unfinished = path.with_suffix(".unfinished")
-        picture.save(unfinished, "JPEG", quality=QUALITY)
+        image.save(unfinished, "JPEG", quality=QUALITY)
         unfinished.replace(path)

@@ -1,7 +1,7 @@
-"""A training from its first step, or where another stopped, to the LoRA that is given away.
+"""The trainer: takes the steps of a training, from its first step or a checkpoint, and returns the LoRA to export.
 
-Knows the steps, what is done now and then between them, and that it may be ended at any moment; not where data and
-weights came from, nor what becomes of the LoRA.
+Between the steps it validates, generates samples and saves checkpoints, and it may be ended at any moment. Knows
+neither the origin of data and weights nor what happens to the LoRA.
 """
 
 import time
@@ -24,7 +24,13 @@ from lora.training.learning.loop import Step, take_step
 from lora.training.learning.preservation import Preservation
 from lora.training.learning.samples import SampleGenerator
 from lora.training.learning.state import TrainingState
-from lora.training.learning.validation import CheckpointSelection, Judgement, judge, validation_steps, verdict
+from lora.training.learning.validation import (
+    CheckpointSelection,
+    ValidationResult,
+    select_checkpoint,
+    validate,
+    validation_steps,
+)
 from lora.training.progress import Log, Progress, throttle
 from lora.training.recipe.recipe import Recipe
 from lora.training.stop import Stop, StopRequestedError
@@ -36,18 +42,18 @@ STOPPED_ELSEWHERE = "another process of the training was asked to stop"
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What is done now and then, in steps."""
+    """How often checkpoints are saved and samples are generated, in steps."""
 
     checkpoint_every: int
-    sample_every: int  # 0: before and after only
+    sample_every: int  # 0 generates samples only before and after the training
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """What goes on beside the steps, and with what."""
+    """What is done besides the steps: validation, samples, preservation and checkpoints."""
 
     schedule: Schedule
-    held_out: tuple[Example, ...]  # judged on these, if there are any
+    held_out: tuple[Example, ...]  # for validation; empty without it
     sample_generator: SampleGenerator | None
     preservation: Preservation | None
     store: CheckpointStore
@@ -57,77 +63,80 @@ class Callbacks:
 class TrainingSummary:
     """How a training went."""
 
-    step: int  # whose weights were taken
-    why: str  # those
-    done: int  # steps done
-    skipped: int
-    preserved: int  # steps that preserved
-    stopped: str | None  # why it ended early, if it did
-    judgements: tuple[Judgement, ...]
+    exported_step: int  # the step whose weights are exported
+    exported_why: str  # the reason for that
+    steps_done: int
+    steps_skipped: int
+    steps_preserving: int  # steps with a preservation loss
+    stopped_early: str | None  # the reason to stop early, if there was one
+    validation_results: tuple[ValidationResult, ...]
 
     def line(self) -> str:
-        """For a person."""
-        early = f" The training stopped early: {self.stopped}." if self.stopped else ""
-        skipped = f" {counted(self.skipped, 'step')} skipped." if self.skipped else ""
-        preserved = f" {counted(self.preserved, 'step')} with preservation." if self.preserved else ""
-        return f"The LoRA is that of step {self.step} of {self.done}: {self.why}.{early}{skipped}{preserved}"
+        """A line for the log."""
+        early = f" The training stopped early: {self.stopped_early}." if self.stopped_early else ""
+        skipped = f" {counted(self.steps_skipped, 'step')} skipped." if self.steps_skipped else ""
+        preserving = f" {counted(self.steps_preserving, 'step')} with preservation." if self.steps_preserving else ""
+        exported = f"The LoRA is that of step {self.exported_step} of {self.steps_done}: {self.exported_why}."
+        return f"{exported}{early}{skipped}{preserving}"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a training."""
+class TrainingResult:
+    """The result of a training."""
 
     tensors: dict[str, Tensor]  # the LoRA as it is saved
-    account: TrainingSummary
+    summary: TrainingSummary
 
 
 class Trainer:
-    """One training on one transformer."""
+    """Runs one training on one transformer."""
 
     def __init__(
         self,
         transformer: FluxTransformer2DModel,
         batches: Batches,
         recipe: Recipe,
-        meanwhile: Callbacks,
+        callbacks: Callbacks,
         *,
-        team: SingleProcess,
+        process_group: SingleProcess,
         log: Log,
         stop: Stop,
     ) -> None:
         self._transformer, self._batches, self._recipe = transformer, batches, recipe
-        self._schedule, self._store = meanwhile.schedule, meanwhile.store
-        self._held_out, self._painter = meanwhile.held_out, meanwhile.sample_generator
-        self._preservation = meanwhile.preservation
-        self._team, self._log, self._stop = team, log, stop
+        self._schedule, self._store = callbacks.schedule, callbacks.store
+        self._held_out, self._sample_generator = callbacks.held_out, callbacks.sample_generator
+        self._preservation = callbacks.preservation
+        self._process_group, self._log, self._stop = process_group, log, stop
         self._state = TrainingState(transformer, recipe)
-        self._judgements: list[Judgement] = []
-        self._begin: Checkpoint | None = None
+        self._validation_results: list[ValidationResult] = []
+        self._initial_checkpoint: Checkpoint | None = None
         self._saved_step, self._saved_at = 0, time.monotonic()
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Become what a checkpoint holds; raises ValueError if it is of another training."""
+        """Load the state of a checkpoint. Raises ValueError if it is of another training."""
         tensors = {name: checkpoint.tensors(name) for name in ("lora", "average", "optimizer")}
-        values, self._begin = checkpoint.values, checkpoint
+        values, self._initial_checkpoint = checkpoint.values, checkpoint
         try:
             self._state.restore(tensors, values)
-            self._judgements = [Judgement(step, tuple(losses)) for step, losses in values["judgements"]]
+            self._validation_results = [ValidationResult(step, tuple(losses)) for step, losses in values["judgements"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"checkpoint {checkpoint.folder.name!r} holds no state of a training ({error})") from error
         self._saved_step = self._state.step
         best = best_beside(checkpoint)
-        if best is not None and self._team.rank == 0:
-            self._guarded(lambda: self._store.save_best(best.step, {"average": best.tensors("average")}, best.values))
+        if best is not None and self._process_group.rank == 0:
+            self._try_to_save(
+                lambda: self._store.save_best(best.step, {"average": best.tensors("average")}, best.values)
+            )
 
     def run(self) -> str | None:
-        """Train to the last step, or to why it ended early.
+        """Train to the last step. Returns the reason if the training stops early, and None otherwise.
 
-        However it ends, by its last step, by a wish to stop, by an error or by being cancelled: what was learned is in
-        a checkpoint.
+        A checkpoint is saved however the training ends: after the last step, by a stop request, by an error or by
+        cancellation. Raises StopRequestedError if it is stopped before its first step.
         """
         state = self._state
-        with self._saved_at_the_end():
-            self._look(is_first=state.step == 0)
+        with self._save_at_end():
+            self._validate_and_sample(is_first=state.step == 0)
             stopped = self._generate_neutral_images()
             progress = Progress(self._log, steps=self._recipe.steps)
             while state.step < self._recipe.steps and stopped is None:
@@ -137,89 +146,91 @@ class Trainer:
                     state,
                     self._batches,
                     self._recipe,
-                    team=self._team,
+                    process_group=self._process_group,
                     preservation=self._preservation,
                     should_stop=lambda: self._stop.reason() is not None,
                 )
-                self._note(step, progress, time.monotonic() - began)
-                stopped = self._ended_early(step)
+                self._report_step(step, progress, time.monotonic() - began)
+                stopped = self._reason_to_stop(step)
                 if stopped is None:
-                    self._look(is_first=False)
+                    self._validate_and_sample(is_first=False)
                     self._save_if_due()
         return stopped
 
     def _generate_neutral_images(self) -> str | None:
-        """For preservation; why the training ends before they are all there, if it does.
+        """Generate the images for preservation. Returns the reason if the training is stopped during that.
 
-        Raises StopRequestedError if nothing was learned before.
+        Raises StopRequestedError if the training has no finished step yet.
         """
         preservation, steps = self._preservation, self._recipe.steps
         if preservation is None or preservation.steps_before(self._state.step) == preservation.steps_before(steps):
             return None
         images, began = counted(preservation.image_count, "image"), time.monotonic()
-        self._say(f"preservation: the base generates {images} of neutral prompts")
-        if preservation.generate(self._team, stop=self._stop, say=throttle(self._say)):
-            self._say(f"preservation: {images} generated in {time.monotonic() - began:.0f} s")
+        self._report(f"preservation: the base generates {images} of neutral prompts")
+        if preservation.generate(self._process_group, stop=self._stop, report=throttle(self._report)):
+            self._report(f"preservation: {images} generated in {time.monotonic() - began:.0f} s")
             return None
         reason = self._stop.reason() or STOPPED_ELSEWHERE
         if self._state.step == 0:
             raise StopRequestedError(f"the training stopped: {reason}")
         return reason
 
-    def _say(self, line: str) -> None:
-        if self._team.rank == 0:
-            self._log.say(line)
+    def _report(self, line: str) -> None:
+        if self._process_group.rank == 0:
+            self._log.write(line)
 
-    def _note(self, step: Step, progress: Progress, seconds: float) -> None:
-        if self._team.rank == 0 and step.is_finite:
+    def _report_step(self, step: Step, progress: Progress, seconds: float) -> None:
+        if self._process_group.rank == 0 and step.is_finite:
             progress.report(self._state.step, step.loss, seconds, preservation=step.preservation_loss)
         elif self._state.skipped_in_a_row == 1:
-            self._say(f"step {self._state.step}: loss or gradients are not finite; the step is skipped")
+            self._report(f"step {self._state.step}: loss or gradients are not finite; the step is skipped")
 
-    def _ended_early(self, step: Step) -> str | None:
+    def _reason_to_stop(self, step: Step) -> str | None:
         if self._state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
             return f"diverged: {MOST_SKIPPED_IN_A_ROW} steps in a row, up to {self._state.step}, were not finite"
         if step.is_stop_requested and self._state.step < self._recipe.steps:
             return self._stop.reason() or STOPPED_ELSEWHERE
         return None
 
-    def _look(self, *, is_first: bool) -> None:
-        """Judge and show what was learned, if it is time, with the weights that would be given away."""
+    def _validate_and_sample(self, *, is_first: bool) -> None:
+        """Validate and generate samples if they are due, with the averaged weights, which would be exported."""
         step, steps = self._state.step, self._recipe.steps
         every = self._schedule.sample_every or steps
-        is_judged = bool(self._held_out) and step in validation_steps(steps)
-        is_shown = self._painter is not None and (is_first or step == steps or step % every == 0)
-        if self._team.rank != 0 or not (is_judged or is_shown) or (step == 0 and not is_first):
+        is_validated = bool(self._held_out) and step in validation_steps(steps)
+        is_sampled = self._sample_generator is not None and (is_first or step == steps or step % every == 0)
+        if self._process_group.rank != 0 or not (is_validated or is_sampled) or (step == 0 and not is_first):
             return
         with self._state.averaged():
-            if is_judged and not any(known.step == step for known in self._judgements):
-                self._judge(step)
-            if is_shown and self._painter is not None:
-                self._show(self._painter, step)
+            if is_validated and not any(known.step == step for known in self._validation_results):
+                self._validate(step)
+            if is_sampled and self._sample_generator is not None:
+                self._generate_samples(self._sample_generator, step)
 
-    def _judge(self, step: int) -> None:
-        judgement = judge(self._transformer, self._held_out, step=step)
-        best = min((known for known in self._judgements if known.step), key=lambda known: known.mean, default=None)
-        self._judgements.append(judgement)
-        first = self._judgements[0].mean
+    def _validate(self, step: int) -> None:
+        result = validate(self._transformer, self._held_out, step=step)
+        best = min(
+            (known for known in self._validation_results if known.step), key=lambda known: known.mean, default=None
+        )
+        self._validation_results.append(result)
+        first = self._validation_results[0].mean
         count = len(self._held_out)
-        ratio = f", {judgement.mean / first:.3f} times that before training" if step else ""
-        self._log.say(f"step {step}: loss on {count} held out images {judgement.mean:.4f}{ratio}")
-        if step and (best is None or judgement.mean < best.mean):
-            self._guarded(lambda: self._store.save_best(step, self._average(), {"mean": judgement.mean}))
+        ratio = f", {result.mean / first:.3f} times that before training" if step else ""
+        self._log.write(f"step {step}: loss on {count} held out images {result.mean:.4f}{ratio}")
+        if step and (best is None or result.mean < best.mean):
+            self._try_to_save(lambda: self._store.save_best(step, self._average(), {"mean": result.mean}))
 
     def _average(self) -> dict[str, dict[str, Tensor]]:
         return {"average": self._state.average_tensors()}
 
-    def _show(self, sample_generator: SampleGenerator, step: int) -> None:
+    def _generate_samples(self, sample_generator: SampleGenerator, step: int) -> None:
         try:
-            sample_generator.draw(step, stop=self._stop)
+            sample_generator.generate(step, stop=self._stop)
         except StopRequestedError:
             return
-        except (OSError, torch.OutOfMemoryError) as error:  # no reason to lose the training
-            self._log.say(f"step {step}: the sample prompts could not be drawn: {str(error).splitlines()[0]}")
+        except (OSError, torch.OutOfMemoryError) as error:  # does not end the training
+            self._log.write(f"step {step}: the sample prompts could not be drawn: {str(error).splitlines()[0]}")
             return
-        self._log.say(f"step {step}: drew the sample prompts")
+        self._log.write(f"step {step}: drew the sample prompts")
 
     def _save_if_due(self) -> None:
         is_due = self._state.step % self._schedule.checkpoint_every == 0
@@ -227,59 +238,65 @@ class Trainer:
             self._save()
 
     @contextmanager
-    def _saved_at_the_end(self) -> Iterator[None]:
+    def _save_at_end(self) -> Iterator[None]:
         try:
             yield
         finally:
-            if self._state.is_whole:
+            if self._state.is_consistent:
                 self._save(most_skipped=MOST_SKIPPED_IN_A_ROW - 1)
 
     def _save(self, *, most_skipped: int = 0) -> None:
-        """Write a checkpoint, unless there is nothing new, or the training may be diverging."""
+        """Save a checkpoint, unless nothing has changed or the training may be diverging."""
         state = self._state
-        is_news = state.step != self._saved_step and state.skipped_in_a_row <= most_skipped
-        if self._team.rank != 0 or not is_news or not state.is_finite():
+        is_due = state.step != self._saved_step and state.skipped_in_a_row <= most_skipped
+        if self._process_group.rank != 0 or not is_due or not state.is_finite():
             return
-        judgements = [[judgement.step, judgement.losses] for judgement in self._judgements]
-        values = {**state.values(), "judgements": judgements}
-        if self._guarded(lambda: self._store.save(state.step, state.tensors(), values)):
+        validation_results = [[result.step, result.losses] for result in self._validation_results]
+        values = {**state.values(), "judgements": validation_results}
+        if self._try_to_save(lambda: self._store.save(state.step, state.tensors(), values)):
             self._saved_step = state.step
         self._saved_at = time.monotonic()
 
-    def _guarded(self, save: Callable[[], object]) -> bool:
-        """Save; a full disk is no reason to lose the training, only its checkpoint."""
+    def _try_to_save(self, save: Callable[[], object]) -> bool:
+        """Save, and return whether that worked; a full disk costs the checkpoint, but does not end the training."""
         try:
             save()
         except OSError as error:
-            self._log.say(f"no checkpoint at step {self._state.step}: {error.strerror or error}")
+            self._log.write(f"no checkpoint at step {self._state.step}: {error.strerror or error}")
             return False
         return True
 
-    def result(self, stopped: str | None) -> Outcome:
-        """The LoRA to give away; raises RuntimeError if the training diverged and left no checkpoint to return to."""
+    def result(self, stopped: str | None) -> TrainingResult:
+        """The LoRA to export, and a summary of the training; `stopped` is what `run` returned.
+
+        Raises RuntimeError if the training diverged and there is no checkpoint to go back to.
+        """
         state, done, skipped = self._state, self._state.step, self._state.skipped
         if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW or not state.is_finite():
-            self._return_to_the_last_good()
-        choice = self._chosen()
+            self._restore_last_checkpoint()
+        selection = self._select_checkpoint()
         with state.averaged():
             tensors = lora_tensors(self._transformer)
-        preserved = 0 if self._preservation is None else self._preservation.steps_before(done)
-        account = TrainingSummary(choice.step, choice.why, done, skipped, preserved, stopped, tuple(self._judgements))
-        return Outcome(tensors, account)
+        preserving = 0 if self._preservation is None else self._preservation.steps_before(done)
+        summary = TrainingSummary(
+            selection.step, selection.why, done, skipped, preserving, stopped, tuple(self._validation_results)
+        )
+        return TrainingResult(tensors, summary)
 
-    def _chosen(self) -> CheckpointSelection:
-        """Whose weights are given away; the average becomes those."""
-        choice, last = verdict(self._judgements, last=self._state.step), self._state.step
-        if choice.step == last:
-            return choice
+    def _select_checkpoint(self) -> CheckpointSelection:
+        """Select the weights to export, and load them as the average."""
+        selection, last = select_checkpoint(self._validation_results, last=self._state.step), self._state.step
+        if selection.step == last:
+            return selection
         best = self._store.best()
-        if best is None or best.step != choice.step:
-            return CheckpointSelection(last, f"the last, as the better one of step {choice.step} is not kept any more")
-        self._state.wear(best.tensors("average"))
-        return choice
+        if best is None or best.step != selection.step:
+            why = f"the last, as the better one of step {selection.step} is not kept any more"
+            return CheckpointSelection(last, why)
+        self._state.load_average(best.tensors("average"))
+        return selection
 
-    def _return_to_the_last_good(self) -> None:
-        checkpoint = self._store.newest() or self._begin
+    def _restore_last_checkpoint(self) -> None:
+        checkpoint = self._store.newest() or self._initial_checkpoint
         if checkpoint is None:
             rate, step = f"learning_rate {self._recipe.learning_rate:g}", self._state.step
             raise RuntimeError(f"the training diverged by step {step} ({rate}), before its first checkpoint")

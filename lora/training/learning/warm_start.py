@@ -1,4 +1,4 @@
-"""A LoRA from elsewhere becomes the beginning of a training, whatever its rank."""
+"""Warm start: initialize the LoRA of a training from an existing LoRA of any rank."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,83 +11,85 @@ from torch import Tensor
 from lora.dataset.wording import counted
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
-from lora.formats.weight_deltas import Change, Pair
+from lora.formats.weight_deltas import LowRankFactors, WeightDelta
 from lora.training.learning.adapter import ADAPTER
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """What of a LoRA a training can begin with."""
+class MatchedLora:
+    """The part of an existing LoRA that is on the layers of a training."""
 
-    changes: Mapping[str, Change]  # by names of layers
-    left_out: int  # layers of the LoRA that are not trained
+    deltas: Mapping[str, WeightDelta]  # by layer name
+    left_out: int  # number of layers of the LoRA that are not trained
 
     def line(self) -> str:
-        """For a person."""
-        taken = counted(len(self.changes), "layer")
+        """A line for the log."""
+        taken = counted(len(self.deltas), "layer")
         return f"begins with the LoRA of resume_from: {taken} taken, {self.left_out} left out"
 
 
-def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> Match:
-    """The part of a LoRA of any known layout that is on layers of these shapes; text encoders are not trained, and
-    passed over.
+def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> MatchedLora:
+    """The part of a LoRA of any known layout that is on these layers. Layers of the text encoders are ignored, as they
+    are not trained.
 
-    Raises ValueError if the LoRA is not one of FLUX.1, they have no layer in common, or one of another shape.
+    Raises ValueError if the LoRA is not for FLUX.1, if no layer matches, or if a layer has another shape.
     """
     try:
         given = convert_lora(tensors).transformer
     except ValueError as error:
         raise ValueError(f"resume_from cannot be begun with: the LoRA {error}") from error
-    changes = {name: given[name] for name in shapes if name in given}
-    if not changes:
+    deltas = {name: given[name] for name in shapes if name in given}
+    if not deltas:
         raise ValueError(f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which this training has")
-    for name, change in changes.items():
-        _refuse_incompatible(name, change, shapes[name])
-    return Match(changes, len(given) - len(changes))
+    for name, delta in deltas.items():
+        _refuse_incompatible(name, delta, shapes[name])
+    return MatchedLora(deltas, len(given) - len(deltas))
 
 
 @torch.no_grad()
 def load_initial_lora(transformer: FluxTransformer2DModel, tensors: Mapping[str, Tensor]) -> None:
-    """Give the LoRA that a transformer wears the change of weights of another, as far as they match.
+    """Set the LoRA of a transformer to the weight deltas of another LoRA, on the layers that match.
 
-    At a higher rank the change is the same to the last bit, at a lower one it is the nearest that there is. Raises
-    ValueError as `match_layers` does.
+    At the same or a higher rank the deltas are equal, bit for bit; at a lower rank they are the nearest deltas of that
+    rank. Raises ValueError as `match_layers` does.
     """
     layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, LoraLayer)}
-    worn = {name: _halves(layer) for name, layer in layers.items() if ADAPTER in layer.lora_A}
-    for name, change in match_layers(tensors, {name: halves.shape for name, halves in worn.items()}).changes.items():
-        _fill(worn[name], change.pair())
+    own = {name: _factors(layer) for name, layer in layers.items() if ADAPTER in layer.lora_A}
+    for name, delta in match_layers(tensors, {name: factors.shape for name, factors in own.items()}).deltas.items():
+        _fill(own[name], delta.low_rank())
 
 
-def _halves(layer: LoraLayer) -> Pair:
-    return Pair(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)  # type: ignore[arg-type]
+def _factors(layer: LoraLayer) -> LowRankFactors:
+    return LowRankFactors(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)  # type: ignore[arg-type]
 
 
-def _refuse_incompatible(name: str, change: Change, shape: Shape) -> None:
-    if change.shape != shape:
-        found, expected = (f"{each.outputs} x {each.inputs}" for each in (change.shape, shape))
+def _refuse_incompatible(name: str, delta: WeightDelta, shape: Shape) -> None:
+    if delta.shape != shape:
+        found, expected = (f"{each.outputs} x {each.inputs}" for each in (delta.shape, shape))
         raise ValueError(f"resume_from has {name} for {found} weights: expected {expected}")
     try:
-        pair = change.pair()
+        factors = delta.low_rank()
     except ValueError as error:
         raise ValueError(f"resume_from has {name}, which {error}") from error
-    if not all(tensor.isfinite().all() for tensor in pair.tensors):
+    if not all(tensor.isfinite().all() for tensor in factors.tensors):
         raise ValueError(f"resume_from has {name} with numbers that become infinite: it cannot be begun with")
 
 
-def _fill(worn: Pair, pair: Pair) -> None:
-    if len(pair.down) > len(worn.down):
-        pair = _nearest(pair, rank=len(worn.down))
-    rank = len(pair.down)
-    worn.up.zero_()
-    worn.down[:rank], worn.up[:, :rank] = pair.down.to(worn.down.device), pair.up.to(worn.up.device)
+def _fill(own: LowRankFactors, factors: LowRankFactors) -> None:
+    if len(factors.down) > len(own.down):
+        factors = _nearest(factors, rank=len(own.down))
+    rank = len(factors.down)
+    own.up.zero_()
+    own.down[:rank], own.up[:, :rank] = factors.down.to(own.down.device), factors.up.to(own.up.device)
 
 
-def _nearest(pair: Pair, *, rank: int) -> Pair:
-    """The pair of a lower rank whose product is nearest to B A (Eckart and Young): by the singular values of the small
-    matrix between the two, as the product itself may be large."""
-    left, small_left = torch.linalg.qr(pair.up)
-    right, small_right = torch.linalg.qr(pair.down.T)
+def _nearest(factors: LowRankFactors, *, rank: int) -> LowRankFactors:
+    """The factors of a lower rank whose product is nearest to B A (Eckart and Young).
+
+    Computes the singular values of a small matrix, from QR decompositions of both factors, as the product is large.
+    """
+    left, small_left = torch.linalg.qr(factors.up)
+    right, small_right = torch.linalg.qr(factors.down.T)
     u, values, v = torch.linalg.svd(small_left @ small_right.T)
     roots = values[:rank].sqrt()
-    return Pair((roots[:, None] * v[:rank]) @ right.T, left @ (u[:, :rank] * roots))
+    return LowRankFactors((roots[:, None] * v[:rank]) @ right.T, left @ (u[:, :rank] * roots))

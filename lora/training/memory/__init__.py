@@ -1,1 +1,1 @@
-"""What fits into memory."""
+"""The memory plan of a training."""

@@ -1,7 +1,7 @@
-"""What autograd keeps of a forward pass, counted in units of batch x tokens x width values, text and image alike.
+"""The activations that autograd keeps, counted in units of batch x tokens x width values; text and image tokens count.
 
-Checked against what is kept on a CPU. Compiled blocks, which recompute what is cheap by themselves, keep less; that is
-not counted on.
+Checked against measurements on a CPU. Compiled blocks keep less, as they recompute what is cheap; the count ignores
+that.
 """
 
 from dataclasses import dataclass
@@ -12,37 +12,38 @@ from lora.engine.precision import Precision
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What is kept of one block of each kind."""
+    """The units that are kept for one block of each kind."""
 
     double: int
     single: int
 
 
 # With a LoRA on each linear layer. Double block: input, norm and modulated norm of attention and of feed-forward 6; q
-# and k before their norms 2; q, k, v and output of attention 4; its two parts, copied where a batch has several images,
-# 1; into and out of GELU 8; what the two gates multiply 2. Single block: 3, 2, 4, into GELU 4, into proj_out 5, under
-# the gate 1.
+# and k before their norms 2; q, k, v and output of attention 4; its two parts, copied if a batch has several images, 1;
+# input and output of GELU 8; inputs of the two gates 2. Single block: 3, 2, 4, input of GELU 4, input of proj_out 5,
+# input of the gate 1.
 ALL = Units(double=23, single=19)
-# Under autocast norms work in fp32 (2 for 1), and each LoRA keeps its own copy of its input.
+# Under autocast, norms compute in fp32 (2 units for 1), and each LoRA keeps its own copy of its input.
 ALL_UNDER_AUTOCAST = Units(double=29, single=24)
 KEPT: dict[Recomputed, Units] = {
     "nothing": ALL,
-    # The block's input 1; q, k, v as their layers answer 3; output of attention 1; into GELU 4; under the gates 2 or 1.
+    # The block's input 1; outputs of the q, k and v layers 3; output of attention 1; input of GELU 4; inputs of the
+    # gates 2 or 1.
     "pointwise": Units(double=11, single=10),
-    "gelu": Units(double=7, single=6),  # the same without what goes into GELU
+    "gelu": Units(double=7, single=6),  # the same without the input of GELU
     "blocks": Units(double=1, single=1),  # the block's input
 }
 OUTER, OUTER_UNDER_AUTOCAST = 1, 2  # after the blocks
 
 
 def most_units(*, doubles: int, singles: int, recomputed: Recomputed, is_autocast: bool) -> int:
-    """What is kept at the most by so many blocks: of all of them, and the rest of the one that is being recomputed."""
+    """The peak of kept units for these numbers of blocks: what all blocks keep, and all of the one being recomputed."""
     every, outer = (ALL_UNDER_AUTOCAST, OUTER_UNDER_AUTOCAST) if is_autocast else (ALL, OUTER)
     kept = every if recomputed == "nothing" else KEPT[recomputed]
     return outer + doubles * kept.double + singles * kept.single + (every.double - kept.double)
 
 
-def rungs(engine: Engine, precision: Precision) -> tuple[Recomputed, ...]:
-    """What an engine can recompute, from the fastest to the smallest. Products of 8 bits are sums in int32, twice the
-    bytes of what becomes of them: none of them is kept alone."""
+def recompute_options(engine: Engine, precision: Precision) -> tuple[Recomputed, ...]:
+    """What an engine can recompute, from the fastest option to the smallest. int8 matmuls yield int32, twice the bytes
+    of their rounded result, so keeping only some of the results is no option."""
     return tuple(KEPT) if engine == "fast" and precision != "int8" else ("nothing", "blocks")

@@ -1,4 +1,4 @@
-"""What a training asks of memory, from its base, its images and its recipe; and what there is. Loads no weights."""
+"""The memory requirements of a training, from its base, images and recipe; and the free memory. Loads no weights."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ HOST = torch.device("cpu")
 def memory_requirements(
     base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, ...], *, neutral_side: int
 ) -> MemoryRequirements:
-    """The numbers that the plan is made from; `neutral_side` is that of images for preservation, in pixels."""
+    """The numbers from which the plan is made; `neutral_side` is the side in pixels of the images for preservation."""
     config = transformer_config(base)
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(config)
     sides = [sum(transformer.get_submodule(name).weight.shape) for name in layers]
-    pixels = max(size.pixels for image in dataset.images for size in image.look.sizes)
+    pixels = max(size.pixels for image in dataset.images for size in image.inspection.sizes)
     trained_pixels = max(pixels, neutral_side**2) if recipe.preservation else pixels
     return MemoryRequirements(
         shape=Dimensions.of(config),
@@ -36,34 +36,39 @@ def memory_requirements(
         batch_size=recipe.batch_size,
         lora_parameters=recipe.lora_rank * sum(sides),
         optimizer_bytes=bytes_per_parameter(recipe.optimizer),
-        encoder_bytes=(_bytes_of(base / "text_encoder") + _bytes_of(base / "text_encoder_2"),),  # they work together
+        encoder_bytes=(_bytes_of(base / "text_encoder") + _bytes_of(base / "text_encoder_2"),),  # both at a time
         vae_bytes=_bytes_of(base / "vae"),
         is_preserving=bool(recipe.preservation),
     )
 
 
 def free_bytes() -> int:
-    """Of the GPU that has least, or of this machine if there is none."""
+    """Free memory in bytes: of the GPU that has least, or of this machine if it has no GPU."""
     if device().type == "cuda":
         return min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
     return psutil.virtual_memory().available
 
 
-def held(plan: Plan) -> WeightPlacement:
-    """The base, held as planned on the device that trains."""
-    return WeightPlacement(plan.rung.precision, plan.rung.modulation_on_host, device(), plan.rung.streamed_blocks)
+def weight_placement(plan: Plan) -> WeightPlacement:
+    """The precision and placement of the frozen weights in a plan, on the device that trains."""
+    return WeightPlacement(
+        plan.configuration.precision,
+        plan.configuration.modulation_on_host,
+        device(),
+        plan.configuration.streamed_blocks,
+    )
 
 
-def encoder_offload_device(place: EncoderPlacement) -> torch.device:
-    """Where the encoders are when they do not work."""
-    return device() if place == "together" else HOST
+def encoder_offload_device(placement: EncoderPlacement) -> torch.device:
+    """The device on which the encoders are stored while they do not run."""
+    return device() if placement == "together" else HOST
 
 
-def encoder_execution_device(place: EncoderPlacement) -> torch.device:
-    """Where they work."""
-    return HOST if place == "host" else device()
+def encoder_execution_device(placement: EncoderPlacement) -> torch.device:
+    """The device on which the encoders run."""
+    return HOST if placement == "host" else device()
 
 
 def _bytes_of(folder: Path) -> int:
-    """Published in the precision that they are loaded in."""
+    """The bytes of a component's weights, which are stored in the precision in which they are loaded."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""What the frozen base takes on the device, held in whichever way. From numbers to numbers."""
+"""The memory of the frozen base on the device, for each precision and placement. Computes with numbers only."""
 
 from dataclasses import dataclass, replace
 
@@ -7,46 +7,46 @@ from lora.engine.precision import Precision
 from lora.flux.dimensions import Dimensions
 
 FP32, BF16 = 4, 2
-INT8, INT8_ROW = 1, 4  # a code for each weight, and a scale in fp32 for each row
-# A code for each weight; for each block of 64 a scale in 8 bits, and for 256 of those a scale in fp32 (QLoRA, 2.).
+INT8, INT8_ROW = 1, 4  # a code for each weight, and an fp32 scale for each row
+# A code for each weight, an 8-bit scale for each block of 64 weights, and an fp32 scale for 256 of those (QLoRA, 2.).
 NF4, NF4_SCALES = 0.5, (1 + 4 / 256) / 64
-NF4_LAYER = FP32 * (16 + 256 + 1)  # both tables of codes and a mean, of each layer
+NF4_LAYER = FP32 * (16 + 256 + 1)  # both code tables and a mean, for each layer
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryConfiguration:
-    """How a base is held, and what is recomputed of it."""
+    """The precision and placement of the base's weights, and which activations are recomputed."""
 
     precision: Precision
     recomputed: Recomputed
     modulation_on_host: bool
-    streamed_blocks: int = 0  # whose weights are on the host
+    streamed_blocks: int = 0  # number of blocks whose weights stay on the host
 
-    def streaming(self, blocks: int) -> "MemoryConfiguration":
-        """The same with so many blocks streamed."""
+    def with_streamed_blocks(self, blocks: int) -> "MemoryConfiguration":
+        """The same configuration with this number of streamed blocks."""
         return replace(self, streamed_blocks=blocks)
 
     def value_bytes(self, *, on_gpu: bool) -> int:
-        """Of a number that is computed with."""
+        """Bytes of a value in the precision in which the base computes."""
         return BF16 if self.precision == "bf16" or (on_gpu and self.precision != "fp32") else FP32
 
 
-def weight_bytes(shape: Dimensions, rung: MemoryConfiguration, *, on_gpu: bool) -> float:
-    """What the frozen base takes on the device; norms of q and k, some thousand numbers, do not count."""
-    other, on_host = rung.value_bytes(on_gpu=on_gpu), rung.modulation_on_host
+def weight_bytes(shape: Dimensions, configuration: MemoryConfiguration, *, on_gpu: bool) -> float:
+    """Bytes of the frozen base on the device, without the norms of q and k, which are a few thousand numbers."""
+    other, on_host = configuration.value_bytes(on_gpu=on_gpu), configuration.modulation_on_host
     rows = shape.block_rows + (0 if on_host else shape.modulation_rows)
     weights = shape.block_weights + (0 if on_host else shape.modulation_rows * shape.width)
     layers = shape.block_layers + (0 if on_host else shape.modulation_layers)
-    away = shape.offloaded_weights(rung.streamed_blocks, with_modulation=not on_host)
+    offloaded = shape.offloaded_weights(configuration.streamed_blocks, with_modulation=not on_host)
     biases = shape.block_rows + shape.modulation_rows
-    each, beside = _code_bytes(rung.precision, other), 0.0
-    if rung.precision == "int8":
-        beside = rows * INT8_ROW
-    if rung.precision == "nf4":
-        beside = weights * NF4_SCALES + layers * NF4_LAYER
-    return (weights - away) * each + beside + (biases + shape.outer_parameters) * other
+    each, scales = _code_bytes(configuration.precision, other), 0.0
+    if configuration.precision == "int8":
+        scales = rows * INT8_ROW
+    if configuration.precision == "nf4":
+        scales = weights * NF4_SCALES + layers * NF4_LAYER
+    return (weights - offloaded) * each + scales + (biases + shape.outer_parameters) * other
 
 
 def _code_bytes(precision: Precision, other: int) -> float:
-    """Of a weight in a block, without its share of scales."""
+    """Bytes of a weight in a block, without its share of the scales."""
     return {"int8": INT8, "nf4": NF4}.get(precision, other)

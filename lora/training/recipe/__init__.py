@@ -1,1 +1,1 @@
-"""What was asked and what is chosen: inputs, presets, layers, noise and optimizers."""
+"""The recipe of a training: checked inputs, presets, layers, noise levels and optimizers."""

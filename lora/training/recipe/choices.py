@@ -1,8 +1,8 @@
-"""The names that a person chooses from. Loads no library, so that a wrong one is told at once."""
+"""The names that a user can choose from. Imports no library, so that a wrong name is refused at once."""
 
-# Optimizers, with the bytes of state for each parameter. Of 8-bit ones: codes, and a scale in fp32 for each block of
-# 256 (tensors of less than 4096 elements are kept in 32 bits). Prodigy also keeps where it started and how far the
-# gradients led. Adafactor keeps a mean in fp32 for each row and column: at most this where both sides are 8 or more.
+# Optimizers, with the bytes of state per parameter. The 8-bit ones keep codes, and an fp32 scale for each block of 256
+# (tensors of fewer than 4096 elements are kept in 32 bits). Prodigy also keeps its starting point and a sum of
+# gradients. Adafactor keeps an fp32 mean for each row and column: at most this value where both sides are 8 or more.
 CODE = 1 + 4 / 256
 BYTES_PER_PARAMETER = {
     "adamw8bit": 2 * CODE,

@@ -1,4 +1,4 @@
-"""What a person asked of a training: values, checked once, without defaults (those stand in train.py's signature)."""
+"""The inputs of a training, checked once. Has no defaults: those are in the signature in train.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from lora.training.recipe.presets import PRESETS
 
 SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
 MOST_RESOLUTIONS, MOST_STEPS, MOST_SAMPLE_PROMPTS = 8, 6000, 8
-LEAST_RATE, MOST_RATE = 1e-7, 1.0  # the most is prodigy's, which finds its own
+LEAST_RATE, MOST_RATE = 1e-7, 1.0  # the maximum is for prodigy, which finds its own rate
 
 Check = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """What a person asked for. Zero steps, rate or rank, and None, mean that the choice is ours."""
+    """The checked inputs. Zero steps, learning rate or rank, and None, leave the choice to the recipe."""
 
     trigger_word: str
     autocaption_prefix: str
@@ -59,7 +59,7 @@ class TrainConfig:
 
     @classmethod
     def checked(cls, **inputs: object) -> Self:
-        """From the inputs as they arrive; raises ValueError with one sentence that names the input."""
+        """Check the inputs as they arrive. Raises ValueError with one sentence that names the input."""
         if inputs.keys() != CHECKS.keys():
             raise TypeError(f"inputs without a check, or missing: {sorted(inputs.keys() ^ CHECKS.keys())}")
         values = {name: check(name, inputs[name]) for name, check in CHECKS.items()}
@@ -97,7 +97,7 @@ def _trigger_word(name: str, value: object) -> str:
 
 
 def _resolutions(name: str, value: object) -> tuple[int, ...]:
-    """ "512,768" as (512, 768)."""
+    """Parse "512,768" into (512, 768)."""
     expected = f"expected sides in pixels such as 512,768,1024, each {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION}"
     parts = text(name, value, at_most=200).split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
@@ -111,7 +111,7 @@ def _resolutions(name: str, value: object) -> tuple[int, ...]:
 
 
 def _prompts(name: str, value: object) -> tuple[str, ...]:
-    """One a line; empty lines are none."""
+    """Split into one prompt per line, without empty lines."""
     lines = text(name, "" if value is None else value, at_most=8000).splitlines()
     prompts = tuple(line.strip() for line in lines if line.strip())
     if len(prompts) > MOST_SAMPLE_PROMPTS:

@@ -1,4 +1,4 @@
-"""Which layers of the transformer wear the LoRA: sets by name, and patterns that a person typed. Knows no weights."""
+"""Which layers of the transformer get a LoRA: named sets, and patterns that a user typed. Knows no weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lora.dataset.wording import counted
 from lora.formats.kohya import PREFIX, fused_layer
 from lora.formats.shapes import Shape, linear_shapes
 
-# Each is a regular expression for whole names. FLUX.1 has 494, 418, 266 and 4 of them.
+# Each set is a regular expression for whole names. In FLUX.1 they match 494, 418, 266 and 4 layers.
 LAYER_SETS = {
     "all": r".+",
     "no-modulation": r"(?!.*\.norm).+",
@@ -22,44 +22,45 @@ LAYER_SETS = {
     "fast": r"single_transformer_blocks\.(7|12|16|20)\.proj_out",
 }
 EVERY_LAYER = "all"
-SETS, PATTERN = "layers", "layers_to_optimize_regex"  # the inputs
+SETS, PATTERN = "layers", "layers_to_optimize_regex"  # the names of the inputs
 LONGEST_PATTERN = 512
-MOST_GROUPS = 10  # `(?:(?:a)+)+` takes twice the memory for each pair: 20 are 0.8 GB, 100 the end of the process
-# (?R), (?1), (?&name) and (?P>name) hold themselves, which fills the memory sooner than the time is up
+MOST_GROUPS = 10  # each pair in `(?:(?:a)+)+` doubles the memory: 20 take 0.8 GB, 100 kill the process
+# (?R), (?1), (?&name) and (?P>name) are recursive, which fills the memory before the time limit is reached
 RECURSION = regex.compile(r"\(\?(?:R|[-+]?\d|&|P>)")
 SEARCH_SECONDS, ALL_SECONDS = 1.0, 3.0
 TOO_MUCH = (TimeoutError, MemoryError)
-NOT_A_PATTERN = (regex.error, ValueError, RecursionError, OverflowError)  # ValueError: flags that exclude each other
-SHOWN = 80  # characters of a pattern that an error repeats
+NOT_A_PATTERN = (regex.error, ValueError, RecursionError, OverflowError)  # ValueError: incompatible flags
+SHOWN = 80  # characters of a pattern that an error message quotes
 
-Matcher = Callable[[str, float], regex.Match[str] | None]  # of a name, within seconds
+Matcher = Callable[[str, float], regex.Match[str] | None]  # takes a name and a timeout in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """Layers by their names without prefix, in the order of the model, and what a person should know of them."""
+    """The chosen layers by their names without prefix, in the order of the model, and a note for the user."""
 
     shapes: Mapping[str, Shape]
     note: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the layers."""
+        """The names of the layers."""
         return tuple(self.shapes)
 
 
 def block_layers(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Every linear layer inside the blocks of a FluxTransformer2DModel of this config: 494 of FLUX.1. Loads nothing."""
+    """Every linear layer inside the blocks of a FluxTransformer2DModel of this config: 494 in FLUX.1. Loads nothing."""
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(dict(config))
     return {name: shape for name, shape in linear_shapes(transformer).items() if "transformer_blocks." in name}
 
 
 def chosen_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimize_regex: str | None) -> LayerChoice:
-    """Those of `shapes` that `layers` (a set's name, or a pattern for whole names) or the peer's pattern takes.
+    """Those of `shapes` that `layers` (the name of a set, or a pattern for whole names) or the other pattern matches.
 
     `layers_to_optimize_regex` is searched for anywhere in `transformer.<name>`, as ostris/flux-dev-lora-trainer does.
-    Raises ValueError with one sentence if both are given, or a pattern is invalid, takes nothing or takes too long.
+    Raises ValueError with one sentence if both are given, or if a pattern is invalid, matches nothing or takes too
+    long.
     """
     pattern = text(PATTERN, layers_to_optimize_regex or "", at_most=LONGEST_PATTERN)
     names = tuple(shapes)
@@ -108,7 +109,7 @@ def _compiled(source: str, typed: str) -> regex.Pattern[str]:
 
 
 def _matches(source: str, matcher: Matcher, names: Sequence[str]) -> dict[str, regex.Match[str]]:
-    """The names that match; Cog's health check and cancellation wait meanwhile, so it must not take long."""
+    """The names that match. Must not take long, as it blocks Cog's health check and cancellation."""
     end = monotonic() + ALL_SECONDS
     found = {}
     for name in names:
@@ -128,13 +129,13 @@ def _seconds_until(end: float) -> float:
     return min(left, SEARCH_SECONDS)
 
 
-def _choice(shapes: Mapping[str, Shape], taken: tuple[str, ...], *, inside_numbers: list[str]) -> LayerChoice:
-    remarks = [f"LoRA on {len(taken)} of {len(shapes)} layers", *inside_numbers, *_torn_blocks(taken)]
-    return LayerChoice({name: shapes[name] for name in taken}, "; ".join(remarks))
+def _choice(shapes: Mapping[str, Shape], chosen: tuple[str, ...], *, inside_numbers: list[str]) -> LayerChoice:
+    remarks = [f"LoRA on {len(chosen)} of {len(shapes)} layers", *inside_numbers, *_partial_groups(chosen)]
+    return LayerChoice({name: shapes[name] for name in chosen}, "; ".join(remarks))
 
 
 def _inside_numbers(matches: Mapping[str, regex.Match[str]]) -> list[str]:
-    """What surprises users of the peer: `blocks.1` takes 10 to 19 too."""
+    """A note on what surprises users of ostris/flux-dev-lora-trainer: `blocks.1` also matches blocks 10 to 19."""
     cut = [name for name, match in matches.items() if any(_cuts_number(match, edge) for edge in match.span())]
     return [f"{PATTERN} matches anywhere in a name, inside a number too: {cut[0]} is one of {len(cut)}"] if cut else []
 
@@ -143,16 +144,17 @@ def _cuts_number(match: regex.Match[str], edge: int) -> bool:
     return match.string[edge - 1 : edge].isdigit() and match.string[edge : edge + 1].isdigit()
 
 
-def _torn_blocks(taken: Sequence[str]) -> list[str]:
-    """Blocks where only a part is taken of what is one layer in the first FLUX.1 (trap 23)."""
-    fused = dict.fromkeys(fused_layer(name) for name in taken)
-    torn = {_block(layer.parts[0]) for layer in fused if not set(layer.parts) <= set(taken)}
-    if not torn:
+def _partial_groups(chosen: Sequence[str]) -> list[str]:
+    """A note on blocks where only some layers are chosen of a group that is one fused layer in the original FLUX.1
+    (trap 23)."""
+    fused = dict.fromkeys(fused_layer(name) for name in chosen)
+    partial = {_block(layer.parts[0]) for layer in fused if not set(layer.parts) <= set(chosen)}
+    if not partial:
         return []
-    example = next(_block(name) for name in taken if _block(name) in torn)
+    example = next(_block(name) for name in chosen if _block(name) in partial)
     return [
-        f"{counted(len(torn), 'block')} with only part of to_q, to_k, to_v (in single blocks also proj_mlp), such as "
-        f"{example}: Replicate's flux-dev-lora cannot load such a LoRA, diffusers and ComfyUI can"
+        f"{counted(len(partial), 'block')} with only part of to_q, to_k, to_v (in single blocks also proj_mlp), such "
+        f"as {example}: Replicate's flux-dev-lora cannot load such a LoRA, diffusers and ComfyUI can"
     ]
 
 

@@ -1,14 +1,14 @@
-"""What a base is asked to generate for preservation: prompts that have nothing to do with what is trained."""
+"""Neutral prompts, from which the base model generates the images for preservation."""
 
 import json
 from pathlib import Path
 
 from lora.flux.latents import TOKEN_PIXELS
 
-PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base that knows other things than FLUX.1
+PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base whose subjects differ from those of FLUX.1
 MOST_PROMPTS, LONGEST_PROMPT = 64, 1000
-LARGEST_SIDE = 512  # pixels: small images say as well what the base makes of a prompt, in a fraction of the time
-# Of FLUX.1: what LoRAs spoil first, people above all, and some of everything else.
+LARGEST_SIDE = 512  # pixels: small images represent the base as well as large ones, in a fraction of the time
+# For FLUX.1: mostly people, which LoRAs damage first, and some of everything else.
 NEUTRAL_PROMPTS = (
     "a photo of a man",
     "a photo of a woman",
@@ -30,8 +30,10 @@ NEUTRAL_PROMPTS = (
 
 
 def neutral_prompts(base: Path) -> tuple[str, ...]:
-    """Those of `neutral_prompts.json` in the folder of a base, a list of texts; without one, those for FLUX.1. Raises
-    ValueError with one sentence if the file holds anything else."""
+    """The prompts in `neutral_prompts.json` in the folder of a base, or those for FLUX.1 if there is no such file.
+
+    Raises ValueError with one sentence if the file is no list of prompts.
+    """
     file = base / PROMPTS_FILE
     if not (file.exists() or file.is_symlink()):
         return NEUTRAL_PROMPTS
@@ -50,7 +52,8 @@ def neutral_prompts(base: Path) -> tuple[str, ...]:
 
 
 def neutral_side(resolutions: tuple[int, ...]) -> int:
-    """The side in pixels of the square images: the smallest that is trained, at most 512, in whole tokens."""
+    """The side in pixels of the square neutral images: the smallest training resolution, at most 512, in whole
+    tokens."""
     return min(*resolutions, LARGEST_SIDE) // TOKEN_PIXELS * TOKEN_PIXELS
 
 
@@ -59,7 +62,7 @@ def _is_prompt(value: object) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    """Half of a surrogate pair, which JSON can hold, is not."""
+    """Whether the text is valid Unicode; a lone surrogate, which JSON can hold, is not."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,7 @@
-"""Optimizers and schedules by the names that trainers of FLUX.1 use, and their state without pickle. Knows no file."""
+"""Optimizers and learning-rate schedules by their names in trainers of FLUX.1, and optimizer state without pickle.
+
+Knows no file.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -19,7 +22,7 @@ from lora.training.recipe.choices import BYTES_PER_PARAMETER, OPTIMIZERS, SCHEDU
 Json = dict[str, Any]
 
 BETAS, LION_BETAS = (0.9, 0.999), (0.9, 0.99)
-PRODIGY_RATE, LEAST_PRODIGY_RATE = 1.0, 0.1  # it finds the rate by itself, and is given a factor near 1
+PRODIGY_RATE, LEAST_PRODIGY_RATE = 1.0, 0.1  # Prodigy finds the rate by itself and takes a factor near 1
 
 DIFFUSERS_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 MOST_WARM_UP_STEPS, WARM_UP_SHARE = 50, 0.05
@@ -28,30 +31,30 @@ INCOMPATIBLE_STATE = "the saved state is not of this optimizer"
 
 
 def effective_learning_rate(name: str, rate: float) -> float:
-    """The rate that an optimizer really gets: for prodigy, below 0.1, it is 1.0, as others do who take a rate meant
-    for Adam."""
+    """The learning rate that an optimizer is given. Prodigy is given 1.0 in place of a rate below 0.1, which is meant
+    for Adam; other trainers do the same."""
     return PRODIGY_RATE if name == "prodigy" and rate < LEAST_PRODIGY_RATE else rate
 
 
 def bytes_per_parameter(name: str) -> float:
-    """Bytes of optimizer state for each trained parameter, for the memory plan."""
+    """Bytes of optimizer state per trained parameter, for the memory plan. Raises ValueError for an unknown name."""
     return BYTES_PER_PARAMETER[one_of("optimizer", name, OPTIMIZERS)]
 
 
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float, epsilon: float
 ) -> Optimizer:
-    """One of OPTIMIZERS, at its effective learning rate; `epsilon` is for those that divide by a root (lion does not,
-    adafactor has its own). Raises ValueError for another name.
+    """One of OPTIMIZERS, at its effective learning rate. Raises ValueError for an unknown name.
 
-    Weight decay is decoupled from the gradient but for adam and adagrad, where torch adds it to the gradient.
+    `epsilon` applies to optimizers that divide by a square root: lion does not, and adafactor has its own. Weight decay
+    is decoupled from the gradient, except in adam and adagrad, where torch adds it to the gradient.
     """
     one_of("optimizer", name, OPTIMIZERS)
     parameters, rate = list(parameters), effective_learning_rate(name, learning_rate)
     if name in ("adamw8bit", "adam8bit", "lion8bit", "lion"):
-        return _of_bitsandbytes(name, parameters, rate=rate, weight_decay=weight_decay, epsilon=epsilon)
+        return _bitsandbytes_optimizer(name, parameters, rate=rate, weight_decay=weight_decay, epsilon=epsilon)
     if name == "prodigy":
-        # as an option of the group: for the argument it would print a line
+        # weight decay as an option of the group: as an argument, it would make Prodigy print a line
         groups = [{"params": parameters, "weight_decay": weight_decay}]
         return Prodigy(groups, lr=rate, betas=BETAS, eps=epsilon, safeguard_warmup=True, use_bias_correction=True)
     if name == "adafactor":
@@ -59,15 +62,15 @@ def make_optimizer(
     if name == "adagrad":
         return torch.optim.Adagrad(parameters, lr=rate, eps=epsilon, weight_decay=weight_decay)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    fused = all(parameter.is_cuda for parameter in parameters) or None  # one kernel for many parameters
+    fused = all(parameter.is_cuda for parameter in parameters) or None  # one kernel updates many parameters
     return kind(parameters, lr=rate, betas=BETAS, eps=epsilon, weight_decay=weight_decay, fused=fused)
 
 
 def make_schedule(name: str, optimizer: Optimizer, *, steps: int) -> LRScheduler:
-    """One of SCHEDULES over so many optimizer steps, after a linear warm-up over 5 % of them, at most 50; cosine and
-    linear are at 0 after the last. Raises ValueError for another name. Its `state_dict` is JSON.
+    """One of SCHEDULES over `steps` optimizer steps, after a linear warm-up over 5 % of them, at most 50; cosine and
+    linear reach 0 after the last. Its `state_dict` can be saved as JSON. Raises ValueError for an unknown name.
 
-    Those of diffusers begin at a rate of 0, with which a step would teach nothing: they are entered one step later.
+    The schedules of diffusers begin at a rate of 0, which would waste the first step: ours start at their second step.
     """
     one_of("lr_scheduler", name, SCHEDULES)
     for group in optimizer.param_groups:
@@ -82,12 +85,12 @@ def make_schedule(name: str, optimizer: Optimizer, *, steps: int) -> LRScheduler
 
 
 def warm_up_steps(steps: int) -> int:
-    """How many steps of so many the learning rate rises for."""
+    """The number of warm-up steps of a training of `steps` steps."""
     return min(MOST_WARM_UP_STEPS, round(WARM_UP_SHARE * steps))
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Json]:
-    """All that an optimizer knows: copies on the CPU of its tensors, by the number of the parameter and their own name
+    """The state of an optimizer: copies of its tensors on the CPU, by the parameter's number and the tensor's name
     ("17.exp_avg"), and the rest as JSON."""
     tensors: dict[str, Tensor] = {}
     numbers: Json = {}
@@ -101,10 +104,11 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Json]:
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], values: Json) -> None:
-    """Give an optimizer over the same parameters, in the same order, what `optimizer_state` told of another.
+    """Load what `optimizer_state` returned for an optimizer over the same parameters in the same order.
 
-    The parameters keep their values, and lose their gradients. Raises ValueError unless all is as this optimizer makes
-    it for itself, down to shapes and dtypes: the state may be a stranger's, and the 8-bit kernels check nothing.
+    The parameters keep their values and lose their gradients. Raises ValueError unless the state has the names, shapes
+    and dtypes that this optimizer itself creates: the state may come from a stranger, and the 8-bit kernels check
+    nothing.
     """
     options = _checked_options(optimizer, values.get("groups"))
     states = _by_parameter(tensors, values.get("numbers"))
@@ -114,16 +118,16 @@ def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], va
     _make_state(optimizer)
     for index, parameter in enumerate(parameters):
         saved = states[str(index)]
-        if saved or isinstance(optimizer, torch.optim.Adagrad):  # which has a state from the start
+        if saved or isinstance(optimizer, torch.optim.Adagrad):  # Adagrad has a state from the start
             _fill(optimizer.state[parameter], saved, f"parameter {index}", parameter.numel())
         else:
-            del optimizer.state[parameter]  # it never had a gradient
+            del optimizer.state[parameter]  # this parameter never had a gradient
     for group, saved_options in zip(optimizer.param_groups, options, strict=True):
-        how = {"fused": group["fused"]} if "fused" in group else {}  # by this device: the state is of it
-        group.update(saved_options | how)
+        own = {"fused": group["fused"]} if "fused" in group else {}  # depends on this device, not on the saved one
+        group.update(saved_options | own)
 
 
-def _of_bitsandbytes(
+def _bitsandbytes_optimizer(
     name: str, parameters: list[nn.Parameter], *, rate: float, weight_decay: float, epsilon: float
 ) -> Optimizer:
     library = bitsandbytes.optim
@@ -143,7 +147,7 @@ def _options(group: dict[str, object]) -> Json:
 
 
 def _checked_options(optimizer: Optimizer, groups: object) -> list[Json]:
-    """The saved options of each group, pairs as tuples again."""
+    """The saved options of each group, with lists converted back to tuples."""
     own = optimizer.param_groups
     if not isinstance(groups, list) or len(groups) != len(own) or not all(isinstance(group, dict) for group in groups):
         raise ValueError(f"{INCOMPATIBLE_STATE}: expected the options of {len(own)} groups of parameters")
@@ -162,7 +166,7 @@ def _option(name: str, value: object) -> object:
 
 
 def _by_parameter(tensors: Mapping[str, Tensor], numbers: object) -> defaultdict[str, Json]:
-    """Tensors and numbers of each parameter, by its number and their names."""
+    """The tensors and numbers of each parameter by name, for each parameter's number."""
     if not isinstance(numbers, dict) or not all(isinstance(saved, dict) for saved in numbers.values()):
         raise ValueError(f"{INCOMPATIBLE_STATE}: expected the numbers of each parameter")
     states: defaultdict[str, Json] = defaultdict(dict, {index: dict(saved) for index, saved in numbers.items()})
@@ -173,8 +177,8 @@ def _by_parameter(tensors: Mapping[str, Tensor], numbers: object) -> defaultdict
 
 
 def _make_state(optimizer: Optimizer) -> None:
-    """Let an optimizer make its state by a step at a rate of 0, which changes no parameter. Gradients of 1, as those of
-    0 could be divided by 0."""
+    """Make an optimizer create its state, by a step at a rate of 0, which changes no parameter. The gradients are 1, as
+    gradients of 0 could lead to a division by 0."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0
         for parameter in group["params"]:
@@ -183,26 +187,28 @@ def _make_state(optimizer: Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def _fill(state: Json, saved: Json, whose: str, count: int) -> None:
+def _fill(state: Json, saved: Json, owner: str, count: int) -> None:
     if state.keys() != saved.keys():
         raise ValueError(
-            f"{INCOMPATIBLE_STATE}: {whose} has {', '.join(saved) or 'nothing'}, expected {', '.join(state)}"
+            f"{INCOMPATIBLE_STATE}: {owner} has {', '.join(saved) or 'nothing'}, expected {', '.join(state)}"
         )
     for name, value in saved.items():
         own = state[name]
         if not isinstance(own, Tensor) or not isinstance(value, Tensor):
             if type(own) is not type(value):
                 raise ValueError(
-                    f"{INCOMPATIBLE_STATE}: {whose} has {name} as {type(value).__name__}, expected {type(own).__name__}"
+                    f"{INCOMPATIBLE_STATE}: {owner} has {name} as {type(value).__name__}, expected {type(own).__name__}"
                 )
             state[name] = value
         elif name == "p0" and own.dtype == value.dtype and value.shape in ((), (count,)):
-            state[name] = value.to(own.device, copy=True)  # Prodigy's, which is one 0 where a parameter began at 0
+            state[name] = value.to(own.device, copy=True)  # Prodigy keeps one 0 for a parameter that began at 0
         elif (own.dtype, own.shape) != (value.dtype, value.shape):
-            raise ValueError(f"{INCOMPATIBLE_STATE}: {whose} has {name} as {_shown(value)}, expected {_shown(own)}")
+            raise ValueError(
+                f"{INCOMPATIBLE_STATE}: {owner} has {name} as {_description(value)}, expected {_description(own)}"
+            )
         else:
             own.copy_(value)
 
 
-def _shown(tensor: Tensor) -> str:
+def _description(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"

@@ -1,4 +1,4 @@
-"""What each kind of LoRA is trained with where a person leaves the choice to us: one table, evidence beside it.
+"""The presets: the settings for each kind of LoRA, for inputs that leave the choice open.
 
 docs/training.md says where the numbers come from.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StepRule:
-    """Steps of one image each: so many an image, within bounds."""
+    """The number of steps of one image each: `per_image` for each image, within bounds."""
 
     per_image: int
     least: int
@@ -17,17 +17,17 @@ class StepRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One kind of LoRA."""
+    """The settings for one kind of LoRA."""
 
-    learning_rate: float  # at rank 16 and one image a step
+    learning_rate: float  # at rank 16 and one image per step
     lora_rank: int
     steps: StepRule
-    logit_mean: float | None  # of sigma; None is FLUX's shift for the picture's size
-    style_share: float  # of samples at the noise where style is decided
+    logit_mean: float | None  # of sigma; None is FLUX's shift for the image size
+    style_share: float  # share of samples at the noise level where style is decided
     offset_noise: float
     caption_dropout_rate: float
-    drops_to_trigger: bool  # a dropped caption is the trigger word alone, else empty
-    views: int  # of each image at each size: whole, and in crops
+    drops_to_trigger: bool  # a dropped caption becomes the trigger word alone, otherwise empty
+    views: int  # of each image at each size: the whole image, and crops of it
     ema_decay: float
     ema_warms_up: bool
     weight_decay: float
@@ -35,8 +35,8 @@ class Preset:
 
 
 PRESETS = {
-    # A person, a pet, a thing: its captions are dropped to the trigger word, so that the word alone calls it. With
-    # crops as much is learned and less of the rest moves; the shift of sigma taught no more and moved it further
+    # A person, a pet, a thing. Captions are dropped to the trigger word, so that the word alone is enough in a prompt.
+    # Crops teach as much and change less of the rest; the shift of sigma taught no more and changed the rest further
     # (bench/learning.py, on the embedded base).
     "subject": Preset(
         learning_rate=4e-4,
@@ -53,7 +53,7 @@ PRESETS = {
         weight_decay=1e-4,
         epsilon=1e-8,
     ),
-    # Style is decided at high noise, and should come without being asked for.
+    # Style is decided at high noise, and should appear without a trigger word.
     "style": Preset(
         learning_rate=2e-4,
         lora_rank=32,
@@ -69,7 +69,7 @@ PRESETS = {
         weight_decay=1e-4,
         epsilon=1e-8,
     ),
-    # Many pictures of many things.
+    # Many images of many things.
     "general": Preset(
         learning_rate=1.5e-4,
         lora_rank=16,
@@ -85,7 +85,7 @@ PRESETS = {
         weight_decay=1e-2,
         epsilon=1e-8,
     ),
-    # What ostris/flux-dev-lora-trainer does, to the letter.
+    # Exactly what ostris/flux-dev-lora-trainer does.
     "replicate": Preset(
         learning_rate=4e-4,
         lora_rank=16,

@@ -1,4 +1,4 @@
-"""What was asked becomes what is done: every choice that was left open is made here, and told with its reason."""
+"""Turn the inputs into a recipe: make every choice that they leave open, with a reason for each."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -15,18 +15,19 @@ ROUNDING = 1e-9  # 100 * 0.29 is a little less than 29
 FEW_IMAGES, MANY_IMAGES = 4, 100
 MANY_IMAGES_RANK = 32
 FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 2e-4
-RANK_OF_RATES = 16  # the rank that the rates of the presets are for
+RANK_OF_RATES = 16  # the rank for which the presets give the learning rate
 MOST_RATE_FOR_BATCHES = 2.0
-# Outside these, trainings of FLUX.1 LoRAs have been seen to learn too little, or to learn their pictures by heart.
+# Outside these bounds, trainings of FLUX.1 LoRAs have been seen to underfit or to memorize their images.
 LEAST_EXPOSURES, MOST_EXPOSURES = 20, 100
 LEAST_TRAVEL, MOST_TRAVEL = 0.04, 0.5
-RATES_OF_ADAM = {"lion": 0.2, "lion8bit": 0.2}  # its steps are all of one length (Chen et al. 2023, arXiv 2302.06675)
-TRAVELLERS = ("adamw8bit", "adamw", "adam8bit", "adam")  # those that move each weight by about the rate in a step
+# As shares of Adam's rate: all steps of lion have the same length (Chen et al. 2023, arXiv 2302.06675).
+RATES_OF_ADAM = {"lion": 0.2, "lion8bit": 0.2}
+ADAM_OPTIMIZERS = ("adamw8bit", "adamw", "adam8bit", "adam")  # a step moves each weight by about the learning rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that decides what a LoRA becomes, but for the data set, the base and the layers."""
+    """Everything that determines the LoRA, except for the data set, the base and the layers."""
 
     lora_type: str
     steps: int
@@ -38,7 +39,7 @@ class Recipe:
     offset_noise: float
     caption_dropout_rate: float
     drops_to_trigger: bool
-    preservation: float  # share of steps that also hold the LoRA to the base's own images
+    preservation: float  # share of the steps that also compute the preservation loss
     views: int  # of each image at each size
     optimizer: str
     weight_decay: float
@@ -50,36 +51,36 @@ class Recipe:
     seed: int
 
     def settings(self) -> dict[str, object]:
-        """As plain values, by name."""
+        """The recipe as plain values, by name."""
         return asdict(self)
 
     def sigma_line(self) -> str:
-        """Which noise is trained, for a person."""
+        """A line for the log on the noise levels that are trained."""
         rule = self.sigma_rule
         mean = "FLUX's shift for the size" if rule.logit_mean is None else f"{rule.logit_mean:g}"
         style = f", {rule.style_share:.0%} around {STYLE_LOGIT_MEAN:g}" if rule.style_share else ""
         return f"sigma: logit-normal around {mean}{style}"
 
     def dropped_text(self, trigger_word: str) -> str:
-        """What stands in for a dropped caption."""
+        """The text that replaces a dropped caption."""
         return trigger_word if self.drops_to_trigger else ""
 
 
 class Chosen(NamedTuple):
-    """A recipe, and lines that say why it is as it is."""
+    """A recipe, and lines that give the reasons for its choices."""
 
     recipe: Recipe
     reasons: tuple[str, ...]
 
 
 def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
-    """The recipe for so many images, on so many processes that each take `batch_size` images a step."""
+    """The recipe for this number of images, on this number of processes that each take `batch_size` images a step."""
     preset = PRESETS[config.lora_type]
-    together = config.batch_size * config.gradient_accumulation * processes
-    rank, why_rank = _rank(config, preset, images)
-    rate, why_rate = _rate(config, preset, images=images, rank=rank, together=together)
-    steps, why_steps = _steps(config, preset, images=images, together=together)
-    dropout, why_dropout = _dropout(config, preset, images)
+    images_per_step = config.batch_size * config.gradient_accumulation * processes
+    rank, rank_reason = _rank(config, preset, images)
+    rate, rate_reason = _rate(config, preset, images=images, rank=rank, images_per_step=images_per_step)
+    steps, steps_reason = _steps(config, preset, images=images, images_per_step=images_per_step)
+    dropout, dropout_reason = _dropout(config, preset, images)
     recipe = Recipe(
         lora_type=config.lora_type,
         steps=steps,
@@ -102,20 +103,22 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         ema_warms_up=preset.ema_warms_up,
         seed=config.seed,
     )
-    whys = (
-        why_rank,
-        why_rate,
-        why_steps,
-        why_dropout,
-        _why_views(preset),
-        *_warnings(recipe, images=images, together=together, are_steps_given=bool(config.steps)),
+    reasons = (
+        rank_reason,
+        rate_reason,
+        steps_reason,
+        dropout_reason,
+        _views_reason(preset),
+        *_warnings(recipe, images=images, images_per_step=images_per_step, are_steps_given=bool(config.steps)),
     )
-    return Chosen(recipe, tuple(filter(None, whys)))
+    return Chosen(recipe, tuple(filter(None, reasons)))
 
 
 def steps_that_preserve(steps: int, share: float) -> int:
-    """How many of the first `steps` steps preserve, of which a share of 0..1 does: spread evenly, whatever rounding
-    does to the product."""
+    """How many of the first `steps` steps compute the preservation loss, if a share of 0..1 does, spread evenly.
+
+    The rounding error of the product does not count.
+    """
     return math.floor(steps * share + ROUNDING)
 
 
@@ -132,8 +135,9 @@ def _rank(config: TrainConfig, preset: Preset, images: int) -> tuple[int, str]:
     return rank, f"lora_rank {rank}: what {config.lora_type} LoRAs take from {counted(images, 'image')}"
 
 
-def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, together: int) -> tuple[float, str]:
-    """Adam goes the same way in a step whatever the rank; with alpha = rank, more rank makes more of it."""
+def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, images_per_step: int) -> tuple[float, str]:
+    """The learning rate and its reason. A step of Adam has the same length at any rank, but with alpha = rank a higher
+    rank makes it count for more."""
     rate = effective_learning_rate(config.optimizer, config.learning_rate)
     if rate != config.learning_rate:
         return rate, f"learning_rate {rate:g}: {config.optimizer} finds its own"
@@ -143,26 +147,26 @@ def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, togeth
         return preset.learning_rate, f"learning_rate {preset.learning_rate:g}: the peer's"
     is_few = config.lora_type == "subject" and images <= FEW_IMAGES
     least = FEW_IMAGES_RATE if is_few else preset.learning_rate
-    rate = least * math.sqrt(RANK_OF_RATES / rank) * min(math.sqrt(together), MOST_RATE_FOR_BATCHES)
+    rate = least * math.sqrt(RANK_OF_RATES / rank) * min(math.sqrt(images_per_step), MOST_RATE_FOR_BATCHES)
     rate = float(f"{rate * RATES_OF_ADAM.get(config.optimizer, 1.0):.2g}")
     of_few = f", half as much for {counted(images, 'image')}" if is_few else ""
-    return rate, f"learning_rate {rate:g}: for rank {rank} and {counted(together, 'image')} a step{of_few}"
+    return rate, f"learning_rate {rate:g}: for rank {rank} and {counted(images_per_step, 'image')} a step{of_few}"
 
 
-def _steps(config: TrainConfig, preset: Preset, *, images: int, together: int) -> tuple[int, str]:
+def _steps(config: TrainConfig, preset: Preset, *, images: int, images_per_step: int) -> tuple[int, str]:
     if config.steps:
         return config.steps, ""
     rule = preset.steps
     if preset is PRESETS["replicate"]:
         return rule.most, f"steps {rule.most}: the peer's"
     if config.lora_type == "subject" and images <= FEW_IMAGES:
-        steps = max(math.ceil(FEW_IMAGES_STEPS / together), 1)
+        steps = max(math.ceil(FEW_IMAGES_STEPS / images_per_step), 1)
         return steps, f"steps {steps}: few, as more would learn {counted(images, 'image')} by heart"
-    steps = math.ceil(min(max(rule.per_image * images, rule.least), rule.most) / together)
+    steps = math.ceil(min(max(rule.per_image * images, rule.least), rule.most) / images_per_step)
     bounds = f"{rule.least} to {rule.most} in all"
     return (
         steps,
-        f"steps {steps}: {rule.per_image} times each of {counted(images, 'image')}, {bounds}, {together} a step",
+        f"steps {steps}: {rule.per_image} times each of {counted(images, 'image')}, {bounds}, {images_per_step} a step",
     )
 
 
@@ -174,23 +178,23 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     return preset.caption_dropout_rate, ""
 
 
-def _why_views(preset: Preset) -> str:
+def _views_reason(preset: Preset) -> str:
     crops = counted(preset.views - 1, "crop")
     return f"views {preset.views}: each image whole and in {crops} of nearly all of it" if preset.views > 1 else ""
 
 
-def _warnings(recipe: Recipe, *, images: int, together: int, are_steps_given: bool) -> list[str]:
-    exposures, told = recipe.steps * together / images, []
+def _warnings(recipe: Recipe, *, images: int, images_per_step: int, are_steps_given: bool) -> list[str]:
+    exposures, notes = recipe.steps * images_per_step / images, []
     if recipe.preservation and not steps_that_preserve(recipe.steps, recipe.preservation):
-        told.append(
+        notes.append(
             f"preservation {recipe.preservation:g} of {counted(recipe.steps, 'step')} is less than one: it is off"
         )
     if are_steps_given and exposures > MOST_EXPOSURES:
-        told.append(f"each image is seen {exposures:.0f} times: over {MOST_EXPOSURES}, LoRAs learn pictures by heart")
+        notes.append(f"each image is seen {exposures:.0f} times: over {MOST_EXPOSURES}, LoRAs learn pictures by heart")
     if are_steps_given and exposures < LEAST_EXPOSURES:
-        told.append(f"each image is seen {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may learn too little")
+        notes.append(f"each image is seen {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may learn too little")
     travel = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
-    if recipe.optimizer in TRAVELLERS and not LEAST_TRAVEL <= travel <= MOST_TRAVEL:
+    if recipe.optimizer in ADAM_OPTIMIZERS and not LEAST_TRAVEL <= travel <= MOST_TRAVEL:
         usual = f"{LEAST_TRAVEL} to {MOST_TRAVEL} is usual"
-        told.append(f"learning_rate times steps is {travel:.2g} (at rank {RANK_OF_RATES}): {usual}")
-    return told
+        notes.append(f"learning_rate times steps is {travel:.2g} (at rank {RANK_OF_RATES}): {usual}")
+    return notes

@@ -1,6 +1,6 @@
-"""Which noise is trained. Tensors of sigmas out; no picture in sight.
+"""The noise levels that are trained: draws sigmas, and knows no images.
 
-sigma is the share of noise: 0 is the clean picture, 1 is pure noise.
+sigma is the share of noise: 0 is the clean image, 1 is pure noise.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-SMALLEST_SIGMA = 1e-4  # sigma stays this far from both ends, where there is nothing to learn
+SMALLEST_SIGMA = 1e-4  # distance of sigma from both ends, where there is nothing to learn
 STYLE_LOGIT_MEAN = 3.0  # where style is decided (Style-Friendly SNR Sampler, arXiv 2411.14793)
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How FLUX moves its noise levels with the size of the picture: a line through two points, from its scheduler."""
+    """How FLUX shifts its noise levels with the image size: a line through two points, from its scheduler."""
 
     base_tokens: int
     max_tokens: int
@@ -24,31 +24,31 @@ class Shift:
 
     @classmethod
     def of(cls, scheduler: FlowMatchEulerDiscreteScheduler) -> "Shift":
-        """The shift that a base model is sampled with."""
+        """The shift of the scheduler with which a base model is sampled."""
         config = scheduler.config
         return cls(config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift)
 
     def mu(self, image_tokens: int) -> float:
-        """The shift of logit(sigma) for a picture of so many packed tokens (`calculate_shift` of diffusers)."""
+        """The shift of logit(sigma) for an image of `image_tokens` packed tokens (`calculate_shift` in diffusers)."""
         slope = (self.max_mu - self.base_mu) / (self.max_tokens - self.base_tokens)
         return self.base_mu + slope * (image_tokens - self.base_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class SigmaRule:
-    """Which sigmas are trained: a normal in logit space, or a mixture of two.
+    """The distribution of the trained sigmas: a normal distribution in logit space, or a mixture of two.
 
-    Shifting sigma as FLUX's scheduler does is the same as adding mu in logit space, so this one family holds the
-    logit-normal of Esser et al. (2024, arXiv 2403.03206, 3.1), shifted for the picture's size or not, and the sampler
-    for styles.
+    Shifting sigma as FLUX's scheduler does is the same as adding mu in logit space. So this family includes the
+    logit-normal distribution of Esser et al. (2024, arXiv 2403.03206, 3.1), with or without the shift for the image
+    size, and the sampler for styles.
     """
 
-    logit_mean: float | None  # None is the shift for the picture's size
+    logit_mean: float | None  # None is the shift for the image size
     logit_std: float
-    style_share: float  # of samples, which are drawn around STYLE_LOGIT_MEAN instead
+    style_share: float  # share of samples that are drawn around STYLE_LOGIT_MEAN instead
 
     def sample(self, count: int, *, mu: float, generator: torch.Generator) -> Tensor:
-        """Sigmas [count], fp32, one a sample; `mu` is the shift for the picture's size."""
+        """Draw sigmas [count] in fp32, one per sample; `mu` is the shift for the image size."""
         mean = torch.full((count,), mu if self.logit_mean is None else self.logit_mean)
         if self.style_share:
             mean[torch.rand(count, generator=generator) < self.style_share] = STYLE_LOGIT_MEAN

@@ -1,7 +1,7 @@
-"""An optimizer that steps over many parameters as if they were one, where that is the same computation.
+"""An optimizer that updates many parameters as one flat parameter, where that computes the same.
 
-A LoRA of FLUX.1 has hundreds of small ones: with a kernel, and a turn of Python, for each the GPU would wait for the
-host. What is saved of its state has the form that it has without this, one entry for each parameter.
+A LoRA of FLUX.1 has hundreds of small parameters: with a kernel launch and some Python for each of them, the GPU would
+wait for the host. The saved state has one entry for each parameter, as without flattening.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,30 +21,33 @@ from lora.training.recipe.optimizers import (
 from lora.training.recipe.recipe import Recipe
 
 ELEMENTWISE = ("adamw", "adam", "adagrad", "lion")
-# In blocks of a flattened parameter; what is smaller than that is kept in 32 bits (bitsandbytes, `init_state`).
+# Quantized in blocks of the flattened parameter; smaller parameters are kept in 32 bits (bitsandbytes, `init_state`).
 BLOCKWISE, BLOCK, LEAST = ("adamw8bit", "adam8bit", "lion8bit"), 256, 4096
-OF_BLOCKS = "absmax"  # how the names of tensors begin that have a value for each block
+BLOCK_PREFIX = "absmax"  # prefix of the names of tensors with one value per block
 
 
 class Stepper:
-    """The optimizer of a recipe, the parameters that it changes, and their gradients."""
+    """The optimizer of a recipe, the parameters that it updates, and their gradients."""
 
     def __init__(self, recipe: Recipe, parameters: Sequence[nn.Parameter]) -> None:
-        """The parameters stay the same objects. Where they are joined their memory, and that of their gradients, is in
-        one piece: each has a gradient from the start, to which a backward pass adds in place."""
+        """The parameters stay the same objects. Flattened parameters are views of one tensor, and so are their
+        gradients, which exist from the start, so that a backward pass adds to them in place."""
         self._recipe, self._parameters = recipe, list(parameters)
-        self._whole = _joined(self._parameters) if can_be_joined(recipe.optimizer, self._parameters) else None
-        self.optimizer = self._made(self._parameters if self._whole is None else [self._whole])
-        self._gradients: list[Tensor] = []  # of the parameters, in one piece
-        if self._whole is not None:
-            self._whole.grad = torch.zeros_like(self._whole)
-            self._gradients = _parts(self._whole.grad, self._parameters)
+        self._flat = _flattened(self._parameters) if can_be_flattened(recipe.optimizer, self._parameters) else None
+        self.optimizer = self._make_optimizer(self._parameters if self._flat is None else [self._flat])
+        self._gradients: list[Tensor] = []  # of the parameters: views of the flat gradient
+        if self._flat is not None:
+            self._flat.grad = torch.zeros_like(self._flat)
+            self._gradients = _split(self._flat.grad, self._parameters)
         self.zero_grad()
 
     def step(self) -> None:
-        """Change the parameters by their gradients, wherever these are. Of joined ones each has to have one, as those
-        of a LoRA on FLUX.1 have in every step: without, it would be taken for 0."""
-        for parameter, gradient in self._joined_gradients():
+        """Update the parameters by their gradients, also by gradients that are not views of the flat one.
+
+        A flattened parameter without a gradient counts as one with a gradient of 0. In a LoRA of FLUX.1 every parameter
+        has a gradient in every step.
+        """
+        for parameter, gradient in self._flat_gradients():
             if parameter.grad is None:
                 gradient.zero_()
             elif parameter.grad is not gradient:
@@ -52,47 +55,47 @@ class Stepper:
         self.optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        if self._whole is None or self._whole.grad is None:
+        """Reset the gradients."""
+        if self._flat is None or self._flat.grad is None:
             self.optimizer.zero_grad()
             return
-        self._whole.grad.zero_()
-        for parameter, gradient in self._joined_gradients():
+        self._flat.grad.zero_()
+        for parameter, gradient in self._flat_gradients():
             parameter.grad = gradient
 
     def state(self) -> tuple[dict[str, Tensor], Json]:
-        """What `optimizer_state` tells of an optimizer over each parameter by itself."""
+        """What `optimizer_state` returns for an optimizer over the separate parameters."""
         tensors, values = optimizer_state(self.optimizer)
-        if self._whole is None:
+        if self._flat is None:
             return tensors, values
-        places = range(len(self._parameters))
+        indices = range(len(self._parameters))
         parts: dict[str, Tensor] = {}
         for key, tensor in tensors.items():
             name = key.partition(".")[2]
-            divided = _blocks if name.startswith(OF_BLOCKS) else _parts
-            parts |= {f"{place}.{name}": part for place, part in enumerate(divided(tensor, self._parameters))}
-        return parts, {**values, "numbers": {str(place): values["numbers"]["0"] for place in places}}
+            split = _split_blocks if name.startswith(BLOCK_PREFIX) else _split
+            parts |= {f"{index}.{name}": part for index, part in enumerate(split(tensor, self._parameters))}
+        return parts, {**values, "numbers": {str(index): values["numbers"]["0"] for index in indices}}
 
     def load(self, tensors: Mapping[str, Tensor], values: Json) -> None:
-        """Give the optimizer what `state` told of another; raises what `load_optimizer_state` raises."""
-        if self._whole is None:
+        """Load what `state` returned for another stepper. Raises what `load_optimizer_state` raises."""
+        if self._flat is None:
             load_optimizer_state(self.optimizer, tensors, values)
             return
-        each = self._made(self._parameters)
-        load_optimizer_state(each, tensors, values)
-        states = [each.state[parameter] for parameter in self._parameters if each.state.get(parameter)]
+        separate = self._make_optimizer(self._parameters)
+        load_optimizer_state(separate, tensors, values)
+        states = [separate.state[parameter] for parameter in self._parameters if separate.state.get(parameter)]
         if len(states) not in (0, len(self._parameters)):
             raise ValueError(f"{INCOMPATIBLE_STATE}: it is of {len(states)} of the {len(self._parameters)} parameters")
-        self.optimizer.state[self._whole] = {name: _whole_of([s[name] for s in states]) for name in dict(*states[:1])}
-        for group, loaded in zip(self.optimizer.param_groups, each.param_groups, strict=True):
+        self.optimizer.state[self._flat] = {name: _combine([s[name] for s in states]) for name in dict(*states[:1])}
+        for group, loaded in zip(self.optimizer.param_groups, separate.param_groups, strict=True):
             group.update({name: value for name, value in loaded.items() if name != "params"})
         self.zero_grad()
 
-    def _joined_gradients(self) -> Iterable[tuple[nn.Parameter, Tensor]]:
-        """Where those of joined parameters belong; of others none."""
+    def _flat_gradients(self) -> Iterable[tuple[nn.Parameter, Tensor]]:
+        """Each parameter with its view of the flat gradient; empty if the parameters are not flattened."""
         return zip(self._parameters, self._gradients, strict=True) if self._gradients else ()
 
-    def _made(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         recipe = self._recipe
         return make_optimizer(
             recipe.optimizer,
@@ -103,41 +106,41 @@ class Stepper:
         )
 
 
-def can_be_joined(optimizer: str, parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether to step over all of them as one changes nothing."""
+def can_be_flattened(optimizer: str, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether the optimizer computes the same for the parameters as one flat parameter."""
     if optimizer in BLOCKWISE:
         return all(each.numel() >= LEAST and each.numel() % BLOCK == 0 for each in parameters)
     return optimizer in ELEMENTWISE
 
 
-def _joined(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
-    whole = nn.Parameter(torch.cat([each.detach().flatten() for each in parameters]))
-    for parameter, part in zip(parameters, _parts(whole.detach(), parameters), strict=True):
+def _flattened(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    flat = nn.Parameter(torch.cat([each.detach().flatten() for each in parameters]))
+    for parameter, part in zip(parameters, _split(flat.detach(), parameters), strict=True):
         parameter.data = part
-    return whole
+    return flat
 
 
-def _parts(whole: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """What each parameter has of a tensor with a value for each element of all; what is none, such as the number of the
-    step or the table of codes, all have alike."""
+def _split(tensor: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Split a tensor with one value per element into views for each parameter. Other tensors, such as the step count or
+    the code table, are shared by all parameters."""
     ends = _ends(parameters)
-    if not whole.dim() or whole.numel() != ends[-1]:
-        return [whole for _ in parameters]
-    flat = whole.flatten()
+    if not tensor.dim() or tensor.numel() != ends[-1]:
+        return [tensor for _ in parameters]
+    flat = tensor.flatten()
     return [flat[a:b].view_as(each) for (a, b), each in zip(pairwise(ends), parameters, strict=True)]
 
 
-def _blocks(whole: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """What each parameter has of a tensor with a value for each block of all."""
-    return [whole[a // BLOCK : b // BLOCK] for a, b in pairwise(_ends(parameters))]
+def _split_blocks(tensor: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Split a tensor with one value per block into views for each parameter."""
+    return [tensor[a // BLOCK : b // BLOCK] for a, b in pairwise(_ends(parameters))]
 
 
 def _ends(parameters: Sequence[Tensor]) -> list[int]:
     return list(accumulate((each.numel() for each in parameters), initial=0))
 
 
-def _whole_of(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors, or numbers)
-    """The reverse of `_parts`. Raises ValueError if what all have alike differs."""
+def _combine(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors, or numbers)
+    """The inverse of `_split`. Raises ValueError if a shared value differs between parameters."""
     first = parts[0]
     is_table = len(parts) > 1 and all(each is first for each in parts)
     if isinstance(first, Tensor) and first.dim() and not is_table:

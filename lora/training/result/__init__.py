@@ -1,1 +1,1 @@
-"""What a person gets."""
+"""The output of a training: the tar, the metadata of the LoRA and its licence."""

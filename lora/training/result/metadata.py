@@ -1,7 +1,7 @@
-"""What a LoRA file says of itself, under the names that ComfyUI, A1111 and LoRA managers show. Knows no file.
+"""The metadata of a LoRA file, with the keys that ComfyUI, A1111 and LoRA managers show. Knows no file.
 
-`ss_` and `sshs_` are those of kohya's sd-scripts, `modelspec.` those of Stability's ModelSpec 1.0.1. There is no time
-and no name of a person: the same training gives the same bytes.
+`ss_` and `sshs_` are keys of kohya's sd-scripts, `modelspec.` are keys of Stability's ModelSpec 1.0.1. There are no
+times and no names of people, as the same training gives the same bytes.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from lora.training.result.notice import licence
 
 Layout = Literal["diffusers", "kohya"]
 
-MOST_TAGS, LONGEST_TAG = 200, 100  # a sentence is no tag, and the header of the file stays small
-DOWNS = (".lora_A.weight", ".lora_down.weight")  # each layer has one
+MOST_TAGS, LONGEST_TAG = 200, 100  # sentences are no tags, and the header of the file stays small
+DOWNS = (".lora_A.weight", ".lora_down.weight")  # each layer has one of these
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 LEGACY_START, LEGACY_BYTES, LEGACY_DIGITS = 0x100000, 0x10000, 8
-NOT_IN_A_NAME = re.compile(r"[^\w-]+")  # A1111 takes the name of the output for the one in <lora:name:1>
+NOT_IN_A_NAME = re.compile(r"[^\w-]+")  # A1111 uses the output name in <lora:name:1>
 
 
 def lora_metadata(
     settings: Mapping[str, object], *, captions: Sequence[str], tensors: Mapping[str, Tensor], layout: Layout
 ) -> dict[str, str]:
-    """All metadata of a LoRA file that holds `tensors`; `captions` are the prompts it was trained on.
+    """All metadata of a LoRA file with these tensors; `captions` are the prompts of its training.
 
     Raises TypeError for a setting that is no plain value, such as a path.
     """
@@ -94,20 +94,21 @@ def _training(settings: Mapping[str, object], captions: Sequence[str], tensors: 
 
 
 def _tags(captions: Sequence[str], trigger: str) -> dict[str, int]:
-    """The parts between commas, the most frequent first, with in how many captions each is; and the trigger word."""
+    """Tags and the number of captions that have each, most frequent first. Tags are the parts of captions between
+    commas, and the trigger word."""
     rule = PromptRule(trigger, "", "")
     tags: Counter[str] = Counter()
     for caption in captions:
-        said = [trigger] if rule.mentions_trigger(caption) else []
+        mentioned = [trigger] if rule.mentions_trigger(caption) else []
         parts = (part.strip() for part in caption.split(","))
-        tags.update({tag for tag in chain(said, parts) if 0 < len(tag) <= LONGEST_TAG})
+        tags.update({tag for tag in chain(mentioned, parts) if 0 < len(tag) <= LONGEST_TAG})
     ranked = sorted(tags.items(), key=lambda tag: (-tag[1], tag[0]))
     return dict(ranked[:MOST_TAGS])
 
 
 def _hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> tuple[str, str]:
-    """sd-scripts' (train_util.precalculate_safetensors_hashes): of the tensors' bytes as safetensors lays them out, and
-    of 64 KiB from 1 MiB on of a file with `ss_` metadata alone."""
+    """The two hashes of sd-scripts (train_util.precalculate_safetensors_hashes): of the tensors' bytes as safetensors
+    lays them out, and of the 64 KiB that follow the first MiB of a file with `ss_` metadata only."""
     content = memoryview(save(dict(tensors), metadata=dict(training)))
     start = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
     legacy = hashlib.sha256(content[LEGACY_START : LEGACY_START + LEGACY_BYTES]).hexdigest()

@@ -1,6 +1,7 @@
-"""The NOTICE that goes out with a LoRA: whose model it changes, and under which licence. Knows no file and no folder.
+"""The NOTICE file of a LoRA: its base model, and the licence. Knows no file and no folder.
 
-A LoRA is a Derivative under the licence of FLUX.1 [dev], 1(a), and 3(a) to (e) say what goes with one.
+A LoRA is a Derivative under section 1(a) of the licence of FLUX.1 [dev]; sections 3(a) to (e) say what must come with
+one.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import PurePath
 APACHE = "Apache-2.0"
 APACHE_LINK = "https://www.apache.org/licenses/LICENSE-2.0"
 NON_COMMERCIAL = "flux-1-dev-non-commercial-license"  # its name on Hugging Face
-# As 3(b) of the licence has it, letter by letter: github.com/black-forest-labs/flux, model_licenses/LICENSE-FLUX1-dev.
+# The exact text of section 3(b) of the licence: github.com/black-forest-labs/flux, model_licenses/LICENSE-FLUX1-dev.
 ATTRIBUTION = """\
 The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License. \
 Copyright Black Forest Labs. Inc.
@@ -26,7 +27,7 @@ licence, for non-commercial purposes only. A copy of it:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What holds for a base model and for all that is made from it."""
+    """The licence terms of a base model and of LoRAs for it."""
 
     model: str
     licence: str
@@ -53,13 +54,13 @@ TERMS = {
 
 
 def notice(base: str) -> str:
-    """The NOTICE file of a LoRA for this base: a name of the catalogue, or of another folder."""
+    """The NOTICE file of a LoRA for this base, which is a name in `TERMS` or a folder."""
     terms = TERMS.get(base) or _unknown(PurePath(base).name)
     return f"This LoRA was trained on {terms.model}: it is a Derivative, which modifies that model.\n{terms.body}"
 
 
 def licence(base: str) -> str:
-    """The licence of a LoRA for this base in one short name, as `modelspec.license` and model cards have it."""
+    """The short name of the licence of a LoRA for this base, as in `modelspec.license` and in model cards."""
     return (TERMS.get(base) or _unknown(PurePath(base).name)).licence
 
 

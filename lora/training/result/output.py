@@ -1,5 +1,5 @@
-"""The LoRA leaves the house: one safetensors file in the tar that Replicate and its clients expect, and what explains
-it."""
+"""Write the output of a training: the tar that Replicate and its clients expect, with the LoRA as the only safetensors
+file, and with captions, settings, reports and samples."""
 
 import io
 import itertools
@@ -18,50 +18,50 @@ import yaml
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lora.dataset.names import inside
+from lora.dataset.names import sanitize_path
 from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
 from lora.formats.kohya import kohya_tensors
 from lora.training.checkpoints.files import Checkpoint, packed
-from lora.training.learning.trainer import Outcome, TrainingSummary
+from lora.training.learning.trainer import TrainingResult, TrainingSummary
 from lora.training.result.metadata import lora_metadata
 from lora.training.result.notice import notice
 
-FOLDER = "output/flux_train_replicate"  # public clients have this path in their code
+FOLDER = "output/flux_train_replicate"  # this path is hard-coded in public clients
 LORA_NAME = f"{FOLDER}/lora.safetensors"
 KOHYA_INSIDE = "lora_kohya.safetensors"
-HEADER_ALIGNMENT = 8  # safetensors pads its header with spaces to this
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a zip stores times; a fixed one keeps its bytes the same
+HEADER_ALIGNMENT = 8  # safetensors pads its header with spaces to a multiple of this
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a zip stores times; a fixed time keeps the bytes reproducible
 DISK_MARGIN = 1.5
 
 Settings = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
-    """What a training has to show."""
+class TrainingArtifacts:
+    """Everything that the tar is made from."""
 
-    result: Outcome
-    settings: Settings  # all that decided what the LoRA became, by name
-    plan: Settings  # how it was done on this machine, which changes nothing of it
+    result: TrainingResult
+    settings: Settings  # all settings that determine the LoRA, by name
+    plan: Settings  # the memory plan on this machine, which does not affect the LoRA
     dataset: Dataset
     report: Report
-    samples: Path  # a folder of pictures, which need not be there
+    samples: Path  # a folder of sample images, which may be missing
     layout: str  # of a second LoRA file, or "none"
-    checkpoints: Mapping[str, Checkpoint]  # to go on from: the last, and the best beside it
+    checkpoints: Mapping[str, Checkpoint]  # the resume state: the last checkpoint and the best one
 
 
-def write_tar(product: Product, *, into: Path) -> Path:
-    """Write `trained_model.tar`: the LoRA, its NOTICE and settings, all captions, reports, samples, and what is needed
-    to go on if there is a checkpoint.
+def write_tar(artifacts: TrainingArtifacts, *, into: Path) -> Path:
+    """Write `trained_model.tar`: the LoRA, its NOTICE and settings, all captions, reports and samples, and the resume
+    state if there are checkpoints.
 
-    The captions go by the names of their images, so that they can be given to another training. The same training
-    gives the same bytes. Raises OSError if the disk has no room for it.
+    The captions have the names of their images, so that they can be used for another training. The same training gives
+    the same bytes. Raises OSError if the disk has too little space.
     """
     path = into / "trained_model.tar"
-    contents = _contents(product)
-    kept = product.checkpoints.items()
-    files = [each for folder, checkpoint in kept for each in packed(checkpoint, folder=folder)]
+    contents = _contents(artifacts)
+    checkpoints = artifacts.checkpoints.items()
+    files = [each for folder, checkpoint in checkpoints for each in packed(checkpoint, folder=folder)]
     _refuse_full_disk(into, sum(map(len, contents.values())) + sum(file.stat().st_size for _, file in files))
     with tarfile.open(path, "w") as tar:
         for name, content in contents.items():
@@ -73,7 +73,7 @@ def write_tar(product: Product, *, into: Path) -> Path:
 
 
 def check_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read back what was written; raises RuntimeError unless every tensor is there, finite and not all zero."""
+    """Read the tar back. Raises RuntimeError unless it holds every tensor, and each is finite and not all zero."""
     with tarfile.open(path) as tar:
         names = [name for name in tar.getnames() if name.endswith(".safetensors")]
         file = tar.extractfile(LORA_NAME) if names == [LORA_NAME] else None
@@ -86,31 +86,31 @@ def check_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:
         _refuse_useless(name, tensor)
 
 
-def _contents(product: Product) -> dict[str, bytes]:
-    """All small files by their names in the tar's folder."""
-    result, settings = product.result, product.settings
-    captions = tuple(image.prompt for image in product.dataset.images)
+def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
+    """The contents of all small files by their names in the tar's folder."""
+    result, settings = artifacts.result, artifacts.settings
+    captions = tuple(image.prompt for image in artifacts.dataset.images)
     metadata = lora_metadata(settings, tensors=result.tensors, captions=captions, layout="diffusers")
     contents = {
         "lora.safetensors": safetensors_file(result.tensors, metadata),
-        "config.yaml": yaml.safe_dump(_plain({**settings, "plan": product.plan}), sort_keys=False).encode(),
+        "config.yaml": yaml.safe_dump(_as_lists({**settings, "plan": artifacts.plan}), sort_keys=False).encode(),
         "NOTICE": notice(str(settings["base_model"])).encode(),
     }
-    if product.layout == "kohya":
-        contents["lora_kohya.zip"] = _kohya_zip(product, captions)
-    for name, prompt in _caption_files(product.dataset).items():
+    if artifacts.layout == "kohya":
+        contents["lora_kohya.zip"] = _kohya_zip(artifacts, captions)
+    for name, prompt in _caption_files(artifacts.dataset).items():
         contents[f"captions/{name}.txt"] = prompt.encode()
-    contents["report/dataset.json"] = _json(product.report.as_json())
-    contents["report/training.json"] = _json(_told(result.account))
-    for picture in sorted(product.samples.glob("*.jpg")):
-        contents[f"samples/{picture.name}"] = picture.read_bytes()
+    contents["report/dataset.json"] = _json(artifacts.report.as_json())
+    contents["report/training.json"] = _json(_training_report(result.summary))
+    for image in sorted(artifacts.samples.glob("*.jpg")):
+        contents[f"samples/{image.name}"] = image.read_bytes()
     return contents
 
 
-def _kohya_zip(product: Product, captions: tuple[str, ...]) -> bytes:
-    """The second file in a zip of its own, as readers of the tar take any .safetensors for the LoRA."""
-    tensors = kohya_tensors(product.result.tensors)
-    metadata = lora_metadata(product.settings, tensors=tensors, captions=captions, layout="kohya")
+def _kohya_zip(artifacts: TrainingArtifacts, captions: tuple[str, ...]) -> bytes:
+    """The second LoRA file inside a zip, as clients take any .safetensors in the tar for the LoRA."""
+    tensors = kohya_tensors(artifacts.result.tensors)
+    metadata = lora_metadata(artifacts.settings, tensors=tensors, captions=captions, layout="kohya")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo(KOHYA_INSIDE, ZIP_DATE), safetensors_file(tensors, metadata))
@@ -118,8 +118,8 @@ def _kohya_zip(product: Product, captions: tuple[str, ...]) -> bytes:
 
 
 def safetensors_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file. Its library writes metadata in a random order; sorted, equal LoRAs are equal
-    files."""
+    """The bytes of a safetensors file. The library writes metadata in random order; it is sorted here, so that equal
+    LoRAs give equal files."""
     content = save(dict(tensors), metadata=dict(metadata))
     (length,) = struct.unpack("<Q", content[:8])
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
@@ -127,26 +127,26 @@ def safetensors_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
-def _told(account: TrainingSummary) -> dict[str, object]:
-    """How the training went; no times and no machine, as the same training gives the same bytes."""
-    finite = [each for each in account.judgements if math.isfinite(each.mean)]
-    judgements = [{"step": each.step, "loss": round(each.mean, 6)} for each in finite]
+def _training_report(summary: TrainingSummary) -> dict[str, object]:
+    """How the training went, without times or machine, as the same training gives the same bytes."""
+    finite = [each for each in summary.validation_results if math.isfinite(each.mean)]
+    losses = [{"step": each.step, "loss": round(each.mean, 6)} for each in finite]
     return {
-        "exported_step": account.step,
-        "exported_why": account.why,
-        "steps_done": account.done,
-        "steps_skipped": account.skipped,
-        "steps_preserving": account.preserved,
-        "stopped_early": account.stopped,
-        "held_out_loss": judgements,
+        "exported_step": summary.exported_step,
+        "exported_why": summary.exported_why,
+        "steps_done": summary.steps_done,
+        "steps_skipped": summary.steps_skipped,
+        "steps_preserving": summary.steps_preserving,
+        "stopped_early": summary.stopped_early,
+        "held_out_loss": losses,
     }
 
 
 def _caption_files(dataset: Dataset) -> dict[str, str]:
-    """Prompts by the names of their images without suffix; with suffix, or a number, where that is taken."""
+    """Prompts by the names of their images without suffix, or with suffix or a number if that name is taken."""
     files: dict[str, str] = {}
     for image in dataset.images:
-        path = inside(image.name)
+        path = sanitize_path(image.name)
         numbered = (f"{path}-{number}" for number in itertools.count(2))
         names = itertools.chain([str(path.with_suffix("")), str(path)], numbered)
         files[next(name for name in names if name not in files)] = image.prompt
@@ -161,17 +161,17 @@ def _refuse_useless(name: str, tensor: Tensor) -> None:
 
 
 def _refuse_full_disk(folder: Path, size: int) -> None:
-    """Before anything is written: a tar that is cut off would be returned as if it were whole."""
+    """Raise OSError before anything is written, as a truncated tar would be returned as if it were complete."""
     free = shutil.disk_usage(folder).free
     if free < DISK_MARGIN * size:
         raise OSError(f"no room for the tar of the LoRA: it needs {size:,} bytes, {free:,} are free")
 
 
-def _plain(value: object) -> object:
-    """With lists for tuples, as YAML knows them."""
+def _as_lists(value: object) -> object:
+    """The value with lists in place of tuples, for YAML."""
     if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+        return {name: _as_lists(inner) for name, inner in value.items()}
+    return [_as_lists(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 def _json(value: object) -> bytes:

@@ -1,1 +1,1 @@
-"""One try after another, in one process or in several."""
+"""Running a training: one attempt after another, in one process or in several."""

@@ -1,4 +1,4 @@
-"""One training in several processes, one a GPU: start them, pass on what they say, end them."""
+"""Launch one training in several processes, one per GPU: start them, relay their output, end them."""
 
 import os
 import subprocess
@@ -15,33 +15,34 @@ import torch
 from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset
-from lora.training.learning.trainer import Outcome
+from lora.training.learning.trainer import TrainingResult
 from lora.training.progress import Log, relay_line
-from lora.training.runs.worker_files import FAILED, OUT_OF_MEMORY, STOP, Work, read_result, write_worker_input
+from lora.training.runs.worker_files import FAILED, OUT_OF_MEMORY, STOP, WorkerInput, read_result, write_worker_input
 from lora.training.stop import Stop
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = "lora.training.runs.worker"
 PROCESSES_VARIABLE = "FLUX_LORA_PROCESSES"
 SECONDS_BETWEEN_POLLS = 0.2
-SECONDS_TO_SAVE = 5.0  # for a team that is told to stop; then it is killed
-END = None  # of the output
+SECONDS_TO_SAVE = 5.0  # between the request to stop and the kill
+END = None  # marks the end of the output
 
 
 def count_processes() -> int:
-    """One for each GPU that is visible, unless the environment says how many; raises ValueError if it says nonsense."""
-    asked = os.environ.get(PROCESSES_VARIABLE, "").strip()
+    """One process per visible GPU, unless FLUX_LORA_PROCESSES gives the number. Raises ValueError if that number is
+    invalid."""
+    requested = os.environ.get(PROCESSES_VARIABLE, "").strip()
     gpus = torch.cuda.device_count()
-    if not asked:
+    if not requested:
         return max(gpus, 1)
     most = gpus or os.cpu_count() or 1
-    if not asked.isdigit() or not 1 <= int(asked) <= most:
-        raise ValueError(f"{PROCESSES_VARIABLE} is {asked!r}: expected 1 to {most}")
-    return int(asked)
+    if not requested.isdigit() or not 1 <= int(requested) <= most:
+        raise ValueError(f"{PROCESSES_VARIABLE} is {requested!r}: expected 1 to {most}")
+    return int(requested)
 
 
 def train_data_parallel(
-    work: Work,
+    worker_input: WorkerInput,
     dataset: EncodedDataset,
     lora: Mapping[str, Tensor] | None,
     *,
@@ -49,13 +50,14 @@ def train_data_parallel(
     folder: Path,
     log: Log,
     stop: Stop,
-) -> Outcome:
-    """Train in so many processes that accelerate starts, with `folder` for their files.
+) -> TrainingResult:
+    """Train in `processes` processes that accelerate starts, with `folder` for their files.
 
-    Raises torch.OutOfMemoryError if one of them had not enough, and RuntimeError with its words if one failed.
+    Raises torch.OutOfMemoryError if one of them ran out of memory, and RuntimeError with the message of the first error
+    if one failed.
     """
     folder.mkdir()
-    write_worker_input(folder, work, dataset, lora)
+    write_worker_input(folder, worker_input, dataset, lora)
     with _running(folder, processes) as (process, lines):
         while (line := _next(lines)) is not END:
             if line:
@@ -72,7 +74,7 @@ def train_data_parallel(
 
 
 def _next(lines: "Queue[str | None]") -> str | None:
-    """The next line; an empty one if none comes for a moment, as nothing interrupts a longer wait."""
+    """The next line, or an empty one after a short timeout, as a longer wait could not be interrupted."""
     try:
         return lines.get(timeout=SECONDS_BETWEEN_POLLS)
     except Empty:
@@ -81,7 +83,8 @@ def _next(lines: "Queue[str | None]") -> str | None:
 
 @contextmanager
 def _running(folder: Path, processes: int) -> "Iterator[tuple[subprocess.Popen[str], Queue[str | None]]]":
-    """The team and the lines that it prints; at the end it is gone, after a moment in which it may save."""
+    """Start the processes, and yield the launcher and a queue of the printed lines. On exit, the processes get a moment
+    to save and are then killed."""
     options = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     count = ["--num_processes", str(processes), "--gpu_ids", "all", "--main_process_port", "0"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, *count]
@@ -92,25 +95,25 @@ def _running(folder: Path, processes: int) -> "Iterator[tuple[subprocess.Popen[s
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # a group of its own, so that all of it can be ended
+        start_new_session=True,  # a separate process group, which can be ended as a whole
     )
     lines: Queue[str | None] = Queue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
     try:
         yield process, lines
     finally:
-        team = _all_of(process.pid)  # each has a group of its own
+        family = _with_children(process.pid)  # one by one, as each has its own process group
         try:
-            _ask_to_stop(process, folder)
+            _request_stop(process, folder)
         finally:
-            for member in team:
+            for member in family:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
             process.wait()
 
 
-def _all_of(pid: int) -> list[psutil.Process]:
-    """A process and all that it started."""
+def _with_children(pid: int) -> list[psutil.Process]:
+    """A process and all its descendants."""
     try:
         launcher = psutil.Process(pid)
         return [launcher, *launcher.children(recursive=True)]
@@ -118,7 +121,7 @@ def _all_of(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _ask_to_stop(process: "subprocess.Popen[str]", folder: Path) -> None:
+def _request_stop(process: "subprocess.Popen[str]", folder: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_SAVE
     (folder / STOP).write_text("it was cancelled")
     while process.poll() is None and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""One process of a team, started by accelerate as `python -m lora.training.runs.worker FOLDER`."""
+"""One process of a data-parallel training, started by accelerate as `python -m lora.training.runs.worker FOLDER`."""
 
 import logging
 import sys
@@ -27,38 +27,41 @@ from lora.training.runs.worker_files import (
 )
 from lora.training.stop import Stop, Termination
 
-LONGEST_WAIT = timedelta(hours=2)  # for the first process, which alone judges, draws samples and saves
+LONGEST_WAIT = timedelta(hours=2)  # for the first process, which alone validates, generates samples and saves
 
 
 def main() -> None:
-    """Take part in the training that a folder describes; the first process leaves the result there."""
+    """Run this process's part of the training that a folder describes; the first process writes the result there."""
     folder, termination = Path(sys.argv[1]), Termination.listening()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
-        _take_part(folder, termination, rank=state.process_index, size=state.num_processes)
+        _train(folder, termination, rank=state.process_index, size=state.num_processes)
     except (ValueError, OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             (folder / OUT_OF_MEMORY).touch()
-        with suppress(FileExistsError), (folder / FAILED).open("x") as file:  # the first error made the others
+        with suppress(FileExistsError), (folder / FAILED).open("x") as file:  # the first error caused the others
             file.write(str(error))
         raise
     state.destroy_process_group()
 
 
-def _take_part(folder: Path, termination: Termination, *, rank: int, size: int) -> None:
-    work = read_worker_input(folder)
+def _train(folder: Path, termination: Termination, *, rank: int, size: int) -> None:
+    worker_input = read_worker_input(folder)
     log = Log(print_metric)
     with termination.during_job():
         result = run_job(
-            work.job,
-            read_data(folder, work),
-            work.plan,
-            InitialState(read_checkpoint(work.begin) if work.begin else None, read_initial_lora(folder, work)),
-            store=CheckpointStore(work.store, work.identity, report_damage=log.say),
-            team=DataParallel(rank=rank, size=size, batch_size=work.job.recipe.batch_size),
+            worker_input.job,
+            read_data(folder, worker_input),
+            worker_input.plan,
+            InitialState(
+                read_checkpoint(worker_input.checkpoint) if worker_input.checkpoint else None,
+                read_initial_lora(folder, worker_input),
+            ),
+            store=CheckpointStore(worker_input.store, worker_input.identity, report_damage=log.write),
+            process_group=DataParallel(rank=rank, size=size, batch_size=worker_input.job.recipe.batch_size),
             log=log,
-            stop=Stop(log, termination, minutes=None, wish=folder / STOP),
+            stop=Stop(log, termination, minutes=None, stop_file=folder / STOP),
         )
     if result is not None:
         write_result(folder, result)

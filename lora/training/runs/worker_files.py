@@ -1,4 +1,4 @@
-"""What the processes of one training hand to each other, in the files of one folder."""
+"""The files in which the parent process and the worker processes of a training exchange inputs and results."""
 
 import itertools
 from collections.abc import Mapping
@@ -11,81 +11,84 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
-from lora.training.learning.trainer import Outcome, TrainingSummary
+from lora.training.learning.trainer import TrainingResult, TrainingSummary
 from lora.training.memory.configurations import Plan
 from lora.training.runs.attempt import Job
 
-WORK, DATA, LORA, MADE, ACCOUNT = "work.json", "data.tensors", "begin.tensors", "made.tensors", "account.json"
-STOP, OUT_OF_MEMORY, FAILED = "stop", "out-of-memory", "failed"  # a wish of the one who started it; what went wrong
+INPUT, DATA, LORA, RESULT, SUMMARY = "work.json", "data.tensors", "begin.tensors", "made.tensors", "account.json"
+STOP, OUT_OF_MEMORY, FAILED = "stop", "out-of-memory", "failed"  # written by the parent process; by a worker process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """All that a process of a team needs to know, but for tensors."""
+class WorkerInput:
+    """Everything that a worker process needs, except for tensors."""
 
     job: Job
     plan: Plan
     contents: tuple[str, ...]  # of the examples
-    samples: int  # how many there are
-    prompts: tuple[int, ...]  # which prompt each example has, each sample, a dropped caption and each neutral image
-    begin: Path | None  # the folder of a checkpoint
+    samples: int  # number of sample prompts
+    prompts: tuple[int, ...]  # number of the prompt of each example, each sample, a dropped caption, each neutral image
+    checkpoint: Path | None  # the folder of the checkpoint from which to resume
     has_lora: bool
     store: Path
     identity: dict[str, object]
 
 
-WORKS, ACCOUNTS = TypeAdapter(Work), TypeAdapter(TrainingSummary)
+INPUT_ADAPTER, SUMMARY_ADAPTER = TypeAdapter(WorkerInput), TypeAdapter(TrainingSummary)
 
 
 def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
-    """Which prompt each example has, then each sample, a dropped caption, each neutral image; equal ones have one
-    number."""
+    """The number of the prompt of each example, each sample, a dropped caption and each neutral image, in this order.
+    Equal prompts have the same number."""
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(id(prompt.tokens), len(numbers)) for prompt in _prompts(dataset))
 
 
-def write_worker_input(folder: Path, work: Work, dataset: EncodedDataset, lora: Mapping[str, Tensor] | None) -> None:
-    """For the team to read."""
+def write_worker_input(
+    folder: Path, worker_input: WorkerInput, dataset: EncodedDataset, lora: Mapping[str, Tensor] | None
+) -> None:
+    """Write the inputs of the worker processes."""
     tensors = {f"latents.{number}": example.latents.contiguous() for number, example in enumerate(dataset.examples)}
-    for number, prompt in zip(work.prompts, _prompts(dataset), strict=True):
+    for number, prompt in zip(worker_input.prompts, _prompts(dataset), strict=True):
         tensors |= {f"tokens.{number}": prompt.tokens, f"pooled.{number}": prompt.pooled}
     save_file(tensors, folder / DATA)
     if lora is not None:
         save_file(dict(lora), folder / LORA)
-    (folder / WORK).write_bytes(WORKS.dump_json(work))
+    (folder / INPUT).write_bytes(INPUT_ADAPTER.dump_json(worker_input))
 
 
-def read_worker_input(folder: Path) -> Work:
-    """What `write_worker_input` wrote."""
-    return WORKS.validate_json((folder / WORK).read_bytes())
+def read_worker_input(folder: Path) -> WorkerInput:
+    """Read what `write_worker_input` wrote, without tensors."""
+    return INPUT_ADAPTER.validate_json((folder / INPUT).read_bytes())
 
 
-def read_data(folder: Path, work: Work) -> EncodedDataset:
-    """The data set, mapped from the file: processes share its memory."""
+def read_data(folder: Path, worker_input: WorkerInput) -> EncodedDataset:
+    """Read the data set, memory-mapped, so that processes share its memory."""
     tensors = load_file(folder / DATA)
-    prompts = [Prompt(tensors[f"tokens.{number}"], tensors[f"pooled.{number}"]) for number in work.prompts]
+    prompts = [Prompt(tensors[f"tokens.{number}"], tensors[f"pooled.{number}"]) for number in worker_input.prompts]
     examples = tuple(
-        Example(tensors[f"latents.{number}"], prompts[number], content) for number, content in enumerate(work.contents)
+        Example(tensors[f"latents.{number}"], prompts[number], content)
+        for number, content in enumerate(worker_input.contents)
     )
     rest = iter(prompts[len(examples) :])
-    samples = tuple(itertools.islice(rest, work.samples))
+    samples = tuple(itertools.islice(rest, worker_input.samples))
     return EncodedDataset(examples, next(rest), samples, tuple(rest))
 
 
-def read_initial_lora(folder: Path, work: Work) -> Mapping[str, Tensor] | None:
-    """The LoRA to begin with, if there is one."""
-    return load_file(folder / LORA) if work.has_lora else None
+def read_initial_lora(folder: Path, worker_input: WorkerInput) -> Mapping[str, Tensor] | None:
+    """Read the initial LoRA, if there is one."""
+    return load_file(folder / LORA) if worker_input.has_lora else None
 
 
-def write_result(folder: Path, result: Outcome) -> None:
-    """For the process that started the team."""
-    save_file(result.tensors, folder / MADE)
-    (folder / ACCOUNT).write_bytes(ACCOUNTS.dump_json(result.account))
+def write_result(folder: Path, result: TrainingResult) -> None:
+    """Write the result for the parent process."""
+    save_file(result.tensors, folder / RESULT)
+    (folder / SUMMARY).write_bytes(SUMMARY_ADAPTER.dump_json(result.summary))
 
 
-def read_result(folder: Path) -> Outcome:
-    """What `write_result` wrote."""
-    return Outcome(load_file(folder / MADE), ACCOUNTS.validate_json((folder / ACCOUNT).read_bytes()))
+def read_result(folder: Path) -> TrainingResult:
+    """Read what `write_result` wrote."""
+    return TrainingResult(load_file(folder / RESULT), SUMMARY_ADAPTER.validate_json((folder / SUMMARY).read_bytes()))
 
 
 def _prompts(dataset: EncodedDataset) -> list[Prompt]:

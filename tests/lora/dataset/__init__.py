@@ -1,1 +1,1 @@
-"""The data set: archives, captions, pictures and sizes."""
+"""Tests of lora.dataset: archives, captions, images and sizes."""

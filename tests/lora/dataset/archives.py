@@ -1,4 +1,4 @@
-"""Archives as nobody would make them, and what becomes of them."""
+"""Helpers for tests with unusual and malicious archives."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from tests.tiny import assert_one_sentence, write
 
 
 def unpacked(folder: Path, content: bytes) -> list[Member]:
-    """The members of an archive, which are inside their folder, as is all else that was written."""
+    """The members of an archive; asserts that nothing was written outside their folder."""
     try:
         members = unpack_archive(write(folder / "sent", content), into=folder / "into")
     finally:
@@ -25,12 +25,12 @@ def unpacked(folder: Path, content: bytes) -> list[Member]:
 
 
 def contents(folder: Path, content: bytes) -> dict[str, bytes]:
-    """What an archive holds, by name."""
+    """The contents of the members of an archive, by name."""
     return {member.name: member.path.read_bytes() for member in unpacked(folder, content)}
 
 
 def refusal(folder: Path, content: bytes) -> str:
-    """The end of the one sentence that an archive is refused with."""
+    """The error message for an archive that is refused; asserts that it is one sentence."""
     with pytest.raises(ContentError) as error:
         unpacked(folder, content)
     assert_one_sentence(error.value)
@@ -38,7 +38,7 @@ def refusal(folder: Path, content: bytes) -> str:
 
 
 def peak_of(action: Callable[[], object]) -> int:
-    """The most memory that Python held at once during an action."""
+    """The peak of the memory that Python allocates during an action, in bytes."""
     tracemalloc.start()
     try:
         action()
@@ -59,7 +59,7 @@ def tarred(members: Mapping[str, bytes], **options: object) -> bytes:
 
 
 def patched(content: bytes, header: bytes, offset: int, packing: str, value: int) -> bytes:
-    """The same with one field changed in each of its headers of a kind."""
+    """The archive with one field changed in each header of one kind."""
     changed, at = bytearray(content), -1
     while (at := changed.find(header, at + 1)) >= 0:
         struct.pack_into(packing, changed, at + offset, value)

@@ -1,4 +1,4 @@
-"""What trains badly is said before it is trained, in a sentence each; and a good data set is left in peace."""
+"""Problems of a data set are reported before training, in one sentence each; a good data set has no warnings."""
 
 import json
 
@@ -7,8 +7,8 @@ from PIL import ImageFilter
 
 from lora.dataset.advice import warnings_about
 from lora.dataset.captions import PromptRule
-from lora.dataset.similarity import look_alikes
-from tests.tiny import encoded, noisy_image, picture, read_archive, write, zipped
+from lora.dataset.similarity import near_duplicates
+from tests.tiny import encoded, noisy_image, read_archive, solid_image, write, zipped
 
 
 def images(count=6, *, side=128):
@@ -19,16 +19,16 @@ def captions(count=6, *, text="TOK at place"):
     return {f"{index}.txt": f"{text} {index}" for index in range(count)}
 
 
-def warnings(tmp_path, members, *, trigger_word="TOK", prefix="", suffix="", resolutions=(128,), given=None):
+def warnings(tmp_path, members, *, trigger_word="TOK", prefix="", suffix="", resolutions=(128,), other_captions=None):
     archive = write(tmp_path / "images.zip", zipped(members))
-    elsewhere = write(tmp_path / "captions.zip", zipped(given)) if given else None
+    caption_archive = write(tmp_path / "captions.zip", zipped(other_captions)) if other_captions else None
     wrapped = {"trigger_word": trigger_word, "prefix": prefix, "suffix": suffix}
     into = tmp_path / "into"
-    dataset = read_archive(archive, into=into, resolutions=resolutions, captions=elsewhere, **wrapped).dataset
-    groups = look_alikes([image.look.perceptual_hash for image in dataset.images])
-    alike = [[dataset.images[index] for index in group] for group in groups]
+    dataset = read_archive(archive, into=into, resolutions=resolutions, captions=caption_archive, **wrapped).dataset
+    groups = near_duplicates([image.inspection.perceptual_hash for image in dataset.images])
+    similar = [[dataset.images[index] for index in group] for group in groups]
     rule = PromptRule(trigger_word, prefix, suffix)
-    found = list(warnings_about(dataset, alike, rule=rule, resolutions=resolutions))
+    found = list(warnings_about(dataset, similar, rule=rule, resolutions=resolutions))
     assert all(warning.isprintable() for warning in found)
     return found
 
@@ -39,21 +39,21 @@ def the_warning(tmp_path, members, **options):
 
 
 @pytest.mark.parametrize("members", [images() | captions(), images()])
-def test_a_good_data_set_is_left_in_peace(tmp_path, members):
-    """With captions, or with none at all."""
+def test_a_good_data_set_has_no_warnings(tmp_path, members):
+    """With captions, or without any."""
     assert warnings(tmp_path, members) == []
 
 
-@pytest.mark.parametrize(("count", "said"), [(1, "only 1 image:"), (4, "only 4 images:")])
-def test_few_images_are_said_to_be_few(tmp_path, count, said):
-    assert the_warning(tmp_path, images(count)).startswith(said)
+@pytest.mark.parametrize(("count", "expected"), [(1, "only 1 image:"), (4, "only 4 images:")])
+def test_a_data_set_of_few_images_is_reported(tmp_path, count, expected):
+    assert the_warning(tmp_path, images(count)).startswith(expected)
 
 
-def test_five_images_are_not_few(tmp_path):
+def test_five_images_are_enough(tmp_path):
     assert warnings(tmp_path, images(5)) == []
 
 
-def test_many_copies_are_counted_and_not_all_named(tmp_path):
+def test_of_many_groups_of_copies_only_some_are_named(tmp_path):
     copies = {f"{index}-{copy}": image for index, image in images(7).items() for copy in "ab"}
     found = warnings(tmp_path, copies)
     assert len(found) == 6
@@ -66,31 +66,31 @@ def test_the_same_file_twice_is_named_once(tmp_path):
     assert the_warning(tmp_path, members).startswith("'0.png', 'x/copy.jpg' are the same file")
 
 
-def test_pictures_that_look_the_same_are_named(tmp_path):
+def test_images_that_look_the_same_are_named(tmp_path):
     shapes = noisy_image(8, 8, seed=7).resize((160, 160))
     members = images() | {"x.png": encoded(shapes), "y.jpg": encoded(shapes.resize((124, 124)), "JPEG")}
     assert warnings(tmp_path, members)[0].startswith("'x.png', 'y.jpg' look almost the same")
 
 
-def test_small_pictures_are_named_with_their_size(tmp_path):
+def test_small_images_are_named_with_their_size(tmp_path):
     members = images() | {"small.png": encoded(noisy_image(116, 116, seed=9))}
-    said = "smaller than 128x128, and trained as they are: 'small.png (116x116)'"
-    assert the_warning(tmp_path, members, resolutions=(128, 256)) == said
+    expected = "smaller than 128x128, and trained as they are: 'small.png (116x116)'"
+    assert the_warning(tmp_path, members, resolutions=(128, 256)) == expected
 
 
-def test_a_picture_that_is_enlarged_by_less_than_a_tenth_is_not_small(tmp_path):
+def test_an_image_that_is_enlarged_by_less_than_a_tenth_is_not_small(tmp_path):
     assert warnings(tmp_path, images() | {"small.png": encoded(noisy_image(117, 117, seed=9))}) == []
 
 
-def test_blurred_pictures_are_named(tmp_path):
+def test_blurred_images_are_named(tmp_path):
     blurred = noisy_image(128, 128, seed=9).filter(ImageFilter.GaussianBlur(8))
     assert (
-        the_warning(tmp_path, images() | {"b.png": encoded(blurred)}) == "very blurred, and learned like that: 'b.png'"
+        the_warning(tmp_path, images() | {"b.png": encoded(blurred)}) == "very blurred, which the LoRA will learn: 'b.png'"
     )
 
 
-def test_a_plain_picture_is_not_called_blurred(tmp_path):
-    assert warnings(tmp_path, images() | {"white.png": encoded(picture(128, 128))}) == []
+def test_an_image_of_one_color_is_not_blurred(tmp_path):
+    assert warnings(tmp_path, images() | {"white.png": encoded(solid_image(128, 128))}) == []
 
 
 def test_animations_are_named(tmp_path):
@@ -100,7 +100,7 @@ def test_animations_are_named(tmp_path):
     assert the_warning(tmp_path, images() | {"moving.gif": moving}).endswith("first picture is trained: 'moving.gif'")
 
 
-def test_images_without_a_caption_are_named_where_others_have_one(tmp_path):
+def test_images_without_a_caption_are_named_if_others_have_one(tmp_path):
     """A53."""
     members = images() | captions(3) | {"3.txt": " "}
     assert the_warning(tmp_path, members) == "3 images without a caption: '3.png', '4.png', '5.png'"
@@ -110,25 +110,25 @@ def test_a_single_caption_is_not_the_same_as_others(tmp_path):
     assert "5 images without a caption" in the_warning(tmp_path, images() | {"0.txt": "TOK"})
 
 
-def test_captions_that_are_all_the_same_are_said_to_be(tmp_path):
+def test_identical_captions_are_reported(tmp_path):
     members = images() | {f"{index}.txt": "a photo of TOK" for index in range(6)}
     assert the_warning(tmp_path, members).startswith("all captions are the same")
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "expected"),
     [
         (captions(text="a dog at place"), "all captions without 'TOK': it is put in front"),
         (captions() | {"0.txt": "a dog in TOKYO"}, "1 caption without 'TOK': it is put in front"),
         (captions() | captions(2, text="a dog at place"), "2 captions without 'TOK': it is put in front"),
     ],
 )
-def test_captions_without_the_trigger_word_are_counted(tmp_path, texts, said):
-    assert the_warning(tmp_path, images() | texts).startswith(said)
+def test_captions_without_the_trigger_word_are_counted(tmp_path, texts, expected):
+    assert the_warning(tmp_path, images() | texts).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "options",
     [
         {"trigger_word": ""},
         {"prefix": "a photo of TOK,"},
@@ -136,15 +136,15 @@ def test_captions_without_the_trigger_word_are_counted(tmp_path, texts, said):
         {"trigger_word": "a DOG"},
     ],
 )
-def test_where_nothing_is_put_in_front_nothing_is_said_of_it(tmp_path, said):
-    assert warnings(tmp_path, images() | captions(text="a dog at place"), **said) == []
+def test_no_warning_about_trigger_words_where_none_is_inserted(tmp_path, options):
+    assert warnings(tmp_path, images() | captions(text="a dog at place"), **options) == []
 
 
 def test_images_that_share_a_caption_are_named(tmp_path):
     """A25."""
     members = images() | captions() | {"0.jpg": encoded(noisy_image(128, 128, seed=9), "JPEG")}
-    said = "one caption serves several images of the same name: '0.png', '0.jpg'"
-    assert the_warning(tmp_path, members) == said
+    expected = "one caption is used for several images of the same name: '0.png', '0.jpg'"
+    assert the_warning(tmp_path, members) == expected
 
 
 def test_captions_without_an_image_are_named(tmp_path):
@@ -163,18 +163,18 @@ def test_many_names_do_not_make_a_long_warning(tmp_path):
     assert len(warning) < 1_500
 
 
-def test_captions_that_disagree_are_named_by_the_file_that_gives_way(tmp_path):
+def test_conflicting_captions_are_reported_with_the_file_that_is_not_used(tmp_path):
     """A65."""
     rows = json.dumps({"0.png": "TOK elsewhere", "1.png": "TOK nowhere"})
     members = images() | captions() | {"captions.json": rows}
-    said = "some images have two captions that differ; those in 'captions.json' are not used"
-    assert the_warning(tmp_path, members) == said
+    expected = "some images have two different captions; those in 'captions.json' are not used"
+    assert the_warning(tmp_path, members) == expected
 
 
-def test_captions_from_elsewhere_that_replace_others_need_no_warning(tmp_path):
-    assert warnings(tmp_path, images() | captions(), given=captions(text="TOK in words of")) == []
+def test_captions_of_input_captions_replace_others_without_a_warning(tmp_path):
+    assert warnings(tmp_path, images() | captions(), other_captions=captions(text="TOK in words of")) == []
 
 
-def test_a_caption_that_is_not_in_unicode_is_named_with_what_it_was_taken_for(tmp_path):
+def test_a_caption_that_is_not_unicode_is_named_with_its_guessed_encoding(tmp_path):
     members = images() | captions() | {"0.txt": "TOK l'été, à la plage".encode("cp1252")}
-    assert the_warning(tmp_path, members) == "not in UTF-8, and taken for what it looks like: '0.txt as cp1252'"
+    assert the_warning(tmp_path, members) == "not in UTF-8, so the encoding was guessed: '0.txt as cp1252'"

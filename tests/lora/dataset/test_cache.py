@@ -1,4 +1,4 @@
-"""What was encoded is kept whole or not at all, up to a cap, whoever else uses it and however a job ends."""
+"""Encoded tensors are cached completely or not at all, up to a cap, even if processes share the cache or are killed."""
 
 import os
 import time
@@ -17,7 +17,7 @@ def tensors(value=1.0, count=64):
     return {"latents": torch.full((count,), value)}
 
 
-def opened(tmp_path, *, most_bytes=LARGE):
+def disk_cache(tmp_path, *, most_bytes=LARGE):
     return DiskCache(tmp_path / "cache", most_bytes=most_bytes)
 
 
@@ -26,24 +26,24 @@ def files(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_put_is_got_bit_for_bit_by_a_later_job(tmp_path, dtype):
+def test_a_later_job_gets_the_same_tensors_bit_for_bit(tmp_path, dtype):
     put = {"a": torch.randn(3, 5).to(dtype), "b": torch.randn(2, 2).to(dtype).T}
-    returned, got = opened(tmp_path).put("key", put), opened(tmp_path).get("key")
+    returned, loaded = disk_cache(tmp_path).put("key", put), disk_cache(tmp_path).get("key")
     for name, tensor in put.items():
         assert torch.equal(returned[name], tensor)
-        assert torch.equal(got[name], tensor)
-        assert got[name].dtype == dtype
+        assert torch.equal(loaded[name], tensor)
+        assert loaded[name].dtype == dtype
 
 
-def test_another_key_gives_nothing(tmp_path):
-    cache = opened(tmp_path)
+def test_an_unknown_key_returns_none(tmp_path):
+    cache = disk_cache(tmp_path)
     cache.put("key", tensors())
     assert cache.get("other") is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"rubbish", None])
-def test_a_damaged_file_counts_as_none_and_is_replaced(tmp_path, damage):
-    cache = opened(tmp_path)
+def test_a_damaged_file_counts_as_missing_and_is_replaced(tmp_path, damage):
+    cache = disk_cache(tmp_path)
     cache.put("key", tensors())
     path = tmp_path / "cache/key.safetensors"
     path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
@@ -52,13 +52,13 @@ def test_a_damaged_file_counts_as_none_and_is_replaced(tmp_path, damage):
     assert cache.get("key")["latents"][0] == 2
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path):
+def test_the_least_recently_used_tensors_are_evicted_first(tmp_path):
     for key in ("old", "used", "new"):
-        opened(tmp_path).put(key, tensors())
+        disk_cache(tmp_path).put(key, tensors())
     size = (tmp_path / "cache/old.safetensors").stat().st_size
     for age, key in enumerate(("new", "used", "old"), 1):
         os.utime(tmp_path / f"cache/{key}.safetensors", (time.time() - 1000 * age,) * 2)
-    later = opened(tmp_path, most_bytes=3 * size)
+    later = disk_cache(tmp_path, most_bytes=3 * size)
     later.get("old")
     later.put("newest", tensors())
     assert later.get("used") is None
@@ -66,37 +66,37 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 3 * size
 
 
-def test_nothing_goes_that_the_job_itself_uses(tmp_path):
-    cache = opened(tmp_path, most_bytes=1)
+def test_tensors_that_the_job_itself_uses_are_not_evicted(tmp_path):
+    cache = disk_cache(tmp_path, most_bytes=1)
     for key in ("a", "b"):
         cache.put(key, tensors())
     assert cache.get("a") is not None
 
 
-def test_what_a_killed_job_left_unfinished_goes_after_an_hour(tmp_path):
-    cache = opened(tmp_path)
-    for name, age in (("old.part", 7200), ("young.part", 60)):
+def test_partial_files_of_a_killed_job_are_deleted_after_an_hour(tmp_path):
+    cache = disk_cache(tmp_path)
+    for name, age in (("old.part", 7200), ("recent.part", 60)):
         path = tmp_path / "cache" / name
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age,) * 2)
     cache.put("key", tensors())
-    opened(tmp_path)
-    assert files(tmp_path) == ["key.safetensors", "young.part"]
+    disk_cache(tmp_path)
+    assert files(tmp_path) == ["key.safetensors", "recent.part"]
 
 
-def test_tensors_stay_usable_when_another_process_sweeps(tmp_path):
-    got = opened(tmp_path).put("key", tensors(3.0, count=100_000))
+def test_tensors_stay_usable_when_another_process_deletes_their_files(tmp_path):
+    loaded = disk_cache(tmp_path).put("key", tensors(3.0, count=100_000))
     for path in (tmp_path / "cache").iterdir():
         path.unlink()
-    assert got["latents"].sum() == 300_000
+    assert loaded["latents"].sum() == 300_000
 
 
-def test_a_folder_is_its_owners_alone(tmp_path):
-    opened(tmp_path)
+def test_only_the_owner_can_access_the_folder(tmp_path):
+    disk_cache(tmp_path)
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
 
 
-def test_the_environment_names_folder_and_cap(tmp_path, monkeypatch):
+def test_the_environment_sets_the_folder_and_the_cap(tmp_path, monkeypatch):
     monkeypatch.setenv("FLUX_LORA_CACHE", str(tmp_path / "mine"))
     open_cache(on_disk=True, needed=1000).put("key", tensors())
     assert (tmp_path / "mine/encoded/key.safetensors").is_file()
@@ -107,7 +107,7 @@ def test_the_environment_names_folder_and_cap(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("cap", ["much", "-1", "nan", "inf"])
-def test_a_cap_that_is_no_number_is_refused_by_name(tmp_path, monkeypatch, cap):
+def test_an_invalid_cap_is_refused_with_the_name_of_the_variable(tmp_path, monkeypatch, cap):
     monkeypatch.setenv("FLUX_LORA_CACHE", str(tmp_path))
     monkeypatch.setenv("FLUX_LORA_CACHE_GIB", cap)
     with pytest.raises(ValueError) as error:
@@ -115,7 +115,7 @@ def test_a_cap_that_is_no_number_is_refused_by_name(tmp_path, monkeypatch, cap):
     assert_one_sentence(error.value, "FLUX_LORA_CACHE_GIB", cap)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("FLUX_LORA_CACHE", str(tmp_path / "file"))
     with pytest.raises(ValueError) as error:
@@ -123,20 +123,20 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     assert_one_sentence(error.value, "cache_latents_to_disk", "FLUX_LORA_CACHE")
 
 
-def test_a_set_too_large_for_the_disk_is_refused(tmp_path, monkeypatch):
+def test_a_data_set_too_large_for_the_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "DISK_TO_SPARE", 2**62)
     with pytest.raises(ValueError) as error:
-        opened(tmp_path).refuse(1000)
+        disk_cache(tmp_path).require_space(1000)
     assert_one_sentence(error.value, "cache_latents_to_disk", "room for 0.0 GiB")
 
 
-def test_a_set_too_large_for_the_memory_is_refused_with_the_remedy():
+def test_a_data_set_too_large_for_the_memory_is_refused_with_advice():
     with pytest.raises(ValueError) as error:
         open_cache(on_disk=False, needed=2**60)
     assert_one_sentence(error.value, "input_images", "set cache_latents_to_disk")
 
 
-def test_without_the_disk_tensors_are_kept_as_they_are():
+def test_the_memory_cache_returns_the_same_tensors():
     cache, put = open_cache(on_disk=False, needed=0), tensors()
     assert isinstance(cache, MemoryCache)
     assert cache.put("key", put) is put
@@ -144,8 +144,8 @@ def test_without_the_disk_tensors_are_kept_as_they_are():
 
 
 @pytest.mark.parametrize(("limit", "fits"), [("4000000", True), ("2000000", False), ("max", True)])
-def test_a_container_has_the_memory_that_its_limit_leaves(tmp_path, monkeypatch, limit, fits):
-    """Half of it may be taken; pages of files, such as weights that were read, count as free."""
+def test_the_memory_limit_of_a_container_is_respected(tmp_path, monkeypatch, limit, fits):
+    """Half of the free memory may be used; the page cache, for example of weights that were read, counts as free."""
     files = {"memory.max": limit, "memory.current": "1500000", "memory.stat": "anon 500000\nfile 1000000\n"}
     for name, content in files.items():
         (tmp_path / name).write_text(f"{content}\n" if name != "memory.stat" else content)

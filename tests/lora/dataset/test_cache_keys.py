@@ -1,11 +1,11 @@
-"""Trap 35: whatever changes a tensor changes the key that it is cached under."""
+"""Trap 35: anything that changes a tensor changes its cache key."""
 
 import shutil
 
 import pytest
 import torch
 
-from lora.dataset import keys as keys_module
+from lora.dataset import cache_keys
 from lora.dataset.cache_keys import Keys
 from lora.images.size import Size
 from tests.tiny import TINY_FLUX, tiny_pipeline
@@ -22,19 +22,19 @@ def latents_key(keys, content="a" * 64, size=(64, 96), decoded_for=(64, 96)):
     return keys.latents(content, Size(*size), decoded_for=Size(*decoded_for))
 
 
-def test_the_same_things_have_the_same_key(pipeline):
+def test_equal_encoders_have_equal_keys(pipeline):
     one, other = Keys.of(pipeline, TINY_FLUX, on=CPU), Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert latents_key(one) == latents_key(other)
     assert one.prompt("a dog") == other.prompt("a dog")
 
 
 @pytest.mark.parametrize("changed", [{"content": "b" * 64}, {"size": (96, 64)}, {"decoded_for": (128, 192)}])
-def test_another_image_or_size_has_another_key(pipeline, changed):
+def test_another_image_or_size_changes_the_key(pipeline, changed):
     keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert latents_key(keys, **changed) != latents_key(keys)
 
 
-def test_another_text_has_another_key(pipeline):
+def test_each_text_has_its_own_key(pipeline):
     keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert len({keys.prompt(text) for text in ("a dog", "a Dog", "a dog ", "")}) == 4
 
@@ -44,17 +44,17 @@ def test_an_image_and_a_text_never_share_a_key(pipeline):
     assert latents_key(keys, content="a dog") != keys.prompt("a dog")
 
 
-@pytest.mark.parametrize(("part", "of_images"), [("vae", True), ("text_encoder_2", False), ("tokenizer", False)])
-def test_other_weights_have_other_keys_and_leave_those_of_the_rest(pipeline, tmp_path, part, of_images):
+@pytest.mark.parametrize(("component", "of_images"), [("vae", True), ("text_encoder_2", False), ("tokenizer", False)])
+def test_other_weights_change_only_the_keys_of_their_outputs(pipeline, tmp_path, component, of_images):
     shutil.copytree(TINY_FLUX, tmp_path / "base")
-    path = next((tmp_path / "base" / part).glob("*.json"))
+    path = next((tmp_path / "base" / component).glob("*.json"))
     path.write_text(path.read_text() + "\n")
     ours, theirs = Keys.of(pipeline, TINY_FLUX, on=CPU), Keys.of(pipeline, tmp_path / "base", on=CPU)
     assert (latents_key(ours) != latents_key(theirs)) is of_images
     assert (ours.prompt("a dog") != theirs.prompt("a dog")) is not of_images
 
 
-def test_another_length_of_text_has_other_keys_and_leaves_those_of_images(pipeline, monkeypatch):
+def test_another_text_length_changes_only_the_keys_of_texts(pipeline, monkeypatch):
     before = Keys.of(pipeline, TINY_FLUX, on=CPU)
     monkeypatch.setattr(pipeline.tokenizer_2, "model_max_length", 48)
     after = Keys.of(pipeline, TINY_FLUX, on=CPU)
@@ -62,9 +62,9 @@ def test_another_length_of_text_has_other_keys_and_leaves_those_of_images(pipeli
     assert after.prompt("a dog") != before.prompt("a dog")
 
 
-def test_a_change_of_the_code_makes_all_that_is_cached_stale(pipeline, monkeypatch):
+def test_a_new_revision_of_the_code_changes_all_keys(pipeline, monkeypatch):
     before = Keys.of(pipeline, TINY_FLUX, on=CPU)
-    monkeypatch.setattr(keys_module, "REVISION", keys_module.REVISION + 1)
+    monkeypatch.setattr(cache_keys, "REVISION", cache_keys.REVISION + 1)
     after = Keys.of(pipeline, TINY_FLUX, on=CPU)
     assert latents_key(before) != latents_key(after)
     assert before.prompt("a dog") != after.prompt("a dog")

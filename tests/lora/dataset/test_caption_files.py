@@ -1,4 +1,4 @@
-"""Captions are found by the names of their files; what cannot be read is named, and nothing is guessed."""
+"""Caption files are found by their names, and files that cannot be read are reported by name."""
 
 import json
 
@@ -27,12 +27,12 @@ def refusal(tmp_path, files):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.TXT", "x/a.caption", "x\\a.png.txt", "metadata.jsonl", "captions.csv"])
-def test_a_caption_file_is_known_by_its_name(name):
+def test_a_caption_file_is_recognized_by_its_name(name):
     assert is_caption_file(name)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.json", "a.csv", "txt", "a.txt.png", "a.txt/b"])
-def test_other_files_are_no_caption_files(name):
+def test_other_files_are_not_caption_files(name):
     assert not is_caption_file(name)
 
 
@@ -47,12 +47,12 @@ def test_other_files_are_no_caption_files(name):
         ("cafe\u0301.txt", "café"),
     ],
 )
-def test_a_caption_is_for_the_image_of_its_name(tmp_path, name, target):
+def test_a_caption_belongs_to_the_image_of_the_same_name(tmp_path, name, target):
     assert texts(tmp_path, {name: "a dog"}) == {target: "a dog"}
 
 
 @pytest.mark.parametrize(
-    ("named", "target"),
+    ("file_name", "target"),
     [
         ("a.png", "x/a.png"),
         (" a.png ", "x/a.png"),
@@ -66,11 +66,11 @@ def test_a_caption_is_for_the_image_of_its_name(tmp_path, name, target):
         ("a", "x/a"),
     ],
 )
-def test_a_table_names_images_from_where_it_stands(tmp_path, named, target):
-    assert texts(tmp_path, {"x/captions.json": json.dumps({named: "a dog"})}) == {target: "a dog"}
+def test_file_names_in_a_table_are_relative_to_its_folder(tmp_path, file_name, target):
+    assert texts(tmp_path, {"x/captions.json": json.dumps({file_name: "a dog"})}) == {target: "a dog"}
 
 
-def test_a_text_file_holds_before_a_caption_file_and_that_before_a_table(tmp_path):
+def test_a_text_file_takes_precedence_over_a_caption_file_and_that_over_a_table(tmp_path):
     files = {
         "captions.csv": "a.png,a dog",
         "captions.json": '{"a.png": "a dog"}',
@@ -93,31 +93,31 @@ def test_a_text_file_holds_before_a_caption_file_and_that_before_a_table(tmp_pat
         ("metadata.jsonl", b""),
     ],
 )
-def test_an_empty_file_holds_no_caption(tmp_path, name, content):
+def test_an_empty_file_has_no_caption(tmp_path, name, content):
     """A55."""
     assert found(tmp_path, {name: content}).captions == ()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
-def test_a_table_of_excel_is_read_in_every_encoding_that_it_saves(tmp_path, encoding):
+def test_a_table_is_read_in_every_encoding_that_excel_writes(tmp_path, encoding):
     content = "file_name;text\r\ncafé.png;un café, l'été\r\n".encode(encoding)
     assert texts(tmp_path, {"captions.csv": content}) == {"café.png": "un café, l'été"}
 
 
-def test_an_encoding_is_named_unless_it_is_unicode(tmp_path):
+def test_only_encodings_other_than_unicode_are_reported(tmp_path):
     files = {"a.txt": "été, à la plage".encode("cp1252"), "b.txt": "é".encode("utf-16"), "c.txt": "é".encode()}
-    assert found(tmp_path, files).guessed == (GuessedEncoding("a.txt", "cp1252"),)
+    assert found(tmp_path, files).guessed_encodings == (GuessedEncoding("a.txt", "cp1252"),)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "it is no text"),
-        (b"a dog\0", "it is no text"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "it is not text"),
+        (b"a dog\0", "it is not text"),
         (b"x" * 65_537, "it has 65,537 bytes: expected at most 65,536"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path, content, reason):
+def test_an_unreadable_file_is_reported_and_the_others_are_read(tmp_path, content, reason):
     captions = found(tmp_path, {"a.txt": content, "b.txt": "a cat"})
     assert captions.unreadable == (Skipped("a.txt", reason),)
     assert [caption.text for caption in captions.captions] == ["a cat"]
@@ -130,12 +130,12 @@ def test_a_file_of_64_kibibytes_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "it is no text"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "it is not text"),
         (b'{"a.png": 5}', "the caption of 'a.png' is 5: expected text"),
         (b'{"a.png": "a dog, asleep"}', "it has 26 bytes: expected at most 25"),
     ],
 )
-def test_a_table_that_cannot_be_read_is_refused_by_name(tmp_path, content, reason, monkeypatch):
+def test_the_error_for_an_unreadable_table_names_it(tmp_path, content, reason, monkeypatch):
     """A64."""
     monkeypatch.setattr(caption_files, "MOST_TABLE_BYTES", 25)
     assert refusal(tmp_path, {"x/captions.json": content}) == (
@@ -144,14 +144,14 @@ def test_a_table_that_cannot_be_read_is_refused_by_name(tmp_path, content, reaso
 
 
 @pytest.mark.parametrize("files", [{"captions.csv": "x,a\ny,b\nz,c"}, {"x.txt": "a", "y.txt": "b", "z.txt": "c"}])
-def test_there_is_a_largest_number_of_captions(tmp_path, files, monkeypatch):
+def test_the_number_of_captions_is_limited(tmp_path, files, monkeypatch):
     monkeypatch.setattr(caption_files, "MOST_CAPTIONS", 2)
     assert "more than 2 captions" in refusal(tmp_path, files)
     monkeypatch.setattr(caption_files, "MOST_CAPTIONS", 3)
     assert len(found(tmp_path, files, into="again").captions) == 3
 
 
-def test_all_captions_together_have_a_limit(tmp_path, monkeypatch):
+def test_the_total_size_of_the_captions_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(caption_files, "MOST_TEXT_BYTES", 100)
     with pytest.raises(ContentError, match="more than 100 bytes of captions"):
         texts(tmp_path, {f"{index}.txt": "a dog " * 10 for index in range(2)})

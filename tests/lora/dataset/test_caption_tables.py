@@ -1,4 +1,4 @@
-"""A table of captions is read as people and their spreadsheets make it, and refused where it would be guessed."""
+"""Caption tables are read as users and spreadsheets write them, and refused if they are ambiguous."""
 
 import json
 
@@ -29,29 +29,29 @@ def refusal(name, text):
     "name",
     ["metadata.jsonl", "captions.json", "captions.csv", "x/y/Captions.CSV", "x\\metadata.csv", "metadata.tsv"],
 )
-def test_a_table_is_known_by_its_name(name):
+def test_a_table_is_recognized_by_its_name(name):
     assert is_table(name)
 
 
 @pytest.mark.parametrize("name", ["captions.txt", "my_captions.csv", "captions", "a.json", "captions.json/a.png"])
-def test_other_names_are_no_tables(name):
+def test_other_names_are_not_tables(name):
     assert not is_table(name)
 
 
-def test_an_album_of_a_photo_service_may_keep_its_metadata():
-    """Each has a metadata.json, in which no caption is."""
+def test_the_metadata_of_a_photo_service_is_not_a_table():
+    """Each album contains a metadata.json without captions."""
     assert not is_table("Takeout/Photos/Holiday/metadata.json")
 
 
 @pytest.mark.parametrize("keys", [("file_name", "text"), ("image", "caption"), ("path", "prompt")])
-def test_lines_of_json_hold_a_record_each(keys):
+def test_each_line_of_a_jsonl_file_is_a_record(keys):
     records = [dict(zip(keys, (row.file_name, row.text), strict=True)) for row in (A, B)]
     text = "\n\n".join(json.dumps(record | {"width": 512}) for record in records) + "\n"
     assert rows("metadata.jsonl", text) == [A, B]
 
 
-def test_a_line_of_json_ends_where_the_line_ends():
-    """And not at the other separators that JSON allows in text."""
+def test_a_jsonl_record_ends_at_a_line_feed_only():
+    """Other line separators are allowed in JSON text, and do not end the line."""
     text = json.dumps({"file_name": "a.png", "text": "a\u2028b\u0085c"}, ensure_ascii=False)
     assert rows("metadata.jsonl", text) == [Row("a.png", "a\u2028b\u0085c")]
 
@@ -64,7 +64,7 @@ def test_a_line_of_json_ends_where_the_line_ends():
         [{"file_name": "a.png", "text": "a dog"}, {"file": "b.png", "prompt": "a cat, asleep"}],
     ],
 )
-def test_a_json_file_holds_names_with_captions_or_records(content):
+def test_a_json_file_maps_names_to_captions_or_lists_records(content):
     """A64."""
     assert rows("captions.json", json.dumps(content)) == [A, B]
 
@@ -85,12 +85,12 @@ def test_a_json_file_holds_names_with_captions_or_records(content):
         "file_name,text\nc.png\na.png,a dog\nb.png,a cat, asleep\nd.png,",
     ],
 )
-def test_a_csv_file_is_read_as_people_write_it(text):
-    """With or without headings, quotes and an index; separated as Excel does in some country."""
+def test_common_forms_of_csv_files_are_read(text):
+    """With or without header, quotes and index; with the delimiters that Excel uses in different locales."""
     assert rows("captions.csv", text) == [A, B]
 
 
-def test_a_caption_in_a_csv_file_may_have_quotes_and_lines():
+def test_a_caption_in_a_csv_file_can_contain_quotes_and_line_breaks():
     text = 'file_name,text\na.png,a 12" ruler\nb.png,"a ""cat""\non a mat"\nc.png,"TOK" at sea\nd.png,"TOK\n"'
     assert [row.text for row in rows("captions.csv", text)] == [
         'a 12" ruler',
@@ -100,7 +100,7 @@ def test_a_caption_in_a_csv_file_may_have_quotes_and_lines():
     ]
 
 
-def test_what_is_in_quotes_separates_nothing():
+def test_delimiters_in_quotes_are_ignored():
     assert rows("captions.csv", '"a, b.png";"a dog, asleep"') == [Row("a, b.png", "a dog, asleep")]
 
 
@@ -114,7 +114,7 @@ def test_what_is_in_quotes_separates_nothing():
         ("captions.csv", ""),
     ],
 )
-def test_an_empty_caption_is_none(name, text):
+def test_empty_captions_are_skipped(name, text):
     """A55."""
     assert rows(name, text) == []
 
@@ -150,20 +150,20 @@ def test_an_empty_caption_is_none(name, text):
         ("captions.csv", "a.png,a " + "dog" * 50_000, "field larger than field limit"),
     ],
 )
-def test_a_table_that_would_be_guessed_at_is_refused(name, text, found):
+def test_an_ambiguous_or_invalid_table_is_refused(name, text, found):
     assert found in refusal(name, text)
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [("captions.json", '{"a.png": "a long dog"}'), ("captions.csv", "a.png,a long dog")]
 )
-def test_a_caption_has_a_longest(name, text, monkeypatch):
+def test_the_length_of_a_caption_is_limited(name, text, monkeypatch):
     monkeypatch.setattr(caption_tables, "MOST_LETTERS", 5)
-    assert "the caption of 'a.png' has 10 letters: expected at most 5" in refusal(name, text)
+    assert "the caption of 'a.png' has 10 characters: expected at most 5" in refusal(name, text)
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "captions.csv"])
-def test_a_table_of_something_else_is_no_table_of_captions(name):
-    """Or its numbers would be trained as captions."""
+def test_a_table_without_a_caption_column_is_refused(name):
+    """Otherwise its numbers would be used as captions."""
     with pytest.raises(ContentError, match="its columns are 'file_name', 'width', 'height': expected one of text"):
         list(read_table(name, "file_name,width,height\na.png,200,160\n"))

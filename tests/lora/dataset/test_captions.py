@@ -1,4 +1,4 @@
-"""A prompt has prefix, suffix and trigger word in it, once, and a second reading changes nothing."""
+"""A prompt contains prefix, suffix and trigger word exactly once, and applying the rule again changes nothing."""
 
 import time
 
@@ -16,11 +16,11 @@ triggers = st.sampled_from(["", "TOK", "a", "!", "<s1>", "red fox", "(", "trigge
 )
 
 
-def trained(caption, trigger_word="TOK", *, prefix="", suffix=""):
+def prompt_for(caption, trigger_word="TOK", *, prefix="", suffix=""):
     return PromptRule(trigger_word, prefix, suffix).prompt(caption)
 
 
-def steadily(test):
+def deterministic(test):
     return settings(max_examples=300, deadline=None, derandomize=True)(test)
 
 
@@ -46,9 +46,9 @@ def steadily(test):
         (" \n\t ", "TOK"),
     ],
 )
-def test_a_prompt_names_the_trigger_word(caption, prompt):
+def test_a_prompt_contains_the_trigger_word(caption, prompt):
     """A61, A62."""
-    assert trained(caption) == prompt
+    assert prompt_for(caption) == prompt
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_a_prompt_names_the_trigger_word(caption, prompt):
     [("a dog", "a dog"), ("a photo of [trigger] at sea", "a photo of at sea"), ("", ""), ("[trigger]", "")],
 )
 def test_without_a_trigger_word_nothing_is_added(caption, prompt):
-    assert trained(caption, "") == prompt
+    assert prompt_for(caption, "") == prompt
 
 
 @pytest.mark.parametrize("trigger", ["a\\1b", "x+y", "(", "\\g<0>", "<s1>", "!", "ohwx-man", "猫", "🦊"])
-def test_a_trigger_word_is_text_and_no_pattern(trigger):
-    assert trained("of [trigger]", trigger) == f"of {trigger}"
-    assert trained("x dog", trigger) == f"{trigger} x dog"
-    assert trained(f"x {trigger} dog", trigger) == f"x {trigger} dog"
+def test_a_trigger_word_is_not_a_regular_expression(trigger):
+    assert prompt_for("of [trigger]", trigger) == f"of {trigger}"
+    assert prompt_for("x dog", trigger) == f"{trigger} x dog"
+    assert prompt_for(f"x {trigger} dog", trigger) == f"x {trigger} dog"
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_a_trigger_word_is_text_and_no_pattern(trigger):
         ("the red foxes run", "red fox the red foxes run"),
     ],
 )
-def test_a_trigger_of_two_words_is_found_as_a_whole(caption, prompt):
-    assert trained(caption, "red fox") == prompt
+def test_a_trigger_of_two_words_is_matched_as_a_whole(caption, prompt):
+    assert prompt_for(caption, "red fox") == prompt
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_text_becomes_one_line(text, line):
     ],
 )
 def test_a_prompt_begins_with_the_prefix_once(caption, prompt):
-    assert trained(caption, prefix="a photo of [trigger],") == prompt
+    assert prompt_for(caption, prefix="a photo of [trigger],") == prompt
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_prompt_begins_with_the_prefix_once(caption, prompt):
     ],
 )
 def test_a_prompt_ends_with_the_suffix_once(suffix, caption, prompt):
-    assert trained(caption, suffix=suffix) == prompt
+    assert prompt_for(caption, suffix=suffix) == prompt
 
 
 @pytest.mark.parametrize(
@@ -138,41 +138,41 @@ def test_a_prompt_ends_with_the_suffix_once(suffix, caption, prompt):
     ],
 )
 def test_the_trigger_word_goes_between_prefix_and_suffix(caption, prompt):
-    assert trained(caption, prefix="a photo of", suffix=", film") == prompt
+    assert prompt_for(caption, prefix="a photo of", suffix=", film") == prompt
 
 
-def test_a_line_that_the_prefix_and_the_suffix_share_is_left_alone():
-    assert trained("a photo of TOK", prefix="a photo of TOK", suffix="of TOK") == "a photo of TOK"
-    assert trained("", prefix="a photo of TOK", suffix="of TOK") == "a photo of TOK"
+def test_a_line_that_prefix_and_suffix_overlap_in_is_unchanged():
+    assert prompt_for("a photo of TOK", prefix="a photo of TOK", suffix="of TOK") == "a photo of TOK"
+    assert prompt_for("", prefix="a photo of TOK", suffix="of TOK") == "a photo of TOK"
 
 
 def test_a_comma_before_a_suffix_stays_where_a_prefix_is_added():
-    assert trained("dog by TOK,", prefix="a", suffix="by TOK,") == "a dog by TOK,"
+    assert prompt_for("dog by TOK,", prefix="a", suffix="by TOK,") == "a dog by TOK,"
 
 
-@steadily
+@deterministic
 @given(texts, triggers, lines, lines)
 @example("a dog", "TOK", "", "!")
 @example("a dog", "!", "(", ")")
 @example("a photo of a dog", "TOK", "a photo of", "a dog")
 @example("[tri[trigger]gger]", "", "", "")
 @example("a", "TOK", ",", ";")
-def test_the_rule_changes_nothing_when_it_is_applied_twice(caption, trigger, prefix, suffix):
+def test_the_rule_is_idempotent(caption, trigger, prefix, suffix):
     rule = PromptRule(trigger, prefix, suffix)
     once = rule.prompt(caption)
     assert rule.prompt(once) == once
 
 
-@steadily
+@deterministic
 @given(texts, triggers, lines, lines)
-def test_a_prompt_is_one_line_that_any_program_takes(caption, trigger, prefix, suffix):
-    prompt = trained(caption, trigger, prefix=prefix, suffix=suffix)
+def test_a_prompt_is_one_line_of_valid_text(caption, trigger, prefix, suffix):
+    prompt = prompt_for(caption, trigger, prefix=prefix, suffix=suffix)
     assert prompt.encode().decode() == prompt == one_line(prompt)
 
 
-@steadily
+@deterministic
 @given(texts, triggers, lines, lines)
-def test_a_prompt_says_the_trigger_word(caption, trigger, prefix, suffix):
+def test_every_prompt_mentions_the_trigger_word(caption, trigger, prefix, suffix):
     rule = PromptRule(trigger, prefix, suffix)
     assert not trigger or rule.mentions_trigger(rule.prompt(caption))
 
@@ -189,12 +189,12 @@ def test_a_prompt_says_the_trigger_word(caption, trigger, prefix, suffix):
         (PromptRule("", "", ""), "a dog", False),
     ],
 )
-def test_it_can_be_asked_whether_the_trigger_word_has_its_place(rule, caption, is_mentioned):
+def test_mentions_trigger_finds_the_trigger_word_and_its_placeholder(rule, caption, is_mentioned):
     assert rule.mentions_trigger(caption) is is_mentioned
 
 
-def test_no_caption_takes_long():
-    """Patterns that go back and forth would take minutes here."""
+def test_long_captions_are_processed_quickly():
+    """Regular expressions with catastrophic backtracking would take minutes here."""
     rule = PromptRule("a" * 99 + "!", "ab" * 500, "a" * 999 + "b")
     started = time.process_time()
     assert rule.prompt("[" * 40_000 + "a" * 20_000).startswith("abab")
@@ -202,7 +202,7 @@ def test_no_caption_takes_long():
 
 
 @pytest.mark.parametrize(
-    ("trigger", "caption", "trained"),
+    ("trigger", "caption", "prompt"),
     [
         ("小明", "小明在海边跑步", "小明在海边跑步"),
         ("小明", "小王在海边", "小明 小王在海边"),
@@ -211,5 +211,5 @@ def test_no_caption_takes_long():
         ("кот", "чёрный кот спит", "чёрный кот спит"),
     ],
 )
-def test_a_trigger_word_is_found_where_words_have_no_spaces_between(trigger, caption, trained):
-    assert PromptRule(trigger, "", "").prompt(caption) == trained
+def test_a_trigger_word_is_found_in_scripts_without_spaces(trigger, caption, prompt):
+    assert PromptRule(trigger, "", "").prompt(caption) == prompt

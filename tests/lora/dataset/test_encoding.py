@@ -1,4 +1,4 @@
-"""Images and captions become tensors that the pipeline would understand, each with its own."""
+"""Images and captions are encoded as the pipeline expects them, and stay together."""
 
 from dataclasses import replace
 
@@ -18,15 +18,15 @@ from tests.tiny import (
     base_with_text_length,
     encoded,
     noisy_image,
-    picture,
     read_archive,
+    solid_image,
     tiny_batches,
     tiny_pipeline,
     write,
     zipped,
 )
 
-GREYS = (0, 60, 120, 180, 240)
+GRAYS = (0, 60, 120, 180, 240)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def pipeline():
     return tiny_pipeline()
 
 
-def found(tmp_path, images, *resolutions, trigger_word="TOK", name="images"):
-    """A data set of these images, each with a caption of its own."""
+def read(tmp_path, images, *resolutions, trigger_word="TOK", name="images"):
+    """A data set of these images, each with its own caption."""
     members = {f"{index}.png": encoded(image) for index, image in enumerate(images)}
     members |= {f"{index}.txt": f"a TOK of shade {index}" for index in range(len(images))}
     archive = write(tmp_path / f"{name}.zip", zipped(members))
@@ -43,24 +43,24 @@ def found(tmp_path, images, *resolutions, trigger_word="TOK", name="images"):
 
 
 def shades():
-    """Images of two shapes, each of its own shade."""
-    return [picture(96, 64 + 32 * (index % 2), color=(grey,) * 3) for index, grey in enumerate(GREYS)]
+    """Images of two sizes, each of a different gray."""
+    return [solid_image(96, 64 + 32 * (index % 2), color=(gray,) * 3) for index, gray in enumerate(GRAYS)]
 
 
-def encode_picture(vae, image):
+def encode_image(vae, image):
     return encode_pixels(vae, np.asarray(image)[None])[0]
 
 
 def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipeline, tmp_path):
-    """Trap 34: what stands beside an image's latents in any batch is the encoding of that image's caption."""
-    set_ = found(tmp_path, shades(), 64, 96)
-    encodings = set_.encoded(pipeline)
+    """Trap 34: in every batch, the latents of an image are paired with the encoding of its own caption."""
+    archive = read(tmp_path, shades(), 64, 96)
+    encodings = archive.encoded(pipeline)
     known = {
         image.prompt: [
             encode_pixels(pipeline.vae, pixels[None])[0]
-            for pixels in set_.inspector.pixels(image.path, image.look.content, image.look.views)
+            for pixels in archive.inspector.pixels(image.path, image.inspection.content, image.inspection.crops)
         ]
-        for image in set_.dataset.images
+        for image in archive.dataset.images
     }
     batches = tiny_batches(a_recipe(batch_size=2), encodings)
     for index in range(3 * len(encodings.examples)):
@@ -77,16 +77,16 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
             assert torch.equal(pooled, expected.pooled)
 
 
-def test_a_batch_is_encoded_as_its_images_are_alone(pipeline):
+def test_images_are_encoded_the_same_in_a_batch_and_alone(pipeline):
     images = np.stack([np.asarray(noisy_image(64, 96, seed=seed)) for seed in range(5)])
-    alone = torch.stack([encode_picture(pipeline.vae, image) for image in images])
+    alone = torch.stack([encode_image(pipeline.vae, image) for image in images])
     assert torch.allclose(encode_pixels(pipeline.vae, images), alone, atol=1e-3)
 
 
-def test_what_is_encoded_is_what_the_pipeline_decodes(pipeline):
-    """Trap 11: our shift and scale, undone by the pipeline's, leave what the VAE itself decodes."""
+def test_the_pipeline_decodes_the_encoded_latents(pipeline):
+    """Trap 11: the pipeline's shift and scale invert ours, so the VAE decodes the same as without either."""
     image = noisy_image(96, 64)
-    latents = encode_picture(pipeline.vae, image)[None]
+    latents = encode_image(pipeline.vae, image)[None]
     pixels = pipeline.image_processor.preprocess(image)
     with torch.no_grad():
         direct = pipeline.vae.decode(pipeline.vae.encode(pixels).latent_dist.mean).sample
@@ -95,52 +95,52 @@ def test_what_is_encoded_is_what_the_pipeline_decodes(pipeline):
     assert (ours - direct).abs().max() < 1e-4
 
 
-def test_latents_are_fp32_with_rows_before_columns(pipeline):
-    latents = encode_picture(pipeline.vae, picture(96, 64))
+def test_latents_are_fp32_in_channels_rows_columns_order(pipeline):
+    latents = encode_image(pipeline.vae, solid_image(96, 64))
     assert latents.dtype == torch.float32
     assert latents.shape == (16, 64 // 8, 96 // 8)
 
 
-def test_encoding_is_the_mean_and_throws_no_dice(pipeline):
+def test_encoding_is_deterministic(pipeline):
     image = noisy_image()
-    assert torch.equal(encode_picture(pipeline.vae, image), encode_picture(pipeline.vae, image))
+    assert torch.equal(encode_image(pipeline.vae, image), encode_image(pipeline.vae, image))
 
 
-def test_an_image_is_encoded_at_every_resolution_it_supports(pipeline, tmp_path):
-    examples = found(tmp_path, [picture(128, 128)], 64, 96, 128).encoded(pipeline).examples
+def test_an_image_is_encoded_at_every_resolution_that_it_is_large_enough_for(pipeline, tmp_path):
+    examples = read(tmp_path, [solid_image(128, 128)], 64, 96, 128).encoded(pipeline).examples
     assert [example.latents.shape[1:] for example in examples] == [(8, 8), (12, 12), (16, 16)]
 
 
 def test_a_small_image_is_encoded_once(pipeline, tmp_path):
     """Trap 38."""
-    assert len(found(tmp_path, [picture(64, 64)], 64, 512, 1024).encoded(pipeline).examples) == 1
+    assert len(read(tmp_path, [solid_image(64, 64)], 64, 512, 1024).encoded(pipeline).examples) == 1
 
 
-def test_copies_of_an_image_share_their_latents_and_keep_their_captions(pipeline, tmp_path):
-    one, other = found(tmp_path, [picture(64, 64), picture(64, 64)], 64).encoded(pipeline).examples
+def test_copies_of_an_image_share_latents_but_not_captions(pipeline, tmp_path):
+    one, other = read(tmp_path, [solid_image(64, 64), solid_image(64, 64)], 64).encoded(pipeline).examples
     assert one.latents is other.latents
     assert not torch.equal(one.prompt.tokens, other.prompt.tokens)
 
 
 @pytest.mark.parametrize("trigger_word", ["TOK", ""])
 def test_a_dropped_caption_is_the_trigger_word(pipeline, tmp_path, trigger_word):
-    """Trap 33: or the empty prompt, encoded, where there is no trigger word; never zeros."""
-    dropped = found(tmp_path, [picture(64, 64)], 64, trigger_word=trigger_word).encoded(pipeline).dropped
+    """Trap 33: without a trigger word it is the encoded empty prompt, never zeros."""
+    dropped = read(tmp_path, [solid_image(64, 64)], 64, trigger_word=trigger_word).encoded(pipeline).dropped
     assert torch.equal(dropped.tokens, encode_prompt(pipeline, trigger_word).tokens)
     assert dropped.pooled.any()
 
 
-def test_nothing_of_the_encoders_hangs_on_the_tensors(pipeline, tmp_path):
-    (example,) = found(tmp_path, [picture(64, 64)], 64).encoded(pipeline).examples
+def test_the_encoded_tensors_do_not_require_gradients(pipeline, tmp_path):
+    (example,) = read(tmp_path, [solid_image(64, 64)], 64).encoded(pipeline).examples
     assert not any(t.requires_grad for t in (example.latents, example.prompt.tokens, example.prompt.pooled))
 
 
-def test_a_prompt_longer_than_the_base_reads_is_cut_with_one_warning(pipeline, tmp_path, capfd):
-    """A59: the warning gives the count; CLIP, which never reads past 77, says nothing."""
+def test_a_prompt_longer_than_the_text_length_is_truncated_with_one_warning(pipeline, tmp_path, capfd):
+    """A59: the warning gives the number of tokens; CLIP, which always truncates to 77, does not warn."""
     members = {
-        "a.png": encoded(picture()),
+        "a.png": encoded(solid_image()),
         "a.txt": "a dog " * 700,
-        "b.png": encoded(picture()),
+        "b.png": encoded(solid_image()),
         "b.txt": "a cat " * 4,
     }
     encodings = read_archive(write(tmp_path / "a.zip", zipped(members)), into=tmp_path / "into").encoded(pipeline)
@@ -152,65 +152,65 @@ def test_a_prompt_longer_than_the_base_reads_is_cut_with_one_warning(pipeline, t
     assert "truncated" not in "".join(capfd.readouterr())
 
 
-def test_what_is_needed_is_foretold(pipeline, tmp_path):
-    """Images at all sizes and captions, each distinct one once; the dropped caption is not counted."""
-    set_ = found(tmp_path, [*shades(), shades()[0]], 64, 96)
-    examples = set_.encoded(pipeline).examples
+def test_encoded_bytes_predicts_the_size_of_the_tensors(pipeline, tmp_path):
+    """All sizes of the images, and the captions, each distinct one once; the dropped caption is not counted."""
+    archive = read(tmp_path, [*shades(), shades()[0]], 64, 96)
+    examples = archive.encoded(pipeline).examples
     latents = {id(example.latents): example.latents.nbytes for example in examples}
     tokens = {id(example.prompt.tokens): example.prompt.tokens.nbytes for example in examples}
-    found_bytes = [encoded_bytes(set_.dataset, TINY_FLUX, extra_texts=count) for count in (0, 1)]
-    assert found_bytes[0] == sum(latents.values()) + sum(tokens.values())
-    assert found_bytes[1] - found_bytes[0] == next(iter(tokens.values()))
+    predicted = [encoded_bytes(archive.dataset, TINY_FLUX, extra_texts=count) for count in (0, 1)]
+    assert predicted[0] == sum(latents.values()) + sum(tokens.values())
+    assert predicted[1] - predicted[0] == next(iter(tokens.values()))
 
 
-def test_neutral_prompts_are_encoded_in_the_order_given_and_none_where_there_are_none(pipeline, tmp_path):
+def test_neutral_prompts_are_encoded_in_order(pipeline, tmp_path):
     texts = ("a dog", "a cat", "a bird")
-    found_ = found(tmp_path, [picture(64, 64)], 64)
-    with_neutral = replace(found_, neutral_prompts=texts).encoded(pipeline)
+    archive = read(tmp_path, [solid_image(64, 64)], 64)
+    with_neutral = replace(archive, neutral_prompts=texts).encoded(pipeline)
     assert [prompt.tokens.tolist() for prompt in with_neutral.neutral] == [
         encode_prompt(pipeline, text).tokens.tolist() for text in texts
     ]
-    assert found(tmp_path, [picture(64, 64)], 64, name="again").encoded(pipeline).neutral == ()
+    assert read(tmp_path, [solid_image(64, 64)], 64, name="again").encoded(pipeline).neutral == ()
 
 
-def test_what_the_disk_keeps_is_what_was_encoded(pipeline, tmp_path):
-    """Bit for bit, in a later job, which does not encode it again."""
+def test_the_disk_cache_returns_the_encoded_tensors(pipeline, tmp_path):
+    """A later job gets the same tensors bit for bit, without encoding again."""
     images, folder = shades(), tmp_path / "cache"
-    first = found(tmp_path, images, 64, 96).encoded(pipeline, cache=DiskCache(folder, most_bytes=2**30))
-    plain = found(tmp_path, images, 64, 96, name="plain").encoded(pipeline)
+    first = read(tmp_path, images, 64, 96).encoded(pipeline, cache=DiskCache(folder, most_bytes=2**30))
+    uncached = read(tmp_path, images, 64, 96, name="uncached").encoded(pipeline)
     pipeline_without_encoders = WithoutEncoders(pipeline)
-    later = found(tmp_path, images, 64, 96, name="later").encoded(
+    later = read(tmp_path, images, 64, 96, name="later").encoded(
         pipeline_without_encoders, cache=DiskCache(folder, most_bytes=2**30)
     )
-    for one, other, third in zip(first.examples, later.examples, plain.examples, strict=True):
+    for one, other, third in zip(first.examples, later.examples, uncached.examples, strict=True):
         assert torch.equal(one.latents, other.latents)
         assert torch.allclose(one.latents, third.latents, atol=1e-3)
         assert torch.equal(one.prompt.tokens, other.prompt.tokens)
         assert torch.equal(one.prompt.pooled, other.prompt.pooled)
 
 
-def test_texts_that_the_disk_keeps_of_one_length_are_not_taken_for_those_of_another(pipeline, tmp_path):
+def test_the_disk_cache_distinguishes_text_lengths(pipeline, tmp_path):
     cache = DiskCache(tmp_path / "cache", most_bytes=2**30)
-    found(tmp_path, [picture(64, 64)], 64).encoded(pipeline, cache=cache)
+    read(tmp_path, [solid_image(64, 64)], 64).encoded(pipeline, cache=cache)
     longer = base_with_text_length(48, tmp_path / "base")
     encoders = load_encoders(longer, on=torch.device("cpu"))
     (example,) = (
-        found(tmp_path, [picture(64, 64)], 64, name="again").encoded(encoders, base=longer, cache=cache).examples
+        read(tmp_path, [solid_image(64, 64)], 64, name="again").encoded(encoders, base=longer, cache=cache).examples
     )
     assert len(example.prompt.tokens) == 48
 
 
 class WithoutEncoders:
-    """A pipeline that can say what it is, and count tokens, and encode nothing."""
+    """A pipeline that has a device and a dtype and can count tokens, but cannot encode."""
 
     def __init__(self, pipeline):
         self.device, self.dtype, self.tokenizer_2 = pipeline.device, pipeline.dtype, pipeline.tokenizer_2
-        self.vae, self.text_encoder, self.text_encoder_2 = Unable(), Unable(), Unable()
+        self.vae, self.text_encoder, self.text_encoder_2 = UnusableEncoder(), UnusableEncoder(), UnusableEncoder()
         self.transformer = None
 
 
-class Unable:
-    """A part of such a pipeline, which can only be moved."""
+class UnusableEncoder:
+    """A component of such a pipeline, which can only be moved."""
 
     device = torch.device("cpu")
 

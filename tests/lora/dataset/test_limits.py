@@ -1,4 +1,4 @@
-"""What comes out of an archive is counted, whatever the archive says of itself."""
+"""The budget for unpacking counts the bytes that are actually unpacked."""
 
 import pytest
 
@@ -14,30 +14,30 @@ def test_a_budget_can_be_spent_to_its_last_byte():
     assert budget.spent == 10
 
 
-def test_one_byte_more_than_there_may_be_is_refused():
+def test_one_byte_beyond_the_limit_is_refused():
     budget = Budget(limit=1000, of_disk=False)
     budget.spend(1000)
     with pytest.raises(ContentError, match=r"^unpacks to 1,001 bytes or more: expected at most 1,000$"):
         budget.spend(1)
 
 
-def test_to_ask_whether_there_is_room_spends_nothing():
+def test_a_check_spends_nothing():
     budget = Budget(limit=10, of_disk=False)
-    budget.refuse(10)
+    budget.check(10)
     assert budget.spent == 0
     with pytest.raises(ContentError, match="11 bytes"):
-        budget.refuse(11)
+        budget.check(11)
 
 
-def test_a_disk_with_room_does_not_set_the_limit(tmp_path, monkeypatch):
+def test_a_disk_with_enough_space_does_not_set_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "DISK_TO_SPARE", 0)
     monkeypatch.setattr(limits, "MOST_BYTES", 10)
     assert Budget.of_folder(tmp_path) == Budget(limit=10, of_disk=False)
 
 
-def test_a_disk_that_is_nearly_full_has_no_room(tmp_path, monkeypatch):
+def test_a_disk_that_is_nearly_full_sets_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "DISK_TO_SPARE", 2**60)
     budget = Budget.of_folder(tmp_path)
     assert budget == Budget(limit=0, of_disk=True)
-    with pytest.raises(ContentError, match=r"expected at most 0, as the disk has no more room$"):
+    with pytest.raises(ContentError, match=r"expected at most 0, because the disk is full$"):
         budget.spend(1)

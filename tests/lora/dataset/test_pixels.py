@@ -1,4 +1,4 @@
-"""Fitted pictures are kept as long as there is room, and come back bit for bit."""
+"""Crops are stored as long as there is space, and read back bit for bit."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,95 +11,95 @@ from lora.dataset.pixels import PixelStore
 from lora.images.size import Size
 from tests.tiny import noisy_image
 
-VIEW = Crop(Size(96, 80), 0)
+CROP = Crop(Size(96, 80), 0)
 BYTES = 96 * 80 * 3
 
 
-def kept(store, *contents, view=VIEW):
-    return [store.get(content, view) is not None for content in contents]
+def are_stored(store, *contents, crop=CROP):
+    return [store.get(content, crop) is not None for content in contents]
 
 
-def test_what_is_kept_comes_back_bit_for_bit(tmp_path):
-    store, picture = PixelStore(tmp_path / "pixels"), noisy_image()
-    store.put("a", VIEW, picture)
-    assert np.array_equal(store.get("a", VIEW), np.asarray(picture))
+def test_stored_pixels_are_read_back_bit_for_bit(tmp_path):
+    store, image = PixelStore(tmp_path / "pixels"), noisy_image()
+    store.put("a", CROP, image)
+    assert np.array_equal(store.get("a", CROP), np.asarray(image))
 
 
-def test_what_was_never_kept_is_not_there(tmp_path):
+def test_pixels_that_were_not_stored_are_missing(tmp_path):
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", VIEW, noisy_image())
-    assert kept(store, "b") == kept(store, "a", view=Crop(Size(80, 96), 0)) == [False]
+    store.put("a", CROP, noisy_image())
+    assert are_stored(store, "b") == are_stored(store, "a", crop=Crop(Size(80, 96), 0)) == [False]
 
 
-def test_an_image_is_kept_in_each_of_its_views(tmp_path):
+def test_each_crop_of_an_image_is_stored(tmp_path):
     store = PixelStore(tmp_path / "pixels")
-    views = [VIEW, Crop(VIEW.size, 1), Crop(Size(48, 32), 0)]
-    pictures = {view: noisy_image(view.size.width, view.size.height, seed=seed) for seed, view in enumerate(views)}
-    for view, picture in pictures.items():
-        store.put("a", view, picture)
-    for view, picture in pictures.items():
-        assert np.array_equal(store.get("a", view), np.asarray(picture))
+    crops = [CROP, Crop(CROP.size, 1), Crop(Size(48, 32), 0)]
+    images = {crop: noisy_image(crop.size.width, crop.size.height, seed=seed) for seed, crop in enumerate(crops)}
+    for crop, image in images.items():
+        store.put("a", crop, image)
+    for crop, image in images.items():
+        assert np.array_equal(store.get("a", crop), np.asarray(image))
 
 
-def test_what_there_is_no_room_for_is_not_kept(tmp_path, monkeypatch):
+def test_pixels_beyond_the_limit_are_not_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES)
     store = PixelStore(tmp_path / "pixels")
     for content in ("a", "b", "c"):
-        store.put(content, VIEW, noisy_image())
-    assert kept(store, "a", "b", "c") == [True, True, False]
+        store.put(content, CROP, noisy_image())
+    assert are_stored(store, "a", "b", "c") == [True, True, False]
 
 
-def test_a_smaller_picture_may_take_the_room_that_is_left(tmp_path, monkeypatch):
+def test_a_smaller_image_can_use_the_remaining_space(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES - 1)
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", VIEW, noisy_image())
-    store.put("b", VIEW, noisy_image())
+    store.put("a", CROP, noisy_image())
+    store.put("b", CROP, noisy_image())
     store.put("c", Crop(Size(16, 16), 0), noisy_image(16, 16))
-    assert kept(store, "a", "b") + kept(store, "c", view=Crop(Size(16, 16), 0)) == [True, False, True]
+    assert are_stored(store, "a", "b") + are_stored(store, "c", crop=Crop(Size(16, 16), 0)) == [True, False, True]
 
 
-def test_a_copy_takes_no_room(tmp_path, monkeypatch):
+def test_a_copy_takes_no_space(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES)
     store = PixelStore(tmp_path / "pixels")
     for content in ("a", "a", "a", "b"):
-        store.put(content, VIEW, noisy_image())
-    assert kept(store, "a", "b") == [True, True]
+        store.put(content, CROP, noisy_image())
+    assert are_stored(store, "a", "b") == [True, True]
 
 
-def test_a_full_disk_leaves_no_room(tmp_path, monkeypatch):
+def test_nothing_is_stored_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "SHARE_OF_DISK", 0)
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", VIEW, noisy_image())
-    assert kept(store, "a") == [False]
+    store.put("a", CROP, noisy_image())
+    assert are_stored(store, "a") == [False]
     assert list((tmp_path / "pixels").iterdir()) == []
 
 
-def test_threads_together_keep_no_more_than_there_is_room_for(tmp_path, monkeypatch):
+def test_concurrent_threads_do_not_exceed_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_BYTES", 10 * BYTES)
-    store, picture = PixelStore(tmp_path / "pixels"), noisy_image()
+    store, image = PixelStore(tmp_path / "pixels"), noisy_image()
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda number: store.put(str(number % 50), VIEW, picture), range(200)))
+        list(threads.map(lambda number: store.put(str(number % 50), CROP, image), range(200)))
     files = list((tmp_path / "pixels").iterdir())
     assert [file.stat().st_size for file in files] == [BYTES] * 10
 
 
-def test_pixels_that_were_not_written_to_their_end_are_not_there(tmp_path):
+def test_incompletely_written_pixels_are_missing(tmp_path):
     store = PixelStore(tmp_path / "pixels")
-    store.put("a", VIEW, noisy_image())
+    store.put("a", CROP, noisy_image())
     (file,) = (tmp_path / "pixels").iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert store.get("a", VIEW) is None
+    assert store.get("a", CROP) is None
 
 
-def test_what_the_disk_has_no_more_room_for_is_not_kept(tmp_path, monkeypatch):
-    """Some of it stays free for the rest of the machine."""
+def test_pixels_are_not_stored_if_the_disk_has_too_little_space(tmp_path, monkeypatch):
+    """Some space stays free for other programs."""
     store = PixelStore(tmp_path / "pixels")
     monkeypatch.setattr(pixels, "DISK_TO_SPARE", 2**62)
-    store.put("a", VIEW, noisy_image())
-    assert kept(store, "a") == [False]
+    store.put("a", CROP, noisy_image())
+    assert are_stored(store, "a") == [False]
 
 
-def test_nobody_elses_folder_is_taken(tmp_path):
+def test_an_existing_folder_is_refused(tmp_path):
     PixelStore(tmp_path / "pixels")
     with pytest.raises(FileExistsError):
         PixelStore(tmp_path / "pixels")

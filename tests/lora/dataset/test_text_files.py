@@ -1,5 +1,5 @@
-"""Text is read whatever program wrote it, and what is no text is not taken for any."""
-# ruff: noqa: RUF001 -- letters of other alphabets look like those of ours, and are what is tested
+"""Text is decoded in any common encoding, and other content is refused."""
+# ruff: noqa: RUF001 -- the tests need letters of other alphabets that look like Latin ones
 
 import codecs
 
@@ -15,7 +15,7 @@ IMAGE = noisy_image()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_every_form_of_unicode_is_read(encoding):
+def test_every_unicode_encoding_is_decoded(encoding):
     """A56."""
     text = decode_text(CAPTION.encode(encoding))
     assert text.content == CAPTION
@@ -23,23 +23,23 @@ def test_every_form_of_unicode_is_read(encoding):
 
 
 @pytest.mark.parametrize(("mark", "encoding"), [(codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF32_BE, "utf-32-be")])
-def test_a_mark_tells_the_order_of_bytes(mark, encoding):
+def test_a_byte_order_mark_sets_the_byte_order(mark, encoding):
     assert decode_text(mark + CAPTION.encode(encoding)).content == CAPTION
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("caption", ["a dog", "un café à l’été", "a", "Ānanda"])
-def test_utf16_is_known_without_a_mark(encoding, caption):
+def test_utf_16_is_detected_without_a_mark(encoding, caption):
     assert decode_text(caption.encode(encoding)).content == caption
 
 
-def test_marks_are_no_part_of_the_text_wherever_they_stand():
-    """Two files that were joined have one in the middle."""
+def test_byte_order_marks_are_removed_everywhere():
+    """Two concatenated files have a mark in the middle."""
     assert decode_text("\ufeff\ufeffa\n\ufeffb".encode()).content == "a\nb"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_lines_end_alike_on_every_system(end):
+def test_line_ends_are_normalized(end):
     assert decode_text(f"a dog{end}on a mat{end}".encode()).content == "a dog\non a mat\n"
 
 
@@ -58,7 +58,7 @@ def test_lines_end_alike_on_every_system(end):
         ("cp949", "소녀가 공원 벤치에 앉아 책을 읽고 있다"),
     ],
 )
-def test_a_sentence_in_an_older_encoding_is_taken_for_what_it_looks_like(encoding, caption):
+def test_an_older_encoding_is_guessed(encoding, caption):
     text = decode_text(caption.encode(encoding))
     assert text.content == caption
     assert text.encoding == encoding
@@ -67,11 +67,11 @@ def test_a_sentence_in_an_older_encoding_is_taken_for_what_it_looks_like(encodin
 @pytest.mark.parametrize(
     "caption", ["👩\u200d👩\u200d👧", "می\u200cخواهم", "\u200fשלום", "🏴\U000e0067\U000e007f", "\U0001fae8", "\ue000"]
 )
-def test_joiners_directions_and_the_newest_emoji_are_text(caption):
+def test_joiners_direction_marks_and_new_emoji_are_text(caption):
     assert decode_text(caption.encode()).content == caption
 
 
-def test_no_bytes_are_no_words():
+def test_an_empty_file_is_empty_text():
     assert decode_text(b"").content == ""
 
 
@@ -92,18 +92,18 @@ def test_no_bytes_are_no_words():
     ],
     ids=range(11),
 )
-def test_what_is_no_text_is_refused(content):
-    with pytest.raises(ValueError, match="it is no text"):
+def test_content_that_is_not_text_is_refused(content):
+    with pytest.raises(ValueError, match="it is not text"):
         decode_text(content)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.binary(max_size=80))
-def test_bytes_are_text_or_they_are_refused(content):
+def test_any_bytes_are_decoded_or_refused(content):
     try:
         text = decode_text(content).content
     except ValueError as error:
-        assert str(error) == "it is no text"
+        assert str(error) == "it is not text"
     else:
         assert not set(text) & {"\0", "\r", "\ufeff"}
         assert text.encode().decode() == text

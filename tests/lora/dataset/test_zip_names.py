@@ -1,4 +1,4 @@
-"""Files keep the names that they were packed under, whichever way a zip spells them."""
+"""File names in zips are decoded correctly, whichever way their encoding is declared."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ WESTERN = ["café.jpg", "Mädchen mit Hut.jpg"]
 
 
 def packed(names, encoding, *, extra=b""):
-    """A zip whose names are in an encoding that it does not tell."""
+    """A zip whose names are in an encoding that it does not declare."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for index in range(len(names)):
@@ -24,8 +24,8 @@ def packed(names, encoding, *, extra=b""):
             archive.writestr(info, b"content")
     content = file.getvalue()
     for index, name in enumerate(names):
-        spelled = name.encode(encoding)
-        content = content.replace(f"{index}".rjust(len(spelled), "#").encode(), spelled)
+        encoded = name.encode(encoding)
+        content = content.replace(f"{index}".rjust(len(encoded), "#").encode(), encoded)
     return content
 
 
@@ -37,18 +37,18 @@ def names_in(tmp_path, content):
     ("names", "encoding"),
     [(JAPANESE, "cp932"), (CHINESE, "gb18030"), (WESTERN, "cp437"), (WESTERN, "utf-8"), (JAPANESE, "utf-8")],
 )
-def test_names_are_read_in_the_encoding_that_they_look_like(tmp_path, names, encoding):
-    """As Windows packs them in other countries, and macOS everywhere; no image is lost by its name."""
+def test_the_encoding_of_names_is_guessed(tmp_path, names, encoding):
+    """Windows writes names in the encoding of the locale, macOS in UTF-8, both without declaring it."""
     assert names_in(tmp_path, packed(names, encoding)) == names
 
 
-def test_a_name_in_an_extra_field_goes_before_the_others(tmp_path):
-    """As Info-ZIP writes it."""
+def test_a_name_in_an_extra_field_takes_precedence(tmp_path):
+    """Info-ZIP writes this field."""
     name = "予定表.jpg".encode()
     field = struct.pack("<HHBL", 0x7075, 5 + len(name), 1, 0) + name
     assert names_in(tmp_path, packed(["rubbish.jpg"], "cp437", extra=field)) == ["予定表.jpg"]
 
 
 @pytest.mark.parametrize("extra", [b"\x75\x70\x02\x00\x01\x00", b"\x75\x70\x06\x00\x01\x00\x00\x00\x00\xff", b"\x01"])
-def test_an_extra_field_that_is_cut_off_says_nothing(tmp_path, extra):
+def test_a_truncated_extra_field_is_ignored(tmp_path, extra):
     assert names_in(tmp_path, packed(["a.jpg"], "cp437", extra=extra)) == ["a.jpg"]

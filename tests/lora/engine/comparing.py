@@ -1,5 +1,5 @@
-"""What the engine's tests share: a base wearing a LoRA on every layer, a question about pictures that it knows, and how
-near an answer is to another."""
+"""Helpers of the engine's tests: a base with a LoRA on every layer, inputs of the loss, and comparisons of losses and
+gradients."""
 
 import functools
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from tests.tiny import (
 )
 
 CPU = torch.device("cpu")
-# Themselves and a thousand times themselves exact in bf16, in which diffusers hands them on: all are asked the same.
-WORDS = 8  # tokens: a real prompt has 512, which takes long
+TOKENS = 8  # per prompt: a real prompt has 512, which takes long
+# Exact in bf16, and so are they times 1000, as diffusers passes them on: all precisions get the same inputs.
 SIGMAS = torch.tensor([0.125, 0.5])
 
 
 @dataclass(frozen=True)
-class Question:
-    """A batch, and what it is mixed with."""
+class LossInputs:
+    """A batch, and the noise and sigmas that are added to it."""
 
     batch: Batch
     noise: Tensor
@@ -42,8 +42,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The loss of a question, and what it says of each parameter of the LoRA."""
+class LossAndGradients:
+    """The loss for some inputs, and its gradient by each parameter of the LoRA."""
 
     loss: float
     gradients: dict[str, Tensor]
@@ -53,56 +53,57 @@ class Answer:
 
 
 @functools.cache
-def a_question() -> Question:
-    """About pictures of the world that tiny-flux was taught, in few words."""
+def world_inputs() -> LossInputs:
+    """Images of the world that tiny-flux was trained on, with short prompts."""
     examples = world(tiny_pipeline(), count=len(SIGMAS))
     latents = torch.stack([example.latents for example in examples])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
-    prompts = [Prompt(example.prompt.tokens[:WORDS], example.prompt.pooled) for example in examples]
-    return Question(Batch(latents, Prompt.stack(prompts)), noise)
+    prompts = [Prompt(example.prompt.tokens[:TOKENS], example.prompt.pooled) for example in examples]
+    return LossInputs(Batch(latents, Prompt.stack(prompts)), noise)
 
 
-def small_question() -> Question:
-    """To the small random transformer of tests/tiny.py, which bf16 takes no time on."""
+def small_inputs() -> LossInputs:
+    """Inputs for the small random transformer of tests/tiny.py, which is fast even in bf16."""
     batch = tiny_batch(len(SIGMAS))
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(3))
-    return Question(batch, noise)
+    return LossInputs(batch, noise)
 
 
-def worn(precision: Precision, *, on_host: bool = False) -> FluxTransformer2DModel:
-    """tiny-flux held in a precision, with a LoRA that does something on each layer that can wear one."""
-    return dressed(load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU)))
+def tiny_flux_with_lora(precision: Precision, *, on_host: bool = False) -> FluxTransformer2DModel:
+    """tiny-flux in a precision, with a LoRA that is not zero on each layer that can have one."""
+    return with_lora(load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU)))
 
 
 def small(dtype: torch.dtype) -> FluxTransformer2DModel:
-    """The small transformer, with weights that are exact in bf16 whatever it computes in, dressed likewise."""
-    return dressed(tiny_transformer(dtype=torch.bfloat16).to(dtype))
+    """The small transformer with such a LoRA, and weights that are exact in bf16 whatever precision it computes in."""
+    return with_lora(tiny_transformer(dtype=torch.bfloat16).to(dtype))
 
 
 def fused(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
-    """On the engine."""
+    """Fuse the LoRA layers."""
     fuse_lora(transformer)
     return transformer
 
 
-def dressed(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
+def with_lora(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     randomize_lora(transformer, spread=0.02)
     return transformer
 
 
-def answer(transformer: FluxTransformer2DModel, question: Question) -> Answer:
+def loss_and_gradients(transformer: FluxTransformer2DModel, inputs: LossInputs) -> LossAndGradients:
     transformer.zero_grad()
-    loss = loss_at(transformer, question.batch, noise=question.noise, sigmas=question.sigmas)
+    loss = loss_at(transformer, inputs.batch, noise=inputs.noise, sigmas=inputs.sigmas)
     loss.backward()
-    return Answer(loss.item(), {name: each.grad.clone() for name, each in lora_parameters(transformer).items()})
+    gradients = {name: each.grad.clone() for name, each in lora_parameters(transformer).items()}
+    return LossAndGradients(loss.item(), gradients)
 
 
-def cosine(found: Answer, expected: Answer) -> float:
+def cosine(found: LossAndGradients, expected: LossAndGradients) -> float:
     assert found.gradients.keys() == expected.gradients.keys()
     return torch.cosine_similarity(found.flat(), expected.flat(), dim=0).item()
 
 
-def error(found: Answer, expected: Answer) -> float:
-    """Of all gradients together, relative."""
+def error(found: LossAndGradients, expected: LossAndGradients) -> float:
+    """The relative error of all gradients together."""
     return ((found.flat() - expected.flat()).norm() / expected.flat().norm()).item()

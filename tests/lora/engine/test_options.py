@@ -1,4 +1,4 @@
-"""Which engine is chosen, and by whom."""
+"""The environment selects the engine."""
 
 import pytest
 
@@ -6,15 +6,15 @@ from lora.engine.options import chosen_engine
 from tests.tiny import assert_one_sentence
 
 
-@pytest.mark.parametrize(("said", "expected"), [(None, "fast"), ("", "fast"), ("fast", "fast"), (" plain ", "plain")])
-def test_the_engine_is_fast_unless_the_environment_says_plain(monkeypatch, said, expected):
+@pytest.mark.parametrize(("value", "expected"), [(None, "fast"), ("", "fast"), ("fast", "fast"), (" plain ", "plain")])
+def test_the_engine_is_fast_unless_the_environment_says_plain(monkeypatch, value, expected):
     monkeypatch.delenv("FLUX_ENGINE", raising=False)
-    if said is not None:
-        monkeypatch.setenv("FLUX_ENGINE", said)
+    if value is not None:
+        monkeypatch.setenv("FLUX_ENGINE", value)
     assert chosen_engine() == expected
 
 
-def test_an_engine_that_nobody_knows_is_refused(monkeypatch):
+def test_an_unknown_engine_is_refused(monkeypatch):
     monkeypatch.setenv("FLUX_ENGINE", "warp")
     with pytest.raises(ValueError, match="FLUX_ENGINE") as error:
         chosen_engine()

@@ -1,4 +1,4 @@
-"""Blocks that stream: the same bits as blocks that stay, forward and back, with two slots for all."""
+"""Streamed blocks compute the same bits as others, forward and backward, with two slots for all."""
 
 import pytest
 import torch
@@ -10,19 +10,19 @@ from lora.engine.streaming import BlockStream, _Slot
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.losses import loss_at
-from tests.lora.engine.comparing import SIGMAS, answer, fused, small_question
+from tests.lora.engine.comparing import SIGMAS, fused, loss_and_gradients, small_inputs
 from tests.tiny import all_layers, randomize_lora
 
 CPU = torch.device("cpu")
 BLOCKS = 4
-EVERY_WAY = [
+PLACEMENTS = [
     *(("fp32", False, count) for count in range(1, BLOCKS + 1)),
     *(("bf16", True, 3), ("int8", True, BLOCKS), ("nf4", False, BLOCKS), ("nf4", True, 2)),
 ]
 
 
-def worn(base, precision, on_host, streamed, *, engine=fused):
-    """With a LoRA that does something on each layer."""
+def with_lora(base, precision, on_host, streamed, *, engine=fused):
+    """A transformer with a LoRA that is not zero on each layer."""
     transformer = load_transformer(base, WeightPlacement(precision, on_host, CPU, streamed))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     randomize_lora(transformer)
@@ -32,118 +32,118 @@ def worn(base, precision, on_host, streamed, *, engine=fused):
 
 
 @pytest.fixture
-def arrivals(monkeypatch):
-    """The blocks whose weights came to the device, one entry each time."""
-    seen, receive = [], _Slot.receive
-    monkeypatch.setattr(_Slot, "receive", lambda slot, home: (seen.append(home), receive(slot, home))[1])
-    return seen
+def copies(monkeypatch):
+    """The host weights that were copied to the device, one entry for each copy."""
+    copied, load = [], _Slot.load
+    monkeypatch.setattr(_Slot, "load", lambda slot, source: (copied.append(source), load(slot, source))[1])
+    return copied
 
 
-def places_of(arrivals, transformer):
-    """The same as places of blocks among those that stream."""
+def indices_of(copies, transformer):
+    """The indices of the blocks that the copies belong to."""
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     layers = [set(block.modules()) for block in blocks]
-    return [next(place for place, inner in enumerate(layers) if home.layers[0] in inner) for home in arrivals]
+    return [next(index for index, inner in enumerate(layers) if source.layers[0] in inner) for source in copies]
 
 
-@pytest.mark.parametrize(("precision", "on_host", "streamed"), EVERY_WAY)
-def test_loss_and_gradients_are_those_of_blocks_that_stay_bit_for_bit(base, precision, on_host, streamed):
-    """Three times, as weights come in another order after the first pass."""
-    question = small_question()
-    found, expected = worn(base, precision, on_host, streamed), worn(base, precision, on_host, 0)
+@pytest.mark.parametrize(("precision", "on_host", "streamed"), PLACEMENTS)
+def test_loss_and_gradients_are_those_of_unstreamed_blocks_bit_for_bit(base, precision, on_host, streamed):
+    """Three times, as the order of the copies differs after the first pass."""
+    inputs = small_inputs()
+    found, expected = with_lora(base, precision, on_host, streamed), with_lora(base, precision, on_host, 0)
     for _ in range(3):
-        one, other = answer(found, question), answer(expected, question)
+        one, other = loss_and_gradients(found, inputs), loss_and_gradients(expected, inputs)
         assert one.loss == other.loss
         assert all(torch.equal(one.gradients[name], gradient) for name, gradient in other.gradients.items())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
 def test_pefts_own_layers_can_stream_too(base, precision):
-    """In nf4 bitsandbytes keeps the codes themselves from the first forward pass: a block has to have the same slot
-    when it is computed again."""
-    found, expected = (worn(base, precision, False, count, engine=lambda each: each) for count in (BLOCKS, 0))
-    one, other = answer(found, small_question()), answer(expected, small_question())
+    """bitsandbytes keeps a reference to the nf4 codes of the first forward pass, so a recomputed block must get the
+    same slot."""
+    found, expected = (with_lora(base, precision, False, count, engine=lambda each: each) for count in (BLOCKS, 0))
+    one, other = loss_and_gradients(found, small_inputs()), loss_and_gradients(expected, small_inputs())
     assert one.loss == other.loss
     assert torch.equal(one.flat(), other.flat())
 
 
-@pytest.mark.parametrize("broken_off_at", range(BLOCKS))
-def test_a_pass_that_is_broken_off_does_not_mislead_the_next(base, broken_off_at):
-    found, expected = worn(base, "fp32", False, BLOCKS), worn(base, "fp32", False, 0)
+@pytest.mark.parametrize("interrupted_at", range(BLOCKS))
+def test_an_interrupted_pass_does_not_affect_the_next(base, interrupted_at):
+    found, expected = with_lora(base, "fp32", False, BLOCKS), with_lora(base, "fp32", False, 0)
     blocks = [*found.transformer_blocks, *found.single_transformer_blocks]
-    hook = blocks[broken_off_at].register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    hook = blocks[interrupted_at].register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        answer(found, small_question())
+        loss_and_gradients(found, small_inputs())
     hook.remove()
-    one, other = answer(found, small_question()), answer(expected, small_question())
+    one, other = loss_and_gradients(found, small_inputs()), loss_and_gradients(expected, small_inputs())
     assert one.loss == other.loss
     assert torch.equal(one.flat(), other.flat())
 
 
-@pytest.mark.parametrize("written", range(1, 60, 7))
-def test_a_cancel_while_weights_come_does_not_mislead_the_next_pass(base, monkeypatch, written):
-    """Wherever it comes: as the layers of a block get their weights, or as those that leave lose theirs."""
-    found, expected = worn(base, "fp32", False, BLOCKS), worn(base, "fp32", False, 0)
-    answer(found, small_question())
+@pytest.mark.parametrize("write", range(1, 60, 7))
+def test_a_cancel_while_weights_are_copied_does_not_affect_the_next_pass(base, monkeypatch, write):
+    """Whenever it comes: as layers get their weights, or as the layers of the previous block lose theirs."""
+    found, expected = with_lora(base, "fp32", False, BLOCKS), with_lora(base, "fp32", False, 0)
+    loss_and_gradients(found, small_inputs())
     with monkeypatch.context() as patch:
-        cancel_at_write(patch, written)
+        cancel_at_write(patch, write)
         with pytest.raises(KeyboardInterrupt):
-            answer(found, small_question())
-    one, other = answer(found, small_question()), answer(expected, small_question())
+            loss_and_gradients(found, small_inputs())
+    one, other = loss_and_gradients(found, small_inputs()), loss_and_gradients(expected, small_inputs())
     assert one.loss == other.loss
     assert torch.equal(one.flat(), other.flat())
 
 
 def cancel_at_write(patch, number):
-    """At the so-many-th time that a layer's weight is put elsewhere."""
-    seen, data = [], torch.Tensor.data
+    """Cancel at the given number of assignments to `data` of a layer's weight."""
+    written, data = [], torch.Tensor.data
 
     def write(tensor, value):
-        seen.append(tensor)
-        if len(seen) == number:
+        written.append(tensor)
+        if len(written) == number:
             raise KeyboardInterrupt
         data.__set__(tensor, value)
 
     patch.setattr(torch.nn.Parameter, "data", property(data.__get__, write), raising=False)
 
 
-def test_a_step_fetches_each_block_once_each_way_but_for_the_two_that_are_there(base, arrivals):
-    transformer = worn(base, "fp32", False, BLOCKS)
-    answer(transformer, small_question())
-    assert places_of(arrivals, transformer) == [0, 1, 2, 3, 1, 0]
-    arrivals.clear()
-    answer(transformer, small_question())
-    assert places_of(arrivals, transformer) == [2, 3, 1, 0]
+def test_a_step_copies_each_block_once_per_pass_except_for_the_two_that_are_there(base, copies):
+    transformer = with_lora(base, "fp32", False, BLOCKS)
+    loss_and_gradients(transformer, small_inputs())
+    assert indices_of(copies, transformer) == [0, 1, 2, 3, 1, 0]
+    copies.clear()
+    loss_and_gradients(transformer, small_inputs())
+    assert indices_of(copies, transformer) == [2, 3, 1, 0]
 
 
-def test_pictures_that_follow_each_other_fetch_the_first_block_while_the_last_computes(base, arrivals):
-    transformer, question = worn(base, "fp32", False, BLOCKS), small_question()
+def test_inference_copies_the_first_block_again_while_the_last_computes(base, copies):
+    transformer, inputs = with_lora(base, "fp32", False, BLOCKS), small_inputs()
     with torch.no_grad():
         for _ in range(2):
-            loss_at(transformer, question.batch, noise=question.noise, sigmas=SIGMAS)
-    assert places_of(arrivals, transformer) == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+            loss_at(transformer, inputs.batch, noise=inputs.noise, sigmas=SIGMAS)
+    assert indices_of(copies, transformer) == [0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
-def test_the_next_blocks_weights_are_on_their_way_before_a_block_computes(base, arrivals):
-    transformer, question = worn(base, "fp32", False, BLOCKS), small_question()
+def test_the_copy_of_the_next_block_begins_before_a_block_computes(base, copies):
+    transformer, inputs = with_lora(base, "fp32", False, BLOCKS), small_inputs()
     seen = []
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
-        block.register_forward_pre_hook(lambda *_: seen.append(len(arrivals)))
+        block.register_forward_pre_hook(lambda *_: seen.append(len(copies)))
     with torch.no_grad():
-        loss_at(transformer, question.batch, noise=question.noise, sigmas=SIGMAS)
+        loss_at(transformer, inputs.batch, noise=inputs.noise, sigmas=SIGMAS)
     assert seen == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(("precision", "on_host"), [("bf16", False), ("int8", True), ("nf4", True)])
-def test_on_the_device_are_two_slots_and_no_other_weights_of_blocks_that_stream(base, precision, on_host):
-    transformer = worn(base, precision, on_host, BLOCKS)
-    answer(transformer, small_question())
+def test_the_device_has_two_slots_and_no_other_weights_of_streamed_blocks(base, precision, on_host):
+    transformer = with_lora(base, precision, on_host, BLOCKS)
+    loss_and_gradients(transformer, small_inputs())
     layers = [layer for layer in transformer.modules() if isinstance(layer, torch.nn.Linear)]
     streamed = [
         layer for layer in layers if ".lora_" not in name_of(transformer, layer) and in_block(transformer, layer)
     ]
-    rooms = {layer.weight.untyped_storage().data_ptr() for layer in streamed if layer.weight.numel()}
-    assert len(rooms) == 2
+    buffers = {layer.weight.untyped_storage().data_ptr() for layer in streamed if layer.weight.numel()}
+    assert len(buffers) == 2
     with_weights = [layer for layer in streamed if layer.weight.numel()]
     assert 0 < len(with_weights) < len(streamed)
 
@@ -157,12 +157,12 @@ def in_block(transformer, layer):
 
 
 @pytest.mark.parametrize(
-    ("count", "places"), [(0, []), (1, [9]), (2, [4, 9]), (5, [1, 3, 5, 7, 9]), (10, list(range(10)))]
+    ("count", "indices"), [(0, []), (1, [9]), (2, [4, 9]), (5, [1, 3, 5, 7, 9]), (10, list(range(10)))]
 )
-def test_blocks_that_stream_are_as_far_from_each_other_as_can_be(count, places):
-    assert streamed_block_indices(count, of=10) == places
+def test_streamed_blocks_are_spaced_as_evenly_as_possible(count, indices):
+    assert streamed_block_indices(count, of=10) == indices
 
 
-def test_a_stream_to_no_block_takes_nothing():
+def test_a_stream_for_no_blocks_includes_no_layer():
     layer = torch.nn.Linear(2, 2)
-    assert not BlockStream([], CPU).takes(layer)
+    assert not BlockStream([], CPU).includes(layer)

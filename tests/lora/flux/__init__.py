@@ -1,1 +1,1 @@
-"""FLUX itself: our layout and our question, held against the diffusers pipeline."""
+"""FLUX itself: our loading, latents and velocity, compared with the pipeline of diffusers."""

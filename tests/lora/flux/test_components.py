@@ -1,4 +1,4 @@
-"""A base is refused of which a part does not fit its config; what published files hold besides is not."""
+"""A base is refused if a component does not match its config, but not for additional tensors of published files."""
 
 import json
 import re
@@ -26,8 +26,8 @@ def base(tmp_path):
     return linked_base(tmp_path / "base")
 
 
-def change_weights(base, part, change):
-    file = base / part / WEIGHTS[part]
+def change_weights(base, component, change):
+    file = base / component / WEIGHTS[component]
     tensors = change(load_file(file))
     file.unlink()
     save_file(tensors, file, metadata={"format": "pt"})
@@ -37,19 +37,19 @@ def change_json(file, **changes):
     replace(file, json.dumps(json.loads(file.read_text()) | changes).encode())
 
 
-def refusal(base, part):
+def refusal(base, component):
     with pytest.raises(ValueError) as error:
-        if part == "transformer":
+        if component == "transformer":
             load_transformer(base, WeightPlacement("fp32", False, torch.device("cpu")))
         else:
-            load_components(base, (part,), dtype=torch.float32)
-    assert_one_sentence(error.value, f"{base / part}", "expected")
-    assert str(error.value).startswith(str(base / part))
+            load_components(base, (component,), dtype=torch.float32)
+    assert_one_sentence(error.value, f"{base / component}", "expected")
+    assert str(error.value).startswith(str(base / component))
     return str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("part", "name"),
+    ("component", "name"),
     [
         ("text_encoder", "encoder.layers.0.layer_norm1.weight"),
         ("text_encoder_2", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
@@ -57,13 +57,13 @@ def refusal(base, part):
         ("vae", "decoder.conv_norm_out.weight"),
     ],
 )
-def test_a_part_that_lacks_a_tensor_is_refused_by_its_name(base, part, name):
-    change_weights(base, part, lambda tensors: {key: tensors[key] for key in tensors if key != name})
-    assert f"has no tensor {name}: expected 1 more" in refusal(base, part)
+def test_a_component_that_lacks_a_tensor_is_refused_by_its_name(base, component, name):
+    change_weights(base, component, lambda tensors: {key: tensors[key] for key in tensors if key != name})
+    assert f"has no tensor {name}: expected 1 more" in refusal(base, component)
 
 
 @pytest.mark.parametrize(
-    ("part", "name"),
+    ("component", "name"),
     [
         ("text_encoder", "final_layer_norm.weight"),
         ("text_encoder_2", "encoder.final_layer_norm.weight"),
@@ -71,13 +71,13 @@ def test_a_part_that_lacks_a_tensor_is_refused_by_its_name(base, part, name):
         ("vae", "decoder.conv_norm_out.weight"),
     ],
 )
-def test_a_tensor_of_another_shape_is_refused_by_its_name(base, part, name):
-    change_weights(base, part, lambda tensors: {**tensors, name: torch.ones(3)})
-    assert re.search(rf"{re.escape(name)} .*3", refusal(base, part))
+def test_a_tensor_of_another_shape_is_refused_by_its_name(base, component, name):
+    change_weights(base, component, lambda tensors: {**tensors, name: torch.ones(3)})
+    assert re.search(rf"{re.escape(name)} .*3", refusal(base, component))
 
 
 @pytest.mark.parametrize(
-    ("part", "setting"),
+    ("component", "setting"),
     [
         ("text_encoder", {"num_hidden_layers": 1}),
         ("text_encoder_2", {"num_layers": 1}),
@@ -90,71 +90,74 @@ def test_a_tensor_of_another_shape_is_refused_by_its_name(base, part, name):
         ("vae", {"shift_factor": "x"}),
     ],
 )
-def test_a_config_that_its_weights_do_not_fit_is_refused(base, part, setting):
-    change_json(base / part / "config.json", **setting)
-    refusal(base, part)
+def test_a_config_that_does_not_match_its_weights_is_refused(base, component, setting):
+    change_json(base / component / "config.json", **setting)
+    refusal(base, component)
 
 
-@pytest.mark.parametrize("part", WEIGHTS)
-def test_an_empty_config_is_refused(base, part):
-    replace(base / part / "config.json", b"{}")
-    refusal(base, part)
+@pytest.mark.parametrize("component", WEIGHTS)
+def test_an_empty_config_is_refused(base, component):
+    replace(base / component / "config.json", b"{}")
+    refusal(base, component)
 
 
-@pytest.mark.parametrize("part", WEIGHTS)
-def test_weights_that_are_no_numbers_are_refused(base, part):
+@pytest.mark.parametrize("component", WEIGHTS)
+def test_weights_that_are_not_numbers_are_refused(base, component):
     def spoil(tensors):
         name = max(tensors, key=lambda name: tensors[name].numel())
         return {**tensors, name: torch.full_like(tensors[name], NOT_A_NUMBER)}
 
-    change_weights(base, part, spoil)
-    assert "expected weights" in refusal(base, part)
+    change_weights(base, component, spoil)
+    assert "expected weights" in refusal(base, component)
 
 
-@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
-def test_a_vocabulary_that_is_none_is_refused_by_its_folder(base, part):
-    replace(base / part / "tokenizer.json", b"{}")
+@pytest.mark.parametrize("component", ["tokenizer", "tokenizer_2"])
+def test_an_invalid_vocabulary_is_refused_by_its_folder(base, component):
+    replace(base / component / "tokenizer.json", b"{}")
     with pytest.raises(ValueError) as error:
         load_tokenizers(base)
-    assert_one_sentence(error.value, f"{base / part} cannot be loaded", "expected")
+    assert_one_sentence(error.value, f"{base / component} cannot be loaded", "expected")
 
 
-def test_an_index_that_names_no_part_of_flux_is_refused(base):
+def test_an_index_that_names_another_class_is_refused(base):
     change_json(base / "model_index.json", scheduler=["os", "system"])
     with pytest.raises(ValueError) as error:
         load_pipeline(base)
     assert_one_sentence(error.value, f"{base} cannot be loaded", "expected")
 
 
-def test_a_config_that_no_transformer_can_be_made_by_is_not_trained(base):
+def test_a_transformer_with_an_invalid_config_is_refused(base):
     change_json(base / "transformer" / "config.json", num_layers="two")
     with pytest.raises(ValueError) as error:
         load_transformer(base, WeightPlacement("fp32", False, torch.device("cpu")))
     assert_one_sentence(error.value, f"{base / 'transformer'} cannot be loaded", "expected")
 
 
-def test_text_encoders_in_the_form_of_the_published_files_are_whole(base):
-    """CLIP with a prefix, with the positions that older tools saved, and with its other half; T5 with its embedding
-    by both names, by either, and with a decoder."""
+def test_text_encoders_in_the_layout_of_the_published_files_are_accepted(base):
+    """CLIP with a prefix, the positions that older tools saved, and its image encoder; T5 with its embedding under both
+    names or either, and with a decoder."""
 
     def published_clip(tensors):
-        more = {"text_projection.weight": torch.ones(2, 2), "vision_model.encoder.layers.0.mlp.fc1.bias": torch.ones(2)}
+        additional = {
+            "text_projection.weight": torch.ones(2, 2),
+            "vision_model.encoder.layers.0.mlp.fc1.bias": torch.ones(2),
+        }
         prefixed = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
-        return prefixed | more | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+        return prefixed | additional | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
 
-    def twice(tensors):
-        again = {"encoder.embed_tokens.weight": tensors["shared.weight"].clone()}
-        return tensors | again | {"decoder.block.0.layer.0.layer_norm.weight": torch.ones(2)}
+    def with_both_names(tensors):
+        copies = {"encoder.embed_tokens.weight": tensors["shared.weight"].clone()}
+        return tensors | copies | {"decoder.block.0.layer.0.layer_norm.weight": torch.ones(2)}
 
     change_weights(base, "text_encoder", published_clip)
-    change_weights(base, "text_encoder_2", twice)
-    assert_as_made(load_components(base, ("text_encoder", "text_encoder_2"), dtype=torch.float32))
+    change_weights(base, "text_encoder_2", with_both_names)
+    assert_unchanged(load_components(base, ("text_encoder", "text_encoder_2"), dtype=torch.float32))
     change_weights(base, "text_encoder_2", lambda tensors: {n: t for n, t in tensors.items() if n != "shared.weight"})
-    assert_as_made(load_components(base, ("text_encoder_2",), dtype=torch.float32))
+    assert_unchanged(load_components(base, ("text_encoder_2",), dtype=torch.float32))
 
 
-def assert_as_made(parts):
-    made = load_components(TINY_FLUX, tuple(parts), dtype=torch.float32)
-    for name, part in parts.items():
-        for key, tensor in made[name].state_dict().items():
-            assert torch.equal(part.state_dict()[key], tensor), key
+def assert_unchanged(components):
+    original = load_components(TINY_FLUX, tuple(components), dtype=torch.float32)
+    for name, component in components.items():
+        for key, tensor in original[name].state_dict().items():
+            assert torch.equal(component.state_dict()[key], tensor), key

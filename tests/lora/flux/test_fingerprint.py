@@ -1,4 +1,4 @@
-"""Weights are told apart by their content, wherever they lie."""
+"""Weights are identified by their content, wherever they are."""
 
 import shutil
 
@@ -11,21 +11,21 @@ from tests.tiny import TINY_FLUX
 
 @pytest.fixture
 def base(tmp_path):
-    for part in ("vae", "tokenizer"):
-        shutil.copytree(TINY_FLUX / part, tmp_path / "base" / part)
+    for component in ("vae", "tokenizer"):
+        shutil.copytree(TINY_FLUX / component, tmp_path / "base" / component)
     return tmp_path / "base"
 
 
-def test_the_same_weights_elsewhere_are_the_same(base):
+def test_the_same_weights_elsewhere_have_the_same_fingerprint(base):
     assert fingerprint(base, ["vae", "tokenizer"]) == fingerprint(TINY_FLUX, ["tokenizer", "vae"])
 
 
-def test_another_part_is_another(base):
+def test_another_component_has_another_fingerprint(base):
     assert fingerprint(base, ["vae"]) != fingerprint(base, ["tokenizer"])
 
 
 @pytest.mark.parametrize("name", ["config.json", "diffusion_pytorch_model.safetensors"])
-def test_a_changed_byte_of_a_small_file_is_seen(base, name):
+def test_a_changed_byte_of_a_small_file_changes_the_fingerprint(base, name):
     before = fingerprint(base, ["vae"])
     content = bytearray((base / "vae" / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -33,13 +33,13 @@ def test_a_changed_byte_of_a_small_file_is_seen(base, name):
     assert fingerprint(base, ["vae"]) != before
 
 
-def test_a_file_more_is_seen(base):
+def test_an_additional_file_changes_the_fingerprint(base):
     before = fingerprint(base, ["vae"])
     (base / "vae/other.json").write_text("{}")
     assert fingerprint(base, ["vae"]) != before
 
 
-def test_of_a_large_file_samples_from_end_to_end_are_read(base, monkeypatch):
+def test_a_large_file_is_sampled_from_start_to_end(base, monkeypatch):
     monkeypatch.setattr(fingerprint_module, "WHOLE_BYTES", 1000)
     monkeypatch.setattr(fingerprint_module, "SAMPLE_BYTES", 10)
     path, before = base / "vae/large", None

@@ -1,4 +1,4 @@
-"""Our layout of latents is the pipeline's, on latents that are not square."""
+"""Latents are packed as in the pipeline, including latents that are not square."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_tokens_are_packed_as_the_pipeline_packs_them(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_unpacking_undoes_packing(shape):
+def test_unpacking_is_the_inverse_of_packing(shape):
     """Trap 12."""
     latents = torch.randn(shape)
     assert torch.equal(unpack(pack(latents), height=shape[2], width=shape[3]), latents)
@@ -33,7 +33,7 @@ def test_tokens_are_unpacked_as_the_pipeline_unpacks_them(shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_places_of_tokens_are_the_pipelines(dtype):
+def test_positions_of_tokens_are_those_of_the_pipeline(dtype):
     """Trap 13."""
     device = torch.device("cpu")
     ours = image_ids(height=6, width=10, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""How much of a text a base reads is its own, and one number everywhere."""
+"""Each base has its own text length, and uses one everywhere."""
 
 import numpy as np
 import pytest
@@ -15,36 +15,36 @@ TEXT = "a red star in a meadow"
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("said", "read"), [(32, 32), (64, 64), (512, 512), (513, 512), (10**30, 512)])
-def test_a_base_reads_as_many_tokens_as_its_tokenizer_says_and_at_most_those_of_flux(tmp_path, said, read):
-    base = base_with_text_length(said, tmp_path / "base")
+@pytest.mark.parametrize(("length", "expected"), [(32, 32), (64, 64), (512, 512), (513, 512), (10**30, 512)])
+def test_the_text_length_is_that_of_the_tokenizer_and_at_most_512(tmp_path, length, expected):
+    base = base_with_text_length(length, tmp_path / "base")
     encoders = load_encoders(base, on=CPU)
-    assert text_tokens(encoders) == text_tokens_of(base) == read
-    assert encode_prompt(encoders, TEXT).tokens.shape[0] == read
+    assert text_tokens(encoders) == text_tokens_of(base) == expected
+    assert encode_prompt(encoders, TEXT).tokens.shape[0] == expected
 
 
-def test_a_base_whose_tokenizer_says_nothing_reads_as_many_as_flux(tmp_path):
+def test_without_a_length_of_the_tokenizer_the_text_length_is_512(tmp_path):
     assert text_tokens_of(base_with_text_length(None, tmp_path / "base")) == 512
 
 
-@pytest.mark.parametrize(("said", "read"), [(64, 64), (512, 256)])
-def test_a_base_without_guidance_reads_half_as_many_at_most(tmp_path, said, read):
-    pipeline = FluxPipeline.from_pretrained(base_with_text_length(said, tmp_path / "base"), dtype=torch.float32)
+@pytest.mark.parametrize(("length", "expected"), [(64, 64), (512, 256)])
+def test_without_guidance_the_text_length_is_at_most_256(tmp_path, length, expected):
+    pipeline = FluxPipeline.from_pretrained(base_with_text_length(length, tmp_path / "base"), dtype=torch.float32)
     pipeline.transformer.register_to_config(guidance_embeds=False)
-    assert text_tokens(pipeline) == read
+    assert text_tokens(pipeline) == expected
 
 
-@pytest.mark.parametrize("said", [0, -1, "many", 31.5, True])
-def test_a_length_that_is_none_is_refused(tmp_path, said):
-    base = base_with_text_length(said, tmp_path / "base")
+@pytest.mark.parametrize("length", [0, -1, "many", 31.5, True])
+def test_an_invalid_text_length_is_refused(tmp_path, length):
+    base = base_with_text_length(length, tmp_path / "base")
     for load in (load_tokenizers, text_tokens_of):
         with pytest.raises(ValueError) as error:
             load(base)
-        assert_one_sentence(error.value, str(base / "tokenizer_2"), "model_max_length", repr(said), "expected")
+        assert_one_sentence(error.value, str(base / "tokenizer_2"), "model_max_length", repr(length), "expected")
 
 
 @pytest.mark.parametrize("tokens", [TINY_TEXT_TOKENS, 512])
-def test_the_stock_pipeline_told_that_length_generates_our_pixels(tmp_path, tokens):
+def test_the_stock_pipeline_with_that_length_generates_our_pixels(tmp_path, tokens):
     pipeline = FluxPipeline.from_pretrained(base_with_text_length(tokens, tmp_path / "base"), dtype=torch.float32)
     stock = pipeline(
         TEXT,

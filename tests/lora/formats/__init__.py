@@ -1,1 +1,1 @@
-"""FLUX itself: our layout and our question, held against the diffusers pipeline."""
+"""LoRA files in every layout, read and written."""

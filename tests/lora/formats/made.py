@@ -1,6 +1,7 @@
-"""LoRA files in every layout, each written by its trainer's own rule, with the changes of weights that they mean.
+"""LoRA files in every layout, each written by its trainer's own rule, with the weight deltas that they stand for.
 
-The tables are written down anew from BFL's model.py, x-flux's layers.py and diffusers' convert_flux_to_diffusers.py.
+The tables are written independently of the code, from BFL's model.py, x-flux's layers.py and diffusers'
+convert_flux_to_diffusers.py.
 """
 
 import re
@@ -52,21 +53,22 @@ XLABS = {
 RANK, ALPHA = 3, 2.0  # alpha / rank is no power of 2, and not 1
 
 Shapes = dict[str, Shape]
-Layers = Iterator[tuple[str, list[str]]]  # the file's name of a layer, without prefix, and diffusers' of its parts
-Written = tuple[dict[str, Tensor], Callable[[], Tensor]]  # tensors, and what gives the change that they mean, in fp64
-Form = Callable[[str, int, int, torch.Generator], Written]
+# Of each layer: its name in the file, without prefix, and the names of its parts in diffusers.
+Layers = Iterator[tuple[str, list[str]]]
+Written = tuple[dict[str, Tensor], Callable[[], Tensor]]  # tensors, and a function that computes their delta in fp64
+Decomposition = Callable[[str, int, int, torch.Generator], Written]
 
 
 @dataclass(frozen=True)
-class Made:
-    """A file, and the change of each layer in diffusers that it means at strength 1, in fp64."""
+class WrittenLora:
+    """A file, and the delta of each layer of diffusers at strength 1, in fp64."""
 
     tensors: dict[str, Tensor]
-    changes: dict[str, Tensor]
+    deltas: dict[str, Tensor]
 
 
 def bfl_layers(shapes: Shapes) -> Layers:
-    """As in the first FLUX.1, dotted; of those that a model of these shapes has."""
+    """The layers of the original FLUX.1, with dots, that a model of these shapes has."""
     for kind, theirs, table in (
         ("double_blocks", "transformer_blocks", DOUBLE),
         ("single_blocks", "single_transformer_blocks", SINGLE),
@@ -80,16 +82,16 @@ def bfl_layers(shapes: Shapes) -> Layers:
 
 
 def onetrainer_layers(shapes: Shapes) -> Layers:
-    """As those of the first FLUX.1, but for fused ones: each part for itself, numbered."""
+    """The layers of the original FLUX.1, but with the parts of fused layers numbered and separate."""
     for layer, parts in bfl_layers(shapes):
         if len(parts) > 1:
-            yield from ((f"{layer}.{place}", [part]) for place, part in enumerate(parts))
+            yield from ((f"{layer}.{number}", [part]) for number, part in enumerate(parts))
         else:
             yield "img_in.proj" if layer == "img_in" else layer, parts
 
 
 def xlabs_layers(shapes: Shapes) -> Layers:
-    """Those that x-flux trains."""
+    """The layers that x-flux trains."""
     for index in range(38):
         for layer, (block, parts) in XLABS.items():
             names = [f"{block.format(index)}{part}" for part in parts]
@@ -98,7 +100,7 @@ def xlabs_layers(shapes: Shapes) -> Layers:
 
 
 def diffusers_layers(shapes: Shapes) -> Layers:
-    """All linear layers, each for itself."""
+    """All linear layers, none of them fused."""
     return ((name, [name]) for name in shapes)
 
 
@@ -106,8 +108,8 @@ def randn(generator: torch.Generator, *size: int) -> Tensor:
     return torch.randn(size, generator=generator)
 
 
-def pair(down: str, up: str, *, alpha: float | None = None) -> Form:
-    """A form of two matrices: the change is up @ down, times alpha / rank where alpha is given."""
+def low_rank(down: str, up: str, *, alpha: float | None = None) -> Decomposition:
+    """A decomposition into two matrices: the delta is up @ down, times alpha / rank if alpha is given."""
 
     def write(name: str, rows: int, columns: int, generator: torch.Generator) -> Written:
         a, b = randn(generator, RANK, columns), randn(generator, rows, RANK)
@@ -120,7 +122,7 @@ def pair(down: str, up: str, *, alpha: float | None = None) -> Form:
 
 
 def loha(name: str, rows: int, columns: int, generator: torch.Generator) -> Written:
-    """(w1_a w1_b) * (w2_a w2_b) alpha / rank, as LyCORIS has it."""
+    """(w1_a w1_b) * (w2_a w2_b) alpha / rank, as in LyCORIS."""
     w1_a, w2_a = randn(generator, rows, RANK), randn(generator, rows, RANK)
     w1_b, w2_b = randn(generator, RANK, columns), randn(generator, RANK, columns)
     tensors = {f"{name}.hada_w1_a": w1_a, f"{name}.hada_w1_b": w1_b, f"{name}.hada_w2_a": w2_a}
@@ -129,7 +131,7 @@ def loha(name: str, rows: int, columns: int, generator: torch.Generator) -> Writ
 
 
 def lokr(name: str, rows: int, columns: int, generator: torch.Generator) -> Written:
-    """kron(w1, w2_a w2_b) alpha / rank, as LyCORIS has it for the factor 4."""
+    """kron(w1, w2_a w2_b) alpha / rank, as in LyCORIS with the factor 4."""
     w1 = randn(generator, 4, 4)
     w2_a, w2_b = randn(generator, rows // 4, RANK), randn(generator, RANK, columns // 4)
     tensors = {f"{name}.lokr_w1": w1, f"{name}.lokr_w2_a": w2_a, f"{name}.lokr_w2_b": w2_b}
@@ -137,33 +139,33 @@ def lokr(name: str, rows: int, columns: int, generator: torch.Generator) -> Writ
     return tensors, lambda: torch.kron(w1.double(), w2_a.double() @ w2_b.double()) * ALPHA / RANK
 
 
-PEFT = pair("lora_A.weight", "lora_B.weight")
-KOHYA = pair("lora_down.weight", "lora_up.weight", alpha=ALPHA)
+PEFT = low_rank("lora_A.weight", "lora_B.weight")
+KOHYA = low_rank("lora_down.weight", "lora_up.weight", alpha=ALPHA)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a trainer names layers and writes their changes."""
+    """How a trainer names layers and writes their deltas."""
 
     layers: Callable[[Shapes], Layers]
-    named: Callable[[str], str]  # the name in the file of a dotted layer
-    form: Form
+    named: Callable[[str], str]  # a dotted layer's name in the file
+    decomposition: Decomposition
 
-    def make(self, shapes: Shapes, *, only: str = "") -> Made:
-        """A LoRA on all layers of the layout in whose dotted name the pattern `only` is found; the final modulation of
-        the first FLUX.1 is shift before scale."""
-        tensors, changes = {}, {}
-        for layer, parts, (written, change) in self._layers(shapes, only):
-            whole = change()
+    def make(self, shapes: Shapes, *, only: str = "") -> WrittenLora:
+        """A LoRA on all layers of the layout whose dotted name matches the pattern `only`. The final modulation of the
+        original FLUX.1 has the shift before the scale."""
+        tensors, deltas = {}, {}
+        for layer, parts, (written, delta) in self._layers(shapes, only):
+            whole = delta()
             if layer == "final_layer.adaLN_modulation.1":
                 shift, scale = whole.chunk(2)
                 whole = torch.cat([scale, shift])
             tensors |= written
-            changes |= dict(zip(parts, whole.split([shapes[part].outputs for part in parts]), strict=True))
-        return Made(tensors, changes)
+            deltas |= dict(zip(parts, whole.split([shapes[part].outputs for part in parts]), strict=True))
+        return WrittenLora(tensors, deltas)
 
     def tensors(self, shapes: Shapes, *, only: str = "") -> dict[str, Tensor]:
-        """Those of the same file, without its changes, which at full width are large."""
+        """The tensors of the same file, without its deltas, which are large at full width."""
         return {name: tensor for _, _, (written, _) in self._layers(shapes, only) for name, tensor in written.items()}
 
     def _layers(self, shapes: Shapes, only: str) -> Iterator[tuple[str, list[str], Written]]:
@@ -171,10 +173,10 @@ class Layout:
         for layer, parts in self.layers(shapes):
             if re.search(only, layer):
                 rows = sum(shapes[part].outputs for part in parts)
-                yield layer, parts, self.form(self.named(layer), rows, shapes[parts[0]].inputs, generator)
+                yield layer, parts, self.decomposition(self.named(layer), rows, shapes[parts[0]].inputs, generator)
 
 
-def joined(prefix: str) -> Callable[[str], str]:
+def with_underscores(prefix: str) -> Callable[[str], str]:
     return lambda layer: prefix + layer.replace(".", "_")
 
 
@@ -183,26 +185,28 @@ LAYOUTS = {
     "diffusers without a prefix": Layout(diffusers_layers, "{}".format, PEFT),
     "diffusers by ComfyUI": Layout(diffusers_layers, "diffusion_model.{}".format, PEFT),
     "diffusers with alphas": Layout(
-        diffusers_layers, "transformer.{}".format, pair("lora_A.weight", "lora_B.weight", alpha=ALPHA)
+        diffusers_layers, "transformer.{}".format, low_rank("lora_A.weight", "lora_B.weight", alpha=ALPHA)
     ),
     "PEFT with the adapter's name": Layout(
-        diffusers_layers, "base_model.model.{}".format, pair("lora_A.default.weight", "lora_B.default.weight")
+        diffusers_layers, "base_model.model.{}".format, low_rank("lora_A.default.weight", "lora_B.default.weight")
     ),
-    "old diffusers": Layout(diffusers_layers, "transformer.{}".format, pair("lora.down.weight", "lora.up.weight")),
-    "kohya": Layout(bfl_layers, joined("lora_unet_"), KOHYA),
-    "kohya without alphas": Layout(bfl_layers, joined("lora_unet_"), pair("lora_down.weight", "lora_up.weight")),
+    "old diffusers": Layout(diffusers_layers, "transformer.{}".format, low_rank("lora.down.weight", "lora.up.weight")),
+    "kohya": Layout(bfl_layers, with_underscores("lora_unet_"), KOHYA),
+    "kohya without alphas": Layout(
+        bfl_layers, with_underscores("lora_unet_"), low_rank("lora_down.weight", "lora_up.weight")
+    ),
     "ComfyUI": Layout(bfl_layers, "diffusion_model.{}".format, KOHYA),
     "BFL": Layout(bfl_layers, "{}".format, PEFT),
     "BFL's checkpoint": Layout(bfl_layers, "model.diffusion_model.{}".format, PEFT),
     "BFL by ComfyUI": Layout(bfl_layers, "diffusion_model.{}".format, PEFT),
     "fal": Layout(bfl_layers, "base_model.model.{}".format, PEFT),
-    "XLabs": Layout(xlabs_layers, "{}".format, pair("down.weight", "up.weight")),
-    "XLabs by ComfyUI": Layout(xlabs_layers, "diffusion_model.{}".format, pair("down.weight", "up.weight")),
-    "OneTrainer": Layout(diffusers_layers, joined("lora_transformer_"), KOHYA),
+    "XLabs": Layout(xlabs_layers, "{}".format, low_rank("down.weight", "up.weight")),
+    "XLabs by ComfyUI": Layout(xlabs_layers, "diffusion_model.{}".format, low_rank("down.weight", "up.weight")),
+    "OneTrainer": Layout(diffusers_layers, with_underscores("lora_transformer_"), KOHYA),
     "OneTrainer with dots": Layout(onetrainer_layers, "transformer.{}".format, KOHYA),
-    "LoHa by kohya": Layout(bfl_layers, joined("lora_unet_"), loha),
-    "LoHa by LyCORIS": Layout(diffusers_layers, joined("lycoris_"), loha),
-    "LoKr by kohya": Layout(bfl_layers, joined("lora_unet_"), lokr),
-    "LoKr by LyCORIS": Layout(diffusers_layers, joined("lycoris_"), lokr),
+    "LoHa by kohya": Layout(bfl_layers, with_underscores("lora_unet_"), loha),
+    "LoHa by LyCORIS": Layout(diffusers_layers, with_underscores("lycoris_"), loha),
+    "LoKr by kohya": Layout(bfl_layers, with_underscores("lora_unet_"), lokr),
+    "LoKr by LyCORIS": Layout(diffusers_layers, with_underscores("lycoris_"), lokr),
     "LoKr by ai-toolkit": Layout(diffusers_layers, "transformer.{}".format, lokr),
 }

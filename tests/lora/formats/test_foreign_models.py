@@ -1,15 +1,15 @@
-"""A LoRA that was made for another model is refused by that model's name, as far as it can be told."""
+"""A LoRA that was made for another model is refused with the name of that model, if it can be recognized."""
 
 import pytest
 import torch
 
-from lora.formats.foreign_models import made_for
+from lora.formats.foreign_models import foreign_model_hint
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
 from tests.lora.formats.made import LAYOUTS
 from tests.tiny import assert_one_sentence, tiny_transformer
 
-# A layer of a LoRA for each, and the width of what it sees.
+# A layer of a LoRA for each model, and the width of its input.
 REFUSED = [
     ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", 768, "Stable Diffusion 1.5"),
     ("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", 2048, "SDXL"),
@@ -30,9 +30,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "width", "model"), REFUSED)
-@pytest.mark.parametrize("halves", [("lora_down", "lora_up"), ("lora_A", "lora_B")])
-def test_the_model_is_named(name, width, model, halves):
-    down, up = halves
+@pytest.mark.parametrize("names", [("lora_down", "lora_up"), ("lora_A", "lora_B")])
+def test_the_model_is_named(name, width, model, names):
+    down, up = names
     tensors = {f"{name}.{down}.weight": torch.ones(2, width), f"{name}.{up}.weight": torch.ones(8, 2)}
     with pytest.raises(ValueError) as error:
         convert_lora(tensors)
@@ -41,14 +41,14 @@ def test_the_model_is_named(name, width, model, halves):
 
 @pytest.mark.parametrize("name", ["double_blocks.0.img_attn.norm.query_norm.scale", "transformer.x.attn.norm_q.weight"])
 def test_norms_of_a_control_lora_are_refused(name):
-    """They would replace those of the model, and stay when it is taken off."""
+    """They would replace those of the model, and remain after the LoRA is removed."""
     with pytest.raises(ValueError) as error:
         convert_lora({name: torch.zeros(16)})
     assert_one_sentence(error.value, name, "a FLUX.1 Control model")
 
 
 def test_a_fused_layer_of_flux_2_is_refused():
-    """By the same name; its MLP is gated, and so twice as wide in the same place."""
+    """Its name is the same, but its MLP is gated and so twice as wide."""
     name = "diffusion_model.single_blocks.0.linear1"
     tensors = {f"{name}.lora_A.weight": torch.ones(2, 6144), f"{name}.lora_B.weight": torch.ones(9 * 6144, 2)}
     with pytest.raises(ValueError) as error:
@@ -66,10 +66,10 @@ def test_a_fused_layer_of_flux_2_is_refused():
         ("transformer_blocks.0.attn.to_q", 6144, "FLUX.2"),
     ],
 )
-def test_names_of_flux_tell_by_their_widths(layer, width, model):
-    assert made_for({f"{layer}.lora_A": torch.ones(2, width)}) == f" (it was made for {model})"
+def test_models_with_the_layer_names_of_flux_are_recognized_by_their_widths(layer, width, model):
+    assert foreign_model_hint({f"{layer}.lora_A": torch.ones(2, width)}) == f" (it was made for {model})"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=[*LAYOUTS])
-def test_a_lora_for_flux_is_not_said_to_be_for_another_model(layout):
-    assert made_for(layout.tensors(linear_shapes(tiny_transformer()))) == ""
+def test_a_lora_for_flux_is_not_taken_for_one_of_another_model(layout):
+    assert foreign_model_hint(layout.tensors(linear_shapes(tiny_transformer()))) == ""

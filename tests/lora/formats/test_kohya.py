@@ -1,4 +1,4 @@
-"""kohya's layout changes every weight by exactly as much as our own."""
+"""A LoRA in kohya's layout has the same weight deltas as in our own layout."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lora.formats.kohya import fused_layer, kohya_tensors
 from tests.tiny import LAYERS, assert_one_sentence, random_lora, tiny_transformer
 
 WIDTH = 32  # of the tiny transformer
-# The layers of both layouts in order, written down anew from networks/convert_flux_lora.py.
+# The layers of both layouts in order, written independently of the code, from networks/convert_flux_lora.py.
 DOUBLE = {
     "img_attn_qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
     "txt_attn_qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
@@ -36,7 +36,7 @@ def tensors():
 
 
 def layers_of_both(blocks):
-    """kohya's name of each layer -> ours of its parts."""
+    """kohya's name of each layer, and our names of its parts."""
     for index in range(blocks):
         for layer, parts in DOUBLE.items():
             yield f"lora_unet_double_blocks_{index}_{layer}", [f"transformer_blocks.{index}.{part}" for part in parts]
@@ -45,14 +45,14 @@ def layers_of_both(blocks):
             yield f"lora_unet_single_blocks_{index}_{layer}", names
 
 
-def our_change(tensors, name):
-    """By how much a file in our layout changes a layer; 0 where it does not."""
+def our_delta(tensors, name):
+    """The delta of a layer in our layout; None if it has none."""
     a, b = (tensors.get(f"transformer.{name}.lora_{half}.weight") for half in "AB")
     return None if a is None else b.float() @ a.float()
 
 
-def kohya_change(tensors, name):
-    """The same as sd-scripts computes it."""
+def kohya_delta(tensors, name):
+    """The delta of a layer as sd-scripts computes it."""
     down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
     return tensors[f"{name}.alpha"].item() / down.shape[0] * (up.float() @ down.float())
 
@@ -61,39 +61,39 @@ def only(tensors, *parts):
     return {name: tensor for name, tensor in tensors.items() if any(f".{part}.lora_" in name for part in parts)}
 
 
-def test_every_layer_is_changed_as_much_as_by_our_file(tensors):
-    """Traps 26, 27: fused layers too, whose alpha is the sum of the ranks."""
+def test_every_layer_has_the_same_delta_as_in_our_layout(tensors):
+    """Traps 26, 27: including fused layers, whose alpha is the sum of the ranks."""
     converted = kohya_tensors(tensors)
     layers = dict(layers_of_both(2))
     assert sum(len(parts) for parts in layers.values()) == LAYERS
     assert len(converted) == 3 * len(layers)
     for name, parts in layers.items():
-        expected = torch.cat([our_change(tensors, part) for part in parts])
+        expected = torch.cat([our_delta(tensors, part) for part in parts])
         assert expected.any()
-        assert torch.allclose(kohya_change(converted, name), expected, atol=1e-5), name
+        assert torch.allclose(kohya_delta(converted, name), expected, atol=1e-5), name
 
 
 @pytest.mark.parametrize(
     "parts", [("to_q",), ("to_k", "to_v"), ("proj_mlp",), ("to_q", "proj_mlp"), ("add_k_proj",), ("proj_out",)]
 )
-def test_a_part_of_a_fused_layer_leaves_the_rest_alone(tensors, parts):
-    """The heights of what is missing come out right, and its rows are 0."""
+def test_a_part_of_a_fused_layer_does_not_change_the_others(tensors, parts):
+    """Missing parts are rows of zeros of the right height."""
     partial = only(tensors, *parts)
     converted = kohya_tensors(partial)
     for name, names in layers_of_both(2):
-        changes = [our_change(partial, part) for part in names]
-        if all(change is None for change in changes):
+        deltas = [our_delta(partial, part) for part in names]
+        if all(delta is None for delta in deltas):
             assert f"{name}.alpha" not in converted
             continue
-        full = [our_change(tensors, part) for part in names]
-        missing = zip(changes, full, strict=True)
-        expected = torch.cat([torch.zeros_like(whole) if change is None else change for change, whole in missing])
-        assert torch.allclose(kohya_change(converted, name), expected, atol=1e-5), name
+        full = [our_delta(tensors, part) for part in names]
+        missing = zip(deltas, full, strict=True)
+        expected = torch.cat([torch.zeros_like(whole) if delta is None else delta for delta, whole in missing])
+        assert torch.allclose(kohya_delta(converted, name), expected, atol=1e-5), name
 
 
 @pytest.mark.parametrize("left_out", [(), ("attn.to_v",), ("attn.to_q", "attn.to_k", "attn.to_v"), ("proj_mlp",)])
-def test_diffusers_reads_it_back_as_the_same_change(left_out):
-    """At the width of FLUX.1, which the converter of diffusers holds for given."""
+def test_diffusers_reads_the_same_deltas_back(left_out):
+    """At the width of FLUX.1, which the converter of diffusers assumes."""
     generator = torch.Generator().manual_seed(0)
     shapes = dict.fromkeys(["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_add_out"], (3072, 3072))
     shapes |= dict.fromkeys(["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"], (3072, 3072))
@@ -110,18 +110,18 @@ def test_diffusers_reads_it_back_as_the_same_change(left_out):
     probe = {inputs: torch.randn(inputs, 4, generator=generator) for inputs, _ in layers.values()}
     for name in {key.removeprefix("transformer.").rsplit(".lora_", 1)[0] for key in back}:
         a, b = (back[f"transformer.{name}.lora_{half}.weight"] for half in "AB")
-        answer = b @ (a @ probe[a.shape[1]])
+        output = b @ (a @ probe[a.shape[1]])
         if name not in layers:
-            assert not answer.any(), name
+            assert not output.any(), name
             continue
         ours_a, ours_b = (tensors[f"transformer.{name}.lora_{half}.weight"] for half in "AB")
         expected = ours_b @ (ours_a @ probe[a.shape[1]])
-        assert (answer - expected).norm() / expected.norm() < 1e-5, name
+        assert (output - expected).norm() / expected.norm() < 1e-5, name
     assert layers.keys() <= {key.removeprefix("transformer.").rsplit(".lora_", 1)[0] for key in back}
 
 
 def test_the_precision_is_kept_and_every_alpha_is_exact():
-    """bf16 knows no 381, the alpha of a fused layer at rank 127."""
+    """bf16 cannot represent 381, the alpha of a fused layer at rank 127."""
     tensors = random_lora(tiny_transformer(), rank=127)
     converted = kohya_tensors(tensors)
     for name, tensor in converted.items():
@@ -131,7 +131,7 @@ def test_the_precision_is_kept_and_every_alpha_is_exact():
     assert converted["lora_unet_single_blocks_1_linear2.alpha"].item() == 127
 
 
-def test_it_can_be_saved_beside_the_tensors_that_it_came_from(tensors):
+def test_it_can_be_saved_together_with_the_original_tensors(tensors):
     """Trap 48: nothing is a view of another tensor."""
     converted = kohya_tensors(tensors)
     saved = load(save({**tensors, **converted}))
@@ -140,14 +140,14 @@ def test_it_can_be_saved_beside_the_tensors_that_it_came_from(tensors):
 
 
 @pytest.mark.parametrize("name", ["proj_out", "norm_out.linear", "x_embedder", "transformer_blocks.0.attn.norm_q"])
-def test_a_layer_outside_the_blocks_has_no_place(name):
+def test_a_layer_outside_the_blocks_is_refused(name):
     """Trap 28."""
     with pytest.raises(ValueError) as error:
         kohya_tensors({f"transformer.{name}.lora_A.weight": torch.ones(2, WIDTH)})
     assert_one_sentence(error.value, name, "expected a layer inside the blocks")
 
 
-def test_every_layer_of_a_group_belongs_to_the_same_one():
-    group = fused_layer("single_transformer_blocks.12.attn.to_v")
-    assert group.name == "single_blocks_12_linear1"
-    assert {fused_layer(part) for part in group.parts} == {group}
+def test_all_parts_of_a_fused_layer_map_to_the_same_layer():
+    fused = fused_layer("single_transformer_blocks.12.attn.to_v")
+    assert fused.name == "single_blocks_12_linear1"
+    assert {fused_layer(part) for part in fused.parts} == {fused}

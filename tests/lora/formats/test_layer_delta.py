@@ -1,4 +1,4 @@
-"""Changes of weights that are no product of two matrices are refused by what they are."""
+"""Weight deltas that are not low-rank are refused, with the reason."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ KOHYA_NAME = "lora_unet_double_blocks_0_img_mlp_0"
 PEFT_NAME = "transformer.transformer_blocks.0.ff.net.0.proj"
 
 
-def written(form, name):
-    return form(name, 16, 8, torch.Generator().manual_seed(0))[0]
+def written(decomposition, name):
+    return decomposition(name, 16, 8, torch.Generator().manual_seed(0))[0]
 
 
 def refusal(tensors):
@@ -23,7 +23,7 @@ def refusal(tensors):
 
 
 @pytest.mark.parametrize(
-    ("form", "name", "part", "shape"),
+    ("decomposition", "name", "kind", "shape"),
     [
         (KOHYA, KOHYA_NAME, "dora_scale", (1, 8)),
         (PEFT, PEFT_NAME, "lora_magnitude_vector", (16,)),
@@ -31,20 +31,20 @@ def refusal(tensors):
         (lokr, KOHYA_NAME, "dora_scale", (16, 1)),
     ],
 )
-def test_dora_is_refused_by_name(form, name, part, shape):
-    message = refusal(written(form, name) | {f"{name}.{part}": torch.zeros(shape)})
-    assert message.startswith(f"holds {name}.{part} and is a DoRA")
+def test_dora_is_refused_by_name(decomposition, name, kind, shape):
+    message = refusal(written(decomposition, name) | {f"{name}.{kind}": torch.zeros(shape)})
+    assert message.startswith(f"holds {name}.{kind} and is a DoRA")
 
 
-def test_zeros_of_a_dora_in_a_place_that_flux_does_not_have_are_not_passed_over():
-    """A magnitude of 0 is no change of 0."""
+def test_zeros_of_a_dora_on_a_layer_that_flux_does_not_have_are_refused():
+    """A magnitude of 0 does not mean that the weights stay the same."""
     assert "nowhere.dora_scale" in refusal({"nowhere.dora_scale": torch.zeros(4)})
 
 
-@pytest.mark.parametrize("part", ["lora_mid.weight", "lokr_t2", "hada_t1"])
-def test_a_convolution_is_refused_by_name(part):
-    message = refusal(written(KOHYA, KOHYA_NAME) | {f"{KOHYA_NAME}.{part}": torch.ones(3, 3, 1, 1)})
-    assert message.startswith(f"holds {KOHYA_NAME}.{part} and is for a convolution")
+@pytest.mark.parametrize("kind", ["lora_mid.weight", "lokr_t2", "hada_t1"])
+def test_a_convolution_is_refused_by_name(kind):
+    message = refusal(written(KOHYA, KOHYA_NAME) | {f"{KOHYA_NAME}.{kind}": torch.ones(3, 3, 1, 1)})
+    assert message.startswith(f"holds {KOHYA_NAME}.{kind} and is for a convolution")
 
 
 def test_a_bias_is_refused_by_name():
@@ -52,22 +52,22 @@ def test_a_bias_is_refused_by_name():
     assert message.startswith(f"holds {PEFT_NAME}.lora_B.bias")
 
 
-def test_two_forms_of_one_layer_are_refused():
+def test_two_decompositions_of_one_layer_are_refused():
     message = refusal(written(KOHYA, KOHYA_NAME) | written(lokr, KOHYA_NAME))
     assert message == f"holds lokr and lora for {KOHYA_NAME}: expected one of lora, hada, lokr"
 
 
-def test_an_alpha_of_nothing_is_refused():
+def test_an_alpha_without_matrices_is_refused():
     assert "nothing but an alpha" in refusal({f"{KOHYA_NAME}.alpha": torch.tensor(1.0)})
 
 
 @pytest.mark.parametrize("alpha", [torch.ones(2), torch.tensor(float("nan")), torch.tensor(float("inf"))])
-def test_an_alpha_that_is_no_number_is_refused(alpha):
+def test_an_alpha_that_is_not_one_finite_number_is_refused(alpha):
     message = refusal(written(KOHYA, KOHYA_NAME) | {f"{KOHYA_NAME}.alpha": alpha})
     assert message.startswith(f"holds {KOHYA_NAME}.alpha that is no alpha")
 
 
-def test_the_same_half_under_two_names_is_refused():
+def test_the_same_matrix_under_two_names_is_refused():
     tensors = written(PEFT, PEFT_NAME)
     again = {f"{PEFT_NAME}.lora_down.weight": torch.ones(3, 8)}
     assert refusal(tensors | again).startswith(f"holds both {PEFT_NAME}.lora_A.weight and {PEFT_NAME}.lora_down.weight")

@@ -1,4 +1,4 @@
-"""A LoRA of any layout means the same changes of weights that its trainer wrote; what cannot be read is refused."""
+"""A LoRA of any layout has the weight deltas that its trainer wrote; files that cannot be read are refused."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def shapes():
-    """Of all linear layers of a tiny transformer, the embedders and the last layers among them."""
+    """The shapes of all linear layers of a tiny transformer, including the embedders and the last layers."""
     return linear_shapes(tiny_transformer())
 
 
@@ -22,12 +22,12 @@ def by_layout(*names):
     return pytest.mark.parametrize("layout", [LAYOUTS[name] for name in names or LAYOUTS], ids=names or [*LAYOUTS])
 
 
-def assert_changes(pairs, changes):
-    """Every change is that of the file, and no other layer is changed."""
-    assert pairs.keys() == changes.keys()
-    for layer, change in changes.items():
-        found = pairs[layer].matrix(CPU).double()
-        assert (found - change).norm() <= EXACT * change.norm(), layer
+def assert_deltas(found, expected):
+    """Every delta is that of the file, and no other layer has one."""
+    assert found.keys() == expected.keys()
+    for layer, delta in expected.items():
+        matrix = found[layer].matrix(CPU).double()
+        assert (matrix - delta).norm() <= EXACT * delta.norm(), layer
 
 
 def refusal(tensors):
@@ -38,9 +38,9 @@ def refusal(tensors):
 
 
 @by_layout()
-def test_every_change_is_alpha_over_rank_times_b_a(layout, shapes):
-    made = layout.make(shapes)
-    assert_changes(convert_lora(made.tensors).transformer, made.changes)
+def test_every_delta_is_alpha_over_rank_times_b_a(layout, shapes):
+    written = layout.make(shapes)
+    assert_deltas(convert_lora(written.tensors).transformer, written.deltas)
 
 
 @by_layout("diffusers", "kohya", "OneTrainer", "OneTrainer with dots", "LoKr by LyCORIS")
@@ -49,14 +49,14 @@ def test_every_linear_layer_of_flux_has_a_name_in_the_layout(layout, shapes):
 
 
 @by_layout()
-def test_all_is_in_fp32_whatever_the_file_has(layout, shapes):
+def test_all_tensors_are_in_fp32_whatever_the_file_has(layout, shapes):
     tensors = {name: tensor.bfloat16() for name, tensor in layout.make(shapes).tensors.items()}
-    for change in convert_lora(tensors).transformer.values():
-        assert {tensor.dtype for tensor in change.tensors} == {torch.float32}
+    for delta in convert_lora(tensors).transformer.values():
+        assert {tensor.dtype for tensor in delta.tensors} == {torch.float32}
 
 
 @by_layout()
-def test_one_foreign_tensor_is_refused_by_its_name(layout, shapes):
+def test_an_unknown_layer_is_refused_by_its_name(layout, shapes):
     tensors = layout.make(shapes).tensors | {"from.elsewhere.lora_A.weight": torch.ones(3, 4)}
     assert refusal(tensors) == "holds from.elsewhere.lora_A.weight, for which FLUX.1 has no place"
 
@@ -68,8 +68,8 @@ def test_a_tensor_that_is_no_part_of_a_lora_is_refused_by_its_name(layout, shape
 
 
 @by_layout()
-def test_no_tensor_but_an_alpha_can_be_left_out(layout, shapes):
-    """Of the first layer: each half, or each factor of a product."""
+def test_no_tensor_but_an_alpha_is_optional(layout, shapes):
+    """Each matrix, or factor of a product, of the first layer is required."""
     tensors = layout.make(shapes).tensors
     first = next(iter(tensors)).rsplit(".", 3 if "weight" in next(iter(tensors)) else 1)[0]
     names = [name for name in tensors if name.startswith(f"{first}.") and not name.endswith(".alpha")][:2]
@@ -78,7 +78,7 @@ def test_no_tensor_but_an_alpha_can_be_left_out(layout, shapes):
         assert "incomplete" in message or "expected one of" in message, message
 
 
-def test_another_rank_in_the_other_half_is_refused(shapes):
+def test_two_matrices_of_different_ranks_are_refused(shapes):
     tensors = LAYOUTS["diffusers"].make(shapes).tensors
     name = "transformer.transformer_blocks.0.attn.to_q"
     message = refusal(tensors | {f"{name}.lora_B.weight": torch.ones(32, RANK + 1)})
@@ -88,20 +88,20 @@ def test_another_rank_in_the_other_half_is_refused(shapes):
 def test_layers_may_have_different_ranks(shapes):
     tensors = LAYOUTS["diffusers"].make(shapes).tensors
     name = "transformer.transformer_blocks.0.attn.to_q"
-    pairs = convert_lora(
+    deltas = convert_lora(
         tensors | {f"{name}.lora_A.weight": torch.ones(7, 32), f"{name}.lora_B.weight": torch.ones(32, 7)}
     ).transformer
-    assert len(pairs["transformer_blocks.0.attn.to_q"].down) == 7
-    assert len(pairs["transformer_blocks.0.attn.to_k"].down) == RANK
+    assert len(deltas["transformer_blocks.0.attn.to_q"].down) == 7
+    assert len(deltas["transformer_blocks.0.attn.to_k"].down) == RANK
 
 
-def test_a_layer_in_two_layouts_counts_once_where_it_is_the_same():
+def test_a_layer_in_two_layouts_counts_once_if_it_is_the_same():
     tensors = {name: tensor.float() for name, tensor in random_lora(tiny_transformer()).items()}
     again = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     assert convert_lora(tensors | again).transformer.keys() == convert_lora(tensors).transformer.keys()
 
 
-def test_a_layer_in_two_layouts_is_refused_where_it_differs(shapes):
+def test_a_layer_in_two_layouts_is_refused_if_it_differs(shapes):
     tensors = LAYOUTS["diffusers"].make(shapes).tensors | LAYOUTS["kohya"].make(shapes).tensors
     assert "twice, in two ways" in refusal(tensors)
 
@@ -111,33 +111,33 @@ def test_a_lora_that_changes_nothing_is_refused(tensors):
     assert refusal(tensors) == "changes nothing: expected a LoRA on layers of FLUX.1"
 
 
-def test_zeros_for_what_was_not_trained_are_passed_over(shapes):
-    """As ComfyUI saves them for biases, norms, position embeddings and T5."""
-    made = LAYOUTS["ComfyUI"].make(shapes)
+def test_zeros_for_what_was_not_trained_are_ignored(shapes):
+    """ComfyUI saves them for biases, norms, position embeddings and T5."""
+    written = LAYOUTS["ComfyUI"].make(shapes)
     zeros = {
         "diffusion_model.double_blocks.0.img_mlp.0.diff_b": torch.zeros(128),
         "diffusion_model.double_blocks.0.img_attn.norm.key_norm.diff": torch.zeros(16),
         "text_encoders.clip_l.transformer.text_model.embeddings.position_embedding.lora_down.weight": torch.zeros(2, 4),
         "text_encoders.t5xxl.transformer.shared.lora_up.weight": torch.zeros(4, 2),
     }
-    assert_changes(convert_lora(made.tensors | zeros).transformer, made.changes)
+    assert_deltas(convert_lora(written.tensors | zeros).transformer, written.deltas)
 
 
 @pytest.mark.parametrize(
     "name", ["diffusion_model.double_blocks.0.img_mlp.0.diff_b", "diffusion_model.double_blocks.0.img_mlp.0.diff"]
 )
-def test_a_change_beside_the_matrices_is_refused_by_its_name(name, shapes):
+def test_a_difference_beside_the_matrices_is_refused_by_its_name(name, shapes):
     message = refusal(LAYOUTS["ComfyUI"].make(shapes).tensors | {name: torch.ones(128)})
     assert message.startswith(f"holds {name}")
 
 
-def test_the_names_of_hunyuan_video_are_not_taken_for_those_of_flux():
+def test_layers_of_hunyuan_video_are_not_mistaken_for_those_of_flux():
     """Both have double_blocks and the same widths."""
     name = "diffusion_model.double_blocks.0.img_attn_qkv.lora_A.weight"
     assert name in refusal({name: torch.ones(2, 32), name.replace("_A", "_B"): torch.ones(96, 2)})
 
 
-def test_the_final_modulation_of_the_first_flux_has_its_halves_the_other_way_round():
+def test_the_halves_of_the_final_modulation_of_the_original_flux_are_swapped():
     """BFL chunks into shift and scale, diffusers into scale and shift."""
     rows = torch.cat([torch.full((32, 1), 1.0), torch.full((32, 1), 2.0)])
     name = "lora_unet_final_layer_adaLN_modulation_1"
@@ -157,7 +157,7 @@ def test_a_final_modulation_without_two_halves_is_refused(layer, rows):
     assert message == f"is for {rows} x 32 weights of norm_out.linear: expected rows in two halves"
 
 
-def test_an_alpha_that_makes_it_infinite_is_refused_by_the_layer():
+def test_an_alpha_that_makes_a_layer_infinite_is_refused_by_the_layer():
     name = "lora_unet_double_blocks_0_img_mlp_0"
     tensors = {f"{name}.lora_down.weight": torch.ones(1, 32), f"{name}.lora_up.weight": torch.full((128, 1), 1e5)}
     message = refusal(tensors | {f"{name}.alpha": torch.tensor(1e38)})

@@ -1,15 +1,15 @@
-"""Layers of CLIP and T5 are found by every layout's name for them, and kept apart from the transformer's."""
+"""Layers of CLIP and T5 are found by their names in every layout, and kept apart from the transformer's."""
 
 import pytest
 import torch
 
 from lora.formats.reading import convert_lora
-from tests.lora.formats.made import KOHYA, PEFT, pair
+from tests.lora.formats.made import KOHYA, PEFT, low_rank
 from tests.tiny import assert_one_sentence
 
 CLIP = "text_model.encoder.layers.3"
 T5 = "encoder.block.5.layer"
-OLD = pair("down.weight", "up.weight")
+OLD = low_rank("down.weight", "up.weight")
 NAMES = [
     ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj", KOHYA, "clip", f"{CLIP}.self_attn.q_proj"),
     ("lora_te1_text_model_encoder_layers_3_self_attn_out_proj", KOHYA, "clip", f"{CLIP}.self_attn.out_proj"),
@@ -37,14 +37,14 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "form", "model", "layer"), NAMES)
-def test_a_layer_is_found_and_its_change_is_alpha_over_rank_times_b_a(name, form, model, layer):
-    tensors, change = form(name, 12, 8, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("name", "decomposition", "model", "layer"), NAMES)
+def test_a_layer_is_found_and_its_delta_is_alpha_over_rank_times_b_a(name, decomposition, model, layer):
+    tensors, expected = decomposition(name, 12, 8, torch.Generator().manual_seed(0))
     lora = convert_lora(tensors)
     assert not lora.transformer
-    ((found, worn),) = getattr(lora, model).items()
+    ((found, delta),) = getattr(lora, model).items()
     assert found == layer
-    assert torch.allclose(worn.matrix(torch.device("cpu")).double(), change(), atol=1e-5)
+    assert torch.allclose(delta.matrix(torch.device("cpu")).double(), expected(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_a_layer_is_found_and_its_change_is_alpha_over_rank_times_b_a(name, form
         "text_encoder_2.encoder.final_layer_norm",
     ],
 )
-def test_a_layer_that_neither_has_is_refused_by_its_name(name):
+def test_an_unknown_layer_is_refused_by_its_name(name):
     tensors, _ = PEFT(name, 12, 8, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError) as error:
         convert_lora(tensors)
     assert_one_sentence(error.value, name)
 
 
-def test_a_layer_of_zeros_is_passed_over():
-    """ComfyUI saves them for a text encoder that was not trained."""
+def test_a_layer_of_zeros_is_ignored():
+    """ComfyUI saves such layers for a text encoder that was not trained."""
     clip, _ = KOHYA(NAMES[0][0], 12, 8, torch.Generator().manual_seed(0))
     t5, _ = KOHYA(NAMES[7][0], 12, 8, torch.Generator().manual_seed(0))
     lora = convert_lora(clip | {name: torch.zeros_like(t) if "up" in name else t for name, t in t5.items()})

@@ -1,1 +1,1 @@
-"""The data set: archives, captions, pictures and sizes."""
+"""Tests of lora.images: files, colors, masks and sizes."""

@@ -1,4 +1,4 @@
-"""A mask is read as it was meant: white, bright numbers, or wherever there is paint."""
+"""A mask selects white pixels, bright levels, or the painted pixels if there is transparency."""
 
 import numpy as np
 import pytest
@@ -9,60 +9,60 @@ from lora.images.masks import binarize, fit_mask, open_mask
 from lora.images.size import Size
 from tests.tiny import encoded, write
 
-LEFT = np.repeat([[True] * 48 + [False] * 48], 80, axis=0)  # what is meant, [80, 96]
+LEFT = np.repeat([[True] * 48 + [False] * 48], 80, axis=0)  # the selection, [80, 96]
 
 
-def left_half(path):
+def selects_left_half(path):
     return np.array_equal(np.asarray(binarize(open_mask(path))) == 255, LEFT)
 
 
-def painted(mode, *, meant, other):
+def painted(mode, *, selected, other):
     image = Image.new(mode, (96, 80), other)
-    image.paste(meant, (0, 0, 48, 80))
+    image.paste(selected, (0, 0, 48, 80))
     return image
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        painted("L", meant=255, other=0),
-        painted("1", meant=1, other=0),
-        painted("RGB", meant="white", other="black"),
-        painted("RGB", meant="white", other="black").quantize(2),
-        painted("LA", meant=(255, 255), other=(0, 255)),
-        painted("RGBA", meant="white", other="black"),
+        painted("L", selected=255, other=0),
+        painted("1", selected=1, other=0),
+        painted("RGB", selected="white", other="black"),
+        painted("RGB", selected="white", other="black").quantize(2),
+        painted("LA", selected=(255, 255), other=(0, 255)),
+        painted("RGBA", selected="white", other="black"),
     ],
     ids=lambda image: image.mode,
 )
-def test_white_is_what_is_meant(tmp_path, image):
-    assert left_half(write(tmp_path / "mask.png", encoded(image)))
+def test_white_is_selected(tmp_path, image):
+    assert selects_left_half(write(tmp_path / "mask.png", encoded(image)))
 
 
 def test_16_bits_are_scaled(tmp_path):
     """D16: 300 of 65535 is black, and 40000 is white."""
     numbers = np.where(LEFT, 40000, 300).astype(np.uint16)
     Image.fromarray(numbers).save(tmp_path / "mask.png")
-    assert left_half(tmp_path / "mask.png")
+    assert selects_left_half(tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize("paint", [(255, 255, 255, 255), (255, 0, 0, 255), (0, 0, 0, 255)])
-def test_of_a_mask_with_transparency_the_paint_is_what_is_meant(tmp_path, paint):
-    image = painted("RGBA", meant=paint, other=(255, 255, 255, 0))
-    assert left_half(write(tmp_path / "mask.png", encoded(image))), "red is dark, and black is darker"
+def test_the_painted_pixels_of_a_mask_with_transparency_are_selected(tmp_path, paint):
+    image = painted("RGBA", selected=paint, other=(255, 255, 255, 0))
+    assert selects_left_half(write(tmp_path / "mask.png", encoded(image))), "red is dark, and black is darker"
 
 
-def test_a_mask_that_is_read_in_strips_is_the_same_mask(tmp_path, monkeypatch):
-    path = write(tmp_path / "mask.png", encoded(painted("RGBA", meant=(9, 9, 9, 200), other=(0, 0, 0, 0))))
+def test_a_mask_is_the_same_if_it_is_converted_in_bands(tmp_path, monkeypatch):
+    path = write(tmp_path / "mask.png", encoded(painted("RGBA", selected=(9, 9, 9, 200), other=(0, 0, 0, 0))))
     monkeypatch.setattr(colors, "BAND_PIXELS", 7 * 96)
-    assert left_half(path)
+    assert selects_left_half(path)
 
 
-def test_black_paint_beside_white_paint_is_not_meant(tmp_path):
-    assert left_half(write(tmp_path / "mask.png", encoded(painted("RGBA", meant="white", other="black"))))
+def test_black_paint_beside_white_paint_is_not_selected(tmp_path):
+    assert selects_left_half(write(tmp_path / "mask.png", encoded(painted("RGBA", selected="white", other="black"))))
 
 
-def test_a_mask_is_turned_as_its_exif_says(tmp_path):
-    image = painted("L", meant=255, other=0)
+def test_the_exif_orientation_of_a_mask_is_applied(tmp_path):
+    image = painted("L", selected=255, other=0)
     exif = image.getexif()
     exif[0x0112] = 3
     mask = open_mask(write(tmp_path / "mask.jpg", encoded(image, "JPEG", exif=exif)))
@@ -70,15 +70,15 @@ def test_a_mask_is_turned_as_its_exif_says(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"no image", "not a JPEG"), (b"\x89PNG\r\n\x1a\n", "not a JPEG")])
-def test_what_is_no_image_is_refused(tmp_path, content, reason):
+def test_a_file_that_is_not_an_image_is_refused(tmp_path, content, reason):
     with pytest.raises(ValueError, match=reason):
         open_mask(write(tmp_path / "mask.png", content))
 
 
 @pytest.mark.parametrize("size", [Size(128, 96), Size(1000, 750), Size(96, 96), Size(64, 48)])
 @pytest.mark.parametrize("enlarged", [1, 2])
-def test_a_small_spot_is_still_there_at_any_size(size, enlarged):
-    """D17: as it is when the mask is larger than the image, and when parts of that are cut off."""
+def test_a_small_spot_is_preserved_at_any_size(size, enlarged):
+    """D17: also if the mask is larger than the image, and if parts of the image are cropped."""
     mask = Image.new("L", (1000 * enlarged, 750 * enlarged))
     mask.paste(255, (500, 400, 503, 403))
     fitted = fit_mask(mask, Size(1000, 750), size)
@@ -88,5 +88,5 @@ def test_a_small_spot_is_still_there_at_any_size(size, enlarged):
     assert (numbers > 0).sum() <= 16
 
 
-def test_gray_below_the_middle_is_black():
+def test_dark_gray_is_black():
     assert fit_mask(Image.new("L", (96, 80), 100), Size(96, 80), Size(48, 40)).getextrema() == (0, 0)

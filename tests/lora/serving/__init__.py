@@ -1,1 +1,1 @@
-"""Serving: what is worn, and what was asked for."""
+"""Tests of lora.serving."""

@@ -1,4 +1,4 @@
-"""AppliedLora from any layout, at any strength, a LoRA changes the weights by that strength times alpha / rank times B A."""
+"""A LoRA of any layout adds scale times alpha / rank times B A to the weights; an incompatible LoRA is refused."""
 
 import pytest
 import torch
@@ -27,11 +27,11 @@ def shapes(pipeline):
 def merger(pipeline):
     merger = LoraMerger(pipeline)
     yield merger
-    merger.wear(())
+    merger.apply(())
 
 
 def weights(pipeline, shapes):
-    """In fp64, as a small difference of large numbers is looked at."""
+    """Return the weights in fp64, because the tests compare small differences of large numbers."""
     return {name: pipeline.transformer.get_submodule(name).weight.detach().double() for name in shapes}
 
 
@@ -43,31 +43,31 @@ def refusal(pipeline, tensors):
 
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layer_is_changed_by_the_strength_times_what_the_file_means(pipeline, merger, shapes, name, scale):
+def test_every_weight_changes_by_the_scale_times_the_delta_of_the_file(pipeline, merger, shapes, name, scale):
     made = LAYOUTS[name].make(shapes)
     before = weights(pipeline, shapes)
-    merger.wear([AppliedLora(name, convert_lora(made.tensors), scale, name)])
+    merger.apply([AppliedLora(name, convert_lora(made.tensors), scale, name)])
     after = weights(pipeline, shapes)
     for layer in shapes:
-        expected = scale * made.changes.get(layer, torch.zeros_like(before[layer]))
+        expected = scale * made.deltas.get(layer, torch.zeros_like(before[layer]))
         assert (after[layer] - before[layer] - expected).norm() <= EXACT * expected.norm(), layer
 
 
-def test_a_lora_on_a_layer_that_the_text_encoder_does_not_have_is_refused_by_the_layer(pipeline):
+def test_a_lora_for_a_layer_that_the_text_encoder_lacks_is_refused_with_the_layers_name(pipeline):
     tensors, _ = KOHYA("lora_te1_text_model_encoder_layers_11_mlp_fc1", 8, 8, torch.Generator().manual_seed(0))
     error = refusal(pipeline, tensors)
     assert_one_sentence(error, "was made for another model", "no place for clip.encoder.layers.11.mlp.fc1")
 
 
-def test_a_control_lora_is_refused_by_name(pipeline):
+def test_a_lora_for_a_control_model_is_refused_with_the_models_name(pipeline):
     name = "transformer.x_embedder"
     tensors = {f"{name}.lora_A.weight": torch.ones(2, 128), f"{name}.lora_B.weight": torch.ones(192, 2)}
     error = refusal(pipeline, tensors)
     assert_one_sentence(error, "was made for another model", "x_embedder", "192 x 128", "Control")
 
 
-def test_a_lora_of_sd3_is_refused_by_name(pipeline):
-    """Its layers have the names of FLUX.1's, at another width."""
+def test_a_lora_for_sd3_is_refused_with_the_models_name(pipeline):
+    """Its layers have the same names as those of FLUX.1, and another width."""
     name = "transformer.transformer_blocks.0.attn.to_q"
     tensors = {f"{name}.lora_A.weight": torch.ones(2, 1536), f"{name}.lora_B.weight": torch.ones(1536, 2)}
     assert_one_sentence(
@@ -75,8 +75,8 @@ def test_a_lora_of_sd3_is_refused_by_name(pipeline):
     )
 
 
-def test_a_small_file_that_says_it_is_huge_is_refused_before_any_of_it_is_made(pipeline):
-    """Of 400 thousand numbers, the change would have 10 to the 20."""
+def test_a_small_file_with_a_huge_delta_is_refused_before_the_delta_is_materialized(pipeline):
+    """The file has 400 thousand numbers; its delta would have 10 to the 20."""
     name, tall, wide = "lycoris_transformer_blocks_0_attn_to_q", torch.ones(100_000, 1), torch.ones(1, 100_000)
-    parts = {f"{name}.lokr_w{factor}_{half}": part for factor in (1, 2) for half, part in (("a", tall), ("b", wide))}
-    assert_one_sentence(refusal(pipeline, parts), "10000000000 x 10000000000", "this model's are")
+    tensors = {f"{name}.lokr_w{factor}_{half}": each for factor in (1, 2) for half, each in (("a", tall), ("b", wide))}
+    assert_one_sentence(refusal(pipeline, tensors), "10000000000 x 10000000000", "this model's are")

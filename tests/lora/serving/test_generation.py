@@ -1,4 +1,4 @@
-"""Drawing from nothing, from an image, and in a part of one."""
+"""Text to image, image to image, and inpainting."""
 
 import dataclasses
 import random
@@ -9,7 +9,7 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.serving.generation import draw
+from lora.serving.generation import generate
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import all_scenes, render
 from tests.generation_requests import a_source
@@ -30,11 +30,11 @@ def request(**changes):
     return dataclasses.replace(plain_request("a red star in a meadow"), **{"num_inference_steps": 4} | changes)
 
 
-def drawn(pipeline, source=None, **changes):
-    return [np.asarray(each, dtype=int) for each in draw(pipeline, request(**changes), source)]
+def generated(pipeline, source=None, **changes):
+    return [np.asarray(each, dtype=int) for each in generate(pipeline, request(**changes), source)]
 
 
-def far(one, other):
+def distance(one, other):
     return np.abs(one - other).mean()
 
 
@@ -45,48 +45,50 @@ def half(image):
 
 
 def test_each_image_has_the_next_seed(pipeline):
-    together = drawn(pipeline, num_outputs=2, seed=5)
-    alone = [drawn(pipeline, seed=seed)[0] for seed in (5, 6)]
+    together = generated(pipeline, num_outputs=2, seed=5)
+    alone = [generated(pipeline, seed=seed)[0] for seed in (5, 6)]
     assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
-def test_an_image_gives_its_size(pipeline, image):
-    (result,) = drawn(pipeline, a_source(image, None, 0.5))
+def test_the_result_has_the_size_of_the_source_image(pipeline, image):
+    (result,) = generated(pipeline, a_source(image, None, 0.5))
     assert result.shape == (96, 64, 3)
 
 
 def test_the_more_strength_the_less_of_the_image_is_left(pipeline, image):
     original = np.asarray(image, dtype=int)
-    distances = [far(drawn(pipeline, a_source(image, None, strength))[0], original) for strength in (0.0, 0.25, 1.0)]
+    distances = [
+        distance(generated(pipeline, a_source(image, None, strength))[0], original) for strength in (0.0, 0.25, 1.0)
+    ]
     assert distances[0] == 0
     assert distances[0] < distances[1] < distances[2]
 
 
 @pytest.mark.parametrize(("strength", "steps"), [(0.0, 1), (0.01, 1), (0.1, 4), (1.0, 1)])
-def test_there_is_no_strength_that_cannot_be_drawn(pipeline, image, strength, steps):
-    """D19: strength times steps below one."""
+def test_an_image_is_generated_at_every_strength(pipeline, image, strength, steps):
+    """D19: strength times steps may be below one."""
     for mask in (None, half(image)):
-        assert len(drawn(pipeline, a_source(image, mask, strength), num_inference_steps=steps)) == 1
+        assert len(generated(pipeline, a_source(image, mask, strength), num_inference_steps=steps)) == 1
 
 
 def test_outside_the_mask_the_image_stays(pipeline, image):
-    (result,) = drawn(pipeline, a_source(image, half(image), 1.0))
+    (result,) = generated(pipeline, a_source(image, half(image), 1.0))
     original = np.asarray(image, dtype=int)
     inside, outside = np.s_[:, :24], np.s_[:, 40:]
-    assert far(result[outside], original[outside]) < 12
-    assert far(result[inside], original[inside]) > 2 * far(result[outside], original[outside])
+    assert distance(result[outside], original[outside]) < 12
+    assert distance(result[inside], original[inside]) > 2 * distance(result[outside], original[outside])
 
 
-def test_a_mask_of_nothing_gives_the_image_back(pipeline, image):
+def test_a_black_mask_returns_the_source_image(pipeline, image):
     """D17."""
-    (result,) = drawn(pipeline, a_source(image, Image.new("L", image.size, 0), 1.0))
+    (result,) = generated(pipeline, a_source(image, Image.new("L", image.size, 0), 1.0))
     assert np.array_equal(result, np.asarray(image))
 
 
 def test_the_same_seed_gives_the_same_pixels(pipeline, image):
     """D23."""
     for source in (None, a_source(image, None, 0.7), a_source(image, half(image), 0.7)):
-        one, other = drawn(pipeline, source)[0], drawn(pipeline, source)[0]
+        one, other = generated(pipeline, source)[0], generated(pipeline, source)[0]
         assert np.array_equal(one, other)
 
 
@@ -96,13 +98,14 @@ def test_the_same_seed_gives_the_same_pixels(pipeline, image):
 def test_each_step_of_each_image_is_counted(pipeline, image, strength, masked, steps):
     source = strength and a_source(image, half(image) if masked else None, strength)
     lines = []
-    list(draw(pipeline, request(num_outputs=2), source, say=lines.append))
+    list(generate(pipeline, request(num_outputs=2), source, log_line=lines.append))
     assert lines[-1].endswith(f"| {steps}/{steps}")
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_what_is_drawn_from_an_image_leaves_the_precision_of_the_weights(image, masked):
+def test_image_to_image_does_not_change_the_precision_of_the_weights(image, masked):
     half_precision = FluxPipeline.from_pretrained(TINY_FLUX, dtype=torch.bfloat16)
-    drawn(half_precision, a_source(image, half(image) if masked else None, 0.5))
-    parts = half_precision.transformer, half_precision.vae, half_precision.text_encoder, half_precision.text_encoder_2
-    assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.bfloat16}
+    generated(half_precision, a_source(image, half(image) if masked else None, 0.5))
+    names = ("transformer", "vae", "text_encoder", "text_encoder_2")
+    components = [getattr(half_precision, name) for name in names]
+    assert {parameter.dtype for each in components for parameter in each.parameters()} == {torch.bfloat16}

@@ -1,4 +1,4 @@
-"""In 8 bits, a pipeline draws nearly the same, wears LoRAs at their full strength, and is otherwise left as it was."""
+"""The int8 transformer: nearly the same images, LoRAs at their full strength, and no other effect on the pipeline."""
 
 import math
 
@@ -29,31 +29,33 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def loras(pipeline):
-    """LoRAs on every layer, in fp32 so that only codes are rounded."""
+    """LoRAs on every layer, in fp32, so that only the quantization rounds."""
     made = {name: random_lora(pipeline.transformer, rank=4, seed=seed) for seed, name in enumerate("ab")}
-    return {name: convert_lora({key: part.float() for key, part in lora.items()}) for name, lora in made.items()}
+    return {name: convert_lora({key: tensor.float() for key, tensor in lora.items()}) for name, lora in made.items()}
 
 
 @pytest.fixture
 def merger(pipeline):
     merger = LoraMerger(pipeline)
     yield merger
-    merger.wear([])
+    merger.apply([])
 
 
 @pytest.fixture
-def wear(merger, loras):
-    """Wear some of them, such as a=1.0."""
-    return lambda **scales: merger.wear([AppliedLora(name, loras[name], scale, name) for name, scale in scales.items()])
+def apply(merger, loras):
+    """Applies some of the LoRAs, such as a=1.0."""
+    return lambda **scales: merger.apply(
+        [AppliedLora(name, loras[name], scale, name) for name, scale in scales.items()]
+    )
 
 
 @pytest.fixture
 def fast(pipeline, merger):
-    return Int8Transformer(pipeline, merger, say=print)
+    return Int8Transformer(pipeline, merger, log_line=print)
 
 
 def codes(pipeline, fast):
-    """Of every 8-bit layer, as a request finds them."""
+    """Return codes and scales of every int8 layer, as a request finds them."""
     with fast.enabled():
         return {
             name: (layer.weight.clone(), layer.scales.clone())
@@ -69,7 +71,7 @@ def weights(some):
     return {name: codes.double() * scales[:, None] for name, (codes, scales) in some.items()}
 
 
-def drawn(pipeline, *, width=64, height=64):
+def generated(pipeline, *, width=64, height=64):
     with torch.inference_mode():
         return pipeline(
             prompt="a red star in a meadow",
@@ -82,18 +84,18 @@ def drawn(pipeline, *, width=64, height=64):
         ).images
 
 
-def drawn_fast(pipeline, fast, **size):
+def generated_fast(pipeline, fast, **size):
     with fast.enabled():
-        return drawn(pipeline, **size)
+        return generated(pipeline, **size)
 
 
 def psnr(image, other):
-    """In dB, of images in 0..1."""
+    """Return the PSNR in dB of images in 0..1."""
     return -10 * math.log10((image - other).square().mean())
 
 
 def fail_at(monkeypatch, owner, name, *, call, error):
-    """Let a method fail at its so-many-th call."""
+    """Let a method raise an error at a given call."""
     whole, calls = getattr(owner, name), []
 
     def failing(*args, **options):
@@ -105,14 +107,14 @@ def fail_at(monkeypatch, owner, name, *, call, error):
     monkeypatch.setattr(owner, name, failing)
 
 
-def test_what_multiplies_every_token_is_in_8_bits_and_nothing_else_is():
+def test_exactly_the_layers_that_multiply_every_token_are_int8():
     assert set(int8_layers(build_int8_transformer(tiny_transformer()))) == {
         *(f"transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_DOUBLE_BLOCKS),
         *(f"single_transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_SINGLE_BLOCKS),
     }
 
 
-def test_all_other_parameters_are_those_of_the_plain_model_themselves():
+def test_all_other_parameters_are_shared_with_the_plain_model():
     plain = tiny_transformer()
     fast = build_int8_transformer(plain)
     own = dict(plain.named_parameters())
@@ -122,92 +124,92 @@ def test_all_other_parameters_are_those_of_the_plain_model_themselves():
     assert others == {f"{name}.weight" for name in int8_layers(fast)}
 
 
-def test_it_takes_no_memory_but_for_codes_and_their_scales():
+def test_it_takes_memory_only_for_codes_and_scales():
     plain = tiny_transformer()
     fast = build_int8_transformer(plain)
     own = {parameter.data_ptr() for parameter in plain.parameters()}
     layers = int8_layers(fast).values()
-    held = [*fast.parameters(), *fast.buffers(), *(layer.scales for layer in layers)]
-    more = sum(each.nbytes for each in held if each.data_ptr() not in own)
-    rounded = [plain.get_submodule(name) for name in int8_layers(fast)]
-    assert more == sum(layer.weight.numel() + 4 * layer.out_features for layer in rounded)
+    tensors = [*fast.parameters(), *fast.buffers(), *(layer.scales for layer in layers)]
+    more = sum(each.nbytes for each in tensors if each.data_ptr() not in own)
+    quantized = [plain.get_submodule(name) for name in int8_layers(fast)]
+    assert more == sum(layer.weight.numel() + 4 * layer.out_features for layer in quantized)
 
 
-def test_who_never_goes_fast_spends_no_memory_on_it(monkeypatch, pipeline, merger):
+def test_without_go_fast_it_takes_no_memory(monkeypatch, pipeline, merger):
     fail_at(monkeypatch, W8A8Linear, "__init__", call=1, error=AssertionError)
-    Int8Transformer(pipeline, merger, say=print)
-    drawn(pipeline)
+    Int8Transformer(pipeline, merger, log_line=print)
+    generated(pipeline)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_an_image_of_any_size_is_nearly_the_same(pipeline, fast, size):
-    assert 35 < psnr(drawn_fast(pipeline, fast, **size), drawn(pipeline, **size)) < 70
+    assert 35 < psnr(generated_fast(pipeline, fast, **size), generated(pipeline, **size)) < 70
 
 
-def test_an_image_with_a_lora_is_nearer_to_the_plain_one_with_it_than_to_one_without(pipeline, fast, wear):
-    without = drawn(pipeline)
-    wear(a=2.0)
-    found, expected = drawn_fast(pipeline, fast), drawn(pipeline)
+def test_an_image_with_a_lora_is_close_to_the_plain_image_with_it_and_not_to_the_one_without(pipeline, fast, apply):
+    without = generated(pipeline)
+    apply(a=2.0)
+    found, expected = generated_fast(pipeline, fast), generated(pipeline)
     assert psnr(found, expected) > 40
     assert psnr(found, without) < 36
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_each_layer_wears_a_lora_at_its_full_strength(pipeline, fast, wear, loras, name, scale):
-    """Peers' go_fast needs 1.5 times the scale. What is regressed is the change of the codes upon scale times B A."""
+def test_each_layer_has_a_lora_at_its_full_strength(pipeline, fast, apply, loras, name, scale):
+    """In peers, go_fast needs 1.5 times the scale. Regresses the change of the quantized weights on scale times B A."""
     base = weights(codes(pipeline, fast))
-    wear(**{name: scale})
+    apply(**{name: scale})
     strengths = []
     for layer, weight in weights(codes(pipeline, fast)).items():
-        pair = loras[name].transformer[layer]
-        full = scale * pair.up.double() @ pair.down.double()
+        factors = loras[name].transformer[layer]
+        full = scale * factors.up.double() @ factors.down.double()
         strengths.append(((weight - base[layer]) * full).sum().item() / full.square().sum().item())
     assert len(strengths) == 44
     assert all(abs(strength - 1) < 0.02 for strength in strengths)
     assert abs(sum(strengths) / len(strengths) - 1) < 0.002
 
 
-def test_scale_0_is_the_8_bit_base_bit_for_bit(pipeline, fast, wear):
+def test_scale_0_gives_the_int8_base_bit_for_bit(pipeline, fast, apply):
     base = codes(pipeline, fast)
-    wear(a=1.0)
+    apply(a=1.0)
     assert not same(codes(pipeline, fast), base)
-    wear(a=0.0)
+    apply(a=0.0)
     assert same(codes(pipeline, fast), base)
 
 
-def test_the_same_outfit_is_the_same_codes_whatever_was_worn_before(pipeline, fast, wear):
+def test_the_same_loras_give_the_same_codes_whatever_was_applied_before(pipeline, fast, apply):
     base = codes(pipeline, fast)
-    wear(a=1.0)
+    apply(a=1.0)
     first = codes(pipeline, fast)
-    wear(b=1.7)
+    apply(b=1.7)
     assert not same(codes(pipeline, fast), first)
-    wear()
+    apply()
     assert same(codes(pipeline, fast), base)
-    wear(a=1.0)
+    apply(a=1.0)
     assert same(codes(pipeline, fast), first)
 
 
-def test_what_was_worn_before_the_first_fast_request_is_in_its_codes(pipeline, merger, wear):
-    wear(a=1.0)
-    early = codes(pipeline, Int8Transformer(pipeline, merger, say=print))
-    fast = Int8Transformer(pipeline, merger, say=print)
-    wear(b=1.0)
+def test_loras_applied_before_the_first_fast_request_are_in_its_codes(pipeline, merger, apply):
+    apply(a=1.0)
+    early = codes(pipeline, Int8Transformer(pipeline, merger, log_line=print))
+    fast = Int8Transformer(pipeline, merger, log_line=print)
+    apply(b=1.0)
     codes(pipeline, fast)
-    wear(a=1.0)
+    apply(a=1.0)
     assert same(codes(pipeline, fast), early)
 
 
-def test_outfits_of_plain_requests_in_between_are_not_missed(pipeline, fast, wear):
-    wear(a=1.0)
+def test_loras_that_change_between_two_fast_requests_are_noticed(pipeline, fast, apply):
+    apply(a=1.0)
     first = codes(pipeline, fast)
-    wear(b=1.0)
-    drawn(pipeline)
-    wear(a=1.0)
+    apply(b=1.0)
+    generated(pipeline)
+    apply(a=1.0)
     assert same(codes(pipeline, fast), first)
 
 
-def test_only_layers_that_were_written_are_rounded_again(monkeypatch, pipeline, fast, merger, loras):
+def test_only_layers_that_were_written_are_quantized_again(monkeypatch, pipeline, fast, merger, loras):
     codes(pipeline, fast)
     layer = "transformer_blocks.0.attn.to_q"
     one = convert_lora(
@@ -216,60 +218,65 @@ def test_only_layers_that_were_written_are_rounded_again(monkeypatch, pipeline, 
             f"transformer.{layer}.lora_B.weight": loras["a"].transformer[layer].up,
         }
     )
-    rounded = []
-    whole = W8A8Linear.hold
-    monkeypatch.setattr(W8A8Linear, "hold", lambda self, *args, **on: (rounded.append(self), whole(self, *args, **on)))
+    quantized = []
+    whole = W8A8Linear.store_weight
+
+    def counting(self, *args, **options):
+        quantized.append(self)
+        whole(self, *args, **options)
+
+    monkeypatch.setattr(W8A8Linear, "store_weight", counting)
     codes(pipeline, fast)
-    assert rounded == []
-    merger.wear([AppliedLora("one", one, 1.0, "one")])
+    assert quantized == []
+    merger.apply([AppliedLora("one", one, 1.0, "one")])
     with fast.enabled():
-        assert rounded == [pipeline.transformer.get_submodule(layer)]
+        assert quantized == [pipeline.transformer.get_submodule(layer)]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("owner_and_method", [(torch, "addmm"), (W8A8Linear, "hold"), (torch.Tensor, "copy_")])
+@pytest.mark.parametrize("owner_and_method", [(torch, "addmm"), (W8A8Linear, "store_weight"), (torch.Tensor, "copy_")])
 @pytest.mark.parametrize("before", [{}, {"b": 1.0}])
-def test_what_ends_half_way_leaves_the_next_request_right(
-    monkeypatch, pipeline, fast, wear, owner_and_method, before, error
+def test_after_an_interrupted_request_the_next_one_is_correct(
+    monkeypatch, pipeline, fast, apply, owner_and_method, before, error
 ):
-    """In the midst of wearing, of rounding, or of writing codes: an error as well as a cancel."""
-    wear(a=1.0)
+    """An error or a cancel comes while LoRAs are merged, while layers are quantized, or while codes are written."""
+    apply(a=1.0)
     expected = codes(pipeline, fast)
-    wear(**before)
+    apply(**before)
     as_before = codes(pipeline, fast)
     with monkeypatch.context() as patch:
         fail_at(patch, *owner_and_method, call=11, error=error)
         with pytest.raises(error):
-            wear(a=1.0)
+            apply(a=1.0)
             codes(pipeline, fast)
-    wear(**before)
+    apply(**before)
     assert same(codes(pipeline, fast), as_before)
-    wear(a=1.0)
+    apply(a=1.0)
     assert same(codes(pipeline, fast), expected)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_the_first_fast_request_may_end_half_way(monkeypatch, pipeline, fast, merger, error):
+def test_after_an_interrupted_first_fast_request_the_next_one_is_correct(monkeypatch, pipeline, fast, merger, error):
     with monkeypatch.context() as patch:
-        fail_at(patch, W8A8Linear, "hold", call=11, error=error)
+        fail_at(patch, W8A8Linear, "store_weight", call=11, error=error)
         with pytest.raises(error):
             codes(pipeline, fast)
-    assert same(codes(pipeline, fast), codes(pipeline, Int8Transformer(pipeline, merger, say=print)))
+    assert same(codes(pipeline, fast), codes(pipeline, Int8Transformer(pipeline, merger, log_line=print)))
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_whatever_ends_a_fast_request_the_next_is_plain_bit_for_bit(pipeline, fast, error):
-    plain, before = pipeline.transformer, drawn(pipeline)
+def test_after_an_interrupted_fast_request_a_plain_one_is_unchanged_bit_for_bit(pipeline, fast, error):
+    plain, before = pipeline.transformer, generated(pipeline)
     with pytest.raises(error), fast.enabled():
         assert pipeline.transformer is not plain
         raise error
     assert pipeline.transformer is plain
-    assert torch.equal(drawn(pipeline), before)
+    assert torch.equal(generated(pipeline), before)
 
 
 def test_nothing_is_compiled_on_a_cpu(pipeline, merger):
-    said = []
+    lines = []
     counters.clear()
-    drawn_fast(pipeline, Int8Transformer(pipeline, merger, say=said.append))
-    assert said == []
+    generated_fast(pipeline, Int8Transformer(pipeline, merger, log_line=lines.append))
+    assert lines == []
     assert counters["stats"]["unique_graphs"] == 0

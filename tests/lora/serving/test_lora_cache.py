@@ -1,8 +1,8 @@
-"""LoRAs that were worn lately need not be read anew."""
+"""A LoRA that is in the cache is not read again."""
 
 import pytest
 
-from lora.serving import lora_cache as closet_module
+from lora.serving import lora_cache as lora_cache_module
 from lora.serving.lora_cache import LoraCache
 from tests.tiny import assert_one_sentence, random_lora, tiny_transformer
 
@@ -13,19 +13,19 @@ def tensors():
 
 
 class Reader:
-    """Of a file with this digest; counts how often it is asked."""
+    """Returns a digest and tensors, and counts its calls."""
 
     def __init__(self, digest, tensors):
-        self.answer, self.calls = (digest, tensors), 0
+        self.result, self.calls = (digest, tensors), 0
 
     def __call__(self):
         self.calls += 1
-        return self.answer
+        return self.result
 
 
-def test_a_file_that_is_known_is_not_read_again(tensors):
+def test_a_cached_file_is_not_read_again(tensors):
     lora_cache, read = LoraCache(), Reader("a", tensors)
-    assert lora_cache.lora("stamp", read) is lora_cache.lora("stamp", read)
+    assert lora_cache.lora("key", read) is lora_cache.lora("key", read)
     assert read.calls == 1
 
 
@@ -48,23 +48,23 @@ def test_a_file_that_changed_is_read_again(tensors):
     assert lora_cache.lora("first", Reader("c", tensors)).digest == "a"
 
 
-def test_those_not_asked_for_longest_go_first_and_the_last_one_stays(monkeypatch, tensors):
+def test_the_least_recently_used_are_evicted_and_the_latest_stays(monkeypatch, tensors):
     lora_cache, first, second = LoraCache(), Reader("a", tensors), Reader("b", tensors)
     lora_cache.lora("a", first), lora_cache.lora("b", second)
-    monkeypatch.setattr(closet_module, "MOST_BYTES", 1)
+    monkeypatch.setattr(lora_cache_module, "MOST_BYTES", 1)
     lora_cache.lora("b", second), lora_cache.lora("a", first)
     assert (first.calls, second.calls) == (2, 1)
 
 
-def test_stamps_are_not_kept_for_ever(monkeypatch, tensors):
-    monkeypatch.setattr(closet_module, "MOST_STAMPS", 2)
+def test_the_number_of_cache_keys_is_limited(monkeypatch, tensors):
+    monkeypatch.setattr(lora_cache_module, "MOST_CACHE_KEYS", 2)
     lora_cache, read = LoraCache(), Reader("a", tensors)
-    for stamp in ("1", "2", "3", "1"):
-        lora_cache.lora(stamp, read)
+    for key in ("1", "2", "3", "1"):
+        lora_cache.lora(key, read)
     assert read.calls == 4
 
 
-def test_a_file_that_cannot_be_read_is_not_remembered(tensors):
+def test_a_file_that_cannot_be_read_is_not_cached(tensors):
     lora_cache = LoraCache()
 
     def broken():
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_read_is_not_remembered(tensors):
     assert lora_cache.lora("a", Reader("a", tensors)).digest == "a"
 
 
-def test_what_is_no_lora_of_flux_is_refused_in_one_sentence():
+def test_a_file_that_is_no_lora_for_flux_is_refused_in_one_sentence():
     with pytest.raises(ValueError) as error:
         LoraCache().lora("a", Reader("a", {}))
     assert_one_sentence(error.value, "changes nothing")

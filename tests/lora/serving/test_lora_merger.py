@@ -1,11 +1,11 @@
-"""Whatever was worn before, a request finds the base or exactly its own LoRAs; a misfit leaves no trace."""
+"""Whatever was applied before, a request finds the base or exactly its own LoRAs; a refused LoRA has no effect."""
 
 import pytest
 import torch
 
 from lora.formats.reading import convert_lora
-from lora.formats.weight_deltas import Pair
-from lora.serving import merger as wardrobe_module
+from lora.formats.weight_deltas import LowRankFactors
+from lora.serving import lora_merger as lora_merger_module
 from lora.serving.lora_merger import AppliedLora, LoraMerger, ScaledDelta, ScaledFactors, _write
 from tests.lora.formats.made import KOHYA, loha, lokr
 from tests.tiny import TINY_TEXT_TOKENS, assert_one_sentence, random_lora, tiny_pipeline
@@ -22,13 +22,13 @@ def pipeline():
 
 @pytest.fixture(scope="module", autouse=True)
 def base(pipeline):
-    """What the pipeline draws when it wears nothing and never has."""
-    return drawn(pipeline)
+    """The latents of the pipeline before any LoRA was applied."""
+    return generated(pipeline)
 
 
 @pytest.fixture(scope="module")
 def loras(pipeline):
-    """Three LoRAs of two ranks, in fp32 so that nothing is rounded."""
+    """Three LoRAs of two ranks, in fp32, so that nothing is rounded."""
     ranks = {"a": 4, "b": 8, "c": 4}
     made = {name: random_lora(pipeline.transformer, rank=rank, seed=i) for i, (name, rank) in enumerate(ranks.items())}
     return {name: {key: tensor.float() for key, tensor in lora.items()} for name, lora in made.items()}
@@ -38,22 +38,22 @@ def loras(pipeline):
 def merger(pipeline):
     merger = LoraMerger(pipeline)
     yield merger
-    merger.wear([])
+    merger.apply([])
     assert merger.is_intact
 
 
 @pytest.fixture
-def wear(merger, loras):
-    """Wear some of the three, such as a=1.0."""
-    return lambda **scales: merger.wear([worn(loras[name], name=name, scale=scales[name]) for name in scales])
+def apply(merger, loras):
+    """Applies some of the three LoRAs, such as a=1.0."""
+    return lambda **scales: merger.apply([applied(loras[name], name=name, scale=scales[name]) for name in scales])
 
 
-def worn(tensors, *, name, scale=1.0):
+def applied(tensors, *, name, scale=1.0):
     return AppliedLora(name, convert_lora(tensors), scale, f"loras[1] {name!r}")
 
 
-def drawn(pipeline):
-    """Latents of a small image, before a VAE could hide a difference."""
+def generated(pipeline):
+    """Return the latents of a small image, because the VAE could hide a difference."""
     return pipeline(
         prompt="a photo of TOK",
         max_sequence_length=TINY_TEXT_TOKENS,
@@ -69,7 +69,7 @@ def weights(pipeline):
     return {name: each.detach().clone() for name, each in pipeline.transformer.named_parameters()}
 
 
-def weight_delta_of(lora, layer):
+def product_of(lora, layer):
     return lora[f"transformer.{layer}.lora_B.weight"] @ lora[f"transformer.{layer}.lora_A.weight"]
 
 
@@ -81,8 +81,8 @@ def without(tensors, *names):
     return {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
-def misfits(lora):
-    """LoRAs that look right from afar, and what must be said of them."""
+def incompatible(lora):
+    """Return LoRAs that are almost compatible, each with what its error has to name."""
     down, up = lora[DOWN], lora[UP]
     other = lora | {DOWN: torch.ones(4, 7)}, lora | {UP: torch.ones(7, 4)}
     return {
@@ -92,154 +92,154 @@ def misfits(lora):
     }
 
 
-def test_a_lora_changes_what_is_drawn(pipeline, wear, base):
+def test_a_lora_changes_the_image(pipeline, apply, base):
     """Trap 29."""
-    wear(a=1.0)
-    assert (drawn(pipeline) - base).abs().max() > 1e-3
+    apply(a=1.0)
+    assert (generated(pipeline) - base).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 1.0, 2.0])
-def test_each_weight_changes_by_the_scale_times_b_times_a(pipeline, wear, loras, scale):
-    """Trap 24: once, and not by its square; -1 subtracts."""
+def test_each_weight_changes_by_the_scale_times_b_times_a(pipeline, apply, loras, scale):
+    """Trap 24: the scale is applied once, not squared; -1 subtracts."""
     before = weights(pipeline)
-    wear(a=scale)
+    apply(a=scale)
     after = weights(pipeline)
     changed = {name.removesuffix(".weight") for name in before if not torch.equal(before[name], after[name])}
     assert changed == layers_of(loras["a"])
     for layer in changed:
-        expected = scale * weight_delta_of(loras["a"], layer)
+        expected = scale * product_of(loras["a"], layer)
         found = after[f"{layer}.weight"] - before[f"{layer}.weight"]
         assert (found - expected).norm() < 1e-5 * expected.norm() + 1e-6, layer
 
 
-def test_several_loras_add_up(pipeline, wear, loras):
+def test_several_loras_add_up(pipeline, apply, loras):
     before = weights(pipeline)
-    wear(a=1.0, b=-0.5, c=2.0)
-    expected = sum(scale * weight_delta_of(loras[name], LAYER) for name, scale in (("a", 1.0), ("b", -0.5), ("c", 2.0)))
+    apply(a=1.0, b=-0.5, c=2.0)
+    expected = sum(scale * product_of(loras[name], LAYER) for name, scale in (("a", 1.0), ("b", -0.5), ("c", 2.0)))
     found = weights(pipeline)[f"{LAYER}.weight"] - before[f"{LAYER}.weight"]
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_the_same_lora_twice_is_worn_twice(pipeline, merger, loras):
+def test_the_same_lora_twice_is_applied_twice(pipeline, merger, loras):
     """C100."""
-    merger.wear([worn(loras["a"], name="a"), worn(loras["a"], name="a")])
-    twice = drawn(pipeline)
-    merger.wear([worn(loras["a"], name="a", scale=2.0)])
-    assert torch.allclose(drawn(pipeline), twice, atol=1e-5)
+    merger.apply([applied(loras["a"], name="a"), applied(loras["a"], name="a")])
+    twice = generated(pipeline)
+    merger.apply([applied(loras["a"], name="a", scale=2.0)])
+    assert torch.allclose(generated(pipeline), twice, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loras_of_all_forms_together_are_rounded_once(dtype):
-    """Two plain ones, a LoKr and a LoHa on one layer, in any order."""
+def test_loras_of_all_decompositions_together_are_rounded_once(dtype):
+    """Two plain LoRAs, a LoKr and a LoHa on one layer, in any order."""
     generator = torch.Generator().manual_seed(0)
     original = torch.randn(24, 16, generator=generator).to(dtype)
-    forms = [(KOHYA, 1.0), (lokr, -0.5), (loha, 2.0), (KOHYA, 0.5)]
-    changes, exact = [], original.double()
-    for form, scale in forms:
-        tensors, change = form("lora_unet_double_blocks_0_img_mlp_0", 24, 16, generator)
-        changes.append((next(iter(convert_lora(tensors).transformer.values())), scale))
-        exact = exact + scale * change()
+    decompositions = [(KOHYA, 1.0), (lokr, -0.5), (loha, 2.0), (KOHYA, 0.5)]
+    deltas, exact = [], original.double()
+    for decomposition, scale in decompositions:
+        tensors, delta = decomposition("lora_unet_double_blocks_0_img_mlp_0", 24, 16, generator)
+        deltas.append((next(iter(convert_lora(tensors).transformer.values())), scale))
+        exact = exact + scale * delta()
     weight = torch.empty_like(original)
-    pairs = [ScaledFactors(change, scale) for change, scale in changes if isinstance(change, Pair)]
-    others = [ScaledDelta("digest", change, scale) for change, scale in changes if not isinstance(change, Pair)]
-    assert (len(pairs), len(others)) == (2, 2)
-    _write(weight, original, pairs, others)
+    low_rank = [ScaledFactors(delta, scale) for delta, scale in deltas if isinstance(delta, LowRankFactors)]
+    others = [ScaledDelta("digest", delta, scale) for delta, scale in deltas if not isinstance(delta, LowRankFactors)]
+    assert (len(low_rank), len(others)) == (2, 2)
+    _write(weight, original, low_rank, others)
     eps = torch.finfo(dtype).eps
     assert ((weight.double() - exact).abs() <= eps / 2 * exact.abs() + 1e-5).all()
     assert not torch.equal(weight, original)
 
 
-def test_another_scale_brings_no_lora_to_the_device_again_and_what_is_not_worn_is_not_kept_there(merger, loras):
-    merger.wear([worn(loras["a"], name="a"), worn(loras["b"], name="b")])
-    there = dict(merger._placed)
-    merger.wear([worn(loras["a"], name="a", scale=0.5)])
-    assert merger._placed.keys() == {key for key in there if key[0] == "a"}
-    assert all(pair is there[key] for key, pair in merger._placed.items())
-    merger.wear([])
-    assert merger._placed == {}
+def test_factors_stay_on_the_device_while_their_lora_is_applied_at_any_scale(merger, loras):
+    merger.apply([applied(loras["a"], name="a"), applied(loras["b"], name="b")])
+    before = dict(merger._device_factors)
+    merger.apply([applied(loras["a"], name="a", scale=0.5)])
+    assert merger._device_factors.keys() == {key for key in before if key[0] == "a"}
+    assert all(factors is before[key] for key, factors in merger._device_factors.items())
+    merger.apply([])
+    assert merger._device_factors == {}
 
 
 @pytest.mark.parametrize("before", [{}, {"b": 1.0}])
-def test_a_lora_that_makes_weights_infinite_is_refused_and_the_base_is_back(
-    pipeline, merger, wear, loras, base, before
+def test_a_lora_that_makes_weights_infinite_is_refused_and_the_base_is_restored(
+    pipeline, merger, apply, loras, base, before
 ):
-    wear(**before)
+    apply(**before)
     huge = {name: torch.full_like(tensor, 1e30) for name, tensor in loras["a"].items()}
     with pytest.raises(ValueError) as error:
-        merger.wear([worn(loras["c"], name="c"), worn(huge, name="huge")])
+        merger.apply([applied(loras["c"], name="c"), applied(huge, name="huge")])
     assert_one_sentence(
         error.value, "loras[1] 'c' with loras[1] 'huge' makes weights of the model infinite", "expected"
     )
-    assert torch.equal(drawn(pipeline), base)
+    assert torch.equal(generated(pipeline), base)
 
 
-def test_wearing_nothing_is_the_base_bit_for_bit(pipeline, merger, wear, base):
-    wear(a=1.0, b=0.5)
-    merger.wear([])
-    assert torch.equal(drawn(pipeline), base)
-    merger.wear([])
-    assert torch.equal(drawn(pipeline), base)
+def test_without_loras_the_base_is_restored_bit_for_bit(pipeline, merger, apply, base):
+    apply(a=1.0, b=0.5)
+    merger.apply([])
+    assert torch.equal(generated(pipeline), base)
+    merger.apply([])
+    assert torch.equal(generated(pipeline), base)
 
 
 @pytest.mark.parametrize("before", [None, "b"])
-def test_scale_0_is_no_lora_bit_for_bit(pipeline, wear, base, before):
+def test_scale_0_equals_no_lora_bit_for_bit(pipeline, apply, base, before):
     """C97."""
     if before:
-        wear(**{before: 1.0})
-    wear(a=0.0)
-    assert torch.equal(drawn(pipeline), base)
+        apply(**{before: 1.0})
+    apply(a=0.0)
+    assert torch.equal(generated(pipeline), base)
 
 
-def test_the_same_outfit_draws_the_same_whatever_was_worn_before(pipeline, merger, wear, base):
-    """C95: A, B, none, A, bit for bit."""
-    wear(a=1.0)
-    fresh = drawn(pipeline)
-    wear(b=1.7, c=1.0)
-    assert not torch.equal(drawn(pipeline), fresh)
-    merger.wear([])
-    assert torch.equal(drawn(pipeline), base)
-    wear(a=0.5)
-    wear(a=1.0)
-    assert torch.equal(drawn(pipeline), fresh)
+def test_the_same_loras_give_the_same_image_whatever_was_applied_before(pipeline, merger, apply, base):
+    """C95: A, B, none and A again, bit for bit."""
+    apply(a=1.0)
+    fresh = generated(pipeline)
+    apply(b=1.7, c=1.0)
+    assert not torch.equal(generated(pipeline), fresh)
+    merger.apply([])
+    assert torch.equal(generated(pipeline), base)
+    apply(a=0.5)
+    apply(a=1.0)
+    assert torch.equal(generated(pipeline), fresh)
 
 
-def test_loras_of_equal_rank_are_told_apart(pipeline, wear):
-    answers = []
+def test_loras_of_equal_rank_are_distinguished(pipeline, apply):
+    results = []
     for name in ("a", "c", "a", "c"):
-        wear(**{name: 1.0})
-        answers.append(drawn(pipeline))
-    assert torch.equal(answers[0], answers[2])
-    assert torch.equal(answers[1], answers[3])
-    assert not torch.equal(answers[0], answers[1])
+        apply(**{name: 1.0})
+        results.append(generated(pipeline))
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
+    assert not torch.equal(results[0], results[1])
 
 
-def test_a_lora_on_a_text_encoder_is_worn_there_and_taken_off(pipeline, merger, base):
+def test_a_lora_on_a_text_encoder_is_applied_and_removed(pipeline, merger, base):
     """C77."""
     width = pipeline.text_encoder.config.hidden_size
-    halves = {f"{CLIP_LAYER}.lora_A.weight": torch.ones(2, width), f"{CLIP_LAYER}.lora_B.weight": torch.ones(width, 2)}
-    merger.wear([worn(halves, name="clip")])
-    assert not torch.equal(drawn(pipeline), base)
-    merger.wear([])
-    assert torch.equal(drawn(pipeline), base)
+    tensors = {f"{CLIP_LAYER}.lora_A.weight": torch.ones(2, width), f"{CLIP_LAYER}.lora_B.weight": torch.ones(width, 2)}
+    merger.apply([applied(tensors, name="clip")])
+    assert not torch.equal(generated(pipeline), base)
+    merger.apply([])
+    assert torch.equal(generated(pipeline), base)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["wrong inputs", "wrong outputs", "a block too many"])
-def test_a_misfit_is_refused_and_leaves_on_what_was_worn(pipeline, merger, wear, loras, kind, scale):
+def test_an_incompatible_lora_is_refused_and_the_applied_loras_stay(pipeline, merger, apply, loras, kind, scale):
     """C68, C73."""
-    wear(b=1.0)
-    before = drawn(pipeline)
-    tensors, found = misfits(loras["a"])[kind]
+    apply(b=1.0)
+    before = generated(pipeline)
+    tensors, found = incompatible(loras["a"])[kind]
     with pytest.raises(ValueError) as error:
-        merger.wear([worn(loras["c"], name="c"), worn(tensors, name="misfit", scale=scale)])
-    assert_one_sentence(error.value, "loras[1] 'misfit' was made for another model", found)
-    assert torch.equal(drawn(pipeline), before)
+        merger.apply([applied(loras["c"], name="c"), applied(tensors, name="incompatible", scale=scale)])
+    assert_one_sentence(error.value, "loras[1] 'incompatible' was made for another model", found)
+    assert torch.equal(generated(pipeline), before)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [{}, {"b": 1.0}])
-def test_what_ends_half_way_leaves_the_base(monkeypatch, pipeline, wear, base, before, error):
-    """C103, C104: an error as well as a cancel, at the tenth layer."""
+def test_after_an_interrupted_call_the_base_is_restored(monkeypatch, pipeline, apply, base, before, error):
+    """C103, C104: an error or a cancel comes at the tenth layer."""
     layers = 0
 
     def fail_at_the_tenth(*args, **options):
@@ -249,31 +249,31 @@ def test_what_ends_half_way_leaves_the_base(monkeypatch, pipeline, wear, base, b
             raise error
         return whole(*args, **options)
 
-    wear(**before)
+    apply(**before)
     whole = torch.addmm
     with monkeypatch.context() as patch:
-        patch.setattr(wardrobe_module.torch, "addmm", fail_at_the_tenth)
+        patch.setattr(lora_merger_module.torch, "addmm", fail_at_the_tenth)
         with pytest.raises(error):
-            wear(a=1.0)
-    assert torch.equal(drawn(pipeline), base)
-    wear(a=1.0)
-    assert not torch.equal(drawn(pipeline), base)
+            apply(a=1.0)
+    assert torch.equal(generated(pipeline), base)
+    apply(a=1.0)
+    assert not torch.equal(generated(pipeline), base)
 
 
-def test_a_base_that_does_not_come_back_is_noticed(pipeline, loras):
+def test_a_base_that_is_not_restored_is_noticed(pipeline, loras):
     merger = LoraMerger(pipeline)
     before = weights(pipeline)[f"{LAYER}.weight"]
-    merger.wear([worn(loras["a"], name="a")])
+    merger.apply([applied(loras["a"], name="a")])
     merger._originals[f"transformer.{LAYER}"].weight[0, 0] += 1
-    merger.wear([])
+    merger.apply([])
     assert not merger.is_intact
     pipeline.transformer.get_submodule(LAYER).weight.data.copy_(before)
 
 
-def test_what_was_loaded_while_nothing_is_worn_holds_no_memory_of_it(pipeline, wear):
+def test_removed_loras_leave_no_modules_behind(pipeline, apply):
     """C106."""
     modules = sum(1 for _ in pipeline.transformer.modules())
     for scale in (0.5, 1.0, 0.0):
-        wear(a=scale)
-        wear(b=scale)
+        apply(a=scale)
+        apply(b=scale)
     assert sum(1 for _ in pipeline.transformer.modules()) == modules

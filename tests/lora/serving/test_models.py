@@ -1,4 +1,4 @@
-"""Bases that are loaded: each wears its own, none is loaded twice, and none stays that would not let another in."""
+"""Loaded base models: each has its own LoRAs, none is loaded twice, and they are released if memory runs short."""
 
 import gc
 import weakref
@@ -38,13 +38,13 @@ def lora(model):
 
 @pytest.fixture
 def other(tmp_path):
-    """Another base, as far as anyone can tell."""
+    """A second base: a folder with links to the files of the first."""
     return linked_base(tmp_path / "other")
 
 
-def drawn(model, *, outfit=(), **changes):
+def generated(model, *, loras=(), **changes):
     changes = {"aspect_ratio": "custom", "custom_size": (64, 64), "num_inference_steps": 2} | changes
-    (image,) = model.draw(request(**changes), None, outfit)
+    (image,) = model.generate(request(**changes), None, loras)
     return np.asarray(image)
 
 
@@ -58,71 +58,71 @@ def test_a_base_is_loaded_once(models, other):
     assert models.model(TINY_FLUX) is first
 
 
-def test_what_one_base_wears_another_does_not(models, other, lora):
-    bare = drawn(models.model(TINY_FLUX))
-    worn = drawn(models.model(other), outfit=[AppliedLora("a", lora, 1.0, "a")])
-    assert not np.array_equal(worn, bare)
-    assert np.array_equal(drawn(models.model(TINY_FLUX)), bare)
+def test_a_lora_on_one_base_does_not_change_another(models, other, lora):
+    bare = generated(models.model(TINY_FLUX))
+    applied = generated(models.model(other), loras=[AppliedLora("a", lora, 1.0, "a")])
+    assert not np.array_equal(applied, bare)
+    assert np.array_equal(generated(models.model(TINY_FLUX)), bare)
 
 
-def test_bases_stay_as_long_as_another_has_room_beside_them(models, other, monkeypatch):
+def test_loaded_bases_stay_if_memory_suffices_for_another(models, other, monkeypatch):
     monkeypatch.setattr(models_module, "_free_bytes", lambda: PLENTY)
     first, second = models.model(TINY_FLUX), models.model(other)
     monkeypatch.setattr(models_module, "_free_bytes", lambda: 0)
     assert (models.model(TINY_FLUX), models.model(other)) == (first, second)
 
 
-def test_without_room_the_others_go_before_the_next_is_loaded(models, other, monkeypatch):
+def test_without_enough_memory_the_others_are_released_before_the_next_is_loaded(models, other, monkeypatch):
     monkeypatch.setattr(models_module, "_free_bytes", lambda: 0)
     first = models.model(TINY_FLUX)
     models.model(other)
     assert models.model(TINY_FLUX) is not first
 
 
-def test_all_are_sound_or_none_is(models, other, lora):
-    """A base that does not come back as it was, here because somebody wrote on it, is told of."""
+def test_models_are_intact_only_if_each_of_them_is(models, other, lora):
+    """A base that is not restored is noticed; here the test overwrites its original weights."""
     models.model(TINY_FLUX)
     second = models.model(other)
-    list(second.draw(request(num_inference_steps=1), None, [AppliedLora("a", lora, 1.0, "a")]))
+    list(second.generate(request(num_inference_steps=1), None, [AppliedLora("a", lora, 1.0, "a")]))
     assert models.are_intact
-    original = next(iter(second._merger._originals.values()))  # no public way spoils it
+    original = next(iter(second._merger._originals.values()))  # no public call changes it
     original.weight[0, 0] += 1
-    list(second.draw(request(num_inference_steps=1), None, []))
+    list(second.generate(request(num_inference_steps=1), None, []))
     assert not models.are_intact
 
 
 @pytest.mark.parametrize(
     ("go_fast", "wanted"), [(False, "a smaller image"), (True, "a smaller image, or go_fast false")]
 )
-def test_memory_that_does_not_suffice_is_told_and_the_next_image_is_drawn(model, monkeypatch, go_fast, wanted):
-    """D38; the GPU's error, raised where it would be."""
-    before = drawn(model)
+def test_an_out_of_memory_error_is_one_sentence_and_the_next_image_is_generated(model, monkeypatch, go_fast, wanted):
+    """D38: the error of a GPU, raised where a GPU would raise it."""
+    before = generated(model)
     with monkeypatch.context() as patch:
         patch.setattr(type(model.pipeline.transformer), "forward", too_much)
         with pytest.raises(RuntimeError) as error:
-            drawn(model, go_fast=go_fast)
+            generated(model, go_fast=go_fast)
     assert str(error.value).endswith(f"expected {wanted}")
     assert_one_sentence(error.value)
-    assert np.array_equal(drawn(model), before)
+    assert np.array_equal(generated(model), before)
 
 
-def test_without_memory_to_draw_in_8_bits_these_are_let_go(model, monkeypatch):
-    held = []
+def test_an_out_of_memory_error_with_go_fast_releases_the_int8_transformer(model, monkeypatch):
+    transformers = []
 
-    def draw(pipeline, *_, **__):
-        held.append(weakref.ref(pipeline.transformer))
+    def generate(pipeline, *_, **__):
+        transformers.append(weakref.ref(pipeline.transformer))
         too_much()
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="go_fast false"):
-        patch.setattr(models_module, "draw", draw)
-        drawn(model, go_fast=True)
+        patch.setattr(models_module, "generate", generate)
+        generated(model, go_fast=True)
     gc.collect()
-    assert held[0]() is None
-    drawn(model, go_fast=True)
+    assert transformers[0]() is None
+    generated(model, go_fast=True)
 
 
-def test_a_cancel_as_the_8_bit_transformer_is_taken_out_leaves_the_next_image_plain(model, monkeypatch):
-    plain, before = model.pipeline.transformer, drawn(model)
+def test_after_a_cancel_while_the_int8_transformer_is_removed_the_next_image_is_plain(model, monkeypatch):
+    plain, before = model.pipeline.transformer, generated(model)
     whole, cancels = type(model.pipeline).__setattr__, [KeyboardInterrupt]
 
     def cancelled(self, name, value):
@@ -133,17 +133,17 @@ def test_a_cancel_as_the_8_bit_transformer_is_taken_out_leaves_the_next_image_pl
     with monkeypatch.context() as patch:
         patch.setattr(type(model.pipeline), "__setattr__", cancelled)
         with pytest.raises(KeyboardInterrupt):
-            drawn(model, go_fast=True)
+            generated(model, go_fast=True)
         assert model.pipeline.transformer is not plain
-    assert np.array_equal(drawn(model), before)
-    fast = drawn(model, go_fast=True)
+    assert np.array_equal(generated(model), before)
+    fast = generated(model, go_fast=True)
     assert not np.array_equal(fast, before)
-    assert np.array_equal(drawn(model), before)
+    assert np.array_equal(generated(model), before)
 
 
-def test_a_lora_that_does_not_fit_is_refused_and_the_next_image_is_drawn(model):
-    before = drawn(model)
-    misfit = convert_lora(random_lora(tiny_transformer()))
+def test_an_incompatible_lora_is_refused_and_the_next_image_is_generated(model):
+    before = generated(model)
+    incompatible = convert_lora(random_lora(tiny_transformer()))
     with pytest.raises(ValueError, match=r"^loras\[1\] 'a.tar' was made for another model"):
-        drawn(model, outfit=[AppliedLora("misfit", misfit, 1.0, "loras[1] 'a.tar'")])
-    assert np.array_equal(drawn(model), before)
+        generated(model, loras=[AppliedLora("incompatible", incompatible, 1.0, "loras[1] 'a.tar'")])
+    assert np.array_equal(generated(model), before)

@@ -1,4 +1,4 @@
-"""What is drawn, but not quite as it was asked for, is said; what is drawn as asked is not."""
+"""Inputs that have less effect than they seem to are noted in the log; others are not."""
 
 import pytest
 from PIL import Image
@@ -15,7 +15,7 @@ def pipeline():
     return tiny_pipeline()
 
 
-def said(pipeline, source=None, *, width=None, height=None, **inputs):
+def noted(pipeline, source=None, *, width=None, height=None, **inputs):
     return list(notes(pipeline, request(**inputs), source, Size(64, 64), width=width, height=height))
 
 
@@ -23,37 +23,37 @@ def source(mask=None):
     return a_source(Image.new("RGB", (64, 64)), mask, 0.5)
 
 
-def test_nothing_is_said_of_a_request_that_is_drawn_as_it_is_written(pipeline):
-    assert said(pipeline, width=64, height=64, aspect_ratio="custom") == []
-    assert said(pipeline, source(Image.new("L", (64, 64), 255)), aspect_ratio="1:1") == []
+def test_a_request_whose_inputs_all_have_their_effect_has_no_notes(pipeline):
+    assert noted(pipeline, width=64, height=64, aspect_ratio="custom") == []
+    assert noted(pipeline, source(Image.new("L", (64, 64), 255)), aspect_ratio="1:1") == []
 
 
-def test_a_prompt_that_is_too_long_to_be_read_is_said_with_how_much_of_it_is(pipeline):
-    """D2; a word of one token each, and one that ends the text."""
-    assert said(pipeline, prompt="red " * 31, aspect_ratio="1:1") == []
-    (note,) = said(pipeline, prompt="red " * 32, aspect_ratio="1:1")
+def test_a_truncated_prompt_is_noted_with_the_number_of_tokens_that_are_read(pipeline):
+    """D2: each word is one token, and one more token ends the text."""
+    assert noted(pipeline, prompt="red " * 31, aspect_ratio="1:1") == []
+    (note,) = noted(pipeline, prompt="red " * 32, aspect_ratio="1:1")
     assert note == "the prompt has 33 tokens, of which the first 32 are read"
 
 
 @pytest.mark.parametrize("sides", [{"width": 64}, {"height": 64}])
-def test_sides_that_are_not_looked_at_are_said(pipeline, sides):
+def test_width_and_height_that_are_ignored_are_noted(pipeline, sides):
     """D8."""
-    (note,) = said(pipeline, aspect_ratio="16:9", **sides)
-    assert note == "width and height are not looked at, as aspect_ratio is 16:9, not custom"
+    (note,) = noted(pipeline, aspect_ratio="16:9", **sides)
+    assert note == "width and height are ignored, because aspect_ratio is 16:9, not custom"
 
 
-def test_a_mask_that_lets_nothing_be_drawn_is_said(pipeline):
+def test_a_black_mask_is_noted(pipeline):
     """D17."""
-    (note,) = said(pipeline, source(Image.new("L", (64, 64), 0)), aspect_ratio="1:1")
-    assert note == "the mask is black everywhere, so the image stays as it is"
+    (note,) = noted(pipeline, source(Image.new("L", (64, 64), 0)), aspect_ratio="1:1")
+    assert note == "the mask is black everywhere, so nothing of the image is regenerated"
 
 
-def test_a_mask_that_is_black_only_as_it_is_drawn_with_is_said(pipeline):
-    """D17: gray, which counts as black."""
-    (note,) = said(pipeline, source(Image.new("L", (64, 64), 100)), aspect_ratio="1:1")
-    assert note == "the mask is black everywhere, so the image stays as it is"
+def test_a_mask_that_is_black_after_binarization_is_noted(pipeline):
+    """D17: dark gray counts as black."""
+    (note,) = noted(pipeline, source(Image.new("L", (64, 64), 100)), aspect_ratio="1:1")
+    assert note == "the mask is black everywhere, so nothing of the image is regenerated"
 
 
-def test_an_image_that_decides_the_shape_is_said(pipeline):
-    (note,) = said(pipeline, source(), width=64, height=64, aspect_ratio="custom")
-    assert note == "the shape of the image counts, not width and height"
+def test_an_image_that_overrides_width_and_height_is_noted(pipeline):
+    (note,) = noted(pipeline, source(), width=64, height=64, aspect_ratio="custom")
+    assert note == "width and height are ignored, because the output has the shape of the image"

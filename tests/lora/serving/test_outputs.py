@@ -1,4 +1,4 @@
-"""Each image is in the format asked for and says how it was drawn."""
+"""Each image is in the requested format and contains the settings that it was generated with."""
 
 import dataclasses
 import errno
@@ -10,14 +10,14 @@ from PIL import ExifTags, Image
 
 from lora.serving.outputs import save_images, settings_in
 from script.tiny_flux.following import plain_request
-from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, write
+from tests.tiny import assert_one_sentence, encoded, noisy_image, solid_image, write
 
 SETTINGS = {"prompt": "a photo of TOK, größer 狐", "lora": [["abc", 0.5]], "model": "tiny"}
 
 
 def saved(folder, *, settings=SETTINGS, count=1, **changes):
     request = dataclasses.replace(plain_request("x"), num_outputs=count, **changes)
-    images = {place: noisy_image(seed=place) for place in range(count)}
+    images = {index: noisy_image(seed=index) for index in range(count)}
     return save_images(images, request, settings, into=folder)
 
 
@@ -33,8 +33,8 @@ def test_each_image_has_its_own_seed(tmp_path):
     assert [settings_in(path)["seed"] for path in saved(tmp_path, count=3, seed=40)] == [40, 41, 42]
 
 
-def test_the_seed_of_an_image_is_one_that_can_be_asked_for_again(tmp_path):
-    """2**32 is none."""
+def test_the_seed_of_an_image_is_valid_in_another_request(tmp_path):
+    """2**32 is too large."""
     assert [settings_in(path)["seed"] for path in saved(tmp_path, count=2, seed=2**32 - 1)] == [2**32 - 1, 0]
 
 
@@ -56,15 +56,15 @@ def test_a_prompt_that_is_too_long_for_a_file_is_cut(tmp_path, output_format):
     assert settings_in(path)["model"] == "tiny"
 
 
-def test_a_picture_of_somebody_else_says_nothing(tmp_path):
-    picture().save(tmp_path / "a.png")
+def test_an_image_without_settings_is_refused(tmp_path):
+    solid_image().save(tmp_path / "a.png")
     with pytest.raises(ValueError) as error:
         settings_in(tmp_path / "a.png")
     assert_one_sentence(error.value, "a.png says nothing of how it was drawn")
 
 
 def png_of(width, height):
-    """As much of one as says its size."""
+    """Return a PNG with a header and no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
 
@@ -81,19 +81,19 @@ def described(text):
 
 STRANGE = {
     "too large": png_of(60_000, 60_000),
-    "EXIF that is none": encoded(picture(), "WEBP", exif=b"Exif\0\0garbage"),
-    "too deep": encoded(picture(), "WEBP", exif=described("[" * 20_000)),
+    "EXIF that is none": encoded(solid_image(), "WEBP", exif=b"Exif\0\0garbage"),
+    "too deep": encoded(solid_image(), "WEBP", exif=described("[" * 20_000)),
 }
 
 
 @pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE)
-def test_a_file_of_another_make_says_nothing_of_how_it_was_drawn(tmp_path, content):
+def test_a_file_with_unreadable_settings_is_refused(tmp_path, content):
     with pytest.raises(ValueError) as error:
         settings_in(write(tmp_path / "a.webp", content))
     assert_one_sentence(error.value, "a.webp says nothing of how it was drawn", "expected")
 
 
-def test_a_disk_without_room_is_told_in_a_sentence(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

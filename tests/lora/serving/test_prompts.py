@@ -1,4 +1,4 @@
-"""A prompt is encoded once, for each of the ways in which its encoders can be dressed."""
+"""A prompt is encoded once for each set of LoRAs on the text encoders."""
 
 import pytest
 import torch
@@ -14,24 +14,24 @@ def pipeline():
     return tiny_pipeline()
 
 
-def test_a_prompt_is_encoded_as_ever_and_only_once(pipeline):
+def test_a_prompt_is_encoded_only_once(pipeline):
     prompts = Prompts(pipeline)
-    first = prompts.encode("a red star", worn=())
+    first = prompts.encode("a red star", applied=())
     assert torch.equal(first.tokens, encode_prompt(pipeline, "a red star").tokens)
-    assert prompts.encode("a red star", worn=()) is first
-    assert prompts.encode("a blue star", worn=()) is not first
+    assert prompts.encode("a red star", applied=()) is first
+    assert prompts.encode("a blue star", applied=()) is not first
 
 
-def test_what_the_encoders_wear_tells_prompts_apart(pipeline):
+def test_a_prompt_is_encoded_again_for_other_loras_on_the_encoders(pipeline):
     prompts = Prompts(pipeline)
-    assert prompts.encode("a red star", worn=()) is not prompts.encode("a red star", worn=(("a", 1.0),))
+    assert prompts.encode("a red star", applied=()) is not prompts.encode("a red star", applied=(("a", 1.0),))
 
 
-def test_the_one_not_asked_for_longest_goes_first(pipeline, monkeypatch):
+def test_the_least_recently_used_prompt_is_evicted(pipeline, monkeypatch):
     monkeypatch.setattr(prompts_module, "MOST_PROMPTS", 2)
     prompts = Prompts(pipeline)
-    first, second = prompts.encode("a", worn=()), prompts.encode("b", worn=())
-    assert prompts.encode("a", worn=()) is first
-    prompts.encode("c", worn=())
-    assert prompts.encode("a", worn=()) is first
-    assert prompts.encode("b", worn=()) is not second
+    first, second = prompts.encode("a", applied=()), prompts.encode("b", applied=())
+    assert prompts.encode("a", applied=()) is first
+    prompts.encode("c", applied=())
+    assert prompts.encode("a", applied=()) is first
+    assert prompts.encode("b", applied=()) is not second

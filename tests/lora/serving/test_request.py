@@ -1,4 +1,4 @@
-"""What a person asked to be drawn: sizes for any base, and one sentence for what cannot be."""
+"""The inputs of a request: sizes for any base, and one sentence for a bad input."""
 
 import pytest
 
@@ -31,14 +31,14 @@ def custom_size(width, height):
 
 
 @pytest.mark.parametrize("aspect_ratio", SIZES)
-def test_a_base_of_1024_pixels_draws_the_public_sizes(aspect_ratio):
+def test_a_base_of_1024_pixels_has_the_public_sizes(aspect_ratio):
     assert checked(aspect_ratio=aspect_ratio).size(native=1024) == SIZES[aspect_ratio]
 
 
 @pytest.mark.parametrize(
     ("aspect_ratio", "size"), [("1:1", (128, 128)), ("16:9", (160, 96)), ("9:21", (80, 192)), ("3:4", (112, 144))]
 )
-def test_a_base_of_128_pixels_draws_an_eighth(aspect_ratio, size):
+def test_a_base_of_128_pixels_has_an_eighth_of_them(aspect_ratio, size):
     assert checked(aspect_ratio=aspect_ratio).size(native=128) == size
 
 
@@ -49,11 +49,11 @@ def test_sides_are_multiples_of_16(aspect_ratio, native):
 
 
 @pytest.mark.parametrize(
-    ("asked", "drawn"),
+    ("requested", "rounded"),
     [((64, 1440), (64, 1440)), ((100, 105), (96, 112)), ((1000.0, 513.0), (992, 512)), ((71, 73), (64, 80))],
 )
-def test_a_custom_size_goes_to_the_nearest_16(asked, drawn):
-    assert custom_size(*asked) == drawn
+def test_a_custom_size_is_rounded_to_multiples_of_16(requested, rounded):
+    assert custom_size(*requested) == rounded
 
 
 def test_a_custom_size_is_the_same_for_every_base():
@@ -108,13 +108,13 @@ def test_a_bad_input_is_refused_by_name(name, value):
     assert_one_sentence(error.value, "expected")
 
 
-def test_a_seed_is_kept_and_one_that_is_not_given_is_new_each_time():
+def test_a_given_seed_is_kept_and_otherwise_each_request_has_a_new_one():
     assert checked(seed=7.0).seed == 7
     assert len({checked(seed=seed).seed for seed in (None, -1) * 3}) == 6
     assert checked(seed=2**32 - 1).seed == 2**32 - 1
 
 
-def test_after_the_largest_seed_comes_0_so_that_every_seed_can_be_asked_for():
+def test_0_follows_the_largest_seed_so_that_every_seed_is_a_valid_input():
     assert checked(seed=2**32 - 2, num_outputs=4).seeds == (2**32 - 2, 2**32 - 1, 0, 1)
 
 
@@ -123,7 +123,7 @@ def test_a_quarter_of_a_megapixel_is_half_of_each_side():
     assert checked(megapixels="0.25", aspect_ratio="16:9").size(native=1024) == (672, 384)
 
 
-def test_guidance_goes_by_two_names_and_is_3_5_if_neither_is_given():
+def test_guidance_has_two_names_and_is_3_5_if_neither_is_given():
     assert checked().guidance_scale == 3.5
     assert checked(guidance=2).guidance_scale == checked(guidance_scale=2).guidance_scale == 2.0
     assert checked(guidance=0.0).guidance_scale == 0.0
@@ -136,7 +136,7 @@ def test_two_different_guidances_are_refused():
     assert_one_sentence(error.value, "guidance_scale is 3 and guidance is 2", "expected one of them")
 
 
-def test_steps_that_are_not_given_are_as_many_as_the_base_was_made_for():
+def test_the_default_number_of_steps_depends_on_the_base():
     assert checked(num_inference_steps=None).num_inference_steps == 28
     assert checked(num_inference_steps=None, takes_guidance=False).num_inference_steps == 4
     assert checked(num_inference_steps=9, takes_guidance=False).num_inference_steps == 9

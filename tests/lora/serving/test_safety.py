@@ -1,4 +1,4 @@
-"""What should not be shown is told from the rest, by a small classifier that this test makes."""
+"""Unsafe images are blocked, here by a small classifier that the tests train."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lora.serving.safety import SafetyChecker, allowed
-from tests.classifiers import taught_classifier
+from tests.classifiers import trained_classifier
 from tests.tiny import assert_one_sentence
 
 RED, BLUE = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
@@ -17,28 +17,28 @@ RED, BLUE = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Of a classifier that was taught to block what is red."""
-    return made(tmp_path_factory.mktemp("safety"), {0: "normal", 1: "nsfw"})
+    """The folder of a classifier that is trained to block red images."""
+    return train(tmp_path_factory.mktemp("safety"), {0: "normal", 1: "nsfw"})
 
 
-def made(folder, labels):
-    return taught_classifier(folder, allowed=[BLUE], blocked=[RED], labels=labels)
+def train(folder, labels):
+    return trained_classifier(folder, allowed=[BLUE], blocked=[RED], labels=labels)
 
 
-def test_what_the_classifier_calls_so_is_blocked(folder):
+def test_an_image_that_the_classifier_labels_nsfw_is_blocked(folder):
     checker = SafetyChecker(folder)
     assert checker.blocks(RED)
     assert not checker.blocks(BLUE)
     assert checker.blocks(Image.fromarray(np.asarray(RED)).convert("RGBA"))
 
 
-def test_places_are_kept(folder):
-    """P8: the list does not close up over what is left out."""
+def test_allowed_images_keep_their_index(folder):
+    """P8: the indices do not shift where an image is blocked."""
     assert list(allowed([BLUE, RED, BLUE, RED], SafetyChecker(folder))) == [0, 2]
     assert allowed([BLUE, RED], None) == {0: BLUE, 1: RED}
 
 
-def test_if_all_are_blocked_that_is_the_answer(folder):
+def test_if_all_images_are_blocked_the_request_fails(folder):
     with pytest.raises(RuntimeError) as error:
         allowed([RED, RED], SafetyChecker(folder))
     assert_one_sentence(error.value, "blocked all 2 images")
@@ -50,9 +50,9 @@ def test_a_folder_without_a_classifier_is_refused(tmp_path):
     assert_one_sentence(error.value, "no safety checker in", "expected an image classifier")
 
 
-def test_a_classifier_of_other_things_is_refused(tmp_path):
+def test_a_classifier_without_the_label_nsfw_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
-        SafetyChecker(made(tmp_path, {0: "cat", 1: "dog"}))
+        SafetyChecker(train(tmp_path, {0: "cat", 1: "dog"}))
     assert_one_sentence(error.value, "has the labels cat, dog", "expected nsfw")
 
 
@@ -77,8 +77,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_classifier_that_is_not_whole_is_refused(folder, tmp_path, damage):
-    """Its library would give it random numbers, or fail at the first image."""
+def test_a_damaged_classifier_is_refused(folder, tmp_path, damage):
+    """transformers would initialize its weights randomly, or fail at the first image."""
     broken = shutil.copytree(folder, tmp_path / "broken")
     damage(broken)
     with pytest.raises(ValueError) as error:

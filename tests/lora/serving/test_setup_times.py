@@ -1,4 +1,4 @@
-"""A setup says how long it took, and which stage of it how long."""
+"""The time of a setup and of each of its stages."""
 
 import contextlib
 import time
@@ -6,31 +6,31 @@ import time
 from lora.serving.setup_times import StageTimer
 
 
-def test_each_stage_is_said_with_its_seconds_in_turn(monkeypatch):
+def test_each_stage_is_listed_with_its_seconds_in_order(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    stages = StageTimer("setup")
-    with stages.stage("weights checked"):
+    timer = StageTimer("setup")
+    with timer.stage("weights checked"):
         now[0] += 0.14
     now[0] += 1
-    with stages.stage("base loaded"):
+    with timer.stage("base loaded"):
         now[0] += 11.02
-    assert stages.line() == "setup: 12.2 s (weights checked 0.1 s, base loaded 11.0 s)"
+    assert timer.line() == "setup: 12.2 s (weights checked 0.1 s, base loaded 11.0 s)"
 
 
-def test_without_a_stage_there_is_only_the_whole():
+def test_without_stages_only_the_total_is_listed():
     assert StageTimer("setup").line() == "setup: 0.0 s"
 
 
-def test_a_stage_that_failed_is_not_said():
-    stages = StageTimer("setup")
-    with contextlib.suppress(ValueError), stages.stage("base loaded"):
+def test_a_failed_stage_is_not_listed():
+    timer = StageTimer("setup")
+    with contextlib.suppress(ValueError), timer.stage("base loaded"):
         raise ValueError
-    assert "base loaded" not in stages.line()
+    assert "base loaded" not in timer.line()
 
 
-def test_seconds_are_those_of_a_clock():
-    stages = StageTimer("setup")
-    with stages.stage("a nap"):
+def test_seconds_are_real_time():
+    timer = StageTimer("setup")
+    with timer.stage("a nap"):
         time.sleep(0.06)
-    assert stages.line().startswith("setup: 0.1 s (a nap 0.1 s")
+    assert timer.line().startswith("setup: 0.1 s (a nap 0.1 s")

@@ -1,4 +1,4 @@
-"""What a request begins with: an upright image, and a mask of the same size whatever its own was."""
+"""The source of a request: an upright image, and a mask that is resized to the same size."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from lora.images.size import Size
 from lora.serving import sources
 from lora.serving.request import size_for_image
 from lora.serving.sources import read_source
-from tests.tiny import assert_one_sentence, encoded, noisy_image, picture, write
+from tests.tiny import assert_one_sentence, encoded, noisy_image, solid_image, write
 
 
 @pytest.fixture
@@ -16,19 +16,19 @@ def image(tmp_path):
     return write(tmp_path / "image.png", encoded(noisy_image(192, 128)))
 
 
-def test_without_an_image_there_is_nothing_to_begin_with():
+def test_without_an_image_there_is_no_source():
     assert read_source(None, None, 0.8) is None
 
 
 def test_a_mask_without_an_image_is_refused(image):
-    """P6: it is not ignored."""
+    """P6: it must not be ignored."""
     with pytest.raises(ValueError) as error:
         read_source(None, image, 0.8)
     assert_one_sentence(error.value, "mask is given without image", "expected")
 
 
 @pytest.mark.parametrize("name", ["image", "mask"])
-def test_what_is_no_image_is_refused_by_its_input(tmp_path, image, name):
+def test_a_file_that_is_no_image_is_refused_with_its_inputs_name(tmp_path, image, name):
     broken = write(tmp_path / "broken.png", b"no image")
     with pytest.raises(ValueError) as error:
         read_source(**{"image": image, "mask": image} | {name: broken}, prompt_strength=0.8)
@@ -43,12 +43,12 @@ def test_a_strength_out_of_bounds_is_refused(image, strength):
 
 
 @pytest.mark.parametrize(
-    ("size", "drawn"),
+    ("size", "expected"),
     [((1024, 1024), (1024, 1024)), ((6000, 4000), (1248, 832)), ((100, 70), (96, 64)), ((4000, 500), (2896, 368))],
 )
-def test_an_image_keeps_its_shape_at_about_a_megapixel_at_the_most(size, drawn):
+def test_an_image_keeps_its_shape_at_about_one_megapixel_or_less(size, expected):
     """D11, P5."""
-    assert size_for_image(Size(*size), megapixels="1", native=1024) == Size(*drawn)
+    assert size_for_image(Size(*size), megapixels="1", native=1024) == Size(*expected)
 
 
 def test_a_quarter_of_a_megapixel_is_half_of_each_side():
@@ -67,13 +67,13 @@ def test_a_mask_of_any_size_covers_the_image(tmp_path, image, size):
     assert abs(int((values == 255).sum()) - 48 * 64) <= 64
 
 
-def test_a_picture_on_its_side_is_upright(tmp_path):
+def test_an_image_is_rotated_as_its_exif_says(tmp_path):
     """P5."""
-    image = picture(192, 128)
+    image = solid_image(192, 128)
     exif = image.getexif()
     exif[0x0112] = 6
     source = read_source(write(tmp_path / "a.jpg", encoded(image, "JPEG", exif=exif)), None, 0.8)
-    assert source.picture.original == Size(128, 192)
+    assert source.decoded.original == Size(128, 192)
 
 
 @pytest.mark.parametrize("name", ["image", "mask"])
@@ -85,21 +85,21 @@ def test_more_than_50_megapixels_are_refused_before_they_are_decoded(tmp_path, i
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_large_image_is_decoded_at_about_what_is_drawn_and_keeps_its_shape(tmp_path, monkeypatch, kind):
+def test_a_large_image_is_decoded_at_about_the_size_of_the_result_and_keeps_its_shape(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(sources, "PIXELS_NEEDED", 64 * 64)
     path = write(tmp_path / "large", encoded(noisy_image(720, 680), kind))
-    picture = read_source(path, None, 0.8).picture
-    assert picture.original == Size(720, 680)
-    assert picture.image.width * picture.image.height < 8 * 64 * 64
+    decoded = read_source(path, None, 0.8).decoded
+    assert decoded.original == Size(720, 680)
+    assert decoded.image.width * decoded.image.height < 8 * 64 * 64
 
 
 @pytest.mark.parametrize("size", [(64, 96), (256, 256), (1000, 3000)])
-def test_a_mask_of_another_shape_lies_where_it_lies_on_the_whole_image(tmp_path, size):
-    """Its middle is that of the image, of which the sides are cut."""
-    image = write(tmp_path / "image.png", encoded(picture(400, 200)))
+def test_a_mask_of_another_shape_is_stretched_over_the_whole_image(tmp_path, size):
+    """And then cropped in the center, together with the image."""
+    image = write(tmp_path / "image.png", encoded(solid_image(400, 200)))
     mask = Image.new("L", size, 0)
-    mask.paste(255, (0, 0, size[0] // 4, size[1]))  # of the image's 400 columns, 100
-    drawn = read_source(image, write(tmp_path / "mask.png", encoded(mask)), 0.8).fitted(Size(200, 200))
-    assert np.asarray(drawn.mask).all(axis=0).sum() <= 1  # the columns 100 to 300 are left, which are black
+    mask.paste(255, (0, 0, size[0] // 4, size[1]))  # 100 of the image's 400 columns
+    square = read_source(image, write(tmp_path / "mask.png", encoded(mask)), 0.8).fitted(Size(200, 200))
+    assert np.asarray(square.mask).all(axis=0).sum() <= 1  # the crop has the columns 100 to 300, which are black
     wider = read_source(image, tmp_path / "mask.png", 0.8).fitted(Size(320, 200))
     assert abs(int(np.asarray(wider.mask).all(axis=0).sum()) - 60) <= 2  # 40 to 360

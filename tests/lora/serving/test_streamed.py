@@ -1,11 +1,11 @@
-"""A base whose blocks stream draws, wears and takes off the same, bit for bit, as one that is all on the device."""
+"""A base with streamed blocks gives the same images and weights, bit for bit, as a base that is on the device."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lora.engine.streaming import stored_weight, streams
+from lora.engine.streaming import is_streamed, stored_weight
 from lora.flux import loading
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.loading import load_pipeline
@@ -13,7 +13,7 @@ from lora.flux.placement import DeviceMap
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
-from tests.lora.serving.test_int8_transformer import drawn
+from tests.lora.serving.test_int8_transformer import generated
 from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora, tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -25,7 +25,8 @@ def loras():
     return {name: convert_lora(random_lora(transformer, seed=seed)) for seed, name in enumerate("ab")}
 
 
-def dressed(streamed):
+def with_merger(streamed):
+    """Return a pipeline with this number of streamed blocks, and its LoraMerger."""
     pipeline = tiny_pipeline()
     pipeline.transformer = load_transformer(TINY_FLUX, WeightPlacement("fp32", False, CPU, streamed))
     return SimpleNamespace(pipeline=pipeline, merger=LoraMerger(pipeline))
@@ -33,71 +34,76 @@ def dressed(streamed):
 
 @pytest.fixture(scope="module", params=[1, 4, 6])
 def streaming(request):
-    """So many of its six blocks."""
-    return dressed(request.param)
+    """With some or all of its six blocks streamed."""
+    return with_merger(request.param)
 
 
 @pytest.fixture(scope="module")
-def staying():
-    return dressed(0)
+def on_device():
+    return with_merger(0)
 
 
-def test_pictures_are_the_same_whatever_is_worn_and_was_worn_before(streaming, staying, loras):
-    """What was on the device, or on its way, as weights were written, is never drawn with."""
-    for outfit in ({}, {"a": 1.0}, {"b": -0.5, "a": 2.0}, {"a": 1.0}, {"a": 0.5}, {}):
-        for each in (streaming, staying):
-            each.merger.wear([AppliedLora(name, loras[name], scale, name) for name, scale in outfit.items()])
-        assert torch.equal(drawn(streaming.pipeline), drawn(staying.pipeline))
+def test_images_are_the_same_whatever_is_applied_and_was_applied_before(streaming, on_device, loras):
+    """Copies on the device that are older than the last write are never used."""
+    for scales in ({}, {"a": 1.0}, {"b": -0.5, "a": 2.0}, {"a": 1.0}, {"a": 0.5}, {}):
+        for each in (streaming, on_device):
+            each.merger.apply([AppliedLora(name, loras[name], scale, name) for name, scale in scales.items()])
+        assert torch.equal(generated(streaming.pipeline), generated(on_device.pipeline))
     assert streaming.merger.is_intact
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
-@pytest.mark.parametrize("place", range(6))
-def test_a_request_that_ends_in_the_midst_of_a_block_leaves_those_with_other_loras_right(staying, loras, error, place):
-    each = dressed(6)
+@pytest.mark.parametrize("index", range(6))
+def test_after_a_request_that_fails_in_a_block_those_with_other_loras_are_correct(on_device, loras, error, index):
+    each = with_merger(6)
     transformer = each.pipeline.transformer
-    block = [*transformer.transformer_blocks, *transformer.single_transformer_blocks][place]
-    drawn(each.pipeline)
+    block = [*transformer.transformer_blocks, *transformer.single_transformer_blocks][index]
+    generated(each.pipeline)
     hook = block.register_forward_hook(lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(error):
-        drawn(each.pipeline)
+        generated(each.pipeline)
     hook.remove()
-    for outfit in ([AppliedLora("a", loras["a"], 1.0, "a")], []):
-        for other in (each, staying):
-            other.merger.wear(outfit)
-        assert torch.equal(drawn(each.pipeline), drawn(staying.pipeline))
+    for applied in ([AppliedLora("a", loras["a"], 1.0, "a")], []):
+        for other in (each, on_device):
+            other.merger.apply(applied)
+        assert torch.equal(generated(each.pipeline), generated(on_device.pipeline))
 
 
-def test_weights_that_come_back_wrong_are_noticed_where_they_are_kept(loras):
-    each = dressed(6)
-    each.merger.wear([AppliedLora("a", loras["a"], 1.0, "a")])
+def test_wrongly_restored_weights_are_noticed_in_host_memory(loras):
+    each = with_merger(6)
+    each.merger.apply([AppliedLora("a", loras["a"], 1.0, "a")])
     name = next(iter(each.merger._originals))
     each.merger._originals[name].weight.add_(1)
-    each.merger.wear([])
+    each.merger.apply([])
     assert not each.merger.is_intact
 
 
-def test_go_fast_is_refused_in_a_sentence(streaming):
-    fast = Int8Transformer(streaming.pipeline, streaming.merger, say=print)
+def test_go_fast_is_refused_in_one_sentence(streaming):
+    fast = Int8Transformer(streaming.pipeline, streaming.merger, log_line=print)
     with pytest.raises(ValueError) as error, fast.enabled():
         pass
     assert_one_sentence(error.value, "go_fast is true", "expected false")
 
 
-def test_a_pipeline_is_loaded_with_as_many_blocks_streamed_as_its_placement_says(monkeypatch):
-    """The GPU is a name here: its tensors hold no data."""
+def test_a_pipeline_streams_as_many_blocks_as_its_device_map_says(monkeypatch):
+    """The GPU is only a device name here, and nothing is computed."""
     monkeypatch.setattr(loading, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr(loading, "_device_map_for", lambda *_: DeviceMap(("transformer",), 3))
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
-    held = []
+    placements = []
     whole = loading.load_transformer
-    monkeypatch.setattr(loading, "load_transformer", lambda base, how: (held.append(how), whole(base, on_cpu(how)))[1])
+
+    def load_on_cpu(base, placement):
+        placements.append(placement)
+        return whole(base, on_cpu(placement))
+
+    monkeypatch.setattr(loading, "load_transformer", load_on_cpu)
     pipeline = load_pipeline(TINY_FLUX)
-    assert held == [WeightPlacement("bf16", False, torch.device("cuda"), 3)]
-    layers = [layer for layer in pipeline.transformer.modules() if streams(layer)]
+    assert placements == [WeightPlacement("bf16", False, torch.device("cuda"), 3)]
+    layers = [layer for layer in pipeline.transformer.modules() if is_streamed(layer)]
     assert layers
     assert all(stored_weight(layer).numel() for layer in layers)
 
 
-def on_cpu(held):
-    return WeightPlacement("fp32", held.modulation_on_host, CPU, held.streamed_blocks)
+def on_cpu(placement):
+    return WeightPlacement("fp32", placement.modulation_on_host, CPU, placement.streamed_blocks)

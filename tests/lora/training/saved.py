@@ -1,4 +1,4 @@
-"""Checkpoints whose content tells their step, and ways to look at them."""
+"""Checkpoints whose contents are determined by their step, and helpers to compare and damage them."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from tests.tiny import assert_one_sentence
 IDENTITY = {"base": "tiny", "lora_rank": 16, "resolutions": (512, 768)}
 
 
-def opened(folder, *, reports=None):
-    """A store; without a list for reports, nothing may be damaged."""
+def store_in(folder, *, reports=None):
+    """A checkpoint store; without a list for reports, a damaged checkpoint fails the test."""
     return CheckpointStore(folder, IDENTITY, report_damage=pytest.fail if reports is None else reports.append)
 
 
 def contents(step, *, count=1000):
-    """What a training has to save at a step, told by the step alone."""
+    """Groups of tensors to save, determined by the step."""
     generator = torch.Generator().manual_seed(step)
     lora = {"a": torch.randn(count, generator=generator), "b": torch.randn(3, 5, generator=generator).bfloat16()}
     return {"lora": lora, "optimizer": {"0.state1": torch.full((count,), step % 256, dtype=torch.uint8)}}
@@ -32,7 +32,7 @@ def save(store, *steps):
 
 
 def assert_saved_at(checkpoint, step):
-    """The checkpoint is the one of a step, to the last bit."""
+    """Assert that the checkpoint is that of a step, bit for bit."""
     assert (checkpoint.step, checkpoint.values) == (step, {"step": step, "losses": [0.1, float(step)]})
     for name, group in contents(step).items():
         found = checkpoint.tensors(name)
@@ -50,15 +50,15 @@ def make_old(path, *, seconds=60):
     os.utime(path, (time.time() - seconds,) * 2)
 
 
-def refusal(folder, *found):
-    """The sentence with which a folder is refused."""
+def read_error(folder, *found):
+    """The error message when the checkpoint in a folder is read."""
     with pytest.raises(ValueError) as error:
         read_checkpoint(folder)
     assert_one_sentence(error.value, f"checkpoint {folder.name!r}", *found)
     return str(error.value)
 
 
-def rewrite(folder, **changes):
+def rewrite_manifest(folder, **changes):
     """Change fields of a manifest."""
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,10 +1,10 @@
-"""Everything that can be wrong is told before anything expensive starts, and every choice is said."""
+"""A training is checked before anything expensive starts, and every choice is logged."""
 
 import pytest
 import torch
 
 from lora.dataset.reading import Archives
-from lora.training.checkpoints.resume import Start
+from lora.training.checkpoints.resume import ResumeSource
 from lora.training.learning.adapter import lora_tensors
 from lora.training.preparation import count_trained, prepare
 from lora.training.progress import Log
@@ -13,8 +13,8 @@ from tests.tiny import (
     assert_one_sentence,
     checked_config,
     encoded,
-    picture,
     read_archive,
+    solid_image,
     tiny_lora_transformer,
     write,
     zipped,
@@ -29,14 +29,14 @@ def own_folders(monkeypatch, tmp_path):
 
 
 def archive_of(colors, folder):
-    return write(folder / "a.zip", zipped({f"{i}.png": encoded(picture(color=c)) for i, c in enumerate(colors)}))
+    return write(folder / "a.zip", zipped({f"{i}.png": encoded(solid_image(color=c)) for i, c in enumerate(colors)}))
 
 
-def prepared(archive, folder, *, start=None, **inputs):
+def prepared(archive, folder, *, resume_source=None, **inputs):
     return prepare(
         checked_config(resolution="64", **inputs),
         Archives(archive, None),
-        start or Start(),
+        resume_source or ResumeSource(),
         base=TINY_FLUX,
         base_name="tiny",
         into=folder,
@@ -45,16 +45,16 @@ def prepared(archive, folder, *, start=None, **inputs):
 
 
 def refusal(lora, tmp_path):
-    """Of a LoRA to begin with, told although the archive is none."""
+    """The error for an initial LoRA, which is checked before the archive, here an invalid one."""
     not_an_archive = write(tmp_path / "a.zip", b"nothing")
     with pytest.raises(ValueError) as error:
-        prepared(not_an_archive, tmp_path, start=Start(lora=lora))
+        prepared(not_an_archive, tmp_path, resume_source=ResumeSource(lora=lora))
     assert_one_sentence(error.value, "resume_from")
     return str(error.value)
 
 
 def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
-    """That of a base whose layers are 32 wide, where this one's are wider."""
+    """The LoRA is for a base with a width of 32; the layers of this base are wider."""
     assert "expected 1152 x 192" in refusal(lora_tensors(tiny_lora_transformer()), tmp_path)
 
 
@@ -76,25 +76,33 @@ def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
         ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 32)}, "FLUX.1 has no place"),
     ],
 )
-def test_a_lora_that_cannot_be_begun_with_is_refused_by_what_is_wrong(tmp_path, lora, found):
+def test_an_invalid_initial_lora_is_refused_with_the_reason(tmp_path, lora, found):
     assert found in refusal(lora, tmp_path)
 
 
-def test_every_choice_is_said_once_before_anything_is_loaded(tmp_path, capsys):
+def test_every_choice_is_logged_once_before_anything_is_loaded(tmp_path, capsys):
     prepared(archive_of(["red", "blue"], tmp_path), tmp_path, steps=0, learning_rate=0, lora_rank=0)
     lines = capsys.readouterr().out.splitlines()
-    for beginning in ("LoRA on", "steps ", "learning_rate ", "lora_rank ", "checkpoints go to", "settings:", "sigma:"):
-        assert sum(line.startswith(beginning) for line in lines) == 1, beginning
+    for prefix in (
+        "LoRA on",
+        "steps ",
+        "learning_rate ",
+        "lora_rank ",
+        "checkpoints go to",
+        "settings:",
+        "sigma:",
+    ):
+        assert sum(line.startswith(prefix) for line in lines) == 1, prefix
 
 
-def test_copies_of_an_image_count_once_and_held_out_ones_not_at_all(tmp_path):
+def test_copies_of_an_image_count_once_and_held_out_images_do_not_count(tmp_path):
     colors = [f"#{number:02x}{number:02x}ff" for number in range(0, 208, 16)]  # 13
     dataset = read_archive(archive_of([*colors, colors[0]], tmp_path), into=tmp_path).dataset
     assert count_trained(dataset, checked_config(validation=False)) == 13
     assert count_trained(dataset, checked_config(validation=True)) == 12
 
 
-@pytest.mark.parametrize(("lora_type", "views"), [("subject", 4), ("style", 1), ("general", 1), ("replicate", 1)])
-def test_a_subject_is_trained_in_crops_too(tmp_path, lora_type, views):
+@pytest.mark.parametrize(("lora_type", "crops"), [("subject", 4), ("style", 1), ("general", 1), ("replicate", 1)])
+def test_only_subjects_are_trained_on_crops(tmp_path, lora_type, crops):
     images = prepared(archive_of(["red", "blue"], tmp_path), tmp_path, lora_type=lora_type).images.images
-    assert [len(image.look.views) for image in images] == [views, views]
+    assert [len(image.inspection.crops) for image in images] == [crops, crops]

@@ -1,4 +1,4 @@
-"""What a person sees of the steps, and a log that can no longer be written."""
+"""The progress lines of a training, and a log that can no longer be written."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.lora.training.trainers import a_log
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A time that passes when a test says so."""
+    """A clock that a test can set."""
 
     class Clock:
         now = 100.0
@@ -17,12 +17,12 @@ def clock(monkeypatch):
         def monotonic(self):
             return self.now
 
-    made = Clock()
-    monkeypatch.setattr(progress_module, "time", made)
-    return made
+    fake = Clock()
+    monkeypatch.setattr(progress_module, "time", fake)
+    return fake
 
 
-def test_a_line_a_second_at_most_and_always_the_last_step(capsys):
+def test_there_is_at_most_one_line_a_second_and_always_one_for_the_last_step(capsys):
     metrics = []
     progress = Progress(Log(lambda *metric: metrics.append(metric)), steps=1000)
     for step in range(1, 1001):
@@ -34,15 +34,15 @@ def test_a_line_a_second_at_most_and_always_the_last_step(capsys):
     assert metrics[-2:] == [("train.step", 1000), ("train.loss", 0.5)]
 
 
-def test_time_between_steps_counts_neither_for_their_speed_nor_for_what_is_left(clock, capsys):
+def test_time_between_steps_counts_neither_for_the_speed_nor_for_the_time_left(clock, capsys):
     progress = Progress(a_log(), steps=100)
     for step in range(1, 11):
-        clock.now += 60  # two seconds of work, and a picture
+        clock.now += 60  # two seconds for the step, the rest for samples
         progress.report(step, 0.5, 2.0)
     assert capsys.readouterr().out.splitlines()[-1].endswith("2.00 s a step  3:00 left")
 
 
-def test_a_training_that_goes_on_knows_how_many_steps_are_left(clock, capsys):
+def test_a_resumed_training_knows_how_many_steps_are_left(clock, capsys):
     progress = Progress(a_log(), steps=1000)
     clock.now += 5
     progress.report(991, 0.5, 1.0)
@@ -63,7 +63,7 @@ def test_the_loss_of_preservation_is_shown_from_the_first_step_that_has_one(cloc
     assert metrics[-1] == ("train.preservation_loss", 0.03)
 
 
-def test_the_loss_is_smoothed_and_has_no_memory_of_a_start_at_zero(clock, capsys):
+def test_the_smoothed_loss_starts_with_the_first_loss_instead_of_zero(clock, capsys):
     progress = Progress(a_log(), steps=100)
     for step, loss in enumerate([1.0, 3.0], 1):
         clock.now += 5
@@ -73,8 +73,8 @@ def test_the_loss_is_smoothed_and_has_no_memory_of_a_start_at_zero(clock, capsys
     assert "loss 2.0000" in second
 
 
-def test_a_closed_log_ends_no_training(monkeypatch):
-    """Case B: Cog closes the log of a job whose server shuts down."""
+def test_a_closed_log_does_not_end_a_training(monkeypatch):
+    """Case B: Cog closes the log of a job when the server shuts down."""
 
     def closed(*_args, **_options):
         raise BrokenPipeError
@@ -82,14 +82,14 @@ def test_a_closed_log_ends_no_training(monkeypatch):
     log = Log(closed)
     assert not log.is_closed
     monkeypatch.setattr("builtins.print", closed)
-    log.say("a line")
+    log.write("a line")
     assert log.is_closed
     other = Log(closed)
     other.record("train.loss", 1.0)
     assert other.is_closed
 
 
-def test_another_processes_lines_and_numbers_are_told_apart(capsys):
+def test_lines_and_metrics_of_another_process_are_relayed_separately(capsys):
     print_metric("train.loss", 0.25)
     print("step 3: drew the sample prompts")
     metrics, lines = [], capsys.readouterr().out.removesuffix("\n").split("\n")

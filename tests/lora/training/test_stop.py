@@ -1,4 +1,4 @@
-"""Every wish for an end is heard, and nothing else is taken for one."""
+"""Every reason to stop is noticed, and nothing else counts as one."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from lora.training.stop import Stop, StopRequestedError, Termination
 from script.cog_server import ROOT
 from tests.lora.training.trainers import a_log
 
-# As Cog's worker is: its main thread, which alone may run handlers of signals, never runs Python again.
+# Like Cog's worker: its main thread, which alone can run signal handlers, never runs Python again.
 BLOCKED = """
 import ctypes, os, signal, threading, time
 from lora.training.stop import Termination
@@ -54,7 +54,7 @@ def run(program):
 
 @pytest.fixture
 def termination():
-    """One that listens in this process."""
+    """A Termination that is installed in this process."""
     before = signal.getsignal(signal.SIGTERM)
     yield Termination.listening()
     signal.set_wakeup_fd(-1)
@@ -65,13 +65,13 @@ def a_stop(**changes):
     return Stop(a_log(), Termination(), **{"minutes": None} | changes)
 
 
-def test_without_a_reason_there_is_no_end(tmp_path):
-    stop = a_stop(minutes=1, wish=tmp_path / "stop")
+def test_without_a_reason_there_is_no_stop(tmp_path):
+    stop = a_stop(minutes=1, stop_file=tmp_path / "stop")
     assert stop.reason() is None
     stop.raise_if_requested()
 
 
-def test_a_time_limit_is_over_after_so_many_minutes(monkeypatch):
+def test_the_time_limit_is_reached_after_its_minutes(monkeypatch):
     stop = a_stop(minutes=3)
     later = time.monotonic() + 3 * 60
     monkeypatch.setattr(stop_module.time, "monotonic", lambda: later - 1)
@@ -80,7 +80,7 @@ def test_a_time_limit_is_over_after_so_many_minutes(monkeypatch):
     assert stop.reason() == "time_limit of 3 minutes is over"
 
 
-def test_a_closed_log_is_a_reason():
+def test_a_closed_log_is_a_reason_to_stop():
     def closed(_name, _value):
         raise BrokenPipeError
 
@@ -91,41 +91,42 @@ def test_a_closed_log_is_a_reason():
     assert stop.reason() == "the server is shutting down"
 
 
-def test_another_process_can_wish_for_an_end_and_say_why(tmp_path):
-    wish = tmp_path / "stop"
-    stop = a_stop(wish=wish)
-    wish.write_text("it was cancelled")
+def test_another_process_can_request_a_stop_with_a_reason(tmp_path):
+    stop_file = tmp_path / "stop"
+    stop = a_stop(stop_file=stop_file)
+    stop_file.write_text("it was cancelled")
     assert stop.reason() == "it was cancelled"
     with pytest.raises(StopRequestedError, match=r"^the training stopped: it was cancelled$"):
         stop.raise_if_requested()
 
 
-def test_a_process_of_a_team_ends_with_the_one_that_started_it(tmp_path, monkeypatch):
-    """Who starts a process and dies hands it to another; a person may well close the shell that they trained in."""
-    alone, one_of_several = a_stop(), a_stop(wish=tmp_path / "stop")
-    assert one_of_several.reason() is None
+def test_a_worker_process_stops_when_its_parent_process_is_gone(tmp_path, monkeypatch):
+    """A process whose parent ends gets another parent. That is no reason in a single process, as a user may close the
+    shell from which the training was started."""
+    alone, worker = a_stop(), a_stop(stop_file=tmp_path / "stop")
+    assert worker.reason() is None
     monkeypatch.setattr(os, "getppid", lambda: -1)
-    assert one_of_several.reason() == "the process that started this one is gone"
+    assert worker.reason() == "the process that started this one is gone"
     assert alone.reason() is None
 
 
-def test_sigterm_in_a_job_is_a_reason_and_not_the_end(termination):
+def test_sigterm_during_a_job_is_a_reason_to_stop_and_does_not_end_the_process(termination):
     stop = Stop(a_log(), termination, minutes=None)
     with termination.during_job():
         assert stop.reason() is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reason() == "SIGTERM came"
-        assert stop.reason() == "SIGTERM came", "it is not forgotten"
+        assert stop.reason() == "SIGTERM came", "the signal is remembered"
 
 
-def test_a_job_does_not_end_by_the_sigterm_of_the_one_before(termination):
+def test_a_job_ignores_the_sigterm_of_the_job_before(termination):
     with termination.during_job():
         os.kill(os.getpid(), signal.SIGTERM)
     with termination.during_job():
         assert not termination.was_received()
 
 
-def test_other_signals_are_not_taken_for_it(termination):
+def test_other_signals_do_not_count_as_sigterm(termination):
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with termination.during_job():
@@ -135,8 +136,8 @@ def test_other_signals_are_not_taken_for_it(termination):
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_sigterm_is_heard_while_the_main_thread_runs_no_python():
-    """Case B: in Cog's worker no handler is ever called."""
+def test_sigterm_is_noticed_while_the_main_thread_runs_no_python():
+    """Case B: in Cog's worker, no signal handler is ever called."""
     assert run(BLOCKED).stdout == "True\n"
 
 

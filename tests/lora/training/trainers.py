@@ -1,4 +1,4 @@
-"""Small real trainings with all that goes on beside their steps."""
+"""Small real trainings, with validation, samples, preservation and checkpoints."""
 
 import json
 import shutil
@@ -35,19 +35,19 @@ SELDOM = 1000
 
 @dataclass
 class Training:
-    """A session, and what it works with."""
+    """A trainer, its transformer, its checkpoints and its stop file."""
 
-    session: Trainer
+    trainer: Trainer
     transformer: FluxTransformer2DModel
     store: CheckpointStore
-    stop: Path  # whoever writes this file asks for an end
+    stop_file: Path
 
-    def ask_to_stop(self) -> None:
-        """As a parent process does."""
-        self.stop.write_text("a test asked")
+    def request_stop(self) -> None:
+        """Write the stop file, as a parent process does."""
+        self.stop_file.write_text("a test asked")
 
-    def end(self) -> Checkpoint:
-        """The checkpoint that it leaves."""
+    def last_checkpoint(self) -> Checkpoint:
+        """The newest checkpoint of the training."""
         checkpoint = self.store.newest()
         assert checkpoint is not None
         return checkpoint
@@ -65,9 +65,9 @@ def a_training(
     log: Log | None = None,
     termination: Termination | None = None,
     minutes: int | None = None,
-    begin: Checkpoint | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
-    """A session on the small transformer; with `base` it draws a sample."""
+    """A trainer on the small transformer; with `base` it generates a sample."""
     transformer = tiny_lora_transformer(rank=recipe.lora_rank)
     store = CheckpointStore(folder, {"of": "a test"}, report_damage=print)
     sample_generator = None
@@ -75,32 +75,32 @@ def a_training(
     if base is not None:
         sample_generator = SampleGenerator(transformer, base, (tiny_prompt(seed=7),), side=32, into=folder / "samples")
     log = log or a_log()
-    session = Trainer(
+    trainer = Trainer(
         transformer,
         tiny_batches(recipe, dataset),
         recipe,
         Callbacks(Schedule(checkpoint_every, sample_every), held_out, sample_generator, preservation, store),
-        team=SingleProcess(),
+        process_group=SingleProcess(),
         log=log,
-        stop=Stop(log, termination or Termination(), minutes=minutes, wish=folder / "stop"),
+        stop=Stop(log, termination or Termination(), minutes=minutes, stop_file=folder / "stop"),
     )
-    if begin is not None:
-        session.load_checkpoint(begin)
-    return Training(session, transformer, store, folder / "stop")
+    if checkpoint is not None:
+        trainer.load_checkpoint(checkpoint)
+    return Training(trainer, transformer, store, folder / "stop")
 
 
 def a_log() -> Log:
-    """A log for a person who keeps no numbers."""
+    """A log that drops metrics."""
     return Log(lambda _name, _value: None)
 
 
-def strangers(count: int = 2) -> tuple[Example, ...]:
+def unseen_examples(count: int = 2) -> tuple[Example, ...]:
     """Examples that are in no data set of `tiny_dataset`."""
     return tuple(tiny_example(seed=100 + index) for index in range(count))
 
 
 def small_base(folder: Path) -> Path:
-    """A base for drawing with the small transformer: its scheduler, and a VAE for latents of so few channels."""
+    """A base for samples with the small transformer: a scheduler, and a VAE for latents of its number of channels."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
@@ -122,8 +122,8 @@ def small_base(folder: Path) -> Path:
 def on_nth_call(
     transformer: nn.Module, call: int, do: Callable[[], object], *, without_grad: bool = False
 ) -> Iterator[None]:
-    """Do something when the transformer is called for the n-th time, counted from 1, in steps or in looking at what
-    they led to; it may raise."""
+    """Call `do`, which may raise, when the transformer is called for the n-th time, counted from 1. Only calls with
+    gradients (steps) count, or only calls without (validation and samples)."""
     calls = 0
 
     def hook(*_: object) -> None:
@@ -140,19 +140,20 @@ def on_nth_call(
 
 
 def run(training, *, stops=None):
-    """To its last step, or to the end that is said."""
-    assert training.session.run() == stops
+    """Run a training to its last step, or until it stops for the reason `stops`."""
+    assert training.trainer.run() == stops
     return training
 
 
 def stopped_in(training, step, *, reason="a test asked"):
-    """Asked to stop in the midst of a step, which is the last."""
-    with on_nth_call(training.transformer, step, training.ask_to_stop):
+    """Run a training, and request a stop during this step, which is then its last."""
+    with on_nth_call(training.transformer, step, training.request_stop):
         return run(training, stops=reason)
 
 
-def assert_same_end(one: Checkpoint, other: Checkpoint) -> None:
-    """Bit for bit: weights, their average, the optimizer, the learning rate, the counts and what was judged."""
+def assert_same_checkpoint(one: Checkpoint, other: Checkpoint) -> None:
+    """Assert that two checkpoints are equal bit for bit: weights, average, optimizer, learning rate, counts and
+    validation results."""
     assert one.step == other.step
     assert one.names == other.names
     for name in one.names:

@@ -1,4 +1,4 @@
-"""The cache: by bytes, for several processes, and whole whenever a process ends; C40 to C44."""
+"""The cache: limited in bytes, safe for several processes, and complete whenever a process ends; C40 to C44."""
 
 import hashlib
 import json
@@ -15,27 +15,27 @@ import pytest
 from lora.dataset.cache import DEFAULT_FOLDER
 from script.cog_server import ROOT
 from weights.cache.manifest import read_manifest
-from weights.cache.store import Room, Store, default_folder
+from weights.cache.store import CacheLimits, Store, default_folder
 
 KEY, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
 
 
 def a_store(tmp_path, **changes):
-    return Store(tmp_path / "cache", Room(**{"spare_bytes": 0, **changes}))
+    return Store(tmp_path / "cache", CacheLimits(**{"spare_bytes": 0, **changes}))
 
 
-def put(store, key, content=b"content", *, by="", etag='"1"'):
+def put(store, key, content=b"content", *, credential="", etag='"1"'):
     with store.locked(key) as entry:
-        entry.part.write_bytes(content)
-        entry.keep(hashlib.sha256(content).hexdigest(), len(content), etag, by=by)
+        entry.partial.write_bytes(content)
+        entry.commit(hashlib.sha256(content).hexdigest(), len(content), etag, credential=credential)
 
 
 def get(store, key):
     with store.locked(key) as entry:
-        held = entry.held()
-        if held is None:
+        cached_file = entry.cached_file()
+        if cached_file is None:
             return None
-        with entry.open(held) as file:
+        with entry.open(cached_file) as file:
             return file.read()
 
 
@@ -43,69 +43,69 @@ def contents(store):
     return sorted(path.name for path in store.folder.iterdir() if path.suffix != ".lock")
 
 
-def used(store, key, when):
+def set_last_used(store, key, when):
     os.utime(store.folder / f"{key}.json", (when, when))
 
 
-def test_what_was_kept_is_there_in_another_store_of_the_same_folder(tmp_path):
+def test_a_committed_file_is_found_by_another_store_of_the_same_folder(tmp_path):
     put(a_store(tmp_path), KEY)
     assert get(a_store(tmp_path), KEY) == b"content"
     assert get(a_store(tmp_path), OTHER) is None
 
 
-def test_the_folder_is_its_owners_alone(tmp_path):
+def test_only_the_owner_has_access_to_the_folder(tmp_path):
     put(a_store(tmp_path), KEY)
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_part_that_was_not_kept_goes(tmp_path):
+def test_a_partial_file_that_was_not_committed_is_removed(tmp_path):
     store = a_store(tmp_path)
     with pytest.raises(RuntimeError), store.locked(KEY) as entry:
-        entry.part.write_bytes(b"half")
+        entry.partial.write_bytes(b"half")
         raise RuntimeError
     assert contents(store) == []
 
 
-def test_a_newer_file_replaces_the_older_one_and_its_visitors(tmp_path):
+def test_a_newer_file_replaces_the_older_one_and_its_credentials(tmp_path):
     store = a_store(tmp_path)
-    put(store, KEY, b"old", by="x")
-    put(store, KEY, b"new", by="y")
+    put(store, KEY, b"old", credential="x")
+    put(store, KEY, b"new", credential="y")
     assert get(store, KEY) == b"new"
     assert len(contents(store)) == 2
     assert list(read_manifest(store.folder / f"{KEY}.json").visitors) == ["y"]
 
 
-def test_what_is_shown_to_everybody_is_open_to_all_and_the_rest_to_those_let_in(tmp_path):
-    """C2 of the peers' bugs: one person's private LoRA must not be served to another."""
+def test_a_public_file_is_accessible_to_all_and_a_private_one_to_accepted_credentials(tmp_path):
+    """C2 of the peers' bugs: the private LoRA of one user must not be served to another."""
     store = a_store(tmp_path)
-    put(store, KEY, by="x")
-    put(store, OTHER, by="")
+    put(store, KEY, credential="x")
+    put(store, OTHER, credential="")
     with store.locked(KEY) as entry:
-        assert entry.has_access("x", entry.held())
-        assert not entry.has_access("y", entry.held())
-        assert not entry.has_access("", entry.held())
-        entry.grant_access("y", entry.held())
-        assert entry.has_access("y", entry.held())
-        assert entry.has_access("x", entry.held())
+        assert entry.has_access("x", entry.cached_file())
+        assert not entry.has_access("y", entry.cached_file())
+        assert not entry.has_access("", entry.cached_file())
+        entry.grant_access("y", entry.cached_file())
+        assert entry.has_access("y", entry.cached_file())
+        assert entry.has_access("x", entry.cached_file())
     with store.locked(OTHER) as entry:
-        assert entry.has_access("x", entry.held())
+        assert entry.has_access("x", entry.cached_file())
 
 
-def test_who_was_let_in_is_asked_for_again_after_a_while(tmp_path):
+def test_access_expires(tmp_path):
     """C43."""
     store = a_store(tmp_path, fresh_seconds=0.2)
     put(store, KEY)
     with store.locked(KEY) as entry:
-        assert entry.has_access("", entry.held())
+        assert entry.has_access("", entry.cached_file())
         time.sleep(0.25)
-        assert not entry.has_access("", entry.held())
+        assert not entry.has_access("", entry.cached_file())
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path):
+def test_the_least_recently_used_file_is_evicted_first(tmp_path):
     store = a_store(tmp_path, most_bytes=25)
     for when, key in enumerate((KEY, OTHER, THIRD)):
         put(store, key, key[:1].encode() * 8)
-        used(store, key, when)
+        set_last_used(store, key, when)
     get(store, KEY)
     store.make_room(8)
     assert get(store, KEY)
@@ -113,45 +113,45 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     assert get(store, THIRD)
 
 
-def test_what_fits_drives_nothing_out(tmp_path):
+def test_nothing_is_evicted_if_the_file_fits(tmp_path):
     store = a_store(tmp_path, most_bytes=100)
     put(store, KEY)
     store.make_room(90)
     assert get(store, KEY)
 
 
-def test_what_is_being_handled_never_goes(tmp_path):
+def test_a_locked_file_is_never_evicted(tmp_path):
     """C41."""
     store = a_store(tmp_path, most_bytes=1)
     put(store, KEY)
     put(store, OTHER)
     with store.locked(KEY) as entry:
         store.make_room(100)
-        assert entry.held()
+        assert entry.cached_file()
     assert get(store, OTHER) is None
 
 
-def test_the_key_that_needs_the_room_keeps_what_it_has(tmp_path):
+def test_the_key_that_needs_room_keeps_its_own_file(tmp_path):
     store = a_store(tmp_path, most_bytes=1)
     put(store, KEY)
     with store.locked(KEY) as entry:
         store.make_room(100)
-        assert entry.held()
+        assert entry.cached_file()
 
 
-def test_an_open_file_stays_readable_when_it_goes(tmp_path):
+def test_an_open_file_stays_readable_when_it_is_evicted(tmp_path):
     """C41."""
     store = a_store(tmp_path, most_bytes=1)
     put(store, KEY)
     with store.locked(KEY) as entry:
-        file = entry.open(entry.held())
+        file = entry.open(entry.cached_file())
     store.make_room(100)
     assert get(store, KEY) is None
     with file:
         assert file.read() == b"content"
 
 
-def test_a_disk_without_room_is_told_after_everything_went(tmp_path):
+def test_a_full_disk_is_reported_after_everything_was_evicted(tmp_path):
     """C41."""
     store = a_store(tmp_path, spare_bytes=2**60)
     put(store, KEY)
@@ -160,7 +160,7 @@ def test_a_disk_without_room_is_told_after_everything_went(tmp_path):
     assert get(store, KEY) is None
 
 
-def test_what_a_killed_process_left_goes_when_room_is_needed(tmp_path):
+def test_files_left_by_a_killed_process_are_evicted_when_room_is_needed(tmp_path):
     store = a_store(tmp_path, most_bytes=10)
     put(store, KEY, b"12345678")
     (store.folder / f"{OTHER}.part").write_bytes(bytes(100))
@@ -170,7 +170,7 @@ def test_what_a_killed_process_left_goes_when_room_is_needed(tmp_path):
     assert len(contents(store)) == 2
 
 
-def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
+def test_unknown_files_in_the_folder_are_left_alone(tmp_path):
     store = a_store(tmp_path, most_bytes=1)
     put(store, KEY)
     (store.folder / "notes.txt").write_text("mine")
@@ -180,7 +180,7 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b"{}", b'{"sha256": 1, "size": "x"}', b"\xff", None])
-def test_a_damaged_manifest_is_none(tmp_path, manifest):
+def test_a_damaged_manifest_counts_as_missing(tmp_path, manifest):
     store = a_store(tmp_path)
     put(store, KEY)
     if manifest is None:
@@ -193,7 +193,7 @@ def test_a_damaged_manifest_is_none(tmp_path, manifest):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"conten"])
-def test_a_file_that_is_not_whole_is_not_there(tmp_path, content):
+def test_an_incomplete_file_counts_as_missing(tmp_path, content):
     store = a_store(tmp_path)
     put(store, KEY)
     (path,) = store.folder.glob("*.bin")
@@ -201,29 +201,29 @@ def test_a_file_that_is_not_whole_is_not_there(tmp_path, content):
     assert get(store, KEY) is None
 
 
-def test_a_manifest_holds_digests_and_times_only(tmp_path):
+def test_a_manifest_contains_digests_and_times_only(tmp_path):
     store = a_store(tmp_path)
     put(store, KEY)
     assert set(json.loads((store.folder / f"{KEY}.json").read_text())) == {"sha256", "size", "etag", "visitors"}
 
 
-def test_only_one_handles_a_key_at_a_time(tmp_path):
+def test_only_one_thread_at_a_time_holds_the_lock_of_a_key(tmp_path):
     """C40."""
-    store, inside, most = a_store(tmp_path), [], []
+    store, holders, counts = a_store(tmp_path), [], []
 
     def handle(_):
         with store.locked(KEY):
-            inside.append(1)
-            most.append(len(inside))
+            holders.append(1)
+            counts.append(len(holders))
             time.sleep(0.01)
-            inside.pop()
+            holders.pop()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(handle, range(8)))
-    assert max(most) == 1
+    assert max(counts) == 1
 
 
-def test_many_references_leave_few_locks(tmp_path):
+def test_many_references_leave_few_lock_files(tmp_path):
     store = a_store(tmp_path)
     for index in range(50):
         with store.locked(f"abc{index:061d}"):
@@ -231,65 +231,67 @@ def test_many_references_leave_few_locks(tmp_path):
     assert [path.name for path in store.folder.iterdir()] == ["abc.lock"]
 
 
-def test_a_miss_goes_when_it_is_old_and_a_file_stays(tmp_path):
-    """Who guesses names leaves no file for each."""
+def test_an_old_record_of_a_missing_file_is_removed_and_a_cached_file_is_not(tmp_path):
+    """Requests for guessed names must not accumulate files."""
     store = a_store(tmp_path, fresh_seconds=60)
     put(store, OTHER)
     for key in (KEY, THIRD):
         with store.locked(key) as entry:
-            entry.miss("")
-    used(store, KEY, 0)
-    used(store, OTHER, 0)
+            entry.record_missing("")
+    set_last_used(store, KEY, 0)
+    set_last_used(store, OTHER, 0)
     with store.locked("d" * 64) as entry:
-        entry.miss("")
+        entry.record_missing("")
     assert not (store.folder / f"{KEY}.json").exists()
     assert (store.folder / f"{THIRD}.json").exists()
     assert get(store, OTHER) == b"content"
 
 
-KEEPING = """
+COMMIT_PROGRAM = """
 import hashlib, sys
 from pathlib import Path
-from weights.cache.store import Room, Store
-store = Store(Path(sys.argv[1]), Room(most_bytes=3_000_000, spare_bytes=0))
+from weights.cache.store import CacheLimits, Store
+store = Store(Path(sys.argv[1]), CacheLimits(most_bytes=3_000_000, spare_bytes=0))
 print("ready", flush=True)
 for number in range(100_000):
     key = str(number % 3) * 64
     content = bytes([number % 256]) * 1_000_000
     with store.locked(key) as entry:
         store.make_room(len(content))
-        with entry.part.open("wb") as file:
+        with entry.partial.open("wb") as file:
             for start in range(0, len(content), 100_000):
                 file.write(content[start : start + 100_000])
-        entry.keep(hashlib.sha256(content).hexdigest(), len(content), "", by="")
+        entry.commit(hashlib.sha256(content).hexdigest(), len(content), "", credential="")
 """
 
 
-def test_a_kill_at_any_moment_leaves_every_file_whole_or_not_there(tmp_path):
-    store = Store(tmp_path, Room(most_bytes=3_000_000, spare_bytes=0))
-    for after in (0.0, 0.003, 0.01, 0.017, 0.03, 0.05, 0.08):
-        keeping = subprocess.Popen([sys.executable, "-c", KEEPING, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
-        keeping.stdout.readline()
-        time.sleep(after)
-        keeping.send_signal(signal.SIGKILL)
-        keeping.wait()
-        keeping.stdout.close()
+def test_a_kill_at_any_moment_leaves_every_file_complete_or_missing(tmp_path):
+    store = Store(tmp_path, CacheLimits(most_bytes=3_000_000, spare_bytes=0))
+    for delay in (0.0, 0.003, 0.01, 0.017, 0.03, 0.05, 0.08):
+        process = subprocess.Popen(
+            [sys.executable, "-c", COMMIT_PROGRAM, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
         for key in (digit * 64 for digit in "012"):
             with store.locked(key) as entry:
-                held = entry.held()
-                if held:
-                    assert hashlib.sha256(entry.open(held).read()).hexdigest() == held.sha256
+                cached_file = entry.cached_file()
+                if cached_file:
+                    assert hashlib.sha256(entry.open(cached_file).read()).hexdigest() == cached_file.sha256
 
 
-def test_the_usual_folder_is_where_the_system_says(monkeypatch, tmp_path):
+def test_the_default_folder_is_in_the_cache_folder_of_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "flux-lora-downloads"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_folder().parts[-2:] == (".cache", "flux-lora-downloads")
 
 
-def test_the_usual_folder_is_not_that_of_encoded_images(monkeypatch):
-    """Which sweeps away what it does not know."""
+def test_the_default_folder_is_not_that_of_encoded_images(monkeypatch):
+    """That folder removes files that it does not know."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     images = Path(DEFAULT_FOLDER).expanduser()
     assert images not in [default_folder(), *default_folder().parents]

@@ -1,4 +1,4 @@
-"""One grammar for every way to name a LoRA, without asking anybody; reference/reliability.md, C1 to C20."""
+"""The grammar of LoRA references, without any request; reference/reliability.md, C1 to C20."""
 
 import socket
 from pathlib import Path
@@ -10,7 +10,7 @@ from weights.grammar.records import CivitaiLora, HubLora, Inline, Link, LocalFil
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_asked(monkeypatch):
+def no_network(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the grammar asked the network")
 
@@ -27,7 +27,7 @@ def refusal(reference):
 
 
 @pytest.mark.parametrize("reference", ["owner/model", "owner/model/", "  owner/model\n"])
-def test_owner_and_name_alone_are_somebodys(reference):
+def test_owner_and_name_without_a_host_are_unqualified(reference):
     """C1."""
     assert parse_reference(reference) == UnqualifiedLora("owner", "model")
 
@@ -35,7 +35,7 @@ def test_owner_and_name_alone_are_somebodys(reference):
 @pytest.mark.parametrize(
     "reference", ["replicate.com/owner/model", "HTTPS://www.Replicate.com/owner/model/", "r8.im/owner/model"]
 )
-def test_a_page_of_replicate_is_replicates(reference):
+def test_a_page_on_replicate(reference):
     assert parse_reference(reference) == ReplicateLora("owner", "model")
 
 
@@ -53,7 +53,7 @@ def test_a_page_of_replicate_is_replicates(reference):
         "r8.im/owner/model@sha256:abc123",
     ],
 )
-def test_a_version_on_replicate_is_that_version(reference):
+def test_a_version_on_replicate(reference):
     """C2."""
     assert parse_reference(reference) == ReplicateLora("owner", "model", "abc123")
 
@@ -124,12 +124,12 @@ def test_a_file_on_hugging_face_with_its_revision(reference, expected):
         ("urn:air:flux1:lora:civitai:618692@691639.safetensors", CivitaiLora(618692, 691639)),
     ],
 )
-def test_a_model_and_a_version_of_civitai_are_told_apart(reference, expected):
+def test_a_model_and_a_version_on_civitai_are_distinguished(reference, expected):
     """C8."""
     assert parse_reference(reference) == expected
 
 
-def test_a_token_in_a_url_of_civitai_is_kept_apart_and_not_shown():
+def test_a_token_in_a_url_of_civitai_has_its_own_field_and_is_not_in_the_repr():
     lora = parse_reference("https://civitai.com/api/download/models/691639?token=s3cret")
     assert lora == CivitaiLora(None, 691639, "s3cret")
     assert "s3cret" not in repr(lora)
@@ -145,13 +145,13 @@ def test_a_token_in_a_url_of_civitai_is_kept_apart_and_not_shown():
         "https://any.example/files/id/data",
     ],
 )
-def test_any_other_url_is_kept_whole(reference):
+def test_any_other_url_is_a_link(reference):
     """C11, C13."""
     assert parse_reference(reference) == Link(reference)
     assert "Signature" not in repr(parse_reference(reference))
 
 
-def test_the_scheme_of_a_url_may_be_in_capitals_and_replicate_delivery_needs_none():
+def test_the_scheme_may_be_in_uppercase_and_is_optional_for_replicate_delivery():
     assert parse_reference("HTTPS://any.example/X.tar") == Link("https://any.example/X.tar")
     assert parse_reference("replicate.delivery/a/b.tar") == Link("https://replicate.delivery/a/b.tar")
 
@@ -159,19 +159,19 @@ def test_the_scheme_of_a_url_may_be_in_capitals_and_replicate_delivery_needs_non
 @pytest.mark.parametrize(
     "reference", ["data:application/x-tar;base64,AAAA", "DATA:;base64,AAAA", "data:" + "A" * 10_000]
 )
-def test_a_data_uri_is_kept_whole(reference):
+def test_a_data_uri_is_inline(reference):
     """C14."""
     assert parse_reference(reference) == Inline(reference)
 
 
 @pytest.mark.parametrize("reference", ["../../secret/x.safetensors", "a/../../x.tar", "/a/../x.tgz"])
-def test_a_path_that_climbs_is_refused(reference):
+def test_a_path_with_parent_folders_is_refused(reference):
     """C17."""
-    assert "is a path that climbs: expected one without .." in refusal(reference)
+    assert "is a path with ..: expected one without" in refusal(reference)
 
 
 @pytest.mark.parametrize("reference", ["/a/x.safetensors", "x.tar", "./a b/x..tgz", "X.SAFETENSORS"])
-def test_what_ends_like_a_file_is_a_file(reference):
+def test_a_path_with_the_suffix_of_a_lora_or_a_tar_is_a_local_file(reference):
     assert parse_reference(reference) == LocalFile(Path(reference))
 
 
@@ -193,7 +193,7 @@ def test_what_ends_like_a_file_is_a_file(reference):
         "ä/b",
     ],
 )
-def test_what_has_no_form_is_refused_with_all_that_there_are(reference):
+def test_the_error_for_an_unknown_form_lists_all_forms(reference):
     """C16, C17."""
     message = refusal(reference)
     for form in (
@@ -239,7 +239,7 @@ def test_what_has_no_form_is_refused_with_all_that_there_are(reference):
         "a\0b.safetensors",
     ],
 )
-def test_a_form_with_a_mistake_in_it_is_refused(reference):
+def test_a_reference_with_a_mistake_is_refused(reference):
     message = refusal(reference)
     assert "secret" not in message
     assert len(message) < 500
@@ -249,12 +249,12 @@ def test_a_form_with_a_mistake_in_it_is_refused(reference):
     "reference",
     ["https://huggingface.co.evil.com/a/b", "https://huggingfa\u0441e.co/a/b", "https://civitai.com.evil.com/models/1"],
 )
-def test_a_host_that_only_looks_like_a_service_is_none(reference):
-    """C19: so that no token goes there."""
+def test_a_host_that_only_looks_like_a_service_is_a_link(reference):
+    """C19: so that no token is sent to it."""
     assert isinstance(parse_reference(reference), Link)
 
 
 @pytest.mark.parametrize("reference", [f"https://h.example/{'x' * 5000}", "x" * 10_000_000, f"hf://o/{'r' * 5000}"])
-def test_what_is_longer_than_any_reference_is_refused(reference):
+def test_a_reference_that_is_too_long_is_refused(reference):
     """C20."""
     assert "characters: expected at most 4,096" in refusal(reference)

@@ -1,4 +1,4 @@
-"""A question and its answer: redirects are checked one by one, and tokens go nowhere else; C26, C28."""
+"""HTTP requests: every redirect is checked, and a token is sent to its own origin only; C26, C28."""
 
 import ctypes
 import shutil
@@ -12,29 +12,29 @@ from dataclasses import replace
 import pytest
 
 from tests.services import SHORT_TIMEOUTS, a_network, redirect, send, send_head, service, silent_port
-from weights.network.client import Question, ask
+from weights.network.client import HttpRequest, send_request
 from weights.network.failures import TransientFailure
 from weights.network.network import Network
 
 
-def body(question, network):
-    with ask(question, network, attempt=0) as answer:
-        return answer.status, answer.piece(1000)
+def body(request, network):
+    with send_request(request, network, attempt=0) as response:
+        return response.status, response.read(1000)
 
 
-def refusal(question, network):
+def refusal(request, network):
     with pytest.raises(ValueError) as error:
-        body(question, network)
+        body(request, network)
     return str(error.value)
 
 
-def test_an_answer_comes_with_its_status_and_asks_for_no_compression():
-    with service(lambda request, _: send(request, b"hello", status=404)) as it:
-        assert body(Question(f"{it.url}/a?b=%2F"), a_network(it)) == (404, b"hello")
-    assert it.paths() == ["/a?b=%2F"]
-    assert it.asked[0].headers["accept-encoding"] == "identity"
-    assert it.asked[0].headers["host"] == it.url.removeprefix("http://")
-    assert "authorization" not in it.asked[0].headers
+def test_a_response_has_its_status_and_the_request_accepts_no_compression():
+    with service(lambda request, _: send(request, b"hello", status=404)) as server:
+        assert body(HttpRequest(f"{server.url}/a?b=%2F"), a_network(server)) == (404, b"hello")
+    assert server.paths() == ["/a?b=%2F"]
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+    assert server.requests[0].headers["host"] == server.url.removeprefix("http://")
+    assert "authorization" not in server.requests[0].headers
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -45,9 +45,9 @@ def test_a_redirect_is_followed(status):
         else:
             send(request, b"there")
 
-    with service(reply) as it:
-        assert body(Question(f"{it.url}/a"), a_network(it)) == (200, b"there")
-    assert it.paths() == ["/a", "/b?c=d"]
+    with service(reply) as server:
+        assert body(HttpRequest(f"{server.url}/a"), a_network(server)) == (200, b"there")
+    assert server.paths() == ["/a", "/b?c=d"]
 
 
 def test_five_redirects_are_followed_and_a_sixth_is_not():
@@ -58,15 +58,15 @@ def test_five_redirects_are_followed_and_a_sixth_is_not():
         else:
             send(request, b"there")
 
-    with service(reply) as it:
-        assert body(Question(f"{it.url}/5"), a_network(it)) == (200, b"there")
-        assert "more than 5 times" in refusal(Question(f"{it.url}/6"), a_network(it))
+    with service(reply) as server:
+        assert body(HttpRequest(f"{server.url}/5"), a_network(server)) == (200, b"there")
+        assert "more than 5 times" in refusal(HttpRequest(f"{server.url}/6"), a_network(server))
 
 
 def test_a_loop_of_redirects_ends():
-    with service(lambda request, _: redirect(request, request.path)) as it:
-        assert "more than 5 times" in refusal(Question(f"{it.url}/a"), a_network(it))
-    assert len(it.asked) == 6
+    with service(lambda request, _: redirect(request, request.path)) as server:
+        assert "more than 5 times" in refusal(HttpRequest(f"{server.url}/a"), a_network(server))
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize(
@@ -83,37 +83,37 @@ def test_a_loop_of_redirects_ends():
         "//127.0.0.1/x",
     ],
 )
-def test_a_redirect_to_where_nobody_may_be_asked_is_refused(target):
-    with service(lambda request, _: redirect(request, target)) as it:
-        message = refusal(Question(f"{it.url}/a"), a_network(it))
+def test_a_redirect_to_an_internal_or_invalid_url_is_refused(target):
+    with service(lambda request, _: redirect(request, target)) as server:
+        message = refusal(HttpRequest(f"{server.url}/a"), a_network(server))
     assert "not allowed" in message or "expected https" in message
-    assert len(it.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_redirect_to_another_server_of_this_machine_is_refused():
+def test_a_redirect_to_another_server_on_this_machine_is_refused():
     with (
         service(lambda request, _: send(request, b"inner")) as inner,
-        service(lambda request, _: redirect(request, inner.url)) as it,
+        service(lambda request, _: redirect(request, inner.url)) as server,
     ):
-        refusal(Question(it.url), a_network(it))
-    assert inner.asked == []
+        refusal(HttpRequest(server.url), a_network(server))
+    assert inner.requests == []
 
 
 @pytest.mark.parametrize("target", ["http://[::1", "//[x]/y", "https://h\u2100.example/"])
-def test_a_redirect_to_what_is_no_url_is_refused_in_a_sentence_of_ours(target):
-    with service(lambda request, _: redirect(request, target.encode().decode("latin-1"))) as it:
-        message = refusal(Question(f"{it.url}/a"), a_network(it))
+def test_a_redirect_to_an_unreadable_url_is_refused_with_our_own_message(target):
+    with service(lambda request, _: redirect(request, target.encode().decode("latin-1"))) as server:
+        message = refusal(HttpRequest(f"{server.url}/a"), a_network(server))
     assert "expected https://host/path" in message or "expected one in ASCII letters" in message
 
 
-def test_a_token_is_dropped_for_good_at_another_origin():
-    def come_back(request, _):
+def test_a_token_is_dropped_permanently_after_a_redirect_to_another_origin():
+    def redirect_back(request, _):
         if request.path == "/back":
             send(request, b"there")
         else:
             redirect(request, f"{home.url}/back")
 
-    with service(come_back) as other:
+    with service(redirect_back) as other:
 
         def reply(request, _):
             if request.path == "/back":
@@ -122,56 +122,56 @@ def test_a_token_is_dropped_for_good_at_another_origin():
                 redirect(request, f"{other.url}/away")
 
         with service(reply) as home:
-            body(Question(f"{home.url}/a", token="s3cret"), a_network(home, other))
-    assert [asked.headers.get("authorization") for asked in home.asked] == ["Bearer s3cret", None]
-    assert "authorization" not in other.asked[0].headers
+            body(HttpRequest(f"{home.url}/a", token="s3cret"), a_network(home, other))
+    assert [request.headers.get("authorization") for request in home.requests] == ["Bearer s3cret", None]
+    assert "authorization" not in other.requests[0].headers
     assert all("s3cret" not in path for path in home.paths() + other.paths())
 
 
-def test_a_question_shows_neither_its_url_nor_its_token():
-    assert "s3cret" not in repr(Question("https://h.example/?sig=s3cret", token="s3cret"))
+def test_the_repr_of_a_request_contains_neither_its_url_nor_its_token():
+    assert "s3cret" not in repr(HttpRequest("https://h.example/?sig=s3cret", token="s3cret"))
 
 
 @pytest.mark.parametrize("token", ["s3cret\nX: y", "s3cret é", "s3 cret", "s3cret\0"])
-def test_a_token_that_is_none_is_refused_and_not_repeated(token):
-    with service(lambda request, _: send(request)) as it:
-        assert "s3" not in refusal(Question(it.url, token=token), a_network(it))
-    assert it.asked == []
+def test_an_invalid_token_is_refused_and_not_repeated(token):
+    with service(lambda request, _: send(request)) as server:
+        assert "s3" not in refusal(HttpRequest(server.url, token=token), a_network(server))
+    assert server.requests == []
 
 
-def test_a_server_that_nobody_runs_is_named():
+def test_an_unreachable_server_is_named():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(TransientFailure, match=r"127\.0\.0\.1, which cannot be reached") as error:
-        body(Question(url), a_network(url))
-    assert error.value.most == 1
+        body(HttpRequest(url), a_network(url))
+    assert error.value.max_retries == 1
 
 
-def test_a_server_that_never_answers_is_left():
+def test_a_server_that_never_responds_is_given_up():
     with silent_port() as url:
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(TransientFailure, match=r"no answer from 127\.0\.0\.1"):
-            body(Question(url), a_network(url))
-    assert time.monotonic() - begun < 3
+            body(HttpRequest(url), a_network(url))
+    assert time.monotonic() - started < 3
 
 
-def test_the_head_of_an_answer_may_not_drip():
-    """Each byte alone comes in time."""
+def test_headers_that_arrive_byte_by_byte_are_given_up():
+    """Each byte arrives within the read timeout."""
 
     def drip(request, _):
-        for sign in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40:
-            request.wfile.write(bytes([sign]))
+        for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40:
+            request.wfile.write(bytes([byte]))
             time.sleep(0.1)
 
-    with service(drip) as it:
-        begun = time.monotonic()
+    with service(drip) as server:
+        started = time.monotonic()
         with pytest.raises(TransientFailure, match="no answer"):
-            body(Question(it.url), a_network(it))
-    assert time.monotonic() - begun < 3
+            body(HttpRequest(server.url), a_network(server))
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("silent_before", ["head", "body"])
-def test_a_server_may_be_silent_for_longer_than_connecting_may_take(silent_before):
+def test_the_read_timeout_may_be_longer_than_the_connect_timeout(silent_before):
     def reply(request, _):
         if silent_before == "head":
             time.sleep(0.5)
@@ -181,41 +181,41 @@ def test_a_server_may_be_silent_for_longer_than_connecting_may_take(silent_befor
             time.sleep(0.5)
         request.wfile.write(b"hello")
 
-    with service(reply) as it:
-        network = a_network(it, patience=replace(SHORT_TIMEOUTS, connecting=0.2, silence=2))
-        assert body(Question(it.url), network) == (200, b"hello")
+    with service(reply) as server:
+        network = a_network(server, timeouts=replace(SHORT_TIMEOUTS, connect=0.2, read=2))
+        assert body(HttpRequest(server.url), network) == (200, b"hello")
 
 
-def test_a_silent_server_is_left_in_the_middle_of_a_body():
+def test_a_server_that_stops_in_the_middle_of_a_body_is_given_up():
     def reply(request, _):
         send_head(request, 200, Content_Length="10")
         request.wfile.write(b"hello")
         request.wfile.flush()
         time.sleep(1)
 
-    with service(reply) as it, ask(Question(it.url), a_network(it), attempt=0) as answer:
-        assert answer.piece(10) == b"hello"
-        begun = time.monotonic()
+    with service(reply) as server, send_request(HttpRequest(server.url), a_network(server), attempt=0) as response:
+        assert response.read(10) == b"hello"
+        started = time.monotonic()
         with pytest.raises(TransientFailure, match="cut off"):
-            answer.piece(10)
-        assert 0.4 < time.monotonic() - begun < 0.9
+            response.read(10)
+        assert 0.4 < time.monotonic() - started < 0.9
 
 
 class Cancelled(BaseException):
-    """As Cog's cancellation, which it throws into the thread of a job."""
+    """Like Cog's cancellation, which is raised in the thread of a job."""
 
 
-def test_a_job_can_be_ended_while_a_server_is_silent():
+def test_a_job_can_be_cancelled_while_it_waits_for_a_server():
     ended = []
 
     def job(network):
         try:
-            body(Question(*network.trusted), network)
+            body(HttpRequest(*network.trusted), network)
         except Cancelled:
             ended.append(time.monotonic())
 
     with silent_port() as url:
-        thread = threading.Thread(target=job, args=(a_network(url, patience=replace(SHORT_TIMEOUTS, silence=4)),))
+        thread = threading.Thread(target=job, args=(a_network(url, timeouts=replace(SHORT_TIMEOUTS, read=4)),))
         thread.start()
         time.sleep(0.1)
         cancelled = time.monotonic()
@@ -224,16 +224,16 @@ def test_a_job_can_be_ended_while_a_server_is_silent():
     assert ended[0] - cancelled < 1
 
 
-def test_what_is_no_http_is_no_answer():
+def test_a_response_that_is_not_http_is_a_transient_failure():
     with (
-        service(lambda request, _: request.wfile.write(b"SSH-2.0-OpenSSH\r\n")) as it,
+        service(lambda request, _: request.wfile.write(b"SSH-2.0-OpenSSH\r\n")) as server,
         pytest.raises(TransientFailure, match="no answer"),
     ):
-        body(Question(it.url), a_network(it))
+        body(HttpRequest(server.url), a_network(server))
 
 
-def test_a_body_cut_off_by_a_closed_connection_is_told():
-    """In chunks, an end that was not told is no end."""
+def test_a_body_cut_off_by_a_closed_connection_is_a_transient_failure():
+    """A chunked body without its last chunk is incomplete."""
 
     def reply(request, _):
         request.protocol_version = "HTTP/1.1"
@@ -241,29 +241,29 @@ def test_a_body_cut_off_by_a_closed_connection_is_told():
         request.wfile.write(b"10\r\nhello")
         request.close_connection = True
 
-    with service(reply) as it, ask(Question(it.url), a_network(it), attempt=0) as answer:
-        assert answer.piece(5) == b"hello"
+    with service(reply) as server, send_request(HttpRequest(server.url), a_network(server), attempt=0) as response:
+        assert response.read(5) == b"hello"
         with pytest.raises(TransientFailure, match="cut off"):
-            answer.piece(5)
+            response.read(5)
 
 
-def test_each_attempt_takes_the_next_address():
-    with service(lambda request, _: send(request, b"here")) as it:
-        network = a_network(it, resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"])
-        with ask(Question(it.url), network, attempt=1) as answer:
-            assert answer.piece(10) == b"here"
+def test_each_attempt_uses_the_next_address():
+    with service(lambda request, _: send(request, b"here")) as server:
+        network = a_network(server, resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"])
+        with send_request(HttpRequest(server.url), network, attempt=1) as response:
+            assert response.read(10) == b"here"
 
 
 @pytest.fixture
 def tls_service(tmp_path, monkeypatch):
-    """A server with a certificate for lora.test alone, which this process trusts, and the name that it was asked by."""
+    """The port of a TLS server with a trusted certificate for lora.test only, and the names that clients requested."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs openssl to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     name = ["-subj", "/CN=lora.test", "-addext", "subjectAltName=DNS:lora.test"]
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key)]
-    subprocess.run([*made, "-out", str(certificate), *name], check=True, capture_output=True)
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key)]
+    subprocess.run([*command, "-out", str(certificate), *name], check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -290,38 +290,38 @@ def serve_tls(listener, context):
 
 def tls_network(host, port):
     return Network(
-        trusted=frozenset({f"https://{host}:{port}"}), resolve=lambda host, port: ["127.0.0.1"], patience=SHORT_TIMEOUTS
+        trusted=frozenset({f"https://{host}:{port}"}), resolve=lambda host, port: ["127.0.0.1"], timeouts=SHORT_TIMEOUTS
     )
 
 
-def test_the_certificate_is_that_of_the_name_though_the_address_is_asked(tls_service):
+def test_the_certificate_is_verified_against_the_host_name_and_not_the_address(tls_service):
     port, names = tls_service
-    assert body(Question(f"https://lora.test:{port}/"), tls_network("lora.test", port)) == (200, b"hello")
+    assert body(HttpRequest(f"https://lora.test:{port}/"), tls_network("lora.test", port)) == (200, b"hello")
     assert names == ["lora.test"]
 
 
 def test_the_certificate_of_another_name_is_refused(tls_service):
     port, _ = tls_service
-    message = refusal(Question(f"https://evil.test:{port}/"), tls_network("evil.test", port))
+    message = refusal(HttpRequest(f"https://evil.test:{port}/"), tls_network("evil.test", port))
     assert "evil.test, whose certificate is not" in message
 
 
-def test_proxies_of_the_environment_are_not_asked(monkeypatch):
+def test_proxies_in_the_environment_are_not_used(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with service(lambda request, _: send(request, b"here")) as it:
-        assert body(Question(it.url), a_network(it)) == (200, b"here")
+    with service(lambda request, _: send(request, b"here")) as server:
+        assert body(HttpRequest(server.url), a_network(server)) == (200, b"here")
 
 
-def test_a_name_is_looked_up_once_so_that_it_cannot_change_after_the_check():
-    asked = []
+def test_a_host_is_resolved_once_so_that_its_address_cannot_change_after_the_check():
+    resolved = []
 
     def rebinding(host, _):
-        asked.append(host)
-        return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.9"]
+        resolved.append(host)
+        return ["127.0.0.1"] if len(resolved) == 1 else ["127.0.0.9"]
 
-    with service(lambda request, _: send(request, b"here")) as it:
-        port = it.url.rsplit(":", 1)[1]
+    with service(lambda request, _: send(request, b"here")) as server:
+        port = server.url.rsplit(":", 1)[1]
         network = replace(a_network(f"http://h.test:{port}"), resolve=rebinding)
-        assert body(Question(f"http://h.test:{port}/"), network) == (200, b"here")
-    assert asked == ["h.test"]
+        assert body(HttpRequest(f"http://h.test:{port}/"), network) == (200, b"here")
+    assert resolved == ["h.test"]

@@ -1,4 +1,4 @@
-"""When an attempt that was interrupted is made again, and when no more."""
+"""Which failed attempts are retried, and when retries end."""
 
 import time
 from dataclasses import replace
@@ -10,40 +10,40 @@ from weights.network.failures import NotFound, TransientFailure, retry
 from weights.network.network import NetworkTimeouts
 
 
-def failing(times, **how):
-    """An attempt that is interrupted so many times, and the numbers of the attempts made."""
-    made = []
+def failing(failures, **options):
+    """An attempt that fails this many times, and the list of the numbers with which it is called."""
+    attempts = []
 
     def attempt(number):
-        made.append(number)
-        if len(made) <= times:
-            raise TransientFailure("was cut off", **how)
+        attempts.append(number)
+        if len(attempts) <= failures:
+            raise TransientFailure("was cut off", **options)
         return "done"
 
-    return attempt, made
+    return attempt, attempts
 
 
-def test_an_attempt_is_made_again_until_it_works():
-    attempt, made = failing(3)
+def test_an_attempt_is_repeated_until_it_succeeds():
+    attempt, attempts = failing(3)
     assert retry(attempt, SHORT_TIMEOUTS) == "done"
-    assert made == [0, 1, 2, 3]
+    assert attempts == [0, 1, 2, 3]
 
 
-def test_after_the_last_pause_the_interruption_is_the_error():
-    attempt, made = failing(100)
+def test_after_the_last_retry_the_failure_is_the_error():
+    attempt, attempts = failing(100)
     with pytest.raises(ValueError, match="was cut off, 6 times"):
         retry(attempt, SHORT_TIMEOUTS)
-    assert len(made) == 6
+    assert len(attempts) == 6
 
 
-def test_an_interruption_says_how_often_it_is_worth_it():
-    attempt, made = failing(100, most=1)
+def test_a_failure_can_limit_its_retries():
+    attempt, attempts = failing(100, max_retries=1)
     with pytest.raises(ValueError, match="was cut off, 2 times"):
         retry(attempt, SHORT_TIMEOUTS)
-    assert len(made) == 2
+    assert len(attempts) == 2
 
 
-def test_a_refusal_is_final():
+def test_a_refusal_is_not_retried():
     def attempt(_):
         raise NotFound("was not found")
 
@@ -51,38 +51,38 @@ def test_a_refusal_is_final():
         retry(attempt, SHORT_TIMEOUTS)
 
 
-def test_a_pause_that_would_pass_the_end_is_not_made():
-    attempt, made = failing(100, pause=2.0)
-    begun = time.monotonic()
+def test_a_delay_beyond_the_total_timeout_is_not_waited_for():
+    attempt, attempts = failing(100, retry_after=2.0)
+    started = time.monotonic()
     with pytest.raises(ValueError, match="was cut off"):
-        retry(attempt, replace(SHORT_TIMEOUTS, whole=1))
-    assert len(made) == 1
-    assert time.monotonic() - begun < 1
+        retry(attempt, replace(SHORT_TIMEOUTS, total=1))
+    assert len(attempts) == 1
+    assert time.monotonic() - started < 1
 
 
-def test_all_pauses_that_a_server_asks_for_are_one_minute_together(monkeypatch):
-    """C25: five times the longest one would be five minutes of a prediction."""
-    naps = []
-    monkeypatch.setattr(time, "sleep", naps.append)
-    attempt, made = failing(100, pause=25)
+def test_the_delays_that_a_server_requests_are_limited_to_one_minute_together(monkeypatch):
+    """C25: five of the longest delays would take five minutes of a prediction."""
+    delays = []
+    monkeypatch.setattr(time, "sleep", delays.append)
+    attempt, attempts = failing(100, retry_after=25)
     with pytest.raises(ValueError, match="was cut off, 3 times"):
         retry(attempt, NetworkTimeouts())
-    assert len(made) == 3
-    assert sum(naps) == pytest.approx(50)
+    assert len(attempts) == 3
+    assert sum(delays) == pytest.approx(50)
 
 
-def test_a_long_pause_is_many_short_ones(monkeypatch):
-    """Cog ends a job between two steps of Python, and not while one of them sleeps."""
-    naps = []
-    monkeypatch.setattr(time, "sleep", naps.append)
-    attempt, _ = failing(1, pause=3)
-    assert retry(attempt, replace(SHORT_TIMEOUTS, whole=60)) == "done"
-    assert max(naps) <= 0.2
-    assert sum(naps) == pytest.approx(3)
+def test_a_long_delay_is_divided_into_short_ones(monkeypatch):
+    """Cog cancels a job between two instructions of Python, not during a sleep."""
+    delays = []
+    monkeypatch.setattr(time, "sleep", delays.append)
+    attempt, _ = failing(1, retry_after=3)
+    assert retry(attempt, replace(SHORT_TIMEOUTS, total=60)) == "done"
+    assert max(delays) <= 0.2
+    assert sum(delays) == pytest.approx(3)
 
 
-def test_a_pause_is_as_long_as_it_was_asked_for():
-    attempt, _ = failing(1, pause=0.5)
-    begun = time.monotonic()
+def test_a_delay_is_as_long_as_the_server_requests():
+    attempt, _ = failing(1, retry_after=0.5)
+    started = time.monotonic()
     assert retry(attempt, SHORT_TIMEOUTS) == "done"
-    assert 0.5 <= time.monotonic() - begun < 2
+    assert 0.5 <= time.monotonic() - started < 2

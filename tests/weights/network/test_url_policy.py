@@ -1,4 +1,4 @@
-"""Nothing of this machine, its network or its cloud is asked; reference/reliability.md, C29 and C31."""
+"""URLs of this machine, its network or its cloud are refused; reference/reliability.md, C29 and C31."""
 
 import socket
 
@@ -20,11 +20,11 @@ def refusal(url, network):
     return str(error.value)
 
 
-def test_a_public_host_is_asked_at_the_address_that_was_checked():
-    place = check_url("https://h.example/a b.safetensors?X=%2F&y=ü#part", network("8.8.8.8", "2001:4860:4860::8888"))
-    assert (place.scheme, place.host, place.port) == ("https", "h.example", 443)
-    assert place.addresses == ("8.8.8.8", "2001:4860:4860::8888")
-    assert place.target == "/a%20b.safetensors?X=%2F&y=%C3%BC"
+def test_a_public_host_is_accepted_with_its_checked_addresses():
+    checked = check_url("https://h.example/a b.safetensors?X=%2F&y=ü#part", network("8.8.8.8", "2001:4860:4860::8888"))
+    assert (checked.scheme, checked.host, checked.port) == ("https", "h.example", 443)
+    assert checked.addresses == ("8.8.8.8", "2001:4860:4860::8888")
+    assert checked.target == "/a%20b.safetensors?X=%2F&y=%C3%BC"
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_public_host_is_asked_at_the_address_that_was_checked():
     ],
 )
 @pytest.mark.parametrize("scheme", ["https", "http"])
-def test_an_inner_host_is_not_asked_however_it_is_written(host, scheme):
-    """C29, with the real resolver, which knows all these ways to write a number."""
+def test_an_internal_host_is_refused_however_it_is_written(host, scheme):
+    """C29, with the real resolver, which accepts all these notations of an address."""
     message = refusal(f"{scheme}://{host}/x.safetensors", Network())
     assert "not allowed" in message or (scheme == "http" and "expected https" in message)
 
@@ -91,16 +91,16 @@ def test_an_inner_host_is_not_asked_however_it_is_written(host, scheme):
         "no address",
     ],
 )
-def test_an_address_that_is_not_public_is_told(address):
+def test_an_address_that_is_not_public_is_recognised(address):
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_a_public_address_is_told(address):
+def test_a_public_address_is_recognised(address):
     assert is_public(address)
 
 
-def test_one_private_address_among_public_ones_is_enough_to_refuse():
+def test_a_host_with_one_private_address_among_public_ones_is_refused():
     """C31."""
     assert "not allowed" in refusal("https://h.example/x", network("8.8.8.8", "10.0.0.1"))
 
@@ -120,7 +120,7 @@ def test_a_url_of_another_kind_is_refused(url, found):
     assert found in refusal(url, network("8.8.8.8"))
 
 
-def test_a_name_that_does_not_exist_is_refused_with_the_name():
+def test_the_error_for_an_unknown_host_names_it():
     """C26."""
 
     def no_such_name(*_):
@@ -129,7 +129,7 @@ def test_a_name_that_does_not_exist_is_refused_with_the_name():
     assert "h.example, which does not exist" in refusal("https://h.example/x", Network(resolve=no_such_name))
 
 
-def test_a_name_that_cannot_be_looked_up_now_is_tried_again():
+def test_a_host_that_cannot_be_resolved_at_the_moment_is_a_transient_failure():
     def not_now(*_):
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
@@ -137,18 +137,18 @@ def test_a_name_that_cannot_be_looked_up_now_is_tried_again():
         check_url("https://h.example/x", Network(resolve=not_now))
 
 
-def test_a_name_too_long_for_any_host_is_refused():
+def test_a_host_name_that_is_too_long_is_refused():
     assert "no name of a host" in refusal(f"https://{'a' * 70}.example/x", Network())
 
 
-def test_a_trusted_origin_is_asked_as_it_is_and_no_other_port_of_it():
+def test_a_trusted_origin_is_accepted_but_no_other_port_or_scheme_of_its_host():
     trusting = network("127.0.0.1", trusted=frozenset({"http://127.0.0.1:8000"}))
     assert check_url("http://127.0.0.1:8000/x", trusting).addresses == ("127.0.0.1",)
     refusal("http://127.0.0.1:8001/x", trusting)
     refusal("https://127.0.0.1:8000/x", trusting)
 
 
-def test_nothing_inner_is_trusted_by_default():
+def test_no_origin_is_trusted_by_default():
     assert Network().trusted == frozenset()
 
 
@@ -156,7 +156,7 @@ def test_an_origin_always_has_its_port():
     assert origin_of("HTTPS://H.example./x") == "https://h.example:443"
 
 
-def test_the_real_resolver_gives_every_address_once_and_ipv4_first():
+def test_the_real_resolver_returns_every_address_once_and_ipv4_first():
     assert resolve("127.0.0.1", 443) == ["127.0.0.1"]
     found = resolve("localhost", 443)
     assert len(found) == len(set(found))

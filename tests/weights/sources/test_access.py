@@ -1,11 +1,11 @@
-"""What tells one remote LoRA from another, without secrets, and who asks for it; C44."""
+"""Cache keys and credentials of remote LoRAs, without secrets; C44."""
 
 import pytest
 
 from weights.grammar.grammar import parse_reference
 from weights.grammar.records import HubLora, Link
 from weights.network.network import Tokens
-from weights.sources.access import NOBODY, access_to, token_for
+from weights.sources.access import ANONYMOUS, access_to, token_for
 
 
 def access(reference, **tokens):
@@ -30,7 +30,7 @@ def access(reference, **tokens):
         ("https://huggingface.co/o/r/blob/main/x.safetensors", "hf://o/r/x.safetensors"),
     ],
 )
-def test_what_differs_only_by_its_secrets_has_one_key(one, other):
+def test_references_that_differ_only_in_secrets_have_the_same_key(one, other):
     assert access(one).key == access(other).key
 
 
@@ -49,27 +49,27 @@ def test_what_differs_only_by_its_secrets_has_one_key(one, other):
         ("civitai.com/models/1", "civitai.com/api/download/models/1"),
     ],
 )
-def test_what_names_something_else_has_another_key(one, other):
+def test_references_to_different_files_have_different_keys(one, other):
     assert access(one).key != access(other).key
 
 
-def test_who_shows_nothing_is_nobody():
-    assert access("hf:o/r").by == access("https://h.example/x?id=1").by == NOBODY
-    assert access("hf:o/r", civitai="a").by == NOBODY
+def test_a_request_without_a_secret_is_anonymous():
+    assert access("hf:o/r").credential == access("https://h.example/x?id=1").credential == ANONYMOUS
+    assert access("hf:o/r", civitai="a").credential == ANONYMOUS
 
 
-def test_who_shows_another_token_or_signature_is_another():
-    assert access("hf:o/r", hugging_face="a").by != access("hf:o/r", hugging_face="b").by
-    assert access("https://h.example/x?Signature=a").by != access("https://h.example/x?Signature=b").by
-    assert access("civitai.com/models/1?token=a").by == access("civitai.com/models/1", civitai="a").by
+def test_different_tokens_or_signatures_are_different_credentials():
+    assert access("hf:o/r", hugging_face="a").credential != access("hf:o/r", hugging_face="b").credential
+    assert access("https://h.example/x?Signature=a").credential != access("https://h.example/x?Signature=b").credential
+    assert access("civitai.com/models/1?token=a").credential == access("civitai.com/models/1", civitai="a").credential
 
 
-def test_a_key_and_a_visitor_hold_no_secret():
+def test_a_key_and_a_credential_contain_no_secret():
     shown = repr(access("civitai.com/models/1?token=s3cret")) + repr(access("hf:o/r", hugging_face="s3cret"))
     assert "s3cret" not in shown
 
 
-def test_a_token_is_for_its_own_service_only():
+def test_a_token_is_used_for_its_own_service_only():
     tokens = Tokens(hugging_face="h\n", civitai="c", replicate="r")
     assert token_for(HubLora("o/r"), tokens) == "h"
     assert token_for(parse_reference("civitai.com/models/1?token=x"), tokens) == "c"

@@ -1,4 +1,4 @@
-"""Where Civitai keeps a LoRA, from an API on this machine that answers as theirs does; C8 and C10."""
+"""LoRAs on Civitai, found through a server on this machine with the responses of Civitai's API; C8 and C10."""
 
 import pytest
 
@@ -27,78 +27,80 @@ def a_version(number=VERSION, base="Flux.1 D", files=None):
     return {"id": number, "baseModel": base, "files": files, "model": {"type": "LORA"}}
 
 
-def find(lora, answer, *, token=""):
-    with service(lambda request, _: send_json(request, answer)) as it:
-        wanted = find_on_civitai(lora, token, a_network(it, civitai=it.url))
-        return wanted.question.url.removeprefix(it.url), wanted, it
+def find_file(lora, response, *, token=""):
+    with service(lambda request, _: send_json(request, response)) as server:
+        remote_file = find_on_civitai(lora, token, a_network(server, civitai=server.url))
+        return remote_file.request.url.removeprefix(server.url), remote_file, server
 
 
-def refusal(answer, lora=NEWEST):
+def refusal(response, lora=NEWEST):
     with pytest.raises(ValueError) as error:
-        find(lora, answer)
+        find_file(lora, response)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_a_version_is_asked_for_as_a_version():
+def test_a_version_is_requested_by_its_number():
     """C8."""
-    path, wanted, it = find(CivitaiLora(MODEL, VERSION), a_version())
-    assert it.paths() == [f"/api/v1/model-versions/{VERSION}"]
+    path, remote_file, server = find_file(CivitaiLora(MODEL, VERSION), a_version())
+    assert server.paths() == [f"/api/v1/model-versions/{VERSION}"]
     assert path == f"/api/download/models/{VERSION}?type=Model&format=SafeTensor"
-    assert wanted.sha256 == "ab" * 32
+    assert remote_file.sha256 == "ab" * 32
 
 
-def test_a_model_is_asked_for_as_a_model_and_its_newest_version_for_flux_is_taken():
-    """C8: the peers take the number of the model for that of a version."""
+def test_the_newest_version_for_flux_of_a_model_is_chosen():
+    """C8: the peers use the number of a model as that of a version."""
     newer = a_version(700000, "SDXL 1.0")
-    path, _, it = find(CivitaiLora(MODEL), {"type": "LORA", "modelVersions": [newer, a_version(), a_version(OLDER)]})
-    assert it.paths() == [f"/api/v1/models/{MODEL}"]
+    path, _, server = find_file(
+        CivitaiLora(MODEL), {"type": "LORA", "modelVersions": [newer, a_version(), a_version(OLDER)]}
+    )
+    assert server.paths() == [f"/api/v1/models/{MODEL}"]
     assert str(VERSION) in path
     assert str(MODEL) not in path
 
 
-def test_a_download_url_elsewhere_is_not_followed():
-    path, _, _ = find(CivitaiLora(None, VERSION), a_version(files=[a_file(downloadUrl="https://evil.example/x")]))
+def test_a_download_url_on_another_host_is_not_used():
+    path, _, _ = find_file(CivitaiLora(None, VERSION), a_version(files=[a_file(downloadUrl="https://evil.example/x")]))
     assert path == f"/api/download/models/{VERSION}"
 
 
 @pytest.mark.parametrize("base", ["SDXL 1.0", "Flux.2 D", "SD 3.5", "", None])
-def test_a_lora_for_another_model_is_refused_before_it_is_downloaded(base):
+def test_a_lora_for_another_base_model_is_refused_before_it_is_downloaded(base):
     """C10."""
     message = refusal(a_version(base=base))
     assert f"made for {base or 'an unknown model'}" in message
     assert "FLUX.1" in message
 
 
-def test_a_model_without_a_version_for_flux_is_refused_by_what_it_is_for():
-    answer = {"type": "LORA", "modelVersions": [a_version(base="Pony")]}
-    assert "made for Pony" in refusal(answer, CivitaiLora(MODEL))
+def test_the_error_for_a_model_without_a_version_for_flux_names_its_base_model():
+    response = {"type": "LORA", "modelVersions": [a_version(base="Pony")]}
+    assert "made for Pony" in refusal(response, CivitaiLora(MODEL))
 
 
 def test_a_model_without_versions_is_refused():
     assert "no version" in refusal({"type": "LORA", "modelVersions": []}, CivitaiLora(MODEL))
 
 
-def test_a_checkpoint_is_no_lora():
+def test_a_checkpoint_is_refused():
     assert "is a Checkpoint" in refusal({"type": "Checkpoint", "modelVersions": [a_version()]}, CivitaiLora(MODEL))
     assert "is a Checkpoint" in refusal(a_version() | {"model": {"type": "Checkpoint"}})
 
 
-def test_the_primary_safetensors_file_is_taken():
+def test_the_primary_safetensors_file_is_chosen():
     """C8."""
     pickled = a_file("x.pt", metadata={"format": "PickleTensor"}, downloadUrl="")
     training = a_file("data.zip", type="Training Data", downloadUrl="")
     second = a_file("y.safetensors", primary=False, downloadUrl="")
-    path, _, _ = find(CivitaiLora(None, VERSION), a_version(files=[pickled, training, second, a_file()]))
+    path, _, _ = find_file(CivitaiLora(None, VERSION), a_version(files=[pickled, training, second, a_file()]))
     assert path.endswith("?type=Model&format=SafeTensor")
 
 
-def test_several_files_of_which_none_is_primary_are_listed():
+def test_the_error_for_several_files_without_a_primary_one_lists_them():
     files = [a_file("x.safetensors", primary=False), a_file("y.safetensors", primary=False)]
     assert "2 .safetensors files on Civitai (of 'x.safetensors', 'y.safetensors')" in refusal(a_version(files=files))
 
 
-def test_a_version_of_pickles_only_is_refused():
+def test_a_version_with_only_pickles_is_refused():
     assert "0 .safetensors files" in refusal(a_version(files=[a_file("x.pt", metadata={"format": "PickleTensor"})]))
 
 
@@ -106,30 +108,30 @@ def test_a_file_over_the_limit_is_refused_before_it_is_downloaded():
     assert "expected at most" in refusal(a_version(files=[a_file(sizeKB=2**30)]))
 
 
-def test_the_token_goes_by_header_alone():
-    _, wanted, it = find(CivitaiLora(None, VERSION), a_version(), token="s3cret")
-    assert it.asked[0].headers["authorization"] == "Bearer s3cret"
-    assert wanted.question.token == "s3cret"
-    assert "s3cret" not in it.paths()[0] + wanted.question.url
+def test_the_token_is_sent_in_a_header_only():
+    _, remote_file, server = find_file(CivitaiLora(None, VERSION), a_version(), token="s3cret")
+    assert server.requests[0].headers["authorization"] == "Bearer s3cret"
+    assert remote_file.request.token == "s3cret"
+    assert "s3cret" not in server.paths()[0] + remote_file.request.url
 
 
-def test_a_model_that_is_not_there_is_told():
+def test_a_missing_model_is_reported():
     with (
-        service(lambda request, _: send(request, status=404)) as it,
+        service(lambda request, _: send(request, status=404)) as server,
         pytest.raises(ValueError, match="was not found"),
     ):
-        find_on_civitai(CivitaiLora(MODEL), "", a_network(it, civitai=it.url))
+        find_on_civitai(CivitaiLora(MODEL), "", a_network(server, civitai=server.url))
 
 
 @pytest.mark.parametrize("files", [None, 7, [7], [{}], [{"metadata": 7}]])
-def test_an_answer_of_another_form_is_no_crash(files):
+def test_a_response_with_an_unexpected_structure_is_refused(files):
     assert "0 .safetensors files" in refusal(a_version() | {"files": files})
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"[1]", b"[" * 100_000, b"\xff"])
-def test_an_answer_that_is_no_json_object_is_told(content):
+def test_a_response_that_is_not_a_json_object_is_reported(content):
     with (
-        service(lambda request, _: send(request, content)) as it,
+        service(lambda request, _: send(request, content)) as server,
         pytest.raises(ValueError, match="cannot be looked up"),
     ):
-        find_on_civitai(CivitaiLora(MODEL), "", a_network(it, civitai=it.url))
+        find_on_civitai(CivitaiLora(MODEL), "", a_network(server, civitai=server.url))

@@ -1,4 +1,4 @@
-"""Where Hugging Face keeps a LoRA, from an API on this machine that answers as theirs does; C4 to C7."""
+"""LoRAs on Hugging Face, found through a server on this machine with the responses of its API; C4 to C7."""
 
 import pytest
 
@@ -14,88 +14,88 @@ def sibling(name, sha256="AB" * 32):
     return {"rfilename": name, "size": 5, "lfs": {"sha256": sha256, "size": 5}}
 
 
-def find(lora, *names, token="", siblings=None, sha=COMMIT):
-    answer = {"sha": sha, "siblings": siblings if siblings is not None else [sibling(name) for name in names]}
-    with service(lambda request, _: send_json(request, answer)) as it:
-        wanted = find_on_hub(lora, token, a_network(it, hugging_face=it.url))
-        return wanted.question.url.removeprefix(it.url), wanted, it
+def find_file(lora, *names, token="", siblings=None, sha=COMMIT):
+    response = {"sha": sha, "siblings": siblings if siblings is not None else [sibling(name) for name in names]}
+    with service(lambda request, _: send_json(request, response)) as server:
+        remote_file = find_on_hub(lora, token, a_network(server, hugging_face=server.url))
+        return remote_file.request.url.removeprefix(server.url), remote_file, server
 
 
-def refusal(lora, *names, **given):
+def refusal(lora, *names, **options):
     with pytest.raises(ValueError) as error:
-        find(lora, *names, **given)
+        find_file(lora, *names, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_the_only_lora_of_a_repository_is_found_at_its_commit():
     """C4."""
-    path, wanted, it = find(HubLora("o/r"), "README.md", "x.safetensors", "x.bin")
+    path, remote_file, server = find_file(HubLora("o/r"), "README.md", "x.safetensors", "x.bin")
     assert path == f"/o/r/resolve/{COMMIT}/x.safetensors"
-    assert wanted.sha256 == "ab" * 32
-    assert it.paths() == ["/api/models/o/r/revision/main?blobs=true"]
+    assert remote_file.sha256 == "ab" * 32
+    assert server.paths() == ["/api/models/o/r/revision/main?blobs=true"]
 
 
-def test_a_revision_and_a_folder_are_asked_for_in_one_piece():
-    path, _, it = find(HubLora("o/r", "refs/pr/1", "a b"), "a b/x y.safetensors", "z.safetensors")
+def test_a_revision_and_a_folder_are_quoted_in_urls():
+    path, _, server = find_file(HubLora("o/r", "refs/pr/1", "a b"), "a b/x y.safetensors", "z.safetensors")
     assert path == f"/o/r/resolve/{COMMIT}/a%20b/x%20y.safetensors"
-    assert it.paths() == ["/api/models/o/r/revision/refs%2Fpr%2F1?blobs=true"]
+    assert server.paths() == ["/api/models/o/r/revision/refs%2Fpr%2F1?blobs=true"]
 
 
-def test_a_named_file_is_taken_among_several():
+def test_a_named_file_is_chosen_among_several():
     """C5."""
-    path, _, _ = find(HubLora("o/r", "main", "b.safetensors"), "a.safetensors", "b.safetensors")
+    path, _, _ = find_file(HubLora("o/r", "main", "b.safetensors"), "a.safetensors", "b.safetensors")
     assert path.endswith("/b.safetensors")
 
 
-def test_several_loras_are_listed():
+def test_the_error_for_several_loras_lists_them():
     message = refusal(HubLora("o/r"), *(f"{index}.safetensors" for index in range(9)))
     assert "9 .safetensors files ('0.safetensors'," in message
     assert "4 more" in message
     assert "hf://o/r/<file>.safetensors" in message
 
 
-def test_a_repository_without_a_lora_is_told():
+def test_a_repository_without_a_lora_is_refused():
     assert "0 .safetensors files (none)" in refusal(HubLora("o/r"), "model.bin")
 
 
 @pytest.mark.parametrize("path", ["no.safetensors", "README.md"])
-def test_a_file_that_is_not_there_or_no_lora_is_told_with_those_that_are(path):
+def test_the_error_for_a_missing_file_or_another_format_lists_the_loras(path):
     assert "expected one of 'x.safetensors'" in refusal(HubLora("o/r", "main", path), "x.safetensors", "README.md")
 
 
-def test_the_token_goes_by_header_alone():
-    _, wanted, it = find(HubLora("o/r"), "x.safetensors", token="s3cret")
-    assert it.asked[0].headers["authorization"] == "Bearer s3cret"
-    assert wanted.question.token == "s3cret"
-    assert "s3cret" not in it.paths()[0] + wanted.question.url
+def test_the_token_is_sent_in_a_header_only():
+    _, remote_file, server = find_file(HubLora("o/r"), "x.safetensors", token="s3cret")
+    assert server.requests[0].headers["authorization"] == "Bearer s3cret"
+    assert remote_file.request.token == "s3cret"
+    assert "s3cret" not in server.paths()[0] + remote_file.request.url
 
 
 @pytest.mark.parametrize(("status", "found"), [(401, "needs a token"), (403, "licence"), (404, "no model o/r")])
-def test_closed_and_missing_are_told_apart(status, found):
+def test_private_and_missing_models_are_distinguished(status, found):
     """C7."""
     with (
-        service(lambda request, _: send(request, status=status)) as it,
+        service(lambda request, _: send(request, status=status)) as server,
         pytest.raises(ValueError, match=found) as error,
     ):
-        find_on_hub(HubLora("o/r"), "", a_network(it, hugging_face=it.url))
+        find_on_hub(HubLora("o/r"), "", a_network(server, hugging_face=server.url))
     assert isinstance(error.value, NotFound) == (status == 404)
 
 
-def test_a_bad_token_is_told():
+def test_a_token_without_access_is_reported():
     """C7."""
     with (
-        service(lambda request, _: send(request, status=401)) as it,
-        pytest.raises(ValueError, match="closed to this token"),
+        service(lambda request, _: send(request, status=401)) as server,
+        pytest.raises(ValueError, match="not accessible with this token"),
     ):
-        find_on_hub(HubLora("o/r"), "s3cret", a_network(it, hugging_face=it.url))
+        find_on_hub(HubLora("o/r"), "s3cret", a_network(server, hugging_face=server.url))
 
 
 @pytest.mark.parametrize("siblings", [7, [7], [{}], [{"rfilename": 7}]])
-def test_an_answer_of_another_form_is_no_crash(siblings):
+def test_a_response_with_an_unexpected_structure_is_refused(siblings):
     assert ".safetensors" in refusal(HubLora("o/r"), siblings=siblings)
 
 
 def test_a_file_without_lfs_has_no_digest():
-    for more in ({}, {"lfs": None}, {"lfs": {"sha256": None}}):
-        assert find(HubLora("o/r"), siblings=[{"rfilename": "x.safetensors", **more}])[1].sha256 == ""
+    for lfs in ({}, {"lfs": None}, {"lfs": {"sha256": None}}):
+        assert find_file(HubLora("o/r"), siblings=[{"rfilename": "x.safetensors", **lfs}])[1].sha256 == ""

@@ -1,4 +1,4 @@
-"""A checkpoint is read only if it is whole, whoever wrote it."""
+"""A checkpoint is read only if it is undamaged, and untrusted checkpoints are read safely."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from lora.training.checkpoints.files import packed, read_checkpoint
-from lora.training.checkpoints.identity import refuse_other
-from tests.lora.training.saved import IDENTITY, assert_saved_at, opened, refusal, rewrite, save
+from lora.training.checkpoints.identity import refuse_mismatch
+from tests.lora.training.saved import IDENTITY, assert_saved_at, read_error, rewrite_manifest, save, store_in
 from tests.tiny import assert_one_sentence
 
 
-def test_a_tar_gives_the_checkpoint_back(tmp_path):
-    save(opened(tmp_path / "here"), 250)
-    members = dict(packed(opened(tmp_path / "here").newest(), folder="last"))
+def test_a_checkpoint_can_be_read_back_from_a_tar(tmp_path):
+    save(store_in(tmp_path / "here"), 250)
+    members = dict(packed(store_in(tmp_path / "here").newest(), folder="last"))
     assert sorted(members) == [
         "resume/last/lora.tensors",
         "resume/last/manifest.json",
@@ -30,7 +30,7 @@ def test_a_tar_gives_the_checkpoint_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"lora_rank": 8}, "lora_rank 8: expected 16"),
         ({"base": "dev"}, "base 'dev': expected 'tiny'"),
@@ -39,27 +39,27 @@ def test_a_tar_gives_the_checkpoint_back(tmp_path):
         ({"base": None}, "base None: expected 'tiny'"),
     ],
 )
-def test_a_checkpoint_of_another_training_is_refused_by_the_first_field_that_differs(tmp_path, change, told):
+def test_a_checkpoint_of_another_training_is_refused_with_the_first_field_that_differs(tmp_path, change, message):
     """Case B43."""
-    save(opened(tmp_path), 250)
-    found = opened(tmp_path).newest().identity
-    refuse_other(found, IDENTITY, "resume_from")
+    save(store_in(tmp_path), 250)
+    found = store_in(tmp_path).newest().identity
+    refuse_mismatch(found, IDENTITY, "resume_from")
     with pytest.raises(ValueError) as error:
-        refuse_other(found | change, IDENTITY, "resume_from")
-    assert str(error.value) == f"resume_from holds a training of {told}, as this one has"
+        refuse_mismatch(found | change, IDENTITY, "resume_from")
+    assert str(error.value) == f"resume_from holds a training of {message}, as this one has"
 
 
 @pytest.fixture
-def strangers(tmp_path):
-    """A folder in which a stranger may change what they like."""
-    save(opened(tmp_path), 250)
+def untrusted(tmp_path):
+    """The folder of a checkpoint, which the tests change as an attacker could."""
+    save(store_in(tmp_path), 250)
     return tmp_path / "step-000250"
 
 
-def test_only_files_that_the_manifest_names_are_used(strangers):
-    (strangers / "other.tensors").write_bytes(b"rubbish")
-    (strangers / "optimizer.pt").write_bytes(b"rubbish")
-    checkpoint = read_checkpoint(strangers)
+def test_only_files_that_the_manifest_names_are_used(untrusted):
+    (untrusted / "other.tensors").write_bytes(b"rubbish")
+    (untrusted / "optimizer.pt").write_bytes(b"rubbish")
+    checkpoint = read_checkpoint(untrusted)
     assert_saved_at(checkpoint, 250)
     with pytest.raises(ValueError) as error:
         checkpoint.tensors("other")
@@ -79,29 +79,29 @@ def test_only_files_that_the_manifest_names_are_used(strangers):
         "a.tensors\n",
     ],
 )
-def test_a_name_that_is_not_of_a_plain_file_of_tensors_is_refused(strangers, name):
+def test_a_manifest_with_an_invalid_file_name_is_refused(untrusted, name):
     """Case B45."""
-    files = json.loads((strangers / "manifest.json").read_text())["files"]
-    rewrite(strangers, files=files | {name: files["lora.tensors"]})
-    refusal(strangers, "names a file")
+    files = json.loads((untrusted / "manifest.json").read_text())["files"]
+    rewrite_manifest(untrusted, files=files | {name: files["lora.tensors"]})
+    read_error(untrusted, "names a file")
 
 
 @pytest.mark.parametrize("name", ["lora.tensors", "state.json", "manifest.json"])
-def test_a_link_is_refused_wherever_it_leads(strangers, tmp_path, name):
-    """Case B45; with the right content, too, as the folder may be somebody else's by then."""
-    shutil.move(strangers / name, tmp_path / "outside")
-    (strangers / name).symlink_to(tmp_path / "outside")
-    refusal(strangers, f"{name} is no plain file")
+def test_a_symlink_is_refused_whatever_its_target(untrusted, tmp_path, name):
+    """Case B45; also with the right content, as the target may change afterwards."""
+    shutil.move(untrusted / name, tmp_path / "outside")
+    (untrusted / name).symlink_to(tmp_path / "outside")
+    read_error(untrusted, f"{name} is no plain file")
 
 
-def test_a_pipe_is_refused_and_not_waited_for(strangers):
-    (strangers / "state.json").unlink()
-    os.mkfifo(strangers / "state.json")
-    refusal(strangers, "state.json is no plain file")
+def test_a_pipe_is_refused_without_waiting_for_it(untrusted):
+    (untrusted / "state.json").unlink()
+    os.mkfifo(untrusted / "state.json")
+    read_error(untrusted, "state.json is no plain file")
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"[" * 100_000, "in JSON"),
         (b"9" * 10_000, "in JSON"),
@@ -111,9 +111,9 @@ def test_a_pipe_is_refused_and_not_waited_for(strangers):
         (b'{"a": "' + b" " * 17 * 2**20 + b'"}', "more than 16777216 bytes"),
     ],
 )
-def test_a_manifest_that_is_none_is_refused(strangers, content, told):
-    (strangers / "manifest.json").write_bytes(content)
-    refusal(strangers, told)
+def test_an_invalid_manifest_is_refused(untrusted, content, message):
+    (untrusted / "manifest.json").write_bytes(content)
+    read_error(untrusted, message)
 
 
 @pytest.mark.parametrize(
@@ -132,22 +132,22 @@ def test_a_manifest_that_is_none_is_refused(strangers, content, told):
         {"files": {"state.json": {}} | {f"a{index}.tensors": {} for index in range(64)}},
     ],
 )
-def test_a_manifest_of_other_fields_is_refused(strangers, change):
-    rewrite(strangers, **change)
-    assert len(refusal(strangers)) < 300
+def test_a_manifest_with_invalid_fields_is_refused(untrusted, change):
+    rewrite_manifest(untrusted, **change)
+    assert len(read_error(untrusted)) < 300
 
 
-def test_a_folder_of_no_checkpoint_is_refused(tmp_path):
-    refusal(tmp_path / "nowhere", "manifest.json cannot be read")
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    read_error(tmp_path / "nowhere", "manifest.json cannot be read")
 
 
-def test_a_pickle_by_the_name_of_tensors_is_refused(strangers):
+def test_a_pickle_in_place_of_a_tensor_file_is_refused(untrusted):
     """Case B45: its sha256 is right, and it is never unpickled."""
-    torch.save({"a": torch.zeros(3)}, strangers / "lora.tensors")
-    files = json.loads((strangers / "manifest.json").read_text())["files"]
-    content = (strangers / "lora.tensors").read_bytes()
+    torch.save({"a": torch.zeros(3)}, untrusted / "lora.tensors")
+    files = json.loads((untrusted / "manifest.json").read_text())["files"]
+    content = (untrusted / "lora.tensors").read_bytes()
     entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    rewrite(strangers, files=files | {"lora.tensors": entry})
+    rewrite_manifest(untrusted, files=files | {"lora.tensors": entry})
     with pytest.raises(ValueError) as error:
-        read_checkpoint(strangers).tensors("lora")
+        read_checkpoint(untrusted).tensors("lora")
     assert_one_sentence(error.value, "checkpoint 'step-000250'", "lora.tensors holds no tensors")

@@ -1,4 +1,4 @@
-"""Two trainings are the same exactly if one can go on from the other's checkpoint to the same LoRA."""
+"""Two trainings have the same identity exactly if one can resume from the other's checkpoint and give the same LoRA."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lora.training.checkpoints.identity import folder_name, identity_of, refuse_other
+from lora.training.checkpoints.identity import folder_name, identity_of, refuse_mismatch
 from tests.tiny import (
     TINY_FLUX,
     a_recipe,
@@ -14,8 +14,8 @@ from tests.tiny import (
     base_with_text_length,
     checked_config,
     encoded,
-    picture,
     read_archive,
+    solid_image,
     write,
     zipped,
 )
@@ -25,10 +25,10 @@ LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """What of a base a LoRA depends on."""
+    """The components of a base on which a LoRA depends."""
     folder = tmp_path_factory.mktemp("base")
-    for part in ("transformer", "tokenizer_2"):
-        shutil.copytree(TINY_FLUX / part, folder / part)
+    for component in ("transformer", "tokenizer_2"):
+        shutil.copytree(TINY_FLUX / component, folder / component)
     return folder
 
 
@@ -36,7 +36,7 @@ def images(folder, *, colors=("red", "blue"), captions=("one", "two"), resolutio
     folder.mkdir(parents=True)
     members = {}
     for number, (color, caption) in enumerate(zip(colors, captions, strict=True)):
-        members |= {f"{number}.png": encoded(picture(color=color)), f"{number}.txt": caption}
+        members |= {f"{number}.png": encoded(solid_image(color=color)), f"{number}.txt": caption}
     archive = write(folder / "a.zip", zipped(dict(list(members.items())[::order])))
     return read_archive(archive, into=folder / "into", resolutions=resolutions, trigger_word=trigger_word).dataset
 
@@ -53,16 +53,16 @@ def identity(dataset, base, *, recipe=None, neutral=(), layers=LAYERS, base_name
 
 
 def difference(one, other):
-    """What of one is refused by the other."""
+    """The name of the field with which one identity is refused by the other."""
     with pytest.raises(ValueError) as error:
-        refuse_other(json.loads(json.dumps(one)), other, "resume_from")
+        refuse_mismatch(json.loads(json.dumps(one)), other, "resume_from")
     assert_one_sentence(error.value)
     return str(error.value).removeprefix("resume_from holds a training of ").split(" ")[0]
 
 
-def test_the_same_training_is_the_same_by_another_name_and_from_a_checkpoint(tmp_path, dataset, base):
+def test_the_identity_depends_neither_on_the_order_of_images_nor_on_saving_it_as_json(tmp_path, dataset, base):
     one, other = identity(dataset, base), identity(images(tmp_path / "again", order=-1), base)
-    refuse_other(json.loads(json.dumps(one)), other, "resume_from")
+    refuse_mismatch(json.loads(json.dumps(one)), other, "resume_from")
     assert folder_name(one) == folder_name(other)
 
 
@@ -112,7 +112,7 @@ def test_other_layers_bases_and_inputs_are_another_training(dataset, base, chang
     ],
 )
 def test_other_images_captions_and_sizes_are_another_training(tmp_path, dataset, base, changes):
-    """Captions that changed places too."""
+    """Also swapped captions."""
     other = identity(images(tmp_path / "other", **changes), base)
     assert difference(other, identity(dataset, base)) == "images_and_captions"
 
@@ -124,8 +124,8 @@ def test_other_neutral_prompts_are_another_training_where_there_is_preservation(
     ) == ("neutral_prompts")
 
 
-def test_a_training_without_preservation_is_the_one_that_older_checkpoints_are_of(tmp_path, dataset):
-    """Which know neither of preservation nor of other lengths of text than FLUX's."""
+def test_without_preservation_the_identity_is_that_of_older_checkpoints(tmp_path, dataset):
+    """Older checkpoints have neither preservation nor text lengths other than FLUX's."""
     found = identity(dataset, base_with_text_length(512, tmp_path / "base"))
     assert not {"preservation", "neutral_prompts", "text_tokens"} & found.keys()
 
@@ -142,9 +142,9 @@ def test_another_length_of_text_is_another_training(tmp_path, dataset):
     assert difference(identity(dataset, longer), identity(dataset, TINY_FLUX)) == "text_tokens"
 
 
-def test_how_long_to_train_is_no_part_of_it_unless_the_learning_rate_depends_on_it(dataset, base):
+def test_the_number_of_steps_counts_only_if_the_learning_rate_depends_on_it(dataset, base):
     ours, longer, shorter = (identity(dataset, base, recipe=a_recipe(steps=steps)) for steps in (1000, 2000, 100))
-    refuse_other(json.loads(json.dumps(longer)), ours, "resume_from")
+    refuse_mismatch(json.loads(json.dumps(longer)), ours, "resume_from")
     assert difference(shorter, ours) == "warm_up_steps"
     cosine, longer = (
         identity(dataset, base, recipe=a_recipe(steps=steps, lr_scheduler="cosine")) for steps in (100, 900)
@@ -152,7 +152,7 @@ def test_how_long_to_train_is_no_part_of_it_unless_the_learning_rate_depends_on_
     assert difference(longer, cosine) == "steps"
 
 
-def test_two_images_are_one_each_for_two_processes(dataset, base):
+def test_a_batch_of_two_is_the_same_training_as_one_image_in_each_of_two_processes(dataset, base):
     alone, two = (identity(dataset, base, recipe=a_recipe(batch_size=size), processes=2 // size) for size in (2, 1))
     assert alone == two
     assert difference(identity(dataset, base, processes=2), identity(dataset, base)) == "batch_size"
@@ -171,6 +171,6 @@ def test_two_images_are_one_each_for_two_processes(dataset, base):
         {"cache_latents_to_disk": True},
     ],
 )
-def test_what_does_not_change_the_lora_or_is_the_machines_is_no_part_of_it(dataset, base, inputs):
-    """A training may go on elsewhere, on another card."""
+def test_inputs_that_do_not_affect_the_lora_do_not_count(dataset, base, inputs):
+    """A training may be resumed on another machine with another GPU."""
     assert identity(dataset, base, **inputs) == identity(dataset, base)

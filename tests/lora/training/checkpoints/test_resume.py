@@ -1,4 +1,4 @@
-"""Where a training begins: nothing that a stranger gives is trusted, and nothing that could go on is lost."""
+"""Resuming: untrusted files are read safely, and no run that could be resumed is lost."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from lora.training.checkpoints.resume import (
     LAST,
     RUNS_KEPT,
     InitialState,
-    Start,
+    ResumeSource,
     find_initial_state,
     find_resume_source,
     newest_checkpoint,
@@ -34,7 +34,7 @@ LONG_AGO = 30 * 24 * 3600
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    """Where trainings keep their checkpoints."""
+    """The folder for the checkpoints of trainings."""
     monkeypatch.setenv("FLUX_LORA_CHECKPOINTS", str(tmp_path / "checkpoints"))
     return tmp_path / "checkpoints"
 
@@ -44,7 +44,7 @@ def tensors(number):
 
 
 def saved(folder, *steps, identity=IDENTITY):
-    """A store with checkpoints of those steps."""
+    """A store with checkpoints of these steps."""
     store = CheckpointStore(folder, identity, report_damage=print)
     for step in steps:
         store.save(step, tensors(step), {"step": step})
@@ -52,7 +52,7 @@ def saved(folder, *steps, identity=IDENTITY):
 
 
 def a_run(root, name, *steps, identity=IDENTITY, age=0.0):
-    """One of an earlier process."""
+    """The folder of a run by an earlier process."""
     run = saved(root / folder_name(identity) / name, *steps, identity=identity).folder
     make_old(run, age)
     return run
@@ -72,38 +72,38 @@ def a_tar(path, members):
     return path
 
 
-def state_of(checkpoint, folder=LAST, *, before=FOLDER):
+def members_of(checkpoint, folder=LAST, *, before=FOLDER):
     return {f"{before}/{name}": path.read_bytes() for name, path in packed(checkpoint, folder=folder)}
 
 
-def begun(given, tmp_path):
+def source_of(given, tmp_path):
     return find_resume_source(str(given), into=tmp_path / "resume", read_lora=read_lora)
 
 
-def refused(given, tmp_path):
+def refusal(given, tmp_path):
     with pytest.raises(ValueError) as error:
-        begun(given, tmp_path)
+        source_of(given, tmp_path)
     assert_one_sentence(error.value)
     return str(error.value)
 
 
-# What was given
+# The value of resume_from
 
 
-def test_nothing_given_is_a_training_from_nothing(tmp_path):
-    start = begun("", tmp_path)
-    assert start == Start()
-    assert find_initial_state(start, IDENTITY, steps=1000, log=a_log()) == NOTHING
+def test_without_resume_from_a_training_starts_with_a_new_lora(tmp_path):
+    resume_source = source_of("", tmp_path)
+    assert resume_source == ResumeSource()
+    assert find_initial_state(resume_source, IDENTITY, steps=1000, log=a_log()) == NOTHING
 
 
-def test_a_folder_of_a_checkpoint_is_one(tmp_path):
+def test_the_folder_of_a_checkpoint_is_read_as_a_checkpoint(tmp_path):
     saved(tmp_path / "run", 3, 5)
-    assert begun(tmp_path / "run/step-000003", tmp_path).checkpoint.step == 3
+    assert source_of(tmp_path / "run/step-000003", tmp_path).checkpoint.step == 3
 
 
-def test_a_folder_of_checkpoints_is_refused_by_what_is_expected(tmp_path):
+def test_a_folder_of_several_checkpoints_is_refused(tmp_path):
     saved(tmp_path / "run", 3)
-    assert refused(tmp_path / "run", tmp_path) == (
+    assert refusal(tmp_path / "run", tmp_path) == (
         "resume_from is the folder 'run' without manifest.json: expected that of one checkpoint"
     )
 
@@ -112,46 +112,46 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     saved(tmp_path / "run", 3)
     file = tmp_path / "run/step-000003/lora.tensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert "lora.tensors has" in refused(tmp_path / "run/step-000003", tmp_path)
+    assert "lora.tensors has" in refusal(tmp_path / "run/step-000003", tmp_path)
 
 
-def test_a_tar_with_a_resume_state_goes_on_with_its_last_and_knows_its_best(tmp_path):
+def test_a_tar_with_a_resume_state_holds_the_last_and_the_best_checkpoint(tmp_path):
     store = saved(tmp_path / "run", 7)
     store.save_best(5, tensors(5), {"mean": 0.5})
-    members = state_of(store.newest()) | state_of(store.best(), BEST) | {f"{FOLDER}/lora.safetensors": b"more"}
-    checkpoint = begun(a_tar(tmp_path / "trained_model.tar", members), tmp_path).checkpoint
+    members = members_of(store.newest()) | members_of(store.best(), BEST) | {f"{FOLDER}/lora.safetensors": b"more"}
+    checkpoint = source_of(a_tar(tmp_path / "trained_model.tar", members), tmp_path).checkpoint
     assert (checkpoint.step, checkpoint.values, checkpoint.identity) == (7, {"step": 7}, IDENTITY)
     assert torch.equal(checkpoint.tensors("lora")["a"], torch.full((3,), 7.0))
     assert best_beside(checkpoint).step == 5
 
 
 def test_a_tar_with_a_damaged_state_is_refused_and_not_taken_for_a_lora(tmp_path):
-    members = state_of(saved(tmp_path / "run", 7).newest())
+    members = members_of(saved(tmp_path / "run", 7).newest())
     name = f"{FOLDER}/resume/last/lora.tensors"
     tar = a_tar(tmp_path / "a.tar", members | {name: members[name][:-8] + b"12345678"})
-    assert "another sha256" in refused(tar, tmp_path)
+    assert "another sha256" in refusal(tar, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["tar", "safetensors"])
 def test_a_lora_is_a_warm_start(tmp_path, kind):
-    """A tar without a resume state is the LoRA in it."""
+    """A tar without a resume state is read as the LoRA in it."""
     expected = random_lora(tiny_transformer())
     content = save(expected)
     path = write(tmp_path / "lora.safetensors", content)
     if kind == "tar":
         path = a_tar(tmp_path / "trained_model.tar", {f"{FOLDER}/lora.safetensors": content, f"{FOLDER}/a.txt": b"a"})
-    start = begun(path, tmp_path)
-    assert start.checkpoint is None
-    assert start.lora.keys() == expected.keys()
-    assert find_initial_state(start, IDENTITY, steps=1000, log=a_log()).lora is start.lora
+    resume_source = source_of(path, tmp_path)
+    assert resume_source.checkpoint is None
+    assert resume_source.lora.keys() == expected.keys()
+    assert find_initial_state(resume_source, IDENTITY, steps=1000, log=a_log()).lora is resume_source.lora
 
 
-def test_a_path_to_nothing_is_refused(tmp_path):
-    assert refused(tmp_path / "nothing.tar", tmp_path).startswith("resume_from ")
+def test_a_missing_path_is_refused(tmp_path):
+    assert refusal(tmp_path / "nothing.tar", tmp_path).startswith("resume_from ")
 
 
-def test_a_name_too_long_for_any_file_is_no_error_of_the_system(tmp_path):
-    message = refused("x" * 300, tmp_path)
+def test_a_path_that_is_too_long_for_a_file_raises_no_os_error(tmp_path):
+    message = refusal("x" * 300, tmp_path)
     assert message.startswith("resume_from '...xxx")
     assert "is no reference to a LoRA" in message
 
@@ -159,13 +159,13 @@ def test_a_name_too_long_for_any_file_is_no_error_of_the_system(tmp_path):
 def test_a_compressed_tar_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
         tar.add(write(tmp_path / "a.txt", b"a"), "a.txt")
-    assert "a damaged or a compressed tar" in refused(tmp_path / "a.tar", tmp_path)
+    assert "a damaged or a compressed tar" in refusal(tmp_path / "a.tar", tmp_path)
 
 
-def test_a_tar_that_is_cut_off_is_refused(tmp_path):
-    tar = a_tar(tmp_path / "a.tar", state_of(saved(tmp_path / "run", 7).newest()))
+def test_a_truncated_tar_is_refused(tmp_path):
+    tar = a_tar(tmp_path / "a.tar", members_of(saved(tmp_path / "run", 7).newest()))
     tar.write_bytes(tar.read_bytes()[:1200])
-    assert "lora.tensors cannot be read" in refused(tar, tmp_path)
+    assert "lora.tensors cannot be read" in refusal(tar, tmp_path)
 
 
 HOSTILE = {
@@ -180,42 +180,42 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE.keys())
-def test_names_that_lead_elsewhere_lead_nowhere(tmp_path, name):
-    """Case B: a tar may be a stranger's; what of it is a checkpoint is copied, under plain names, and nothing else."""
-    members = state_of(saved(tmp_path / "run", 7).newest())
+def test_hostile_member_names_are_not_extracted(tmp_path, name):
+    """Case B: a tar may be untrusted; only the files of a checkpoint are copied, under fixed names."""
+    members = members_of(saved(tmp_path / "run", 7).newest())
     before = set(tmp_path.rglob("*"))
-    assert begun(a_tar(tmp_path / "a.tar", members | {name: b"hostile"}), tmp_path).checkpoint.step == 7
+    assert source_of(a_tar(tmp_path / "a.tar", members | {name: b"hostile"}), tmp_path).checkpoint.step == 7
     made = {path.relative_to(tmp_path).as_posix() for path in {*tmp_path.rglob("*")} - before if path.is_file()}
     assert made == {"a.tar", *(f"resume/last/{path.rsplit('/', 1)[1]}" for path in members)}
 
 
 def test_a_link_in_a_tar_is_not_followed(tmp_path):
-    secret, members = write(tmp_path / "secret", b"a secret"), state_of(saved(tmp_path / "run", 7).newest())
+    secret, members = write(tmp_path / "secret", b"a secret"), members_of(saved(tmp_path / "run", 7).newest())
     a_tar(tmp_path / "a.tar", members)
     with tarfile.open(tmp_path / "a.tar", "a") as tar:
         link = tarfile.TarInfo(f"{FOLDER}/resume/last/lora.tensors")
         link.type, link.linkname = tarfile.SYMTYPE, str(secret)
         tar.addfile(link)
-    assert begun(tmp_path / "a.tar", tmp_path).checkpoint.step == 7
+    assert source_of(tmp_path / "a.tar", tmp_path).checkpoint.step == 7
     assert not any(path.is_symlink() for path in (tmp_path / "resume").rglob("*"))
 
 
-# Which training it is of
+# The training that a checkpoint belongs to
 
 
-def test_a_checkpoint_of_this_training_is_gone_on_from_and_that_is_said(tmp_path, capsys):
+def test_a_checkpoint_of_this_training_is_resumed_and_logged(tmp_path, capsys):
     saved(tmp_path / "run", 3)
-    start = begun(tmp_path / "run/step-000003", tmp_path)
-    assert find_initial_state(start, IDENTITY, steps=1000, log=a_log()).checkpoint.step == 3
+    resume_source = source_of(tmp_path / "run/step-000003", tmp_path)
+    assert find_initial_state(resume_source, IDENTITY, steps=1000, log=a_log()).checkpoint.step == 3
     assert capsys.readouterr().out == f"goes on from step 3, which {tmp_path / 'run/step-000003'} holds\n"
 
 
-def test_a_checkpoint_of_another_training_is_refused_by_the_field_that_differs(tmp_path):
+def test_a_checkpoint_of_another_training_is_refused_with_the_field_that_differs(tmp_path):
     """Case B43."""
     saved(tmp_path / "run", 3)
-    start = begun(tmp_path / "run/step-000003", tmp_path)
+    resume_source = source_of(tmp_path / "run/step-000003", tmp_path)
     with pytest.raises(ValueError) as error:
-        find_initial_state(start, IDENTITY | {"lora_rank": 8}, steps=1000, log=a_log())
+        find_initial_state(resume_source, IDENTITY | {"lora_rank": 8}, steps=1000, log=a_log())
     assert_one_sentence(error.value)
     assert str(error.value) == "resume_from holds a training of lora_rank 4: expected 8, as this one has"
 
@@ -223,22 +223,22 @@ def test_a_checkpoint_of_another_training_is_refused_by_the_field_that_differs(t
 def test_a_checkpoint_past_the_last_step_is_refused(tmp_path):
     saved(tmp_path / "run", 3)
     with pytest.raises(ValueError) as error:
-        find_initial_state(begun(tmp_path / "run/step-000003", tmp_path), IDENTITY, steps=2, log=a_log())
+        find_initial_state(source_of(tmp_path / "run/step-000003", tmp_path), IDENTITY, steps=2, log=a_log())
     assert str(error.value) == "resume_from is at step 3: expected at most the 2 steps of this training"
 
 
-def test_latest_is_the_latest_step_of_any_run_of_this_training(root, capsys):
+def test_latest_is_the_highest_step_of_all_runs_of_this_training(root, capsys):
     a_run(root, "first", 3, 9)
     a_run(root, "second", 2)
     a_run(root, "third", 20, identity=IDENTITY | {"lora_rank": 8})
-    start = find_resume_source("latest", into=root / "resume", read_lora=read_lora)
-    checkpoint = find_initial_state(start, IDENTITY, steps=1000, log=a_log()).checkpoint
+    resume_source = find_resume_source("latest", into=root / "resume", read_lora=read_lora)
+    checkpoint = find_initial_state(resume_source, IDENTITY, steps=1000, log=a_log()).checkpoint
     assert (checkpoint.step, checkpoint.folder.parent.name) == (9, "first")
     assert "goes on from step 9" in capsys.readouterr().out
 
 
-def test_without_a_checkpoint_latest_begins_at_the_first_step_and_says_so(capsys):
-    assert find_initial_state(Start(is_latest=True), IDENTITY, steps=1000, log=a_log()) == NOTHING
+def test_without_a_checkpoint_latest_starts_at_the_first_step_and_logs_that(capsys):
+    assert find_initial_state(ResumeSource(is_latest=True), IDENTITY, steps=1000, log=a_log()) == NOTHING
     assert "has no checkpoint yet; it begins at its first step" in capsys.readouterr().out
 
 
@@ -247,24 +247,24 @@ def damage(run):
         file.write_bytes(b"damaged")
 
 
-def test_the_latest_that_is_whole_is_taken_and_the_damage_told(root, capsys):
+def test_latest_skips_damaged_checkpoints_and_reports_them(root, capsys):
     damage(a_run(root, "second", 9))
     a_run(root, "first", 3)
     assert newest_checkpoint(IDENTITY, a_log()).step == 3
     assert "lora.tensors has 7 bytes" in capsys.readouterr().out
 
 
-def test_if_all_are_damaged_nothing_begins_anew_in_silence(root):
+def test_latest_is_refused_if_all_checkpoints_are_damaged(root):
     damage(a_run(root, "first", 3))
     with pytest.raises(ValueError, match="every checkpoint of this training is damaged") as error:
-        find_initial_state(Start(is_latest=True), IDENTITY, steps=1000, log=a_log())
+        find_initial_state(ResumeSource(is_latest=True), IDENTITY, steps=1000, log=a_log())
     assert_one_sentence(error.value, "resume_from latest")
 
 
 # Folders
 
 
-def test_each_run_has_a_folder_of_its_own_that_is_its_owners_alone(root):
+def test_each_run_has_its_own_folder_that_only_its_owner_can_read(root):
     store = open_store(IDENTITY, NOTHING, a_log())
     assert store.folder.parent.parent == root
     assert store.folder.stat().st_mode & 0o777 == 0o700
@@ -272,14 +272,14 @@ def test_each_run_has_a_folder_of_its_own_that_is_its_owners_alone(root):
     assert other.folder.parent != store.folder.parent
 
 
-def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(root):
+def test_a_folder_that_cannot_be_created_is_named_with_the_variable_that_sets_it(root):
     root.write_text("a file")
     with pytest.raises(ValueError) as error:
         open_store(IDENTITY, NOTHING, a_log())
     assert_one_sentence(error.value, str(root), "FLUX_LORA_CHECKPOINTS")
 
 
-def test_old_runs_go_and_recent_ones_and_the_latest_stay(root):
+def test_old_runs_are_deleted_except_for_recent_ones_and_the_latest(root):
     runs = [a_run(root, f"run-{number:02}", 1, age=LONG_AGO - number) for number in range(RUNS_KEPT + 4)]
     recent = a_run(root, "recent", 1, age=60)
     open_store(IDENTITY, NOTHING, a_log())
@@ -289,23 +289,23 @@ def test_old_runs_go_and_recent_ones_and_the_latest_stay(root):
     }
 
 
-def test_recent_runs_stay_however_many_there_are(root):
-    """Another process may be at work in each."""
+def test_recent_runs_are_never_deleted(root):
+    """Another process may be using each of them."""
     runs = [a_run(root, f"run-{number:02}", 1) for number in range(20)]
     open_store(IDENTITY, NOTHING, a_log())
     assert all(run.exists() for run in runs)
 
 
-def test_the_run_that_is_gone_on_from_stays_however_old_it_is(root):
+def test_the_run_from_which_a_training_resumes_is_never_deleted(root):
     a_run(root, "old", 900, age=2 * LONG_AGO)
     newer = [a_run(root, f"run-{number:02}", 1, age=LONG_AGO) for number in range(RUNS_KEPT + 4)]
-    beginning = find_initial_state(Start(is_latest=True), IDENTITY, steps=1000, log=a_log())
-    open_store(IDENTITY, beginning, a_log())
-    assert beginning.checkpoint.tensors("lora")["a"][0] == 900
-    assert sum(run.exists() for run in newer) == RUNS_KEPT, "which it really went through"
+    initial_state = find_initial_state(ResumeSource(is_latest=True), IDENTITY, steps=1000, log=a_log())
+    open_store(IDENTITY, initial_state, a_log())
+    assert initial_state.checkpoint.tensors("lora")["a"][0] == 900
+    assert sum(run.exists() for run in newer) == RUNS_KEPT, "the old runs were really deleted"
 
 
-def test_trainings_without_a_run_leave_no_folder(root):
+def test_folders_of_trainings_without_runs_are_deleted(root):
     runs = [a_run(root, "only", 1, identity=IDENTITY | {"seed": seed}, age=LONG_AGO) for seed in range(20)]
     open_store(IDENTITY, NOTHING, a_log())
     assert sum(run.parent.exists() for run in runs) == RUNS_KEPT

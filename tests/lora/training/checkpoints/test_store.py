@@ -1,4 +1,4 @@
-"""Whatever happens to a saver, the newest checkpoint was really saved; and a stranger's is read with care."""
+"""Whatever happens to a process that saves, the newest checkpoint is valid."""
 
 import errno
 import os
@@ -14,16 +14,16 @@ import torch
 
 from lora.training.checkpoints.files import read_checkpoint
 from lora.training.checkpoints.store import CheckpointStore
-from tests.lora.training.saved import IDENTITY, assert_saved_at, contents, make_old, names, opened, save
+from tests.lora.training.saved import IDENTITY, assert_saved_at, contents, make_old, names, save, store_in
 from tests.tiny import assert_one_sentence
 from tests.warm_process import FORKING
 
 pytestmark = pytest.mark.xdist_group("warm")
 
 
-def test_what_was_saved_is_found_by_a_later_process(tmp_path):
-    save(opened(tmp_path), 250)
-    checkpoint = opened(tmp_path).newest()
+def test_a_saved_checkpoint_is_found_by_a_new_store(tmp_path):
+    save(store_in(tmp_path), 250)
+    checkpoint = store_in(tmp_path).newest()
     assert_saved_at(checkpoint, 250)
     assert checkpoint.identity == {"base": "tiny", "lora_rank": 16, "resolutions": [512, 768]}
     assert checkpoint.folder == tmp_path / "step-000250"
@@ -31,16 +31,16 @@ def test_what_was_saved_is_found_by_a_later_process(tmp_path):
 
 
 def test_an_empty_folder_holds_no_checkpoint(tmp_path):
-    store = opened(tmp_path / "new" / "folder")
+    store = store_in(tmp_path / "new" / "folder")
     assert store.newest() is None
     assert store.best() is None
 
 
-def test_tensors_that_share_memory_or_lie_crosswise_are_saved_as_they_are(tmp_path):
+def test_shared_and_strided_tensors_are_saved_unchanged(tmp_path):
     shared = torch.arange(12.0).reshape(3, 4)
     parameter = torch.nn.Parameter(torch.ones(2))
     group = {"a": shared, "b": shared, "c": shared.T, "d": shared[:, 1], "e": torch.tensor(3), "f": parameter}
-    store = opened(tmp_path)
+    store = store_in(tmp_path)
     store.save(1, {"lora": group, "none": {}}, {})
     found = store.newest().tensors("lora")
     assert found.keys() == group.keys()
@@ -50,18 +50,18 @@ def test_tensors_that_share_memory_or_lie_crosswise_are_saved_as_they_are(tmp_pa
 
 def test_no_file_is_taken_for_the_lora_of_the_tar(tmp_path):
     """Clients take the one .safetensors of a tar for the LoRA."""
-    save(opened(tmp_path), 1)
+    save(store_in(tmp_path), 1)
     assert names(tmp_path / "step-000001") == ["lora.tensors", "manifest.json", "optimizer.tensors", "state.json"]
 
 
 def test_the_newest_two_are_kept(tmp_path):
-    store = opened(tmp_path)
+    store = store_in(tmp_path)
     save(store, 250, 500, 750, 1000)
     assert names(tmp_path) == ["step-000750", "step-001000"]
 
 
-def test_only_the_newest_and_the_best_are_kept_when_that_is_asked(tmp_path):
-    store = opened(tmp_path)
+def test_keep_only_newest_also_keeps_the_best(tmp_path):
+    store = store_in(tmp_path)
     for step in (250, 500):
         save(store, step)
     store.save_best(250, {}, {})
@@ -71,9 +71,9 @@ def test_only_the_newest_and_the_best_are_kept_when_that_is_asked(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "step-000500"]
 
 
-def test_what_is_known_to_be_damaged_does_not_count_as_kept(tmp_path):
+def test_known_damaged_checkpoints_do_not_count_as_kept(tmp_path):
     reports = []
-    store = opened(tmp_path, reports=reports)
+    store = store_in(tmp_path, reports=reports)
     save(store, 250, 500)
     (tmp_path / "step-000500/lora.tensors").write_bytes(b"")
     assert_saved_at(store.newest(), 250)
@@ -81,12 +81,12 @@ def test_what_is_known_to_be_damaged_does_not_count_as_kept(tmp_path):
     assert names(tmp_path) == ["step-000250", "step-000600"]
 
 
-def test_a_training_that_goes_on_from_before_a_damaged_checkpoint_keeps_its_own(tmp_path):
+def test_a_training_that_resumes_before_a_damaged_checkpoint_keeps_its_own_checkpoints(tmp_path):
     reports = []
-    store = opened(tmp_path, reports=reports)
+    store = store_in(tmp_path, reports=reports)
     save(store, 750, 1000)
     (tmp_path / "step-001000/lora.tensors").write_bytes(b"")
-    store = opened(tmp_path, reports=reports)
+    store = store_in(tmp_path, reports=reports)
     assert_saved_at(store.newest(), 750)
     save(store, 900)
     assert_saved_at(store.newest(), 900)
@@ -94,46 +94,46 @@ def test_a_training_that_goes_on_from_before_a_damaged_checkpoint_keeps_its_own(
 
 
 def test_steps_are_compared_as_numbers(tmp_path):
-    store = opened(tmp_path)
+    store = store_in(tmp_path)
     save(store, 999_999, 1_000_000)
     assert_saved_at(store.newest(), 1_000_000)
 
 
-def test_a_step_that_is_saved_again_is_replaced(tmp_path):
-    store = opened(tmp_path)
+def test_saving_a_step_again_replaces_it(tmp_path):
+    store = store_in(tmp_path)
     save(store, 250)
     store.save(250, contents(3), {"second": True})
     assert store.newest().values == {"second": True}
     assert names(tmp_path) == ["step-000250"]
 
 
-def test_a_replacing_saver_killed_between_its_renames_leaves_what_was_there(tmp_path):
-    """The old folder has given its name away, and nothing has it yet."""
-    save(opened(tmp_path), 250)
-    opened(tmp_path).save_best(250, contents(250), {"step": 250, "losses": [0.1, 250.0]})
+def test_a_kill_between_the_two_renames_of_a_replacement_leaves_the_old_checkpoint(tmp_path):
+    """The old folder has been renamed, and the new one does not have its name yet."""
+    save(store_in(tmp_path), 250)
+    store_in(tmp_path).save_best(250, contents(250), {"step": 250, "losses": [0.1, 250.0]})
     (tmp_path / "step-000250").rename(tmp_path / "step-000250.old-1234abcd")
     (tmp_path / "best").rename(tmp_path / "best.old-1234abcd")
-    store = opened(tmp_path)
+    store = store_in(tmp_path)
     assert_saved_at(store.newest(), 250)
     assert_saved_at(store.best(), 250)
     save(store, 250)
-    opened(tmp_path).save_best(1, contents(1), {})
-    opened(tmp_path)
+    store_in(tmp_path).save_best(1, contents(1), {})
+    store_in(tmp_path)
     assert names(tmp_path) == ["best", "step-000250"]
 
 
-def test_the_best_stays_until_a_better_one_comes(tmp_path):
-    store = opened(tmp_path)
+def test_the_best_stays_until_another_best_is_saved(tmp_path):
+    store = store_in(tmp_path)
     store.save_best(250, contents(250), {"step": 250, "losses": [0.1, 250.0]})
     save(store, 250, 500, 750, 1000)
-    assert_saved_at(opened(tmp_path).best(), 250)
-    assert_saved_at(opened(tmp_path).newest(), 1000)
+    assert_saved_at(store_in(tmp_path).best(), 250)
+    assert_saved_at(store_in(tmp_path).newest(), 1000)
     store.save_best(1000, contents(1000), {"step": 1000, "losses": [0.1, 1000.0]})
     assert_saved_at(store.best(), 1000)
     assert names(tmp_path) == ["best", "step-000750", "step-001000"]
 
 
-def flipped(folder):
+def flip_last_byte(folder):
     path = folder / "lora.tensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -142,7 +142,7 @@ def flipped(folder):
 
 DAMAGES = {
     "truncated": (lambda folder: os.truncate(folder / "lora.tensors", 100), "lora.tensors has 100 bytes, expected"),
-    "bad hash": (flipped, "lora.tensors has another sha256"),
+    "bad hash": (flip_last_byte, "lora.tensors has another sha256"),
     "missing file": (lambda folder: (folder / "optimizer.tensors").unlink(), "optimizer.tensors cannot be read"),
     "state of other length": (lambda folder: (folder / "state.json").write_text("{}"), "state.json has 2 bytes"),
     "manifest cut": (lambda folder: os.truncate(folder / "manifest.json", 50), "manifest.json is no table"),
@@ -155,36 +155,36 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_one_before_takes_the_place_of_a_damaged_newest(tmp_path, damage):
+def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, damage):
     """Case B42."""
-    do, told = DAMAGES[damage]
-    save(opened(tmp_path), 250, 500)
+    do, message = DAMAGES[damage]
+    save(store_in(tmp_path), 250, 500)
     do(tmp_path / "step-000500")
     reports = []
-    assert_saved_at(opened(tmp_path, reports=reports).newest(), 250)
+    assert_saved_at(store_in(tmp_path, reports=reports).newest(), 250)
     (report,) = reports
-    assert_one_sentence(report, "checkpoint 'step-000500'", told)
+    assert_one_sentence(report, "checkpoint 'step-000500'", message)
 
 
 def test_a_folder_without_manifest_does_not_count(tmp_path):
     """Case B42."""
-    save(opened(tmp_path), 250, 500)
+    save(store_in(tmp_path), 250, 500)
     (tmp_path / "step-000500/manifest.json").unlink()
     (tmp_path / "step-000750").mkdir()
-    assert_saved_at(opened(tmp_path).newest(), 250)
+    assert_saved_at(store_in(tmp_path).newest(), 250)
 
 
-def test_with_every_checkpoint_damaged_there_is_none_and_all_are_told(tmp_path):
-    save(opened(tmp_path), 250, 500)
+def test_if_all_checkpoints_are_damaged_there_is_none_and_each_is_reported(tmp_path):
+    save(store_in(tmp_path), 250, 500)
     for name in ("step-000250", "step-000500"):
-        flipped(tmp_path / name)
+        flip_last_byte(tmp_path / name)
     reports = []
-    assert opened(tmp_path, reports=reports).newest() is None
+    assert store_in(tmp_path, reports=reports).newest() is None
     assert len(reports) == 2
 
 
-def test_files_and_folders_are_on_disk_before_a_checkpoint_has_its_name(tmp_path, monkeypatch):
-    """After a power failure, too, what has the name is whole."""
+def test_files_and_folders_are_synced_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    """So a checkpoint with that name is valid even after a power failure."""
     events, fsync, rename = [], os.fsync, os.rename
 
     def recorded_fsync(descriptor):
@@ -195,7 +195,7 @@ def test_files_and_folders_are_on_disk_before_a_checkpoint_has_its_name(tmp_path
         rename(source, target)
         events.append("rename")
 
-    store = opened(tmp_path)
+    store = store_in(tmp_path)
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(os, "rename", recorded_rename)
     save(store, 250)
@@ -205,7 +205,7 @@ def test_files_and_folders_are_on_disk_before_a_checkpoint_has_its_name(tmp_path
 
 
 def save_until_killed(folder, first, pipe):
-    """A child: saves step after step, some of them twice, and tells each that is saved."""
+    """In a child process: save step after step, some of them twice, and send the number of each saved step."""
     store = CheckpointStore(folder, IDENTITY, report_damage=pipe.send)
     for step in range(first, first + 10_000):
         for _ in range(1 + step % 2):
@@ -214,20 +214,20 @@ def save_until_killed(folder, first, pipe):
         pipe.send(step)
 
 
-def last_told(pipe):
-    """The last step that a child told; everything it told is a step."""
-    told = None
+def last_reported_step(pipe):
+    """The last step that a child process sent; it sends nothing but steps."""
+    step = None
     try:
         while pipe.poll():
-            told = pipe.recv()
-            assert isinstance(told, int), told
+            step = pipe.recv()
+            assert isinstance(step, int), step
     except EOFError:
         pass
-    return told
+    return step
 
 
-def test_a_kill_at_any_moment_leaves_a_newest_checkpoint_that_was_really_saved(tmp_path):
-    """Case B40: 20 savers, one after the other in one folder, killed at random moments."""
+def test_a_kill_at_any_moment_leaves_a_valid_newest_checkpoint(tmp_path):
+    """Case B40: 20 processes save one after the other in one folder, and are killed at random moments."""
     moments, reached = random.Random(0), 0
     for _ in range(20):
         ours, theirs = FORKING.Pipe()
@@ -238,23 +238,23 @@ def test_a_kill_at_any_moment_leaves_a_newest_checkpoint_that_was_really_saved(t
         time.sleep(moments.uniform(0, 0.05))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-        told = last_told(ours) or first
-        store = opened(tmp_path)
+        reported = last_reported_step(ours) or first
+        store = store_in(tmp_path)
         newest, best = store.newest(), store.best()
         assert_saved_at(newest, newest.step)
         assert_saved_at(best, best.step)
-        assert told <= best.step <= newest.step <= told + 1
+        assert reported <= best.step <= newest.step <= reported + 1
         reached = newest.step
     for path in tmp_path.iterdir():
         make_old(path)
-    store = opened(tmp_path)
-    store.save_best(reached, contents(reached), {})  # the last kill may have come while this was being replaced,
-    save(store, reached, reached + 1)  # or this
+    store = store_in(tmp_path)
+    store.save_best(reached, contents(reached), {})  # the last kill may have interrupted the replacement of this
+    save(store, reached, reached + 1)  # or of this
     assert names(tmp_path) == ["best", f"step-{reached:06d}", f"step-{reached + 1:06d}"]
 
 
 def save_under_a_limit(folder, limit, pipe):
-    """A child to whom the disk is full as soon as a file has so many bytes."""
+    """In a child process: save with a limit on the size of files, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     store = CheckpointStore(folder, IDENTITY, report_damage=pipe.send)
     try:
@@ -265,9 +265,9 @@ def save_under_a_limit(folder, limit, pipe):
 
 
 @pytest.mark.parametrize("limit", [1_000, 60_000, 300_000])
-def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(tmp_path, limit):
-    """Case B21; the limits meet, in this order, and where they can, the manifest, state.json and the tensors."""
-    save(opened(tmp_path), 250)
+def test_a_full_disk_leaves_the_older_checkpoint_and_no_partial_files(tmp_path, limit):
+    """Case B21; the limits interrupt the manifest, state.json and the tensors, in this order where possible."""
+    save(store_in(tmp_path), 250)
     ours, theirs = FORKING.Pipe()
     child = FORKING.Process(target=save_under_a_limit, args=(tmp_path, limit, theirs))
     child.start()
@@ -277,11 +277,11 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(tmp_pa
     assert kind == "OSError"
     assert_one_sentence(message)
     assert names(tmp_path) == ["step-000250"]
-    assert_saved_at(opened(tmp_path).newest(), 250)
+    assert_saved_at(store_in(tmp_path).newest(), 250)
 
 
-def test_a_failed_replacement_leaves_what_was_to_be_replaced(tmp_path, monkeypatch):
-    store = opened(tmp_path)
+def test_a_failed_replacement_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    store = store_in(tmp_path)
     save(store, 250)
 
     def broken_rename(source, target):
@@ -294,11 +294,11 @@ def test_a_failed_replacement_leaves_what_was_to_be_replaced(tmp_path, monkeypat
         patch.setattr(os, "rename", broken_rename)
         with pytest.raises(OSError, match="Input/output"):
             store.save(250, contents(1), {})
-    assert_saved_at(opened(tmp_path).newest(), 250)
+    assert_saved_at(store_in(tmp_path).newest(), 250)
 
 
-def test_values_that_are_no_json_leave_nothing_behind(tmp_path):
-    store = opened(tmp_path)
+def test_a_failed_save_leaves_no_files(tmp_path):
+    store = store_in(tmp_path)
     save(store, 250)
     with pytest.raises(TypeError):
         store.save(500, contents(500), {"tensor": torch.zeros(1)})
@@ -307,8 +307,8 @@ def test_values_that_are_no_json_leave_nothing_behind(tmp_path):
     assert names(tmp_path) == ["step-000250"]
 
 
-def hold_unfinished(folder, pipe):
-    """A child in the middle of saving."""
+def save_slowly(folder, pipe):
+    """In a child process: pause in the middle of a save."""
     store = CheckpointStore(folder, IDENTITY, report_damage=pipe.send)
 
     def values():
@@ -324,18 +324,18 @@ def hold_unfinished(folder, pipe):
     pipe.send("saved")
 
 
-def test_what_a_living_saver_writes_is_not_swept_and_what_a_dead_one_left_is(tmp_path):
+def test_only_the_unfinished_folders_of_dead_processes_are_deleted(tmp_path):
     (tmp_path / "step-000250.tmp-dead").mkdir()
     (tmp_path / "step-000250.tmp-dead/lora.tensors").write_bytes(b"half")
     make_old(tmp_path / "step-000250.tmp-dead")
     (tmp_path / "mine.tmp-notes").mkdir()
     make_old(tmp_path / "mine.tmp-notes", seconds=7200)
     ours, theirs = FORKING.Pipe()
-    child = FORKING.Process(target=hold_unfinished, args=(tmp_path, theirs))
+    child = FORKING.Process(target=save_slowly, args=(tmp_path, theirs))
     child.start()
     _, unfinished = sorted(ours.recv())
     make_old(tmp_path / unfinished)
-    opened(tmp_path)
+    store_in(tmp_path)
     assert names(tmp_path) == ["mine.tmp-notes", unfinished]
     ours.send("go on")
     assert ours.recv() == "saved"
@@ -343,7 +343,7 @@ def test_what_a_living_saver_writes_is_not_swept_and_what_a_dead_one_left_is(tmp
     assert names(tmp_path) == ["mine.tmp-notes", "step-000500"]
 
 
-def test_a_folder_is_its_owners_alone(tmp_path):
-    save(opened(tmp_path / "folder"), 1)
+def test_only_the_owner_can_read_a_checkpoint(tmp_path):
+    save(store_in(tmp_path / "folder"), 1)
     assert (tmp_path / "folder").stat().st_mode & 0o077 == 0
     assert (tmp_path / "folder/step-000001").stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""The LoRA sits on every layer of the blocks, starts as nothing, trains in fp32 and is saved without an alpha."""
+"""The LoRA is on every layer of the blocks, changes nothing at first, is trained in fp32 and saved without alpha."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_flux_dev_has_494_layers_and_all_are_inside_the_blocks():
     assert all("transformer_blocks." in layer for layer in layers)
 
 
-def test_every_linear_layer_of_the_blocks_and_none_outside_wears_it():
+def test_every_linear_layer_of_the_blocks_and_none_outside_has_a_lora():
     """Trap 22."""
     bare = tiny_transformer()
     linear = {name for name, module in bare.named_modules() if isinstance(module, nn.Linear) and "_blocks." in name}
@@ -73,7 +73,7 @@ def test_the_lora_is_fp32_on_a_base_of_any_precision(dtype):
     assert {parameter.dtype for parameter in lora_parameters(transformer).values()} == {torch.float32}
 
 
-def test_a_step_too_small_for_bf16_still_moves_every_number():
+def test_a_step_too_small_for_bf16_still_changes_every_weight():
     """Trap 18."""
     transformer = tiny_lora_transformer(dtype=torch.bfloat16)
     randomize_lora(transformer, spread=0.01)
@@ -85,15 +85,15 @@ def test_a_step_too_small_for_bf16_still_moves_every_number():
     recipe = a_recipe(steps=1, learning_rate=1e-6)
     state = TrainingState(transformer, recipe)
     for group in state.optimizer.param_groups:
-        group["lr"] = 1e-6  # at once, without its warm-up
-    take_step(transformer, state, tiny_batches(recipe), recipe, team=SingleProcess())
+        group["lr"] = 1e-6  # without warm-up
+    take_step(transformer, state, tiny_batches(recipe), recipe, process_group=SingleProcess())
     for name, parameter in ups.items():
-        pulled = gradients[name].abs() > 1e-7  # where Adam's step is not swallowed by its epsilon
-        assert pulled.any()
-        assert (parameter.detach() != before[name])[pulled].all()
+        large = gradients[name].abs() > 1e-7  # where epsilon does not suppress Adam's step
+        assert large.any()
+        assert (parameter.detach() != before[name])[large].all()
 
 
-def test_only_the_lora_trains():
+def test_only_the_lora_is_trained():
     """Trap 42."""
     transformer = tiny_lora_transformer()
     trainable = {name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
@@ -111,11 +111,11 @@ def test_a_starts_uniform_and_b_at_zero():
             assert spread.item() == pytest.approx(3**-0.5, rel=0.12), name
 
 
-def test_a_fresh_lora_changes_nothing():
+def test_a_new_lora_changes_nothing():
     assert torch.equal(first_losses(tiny_transformer()), first_losses(tiny_lora_transformer()))
 
 
-def test_the_first_step_reaches_every_b_and_no_a():
+def test_the_first_gradients_are_of_every_b_and_no_a():
     """Trap 43."""
     gradients = first_gradients(tiny_lora_transformer())
     assert len(gradients) == 2 * LAYERS
@@ -123,14 +123,14 @@ def test_the_first_step_reaches_every_b_and_no_a():
         assert bool(gradient.any()) == (".lora_B." in name), name
 
 
-def test_the_second_step_reaches_every_a_too():
+def test_later_gradients_are_of_every_a_too():
     """Trap 43."""
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
     assert all(gradient.any() for gradient in first_gradients(transformer).values())
 
 
-def test_the_same_seed_starts_the_same_lora_and_leaves_the_dice_alone():
+def test_the_same_seed_gives_the_same_initial_lora_and_leaves_the_global_generator_alone():
     """Trap 50."""
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -141,16 +141,16 @@ def test_the_same_seed_starts_the_same_lora_and_leaves_the_dice_alone():
     assert not any(torch.equal(first[name], other[name]) for name in first if ".lora_A." in name)
 
 
-def test_what_is_saved_keeps_the_change_of_each_weight():
-    """Trap 48: half the bytes, the same change to two or three digits, and nothing shared or strided."""
+def test_the_saved_lora_has_the_same_weight_deltas():
+    """Trap 48: half the bytes, the same deltas to two or three digits, and no shared or strided tensors."""
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
     exact, saved = lora_parameters(transformer), lora_tensors(transformer)
     for layer in layers_of(saved):
         down, up = saved[f"{layer}.lora_A.weight"], saved[f"{layer}.lora_B.weight"]
         plain = layer.removeprefix("transformer.")
-        change = exact[f"{plain}.lora_B.default.weight"] @ exact[f"{plain}.lora_A.default.weight"]
-        assert (up.float() @ down.float() - change).norm() / change.norm() < 4e-3
+        delta = exact[f"{plain}.lora_B.default.weight"] @ exact[f"{plain}.lora_A.default.weight"]
+        assert (up.float() @ down.float() - delta).norm() / delta.norm() < 4e-3
     assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in saved.values())
     assert len({tensor.data_ptr() for tensor in saved.values()}) == 2 * LAYERS
 

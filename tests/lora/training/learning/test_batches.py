@@ -1,11 +1,11 @@
-"""Batches: each example once an epoch, in one size, with its own caption or none."""
+"""Batches have each example once per epoch, one size each, and each image's own caption or none."""
 
 import pytest
 import torch
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
-from lora.training.learning.batches import Batches, Draws
+from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
@@ -17,7 +17,7 @@ MIDDLE = SigmaRule(0.0, 1.0, 0.0)
 
 
 def numbered(index, *, height=4, width=6):
-    """An example whose latents, tokens and pooled vector all say its number."""
+    """An example whose latents, tokens and pooled vector all equal its number."""
     number = float(index)
     return Example(
         torch.full((4, height, width), number),
@@ -34,13 +34,13 @@ def numbered_dataset(*sizes):
 def batches_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0):
     return [
         noisy_batch.batch
-        for noisy_batch in noised_of(dataset, count=count, batch_size=batch_size, dropout=dropout, seed=seed)
+        for noisy_batch in noisy_batches_of(dataset, count=count, batch_size=batch_size, dropout=dropout, seed=seed)
     ]
 
 
-def noised_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0, rule=MIDDLE, offset_noise=0.0):
-    draws = Draws(rule, offset_noise, dropout, SHIFT)
-    batches = Batches(dataset, batch_size=batch_size, draws=draws, seed=seed)
+def noisy_batches_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0, rule=MIDDLE, offset_noise=0.0):
+    noise_settings = NoiseSettings(rule, offset_noise, dropout, SHIFT)
+    batches = Batches(dataset, batch_size=batch_size, noise_settings=noise_settings, seed=seed)
     return [batches.noisy_batch(index) for index in range(count)]
 
 
@@ -57,7 +57,7 @@ def test_each_image_keeps_its_own_caption():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
-def test_each_image_is_seen_once_an_epoch(batch_size):
+def test_each_image_is_used_once_per_epoch(batch_size):
     """Trap 40."""
     dataset = numbered_dataset(*[(4, 6)] * 5, *[(6, 4)] * 2)
     an_epoch = -(-5 // batch_size) + -(-2 // batch_size)
@@ -66,7 +66,7 @@ def test_each_image_is_seen_once_an_epoch(batch_size):
         assert sorted(number for batch in epoch for number in numbers(batch)) == [0, 1, 2, 3, 4, 5, 6]
 
 
-def test_each_epoch_has_an_order_of_its_own():
+def test_each_epoch_has_its_own_order():
     batches = batches_of(numbered_dataset(*[(4, 6)] * 12), count=4, batch_size=12)
     assert len({tuple(numbers(batch)) for batch in batches}) == 4
 
@@ -80,7 +80,7 @@ def test_one_image_makes_batches_of_one():
     assert [numbers(batch) for batch in batches_of(numbered_dataset((4, 6)), count=3, batch_size=4)] == [[0.0]] * 3
 
 
-def test_captions_are_dropped_at_the_rate_asked_for():
+def test_captions_are_dropped_at_the_given_rate():
     """Trap 33: within three standard deviations, T5 and CLIP together, and never as zeros."""
     batches = batches_of(numbered_dataset(*[(4, 6)] * 10), count=1000, batch_size=10, dropout=0.1)
     tokens = torch.cat([batch.prompt.tokens.mean(dim=(1, 2)) for batch in batches])
@@ -89,14 +89,14 @@ def test_captions_are_dropped_at_the_rate_asked_for():
     assert (tokens == DROPPED).float().mean().item() == pytest.approx(0.1, abs=3 * (0.1 * 0.9 / 10_000) ** 0.5)
 
 
-def test_captions_are_never_or_always_dropped_at_the_ends():
+def test_captions_are_never_dropped_at_rate_0_and_always_at_rate_1():
     dataset = numbered_dataset(*[(4, 6)] * 10)
     never, always = (batches_of(dataset, count=50, batch_size=10, dropout=rate) for rate in (0.0, 1.0))
     assert not any((batch.prompt.pooled == DROPPED).any() for batch in never)
     assert all((batch.prompt.pooled == DROPPED).all() for batch in always)
 
 
-def test_the_same_seed_deals_the_same_batches():
+def test_the_same_seed_gives_the_same_batches():
     """Trap 50."""
     dataset = EncodedDataset(tuple(tiny_example(seed=index) for index in range(9)), dropped=tiny_prompt(seed=99))
     first, again, other = (batches_of(dataset, count=6, dropout=0.5, seed=seed) for seed in (1, 1, 2))
@@ -105,13 +105,13 @@ def test_the_same_seed_deals_the_same_batches():
     assert not all(torch.equal(a.latents, b.latents) for a, b in zip(first, other, strict=True))
 
 
-def test_the_batch_of_a_step_does_not_depend_on_what_was_asked_before():
-    """Trap 39: a training that goes on at step k draws what it would have drawn."""
+def test_the_batch_of_a_step_does_not_depend_on_earlier_batches():
+    """Trap 39: a training that resumes at step k has the same batches."""
     dataset = EncodedDataset(tuple(tiny_example(seed=index) for index in range(9)), dropped=tiny_prompt(seed=99))
-    draws = Draws(MIDDLE, 0.0, 0.5, SHIFT)
-    uninterrupted = Batches(dataset, batch_size=2, draws=draws, seed=1)
+    noise_settings = NoiseSettings(MIDDLE, 0.0, 0.5, SHIFT)
+    uninterrupted = Batches(dataset, batch_size=2, noise_settings=noise_settings, seed=1)
     expected = [uninterrupted.noisy_batch(index) for index in range(12)][11]
-    found = Batches(dataset, batch_size=2, draws=draws, seed=1).noisy_batch(11)
+    found = Batches(dataset, batch_size=2, noise_settings=noise_settings, seed=1).noisy_batch(11)
     assert torch.equal(found.noise, expected.noise)
     assert torch.equal(found.sigmas, expected.sigmas)
     assert torch.equal(found.batch.latents, expected.batch.latents)
@@ -120,14 +120,14 @@ def test_the_batch_of_a_step_does_not_depend_on_what_was_asked_before():
 
 def test_noise_is_new_for_every_sample_batch_and_epoch():
     """Trap 39."""
-    noise = torch.cat([each.noise for each in noised_of(numbered_dataset((4, 6), (4, 6)), count=6)])
+    noise = torch.cat([each.noise for each in noisy_batches_of(numbered_dataset((4, 6), (4, 6)), count=6)])
     assert len({sample.sum().item() for sample in noise}) == 12
 
 
-def test_parts_of_a_batch_are_the_whole_of_it():
-    """Trap 39: several processes draw what one would."""
+def test_the_parts_of_a_batch_make_up_the_batch():
+    """Trap 39: several processes have the same noise as one."""
     dataset = numbered_dataset(*[(4, 6)] * 5)
-    batches = Batches(dataset, batch_size=4, draws=Draws(MIDDLE, 0.01, 0.5, SHIFT), seed=0)
+    batches = Batches(dataset, batch_size=4, noise_settings=NoiseSettings(MIDDLE, 0.01, 0.5, SHIFT), seed=0)
     for index in (0, 1):
         whole = batches.noisy_batch(index)
         parts = [batches.noisy_batch(index, part=slice(start, start + 2)) for start in (0, 2)]
@@ -138,10 +138,10 @@ def test_parts_of_a_batch_are_the_whole_of_it():
     assert batches.noisy_batch(1, part=slice(2, 4)) is None or batches.noisy_batch(0, part=slice(2, 4)) is None
 
 
-def test_the_noise_is_standard_normal_and_offset_only_if_asked():
+def test_the_noise_is_standard_normal_and_has_an_offset_only_if_configured():
     dataset = numbered_dataset(*[(32, 32)] * 8)
     plain, moved = (
-        torch.cat([each.noise for each in noised_of(dataset, count=20, batch_size=8, offset_noise=offset)])
+        torch.cat([each.noise for each in noisy_batches_of(dataset, count=20, batch_size=8, offset_noise=offset)])
         for offset in (0.0, 0.5)
     )
     assert plain.std().item() == pytest.approx(1, abs=0.01)
@@ -150,19 +150,19 @@ def test_the_noise_is_standard_normal_and_offset_only_if_asked():
     assert plain.mean(dim=(2, 3)).std().item() == pytest.approx(1 / 32, abs=0.01)
 
 
-def test_sigma_moves_with_the_size_of_the_picture_if_the_rule_says_so():
+def test_sigma_shifts_with_the_image_size_if_the_rule_has_no_mean():
     """Trap 1: by packed tokens."""
     rule = SigmaRule(None, 1e-6, 0.0)
     for side in (16, 64):
-        (noisy_batch,) = noised_of(numbered_dataset((side, side)), count=1, rule=rule)
+        (noisy_batch,) = noisy_batches_of(numbered_dataset((side, side)), count=1, rule=rule)
         assert torch.logit(noisy_batch.sigmas).item() == pytest.approx(SHIFT.mu((side // 2) ** 2), abs=1e-3)
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(1, 2), slice(2, 4)])
-def test_what_a_batch_is_told_as_a_whole_can_be_had_without_its_noise(part):
-    """Of three samples or two, dropped captions among them, also of a part that is empty."""
-    draws = Draws(SigmaRule(None, 1.0, 0.0), 0.1, 0.5, SHIFT)
-    batches = Batches(numbered_dataset(*[(4, 6)] * 5), batch_size=3, draws=draws, seed=0)
+def test_conditions_equal_those_of_the_noisy_batch(part):
+    """With batches of three and two samples, with dropped captions, and with empty parts."""
+    noise_settings = NoiseSettings(SigmaRule(None, 1.0, 0.0), 0.1, 0.5, SHIFT)
+    batches = Batches(numbered_dataset(*[(4, 6)] * 5), batch_size=3, noise_settings=noise_settings, seed=0)
     for index in range(6):
         noisy_batch, conditions = batches.noisy_batch(index, part=part), batches.conditions(index, part=part)
         assert (noisy_batch is None) == (conditions is None)
@@ -171,12 +171,12 @@ def test_what_a_batch_is_told_as_a_whole_can_be_had_without_its_noise(part):
             assert torch.equal(conditions.pooled, noisy_batch.batch.prompt.pooled)
 
 
-@pytest.mark.parametrize("asked", [(1, slice(0, 2)), (1, slice(0, 1)), (2, slice(0, 2))])
-def test_a_batch_that_was_prepared_is_the_one_that_would_have_been_made(asked):
-    """And another one is not taken for it."""
-    index, part = asked
-    dataset, draws = numbered_dataset(*[(4, 6)] * 5), Draws(MIDDLE, 0.0, 0.5, SHIFT)
-    prepared, plain = (Batches(dataset, batch_size=2, draws=draws, seed=0) for _ in range(2))
+@pytest.mark.parametrize("requested", [(1, slice(0, 2)), (1, slice(0, 1)), (2, slice(0, 2))])
+def test_a_prepared_batch_equals_the_same_batch_without_preparation(requested):
+    """Another batch than the prepared one is computed anew."""
+    index, part = requested
+    dataset, noise_settings = numbered_dataset(*[(4, 6)] * 5), NoiseSettings(MIDDLE, 0.0, 0.5, SHIFT)
+    prepared, plain = (Batches(dataset, batch_size=2, noise_settings=noise_settings, seed=0) for _ in range(2))
     prepared.prepare(1, part=slice(0, 2))
     for _ in range(2):
         found, expected = prepared.noisy_batch(index, part=part), plain.noisy_batch(index, part=part)
@@ -185,15 +185,15 @@ def test_a_batch_that_was_prepared_is_the_one_that_would_have_been_made(asked):
         assert torch.equal(found.batch.latents, expected.batch.latents)
 
 
-def test_a_step_has_the_noise_of_the_next_one_drawn_before_it_waits_for_the_device(monkeypatch):
-    drawn, recipe = [], a_recipe(steps=3)
+def test_a_step_prepares_the_next_batch_before_it_waits_for_the_device(monkeypatch):
+    made, recipe = [], a_recipe(steps=3)
     transformer, batches = tiny_lora_transformer(), tiny_batches(recipe)
-    whole = Batches._noised
+    original = Batches._make_batch
     monkeypatch.setattr(
-        Batches, "_noised", lambda self, index, part: (drawn.append(index), whole(self, index, part))[1]
+        Batches, "_make_batch", lambda self, index, part: (made.append(index), original(self, index, part))[1]
     )
     state = TrainingState(transformer, recipe)
-    take_step(transformer, state, batches, recipe, team=SingleProcess())
-    assert drawn == [0, 1]
-    take_step(transformer, state, batches, recipe, team=SingleProcess())
-    assert drawn == [0, 1, 2]
+    take_step(transformer, state, batches, recipe, process_group=SingleProcess())
+    assert made == [0, 1]
+    take_step(transformer, state, batches, recipe, process_group=SingleProcess())
+    assert made == [0, 1, 2]

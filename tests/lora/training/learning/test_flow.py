@@ -1,4 +1,4 @@
-"""The path from a picture to its noise, held against its own identities."""
+"""The path from an image to its noise: checked by its identities."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_velocity_is_the_derivative_of_the_path():
     assert torch.allclose(moved / step, velocity_of_path(clean, noise), atol=1e-9)
 
 
-def test_the_path_runs_from_the_picture_to_the_noise():
+def test_the_path_runs_from_the_image_to_the_noise():
     clean, noise = torch.randn(1, 4, 6, 8), torch.randn(1, 4, 6, 8)
     assert torch.equal(point_on_path(clean, noise, torch.zeros(1)), clean)
     assert torch.equal(point_on_path(clean, noise, torch.ones(1)), noise)

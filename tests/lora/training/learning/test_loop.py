@@ -1,4 +1,4 @@
-"""The loop: what it asks, what it changes, what it leaves behind."""
+"""A training step: the inputs of the model, the losses, the gradients, and the weights that it changes."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def snapshot(parameters):
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
-def test_the_model_is_told_the_sigma_that_mixed_the_noise_in():
+def test_the_model_gets_the_sigma_with_which_the_noise_was_mixed():
     """Traps 5, 6, 7, 8: bit for bit, in fp32, between 0 and 1, with guidance 1."""
     transformer, batch = tiny_transformer(), tiny_batch()
     noise = noise_like(batch)
@@ -58,7 +58,7 @@ def test_the_model_is_told_the_sigma_that_mixed_the_noise_in():
     assert calls[0]["guidance"].dtype == torch.float32
 
 
-def test_a_bf16_model_is_told_sigmas_in_fp32_all_the_same():
+def test_a_bf16_model_also_gets_sigmas_in_fp32():
     """Trap 7."""
     transformer, batch = tiny_transformer(dtype=torch.bfloat16), tiny_batch()
     noise = noise_like(batch)
@@ -69,8 +69,8 @@ def test_a_bf16_model_is_told_sigmas_in_fp32_all_the_same():
     assert torch.equal(calls[0]["hidden_states"], mixed)  # mixed in fp32, and only then cast
 
 
-def test_one_step_along_the_velocity_misses_by_sigma_times_the_root_of_the_loss():
-    """Trap 10: what the sampler would make of a prediction and what the loss says of it agree."""
+def test_the_error_of_one_step_along_the_velocity_is_sigma_times_the_root_of_the_loss():
+    """Trap 10: the sampler and the loss interpret a prediction in the same way."""
     transformer, batch = tiny_lora_transformer(), single(tiny_batch(), 0)
     randomize_lora(transformer)
     noise, sigmas = noise_like(batch), SIGMAS[2:3]
@@ -79,8 +79,8 @@ def test_one_step_along_the_velocity_misses_by_sigma_times_the_root_of_the_loss(
         noisy = point_on_path(batch.latents, noise, sigmas)
         velocity = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=1.0)
     guess = noisy - sigmas * velocity
-    missed = (guess - batch.latents).square().mean().sqrt()
-    assert missed.item() == pytest.approx(sigmas.item() * loss.item() ** 0.5, rel=1e-5)
+    error = (guess - batch.latents).square().mean().sqrt()
+    assert error.item() == pytest.approx(sigmas.item() * loss.item() ** 0.5, rel=1e-5)
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_samples():
@@ -104,7 +104,7 @@ def test_a_batch_in_training_has_a_sigma_for_each_sample():
     assert calls[0]["timestep"].unique().numel() == 4
 
 
-def test_training_leaves_the_base_alone():
+def test_training_does_not_change_the_base():
     """Trap 42."""
     transformer = tiny_lora_transformer()
     base = {name: value for name, value in transformer.named_parameters() if ".lora_" not in name}
@@ -135,19 +135,19 @@ def test_training_lowers_the_loss():
     assert after < 0.7 * before
 
 
-def test_a_step_has_the_gradient_of_its_own_batch_alone():
+def test_gradients_do_not_carry_over_to_the_next_step():
     transformer = tiny_lora_transformer()
     parameter = next(value for name, value in lora_parameters(transformer).items() if ".lora_B." in name)
-    fresh, held = [], []
-    parameter.register_hook(lambda gradient: fresh.append(gradient.clone()))
-    parameter.register_post_accumulate_grad_hook(lambda value: held.append(value.grad.clone()))
+    computed, accumulated = [], []
+    parameter.register_hook(lambda gradient: computed.append(gradient.clone()))
+    parameter.register_post_accumulate_grad_hook(lambda value: accumulated.append(value.grad.clone()))
     train(transformer, steps=4)
-    assert len(held) == 4
-    assert all(torch.equal(a, b) for a, b in zip(fresh, held, strict=True))
+    assert len(accumulated) == 4
+    assert all(torch.equal(a, b) for a, b in zip(computed, accumulated, strict=True))
     assert parameter.grad is None or not parameter.grad.any()
 
 
-def test_each_step_tells_its_loss():
+def test_each_step_returns_its_loss():
     steps = train(tiny_lora_transformer(), steps=5)
     assert len(steps) == 5
     assert all(step.is_finite and isinstance(step.loss, float) and step.loss > 0 for step in steps)
@@ -155,7 +155,7 @@ def test_each_step_tells_its_loss():
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_accumulation_is_the_mean_over_all_its_samples(batch_size):
-    """Trap 32: and one step of the optimizer, the learning rate and the average."""
+    """Trap 32: with one step of the optimizer, the learning rate and the average."""
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
     recipe = a_recipe(batch_size=batch_size, gradient_accumulation=3, max_grad_norm=float("inf"))
@@ -165,12 +165,12 @@ def test_accumulation_is_the_mean_over_all_its_samples(batch_size):
         loss_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) * len(each.sigmas) for each in parts
     ]
     expected = sum(losses) / sum(len(each.sigmas) for each in parts)
-    wanted = torch.autograd.grad(expected, state.parameters)
+    gradients = torch.autograd.grad(expected, state.parameters)
     found = []
     state.optimizer.register_step_pre_hook(lambda *_: found.extend(each.grad.clone() for each in state.parameters))
-    step = take_step(transformer, state, batches, recipe, team=SingleProcess())
+    step = take_step(transformer, state, batches, recipe, process_group=SingleProcess())
     assert step.loss == pytest.approx(expected.item(), rel=1e-5)
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, gradients, strict=True))
     assert (state.step, state.schedule.last_epoch, state.average.optimization_step) == (1, 1 + 1, 1), (
         "the schedule is entered one step later"
     )
@@ -186,12 +186,12 @@ def test_gradients_are_clipped_over_all_layers_together():
     state.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([each.grad.flatten() for each in state.parameters]).norm().item())
     )
-    take_step(transformer, state, tiny_batches(recipe), recipe, team=SingleProcess())
+    take_step(transformer, state, tiny_batches(recipe), recipe, process_group=SingleProcess())
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
 def test_gradients_and_optimizer_state_are_fp32_on_a_bf16_base():
-    """Traps 19, 20: and what a layer with a LoRA answers has the base's precision."""
+    """Traps 19, 20: the outputs of layers with a LoRA have the base's precision."""
     transformer, recipe = tiny_lora_transformer(dtype=torch.bfloat16), a_recipe()
     state, seen = TrainingState(transformer, recipe), set()
     for module in transformer.modules():
@@ -199,7 +199,7 @@ def test_gradients_and_optimizer_state_are_fp32_on_a_bf16_base():
             module.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
     kept = []
     state.optimizer.register_step_pre_hook(lambda *_: kept.extend(each.grad.dtype for each in state.parameters))
-    take_step(transformer, state, tiny_batches(recipe), recipe, team=SingleProcess())
+    take_step(transformer, state, tiny_batches(recipe), recipe, process_group=SingleProcess())
     assert set(kept) == {torch.float32}
     assert seen == {torch.bfloat16}
     moments = [v for values in state.optimizer.state.values() for k, v in values.items() if k.startswith("exp")]
@@ -217,7 +217,7 @@ def test_the_same_seed_trains_the_same_lora():
 
 
 class Reads(TorchDispatchMode):
-    """Which numbers the host reads of tensors, one by one or as a list: on a GPU it waits for each."""
+    """Records the tensors of which the host reads the value; on a GPU it waits for each of them."""
 
     def __init__(self):
         super().__init__()
@@ -229,29 +229,29 @@ class Reads(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_the_host_waits_for_the_device_once_a_step(monkeypatch):
-    """Before the optimizer steps, which it may not do if gradients are not finite; for all batches together."""
+def test_the_host_waits_for_the_device_once_per_step(monkeypatch):
+    """Once for all batches together, before the optimizer steps, as it may not step if gradients are not finite."""
     transformer, recipe = tiny_lora_transformer(), a_recipe(gradient_accumulation=3)
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
-    drawn = [batches.noisy_batch(index) for index in range(3)]  # before: what is read there is the host's own
-    monkeypatch.setattr(batches, "noisy_batch", lambda index, **_: drawn[index])
+    noisy_batches = [batches.noisy_batch(index) for index in range(3)]  # in advance, as that reads values on the host
+    monkeypatch.setattr(batches, "noisy_batch", lambda index, **_: noisy_batches[index])
     monkeypatch.setattr(batches, "prepare", lambda index, **_: None)
-    lists, whole, until_then = [], torch.Tensor.tolist, []
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (lists.append(tensor), whole(tensor))[1])
+    lists, original, scalar_reads = [], torch.Tensor.tolist, []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (lists.append(tensor), original(tensor))[1])
     with Reads() as reads:
-        state.optimizer.register_step_pre_hook(lambda *_: until_then.extend([*reads.seen]))
-        take_step(transformer, state, batches, recipe, team=SingleProcess())
-    assert len([each for each in lists if each.is_floating_point()]) == 1  # others are orders of examples
-    assert until_then == []
+        state.optimizer.register_step_pre_hook(lambda *_: scalar_reads.extend([*reads.seen]))
+        take_step(transformer, state, batches, recipe, process_group=SingleProcess())
+    assert len([each for each in lists if each.is_floating_point()]) == 1  # others are permutations of examples
+    assert scalar_reads == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_says_so_and_teaches_nothing(value):
+def test_a_step_that_is_not_finite_is_reported_and_changes_nothing(value):
     transformer, recipe = tiny_lora_transformer(), a_recipe()
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
     before = snapshot(lora_parameters(transformer))
     state.parameters[-1].register_hook(lambda gradient: gradient * value)
-    step = take_step(transformer, state, batches, recipe, team=SingleProcess())
+    step = take_step(transformer, state, batches, recipe, process_group=SingleProcess())
     assert not step.is_finite
     assert step.loss > 0
     assert (state.step, state.skipped) == (1, 1)

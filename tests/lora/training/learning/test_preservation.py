@@ -1,4 +1,4 @@
-"""Preservation holds a LoRA to what the frozen base itself answers, on images that the base itself generated."""
+"""Preservation penalizes differences from the frozen base's predictions, on images that the base generated."""
 
 from dataclasses import replace
 from itertools import product
@@ -15,7 +15,7 @@ from lora.flux.modulation import PrecomputedModulation
 from lora.flux.prompt import encode_prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.batches import Draws
+from lora.training.learning.batches import NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import losses_at
@@ -24,7 +24,7 @@ from lora.training.learning.randomness import seed_for
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.recipe import steps_that_preserve
 from lora.training.stop import Stop, StopRequestedError, Termination
-from tests.lora.training.trainers import a_log, a_training, assert_same_end, run, stopped_in, strangers
+from tests.lora.training.trainers import a_log, a_training, assert_same_checkpoint, run, stopped_in, unseen_examples
 from tests.tiny import (
     SHIFT,
     TINY_FLUX,
@@ -52,20 +52,20 @@ def noise_like(batch):
     return torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(3))
 
 
-def changed(transformer):
-    """With a LoRA that changes what it answers."""
+def with_lora_weights(transformer):
+    """The transformer with a LoRA that changes its predictions."""
     randomize_lora(transformer)
     return transformer
 
 
-def generated(transformer, recipe, team=None):
+def generated(transformer, recipe, process_group=None):
     preservation = tiny_preservation(transformer, recipe)
-    assert preservation.generate(team or SingleProcess(), stop=NO_STOP)
+    assert preservation.generate(process_group or SingleProcess(), stop=NO_STOP)
     return preservation
 
 
 def latents_of(preservation):
-    """Of the images, in a fixed order."""
+    """The latents of the images by their names."""
     batches = (preservation._batches.examples(index) for index in range(preservation.image_count))
     return {example.content: example.latents for batch in batches for example in batch}
 
@@ -82,20 +82,20 @@ def same(some, others):
     [*product(("fp32", "bf16", "int8", "nf4"), (False,), (0,)), ("bf16", True, 0), ("int8", True, 6)],
 )
 @pytest.mark.parametrize("engine", ["plain", "fast"])
-def test_the_target_is_the_answer_of_the_base_without_a_lora_bit_for_bit(precision, on_host, streamed, engine):
-    """In every precision, on both engines, wherever the weights are."""
-    held = WeightPlacement(precision, on_host, CPU, streamed)
-    base, transformer = load_transformer(TINY_FLUX, held), load_transformer(TINY_FLUX, held)
+def test_the_target_is_the_prediction_of_the_base_without_a_lora_bit_for_bit(precision, on_host, streamed, engine):
+    """In every precision, with both engines, wherever the weights are."""
+    placement = WeightPlacement(precision, on_host, CPU, streamed)
+    base, transformer = load_transformer(TINY_FLUX, placement), load_transformer(TINY_FLUX, placement)
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     randomize_lora(transformer, spread=1.0)
     if engine == "fast":
         fuse_lora(transformer)
     noisy = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(1))
-    asked = {"sigmas": torch.tensor([0.5]), "prompt": real_prompt()}
+    inputs = {"sigmas": torch.tensor([0.5]), "prompt": real_prompt()}
     with torch.no_grad():
-        expected = predict_velocity(base, noisy, guidance=1.0, **asked)
-        with_lora = predict_velocity(transformer, noisy, guidance=1.0, **asked)
-    assert base_velocity(transformer, noisy, layers=lora_layers(transformer), **asked).equal(expected)
+        expected = predict_velocity(base, noisy, guidance=1.0, **inputs)
+        with_lora = predict_velocity(transformer, noisy, guidance=1.0, **inputs)
+    assert base_velocity(transformer, noisy, layers=lora_layers(transformer), **inputs).equal(expected)
     assert not with_lora.equal(expected)
 
 
@@ -106,36 +106,36 @@ def real_prompt():
 
 
 @pytest.mark.parametrize("is_fused", [False, True])
-def test_the_lora_is_there_again_afterwards_and_still_trained(is_fused):
-    transformer, batch = changed(tiny_lora_transformer()), tiny_batch()
+def test_the_lora_is_back_afterwards_and_still_trainable(is_fused):
+    transformer, batch = with_lora_weights(tiny_lora_transformer()), tiny_batch()
     if is_fused:
         fuse_lora(transformer)
-    asked = {"noise": noise_like(batch), "sigmas": SIGMAS}
+    inputs = {"noise": noise_like(batch), "sigmas": SIGMAS}
     with torch.no_grad():
-        before = losses_at(transformer, batch, **asked)
+        before = losses_at(transformer, batch, **inputs)
         with pytest.raises(RuntimeError, match="in the midst"), without_lora(lora_layers(transformer)):
-            assert not losses_at(transformer, batch, **asked).equal(before)
+            assert not losses_at(transformer, batch, **inputs).equal(before)
             raise RuntimeError("in the midst")
-        assert losses_at(transformer, batch, **asked).equal(before)
+        assert losses_at(transformer, batch, **inputs).equal(before)
     assert all(each.requires_grad for each in lora_parameters(transformer).values())
 
 
-def test_a_lora_that_changes_nothing_loses_nothing():
+def test_a_lora_that_changes_nothing_has_a_preservation_loss_of_0():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=1.0)
     step = take_step(
         transformer,
         TrainingState(transformer, recipe),
         tiny_batches(recipe),
         recipe,
-        team=SingleProcess(),
+        process_group=SingleProcess(),
         preservation=generated(transformer, recipe),
     )
     assert step.preservation_loss == 0
 
 
 def test_no_gradient_flows_through_the_target():
-    """Else the LoRA would move the target too, though it is none of it: the gradient is that to a constant."""
-    transformer, recipe = changed(tiny_lora_transformer()), a_recipe(batch_size=3, preservation=1.0)
+    """The gradient is that for a constant target; otherwise the training would change the target too."""
+    transformer, recipe = with_lora_weights(tiny_lora_transformer()), a_recipe(batch_size=3, preservation=1.0)
     layers = lora_layers(transformer)
     noisy_batch = generated(transformer, recipe)._batches.noisy_batch(0)
     with torch.no_grad():
@@ -168,44 +168,44 @@ def test_steps_that_preserve_are_spread_evenly(share, due):
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (2, 3)])
 def test_the_gradient_is_that_of_both_mean_losses_together(batch_size, accumulation):
-    transformer = changed(tiny_lora_transformer())
+    transformer = with_lora_weights(tiny_lora_transformer())
     recipe = a_recipe(
         batch_size=batch_size, gradient_accumulation=accumulation, preservation=1.0, max_grad_norm=float("inf")
     )
     preservation, layers = generated(transformer, recipe), lora_layers(transformer)
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
-    trained = [batches.noisy_batch(index) for index in range(accumulation)]
-    preserved = [preservation._batches.noisy_batch(index) for index in range(accumulation)]
-    losses = torch.cat([losses_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) for each in trained])
-    others = torch.cat([preservation_losses(transformer, each, layers=layers) for each in preserved])
-    wanted = torch.autograd.grad(losses.mean() + others.mean(), state.parameters)
+    images = [batches.noisy_batch(index) for index in range(accumulation)]
+    neutral = [preservation._batches.noisy_batch(index) for index in range(accumulation)]
+    losses = torch.cat([losses_at(transformer, each.batch, noise=each.noise, sigmas=each.sigmas) for each in images])
+    others = torch.cat([preservation_losses(transformer, each, layers=layers) for each in neutral])
+    gradients = torch.autograd.grad(losses.mean() + others.mean(), state.parameters)
     found = []
     state.optimizer.register_step_pre_hook(lambda *_: found.extend(each.grad.clone() for each in state.parameters))
-    step = take_step(transformer, state, batches, recipe, team=SingleProcess(), preservation=preservation)
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, wanted, strict=True))
+    step = take_step(transformer, state, batches, recipe, process_group=SingleProcess(), preservation=preservation)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, gradients, strict=True))
     assert step.loss == pytest.approx(losses.mean().item(), rel=1e-5)
     assert step.preservation_loss == pytest.approx(others.mean().item(), rel=1e-5)
 
 
-def test_rounding_takes_no_step():
+def test_rounding_errors_cost_no_step():
     assert steps_that_preserve(100, 0.29) == 29
     assert steps_that_preserve(1000, 0.001) == 1
     assert steps_that_preserve(999, 0.001) == 0
 
 
-def test_a_step_has_the_batches_that_follow_those_of_the_step_that_preserved_before(monkeypatch):
+def test_each_preserving_step_uses_the_next_batches(monkeypatch):
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5, gradient_accumulation=2)
-    preservation, asked = generated(transformer, recipe), []
-    whole = preservation._batches.noisy_batch
+    preservation, used = generated(transformer, recipe), []
+    original = preservation._batches.noisy_batch
     monkeypatch.setattr(
-        preservation._batches, "noisy_batch", lambda index, **part: asked.append(index) or whole(index, **part)
+        preservation._batches, "noisy_batch", lambda index, **part: used.append(index) or original(index, **part)
     )
     for step in (1, 3, 5):
-        preservation.add_gradients(step, team=SingleProcess())
-    assert asked == [0, 1, 2, 3, 4, 5]
+        preservation.add_gradients(step, process_group=SingleProcess())
+    assert used == [0, 1, 2, 3, 4, 5]
 
 
-def test_its_noise_is_not_that_of_the_training():
+def test_its_noise_differs_from_that_of_training():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=1.0)
     sigmas = [
         batches.noisy_batch(0).sigmas for batches in (generated(transformer, recipe)._batches, tiny_batches(recipe))
@@ -213,20 +213,20 @@ def test_its_noise_is_not_that_of_the_training():
     assert not torch.equal(*sigmas)
 
 
-def test_every_image_has_its_turn_with_new_noise_each_time():
+def test_every_image_is_used_once_per_epoch_with_new_noise_each_time():
     transformer, recipe = tiny_lora_transformer(), a_recipe(batch_size=1, preservation=0.5, caption_dropout_rate=1.0)
     preservation = generated(transformer, recipe)
-    asked = [preservation._batches.noisy_batch(index) for index in range(6)]
-    seen = [each.batch.latents.sum().item() for each in asked]
+    batches = [preservation._batches.noisy_batch(index) for index in range(6)]
+    seen = [each.batch.latents.sum().item() for each in batches]
     assert sorted(seen[:3]) == sorted(seen[3:])
     assert len(set(seen[:3])) == 3
-    assert len({each.noise.sum().item() for each in asked}) == 6
-    prompts = {each.batch.prompt.pooled.sum().item() for each in asked}
+    assert len({each.noise.sum().item() for each in batches}) == 6
+    prompts = {each.batch.prompt.pooled.sum().item() for each in batches}
     assert len(prompts) == 3, "prompts of neutral images are not dropped"
 
 
-def test_it_pulls_the_lora_back_to_the_base():
-    """The same training with it moves the base's answers on other prompts less."""
+def test_preservation_keeps_the_predictions_closer_to_the_base():
+    """The same training changes the predictions for other prompts less with preservation."""
     moved = []
     for share in (0.0, 1.0):
         transformer = tiny_lora_transformer()
@@ -234,11 +234,11 @@ def test_it_pulls_the_lora_back_to_the_base():
         preservation = generated(transformer, a_recipe(preservation=1.0))
         state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
         for _ in range(recipe.steps):
-            given = preservation if share else None
-            take_step(transformer, state, batches, recipe, team=SingleProcess(), preservation=given)
+            used = preservation if share else None
+            take_step(transformer, state, batches, recipe, process_group=SingleProcess(), preservation=used)
         with torch.no_grad():
-            asked = [preservation._batches.noisy_batch(index) for index in range(100, 106)]
-            losses = [preservation_losses(transformer, each, layers=lora_layers(transformer)) for each in asked]
+            neutral = [preservation._batches.noisy_batch(index) for index in range(100, 106)]
+            losses = [preservation_losses(transformer, each, layers=lora_layers(transformer)) for each in neutral]
         moved.append(torch.cat(losses).mean().item())
     assert moved[1] < 0.5 * moved[0]
 
@@ -246,22 +246,22 @@ def test_it_pulls_the_lora_back_to_the_base():
 # The images
 
 
-def test_the_images_are_the_bases_own_though_the_lora_has_learned_something():
-    """As where a training goes on; so it goes on with the images that it began with."""
+def test_the_images_are_generated_by_the_base_without_the_lora():
+    """So a resumed training, whose LoRA has learned something, has the same images as before."""
     recipe = a_recipe(preservation=0.5)
     fresh = generated(tiny_lora_transformer(), recipe)
-    later = generated(changed(tiny_lora_transformer()), recipe)
+    later = generated(with_lora_weights(tiny_lora_transformer()), recipe)
     assert same(latents_of(fresh), latents_of(later))
 
 
-def test_the_images_are_what_the_stock_pipeline_generates_of_their_prompts():
-    """In 12 steps at guidance 3.5, each with a seed of its own; as latents that the transformer knows."""
+def test_the_images_equal_those_of_the_stock_pipeline():
+    """In 12 steps at guidance 3.5, each with its own seed; as unpacked latents."""
     transformer = load_transformer(TINY_FLUX, WeightPlacement("fp32", False, CPU))
     encoders = load_encoders(TINY_FLUX, on=CPU)
     add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
     text, recipe = "a red star in a meadow", a_recipe(preservation=0.5)
     neutral = NeutralImages(TINY_FLUX, (encode_prompt(encoders, text),) * 2, side=64)
-    preservation = Preservation(transformer, recipe, Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
+    preservation = Preservation(transformer, recipe, NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
     assert preservation.generate(SingleProcess(), stop=NO_STOP)
     found = latents_of(preservation)
     for place in range(2):
@@ -285,7 +285,7 @@ def stock_latents(text, seed):
     return unpack(packed, height=8, width=8)[0]
 
 
-def test_a_base_that_generates_no_numbers_is_named():
+def test_a_base_that_generates_nan_is_refused():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5)
     transformer.proj_out.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="the base generates images that are not finite"):
@@ -299,19 +299,19 @@ def test_another_seed_has_other_images():
 
 
 class Sharing(SingleProcess):
-    """One of two processes; what the other one has is added up later."""
+    """One of two processes; the test adds up their parts itself."""
 
     size = 2
 
     def __init__(self, rank):
-        self.rank, self.given = rank, None
+        self.rank, self.part_of_sum = rank, None
 
-    def joined(self, part):
-        self.given = part
+    def all_reduce(self, part):
+        self.part_of_sum = part
         return part
 
 
-def test_processes_share_the_work_and_each_image_is_that_of_one_process():
+def test_processes_share_the_images_and_together_have_those_of_one_process():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5)
     alone, members = Sharing(0), [Sharing(0), Sharing(1)]
     alone.size = 1
@@ -319,80 +319,82 @@ def test_processes_share_the_work_and_each_image_is_that_of_one_process():
     assert preservation.generate(alone, stop=NO_STOP)
     for member in members:
         assert not tiny_preservation(transformer, recipe).generate(member, stop=NO_STOP), "half of them are missing"
-    assert torch.equal(members[0].given + members[1].given, alone.given)
+    assert torch.equal(members[0].part_of_sum + members[1].part_of_sum, alone.part_of_sum)
 
 
 # A training with it
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_training_that_goes_on_equals_one_that_was_never_stopped(tmp_path, accumulation):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, accumulation):
     recipe = a_recipe(steps=STEPS, preservation=0.5, gradient_accumulation=accumulation)
-    expected = run(a_training(tmp_path / "whole", recipe)).end()
+    expected = run(a_training(tmp_path / "whole", recipe)).last_checkpoint()
     first = stopped_in(a_training(tmp_path / "first", recipe), 4)
-    assert 0 < first.end().step < STEPS
-    assert_same_end(run(a_training(tmp_path / "second", recipe, begin=first.end())).end(), expected)
+    assert 0 < first.last_checkpoint().step < STEPS
+    assert_same_checkpoint(
+        run(a_training(tmp_path / "second", recipe, checkpoint=first.last_checkpoint())).last_checkpoint(), expected
+    )
 
 
-def test_a_training_that_is_validated_learns_the_same_bit_for_bit(tmp_path):
+def test_validation_does_not_change_the_training(tmp_path):
     recipe = a_recipe(steps=STEPS, preservation=0.5)
-    plain = run(a_training(tmp_path / "plain", recipe)).end()
-    validated = run(a_training(tmp_path / "validated", recipe, held_out=strangers())).end()
+    plain = run(a_training(tmp_path / "plain", recipe)).last_checkpoint()
+    validated = run(a_training(tmp_path / "validated", recipe, held_out=unseen_examples())).last_checkpoint()
     assert same(validated.tensors("lora"), plain.tensors("lora"))
     assert validated.values["judgements"]
 
 
-def test_it_changes_the_lora_and_none_at_all_changes_nothing(tmp_path):
+def test_preservation_changes_the_lora_and_is_counted_in_the_summary(tmp_path):
     with_it, without = (
         run(a_training(tmp_path / f"{share}", a_recipe(steps=STEPS, preservation=share))) for share in (0.5, 0.0)
     )
-    assert not same(with_it.end().tensors("lora"), without.end().tensors("lora"))
-    assert with_it.session.result(None).account.preserved == 3
-    assert without.session.result(None).account.preserved == 0
+    assert not same(with_it.last_checkpoint().tensors("lora"), without.last_checkpoint().tensors("lora"))
+    assert with_it.trainer.result(None).summary.steps_preserving == 3
+    assert without.trainer.result(None).summary.steps_preserving == 0
 
 
-def test_without_it_the_base_is_asked_nothing_but_the_steps(tmp_path):
+def test_without_preservation_the_model_is_called_only_in_the_steps(tmp_path):
     training = a_training(tmp_path, a_recipe(steps=STEPS))
     with recorded_calls(training.transformer) as calls:
         run(training)
     assert len(calls) == STEPS
 
 
-def test_a_wish_to_stop_while_images_are_generated_ends_a_training_that_has_learned_nothing(tmp_path):
+def test_a_stop_request_while_images_are_generated_ends_a_training_before_its_first_step(tmp_path):
     training = a_training(tmp_path, a_recipe(steps=STEPS, preservation=0.5))
-    training.ask_to_stop()
+    training.request_stop()
     with recorded_calls(training.transformer) as calls, pytest.raises(StopRequestedError, match="a test asked"):
-        training.session.run()
+        training.trainer.run()
     assert len(calls) == 1, "it ends within a step of the first image"
 
 
-def test_a_wish_to_stop_while_images_are_generated_returns_what_was_learned_before(tmp_path):
+def test_a_stop_request_while_images_are_generated_keeps_what_a_resumed_training_has_learned(tmp_path):
     recipe = a_recipe(steps=STEPS, preservation=0.5)
     first = stopped_in(a_training(tmp_path / "first", recipe), 4)
-    training = a_training(tmp_path / "second", recipe, begin=first.end())
-    training.ask_to_stop()
+    training = a_training(tmp_path / "second", recipe, checkpoint=first.last_checkpoint())
+    training.request_stop()
     run(training, stops="a test asked")
-    assert training.session.result("a test asked").account.done == first.end().step
+    assert training.trainer.result("a test asked").summary.steps_done == first.last_checkpoint().step
 
 
-def test_the_log_and_the_summary_report_it(tmp_path, capsys):
+def test_the_log_and_the_summary_report_preservation(tmp_path, capsys):
     training = a_training(tmp_path, a_recipe(steps=STEPS, preservation=0.5))
     run(training)
     logged = capsys.readouterr().out
     assert "preservation: the base generates 3 images of neutral prompts\n" in logged
     assert "preservation: 3 images generated in " in logged
     assert "preservation loss " in logged
-    assert "3 steps with preservation." in training.session.result(None).account.line()
+    assert "3 steps with preservation." in training.trainer.result(None).summary.line()
 
 
 @pytest.mark.parametrize(("share", "done"), [(0.5, STEPS), (0.2, STEPS - 1)])
-def test_no_image_is_generated_where_no_step_is_left_that_preserves(tmp_path, share, done):
-    """Of a share of 0.2, the only one of six steps is the fifth."""
+def test_no_image_is_generated_if_no_preserving_step_is_left(tmp_path, share, done):
+    """With a share of 0.2, only the fifth of six steps preserves."""
     recipe = a_recipe(steps=STEPS, preservation=share)
     first = (
         run(a_training(tmp_path / "first", recipe)) if done == STEPS else stopped_at(tmp_path / "first", recipe, done)
     )
-    training = a_training(tmp_path / "second", recipe, begin=first.end())
+    training = a_training(tmp_path / "second", recipe, checkpoint=first.last_checkpoint())
     with recorded_calls(training.transformer) as calls:
         run(training)
     assert len(calls) == STEPS - done
@@ -404,35 +406,37 @@ def stopped_at(folder, recipe, step):
     return training
 
 
-def test_modulation_layers_on_the_host_compute_ahead_for_its_batches_bit_for_bit(monkeypatch):
-    held = WeightPlacement("fp32", True, CPU)
-    visits = []
-    monkeypatch.setattr(HostLinear, "visiting", lambda layer, device: visits.append(1) or layer.host_weight.to(device))
+def test_modulation_on_the_host_is_precomputed_for_its_batches_bit_for_bit(monkeypatch):
+    placement = WeightPlacement("fp32", True, CPU)
+    transfers = []
+    monkeypatch.setattr(
+        HostLinear, "weight_on", lambda layer, device: transfers.append(1) or layer.host_weight.to(device)
+    )
     gradients = []
-    for is_ahead in (True, False):
-        transformer = load_transformer(TINY_FLUX, held)
+    for is_precomputed in (True, False):
+        transformer = load_transformer(TINY_FLUX, placement)
         add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
         randomize_lora(transformer)
         recipe = a_recipe(preservation=1.0, batch_size=1)
-        preservation = of_real_prompt(transformer, recipe)
-        if not is_ahead:
-            preservation._ahead = PrecomputedModulation(
+        preservation = preservation_of_real_prompt(transformer, recipe)
+        if not is_precomputed:
+            preservation._modulation = PrecomputedModulation(
                 tiny_transformer(), batch_size=1
             )  # of a model without such layers
-        visits.clear()
+        transfers.clear()
         for step in range(3):
-            preservation.add_gradients(step, team=SingleProcess())
+            preservation.add_gradients(step, process_group=SingleProcess())
         gradients.append([each.grad for each in lora_parameters(transformer).values()])
         layers = sum(isinstance(layer, HostLinear) for layer in transformer.modules())
-        assert len(visits) == (layers if is_ahead else 2 * 3 * layers), (
+        assert len(transfers) == (layers if is_precomputed else 2 * 3 * layers), (
             "once for all batches, or for each of both passes"
         )
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
-def of_real_prompt(transformer, recipe):
+def preservation_of_real_prompt(transformer, recipe):
     prompt = real_prompt()
     neutral = NeutralImages(TINY_FLUX, (type(prompt)(prompt.tokens[0], prompt.pooled[0]),), side=32)
-    preservation = Preservation(transformer, recipe, Draws(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
+    preservation = Preservation(transformer, recipe, NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
     assert preservation.generate(SingleProcess(), stop=NO_STOP)
     return preservation

@@ -1,1 +1,1 @@
-"""Training: encoded examples become LoRA weights."""
+"""Tests of lora.training.result."""

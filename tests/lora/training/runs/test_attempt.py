@@ -1,4 +1,4 @@
-"""One try at a training computes as its plan says, and gives the same LoRA on either engine."""
+"""An attempt at a training computes as its plan says, and gives the same LoRA with either engine."""
 
 import torch
 
@@ -13,7 +13,7 @@ from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.recipe.layers import block_layers
-from lora.training.runs import job as jobs
+from lora.training.runs import attempt as attempt_module
 from lora.training.runs.attempt import Job, run_job
 from lora.training.stop import Stop, Termination
 from tests.lora.training.trainers import a_log
@@ -21,7 +21,7 @@ from tests.tiny import TINY_FLUX, a_recipe
 
 
 def an_example(config, seed):
-    """As small as the base takes it."""
+    """An example of the smallest size that the base accepts."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(4, config["joint_attention_dim"], generator=generator)
     pooled = torch.randn(config["pooled_projection_dim"], generator=generator)
@@ -42,20 +42,20 @@ def run(folder, engine, recomputed, streamed=0):
         neutral_side=64,
         samples=folder / "samples",
     )
-    rung = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
-    plan = Plan(rung, 6, "together", engine, 0.0, 0.0)
+    configuration = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
+    plan = Plan(configuration, 6, "together", engine, 0.0, 0.0)
     store = CheckpointStore(folder / engine / f"{recomputed}-{streamed}", {"of": "a test"}, report_damage=print)
     stop = Stop(log, Termination(), minutes=None)
     dataset = EncodedDataset(examples, examples[0].prompt)
     return run_job(
-        job, dataset, plan, InitialState(None, None), store=store, team=SingleProcess(), log=log, stop=stop
+        job, dataset, plan, InitialState(None, None), store=store, process_group=SingleProcess(), log=log, stop=stop
     ).tensors
 
 
-def test_either_engine_gives_the_same_lora_whatever_is_recomputed(tmp_path, monkeypatch):
+def test_both_engines_give_the_same_lora_whatever_is_recomputed(tmp_path, monkeypatch):
     fused = []
-    whole = jobs.Trainer.run
-    monkeypatch.setattr(jobs.Trainer, "run", lambda self: fused.append(_is_fast(self)) or whole(self))
+    original = attempt_module.Trainer.run
+    monkeypatch.setattr(attempt_module.Trainer, "run", lambda self: fused.append(_is_fast(self)) or original(self))
     plain = run(tmp_path, "plain", "nothing")
     for recomputed in ("nothing", "gelu"):
         found = run(tmp_path, "fast", recomputed)
@@ -65,10 +65,10 @@ def test_either_engine_gives_the_same_lora_whatever_is_recomputed(tmp_path, monk
     assert fused == [False, True, True]
 
 
-def test_blocks_that_stream_give_the_same_lora_bit_for_bit(tmp_path):
-    stays, streams = (run(tmp_path, "fast", "blocks", streamed) for streamed in (0, 4))
-    assert all(torch.equal(streams[name], tensor) for name, tensor in stays.items())
+def test_streamed_blocks_give_the_same_lora_bit_for_bit(tmp_path):
+    expected, found = (run(tmp_path, "fast", "blocks", streamed) for streamed in (0, 4))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def _is_fast(session):
-    return any(isinstance(each, FusedLoraLinear) for each in session._transformer.modules())
+def _is_fast(trainer):
+    return any(isinstance(each, FusedLoraLinear) for each in trainer._transformer.modules())

@@ -1,4 +1,4 @@
-"""When memory runs out, the next plan is tried, and a person is told."""
+"""When memory runs out, the next plan is tried, and the log says so."""
 
 import gc
 import weakref
@@ -12,33 +12,33 @@ from tests.tiny import assert_one_sentence
 
 
 class Memory:
-    """An attempt for which memory suffices on some rungs alone."""
+    """An attempt that fits into memory with some options only."""
 
     def __init__(self, *enough):
         self.enough, self.tried = enough, []
 
-    def __call__(self, rung):
-        self.tried.append(rung)
-        if rung not in self.enough:
+    def __call__(self, option):
+        self.tried.append(option)
+        if option not in self.enough:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return f"trained in {rung}"
+        return f"trained in {option}"
 
 
-def test_the_first_rung_is_taken_if_it_holds(capsys):
+def test_the_first_plan_is_used_if_it_fits(capsys):
     attempt = Memory("bf16", "int8")
     assert run_with_fallbacks(["bf16", "int8"], attempt, a_log()) == "trained in bf16"
     assert attempt.tried == ["bf16"]
     assert capsys.readouterr().out == ""
 
 
-def test_out_of_memory_goes_down_one_rung_and_says_so(capsys):
+def test_out_of_memory_tries_the_next_plan_and_logs_it(capsys):
     attempt = Memory("nf4")
     assert run_with_fallbacks(["bf16", "int8", "nf4"], attempt, a_log()) == "trained in nf4"
     assert attempt.tried == ["bf16", "int8", "nf4"]
     assert capsys.readouterr().out.splitlines() == ["out of memory: the next plan needs less"] * 2
 
 
-def test_with_no_rung_left_a_person_is_told_what_to_do(capsys):
+def test_without_another_plan_the_error_says_what_to_do(capsys):
     attempt = Memory()
     with pytest.raises(RuntimeError, match="memory does not suffice") as error:
         run_with_fallbacks(["bf16", "nf4"], attempt, a_log())
@@ -47,7 +47,7 @@ def test_with_no_rung_left_a_person_is_told_what_to_do(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "out of memory"
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory():
+def test_other_errors_are_not_taken_for_out_of_memory():
     def attempt(_rung):
         raise RuntimeError("something else")
 
@@ -55,22 +55,22 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
         run_with_fallbacks(["bf16", "int8"], attempt, a_log())
 
 
-def test_what_the_failed_attempt_held_is_gone_before_the_next():
-    """A traceback holds on to every tensor of the frames that it went through."""
-    held = []
+def test_the_memory_of_a_failed_attempt_is_freed_before_the_next():
+    """A traceback keeps every tensor of its frames alive."""
+    references = []
 
     class Weights:
-        """What takes the memory; in a cycle, as models are."""
+        """What takes the memory; in a reference cycle, as models are."""
 
         def __init__(self):
             self.me = self
 
-    def attempt(rung):
-        if rung == "first":
+    def attempt(option):
+        if option == "first":
             weights = Weights()
-            held.append(weakref.ref(weights))
+            references.append(weakref.ref(weights))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return held[0]()
+        return references[0]()
 
     gc.disable()
     try:

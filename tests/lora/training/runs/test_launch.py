@@ -1,8 +1,8 @@
-"""Processes of a team are started where Python finds the project."""
+"""Worker processes are started in a folder where Python finds the project."""
 
 from lora.training.runs.launch import ROOT
 
 
-def test_a_team_starts_in_the_folder_of_the_project():
-    """In the image nothing else tells Python where it is."""
+def test_worker_processes_start_in_the_folder_of_the_project():
+    """In the image, Python finds the project only by the working directory."""
     assert (ROOT / "train.py").is_file()

@@ -1,4 +1,4 @@
-"""What the processes of a training hand to each other arrives as it was."""
+"""Worker processes read the same inputs that the parent process wrote."""
 
 from dataclasses import replace
 
@@ -8,11 +8,17 @@ from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.runs.attempt import Job
-from lora.training.runs.worker_files import Work, numbered_prompts, read_data, read_worker_input, write_worker_input
+from lora.training.runs.worker_files import (
+    WorkerInput,
+    numbered_prompts,
+    read_data,
+    read_worker_input,
+    write_worker_input,
+)
 from tests.tiny import TINY_FLUX, a_recipe, tiny_dataset, tiny_prompt
 
 
-def work_for(dataset, folder):
+def worker_input_for(dataset, folder):
     job = Job(
         recipe=a_recipe(),
         base=TINY_FLUX,
@@ -23,24 +29,24 @@ def work_for(dataset, folder):
         neutral_side=64,
         samples=folder,
     )
-    return Work(
+    return WorkerInput(
         job=job,
         plan=Plan(MemoryConfiguration("fp32", "nothing", False), 6, "together", "fast", 0.0, 0.0),
         contents=tuple(example.content for example in dataset.examples),
         samples=len(dataset.samples),
         prompts=numbered_prompts(dataset),
-        begin=None,
+        checkpoint=None,
         has_lora=False,
         store=folder,
         identity={},
     )
 
 
-def test_every_prompt_of_a_data_set_arrives_in_its_place_and_equal_ones_once(tmp_path):
+def test_prompts_keep_their_order_and_equal_prompts_are_written_once(tmp_path):
     sample, neutral = tiny_prompt(seed=1), tuple(tiny_prompt(seed=seed) for seed in (2, 3))
     dataset = tiny_dataset(3)
     dataset = replace(dataset, samples=(sample, dataset.dropped), neutral=(*neutral, sample))
-    write_worker_input(tmp_path, work_for(dataset, tmp_path), dataset, None)
+    write_worker_input(tmp_path, worker_input_for(dataset, tmp_path), dataset, None)
     found = read_data(tmp_path, read_worker_input(tmp_path))
     for ours, theirs in zip(all_prompts(found), all_prompts(dataset), strict=True):
         assert torch.equal(ours.tokens, theirs.tokens)
