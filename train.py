@@ -202,12 +202,10 @@ def train(
         log = Log(current_scope().record_metric)
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
         base = find_trainable_base()
-        resume_source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
+        source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
         archives = Archives.from_inputs(input_images, captions=input_captions)
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's
-            prepared = prepare(
-                config, archives, resume_source, base=base.path, base_name=base.name, into=folder, log=log
-            )
+            prepared = prepare(config, archives, source, base=base.path, base_name=base.name, into=folder, log=log)
             dataset = encode(prepared, folder=folder, log=log)
         stop.raise_if_requested()
         trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)

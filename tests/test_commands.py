@@ -1,4 +1,4 @@
-"""What a person types answers as it should, mistakes included."""
+"""The commands in script/ work, and refuse wrong arguments in one sentence."""
 
 import os
 import re
@@ -29,8 +29,8 @@ def script_train(*arguments: object, base: str = "tiny") -> subprocess.Completed
     return run_command("script.train", *arguments, FLUX_BASE=base)
 
 
-def test_train_has_a_flag_for_each_input_of_the_signature():
-    shown = " ".join(script_train("--help").stdout.split())  # argparse breaks lines at the width of the terminal
+def test_train_has_flags_for_the_inputs_of_the_signature():
+    help_text = " ".join(script_train("--help").stdout.split())  # argparse wraps lines at the width of the terminal
     for flag in (
         "--trigger-word",
         "--steps",
@@ -50,11 +50,11 @@ def test_train_has_a_flag_for_each_input_of_the_signature():
         "--resume-from",
         "--resume",
     ):
-        assert flag in shown
-    assert "default: 512,768,1024" in shown
+        assert flag in help_text
+    assert "default: 512,768,1024" in help_text
 
 
-def test_train_writes_the_tar_where_it_is_asked(tmp_path: Path):
+def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
     output = tmp_path / "mine.tar"
     run = script_train(ARCHIVE, "--steps", 3, "--resolution", 64, "--lora-rank", 2, "--output", output)
     assert run.returncode == 0, run.stderr
@@ -74,7 +74,7 @@ def test_train_writes_the_tar_where_it_is_asked(tmp_path: Path):
     ],
 )
 def test_train_refuses_a_bad_flag_in_one_sentence(monkeypatch, arguments, sentence):
-    """In this process, which has imported all that takes seconds."""
+    """In this process, which has already imported the modules that take seconds to import."""
     monkeypatch.setenv("FLUX_BASE", "tiny")
     monkeypatch.setattr(sys, "argv", ["script/train", str(ARCHIVE), *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
@@ -83,14 +83,14 @@ def test_train_refuses_a_bad_flag_in_one_sentence(monkeypatch, arguments, senten
     assert "\n" not in str(ended.value.code)
 
 
-def test_a_refusal_is_an_error_of_the_process_without_a_traceback():
+def test_a_refusal_ends_the_process_with_an_error_and_without_a_traceback():
     run = script_train(ARCHIVE, "--steps", 6001)
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1].startswith("error: steps is 6001")
     assert "Traceback" not in run.stderr
 
 
-def test_train_takes_paths_as_its_caller_sees_them(tmp_path: Path):
+def test_train_resolves_paths_in_the_working_directory_of_its_caller(tmp_path: Path):
     (tmp_path / "photos.zip").write_bytes(b"no zip")
     (tmp_path / "train.py").write_text("raise RuntimeError('the wrong train.py')")
     run = subprocess.run(
@@ -104,7 +104,7 @@ def test_train_takes_paths_as_its_caller_sees_them(tmp_path: Path):
     assert run.stderr.startswith("error: input_images is something else of 6 bytes: expected a zip"), run.stderr
 
 
-def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
+def test_the_error_for_a_missing_base_has_its_path_and_what_to_do():
     run = script_train(ARCHIVE, base="dev")
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1
@@ -119,7 +119,7 @@ def test_a_missing_base_is_named_with_where_it_was_looked_for_and_what_to_do():
         assert part in last
 
 
-def test_train_and_check_take_a_folder_as_they_take_an_archive(tmp_path: Path):
+def test_train_and_check_accept_a_folder_like_an_archive(tmp_path: Path):
     folder, output = tmp_path / "photos", tmp_path / "mine.tar"
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(folder / "deep")
@@ -132,21 +132,21 @@ def test_train_and_check_take_a_folder_as_they_take_an_archive(tmp_path: Path):
     assert checked.stdout.startswith("15 images, 15 with a caption: 15 from .txt files"), checked.stderr
 
 
-def test_a_server_does_not_take_a_folder(tmp_path: Path):
-    """A client names its files, and is not to look about in the server's."""
+def test_a_server_refuses_a_folder(tmp_path: Path):
+    """Otherwise a client could list files of the server."""
     with pytest.raises(ValueError, match=r"^input_images is '.*', a folder: expected a zip, tar or tar.gz of images$"):
         read_archive(tmp_path, into=tmp_path / "into")
 
 
 def script_check(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`script/check` where no base is."""
+    """`script/check` without a base."""
     command = [sys.executable, "-m", "script.check", *map(str, arguments)]
     environment = {**os.environ, "FLUX_BASE": "none"}
     return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_check_shows_what_a_training_would_be_made_of(tmp_path: Path):
-    """Without any base: the summary, and every image on a sheet."""
+def test_check_shows_the_images_and_prompts_of_a_training(tmp_path: Path):
+    """Without a base, it prints the summary and writes a sheet of all images."""
     output = tmp_path / "sheet.png"
     run = script_check(ARCHIVE, "--resolution", 64, "--autocaption-prefix", "a photo of", "--output", output)
     lines = run.stdout.splitlines()
@@ -174,12 +174,12 @@ def test_check_refuses_in_one_sentence(arguments, sentence):
     assert "Traceback" not in run.stderr
 
 
-def test_train_does_not_begin_where_its_result_could_not_be_kept(tmp_path: Path):
+def test_train_does_not_start_if_its_output_cannot_be_written(tmp_path: Path):
     run = script_train(ARCHIVE, "--output", tmp_path)
     assert run.stderr.startswith(f"error: --output is {str(tmp_path)!r}: expected the name of a file")
 
 
-def test_serve_refuses_a_port_that_another_server_has():
+def test_serve_refuses_a_port_that_is_in_use():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -1,4 +1,4 @@
-"""Trainings that are killed, in processes of their own: whatever happened, going on ends where not stopping would."""
+"""Trainings that are killed and resumed, in separate processes, give the same LoRA as uninterrupted ones."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, smal
 pytestmark = pytest.mark.xdist_group("warm")
 
 CHAINS, KILLS_IN_A_CHAIN = 5, 4
-BESIDE = 2  # at a time, as many as there are cores where this runs
+CONCURRENT_TRAININGS = 2  # as many as there are cores on the test machine
 SHORT = {"resolution": "64", "lora_rank": 2, "batch_size": 1, "learning_rate": 0.01, "checkpoint_every": 2}
 
 
@@ -31,17 +31,17 @@ def trainer(tmp_path, archive) -> Trainer:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, archive):
+def uninterrupted(tmp_path_factory, archive):
     """A training of 8 steps, and how long its steps took."""
-    trainer = Trainer(tmp_path_factory.mktemp("undisturbed"), archive, SHORT)
+    trainer = Trainer(tmp_path_factory.mktemp("uninterrupted"), archive, SHORT)
     training = trainer.start(steps=8)
     training.wait_for("plan:")
     began = time.monotonic()
     return training.tar(), time.monotonic() - began
 
 
-def killed_again_and_again(trainer: Trainer, seconds: float, seed: int) -> Tar:
-    """What a training makes that is killed at random moments, and each time goes on."""
+def train_with_kills(trainer: Trainer, seconds: float, seed: int) -> Tar:
+    """The tar of a training that is killed at random moments and resumed each time."""
     chance = random.Random(seed)
     for _ in range(KILLS_IN_A_CHAIN):
         training = trainer.start(steps=8, checkpoint_every=1 + seed % 2, resume_from="latest")
@@ -57,28 +57,29 @@ def kill(training: Training, *, after: float) -> None:
     training.process.join()
 
 
-def test_killed_at_twenty_random_moments_a_training_ends_with_the_bytes_of_an_undisturbed_one(
-    tmp_path, archive, undisturbed
-):
-    undisturbed_tar, seconds = undisturbed
+def test_a_training_killed_at_twenty_random_moments_gives_the_same_lora(tmp_path, archive, uninterrupted):
+    uninterrupted_tar, seconds = uninterrupted
     trainers = [Trainer(tmp_path / f"{number}", archive, SHORT) for number in range(CHAINS)]
-    with ThreadPoolExecutor(BESIDE) as pool:
-        tars = list(pool.map(killed_again_and_again, trainers, itertools.repeat(seconds), range(CHAINS)))
+    with ThreadPoolExecutor(CONCURRENT_TRAININGS) as pool:
+        tars = list(pool.map(train_with_kills, trainers, itertools.repeat(seconds), range(CHAINS)))
     logs = [log.read_text() for log in tmp_path.glob("*/*/log")]
     assert sum("goes on from step" in log for log in logs) == CHAINS * KILLS_IN_A_CHAIN
-    assert [tar.same_lora(undisturbed_tar) for tar in tars] == [True] * CHAINS
+    assert [tar.same_lora(uninterrupted_tar) for tar in tars] == [True] * CHAINS
 
 
-def test_a_killed_training_that_preserves_goes_on_to_the_bytes_of_an_undisturbed_one(tmp_path, archive):
+def test_a_killed_training_with_preservation_gives_the_same_lora(tmp_path, archive):
     base = base_with_few_prompts(tmp_path / "base")
-    trainers = [Trainer(tmp_path / name, archive, SHORT | {"preservation": 0.5}, base) for name in ("whole", "killed")]
-    whole, killed = (trainer.start(steps=6) for trainer in trainers)
+    trainers = [
+        Trainer(tmp_path / name, archive, SHORT | {"preservation": 0.5}, base)
+        for name in ("uninterrupted", "interrupted")
+    ]
+    uninterrupted, interrupted = (trainer.start(steps=6) for trainer in trainers)
     wait_until(lambda: list(trainers[1].checkpoints.glob("*/*/step-000002")), seconds=SECONDS_TO_TRAIN)
-    kill(killed, after=0)
+    kill(interrupted, after=0)
     resumed = trainers[1].start(steps=6, resume_from="latest")
-    assert resumed.tar().same_lora(whole.tar())
+    assert resumed.tar().same_lora(uninterrupted.tar())
     assert "goes on from step" in resumed.said
-    assert whole.tar().account["steps_preserving"] == 3
+    assert uninterrupted.tar().account["steps_preserving"] == 3
 
 
 def step_of(checkpoint: Path) -> int:
@@ -90,7 +91,9 @@ def newest_checkpoint(trainer: Trainer) -> Path:
 
 
 @pytest.mark.parametrize("name", [f"optimizer{SUFFIX}", "manifest.json"])
-def test_a_cut_off_file_in_the_newest_checkpoint_falls_back_to_the_older_one_and_says_so(trainer, undisturbed, name):
+def test_a_truncated_file_in_the_newest_checkpoint_falls_back_to_the_older_one_and_is_reported(
+    trainer, uninterrupted, name
+):
     unfinished = trainer.start(steps=8, checkpoint_every=1)
     wait_until(lambda: list(trainer.checkpoints.glob("*/*/step-000003")), seconds=SECONDS_TO_TRAIN)
     kill(unfinished, after=0)
@@ -98,12 +101,12 @@ def test_a_cut_off_file_in_the_newest_checkpoint_falls_back_to_the_older_one_and
     path = damaged / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     training = trainer.start(steps=8, resume_from="latest")
-    assert training.tar().same_lora(undisturbed[0])
+    assert training.tar().same_lora(uninterrupted[0])
     assert f"goes on from step {step_of(damaged) - 1}" in training.said
     assert [line for line in training.said.splitlines() if damaged.name in line and name in line]
 
 
-def test_where_every_checkpoint_is_damaged_a_training_does_not_silently_begin_anew(trainer):
+def test_latest_is_refused_if_every_checkpoint_is_damaged(trainer):
     trainer.train(steps=2)
     (newest_checkpoint(trainer) / "state.json").unlink()
     error = trainer.start(steps=4, resume_from="latest").error()
@@ -124,48 +127,48 @@ def other_images(trainer: Trainer) -> dict[str, object]:
         ("seed 42: expected 7", lambda _: {"seed": 7}),
     ],
 )
-def test_a_checkpoint_of_another_training_is_refused_by_the_field_that_differs(trainer, field, changes):
+def test_a_checkpoint_of_another_training_is_refused_with_the_field_that_differs(trainer, field, changes):
     trainer.train(steps=2)
     given = str(newest_checkpoint(trainer))
     error = trainer.start(steps=4, resume_from=given, **changes(trainer)).error()
     assert error.startswith(f"resume_from holds a training of {field}")
 
 
-def test_a_tar_with_a_resume_state_goes_on_as_if_there_had_been_no_end(trainer, undisturbed):
+def test_a_training_resumed_from_a_tar_gives_the_same_lora(trainer, uninterrupted):
     trainer.train(steps=4, keep_resume_state=True)
     first = trainer.folder / "1/made.tar"
     trainer.settings = trainer.settings | {"checkpoint_every": 250}
     training = trainer.start(steps=8, resume_from=str(first))
-    assert training.tar().same_lora(undisturbed[0])
+    assert training.tar().same_lora(uninterrupted[0])
     assert "goes on from step 4" in training.said
 
 
-def test_a_tar_without_one_starts_warm_and_says_so(trainer, undisturbed):
+def test_a_tar_without_a_resume_state_is_a_warm_start_and_the_log_says_so(trainer, uninterrupted):
     trainer.train(steps=4)
     training = trainer.start(steps=8, resume_from=str(trainer.folder / "1/made.tar"))
-    assert not training.tar().same_lora(undisturbed[0])
+    assert not training.tar().same_lora(uninterrupted[0])
     assert "begins with the LoRA of resume_from: 52 layers taken" in training.said
     assert "goes on from step" not in training.said
 
 
-def test_latest_of_a_training_that_never_ran_begins_at_its_first_step_and_says_so(trainer, undisturbed):
+def test_latest_without_a_checkpoint_starts_at_the_first_step_and_the_log_says_so(trainer, uninterrupted):
     training = trainer.start(steps=8, resume_from="latest")
-    assert training.tar().same_lora(undisturbed[0])
+    assert training.tar().same_lora(uninterrupted[0])
     assert "this training has no checkpoint yet" in training.said
 
 
 class TestTheSameTraining:
     """Determinism, through all of train()."""
 
-    def test_gives_the_same_bytes_with_the_same_seed(self, trainer, undisturbed):
-        assert trainer.train(steps=8).content == undisturbed[0].content
+    def test_gives_the_same_bytes_with_the_same_seed(self, trainer, uninterrupted):
+        assert trainer.train(steps=8).content == uninterrupted[0].content
 
-    def test_gives_another_lora_with_another_seed(self, trainer, undisturbed):
-        other, tensors = trainer.train(steps=8, seed=7).tensors, undisturbed[0].tensors
+    def test_gives_another_lora_with_another_seed(self, trainer, uninterrupted):
+        other, tensors = trainer.train(steps=8, seed=7).tensors, uninterrupted[0].tensors
         assert other.keys() == tensors.keys()
         assert not any(other[name].equal(tensors[name]) for name in tensors)
 
-    def test_gives_the_same_lora_whether_or_not_it_draws_samples(self, trainer, undisturbed):
+    def test_gives_the_same_lora_with_or_without_samples(self, trainer, uninterrupted):
         tar = trainer.train(steps=8, sample_prompts="a cat", sample_every=0)
         assert tar.file("output/flux_train_replicate/samples/step-000008-1.jpg")
-        assert tar.same_lora(undisturbed[0])
+        assert tar.same_lora(uninterrupted[0])

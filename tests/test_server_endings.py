@@ -1,4 +1,4 @@
-"""All ways to end a training on the real Cog server before its time: nothing is left, and nothing is lost."""
+"""All ways to end a training on the real Cog server early: no files or processes stay, and no checkpoint is lost."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ import pytest
 from script.cog_server import health
 from tests.cog_client import content_of, data_uri, post_training
 from tests.loopback import webhook
-from tests.servers import Place, Tar, end_of, train_place, wait_until
-from tests.tiny import encoded, noisy_image, picture, zipped
+from tests.servers import Tar, TrainServer, end_of, isolated_train_server, wait_until
+from tests.tiny import encoded, noisy_image, solid_image, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
 
-SECONDS_TO_CANCEL = 5 + 2  # and a step, on a machine that does other things too
-SECONDS_TO_STOP = 15  # what comes first is a line of progress, one a second
+SECONDS_TO_CANCEL = 5 + 2  # and a step, on a busy machine
+SECONDS_TO_STOP = 15  # the closed log is noticed at the next progress line, at most one a second
 SECONDS_TO_BEGIN = 120
 
 SHORT = {"steps": 4, "resolution": "64", "lora_rank": 2, "learning_rate": 0.01}
@@ -30,14 +30,14 @@ IMAGES = zipped({f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for in
 
 
 def large_images(count: int, side: int) -> bytes:
-    """Images that differ in a few bytes that nobody decodes."""
-    image = encoded(picture(side, side), "JPEG")
+    """Images that differ only in bytes after the end of the JPEG data."""
+    image = encoded(solid_image(side, side), "JPEG")
     return zipped({f"{index}.jpg": image + bytes([index]) for index in range(count)})
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training, made long."""
+    """A phase of a training, prolonged by its inputs."""
 
     inputs: dict[str, object]
     archive: bytes
@@ -46,26 +46,26 @@ class Phase:
 
 @dataclass(frozen=True)
 class Job:
-    """A training that was started at a place."""
+    """A training that was started on a server."""
 
-    place: Place
+    place: TrainServer
     log_before: int
 
     @property
     def log(self) -> str:
-        """What the server printed since."""
+        """What the server has printed since the start of the training."""
         return self.place.log[self.log_before :]
 
-    def has(self, pattern: str) -> bool:
-        """Whether a file is in its folder."""
+    def has_file(self, pattern: str) -> bool:
+        """Whether the training's folder has such a file."""
         return any(self.place.temporary.glob(f"flux-lora-train-*/{pattern}"))
 
-    def saves(self) -> bool:
+    def is_saving(self) -> bool:
         """Whether a checkpoint is being written."""
         return any(self.place.checkpoints.glob("*/*/step-*.tmp-*"))
 
-    def encodes(self) -> bool:
-        """Whether the encoders, which take a moment to load, are at work."""
+    def is_encoding(self) -> bool:
+        """Whether the encoders, which take a moment to load, are running."""
         if "sigma: " in self.log:
             sleep(1.5)
         return "sigma: " in self.log and "encoded " not in self.log
@@ -73,15 +73,15 @@ class Job:
 
 WIDE = {**ENDLESS, "lora_rank": 128}
 PHASES = {
-    "reading": Phase(ENDLESS, large_images(60, 4000), lambda job: job.has("dataset")),
+    "reading": Phase(ENDLESS, large_images(60, 4000), lambda job: job.has_file("dataset")),
     "loading the encoders": Phase(ENDLESS, IMAGES, lambda job: "sigma: " in job.log),
-    "encoding": Phase({**ENDLESS, "resolution": "1024"}, large_images(40, 1024), Job.encodes),
+    "encoding": Phase({**ENDLESS, "resolution": "1024"}, large_images(40, 1024), Job.is_encoding),
     "loading the transformer": Phase(WIDE, IMAGES, lambda job: "plan: " in job.log),
     "sampling": Phase(
-        {**ENDLESS, "sample_prompts": "TOK\n" * 8, "resolution": "256"}, IMAGES, lambda j: j.has("samples/*")
+        {**ENDLESS, "sample_prompts": "TOK\n" * 8, "resolution": "256"}, IMAGES, lambda j: j.has_file("samples/*")
     ),
     "stepping": Phase(ENDLESS, IMAGES, lambda job: "step " in job.log),
-    "saving": Phase({**WIDE, "checkpoint_every": 1}, IMAGES, Job.saves),
+    "saving": Phase({**WIDE, "checkpoint_every": 1}, IMAGES, Job.is_saving),
 }
 NEXT = {
     "reading": "sigma: ",
@@ -92,13 +92,13 @@ NEXT = {
 
 
 @pytest.fixture(scope="module")
-def first(place: Place) -> Tar:
-    """What the server made before any was cancelled."""
+def first(place: TrainServer) -> Tar:
+    """The tar of a training before any was cancelled."""
     return place.train(IMAGES, **SHORT)
 
 
-def cancelled(place: Place, name: str, phase: Phase, *, pauses: tuple[float, ...] = ()) -> Job:
-    """A training that was cancelled in a phase, once and again after each pause."""
+def cancelled(place: TrainServer, name: str, phase: Phase, *, pauses: tuple[float, ...] = ()) -> Job:
+    """A training that was cancelled in a phase, and again after each pause."""
     with webhook() as receiver:
         job = Job(place, len(place.log))
         place.start(name, receiver, phase.archive, **phase.inputs)
@@ -111,13 +111,13 @@ def cancelled(place: Place, name: str, phase: Phase, *, pauses: tuple[float, ...
         end = end_of(receiver, seconds=SECONDS_TO_CANCEL)
         print(f"\n{name}: cancelled in {monotonic() - began:.2f} s")
         assert end["status"] == "canceled"
-        for output in end.get("output") or []:  # Cog sends on what was made when the cancel came too late
+        for output in end.get("output") or []:  # Cog still sends the output if the cancellation came too late
             assert Tar(content_of(output["weights"])).account["steps_done"] == phase.inputs["steps"]
     return job
 
 
 @pytest.mark.parametrize("name", PHASES)
-def test_a_cancelled_training_ends_at_once_and_leaves_nothing(place, first, name):
+def test_a_cancelled_training_ends_at_once_and_leaves_no_files_or_processes(place, first, name):
     before, processes = place.left_over(), place.processes()
     job = cancelled(place, name.replace(" ", "-"), PHASES[name])
     assert NEXT.get(name, "The LoRA is that of") not in job.log
@@ -128,7 +128,7 @@ def test_a_cancelled_training_ends_at_once_and_leaves_nothing(place, first, name
 
 
 @pytest.mark.parametrize("name", ["stepping", "saving", "sampling"])
-def test_a_training_cancelled_three_times_in_a_row_leaves_nothing_to_the_next(place, first, name):
+def test_a_training_cancelled_three_times_in_a_row_does_not_affect_the_next(place, first, name):
     processes = place.processes()
     cancelled(place, f"thrice-{name}", PHASES[name], pauses=(0.3, 0.3))
     assert place.train(IMAGES, **SHORT).content == first.content
@@ -137,7 +137,7 @@ def test_a_training_cancelled_three_times_in_a_row_leaves_nothing_to_the_next(pl
     wait_until(lambda: health(place.server)["status"] == "READY", seconds=SECONDS_TO_CANCEL)
 
 
-def test_a_cancelled_training_goes_on_where_it_stopped_and_ends_as_if_nothing_had_been(place):
+def test_a_cancelled_training_can_be_resumed_and_gives_the_same_lora(place):
     long = {**SHORT, "steps": 100, "checkpoint_every": 250, "seed": 5}
     before = place.steps_kept()
     cancelled(place, "to-go-on", Phase(long, IMAGES, lambda job: "/100  loss " in job.log))
@@ -148,53 +148,53 @@ def test_a_cancelled_training_goes_on_where_it_stopped_and_ends_as_if_nothing_ha
     assert resumed.same_lora(place.train(IMAGES, **long))
 
 
-def end_group(place: Place) -> None:
+def end_group(place: TrainServer) -> None:
     os.killpg(place.server.process.pid, signal.SIGTERM)
 
 
-def end_server(place: Place) -> None:
+def end_server(place: TrainServer) -> None:
     place.server.process.terminate()
 
 
-def kill_server(place: Place) -> None:
+def kill_server(place: TrainServer) -> None:
     place.server.process.kill()
 
 
 @contextmanager
-def a_place_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, list[psutil.Process]]]:
-    """A server that is going to end, and what must be gone afterwards."""
-    with train_place(tmp_path_factory) as place:
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TrainServer, list[psutil.Process]]]:
+    """A server that a test may end, and its processes, which must be gone afterwards."""
+    with isolated_train_server(tmp_path_factory) as place:
         yield place, [psutil.Process(number) for number in place.processes()]
 
 
 @pytest.mark.parametrize("ending", [end_server, end_group, kill_server])
-def test_a_server_that_ends_leaves_a_checkpoint_of_the_step_it_was_at_and_no_worker(tmp_path_factory, ending):
-    with a_place_of_its_own(tmp_path_factory) as (place, processes), webhook() as receiver:
+def test_a_server_that_ends_leaves_a_checkpoint_of_its_last_step_and_no_worker(tmp_path_factory, ending):
+    with own_server(tmp_path_factory) as (place, processes), webhook() as receiver:
         place.start("lost", receiver, IMAGES, **ENDLESS)
         wait_until(lambda: "/6000  loss " in place.log, seconds=SECONDS_TO_BEGIN)
         ending(place)
         _, alive = psutil.wait_procs(processes, timeout=SECONDS_TO_STOP)
         assert not alive
         (step,) = place.steps_kept()
-        assert step >= last_step_said(place)
+        assert step >= last_logged_step(place)
 
 
-def last_step_said(place: Place) -> int:
+def last_logged_step(place: TrainServer) -> int:
     lines = [line for line in place.log.splitlines() if "/6000  loss " in line]
     return int(lines[-1].split("/6000")[0].rpartition("step ")[2])
 
 
 @pytest.mark.parametrize("ending", [end_server, end_group])
-def test_who_waits_for_a_training_when_its_server_is_ended_gets_what_was_learned(tmp_path_factory, ending):
-    with a_place_of_its_own(tmp_path_factory) as (place, processes), ThreadPoolExecutor(1) as pool:
+def test_a_client_that_waits_gets_the_lora_trained_so_far_when_the_server_ends(tmp_path_factory, ending):
+    with own_server(tmp_path_factory) as (place, processes), ThreadPoolExecutor(1) as pool:
         inputs = {"input_images": data_uri(IMAGES), **SHORT, "steps": 40, "checkpoint_every": 250}
         waiting = pool.submit(post_training, place.server, **inputs)
         wait_until(lambda: "/40  loss " in place.log, seconds=SECONDS_TO_BEGIN)
         ending(place)
-        answer = waiting.result(SECONDS_TO_BEGIN)
-        print(ending.__name__, str(answer)[:300])
-        assert answer.body["status"] == "succeeded"
-        tar = Tar(content_of(answer.body["output"]["weights"]))
+        response = waiting.result(SECONDS_TO_BEGIN)
+        print(ending.__name__, str(response)[:300])
+        assert response.body["status"] == "succeeded"
+        tar = Tar(content_of(response.body["output"]["weights"]))
         assert all(each.isfinite().all() for each in tar.tensors.values())
         assert tar.account["stopped_early"] == (None if ending is end_server else "SIGTERM came")
         assert not psutil.wait_procs(processes, timeout=SECONDS_TO_STOP)[1]

@@ -14,7 +14,7 @@ import pytest
 
 from script.cog_server import ROOT, Server, health, running_server
 from script.openapi import training_inputs
-from tests.cog_client import Answer, Json, call, content_of, data_uri, post_training, when_free
+from tests.cog_client import CogResponse, Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT
 from tests.loopback import Webhook, served_file, webhook
 from weights.bases import WEIGHTS
@@ -40,11 +40,11 @@ def zip_of(**files: bytes) -> bytes:
     return packed.getvalue()
 
 
-def assert_refused(answer: Answer, *, naming: str) -> None:
+def assert_refused(response: CogResponse, *, naming: str) -> None:
     """The job failed with one line that names what was wrong."""
-    assert answer.body["status"] == "failed", answer
-    assert naming in answer.body["error"]
-    assert "\n" not in answer.body["error"]
+    assert response.body["status"] == "failed", response
+    assert naming in response.body["error"]
+    assert "\n" not in response.body["error"]
 
 
 def test_the_schema_shows_the_inputs_of_both_modes(train_server: Server) -> None:
@@ -59,12 +59,12 @@ def test_a_training_returns_the_tar_that_replicate_expects(trained_tar: bytes) -
     with tarfile.open(fileobj=io.BytesIO(trained_tar), mode="r:") as tar:
         names = tar.getnames()
     captions = [f"{FOLDER}/captions/monster-{index:02}.txt" for index in range(15)]
-    told = [f"{FOLDER}/{name}" for name in ("lora.safetensors", "config.yaml", "NOTICE")]
+    files = [f"{FOLDER}/{name}" for name in ("lora.safetensors", "config.yaml", "NOTICE")]
     reports = [f"{FOLDER}/report/{name}.json" for name in ("dataset", "training")]
-    assert names == [*told, *captions, *reports]
+    assert names == [*files, *captions, *reports]
 
 
-def test_a_training_reports_its_loss_as_metric_and_in_its_logs(short_training: Json) -> None:
+def test_a_training_reports_its_loss_as_a_metric_and_in_its_logs(short_training: Json) -> None:
     assert short_training["metrics"]["train"]["step"] == SHORT["steps"]
     assert short_training["metrics"]["train"]["loss"] > 0
     assert f"step {SHORT['steps']}/{SHORT['steps']}" in short_training["logs"]
@@ -74,8 +74,8 @@ def test_images_by_url_train_the_same_lora_as_by_data_uri(
     train_server: Server, monster_zip: Path, trained_tar: bytes
 ) -> None:
     with served_file(monster_zip.read_bytes()) as url:
-        answer = post_training(train_server, input_images=url, **SHORT)
-    assert content_of(answer.body["output"]["weights"]) == trained_tar
+        response = post_training(train_server, input_images=url, **SHORT)
+    assert content_of(response.body["output"]["weights"]) == trained_tar
 
 
 def test_a_server_trains_the_same_lora_as_a_fresh_process(monster_zip: Path, trained_tar: bytes) -> None:
@@ -106,10 +106,10 @@ def test_a_server_trains_the_same_lora_as_a_fresh_process(monster_zip: Path, tra
         ("caption_dropout_rate", 1.1),
     ],
 )
-def test_an_input_out_of_bounds_never_becomes_a_training(train_server: Server, name: str, value: float) -> None:
-    answer = post_training(train_server, input_images="https://example.invalid/images.zip", **{name: value})
-    assert answer.status == UNPROCESSABLE
-    assert [error["loc"] for error in answer.body["detail"]] == [["body", "input", name]]
+def test_an_input_out_of_bounds_starts_no_training(train_server: Server, name: str, value: float) -> None:
+    response = post_training(train_server, input_images="https://example.invalid/images.zip", **{name: value})
+    assert response.status == UNPROCESSABLE
+    assert [error["loc"] for error in response.body["detail"]] == [["body", "input", name]]
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_an_input_out_of_bounds_never_becomes_a_training(train_server: Server, n
     [b"", b"not a zip", zip_of(readme_md=b"no images"), zip_of(a_png=b"no png"), zip_of(a_png=b"x" * 4096)[:2048]],
     ids=["empty", "not a zip", "without images", "with a broken image", "cut off"],
 )
-def test_an_archive_that_cannot_be_trained_is_refused_and_the_server_lives_on(
+def test_an_archive_without_usable_images_is_refused_and_the_server_keeps_running(
     train_server: Server, archive: bytes
 ) -> None:
-    answer = post_training(train_server, input_images=data_uri(archive), **SHORT)
-    assert_refused(answer, naming="input_images")
+    response = post_training(train_server, input_images=data_uri(archive), **SHORT)
+    assert_refused(response, naming="input_images")
     assert health(train_server)["status"] in {"READY", "BUSY"}
 
 
-def test_a_cancelled_training_ends_and_leaves_no_trace_in_the_next(
+def test_a_cancelled_training_does_not_affect_the_next(
     train_server: Server, monster_zip: Path, trained_tar: bytes
 ) -> None:
     images = data_uri(monster_zip.read_bytes())
@@ -134,19 +134,19 @@ def test_a_cancelled_training_ends_and_leaves_no_trace_in_the_next(
         wait_for(receiver, logged="/6000")
         call("POST", f"{train_server.url}/trainings/endless/cancel", {})
         wait_for(receiver, status="canceled")
-    answer = post_training(train_server, input_images=images, **SHORT)
-    assert content_of(answer.body["output"]["weights"]) == trained_tar
+    response = post_training(train_server, input_images=images, **SHORT)
+    assert content_of(response.body["output"]["weights"]) == trained_tar
 
 
 def start_training(server: Server, name: str, receiver: Webhook, **inputs: object) -> None:
-    """Start a training under a name of ours, without waiting for its end."""
+    """Start a training with a given ID, without waiting for its end."""
     body = {"input": inputs, "webhook": receiver.url}
-    answer = when_free("PUT", f"{server.url}/trainings/{name}", body, prefer="respond-async")
-    assert answer.status == ACCEPTED, answer
+    response = when_free("PUT", f"{server.url}/trainings/{name}", body, prefer="respond-async")
+    assert response.status == ACCEPTED, response
 
 
 def wait_for(receiver: Webhook, *, logged: str = "", status: str = "") -> None:
-    """Until an event comes that has both; fails if there is none for long."""
+    """Wait for a webhook event with both; fails if there is none for a long time."""
     while event := receiver.events.get(timeout=SECONDS_FOR_AN_EVENT):
         if logged in (event.get("logs") or "") and status in event["status"]:
             return
@@ -154,7 +154,7 @@ def wait_for(receiver: Webhook, *, logged: str = "", status: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that has neither a schema to check inputs by nor weights to train."""
+    """A server without a schema for its inputs and without weights of a base."""
     if (WEIGHTS / "dev").exists():
         pytest.skip("weights/dev is there")
     with running_server("train", base="dev", cwd=tmp_path_factory.mktemp("bare")) as server:
@@ -162,17 +162,17 @@ def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize(("name", "value"), [("steps", 10**9), ("lora_rank", -1), ("resolution", "abc")])
-def test_without_a_schema_a_wrong_input_is_refused_all_the_same(bare_server: Server, name: str, value: object) -> None:
-    answer = post_training(bare_server, **all_inputs(name=name, value=value))
-    assert_refused(answer, naming=f"{name} is {value!r}")
+def test_without_a_schema_a_wrong_input_is_refused_too(bare_server: Server, name: str, value: object) -> None:
+    response = post_training(bare_server, **all_inputs(name=name, value=value))
+    assert_refused(response, naming=f"{name} is {value!r}")
 
 
-def test_without_weights_a_training_says_which_are_missing_and_how_to_get_them(
+def test_without_weights_the_error_says_which_are_missing_and_how_to_get_them(
     bare_server: Server, monster_zip: Path
 ) -> None:
-    answer = post_training(bare_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
-    assert_refused(answer, naming=f"no model_index.json in {WEIGHTS / 'dev'}")
-    assert "hf download" in answer.body["error"]
+    response = post_training(bare_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
+    assert_refused(response, naming=f"no model_index.json in {WEIGHTS / 'dev'}")
+    assert "hf download" in response.body["error"]
 
 
 def all_inputs(*, name: str, value: object) -> Json:

@@ -1,4 +1,4 @@
-"""A trained version (COG_WEIGHTS) through the real Cog server, after the file that it began with has gone."""
+"""A trained version (COG_WEIGHTS) on the real Cog server, after its LoRA file has been deleted."""
 
 import io
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.xdist_group("servers")
 
 @pytest.fixture(scope="module")
 def loras() -> list[bytes]:
-    """Its own and another."""
+    """The LoRA of the trained version, and another one."""
     transformer = tiny_pipeline().transformer
     return [save(random_lora(transformer, seed=seed, spread=0.1)) for seed in (1, 2)]
 
 
 @pytest.fixture(scope="module")
 def server(loras: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One whose file is removed once it is ready."""
+    """A server with a trained version, whose file is deleted once the server is ready."""
     file: Path = tmp_path_factory.mktemp("trained") / "lora.safetensors"
     file.write_bytes(loras[0])
     with pytest.MonkeyPatch.context() as patch:
@@ -42,32 +42,32 @@ def other(loras: list[bytes]) -> str:
 
 
 @pytest.fixture(scope="module")
-def own_image(predict_server: Server, loras: list[bytes]) -> list[int]:
-    """What any server draws with its LoRA."""
-    return _drawn(predict_server, lora_weights=data_uri(loras[0]))
+def own_pixels(predict_server: Server, loras: list[bytes]) -> list[int]:
+    """The pixels that a server without a trained version generates with its LoRA."""
+    return _pixels(predict_server, lora_weights=data_uri(loras[0]))
 
 
-def test_its_own_lora_is_worn_where_none_is_named_in_its_place(server: Server, own_image: list[int]) -> None:
-    assert _drawn(server) == own_image
-    assert _drawn(server, lora_weights=" ", replicate_weights=" ") == own_image
+def test_its_own_lora_is_applied_if_no_other_is_given(server: Server, own_pixels: list[int]) -> None:
+    assert _pixels(server) == own_pixels
+    assert _pixels(server, lora_weights=" ", replicate_weights=" ") == own_pixels
 
 
-def test_another_is_worn_in_its_place(server: Server, predict_server: Server, other: str) -> None:
-    expected = _drawn(predict_server, lora_weights=other)
-    assert _drawn(server, lora_weights=other) == expected
-    assert _drawn(server, replicate_weights=other) == expected
+def test_a_given_lora_replaces_its_own(server: Server, predict_server: Server, other: str) -> None:
+    expected = _pixels(predict_server, lora_weights=other)
+    assert _pixels(server, lora_weights=other) == expected
+    assert _pixels(server, replicate_weights=other) == expected
 
 
-def test_more_are_worn_beside_it_and_lora_scale_is_its_own(
+def test_extra_loras_are_applied_besides_its_own_which_lora_scale_scales(
     server: Server, predict_server: Server, loras: list[bytes], other: str
 ) -> None:
-    expected = _drawn(predict_server, lora_weights=data_uri(loras[0]), lora_scale=0.5, extra_lora=other)
-    assert _drawn(server, lora_scale=0.5, extra_lora=other) == expected
-    assert _drawn(server, lora_scale=0.5, loras=[f"{other}:1"]) == expected
-    assert _drawn(server, lora_scale=0) == _drawn(predict_server)
+    expected = _pixels(predict_server, lora_weights=data_uri(loras[0]), lora_scale=0.5, extra_lora=other)
+    assert _pixels(server, lora_scale=0.5, extra_lora=other) == expected
+    assert _pixels(server, lora_scale=0.5, loras=[f"{other}:1"]) == expected
+    assert _pixels(server, lora_scale=0) == _pixels(predict_server)
 
 
-def _drawn(server: Server, **inputs: object) -> list[int]:
-    """Its pixels: what a file says of itself is no matter here."""
+def _pixels(server: Server, **inputs: object) -> list[int]:
+    """The pixels of the generated image, without the metadata of the file."""
     (image,) = images_of(server, **{**SMALL_REQUEST, **inputs})
     return np.asarray(Image.open(io.BytesIO(image))).ravel().tolist()

@@ -57,14 +57,7 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig,
-    archives: Archives,
-    resume_source: ResumeSource,
-    *,
-    base: Path,
-    base_name: str,
-    into: Path,
-    log: Log,
+    config: TrainConfig, archives: Archives, source: ResumeSource, *, base: Path, base_name: str, into: Path, log: Log
 ) -> Prepared:
     """Read the images, make all choices and log them. Raises ValueError with one sentence on what is wrong."""
     processes = count_processes()
@@ -73,8 +66,8 @@ def prepare(
     text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
     crops = PRESETS[config.lora_type].views
     inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), crops=crops)
-    if resume_source.lora is not None:
-        log.write(match_layers(resume_source.lora, layers.shapes).line())
+    if source.lora is not None:
+        log.write(match_layers(source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     recipe, reasons = choose(config, images=count_trained(images, config), processes=processes)
@@ -82,7 +75,7 @@ def prepare(
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )
-    initial_state = find_initial_state(resume_source, identity, steps=recipe.steps, log=log)
+    initial_state = find_initial_state(source, identity, steps=recipe.steps, log=log)
     prepared = Prepared(
         config=config,
         base=base,

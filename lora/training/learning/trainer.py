@@ -129,10 +129,10 @@ class Trainer:
             )
 
     def run(self) -> str | None:
-        """Train to the last step. Returns the reason if the training stops early, and None otherwise.
+        """Train to the last step, and return None, or the reason for an early stop. However the training ends, also by
+        an error or by cancellation, it leaves a checkpoint.
 
-        A checkpoint is saved however the training ends: after the last step, by a stop request, by an error or by
-        cancellation. Raises StopRequestedError if it is stopped before its first step.
+        Raises StopRequestedError if it is stopped before its first step.
         """
         state = self._state
         with self._save_at_end():
@@ -158,10 +158,8 @@ class Trainer:
         return stopped
 
     def _generate_neutral_images(self) -> str | None:
-        """Generate the images for preservation. Returns the reason if the training is stopped during that.
-
-        Raises StopRequestedError if the training has no finished step yet.
-        """
+        """Generate the images for preservation; if the training is stopped during that, return the reason, or raise
+        StopRequestedError if it has no finished step yet."""
         preservation, steps = self._preservation, self._recipe.steps
         if preservation is None or preservation.steps_before(self._state.step) == preservation.steps_before(steps):
             return None
@@ -267,10 +265,8 @@ class Trainer:
         return True
 
     def result(self, stopped: str | None) -> TrainingResult:
-        """The LoRA to export, and a summary of the training; `stopped` is what `run` returned.
-
-        Raises RuntimeError if the training diverged and there is no checkpoint to go back to.
-        """
+        """The LoRA to export, and a summary; `stopped` is what `run` returned. Raises RuntimeError if the training
+        diverged and there is no checkpoint to go back to."""
         state, done, skipped = self._state, self._state.step, self._state.skipped
         if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW or not state.is_finite():
             self._restore_last_checkpoint()

@@ -44,11 +44,8 @@ def train_lora(
     log: Log,
     stop: Stop,
 ) -> TrainedLora:
-    """Train on the first plan that fits into memory, in this process or in several.
-
-    An attempt resumes from the checkpoint of the attempt before. Raises RuntimeError if no plan fits, and what
-    `run_job` raises.
-    """
+    """Train on the first plan that fits into memory, in this process or in several; an attempt resumes from the last
+    one's checkpoint. Raises RuntimeError if no plan fits, and what `run_job` raises."""
     attempts = itertools.count(1)
 
     def attempt(plan: Plan) -> TrainedLora:
@@ -59,7 +56,7 @@ def train_lora(
             result = run_job(job, dataset, plan, start, store=store, process_group=SingleProcess(), log=log, stop=stop)
             assert result is not None
             return TrainedLora(result, plan)
-        worker_input = WorkerInput(
+        inputs = WorkerInput(
             job=job,
             plan=plan,
             contents=tuple(example.content for example in dataset.examples),
@@ -71,9 +68,7 @@ def train_lora(
             identity=store.identity,
         )
         files = folder / f"team-{next(attempts)}"
-        result = train_data_parallel(
-            worker_input, dataset, start.lora, processes=processes, folder=files, log=log, stop=stop
-        )
+        result = train_data_parallel(inputs, dataset, start.lora, processes=processes, folder=files, log=log, stop=stop)
         return TrainedLora(result, plan)
 
     return run_with_fallbacks(plans, attempt, log)

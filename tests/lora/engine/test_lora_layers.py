@@ -27,8 +27,8 @@ BF16, FP32 = torch.bfloat16, torch.float32
 @pytest.mark.parametrize(("precision", "on_host"), [("fp32", False), ("int8", True), ("nf4", False)])
 def test_in_fp32_loss_and_gradients_are_those_of_peft(precision, on_host):
     inputs = world_inputs()
-    reference, fused_model = (tiny_flux_with_lora(precision, on_host=on_host) for _ in range(2))
-    found, expected = loss_and_gradients(fused(fused_model), inputs), loss_and_gradients(reference, inputs)
+    reference, model = (tiny_flux_with_lora(precision, on_host=on_host) for _ in range(2))
+    found, expected = loss_and_gradients(fused(model), inputs), loss_and_gradients(reference, inputs)
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert error(found, expected) < 1e-5
     assert all(gradient.any() for gradient in found.gradients.values())

@@ -1,4 +1,4 @@
-"""A LoRA from elsewhere becomes the beginning of a training: the same change, whatever its rank and layout."""
+"""A training can start from a LoRA of any rank and layout, with the same weight deltas."""
 
 import pytest
 import torch
@@ -22,24 +22,24 @@ from tests.tiny import (
 
 @pytest.fixture(scope="module")
 def lora():
-    """Of rank 4 on all layers, in fp32, so that nothing is rounded."""
+    """A LoRA of rank 4 on all layers, in fp32, so that nothing is rounded."""
     return {name: tensor.float() for name, tensor in random_lora(tiny_transformer(), rank=4).items()}
 
 
-def weight_delta_of(tensors, layer):
+def delta_of(tensors, layer):
     return tensors[f"transformer.{layer}.lora_B.weight"] @ tensors[f"transformer.{layer}.lora_A.weight"]
 
 
-def changes_in(transformer):
-    """What each layer of a model changes by what it wears."""
-    halves = {name: each.detach() for name, each in lora_parameters(transformer).items()}
-    layers = sorted({name.split(".lora_")[0] for name in halves})
+def deltas_of(transformer):
+    """The weight delta of each layer of a transformer."""
+    factors = {name: each.detach() for name, each in lora_parameters(transformer).items()}
+    layers = sorted({name.split(".lora_")[0] for name in factors})
     return {
-        layer: halves[f"{layer}.lora_B.default.weight"] @ halves[f"{layer}.lora_A.default.weight"] for layer in layers
+        layer: factors[f"{layer}.lora_B.default.weight"] @ factors[f"{layer}.lora_A.default.weight"] for layer in layers
     }
 
 
-def begun(tensors, *, rank):
+def with_initial_lora(tensors, *, rank):
     transformer = tiny_lora_transformer(rank=rank)
     load_initial_lora(transformer, tensors)
     return transformer
@@ -50,18 +50,18 @@ def shapes_of(transformer):
 
 
 def test_at_the_same_rank_it_is_the_same_lora(lora):
-    transformer = begun(lora, rank=4)
+    transformer = with_initial_lora(lora, rank=4)
     for name, parameter in lora_parameters(transformer).items():
         assert torch.equal(parameter, lora[f"transformer.{name.replace('.default', '')}"])
 
 
-def test_how_many_layers_are_taken_is_told(lora):
+def test_the_number_of_matched_layers_is_reported(lora):
     line = match_layers(lora, shapes_of(tiny_transformer())).line()
     assert line == f"begins with the LoRA of resume_from: {LAYERS} layers taken, 0 left out"
 
 
-def test_at_a_higher_rank_the_change_is_the_same_and_the_rest_can_learn(lora):
-    transformer = begun(lora, rank=16)
+def test_at_a_higher_rank_the_deltas_are_equal_and_the_rest_can_be_trained(lora):
+    transformer = with_initial_lora(lora, rank=16)
     for name, parameter in lora_parameters(transformer).items():
         given = lora[f"transformer.{name.replace('.default', '')}"]
         if ".lora_A." in name:
@@ -70,88 +70,88 @@ def test_at_a_higher_rank_the_change_is_the_same_and_the_rest_can_learn(lora):
         else:
             assert torch.equal(parameter[:, :4], given)
             assert not parameter[:, 4:].any()
-    for layer, change in changes_in(transformer).items():
-        assert torch.allclose(change, weight_delta_of(lora, layer), rtol=0, atol=1e-7)
+    for layer, delta in deltas_of(transformer).items():
+        assert torch.allclose(delta, delta_of(lora, layer), rtol=0, atol=1e-7)
 
 
-def test_at_a_lower_rank_the_change_is_the_nearest_that_there_is(lora):
-    """Eckart and Young: by the singular values of the change."""
-    transformer = begun(lora, rank=2)
-    for layer, found in changes_in(transformer).items():
-        u, values, v = torch.linalg.svd(weight_delta_of(lora, layer).double(), full_matrices=False)
+def test_at_a_lower_rank_the_deltas_are_the_nearest_of_that_rank(lora):
+    """By the singular values of the delta (Eckart and Young)."""
+    transformer = with_initial_lora(lora, rank=2)
+    for layer, found in deltas_of(transformer).items():
+        u, values, v = torch.linalg.svd(delta_of(lora, layer).double(), full_matrices=False)
         nearest = (u[:, :2] * values[:2]) @ v[:2]
         assert torch.allclose(found.double(), nearest, atol=1e-5 * values[0].item()), layer
 
 
-def test_both_halves_can_go_on_learning_at_a_lower_rank(lora):
-    transformer = begun(lora, rank=2)
+def test_at_a_lower_rank_both_factors_can_be_trained(lora):
+    transformer = with_initial_lora(lora, rank=2)
     for parameter in lora_parameters(transformer).values():
         assert parameter.dtype == torch.float32
         assert parameter.requires_grad
         assert parameter.any(dim=0 if parameter.shape[0] != 2 else 1).all()
 
 
-def test_it_may_be_in_bf16(lora):
-    """As we save."""
+def test_a_bf16_lora_is_accepted(lora):
+    """As our own files are."""
     rounded = {name: tensor.bfloat16() for name, tensor in lora.items()}
-    transformer = begun(rounded, rank=4)
+    transformer = with_initial_lora(rounded, rank=4)
     for name, parameter in lora_parameters(transformer).items():
         assert parameter.dtype == torch.float32
         assert torch.equal(parameter, rounded[f"transformer.{name.replace('.default', '')}"].float())
 
 
-def test_what_we_saved_is_taken_as_it_was():
+def test_a_lora_that_we_saved_is_loaded_unchanged():
     first = tiny_lora_transformer(rank=4, seed=1)
-    second = begun(lora_tensors(first), rank=4)
+    second = with_initial_lora(lora_tensors(first), rank=4)
     tensors = lora_tensors(second)
     assert all(torch.equal(tensors[name], each) for name, each in lora_tensors(first).items())
 
 
-def test_an_alpha_of_its_own_counts(lora):
-    """Trap 24: else the training would begin with another LoRA than is drawn with."""
+def test_an_alpha_in_the_file_is_applied(lora):
+    """Trap 24: otherwise training would start from another LoRA than the one used in inference."""
     alphas = {name.replace(".lora_A.weight", ".alpha"): torch.tensor(2.0) for name in lora if ".lora_A." in name}
-    transformer = begun(lora | alphas, rank=4)
-    for layer, change in changes_in(transformer).items():
-        assert torch.allclose(change, 0.5 * weight_delta_of(lora, layer), rtol=0, atol=1e-7)
+    transformer = with_initial_lora(lora | alphas, rank=4)
+    for layer, delta in deltas_of(transformer).items():
+        assert torch.allclose(delta, 0.5 * delta_of(lora, layer), rtol=0, atol=1e-7)
 
 
-def test_layers_that_this_training_does_not_have_are_left_out_and_counted(lora):
+def test_layers_that_are_not_trained_are_left_out_and_counted(lora):
     shapes = shapes_of(tiny_transformer())
     queries = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q")
     line = match_layers(lora, {name: shapes[name] for name in queries}).line()
     assert line == f"begins with the LoRA of resume_from: 2 layers taken, {LAYERS - 2} left out"
 
 
-def test_layers_that_it_does_not_have_begin_at_nothing(lora):
+def test_layers_that_the_lora_does_not_have_start_without_a_delta(lora):
     part = {name: tensor for name, tensor in lora.items() if ".attn.to_q." in name}
-    transformer = begun(part, rank=4)
-    changes = changes_in(transformer)
-    assert {layer for layer, change in changes.items() if change.any()} == {n for n in changes if "attn.to_q" in n}
+    transformer = with_initial_lora(part, rank=4)
+    deltas = deltas_of(transformer)
+    assert {layer for layer, delta in deltas.items() if delta.any()} == {n for n in deltas if "attn.to_q" in n}
 
 
 def test_a_lora_with_no_layer_in_common_is_refused(lora):
     other = {name.replace("_blocks.0", "_blocks.9"): tensor for name, tensor in lora.items() if "0.attn.to_q" in name}
     with pytest.raises(ValueError, match="none of which this training has") as error:
-        begun(other, rank=4)
+        with_initial_lora(other, rank=4)
     assert_one_sentence(error.value, "resume_from is a LoRA on 2 layers")
 
 
 def test_a_lora_of_another_kind_of_model_is_refused():
     name = "lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight"
     with pytest.raises(ValueError, match=r"^resume_from cannot be begun with: the LoRA holds") as error:
-        begun({name: torch.ones(4, 8)}, rank=4)
+        with_initial_lora({name: torch.ones(4, 8)}, rank=4)
     assert_one_sentence(error.value, name, "Stable Diffusion")
 
 
-def test_a_lora_of_another_base_is_refused_by_the_layer_that_differs(lora):
+def test_a_lora_of_another_base_is_refused_with_the_layer_that_differs(lora):
     name = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
     with pytest.raises(ValueError, match=r"^resume_from has transformer_blocks.0.attn.to_q for 32 x 48") as error:
-        begun(lora | {name: torch.zeros(4, 48)}, rank=4)
+        with_initial_lora(lora | {name: torch.zeros(4, 48)}, rank=4)
     assert_one_sentence(error.value, "expected 32 x 32")
 
 
-def test_the_layout_of_kohya_is_taken():
-    """At the width of FLUX.1, which the converter of diffusers holds for given; of the base, nothing is there."""
+def test_the_layout_of_kohya_is_accepted():
+    """At the width of FLUX.1, which the converter of diffusers assumes; the base is on the meta device."""
     layers = [f"transformer_blocks.0.attn.{part}" for part in ("to_q", "to_k", "to_v")]
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(num_layers=1, num_single_layers=0)
@@ -167,38 +167,38 @@ def test_the_layout_of_kohya_is_taken():
         for half, shape in (("A", (2, 3072)), ("B", (3072, 2)))
     }
     load_initial_lora(transformer, kohya_tensors(tensors))
-    for layer, change in changes_in(transformer).items():
-        expected = weight_delta_of(tensors, layer)
-        assert (change - expected).norm() / expected.norm() < 1e-5
+    for layer, delta in deltas_of(transformer).items():
+        expected = delta_of(tensors, layer)
+        assert (delta - expected).norm() / expected.norm() < 1e-5
 
 
-def test_a_dora_is_no_plain_lora_and_is_refused(lora):
-    """C88: without its magnitudes it would begin with another change."""
+def test_a_dora_is_refused(lora):
+    """C88: without its magnitudes, the deltas would be others."""
     magnitude = {"transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector": torch.ones(32)}
     with pytest.raises(ValueError, match="resume_from cannot be begun with") as error:
-        begun(lora | magnitude, rank=4)
+        with_initial_lora(lora | magnitude, rank=4)
     assert_one_sentence(error.value, "lora_magnitude_vector", "is a DoRA", "expected a plain LoRA")
 
 
-@pytest.mark.parametrize("form", [loha, lokr])
-def test_a_loha_or_lokr_is_begun_with_as_the_lora_that_it_comes_to(form):
+@pytest.mark.parametrize("decomposition", [loha, lokr])
+def test_a_loha_or_lokr_is_converted_to_low_rank_factors(decomposition):
     name = "transformer_blocks.0.attn.to_q"
-    tensors, change = form(f"transformer.{name}", 32, 32, torch.Generator().manual_seed(0))
-    changes = changes_in(begun(tensors, rank=16))
-    assert torch.allclose(changes[name].double(), change(), atol=1e-5)
+    tensors, delta = decomposition(f"transformer.{name}", 32, 32, torch.Generator().manual_seed(0))
+    deltas = deltas_of(with_initial_lora(tensors, rank=16))
+    assert torch.allclose(deltas[name].double(), delta(), atol=1e-5)
 
 
-def test_a_lokr_of_a_rank_that_no_layer_has_is_refused_by_the_layer():
+def test_a_lokr_of_too_high_a_rank_is_refused_with_its_layer():
     name = "transformer_blocks.0.attn.to_q"
     tensors = {f"transformer.{name}.lokr_w1": torch.ones(8, 8), f"transformer.{name}.lokr_w2_a": torch.ones(4, 9)}
     with pytest.raises(ValueError) as error:
-        begun(tensors | {f"transformer.{name}.lokr_w2_b": torch.ones(9, 4)}, rank=4)
+        with_initial_lora(tensors | {f"transformer.{name}.lokr_w2_b": torch.ones(9, 4)}, rank=4)
     assert_one_sentence(error.value, f"resume_from has {name}, which comes to the rank 72: expected at most 32")
 
 
-def test_an_alpha_that_makes_it_infinite_is_refused(lora):
+def test_an_alpha_that_makes_the_lora_infinite_is_refused(lora):
     alphas = {name.replace(".lora_A.weight", ".alpha"): torch.tensor(3e38) for name in lora if ".lora_A." in name}
     large = {name: tensor * 1e3 for name, tensor in lora.items()}
     with pytest.raises(ValueError, match=r"an alpha that makes .* infinite") as error:
-        begun(large | alphas, rank=4)
+        with_initial_lora(large | alphas, rank=4)
     assert_one_sentence(error.value, "resume_from cannot be begun with: the LoRA has", "transformer_blocks.0")

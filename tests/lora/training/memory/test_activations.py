@@ -1,4 +1,4 @@
-"""What autograd keeps is what is counted, on each rung of the ladder; on a CPU, as CUDA was not measured."""
+"""The counted activations are those that autograd keeps, for each recompute option; measured on a CPU, not on CUDA."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
-from lora.training.memory.activations import KEPT, OUTER, most_units, rungs
+from lora.training.memory.activations import KEPT, OUTER, most_units, recompute_options
 from lora.training.memory.configurations import TRANSIENT_UNITS, MemoryRequirements, activation_bytes
 from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
 
@@ -32,7 +32,7 @@ def bases(tmp_path_factory):
 
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of what operations made and what is still there, and the most that ever was."""
+    """Counts the bytes of the live tensors that operations created, and their peak."""
 
     def __init__(self):
         super().__init__()
@@ -56,12 +56,12 @@ class Alive(TorchDispatchMode):
         return sum(size for _, size in self._made.values())
 
 
-def asked(transformer, batch_size):
+def requirements_of(transformer, batch_size):
     return MemoryRequirements(Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False)
 
 
-def ask(transformer, requirements):
-    """A question of so many tokens."""
+def predict(transformer, requirements):
+    """A prediction with this number of tokens."""
     config, side = transformer.config, int(requirements.image_tokens**0.5) * 2
     prompt = Prompt(
         torch.randn(requirements.batch_size, requirements.text_tokens, config.joint_attention_dim),
@@ -72,8 +72,8 @@ def ask(transformer, requirements):
     return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=1.0)
 
 
-def worn(base, precision, engine, recomputed):
-    """A transformer with a LoRA whose gradients are there already: what is counted is no weight."""
+def with_lora(base, precision, engine, recomputed):
+    """A transformer with a LoRA whose gradients exist already, so that only activations are counted."""
     transformer = load_transformer(base, WeightPlacement(precision, False, CPU))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     if engine == "fast":
@@ -85,34 +85,37 @@ def worn(base, precision, engine, recomputed):
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "batch_size", "engine", "ladder"),
+    ("name", "precision", "batch_size", "engine", "options"),
     [
-        ("tiny", "fp32", 1, "fast", rungs("fast", "bf16")),
-        ("tiny", "fp32", 2, "plain", rungs("plain", "bf16")),
+        ("tiny", "fp32", 1, "fast", recompute_options("fast", "bf16")),
+        ("tiny", "fp32", 2, "plain", recompute_options("plain", "bf16")),
         ("tiny", "int8", 2, "fast", ("blocks",)),
         ("tiny", "nf4", 1, "fast", ("nothing", "gelu")),
         ("tiny-flux", "fp32", 1, "fast", ("gelu",)),
     ],
 )
-def test_activations_take_what_is_predicted(bases, name, precision, batch_size, engine, ladder):
-    """What is kept between the passes; and the most that there is in the backward pass, gradients on their way too."""
-    for recomputed in ladder:
-        transformer = worn(bases[name], precision, engine, recomputed)
-        requirements, alive = asked(transformer, batch_size), Alive()
+def test_activations_take_what_is_predicted(bases, name, precision, batch_size, engine, options):
+    """What is kept between the two passes, and the peak of the backward pass, including gradients of activations."""
+    for recomputed in options:
+        transformer = with_lora(bases[name], precision, engine, recomputed)
+        requirements, alive = requirements_of(transformer, batch_size), Alive()
         with alive:
-            answer = ask(transformer, requirements)
+            output = predict(transformer, requirements)
             kept, alive.most = alive.now(), 0
-            answer.sum().backward()
+            output.sum().backward()
         shape, units = requirements.shape, KEPT[recomputed]
         unit = batch_size * (requirements.image_tokens + requirements.text_tokens) * shape.width * FP32
         counted = OUTER + shape.num_layers * units.double + shape.num_single_layers * units.single
-        # two units are the question itself and its tables, which weigh in a network as narrow
+        # two units are the inputs and their position tables, which count in so narrow a network
         assert kept / unit == pytest.approx(counted, rel=0.05, abs=2), recomputed
         predicted = activation_bytes(requirements, recomputed=recomputed, value_bytes=FP32, is_autocast=False)
         assert 0.75 < alive.most / (predicted + TRANSIENT_UNITS * unit) < 1.03, recomputed
 
 
-def test_each_rung_keeps_less_than_the_one_before():
-    most = [most_units(doubles=19, singles=38, recomputed=each, is_autocast=False) for each in rungs("fast", "bf16")]
+def test_each_option_keeps_less_than_the_one_before():
+    most = [
+        most_units(doubles=19, singles=38, recomputed=each, is_autocast=False)
+        for each in recompute_options("fast", "bf16")
+    ]
     assert most == sorted(most, reverse=True)
-    assert rungs("plain", "bf16") == rungs("fast", "int8") == ("nothing", "blocks")
+    assert recompute_options("plain", "bf16") == recompute_options("fast", "int8") == ("nothing", "blocks")

@@ -1,4 +1,4 @@
-"""The memory plan: the right one for each card, and predictions that are what is really allocated."""
+"""The memory plan: the best one for each GPU, and predictions that match what is really allocated."""
 
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ FLUX_DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
 FLUX_DEV_PARAMETERS = 11_901_408_320  # reference/performance.md 1.1
 QK_NORMS = (19 * 4 + 38 * 2) * 128
 ALL_LAYERS = 85_920_000  # LoRA parameters of rank 16
-CONTEXT = 0.6  # GB that CUDA itself takes of a card
+CONTEXT = 0.6  # GB that CUDA itself takes of a GPU
 T5, CLIP, VAE = 9_524_621_312, 246_120_960, 167_639_366
 WITHIN = 0.1
 
@@ -33,24 +33,24 @@ def requirements(*, pixels=1024, batch_size=1, is_preserving=False):
     return MemoryRequirements(FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving)
 
 
-def ladder(card, *, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
+def plans_for(card, *, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
     free = (card - CONTEXT) * GB
-    asked = requirements(**changes)
-    wish = {"precision": precision, "checkpointing": checkpointing, "engine": engine}
-    return plans(asked, free_bytes=free, on_gpu=on_gpu, **wish)
+    needed = requirements(**changes)
+    choices = {"precision": precision, "checkpointing": checkpointing, "engine": engine}
+    return plans(needed, free_bytes=free, on_gpu=on_gpu, **choices)
 
 
-def rung(plan):
-    """As a tuple; of blocks, whether some stream."""
-    streams = ("streamed",) if plan.rung.streamed_blocks else ()
-    return plan.rung.precision, plan.rung.recomputed, plan.rung.modulation_on_host, *streams
+def configuration_of(plan):
+    """The memory configuration as a tuple; of streamed blocks, only whether there are any."""
+    streamed = ("streamed",) if plan.configuration.streamed_blocks else ()
+    return plan.configuration.precision, plan.configuration.recomputed, plan.configuration.modulation_on_host, *streamed
 
 
-def test_preservation_takes_no_more_but_answers_of_modulation_layers_that_are_made_ahead():
-    """It comes after the batch of training, whose activations are gone by then."""
+def test_preservation_needs_more_memory_only_for_precomputed_modulation():
+    """It follows the batch of training, whose activations are freed by then."""
     for card, more in ((48, 0), (24, PRECOMPUTED_BYTES)):
-        plain, preserving = (ladder(card, is_preserving=each)[0] for each in (False, True))
-        assert preserving.rung == plain.rung
+        plain, preserving = (plans_for(card, is_preserving=each)[0] for each in (False, True))
+        assert preserving.configuration == plain.configuration
         assert preserving.peak_bytes - plain.peak_bytes == more
 
 
@@ -67,8 +67,8 @@ def test_preservation_takes_no_more_but_answers_of_modulation_layers_that_are_ma
     ],
 )
 def test_each_card_gets_the_best_that_fits(card, expected):
-    best = ladder(card)[0]
-    assert rung(best) == expected
+    best = plans_for(card)[0]
+    assert configuration_of(best) == expected
     assert best.fits
 
 
@@ -84,12 +84,12 @@ def test_each_card_gets_the_best_that_fits(card, expected):
         (24, {"pixels": 256}, ("bf16", "pointwise", True)),
     ],
 )
-def test_smaller_pictures_or_larger_batches_change_the_plan(card, changes, expected):
-    assert rung(ladder(card, **changes)[0]) == expected
+def test_smaller_images_or_larger_batches_change_the_plan(card, changes, expected):
+    assert configuration_of(plans_for(card, **changes)[0]) == expected
 
 
-def test_below_the_plan_come_all_that_need_less():
-    assert [rung(plan) for plan in ladder(200)] == [
+def test_the_fallbacks_are_all_plans_that_need_less():
+    assert [configuration_of(plan) for plan in plans_for(200)] == [
         ("bf16", "nothing", False),
         ("bf16", "pointwise", False),
         ("bf16", "gelu", False),
@@ -97,40 +97,40 @@ def test_below_the_plan_come_all_that_need_less():
         ("bf16", "blocks", True),
         ("int8", "blocks", False),
         ("int8", "blocks", True),
-        *[("int8", "blocks", True, "streamed")] * 2,  # few, and all; from here on all need what the encoders take
+        *[("int8", "blocks", True, "streamed")] * 2,  # some, and all; from here on the encoders need most
         ("nf4", "blocks", False),
         ("nf4", "blocks", True),
         *[("nf4", "blocks", True, "streamed")] * 2,
     ]
     for card in (200, 80, 48, 24, 16, 12, 8):
         for pixels in (512, 1024):
-            peaks = [plan.peak_bytes for plan in ladder(card, pixels=pixels)]
+            peaks = [plan.peak_bytes for plan in plans_for(card, pixels=pixels)]
             assert peaks == sorted(peaks, reverse=True)
 
 
 def test_peft_under_autocast_recomputes_blocks_or_nothing():
-    assert {plan.rung.recomputed for plan in ladder(200, engine="plain")} == {"nothing", "blocks"}
-    assert {plan.engine for plan in ladder(200, engine="plain")} == {"plain"}
+    assert {plan.configuration.recomputed for plan in plans_for(200, engine="plain")} == {"nothing", "blocks"}
+    assert {plan.engine for plan in plans_for(200, engine="plain")} == {"plain"}
 
 
-def test_without_autocast_no_plan_needs_more():
-    of_plain = {rung(plan): plan.peak_bytes for plan in ladder(200, engine="plain")}
-    of_fast = {rung(plan): plan.peak_bytes for plan in ladder(200)}
-    assert all(of_fast[each] <= of_plain[each] for each in of_plain)
-    assert of_fast["bf16", "nothing", False] < 0.9 * of_plain["bf16", "nothing", False]
+def test_the_fast_engine_never_needs_more():
+    plain = {configuration_of(plan): plan.peak_bytes for plan in plans_for(200, engine="plain")}
+    fast = {configuration_of(plan): plan.peak_bytes for plan in plans_for(200)}
+    assert all(fast[each] <= plain[each] for each in plain)
+    assert fast["bf16", "nothing", False] < 0.9 * plain["bf16", "nothing", False]
 
 
 def test_more_free_memory_never_gives_a_worse_plan():
-    lengths = [len(ladder(card / 2)) for card in range(2, 300)]
+    lengths = [len(plans_for(card / 2)) for card in range(2, 300)]
     assert lengths == sorted(lengths)
-    places = [("host", "in turn", "together").index(ladder(card / 2)[0].encoders) for card in range(2, 300)]
-    assert places == sorted(places)
+    placements = [("host", "in turn", "together").index(plans_for(card / 2)[0].encoders) for card in range(2, 300)]
+    assert placements == sorted(placements)
 
 
 @pytest.mark.parametrize("pixels", [512, 768, 1024])
-def test_a_larger_batch_never_takes_less(pixels):
-    ladders = [ladder(1000, pixels=pixels, batch_size=count) for count in range(1, 17)]
-    by_batch = [{rung(plan): plan.peak_bytes for plan in plans} for plans in ladders]
+def test_a_larger_batch_never_needs_less(pixels):
+    plans_by_batch = [plans_for(1000, pixels=pixels, batch_size=count) for count in range(1, 17)]
+    by_batch = [{configuration_of(plan): plan.peak_bytes for plan in plans} for plans in plans_by_batch]
     for smaller, larger in pairwise(by_batch):
         assert all(smaller[each] <= larger[each] for each in smaller.keys() & larger.keys())
 
@@ -138,39 +138,39 @@ def test_a_larger_batch_never_takes_less(pixels):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
 @pytest.mark.parametrize("checkpointing", [None, True, False])
 @pytest.mark.parametrize(("on_gpu", "card"), [(True, 1000), (True, 1), (False, 1000), (False, 1)])
-def test_what_a_person_asks_for_is_granted(precision, checkpointing, on_gpu, card):
-    for plan in ladder(card, on_gpu=on_gpu, precision=precision, checkpointing=checkpointing):
-        assert plan.rung.precision == precision
-        assert checkpointing is None or plan.rung.recomputed == ("blocks" if checkpointing else "nothing")
+def test_the_choices_of_the_user_are_kept_in_every_plan(precision, checkpointing, on_gpu, card):
+    for plan in plans_for(card, on_gpu=on_gpu, precision=precision, checkpointing=checkpointing):
+        assert plan.configuration.precision == precision
+        assert checkpointing is None or plan.configuration.recomputed == ("blocks" if checkpointing else "nothing")
 
 
-def test_where_nothing_fits_the_smallest_is_tried_and_said_to_be_a_risk():
-    (only,) = ladder(4)
-    assert rung(only) == ("nf4", "blocks", True, "streamed")
+def test_if_nothing_fits_the_smallest_plan_is_tried_and_its_line_warns():
+    (only,) = plans_for(4)
+    assert configuration_of(only) == ("nf4", "blocks", True, "streamed")
     assert not only.fits
     assert only.line().endswith("GB free, which may not fit")
 
 
-def test_on_a_cpu_it_is_full_precision_and_nothing_recomputed_unless_asked():
-    (plan,) = ladder(16, on_gpu=False)
-    assert (*rung(plan), plan.encoders) == ("fp32", "nothing", False, "together")
-    (plan,) = ladder(1000, on_gpu=False, checkpointing=True)
-    assert rung(plan) == ("fp32", "blocks", False)
+def test_on_a_cpu_the_default_is_full_precision_without_recomputation():
+    (plan,) = plans_for(16, on_gpu=False)
+    assert (*configuration_of(plan), plan.encoders) == ("fp32", "nothing", False, "together")
+    (plan,) = plans_for(1000, on_gpu=False, checkpointing=True)
+    assert configuration_of(plan) == ("fp32", "blocks", False)
 
 
-def test_the_encoders_go_on_the_device_together_or_in_turn_or_not_at_all():
-    assert [ladder(card)[0].encoders for card in (24, 12, 8)] == ["together", "in turn", "host"]
+def test_the_encoders_are_on_the_device_together_or_in_turn_or_on_the_host():
+    assert [plans_for(card)[0].encoders for card in (24, 12, 8)] == ["together", "in turn", "host"]
 
 
-def test_the_line_says_it_all():
-    line = ladder(24)[0].line()
+def test_the_line_describes_the_plan():
+    line = plans_for(24)[0].line()
     assert_one_sentence(
         line, "base in bf16, activations recomputed, modulation layers in host memory", "of 23.4 GB free"
     )
-    assert "activations kept, encoders together" in ladder(80)[0].line()
-    assert "activations recomputed as far as that is cheap" in ladder(48)[0].line()
-    streaming = ladder(8, pixels=512)[0]
-    count = streaming.rung.streamed_blocks
+    assert "activations kept, encoders together" in plans_for(80)[0].line()
+    assert "activations recomputed as far as that is cheap" in plans_for(48)[0].line()
+    streaming = plans_for(8, pixels=512)[0]
+    count = streaming.configuration.streamed_blocks
     assert f", modulation layers in host memory, {count} of 57 blocks streamed from it, encoders" in streaming.line()
     assert streaming.settings()["streamed_blocks"] == count
 
@@ -181,7 +181,7 @@ def test_the_shape_counts_every_parameter_of_flux_dev():
     assert FLUX_DEV.block_layers + FLUX_DEV.modulation_layers == 494
 
 
-# From here on, predictions against what is allocated; on a CPU, CUDA was not measured.
+# The tests below compare predictions with allocations on a CPU; CUDA was not measured.
 
 
 @pytest.fixture(scope="module")
@@ -193,13 +193,13 @@ def bases(tmp_path_factory):
 
 
 def bytes_of(tensors) -> int:
-    """Of distinct storages: a view costs nothing."""
+    """The bytes of distinct storages: a view costs nothing."""
     storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def tensors_of(transformer):
-    """All that the base is made of, tables and scales among it, but for weights on the host."""
+    """All tensors of the base, including tables and scales, except for weights on the host."""
     yield from (getattr(module, "scales", None) for module in transformer.modules())
     for parameter in transformer.parameters():
         yield parameter
@@ -216,14 +216,14 @@ def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
     predicted = weight_bytes(shape, MemoryConfiguration(precision, "blocks", on_host), on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
     if on_host:
-        held = bytes_of(layer.host_weight for layer in transformer.modules() if isinstance(layer, HostLinear))
-        assert shape.modulation_rows * shape.width * held_bytes(precision) == held
+        on_host_bytes = bytes_of(layer.host_weight for layer in transformer.modules() if isinstance(layer, HostLinear))
+        assert shape.modulation_rows * shape.width * host_weight_bytes(precision) == on_host_bytes
 
 
 @pytest.mark.parametrize("on_host", [False, True])
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
 @pytest.mark.parametrize("streamed", [3, 7])
-def test_of_blocks_that_stream_two_are_counted(precision, on_host, streamed):
+def test_two_of_the_streamed_blocks_are_counted(precision, on_host, streamed):
     transformer = load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU, streamed))
     shape, batch = Dimensions.of(transformer.config), tiny_flux_batch()
     with torch.no_grad():
@@ -233,30 +233,34 @@ def test_of_blocks_that_stream_two_are_counted(precision, on_host, streamed):
 
 
 def tiny_flux_batch():
-    """Of one small picture with a short prompt, in the base's sizes."""
+    """A batch of one small image with a short prompt, in the base's sizes."""
     return Batch(torch.randn(1, 16, 4, 4), Prompt(torch.randn(1, 4, 128), torch.randn(1, 96)))
 
 
-def test_streaming_leaves_blocks_on_the_device_as_long_as_there_is_room():
-    counts = [ladder(card, pixels=512, precision="int8")[0].rung.streamed_blocks for card in (16, 12, 10, 8)]
+def test_streaming_leaves_as_many_blocks_on_the_device_as_fit():
+    counts = [
+        plans_for(card, pixels=512, precision="int8")[0].configuration.streamed_blocks for card in (16, 12, 10, 8)
+    ]
     assert counts[0] == 0
     assert counts == sorted(set(counts))
-    assert all(plan.peak_bytes <= plan.free_bytes for card in (12, 10, 8) for plan in ladder(card, pixels=512))
+    assert all(plan.peak_bytes <= plan.free_bytes for card in (12, 10, 8) for plan in plans_for(card, pixels=512))
 
 
-def test_no_plan_streams_so_few_blocks_that_their_slots_take_more_than_they_leave():
+def test_no_plan_streams_so_few_blocks_that_the_slots_take_more_than_they_free():
     for card in range(4, 49):
-        for plan in ladder(card):
-            count = plan.rung.streamed_blocks
+        for plan in plans_for(card):
+            count = plan.configuration.streamed_blocks
             assert not count or FLUX_DEV.offloaded_weights(count, with_modulation=False) > 0
 
 
-def test_bf16_streams_only_if_it_is_asked_for():
-    assert rung(ladder(16, precision="bf16")[0]) == ("bf16", "blocks", True, "streamed")
-    assert not any(rung(plan)[::3] == ("bf16", "streamed") for card in range(6, 30) for plan in ladder(card))
+def test_bf16_is_streamed_only_if_the_user_chose_it():
+    assert configuration_of(plans_for(16, precision="bf16")[0]) == ("bf16", "blocks", True, "streamed")
+    assert not any(
+        configuration_of(plan)[::3] == ("bf16", "streamed") for card in range(6, 30) for plan in plans_for(card)
+    )
 
 
-def held_bytes(precision):
+def host_weight_bytes(precision):
     return 2 if precision == "bf16" else 4
 
 

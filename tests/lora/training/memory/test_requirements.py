@@ -1,4 +1,4 @@
-"""What a training asks of memory is counted from what it is."""
+"""The memory requirements of a training are computed from its base, images and recipe."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,8 +15,8 @@ from lora.training.memory.requirements import (
     encoder_execution_device,
     encoder_offload_device,
     free_bytes,
-    held,
     memory_requirements,
+    weight_placement,
 )
 from lora.training.memory.weights import MemoryConfiguration
 from tests.tiny import (
@@ -25,8 +25,8 @@ from tests.tiny import (
     all_layers,
     encoded,
     lora_parameters,
-    picture,
     read_archive,
+    solid_image,
     write,
     zipped,
 )
@@ -44,7 +44,7 @@ def transformer():
 def dataset(tmp_path_factory):
     """Two images at two sizes."""
     folder = tmp_path_factory.mktemp("images")
-    members = {"wide.png": encoded(picture(256, 128)), "square.png": encoded(picture(192, 192))}
+    members = {"wide.png": encoded(solid_image(256, 128)), "square.png": encoded(solid_image(192, 192))}
     return read_archive(write(folder / "a.zip", zipped(members)), into=folder / "into", resolutions=(64, 128)).dataset
 
 
@@ -53,7 +53,7 @@ def requirements(transformer, dataset, **changes):
 
 
 @pytest.mark.parametrize("rank", [4, 16])
-def test_the_loras_parameters_are_counted_before_there_is_one(dataset, rank):
+def test_the_parameters_of_the_lora_are_counted_before_it_exists(dataset, rank):
     transformer = load_transformer(TINY_FLUX, WeightPlacement("fp32", False, CPU))
     expected = requirements(transformer, dataset, lora_rank=rank).lora_parameters
     add_lora(transformer, layers=all_layers(transformer), rank=rank, seed=0)
@@ -67,14 +67,14 @@ def test_only_the_layers_that_are_trained_count(transformer, dataset):
 
 
 def test_the_largest_training_size_counts_in_packed_tokens(transformer, dataset):
-    sizes = [size for image in dataset.images for size in image.look.sizes]
+    sizes = [size for image in dataset.images for size in image.inspection.sizes]
     largest = max(sizes, key=lambda size: size.pixels)
     latents = torch.zeros(1, 16, largest.height // 8, largest.width // 8)
     assert requirements(transformer, dataset).image_tokens == pack(latents).shape[1]
 
 
 def test_an_image_of_1024_pixels_is_4096_tokens(transformer):
-    image = SimpleNamespace(look=SimpleNamespace(sizes=(Size(512, 512), Size(1024, 1024))))
+    image = SimpleNamespace(inspection=SimpleNamespace(sizes=(Size(512, 512), Size(1024, 1024))))
     assert requirements(transformer, SimpleNamespace(images=(image,))).image_tokens == 4096
 
 
@@ -87,7 +87,7 @@ def test_batch_and_optimizer_are_the_recipes(transformer, dataset):
     assert (other.batch_size, other.optimizer_bytes) == (8, 16.0)
 
 
-def test_images_for_preservation_count_where_they_are_the_largest(dataset):
+def test_images_for_preservation_count_if_they_are_the_largest(dataset):
     sides = {0.0: [8 * 8, 8 * 8], 0.5: [8 * 8, 16 * 16]}  # tokens, of images of 64 and of 256 pixels
     for share, expected in sides.items():
         found = [
@@ -98,21 +98,23 @@ def test_images_for_preservation_count_where_they_are_the_largest(dataset):
         assert {each.is_preserving for each in found} == {share > 0}
 
 
-def test_the_encoders_weigh_what_their_files_do(transformer, dataset):
+def test_the_encoders_need_the_bytes_of_their_files(transformer, dataset):
     found = requirements(transformer, dataset)
 
-    def size(*parts):
-        return sum(file.stat().st_size for part in parts for file in (TINY_FLUX / part).glob("*.safetensors"))
+    def size(*components):
+        return sum(
+            file.stat().st_size for component in components for file in (TINY_FLUX / component).glob("*.safetensors")
+        )
 
     assert sum(found.encoder_bytes) == size("text_encoder", "text_encoder_2") > 0
     assert found.vae_bytes == size("vae") > 0
 
 
-def test_there_is_memory_free():
+def test_there_is_free_memory():
     assert free_bytes() > 2**20
 
 
-def test_the_base_is_held_as_planned(transformer, dataset):
+def test_the_weight_placement_is_that_of_the_plan(transformer, dataset):
     (plan, *_) = plans(
         requirements(transformer, dataset),
         free_bytes=1e12,
@@ -121,10 +123,10 @@ def test_the_base_is_held_as_planned(transformer, dataset):
         checkpointing=False,
         engine="fast",
     )
-    rung = MemoryConfiguration("int8", "blocks", modulation_on_host=True, streamed_blocks=3)
-    assert held(replace(plan, rung=rung)) == WeightPlacement("int8", True, CPU, 3)
+    configuration = MemoryConfiguration("int8", "blocks", modulation_on_host=True, streamed_blocks=3)
+    assert weight_placement(replace(plan, configuration=configuration)) == WeightPlacement("int8", True, CPU, 3)
 
 
-def test_without_a_gpu_the_encoders_are_and_work_on_the_host():
-    assert {encoder_offload_device(place) for place in ("together", "in turn", "host")} == {CPU}
-    assert {encoder_execution_device(place) for place in ("together", "in turn", "host")} == {CPU}
+def test_without_a_gpu_the_encoders_are_stored_and_run_on_the_host():
+    assert {encoder_offload_device(placement) for placement in ("together", "in turn", "host")} == {CPU}
+    assert {encoder_execution_device(placement) for placement in ("together", "in turn", "host")} == {CPU}

@@ -1,4 +1,4 @@
-"""What a person asked for, as values: whole, within bounds, or refused in one sentence that names the input."""
+"""The inputs of a training are checked: valid ones become a config, others are refused by name in one sentence."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from tests.tiny import assert_one_sentence
 from tests.tiny import checked_config as checked
 
 
-def test_good_inputs_are_kept():
+def test_valid_inputs_are_kept():
     config = checked()
     assert config.resolutions == (512, 768, 1024)
     assert (config.steps, config.learning_rate, config.lora_rank, config.seed) == (1000, 4e-4, 16, 42)
@@ -22,17 +22,17 @@ def test_whole_numbers_may_arrive_as_floats():
     assert isinstance(steps, int)
 
 
-def test_spaces_around_a_trigger_word_and_a_resolution_do_not_count():
+def test_spaces_around_a_trigger_word_and_a_resolution_are_removed():
     config = checked(trigger_word=" TOK ", resolution=" 512 , 768")
     assert config.trigger_word == "TOK"
     assert config.resolutions == (512, 768)
 
 
-def test_a_trigger_word_is_on_one_line():
+def test_line_breaks_in_a_trigger_word_become_spaces():
     assert checked(trigger_word="my\n  dog").trigger_word == "my dog"
 
 
-def test_a_resolution_counts_once():
+def test_repeated_resolutions_count_once():
     assert checked(resolution="512,768,512").resolutions == (512, 768)
 
 
@@ -115,7 +115,7 @@ def test_a_bad_input_is_refused_by_name(name, value):
     assert_one_sentence(error.value, name, "expected")
 
 
-def test_a_misspelled_knob_does_not_exist():
+def test_a_misspelled_input_is_refused():
     with pytest.raises(TypeError):
         checked(learning_rat=1e-4)
 
@@ -132,25 +132,25 @@ def test_zero_and_nothing_leave_a_choice_open():
     assert config.ema_decay is None
 
 
-def test_training_steps_is_another_name_for_steps_and_wins():
+def test_training_steps_overrides_steps():
     assert checked(training_steps=300).steps == 300
     assert checked(steps=200, training_steps=None).steps == 200
 
 
-def test_the_defaults_are_the_peers():
-    """peers.md 2.1: what a client of ostris/flux-dev-lora-trainer gets who sends nothing but images."""
+def test_the_defaults_are_those_of_the_public_trainer():
+    """peers.md 2.1: the defaults of ostris/flux-dev-lora-trainer."""
     config = checked()
     assert (config.steps, config.learning_rate, config.lora_rank, config.batch_size) == (1000, 4e-4, 16, 1)
     assert (config.trigger_word, config.resolutions, config.optimizer) == ("TOK", (512, 768, 1024), "adamw8bit")
 
 
-def test_sample_prompts_are_one_a_line():
-    """Trap T12 of the peer, for which an empty line was a prompt."""
+def test_each_line_is_a_sample_prompt():
+    """Trap T12: in ostris/flux-dev-lora-trainer, an empty line is a prompt."""
     assert checked(sample_prompts="a TOK\n\n  a dog  \r\n").sample_prompts == ("a TOK", "a dog")
 
 
-def test_the_signature_and_the_checks_know_the_same_choices_and_bounds():
-    """With no schema at hand Cog checks nothing: code refuses what the form would."""
+def test_the_signature_and_the_checks_have_the_same_choices_and_bounds():
+    """Without a schema Cog checks nothing, so the code has to check the same bounds."""
     for name, schema in training_inputs(ROOT).items():
         if name in ("input_images", "input_captions", "resume_from"):
             continue

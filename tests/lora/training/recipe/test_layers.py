@@ -1,4 +1,4 @@
-"""A LoRA sits on the layers that a person asked for, and no pattern can hang or break the training."""
+"""A LoRA is on the layers that the user chose, and no pattern can hang or crash the training."""
 
 import json
 from time import monotonic
@@ -10,8 +10,9 @@ from lora.training.recipe.layers import LAYER_SETS, block_layers, chosen_layers
 from tests.tiny import LAYERS, TINY_FLUX, assert_one_sentence, tiny_lora_transformer, tiny_transformer
 
 DEV = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True, "_class_name": "FluxTransformer2DModel"}
-DOCUMENTED = "transformer.single_transformer_blocks.(7|12|16|20).proj_out"  # what the peer's description gives
-# Patterns that never end, or that fill the memory, whether they are searched or must match whole names.
+# The example in the description of this input of ostris/flux-dev-lora-trainer.
+DOCUMENTED = "transformer.single_transformer_blocks.(7|12|16|20).proj_out"
+# Patterns that never end, or that fill the memory, whether they are searched for or must match whole names.
 BOMBS = [r"(?:(?:\w|\w\w|\.)+)+$(?<!.)", r"(?:.|..|...)+$(?<!.)", r"(?b)(?:abcdefghijklmnopqrstuvwxyz){e<=20}"]
 MEMORY_BOMBS = ["(?:" * 100 + "a" + ")+" * 100, "(?R)", r"(?P<a>(?&a)*)", r"(\w(?1)*)*", r"(?P<a>(?P>a)*)"]
 SOON = 4  # seconds, on a busy machine too
@@ -31,7 +32,7 @@ def whole(names, layers):
 
 
 def refusal(names, *, layers="all", pattern=None):
-    """The sentence that a person reads, soon."""
+    """The error message, which must come soon."""
     start = monotonic()
     with pytest.raises(ValueError) as error:
         chosen_layers(names, layers=layers, layers_to_optimize_regex=pattern)
@@ -59,20 +60,20 @@ def test_the_layers_of_a_config_are_those_of_the_model_it_describes():
     }
 
 
-def test_the_config_of_a_folder_will_do():
+def test_the_config_file_of_a_model_is_accepted():
     config = json.loads((TINY_FLUX / "transformer" / "config.json").read_text())
     assert len(block_layers(config)) == 14 * config["num_layers"] + 6 * config["num_single_layers"]
 
 
 @pytest.mark.parametrize(("layers", "count"), [("all", 494), ("no-modulation", 418), ("attention", 266), ("fast", 4)])
-def test_a_set_has_as_many_layers_as_its_peers_have(names, layers, count):
+def test_each_set_has_as_many_layers_as_in_other_trainers(names, layers, count):
     choice = whole(names, layers)
     assert len(choice.names) == count
     assert choice.note.startswith(f"LoRA on {count} of 494 layers")
     assert layers in LAYER_SETS
 
 
-def test_the_sets_hold_what_their_names_say(names):
+def test_the_sets_match_their_names(names):
     assert whole(names, "all").names == tuple(names)
     assert not any("norm" in name for name in whole(names, "no-modulation").names)
     assert all(".attn." in name for name in whole(names, "attention").names)
@@ -95,18 +96,18 @@ def test_layers_may_be_a_pattern_for_whole_names(names, prefix):
 
 
 @pytest.mark.parametrize("given", [None, "", " ", "\n"])
-def test_no_pattern_is_none(names, given):
+def test_an_empty_pattern_is_no_pattern(names, given):
     assert searched(names, given).names == tuple(names)
 
 
-def test_the_documented_pattern_of_the_peer_takes_its_four_layers(names):
+def test_the_documented_pattern_of_the_public_trainer_matches_four_layers(names):
     choice = searched(names, DOCUMENTED)
     assert choice.names == whole(names, "fast").names
     assert choice.note == "LoRA on 4 of 494 layers"
 
 
-def test_the_pattern_of_the_peer_is_not_anchored_and_the_note_says_so(names):
-    """Trap T16: block 1 takes 10 to 19 too, as it does at the peer."""
+def test_layers_to_optimize_regex_is_not_anchored_and_the_note_says_so(names):
+    """Trap T16: `blocks.1` also matches blocks 10 to 19, as in ostris/flux-dev-lora-trainer."""
     choice = searched(names, "transformer.single_transformer_blocks.1")
     assert {name.split(".")[1] for name in choice.names} == {"1", *map(str, range(10, 20))}
     assert choice.note.startswith("LoRA on 66 of 494 layers; layers_to_optimize_regex matches anywhere in a name")
@@ -115,7 +116,7 @@ def test_the_pattern_of_the_peer_is_not_anchored_and_the_note_says_so(names):
 
 
 @pytest.mark.parametrize("pattern", [r"blocks\.1\.", r"single_transformer_blocks\.\d+", "to_out.0$", "ff.net.2"])
-def test_the_note_is_silent_where_no_number_is_cut(names, pattern):
+def test_the_note_does_not_mention_numbers_if_none_is_cut(names, pattern):
     assert "inside a number" not in searched(names, pattern).note
 
 
@@ -124,7 +125,7 @@ def test_a_pattern_that_begins_inside_a_number_is_noted_too(names):
 
 
 @pytest.mark.parametrize("pattern", [r"attn\.to_q$", r"single.*\.attn\.to", "proj_mlp", r"add_[qk]_proj"])
-def test_a_torn_group_is_noted(names, pattern):
+def test_a_partial_group_is_noted(names, pattern):
     """Trap 23: to_q, to_k, to_v (and proj_mlp in single blocks) are one layer at Replicate."""
     note = searched(names, pattern).note
     assert "Replicate's flux-dev-lora cannot load" in note
@@ -132,11 +133,11 @@ def test_a_torn_group_is_noted(names, pattern):
 
 
 @pytest.mark.parametrize("layers", ["all", "no-modulation", "fast", r"transformer_blocks\.\d+\.attn\.to_[qkv]"])
-def test_a_whole_group_is_not_noted(names, layers):
+def test_a_complete_group_is_not_noted(names, layers):
     assert "Replicate" not in whole(names, layers).note
 
 
-def test_the_note_on_torn_groups_counts_blocks_and_names_the_first(names):
+def test_the_note_on_partial_groups_counts_blocks_and_names_the_first(names):
     note = searched(names, r"\.2\d\.attn\.to_q").note
     assert "10 blocks with only part of to_q, to_k, to_v" in note
     assert "such as single_transformer_blocks.20:" in note
@@ -160,7 +161,7 @@ def test_an_invalid_pattern_is_refused(names, typed):
 
 
 @pytest.mark.parametrize("typed", ["no_such_layer", r"x_embedder", r"^proj_out", "\x00", "ﬁ" * 500])
-def test_a_pattern_without_a_layer_is_refused(names, typed):
+def test_a_pattern_that_matches_no_layer_is_refused(names, typed):
     assert "none of 494 layers; expected a pattern for names such as transformer." in refusal(names, pattern=typed)
     assert "expected all, no-modulation, attention, fast, or a pattern" in refusal(names, layers=typed)
 
@@ -173,13 +174,13 @@ def test_a_long_pattern_is_refused(names):
 
 
 @pytest.mark.parametrize("typed", BOMBS)
-def test_a_pattern_that_never_ends_is_given_up(names, typed):
+def test_a_pattern_that_takes_too_long_is_refused(names, typed):
     """B10, finding 15."""
     assert "layers_to_optimize_regex takes too long" in refusal(names, pattern=typed)
     assert "layers takes too long" in refusal(names, layers=typed)
 
 
-def test_many_slow_searches_have_one_end(monkeypatch, names):
+def test_the_time_limit_is_for_all_searches_together(monkeypatch, names):
     """A pattern that is slow for every name, but never too slow."""
     monkeypatch.setattr("lora.training.recipe.layers.SEARCH_SECONDS", 10.0)
     monkeypatch.setattr("lora.training.recipe.layers.ALL_SECONDS", 0.3)
@@ -187,8 +188,8 @@ def test_many_slow_searches_have_one_end(monkeypatch, names):
     assert "takes too long" in refusal(many, pattern=r"(?b)(?:abcdefgh){e<=3}$(?<!.)")
 
 
-def test_the_bombs_of_python_itself_are_none_here(names):
-    """B10: the peer's worker hangs on these."""
+def test_patterns_that_hang_the_re_module_are_matched_quickly(names):
+    """B10: the worker of ostris/flux-dev-lora-trainer hangs on these."""
     assert "none of 494 layers" in refusal(names, pattern="(a+)+$")
     start = monotonic()
     assert searched(names, "(.*)*x").names == tuple(name for name in names if "x" in name)

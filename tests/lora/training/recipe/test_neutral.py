@@ -1,4 +1,4 @@
-"""The prompts of which a base generates images for preservation are its own, or those for FLUX.1."""
+"""The neutral prompts for preservation are those in the folder of a base, or those for FLUX.1."""
 
 import json
 
@@ -10,12 +10,12 @@ from script.tiny_flux.world import caption, held_out_scenes
 from tests.tiny import TINY_FLUX, assert_one_sentence
 
 
-def test_a_base_without_prompts_of_its_own_is_asked_for_those_of_flux(tmp_path):
+def test_a_base_without_its_own_prompts_gets_those_of_flux(tmp_path):
     assert neutral_prompts(tmp_path) == NEUTRAL_PROMPTS
     assert len(set(NEUTRAL_PROMPTS)) == len(NEUTRAL_PROMPTS) <= MOST_PROMPTS
 
 
-def test_the_embedded_base_is_asked_for_its_own_world_and_for_nothing_that_judges_it():
+def test_the_prompts_of_the_embedded_base_are_of_its_world_and_not_used_to_measure_it():
     found = neutral_prompts(TINY_FLUX)
     assert found == tuple(prompts_of_the_world())
     assert not set(found) & {caption(scene) for scene in held_out_scenes()}
@@ -46,7 +46,7 @@ def test_the_embedded_base_is_asked_for_its_own_world_and_for_nothing_that_judge
         (json.dumps([f"{number} dogs" for number in range(65)]).encode(), "65 prompts"),
     ],
 )
-def test_a_file_that_holds_no_prompts_is_refused_with_what_was_expected(tmp_path, content, found):
+def test_an_invalid_file_is_refused_with_what_was_expected(tmp_path, content, found):
     file = tmp_path / PROMPTS_FILE
     file.write_bytes(content)
     with pytest.raises(ValueError) as error:
@@ -56,7 +56,7 @@ def test_a_file_that_holds_no_prompts_is_refused_with_what_was_expected(tmp_path
     )
 
 
-def test_what_has_the_name_of_the_file_and_is_none_is_refused(tmp_path):
+def test_a_broken_link_in_place_of_the_file_is_refused(tmp_path):
     (tmp_path / PROMPTS_FILE).symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="cannot be read"):
         neutral_prompts(tmp_path)
@@ -65,5 +65,5 @@ def test_what_has_the_name_of_the_file_and_is_none_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("resolutions", "side"), [((512, 768, 1024), 512), ((1024,), 512), ((128,), 128), ((100, 64), 64), ((200,), 192)]
 )
-def test_images_are_as_small_as_the_smallest_that_is_trained_and_whole_tokens(resolutions, side):
+def test_the_side_is_the_smallest_resolution_in_whole_tokens(resolutions, side):
     assert neutral_side(resolutions) == side

@@ -1,4 +1,4 @@
-"""Every optimizer learns, goes on from its saved state bit for bit, and takes no state that is not its own."""
+"""Every optimizer learns, continues from its saved state bit for bit, and refuses a state that is not its own."""
 
 import json
 
@@ -19,25 +19,25 @@ from lora.training.recipe.optimizers import (
 )
 from tests.tiny import assert_one_sentence
 
-SHAPES = [(16, 300), (4, 8), (64, 80), (7,)]  # two of more than 4096 elements, whose state is in 8 bits where it can be
+SHAPES = [(16, 300), (4, 8), (64, 80), (7,)]  # two have over 4096 elements: 8-bit optimizers keep their state in 8 bits
 STEPS = 40
 RATE = 1e-3
 
 
 def parameters(shapes=SHAPES):
-    """A like A of a LoRA, then one that begins at 0 like B, and so on."""
+    """Random parameters, like A of a LoRA, and parameters of zeros, like B, in turn."""
     generator = torch.Generator().manual_seed(0)
     return [
         nn.Parameter(torch.randn(shape, generator=generator) * (index % 2 == 0)) for index, shape in enumerate(shapes)
     ]
 
 
-def made(name, trained, *, rate=RATE, weight_decay=1e-2):
+def optimizer_of(name, trained, *, rate=RATE, weight_decay=1e-2):
     return make_optimizer(name, trained, learning_rate=rate, weight_decay=weight_decay, epsilon=1e-8)
 
 
 def train(optimizer, schedule, trained, steps):
-    """Steps towards 1 with a gradient that has its own noise at every step."""
+    """Take steps towards 1, with gradients that have different noise in every step."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         for parameter in trained:
@@ -47,16 +47,16 @@ def train(optimizer, schedule, trained, steps):
         schedule.step()
 
 
-def begun(name, *, schedule_name="cosine", steps=5):
+def after_some_steps(name, *, schedule_name="cosine", steps=5):
     """An optimizer after some steps, its schedule and its parameters."""
     trained = parameters()
-    optimizer = made(name, trained)
+    optimizer = optimizer_of(name, trained)
     schedule = make_schedule(schedule_name, optimizer, steps=STEPS)
     train(optimizer, schedule, trained, range(steps))
     return optimizer, schedule, trained
 
 
-def through_files(tensors, values):
+def saved_and_loaded(tensors, values):
     return load(save(tensors)), json.loads(json.dumps(values))
 
 
@@ -67,15 +67,15 @@ def state_of(optimizer):
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_restored_optimizer_goes_on_bit_for_bit(name, schedule_name):
+def test_a_restored_optimizer_continues_bit_for_bit(name, schedule_name):
     """Case B40, with parameters and rates as they would have been without the interruption."""
-    uninterrupted, its_schedule, expected = begun(name, schedule_name=schedule_name)
+    uninterrupted, its_schedule, expected = after_some_steps(name, schedule_name=schedule_name)
     saved = [parameter.detach().clone() for parameter in expected]
-    state, schedule_state = through_files(*optimizer_state(uninterrupted)), json.dumps(its_schedule.state_dict())
+    state, schedule_state = saved_and_loaded(*optimizer_state(uninterrupted)), json.dumps(its_schedule.state_dict())
     train(uninterrupted, its_schedule, expected, range(5, 12))
 
     restored = [nn.Parameter(tensor) for tensor in saved]
-    optimizer = made(name, restored)
+    optimizer = optimizer_of(name, restored)
     schedule = make_schedule(schedule_name, optimizer, steps=STEPS)
     load_optimizer_state(optimizer, *state)
     schedule.load_state_dict(json.loads(schedule_state))
@@ -87,16 +87,16 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(name, schedule_name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_loading_changes_no_parameter_and_leaves_no_gradient(name):
-    optimizer, _, trained = begun(name)
+    optimizer, _, trained = after_some_steps(name)
     before = [parameter.detach().clone() for parameter in trained]
-    load_optimizer_state(optimizer, *through_files(*optimizer_state(optimizer)))
+    load_optimizer_state(optimizer, *saved_and_loaded(*optimizer_state(optimizer)))
     assert all(torch.equal(ours, kept) for ours, kept in zip(trained, before, strict=True))
     assert all(parameter.grad is None for parameter in trained)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_state_is_a_copy_that_later_steps_leave_alone(name):
-    optimizer, schedule, trained = begun(name)
+def test_the_state_is_a_copy_that_later_steps_do_not_change(name):
+    optimizer, schedule, trained = after_some_steps(name)
     tensors, _ = optimizer_state(optimizer)
     before = {key: tensor.clone() for key, tensor in tensors.items()}
     train(optimizer, schedule, trained, range(5, 7))
@@ -104,21 +104,21 @@ def test_the_state_is_a_copy_that_later_steps_leave_alone(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_parameter_that_never_had_a_gradient_goes_on_without_state(name):
+def test_a_parameter_that_never_had_a_gradient_is_restored_without_state(name):
     trained = parameters()
-    optimizer = made(name, trained)
+    optimizer = optimizer_of(name, trained)
     trained[0].grad = torch.ones_like(trained[0])
     optimizer.step()
     restored = [nn.Parameter(parameter.detach().clone()) for parameter in trained]
-    other = made(name, restored)
-    load_optimizer_state(other, *through_files(*optimizer_state(optimizer)))
+    other = optimizer_of(name, restored)
+    load_optimizer_state(other, *saved_and_loaded(*optimizer_state(optimizer)))
     assert state_of(other) == state_of(optimizer)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_comes_nearer_to_what_it_is_asked_for(name):
+def test_every_optimizer_reduces_the_error(name):
     trained = parameters()
-    optimizer = made(name, trained, rate=0.1 if name == "adagrad" else 0.02, weight_decay=0.0)
+    optimizer = optimizer_of(name, trained, rate=0.1 if name == "adagrad" else 0.02, weight_decay=0.0)
     before = sum((parameter - 1).square().sum().item() for parameter in trained)
     train(optimizer, make_schedule("constant", optimizer, steps=STEPS), trained, range(150))
     assert sum((parameter - 1).square().sum().item() for parameter in trained) < before / 2
@@ -126,14 +126,14 @@ def test_every_optimizer_comes_nearer_to_what_it_is_asked_for(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_memory_plan_knows_the_bytes_of_the_state(name):
-    """A at rank 16 of a layer 3072 wide, where what is counted once for each tensor is little."""
+    """For A at rank 16 of a layer with a width of 3072, where constant bytes per tensor count little."""
     trained = parameters([(16, 3072)])
-    optimizer = made(name, trained)
+    optimizer = optimizer_of(name, trained)
     train(optimizer, make_schedule("constant", optimizer, steps=STEPS), trained, range(1))
     tensors, _ = optimizer_state(optimizer)
     measured = sum(tensor.nbytes for key, tensor in tensors.items() if "qmap" not in key) / trained[0].numel()
     assert measured <= bytes_per_parameter(name) * 1.001
-    if name != "adafactor":  # of which the least is not known without the rank
+    if name != "adafactor":  # whose exact bytes depend on the rank
         assert measured == pytest.approx(bytes_per_parameter(name), rel=1e-3)
 
 
@@ -142,22 +142,22 @@ def test_the_memory_plan_knows_the_bytes_of_the_state(name):
 )
 def test_only_the_8_bit_optimizers_keep_their_state_in_8_bits(name, is_small):
     """Trap 20."""
-    tensors, _ = optimizer_state(begun(name)[0])
+    tensors, _ = optimizer_state(after_some_steps(name)[0])
     large = [tensor.dtype for key, tensor in tensors.items() if key[0] in "02" and tensor.numel() > 4096]
     assert large
     assert set(large) == {torch.uint8 if is_small else torch.float32}
 
 
-def test_the_names_are_those_of_the_peer():
+def test_the_names_are_those_of_the_public_trainer():
     assert ",".join(OPTIMIZERS) == "adamw8bit,adamw,adam8bit,adam,prodigy,lion8bit,lion,adagrad,adafactor"
 
 
-def test_another_name_is_refused_with_the_names_that_there_are():
+def test_an_unknown_name_is_refused_with_the_known_names():
     with pytest.raises(ValueError) as error:
-        made("sgd", parameters())
+        optimizer_of("sgd", parameters())
     assert_one_sentence(error.value, "optimizer is 'sgd'", *OPTIMIZERS)
     with pytest.raises(ValueError) as error:
-        make_schedule("step", made("adamw", parameters()), steps=10)
+        make_schedule("step", optimizer_of("adamw", parameters()), steps=10)
     assert_one_sentence(error.value, "lr_scheduler is 'step'", *SCHEDULES)
 
 
@@ -167,11 +167,11 @@ def test_another_name_is_refused_with_the_names_that_there_are():
 )
 def test_a_rate_meant_for_adam_becomes_1_for_prodigy(name, rate, expected):
     assert effective_learning_rate(name, rate) == expected
-    assert made(name, parameters(), rate=rate).param_groups[0]["lr"] == expected
+    assert optimizer_of(name, parameters(), rate=rate).param_groups[0]["lr"] == expected
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_was_asked_for_is_what_the_optimizer_has(name):
+def test_the_options_are_passed_to_the_optimizer(name):
     (group,) = make_optimizer(name, parameters(), learning_rate=0.5, weight_decay=0.03, epsilon=1e-6).param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.03)
     if name not in ("adagrad", "adafactor"):
@@ -180,17 +180,17 @@ def test_what_was_asked_for_is_what_the_optimizer_has(name):
         assert group["eps"] == 1e-6
 
 
-def test_making_an_optimizer_says_nothing(capfd):
+def test_creating_an_optimizer_prints_nothing(capfd):
     for name in OPTIMIZERS:
-        made(name, parameters())
+        optimizer_of(name, parameters())
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("steps", "warm_up"), [(100, 5), (1000, 50), (6000, 50), (3, 0)])
-def test_schedules_warm_up_in_a_line_and_then_do_what_they_are_called(name, steps, warm_up):
+def test_schedules_warm_up_linearly_and_then_follow_their_names(name, steps, warm_up):
     trained = parameters([(1,)])
-    optimizer = made("adamw", trained)
+    optimizer = optimizer_of("adamw", trained)
     schedule = make_schedule(name, optimizer, steps=steps)
     rates = []
     for _ in range(steps):
@@ -206,12 +206,12 @@ def test_schedules_warm_up_in_a_line_and_then_do_what_they_are_called(name, step
         assert half == pytest.approx({"constant": 1.0, "cosine": 0.5, "linear": 0.5}[name], abs=0.02)
 
 
-def refused(name, change):
-    """What is said of a state that was changed."""
-    optimizer, _, trained = begun(name)
-    tensors, values = through_files(*optimizer_state(optimizer))
+def refusal(name, change):
+    """The error message for a state that was changed."""
+    optimizer, _, trained = after_some_steps(name)
+    tensors, values = saved_and_loaded(*optimizer_state(optimizer))
     change(tensors, values)
-    fresh = made(name, [nn.Parameter(parameter.detach().clone()) for parameter in trained])
+    fresh = optimizer_of(name, [nn.Parameter(parameter.detach().clone()) for parameter in trained])
     with pytest.raises(ValueError) as error:
         load_optimizer_state(fresh, tensors, values)
     assert_one_sentence(error.value, "saved state")
@@ -246,30 +246,30 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_state_that_is_not_the_optimizers_own_is_refused(change):
-    """A stranger may have written it, and kernels for 8 bits read as far as they were told."""
-    refused("adamw8bit", CHANGES[change])
+def test_an_invalid_state_is_refused(change):
+    """The state may be untrusted, and the 8-bit kernels do not check sizes."""
+    refusal("adamw8bit", CHANGES[change])
 
 
 def test_the_state_of_another_optimizer_is_refused():
-    tensors, values = through_files(*optimizer_state(begun("adam")[0]))
-    message = refused("adagrad", lambda own, numbers: (own.clear(), own.update(tensors), numbers.update(values)))
+    tensors, values = saved_and_loaded(*optimizer_state(after_some_steps("adam")[0]))
+    message = refusal("adagrad", lambda own, numbers: (own.clear(), own.update(tensors), numbers.update(values)))
     assert "expected the options" in message
 
 
 def test_adagrad_without_its_state_is_refused():
-    refused("adagrad", lambda tensors, values: (tensors.clear(), values["numbers"].clear()))
+    refusal("adagrad", lambda tensors, values: (tensors.clear(), values["numbers"].clear()))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
-def test_a_state_of_a_gpus_one_kernel_goes_on_without_it_and_the_other_way_round(name, kind):
-    """Each goes on in its own way, and learns what it would have learned: rounding apart, they are the same steps."""
+def test_the_state_of_a_fused_optimizer_can_be_loaded_without_fusing_and_the_other_way_round(name, kind):
+    """Each keeps its own implementation, and takes the same steps except for rounding."""
 
     def fused(trained):
         return kind(trained, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, fused=True)
 
     def plain(trained):
-        return made(name, trained)
+        return optimizer_of(name, trained)
 
     for one, other in ((fused, plain), (plain, fused)):
         results = []
@@ -278,16 +278,16 @@ def test_a_state_of_a_gpus_one_kernel_goes_on_without_it_and_the_other_way_round
             optimizer = makers[0](trained)
             schedule = make_schedule("constant", optimizer, steps=STEPS)
             train(optimizer, schedule, trained, range(5))
-            going_on = makers[1](trained)
-            own = going_on.param_groups[0]["fused"]
-            load_optimizer_state(going_on, *through_files(*optimizer_state(optimizer)))
-            assert going_on.param_groups[0]["fused"] is own
-            schedule.optimizer = going_on
-            train(going_on, schedule, trained, range(5, 10))
+            resumed = makers[1](trained)
+            own = resumed.param_groups[0]["fused"]
+            load_optimizer_state(resumed, *saved_and_loaded(*optimizer_state(optimizer)))
+            assert resumed.param_groups[0]["fused"] is own
+            schedule.optimizer = resumed
+            train(resumed, schedule, trained, range(5, 10))
             results.append(trained)
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_no_kernel_of_a_gpu_is_asked_for_on_a_cpu():
-    assert made("adamw", parameters()).param_groups[0]["fused"] is None
+def test_optimizers_are_not_fused_on_a_cpu():
+    assert optimizer_of("adamw", parameters()).param_groups[0]["fused"] is None

@@ -1,4 +1,4 @@
-"""What was left open is chosen by the kind of LoRA and the number of images, and a person is told why."""
+"""Inputs that are left open are chosen by the kind of LoRA and the number of images, with a reason for each choice."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def recipe(**changes):
     return chosen(**changes).recipe
 
 
-# recipe.md 3.2, but for the sigma and the rate of subject, which bench/learning.py found; in the order of `found` below
+# recipe.md 3.2, except for the sigma and rate of subject, from bench/learning.py; in the order of `found` below
 PRESETS = {
     "subject": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.99, True, 1e-4),
     "style": (32, 1.4e-4, SigmaRule(None, 1.0, 0.65), 0.01, 0.10, False, 0.99, True, 1e-4),
@@ -27,23 +27,23 @@ PRESETS = {
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_each_kind_has_the_values_of_its_evidence(name):
-    made = recipe(lora_type=name)
+def test_each_preset_has_its_documented_values(name):
+    result = recipe(lora_type=name)
     found = (
-        made.lora_rank,
-        made.learning_rate,
-        made.sigma_rule,
-        made.offset_noise,
-        made.caption_dropout_rate,
-        made.drops_to_trigger,
-        made.ema_decay,
-        made.ema_warms_up,
-        made.weight_decay,
+        result.lora_rank,
+        result.learning_rate,
+        result.sigma_rule,
+        result.offset_noise,
+        result.caption_dropout_rate,
+        result.drops_to_trigger,
+        result.ema_decay,
+        result.ema_warms_up,
+        result.weight_decay,
     )
     assert found == PRESETS[name]
-    assert made.max_grad_norm == 1.0
-    assert made.lora_type == name
-    assert made.epsilon == (1e-6 if name == "replicate" else 1e-8)
+    assert result.max_grad_norm == 1.0
+    assert result.lora_type == name
+    assert result.epsilon == (1e-6 if name == "replicate" else 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_each_kind_has_the_values_of_its_evidence(name):
         ("replicate", 500, 1000),
     ],
 )
-def test_steps_are_by_the_images_within_bounds(name, images, steps):
+def test_the_number_of_steps_depends_on_the_number_of_images_within_bounds(name, images, steps):
     assert recipe(lora_type=name, images=images).steps == steps
 
 
-def test_each_choice_is_told_with_its_reason():
+def test_each_choice_has_a_reason():
     reasons = chosen(images=15).reasons
     assert reasons[0] == "lora_rank 16: what subject LoRAs take from 15 images"
     assert reasons[1] == "learning_rate 0.0004: for rank 16 and 1 image a step"
@@ -75,8 +75,8 @@ def test_each_choice_is_told_with_its_reason():
     assert len(reasons) == 4
 
 
-def test_what_was_asked_for_is_taken_without_a_word():
-    made, reasons = chosen(
+def test_inputs_that_are_given_are_used_without_a_reason():
+    result, reasons = chosen(
         images=20,
         steps=700,
         learning_rate=1e-4,
@@ -91,10 +91,10 @@ def test_what_was_asked_for_is_taken_without_a_word():
         gradient_accumulation=3,
         seed=7,
     )
-    assert (made.steps, made.learning_rate, made.lora_rank, made.caption_dropout_rate) == (700, 1e-4, 8, 0.0)
-    assert made.sigma_rule == SigmaRule(0.5, 1.0, 0.0), "a given mean is the mean of all samples"
-    assert (made.ema_decay, made.optimizer, made.lr_scheduler, made.seed) == (0.0, "adamw", "cosine", 7)
-    assert (made.batch_size, made.gradient_accumulation) == (2, 3)
+    assert (result.steps, result.learning_rate, result.lora_rank, result.caption_dropout_rate) == (700, 1e-4, 8, 0.0)
+    assert result.sigma_rule == SigmaRule(0.5, 1.0, 0.0), "a given mean is the mean of all samples"
+    assert (result.ema_decay, result.optimizer, result.lr_scheduler, result.seed) == (0.0, "adamw", "cosine", 7)
+    assert (result.batch_size, result.gradient_accumulation) == (2, 3)
     assert all("learn" in reason for reason in reasons), "warnings alone"
 
 
@@ -109,19 +109,19 @@ def test_the_rate_falls_with_the_root_of_the_rank(name, rate, rank):
     [(2, 1, 1, 2**0.5), (1, 2, 1, 2**0.5), (1, 1, 2, 2**0.5), (4, 1, 1, 2.0), (4, 4, 2, 2.0)],
 )
 def test_the_rate_grows_with_the_root_of_the_images_a_step_and_doubles_at_most(batch, accumulation, processes, factor):
-    made = recipe(batch_size=batch, gradient_accumulation=accumulation, processes=processes)
-    assert made.learning_rate == pytest.approx(4e-4 * factor, rel=0.05)
+    result = recipe(batch_size=batch, gradient_accumulation=accumulation, processes=processes)
+    assert result.learning_rate == pytest.approx(4e-4 * factor, rel=0.05)
 
 
 @pytest.mark.parametrize(("batch", "accumulation", "processes"), [(4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 1)])
 def test_more_images_a_step_make_fewer_steps(batch, accumulation, processes):
-    made = recipe(images=20, batch_size=batch, gradient_accumulation=accumulation, processes=processes)
-    assert made.steps == 300, "1200 / 4"
+    result = recipe(images=20, batch_size=batch, gradient_accumulation=accumulation, processes=processes)
+    assert result.steps == 300, "1200 / 4"
 
 
-def test_few_images_of_a_subject_are_learned_more_gently():
-    made, reasons = chosen(images=4)
-    assert (made.steps, made.learning_rate, made.caption_dropout_rate) == (400, 2e-4, 0.1)
+def test_few_images_of_a_subject_get_a_lower_rate_and_fewer_steps():
+    result, reasons = chosen(images=4)
+    assert (result.steps, result.learning_rate, result.caption_dropout_rate) == (400, 2e-4, 0.1)
     assert "steps 400: few, as more would learn 4 images by heart" in reasons
     assert "caption_dropout_rate 0.1: more, for 4 images" in reasons
     assert any("half as much for 4 images" in reason for reason in reasons)
@@ -134,20 +134,20 @@ def test_many_images_get_a_higher_rank():
     assert recipe(images=500, lora_type="style").lora_rank == 32
 
 
-def test_the_peers_recipe_is_the_peers_whatever_the_images():
-    made, reasons = chosen(lora_type="replicate", images=3, batch_size=4, lora_rank=64)
-    assert (made.steps, made.learning_rate, made.caption_dropout_rate) == (1000, 4e-4, 0.05)
+def test_the_replicate_preset_does_not_depend_on_the_images():
+    result, reasons = chosen(lora_type="replicate", images=3, batch_size=4, lora_rank=64)
+    assert (result.steps, result.learning_rate, result.caption_dropout_rate) == (1000, 4e-4, 0.05)
     assert "steps 1000: the peer's" in reasons
     assert "learning_rate 0.0004: the peer's" in reasons
 
 
-@pytest.mark.parametrize(("given", "taken"), [(0, 1.0), (4e-4, 1.0), (0.05, 1.0), (0.5, 0.5), (1.0, 1.0)])
+@pytest.mark.parametrize(("given", "expected"), [(0, 1.0), (4e-4, 1.0), (0.05, 1.0), (0.5, 0.5), (1.0, 1.0)])
 @pytest.mark.parametrize("name", ["subject", "replicate"])
-def test_prodigy_finds_its_own_rate_and_that_is_what_is_told(given, taken, name):
-    made, reasons = chosen(optimizer="prodigy", learning_rate=given, lora_type=name, steps=1000, lora_rank=16)
-    assert made.learning_rate == taken
-    told = [reason for reason in reasons if reason.startswith("learning_rate")]
-    assert told == ([] if taken == given else ["learning_rate 1: prodigy finds its own"])
+def test_the_reported_rate_of_prodigy_is_the_one_that_it_is_given(given, expected, name):
+    result, reasons = chosen(optimizer="prodigy", learning_rate=given, lora_type=name, steps=1000, lora_rank=16)
+    assert result.learning_rate == expected
+    lines = [reason for reason in reasons if reason.startswith("learning_rate")]
+    assert lines == ([] if expected == given else ["learning_rate 1: prodigy finds its own"])
 
 
 @pytest.mark.parametrize(
@@ -162,18 +162,18 @@ def test_prodigy_finds_its_own_rate_and_that_is_what_is_told(given, taken, name)
         ({"images": 20, "steps": 1000, "learning_rate": 4e-4, "lora_rank": 64}, "learning_rate times steps is 0.8"),
     ],
 )
-def test_what_may_go_wrong_is_told(changes, warning):
+def test_risky_settings_are_warned_of(changes, warning):
     assert any(reason.startswith(warning) for reason in chosen(**changes).reasons)
 
 
 @pytest.mark.parametrize("images", [5, 15, 30])
 @pytest.mark.parametrize("name", ["subject", "style", "replicate"])
-def test_our_own_choices_warn_of_no_rate(name, images):
+def test_there_is_no_warning_about_a_rate_that_we_chose(name, images):
     assert not any("learning_rate times steps" in reason for reason in chosen(lora_type=name, images=images).reasons)
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "lion", "adafactor"])
-def test_a_rate_that_is_not_adams_is_not_judged_as_one(optimizer):
+def test_rates_of_other_optimizers_than_adam_are_not_compared_with_those_of_adam(optimizer):
     reasons = chosen(optimizer=optimizer, learning_rate=1.0, steps=1000).reasons
     assert not any("learning_rate times steps" in reason for reason in reasons)
 
@@ -183,12 +183,12 @@ def test_a_dropped_caption_is_the_trigger_word_or_nothing():
     assert recipe(lora_type="style").dropped_text("TOK") == ""
 
 
-def test_the_noise_that_is_trained_is_told_in_a_line():
+def test_the_trained_noise_levels_are_described_in_a_line():
     sigma = recipe(lora_type="style").sigma_line()
     assert sigma == "sigma: logit-normal around FLUX's shift for the size, 65% around 3"
     assert recipe(lora_type="replicate").sigma_line() == "sigma: logit-normal around 0"
 
 
 @pytest.mark.parametrize("images", [1, 4, 15, 61, 100, 300])
-def test_nobody_is_warned_of_steps_that_we_chose(images):
+def test_there_is_no_warning_about_steps_that_we_chose(images):
     assert not [reason for reason in chosen(images=images).reasons if "is seen" in reason]

@@ -1,4 +1,4 @@
-"""Which noise is trained, held against the scheduler of diffusers."""
+"""The noise levels that are trained, compared with the scheduler of diffusers."""
 
 import math
 
@@ -17,11 +17,11 @@ def normal_cdf(x):
     return 0.5 * (1 + math.erf(x / math.sqrt(2)))
 
 
-def many_sigmas(mu):
-    return sigmas_by(SigmaRule(None, 1.0, 0.0), mu=mu)
+def sigmas_at(mu):
+    return sample_sigmas(SigmaRule(None, 1.0, 0.0), mu=mu)
 
 
-def sigmas_by(rule, *, mu=0.0, count=100_000):
+def sample_sigmas(rule, *, mu=0.0, count=100_000):
     return rule.sample(count, mu=mu, generator=torch.Generator().manual_seed(0))
 
 
@@ -45,14 +45,14 @@ def test_the_shift_is_read_from_the_base():
 @pytest.mark.parametrize("mu", [0.5, 0.8, 1.15])
 def test_sigmas_are_the_logit_normal_around_mu(mu):
     """Trap 3."""
-    sigmas = many_sigmas(mu)
+    sigmas = sigmas_at(mu)
     assert sigmas.median().item() == pytest.approx(1 / (1 + math.exp(-mu)), abs=0.005)
     above = (sigmas > 0.9).float().mean().item()
     assert above == pytest.approx(1 - normal_cdf(math.log(9) - mu), abs=0.005)
 
 
 def test_adding_mu_is_the_schedulers_own_shift():
-    """Traps 3, 4: of its function, as its table is not shifted."""
+    """Traps 3, 4: compared with its function `time_shift`, as its table of sigmas is not shifted."""
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(TINY_FLUX, subfolder="scheduler")
     normal = torch.randn(1000, dtype=torch.float64)
     shifted = scheduler.time_shift(1.15, 1.0, torch.sigmoid(normal))
@@ -61,26 +61,26 @@ def test_adding_mu_is_the_schedulers_own_shift():
 
 def test_sigmas_are_fp32_and_stay_off_both_ends():
     """Trap 7."""
-    sigmas = many_sigmas(12.0)
+    sigmas = sigmas_at(12.0)
     assert sigmas.dtype == torch.float32
     assert sigmas.max() <= 1 - SMALLEST_SIGMA + 1e-7
-    assert many_sigmas(-12.0).min() >= SMALLEST_SIGMA
+    assert sigmas_at(-12.0).min() >= SMALLEST_SIGMA
 
 
-def test_sigmas_are_far_more_than_bf16_could_tell_apart():
+def test_there_are_far_more_distinct_sigmas_than_in_bf16():
     """Trap 7."""
-    assert many_sigmas(1.15).unique().numel() > 50_000
+    assert sigmas_at(1.15).unique().numel() > 50_000
 
 
-def test_each_sample_has_a_sigma_of_its_own():
+def test_each_sample_has_its_own_sigma():
     """Trap 17."""
-    assert sigmas_by(SigmaRule(None, 1.0, 0.0), count=4).unique().numel() == 4
+    assert sample_sigmas(SigmaRule(None, 1.0, 0.0), count=4).unique().numel() == 4
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (1.5, 0.5)])
-def test_a_given_mean_and_spread_take_the_place_of_the_shift(mean, std):
-    """Recipe 1.2: with 0 and 1 it is the peer's sampler, P(sigma > 0.9) = 0.014."""
-    sigmas = sigmas_by(SigmaRule(mean, std, 0.0), mu=5.0)
+def test_a_given_mean_and_spread_replace_the_shift(mean, std):
+    """Recipe 1.2: with 0 and 1 it is the sampler of ostris/flux-dev-lora-trainer, P(sigma > 0.9) = 0.014."""
+    sigmas = sample_sigmas(SigmaRule(mean, std, 0.0), mu=5.0)
     logits = torch.logit(sigmas)
     assert logits.mean().item() == pytest.approx(mean, abs=0.02)
     assert logits.std().item() == pytest.approx(std, abs=0.02)
@@ -88,8 +88,8 @@ def test_a_given_mean_and_spread_take_the_place_of_the_shift(mean, std):
     assert above == pytest.approx(1 - normal_cdf((math.log(9) - mean) / std), abs=0.005)
 
 
-def test_the_mixture_draws_its_share_where_style_is_decided():
-    sigmas = sigmas_by(SigmaRule(None, 1.0, 0.65), mu=0.63)
+def test_the_mixture_draws_its_share_around_the_style_mean():
+    sigmas = sample_sigmas(SigmaRule(None, 1.0, 0.65), mu=0.63)
     above = (sigmas > 0.9).float().mean().item()
     tails = [1 - normal_cdf(math.log(9) - mean) for mean in (STYLE_LOGIT_MEAN, 0.63)]
     assert above == pytest.approx(0.65 * tails[0] + 0.35 * tails[1], abs=0.006)

@@ -1,4 +1,4 @@
-"""One step over all parameters together is the steps over each, bit for bit; so is what is saved of them."""
+"""A step of one flat parameter equals the steps of separate parameters bit for bit, and so does the saved state."""
 
 import json
 from dataclasses import replace
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from lora.training.recipe.optimizers import load_optimizer_state, make_optimizer, optimizer_state
-from lora.training.recipe.stepping import BLOCKWISE, ELEMENTWISE, Stepper, can_be_joined
+from lora.training.recipe.stepping import BLOCKWISE, ELEMENTWISE, Stepper, can_be_flattened
 from tests.tiny import a_recipe, assert_one_sentence
 
 SHAPES = [(16, 256), (512, 16), (16, 320), (768, 16)]  # blocks of 256, no less than 4096
-JOINED = (*ELEMENTWISE, *BLOCKWISE)
+FLATTENED = (*ELEMENTWISE, *BLOCKWISE)
 
 
 def parameters(shapes=SHAPES):
@@ -25,28 +25,28 @@ def gradients(step, shapes=SHAPES):
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def each_by_itself(recipe, own):
+def separate_optimizer(recipe, trained):
     rates = {"learning_rate": recipe.learning_rate, "weight_decay": recipe.weight_decay, "epsilon": recipe.epsilon}
-    return make_optimizer(recipe.optimizer, own, **rates)
+    return make_optimizer(recipe.optimizer, trained, **rates)
 
 
 def a_recipe_with(optimizer):
     return replace(a_recipe(), optimizer=optimizer, learning_rate=1e-2, weight_decay=0.1)
 
 
-def go(stepper, own, steps):
-    """Gradients come by a backward pass, in two parts."""
+def take_steps(stepper, trained, steps):
+    """Take steps with gradients from two backward passes each."""
     for step in steps:
         for half in (0.25, 0.75):
-            sum((each * grad).sum() * half for each, grad in zip(own, gradients(step), strict=True)).backward()
+            sum((each * grad).sum() * half for each, grad in zip(trained, gradients(step), strict=True)).backward()
         stepper.step()
         stepper.zero_grad()
 
 
-def go_by_itself(optimizer, own, steps):
+def take_separate_steps(optimizer, trained, steps):
     for step in steps:
         for half in (0.25, 0.75):
-            sum((each * grad).sum() * half for each, grad in zip(own, gradients(step), strict=True)).backward()
+            sum((each * grad).sum() * half for each, grad in zip(trained, gradients(step), strict=True)).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -64,83 +64,86 @@ def assert_same_state(one, other):
     assert json.dumps(values) == json.dumps(other_values)
 
 
-@pytest.mark.parametrize("optimizer", JOINED)
-def test_weights_and_what_is_saved_are_those_of_each_parameter_by_itself(optimizer):
-    recipe, own, others = a_recipe_with(optimizer), parameters(), parameters()
-    stepper, alone = Stepper(recipe, own), each_by_itself(recipe, others)
-    assert_same_state(stepper.state(), optimizer_state(alone))
-    go(stepper, own, range(3))
-    go_by_itself(alone, others, range(3))
-    assert_same(own, others)
-    assert_same_state(stepper.state(), optimizer_state(alone))
+@pytest.mark.parametrize("optimizer", FLATTENED)
+def test_weights_and_saved_state_equal_those_of_separate_parameters(optimizer):
+    recipe, flattened, separate = a_recipe_with(optimizer), parameters(), parameters()
+    stepper, reference = Stepper(recipe, flattened), separate_optimizer(recipe, separate)
+    assert_same_state(stepper.state(), optimizer_state(reference))
+    take_steps(stepper, flattened, range(3))
+    take_separate_steps(reference, separate, range(3))
+    assert_same(flattened, separate)
+    assert_same_state(stepper.state(), optimizer_state(reference))
 
 
-@pytest.mark.parametrize("optimizer", JOINED)
-def test_a_state_goes_from_one_to_the_other_and_on_bit_for_bit(optimizer):
-    recipe, own, others = a_recipe_with(optimizer), parameters(), parameters()
-    stepper, alone = Stepper(recipe, own), each_by_itself(recipe, others)
-    go_by_itself(alone, others, range(2))
-    tensors, values = optimizer_state(alone)
+@pytest.mark.parametrize("optimizer", FLATTENED)
+def test_states_can_be_exchanged_with_an_optimizer_of_separate_parameters_bit_for_bit(optimizer):
+    recipe, flattened, separate = a_recipe_with(optimizer), parameters(), parameters()
+    stepper, reference = Stepper(recipe, flattened), separate_optimizer(recipe, separate)
+    take_separate_steps(reference, separate, range(2))
+    tensors, values = optimizer_state(reference)
     with torch.no_grad():
-        torch._foreach_copy_(list(own), list(others))
+        torch._foreach_copy_(list(flattened), list(separate))
     stepper.load(tensors, json.loads(json.dumps(values)))
     assert_same_state(stepper.state(), (tensors, values))
-    go(stepper, own, range(2, 4))
-    go_by_itself(alone, others, range(2, 4))
-    assert_same(own, others)
-    back = each_by_itself(recipe, parameters())
+    take_steps(stepper, flattened, range(2, 4))
+    take_separate_steps(reference, separate, range(2, 4))
+    assert_same(flattened, separate)
+    back = separate_optimizer(recipe, parameters())
     load_optimizer_state(back, *stepper.state())
-    assert_same_state(optimizer_state(back), optimizer_state(alone))
+    assert_same_state(optimizer_state(back), optimizer_state(reference))
 
 
-@pytest.mark.parametrize("optimizer", JOINED)
-def test_a_state_before_the_first_step_can_be_taken_up_too(optimizer):
-    recipe, own, others = a_recipe_with(optimizer), parameters(), parameters()
-    stepper = Stepper(recipe, own)
+@pytest.mark.parametrize("optimizer", FLATTENED)
+def test_a_state_before_the_first_step_can_be_loaded_too(optimizer):
+    recipe, flattened, separate = a_recipe_with(optimizer), parameters(), parameters()
+    stepper = Stepper(recipe, flattened)
     stepper.load(*Stepper(recipe, parameters()).state())
-    go(stepper, own, range(2))
-    go_by_itself(each_by_itself(recipe, others), others, range(2))
-    assert_same(own, others)
+    take_steps(stepper, flattened, range(2))
+    take_separate_steps(separate_optimizer(recipe, separate), separate, range(2))
+    assert_same(flattened, separate)
 
 
-def test_as_many_blocks_as_codes_in_a_table_are_not_taken_for_one():
-    """256 of each: bitsandbytes' table of codes has a value for none of the blocks."""
+def test_a_code_table_with_as_many_entries_as_blocks_is_not_split():
+    """Both have 256 entries; bitsandbytes' code table has no entry for a block."""
     recipe, shapes = a_recipe_with("adamw8bit"), [(16, 2048), (2048, 16)]
-    stepper, alone = Stepper(recipe, own := parameters(shapes)), each_by_itself(recipe, others := parameters(shapes))
-    for some, optimizer in ((own, stepper), (others, alone)):
+    stepper, reference = (
+        Stepper(recipe, flattened := parameters(shapes)),
+        separate_optimizer(recipe, separate := parameters(shapes)),
+    )
+    for some, optimizer in ((flattened, stepper), (separate, reference)):
         for parameter, gradient in zip(some, gradients(0, shapes), strict=True):
             parameter.grad = gradient
         optimizer.step()
-    assert_same_state(stepper.state(), optimizer_state(alone))
+    assert_same_state(stepper.state(), optimizer_state(reference))
 
 
-def test_the_optimizer_knows_one_parameter_and_the_others_are_parts_of_it():
-    own = parameters()
-    before = list(own)
-    stepper = Stepper(a_recipe_with("adamw8bit"), own)
-    (whole,) = (each for group in stepper.optimizer.param_groups for each in group["params"])
-    go(stepper, own, range(1))
-    for of_whole, parts in ((whole, own), (whole.grad, [each.grad for each in own])):
-        assert {each.untyped_storage().data_ptr() for each in parts} == {of_whole.untyped_storage().data_ptr()}
-    assert all(one is other for one, other in zip(own, before, strict=True))
+def test_the_optimizer_has_one_parameter_and_the_others_are_views_of_it():
+    flattened = parameters()
+    before = list(flattened)
+    stepper = Stepper(a_recipe_with("adamw8bit"), flattened)
+    (flat,) = (each for group in stepper.optimizer.param_groups for each in group["params"])
+    take_steps(stepper, flattened, range(1))
+    for of_flat, parts in ((flat, flattened), (flat.grad, [each.grad for each in flattened])):
+        assert {each.untyped_storage().data_ptr() for each in parts} == {of_flat.untyped_storage().data_ptr()}
+    assert all(one is other for one, other in zip(flattened, before, strict=True))
 
 
-def test_gradients_that_are_given_from_elsewhere_count():
-    recipe, own, others = a_recipe_with("adamw"), parameters(), parameters()
-    stepper, alone = Stepper(recipe, own), each_by_itself(recipe, others)
-    go(stepper, own, range(1))
-    go_by_itself(alone, others, range(1))
-    for some in (own, others):
+def test_gradients_that_are_not_views_of_the_flat_one_count():
+    recipe, flattened, separate = a_recipe_with("adamw"), parameters(), parameters()
+    stepper, reference = Stepper(recipe, flattened), separate_optimizer(recipe, separate)
+    take_steps(stepper, flattened, range(1))
+    take_separate_steps(reference, separate, range(1))
+    for some in (flattened, separate):
         for parameter, gradient in zip(some, gradients(7), strict=True):
             parameter.grad = gradient
     stepper.step()
-    alone.step()
-    assert_same(own, others)
+    reference.step()
+    assert_same(flattened, separate)
     stepper.zero_grad()
-    alone.zero_grad()
-    go(stepper, own, range(2))
-    go_by_itself(alone, others, range(2))
-    assert_same(own, others)
+    reference.zero_grad()
+    take_steps(stepper, flattened, range(2))
+    take_separate_steps(reference, separate, range(2))
+    assert_same(flattened, separate)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +157,14 @@ def test_gradients_that_are_given_from_elsewhere_count():
         ("adafactor", SHAPES, False),
     ],
 )
-def test_only_what_computes_the_same_is_joined(optimizer, shapes, expected):
-    assert can_be_joined(optimizer, parameters(shapes)) is expected
+def test_parameters_are_flattened_only_if_that_computes_the_same(optimizer, shapes, expected):
+    assert can_be_flattened(optimizer, parameters(shapes)) is expected
 
 
 def test_a_state_of_some_parameters_only_is_refused():
     recipe = a_recipe_with("adamw")
-    stepper, other = Stepper(recipe, parameters()), Stepper(recipe, own := parameters())
-    go(other, own, range(1))
+    stepper, other = Stepper(recipe, parameters()), Stepper(recipe, flattened := parameters())
+    take_steps(other, flattened, range(1))
     tensors, values = other.state()
     some = {key: tensor for key, tensor in tensors.items() if not key.startswith("1.")}
     with pytest.raises(ValueError) as error:
@@ -171,8 +174,8 @@ def test_a_state_of_some_parameters_only_is_refused():
 
 def test_parameters_that_disagree_about_the_step_are_refused():
     recipe = a_recipe_with("adamw")
-    stepper, other = Stepper(recipe, parameters()), Stepper(recipe, own := parameters())
-    go(other, own, range(1))
+    stepper, other = Stepper(recipe, parameters()), Stepper(recipe, flattened := parameters())
+    take_steps(other, flattened, range(1))
     tensors, values = other.state()
     with pytest.raises(ValueError, match="parameters differ in what all have alike"):
         stepper.load({**tensors, "1.step": tensors["1.step"] + 1}, values)

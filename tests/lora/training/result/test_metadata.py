@@ -1,4 +1,4 @@
-"""What a LoRA file says of itself is what other programs look for, and nothing that is nobody's business."""
+"""The metadata of a LoRA file has the keys that other programs read, and nothing private."""
 
 import hashlib
 import json
@@ -42,21 +42,21 @@ def tags(found):
 
 
 def sd_scripts_hashes(tensors, found):
-    """As sd-scripts defines them: train_util.precalculate_safetensors_hashes."""
+    """The hashes as sd-scripts defines them: train_util.precalculate_safetensors_hashes."""
     content = save(tensors, metadata={name: value for name, value in found.items() if name.startswith("ss_")})
     start = 8 + int.from_bytes(content[:8], "little")
     legacy = hashlib.sha256(content[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
     return hashlib.sha256(content[start:]).hexdigest(), legacy
 
 
-def test_every_value_is_text(tensors):
-    """Or safetensors takes none."""
+def test_every_value_is_a_string(tensors):
+    """safetensors accepts only strings."""
     assert all(isinstance(value, str) for value in metadata(tensors).values())
     assert save(tensors, metadata=metadata(tensors))
 
 
-def test_managers_know_it_for_a_lora_of_flux(tensors):
-    """T6: the peer's file says sd_1.5."""
+def test_the_file_is_marked_as_a_lora_for_flux(tensors):
+    """T6: the files of ostris/flux-dev-lora-trainer say sd_1.5."""
     found = metadata(tensors)
     assert found["ss_base_model_version"] == "flux1"
     assert found["modelspec.sai_model_spec"] == "1.0.1"
@@ -64,7 +64,7 @@ def test_managers_know_it_for_a_lora_of_flux(tensors):
     assert found["format"] == "pt"
 
 
-def test_the_training_is_told(tensors):
+def test_the_settings_of_the_training_are_in_the_metadata(tensors):
     found = metadata(tensors)
     expected = {
         "ss_network_dim": "4",
@@ -89,7 +89,7 @@ def test_the_training_is_told(tensors):
     assert json.loads(found["trainer_config"]) == SETTINGS | {"resolutions": [512, 1024]}
 
 
-def test_only_kohyas_layout_names_kohyas_module(tensors):
+def test_only_the_kohya_layout_names_the_network_module_of_kohya(tensors):
     assert "ss_network_module" not in metadata(tensors)
     found = metadata(kohya_tensors(tensors), layout="kohya")
     assert found["ss_network_module"] == "networks.lora_flux"
@@ -98,7 +98,7 @@ def test_only_kohyas_layout_names_kohyas_module(tensors):
 
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])
 def test_the_hashes_are_those_of_sd_scripts(layout):
-    """Of a LoRA of more than 1 MiB, as the older one begins there."""
+    """For a LoRA of more than 1 MiB, as the legacy hash starts there."""
     tensors = random_lora(tiny_transformer(), rank=128)
     tensors = kohya_tensors(tensors) if layout == "kohya" else tensors
     found = metadata(tensors, layout=layout)
@@ -107,16 +107,16 @@ def test_the_hashes_are_those_of_sd_scripts(layout):
     assert found["modelspec.hash_sha256"] == f"0x{found['sshs_model_hash']}"
 
 
-def test_the_hash_knows_the_tensors_and_nothing_else(tensors):
+def test_the_hash_depends_on_the_tensors_only(tensors):
     name = next(iter(tensors))
-    changed = tensors | {name: tensors[name] + 1}
+    other = tensors | {name: tensors[name] + 1}
     found = metadata(tensors)["sshs_model_hash"]
     assert metadata(tensors, captions=(), seed=1)["sshs_model_hash"] == found
-    assert metadata(changed)["sshs_model_hash"] != found
+    assert metadata(other)["sshs_model_hash"] != found
 
 
-def test_the_same_training_says_the_same(tensors):
-    """Trap 50: neither a date nor an author."""
+def test_the_same_training_gives_the_same_metadata(tensors):
+    """Trap 50: there is neither a date nor an author."""
     first = metadata(tensors)
     assert list(first.items()) == list(metadata(tensors).items())
     assert not [name for name in first if any(part in name for part in ("date", "author", "_at", "time"))]
@@ -128,14 +128,14 @@ def test_tags_count_the_captions_that_have_them(tensors):
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-def test_a_caption_counts_once_for_a_tag_and_nothing_is_no_tag(tensors):
+def test_a_caption_counts_once_per_tag_and_empty_parts_are_no_tags(tensors):
     assert tags(metadata(tensors, captions=("TOK, TOK,, dog , TOK",))) == {"TOK": 1, "dog": 1}
     assert tags(metadata(tensors, captions=())) == {}
     assert tags(metadata(tensors, captions=("a dog",), trigger_word="")) == {"a dog": 1}
 
 
-def test_tags_stay_few_and_short(tensors):
-    """The most frequent ones; a sentence is no tag."""
+def test_the_number_and_length_of_tags_is_limited(tensors):
+    """The most frequent tags are kept; a sentence is no tag."""
     captions = (*(f"tag {index}" for index in range(500)), "often", "often")
     found = tags(metadata(tensors, captions=captions))
     assert len(found) == 200
@@ -146,11 +146,11 @@ def test_tags_stay_few_and_short(tensors):
 @pytest.mark.parametrize(
     ("trigger_word", "name"), [("TOK", "TOK"), ("my dog", "my_dog"), ("<a:1>/../b", "a_1_b"), ("", "lora"), ("é", "é")]
 )
-def test_the_name_can_stand_in_a_prompt_of_a1111(tensors, trigger_word, name):
+def test_the_output_name_can_be_used_in_a_prompt_of_a1111(tensors, trigger_word, name):
     assert metadata(tensors, trigger_word=trigger_word)["ss_output_name"] == name
 
 
-def test_the_hint_says_how_to_call_what_was_learned(tensors):
+def test_the_usage_hint_explains_the_trigger_word(tensors):
     assert "TOK in the prompt, such as 'a photo of TOK'" in metadata(tensors)["modelspec.usage_hint"]
     assert "in the style of TOK" in metadata(tensors, lora_type="style")["modelspec.usage_hint"]
     without = metadata(tensors, trigger_word="")
@@ -163,12 +163,12 @@ def test_the_licence_is_that_of_the_base(tensors, base, licence):
     assert metadata(tensors, base_model=base)["modelspec.license"] == licence
 
 
-def test_what_is_no_plain_value_never_gets_into_a_file(tensors):
-    """A path or a secret among the settings."""
+def test_settings_that_are_no_plain_values_are_refused(tensors):
+    """Such as a path or a secret."""
     with pytest.raises(TypeError, match="JSON"):
         metadata(tensors, folder=Path("somewhere"))
 
 
-def test_text_in_any_script_survives(tensors):
+def test_text_in_any_script_is_kept(tensors):
     found = metadata(tensors, trigger_word="犬", captions=("犬, ñandú",))
     assert tags(found) == {"犬": 1, "ñandú": 1}

@@ -1,4 +1,4 @@
-"""A LoRA goes out with what the licence of its base asks for."""
+"""The NOTICE file of a LoRA has what the licence of its base requires."""
 
 import pytest
 
@@ -10,7 +10,7 @@ NAMES = [*REPOSITORIES, TINY]
 
 @pytest.mark.parametrize("base", ["dev", "krea"])
 def test_a_lora_for_dev_carries_the_attribution_notice(base):
-    """3(a) to 3(e) of the licence: its own words, that the model was modified, who grants rights, nothing official."""
+    """3(a) to 3(e) of the licence: the attribution, the modification, who grants the rights, and no endorsement."""
     text = notice(base)
     assert "The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial" in text
     assert "IN NO EVENT SHALL BLACK FOREST LABS, INC. BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY" in text
@@ -29,14 +29,14 @@ def test_a_lora_for_a_free_base_is_free(base):
 
 
 @pytest.mark.parametrize("base", NAMES)
-def test_every_base_of_the_catalogue_has_terms_of_its_own(base):
+def test_every_known_base_has_its_own_terms(base):
     assert "look it up" not in notice(base)
     assert len({notice(name) for name in NAMES}) == len(NAMES)
 
 
 @pytest.mark.parametrize("base", ["my-flux", "/home/me/my-flux", "/home/me/my-flux/"])
-def test_the_licence_of_another_base_must_be_looked_up_there(base):
-    """And no folder of a machine is told to the world."""
+def test_the_licence_of_an_unknown_base_must_be_looked_up(base):
+    """The path of its folder does not appear."""
     assert "The licence of my-flux itself holds for this LoRA too: look it up where my-flux comes from" in notice(base)
     assert licence(base) == "that of the base model my-flux"
     assert "/home" not in notice(base) + licence(base)

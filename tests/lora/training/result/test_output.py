@@ -1,4 +1,4 @@
-"""The file that leaves the house does in the stock pipeline what the LoRA did in training."""
+"""The LoRA in the tar has the same effect in the stock pipeline as in training."""
 
 import copy
 import io
@@ -69,7 +69,7 @@ def captions_in(path):
 
 
 def velocity(transformer):
-    """What a transformer answers to one fixed question."""
+    """The output of a transformer for fixed inputs."""
     config, generator = transformer.config, torch.Generator().manual_seed(0)
     with torch.no_grad():
         return transformer(
@@ -84,13 +84,13 @@ def velocity(transformer):
 
 
 def representable(transformer):
-    """Round a LoRA to what the file can hold, so that saving loses nothing."""
+    """Round a LoRA to the precision of the file, so that saving loses nothing."""
     for parameter in lora_parameters(transformer).values():
         parameter.data = parameter.data.bfloat16().float()
 
 
 def reloaded(pipeline, path):
-    """What the stock pipeline answers with a file worn, and the layers that wear it."""
+    """The output of the stock pipeline's transformer with a LoRA file, and the number of layers with a LoRA."""
     pipeline.load_lora_weights(path)
     try:
         layers = [module for module in pipeline.transformer.modules() if isinstance(module, LoraLayer)]
@@ -100,33 +100,33 @@ def reloaded(pipeline, path):
 
 
 @pytest.mark.parametrize("alpha", [8, 16])
-def test_the_stock_pipeline_does_what_the_trained_one_did(pipeline, tmp_path, alpha):
-    """Traps 24, 29: every layer is loaded, the base answers differently, and twice the alpha is twice the effect."""
+def test_the_stock_pipeline_computes_the_same_as_the_trained_transformer(pipeline, tmp_path, alpha):
+    """Traps 24, 29: every layer is loaded, the LoRA has an effect, and twice the alpha is twice the effect."""
     trained = copy.deepcopy(pipeline.transformer)
     trained.add_adapter(LoraConfig(r=8, lora_alpha=alpha, target_modules=list(all_layers(trained))))
     randomize_lora(trained)
     representable(trained)
     path = write(tmp_path / "lora.safetensors", lora_file(trained))
     base = velocity(pipeline.transformer)
-    answer, layers = reloaded(pipeline, path)
+    found_velocity, layers = reloaded(pipeline, path)
     assert 2 * layers == len(lora_tensors(trained))
-    assert (answer - base).abs().max() > 1e-3
-    assert torch.allclose(answer, velocity(trained), atol=1e-5)
+    assert (found_velocity - base).abs().max() > 1e-3
+    assert torch.allclose(found_velocity, velocity(trained), atol=1e-5)
     assert torch.equal(velocity(pipeline.transformer), base)
 
 
-def test_what_train_makes_is_loaded_by_the_stock_pipeline(pipeline, tmp_path):
+def test_the_stock_pipeline_loads_our_loras(pipeline, tmp_path):
     """Trap 29."""
     trained = copy.deepcopy(pipeline.transformer)
     add_lora(trained, layers=all_layers(trained), rank=4, seed=0)
     randomize_lora(trained)
     path = write(tmp_path / "lora.safetensors", lora_file(trained))
-    answer, _ = reloaded(pipeline, path)
+    found_velocity, _ = reloaded(pipeline, path)
     expected, base = velocity(trained), velocity(pipeline.transformer)
-    assert (answer - expected).norm() / (expected - base).norm() < 0.02
+    assert (found_velocity - expected).norm() / (expected - base).norm() < 0.02
 
 
-def test_names_and_precision_are_those_that_others_read():
+def test_keys_and_precision_are_those_that_other_programs_read():
     tensors = load_tensors(lora_file(tiny_lora_transformer()))
     assert len(tensors) == 2 * LAYERS
     assert all(name.startswith("transformer.") for name in tensors)
@@ -134,7 +134,7 @@ def test_names_and_precision_are_those_that_others_read():
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
 
-def test_metadata_tells_the_rank_and_the_trigger_word(tmp_path, found):
+def test_the_metadata_has_the_rank_and_the_trigger_word(tmp_path, found):
     with tarfile.open(written(tiny_lora_transformer(), found, tmp_path)) as tar:
         path = write(tmp_path / "lora.safetensors", tar.extractfile(LORA_NAME).read())
     with safe_open(path, "pt") as file:
@@ -156,7 +156,7 @@ def test_the_tar_holds_one_lora_where_clients_look_for_it(tmp_path, found):
         assert load_tensors(tar.extractfile(LORA_NAME).read()).keys() == lora_tensors(transformer).keys()
 
 
-def test_the_plan_of_memory_is_told_and_changes_nothing_of_the_lora(tmp_path, found):
+def test_the_memory_plan_is_in_the_config_and_does_not_affect_the_lora(tmp_path, found):
     files = {}
     for precision in ("bf16", "int8"):
         (tmp_path / precision).mkdir()
@@ -168,7 +168,7 @@ def test_the_plan_of_memory_is_told_and_changes_nothing_of_the_lora(tmp_path, fo
     assert files["bf16"] == files["int8"]
 
 
-def test_the_tar_tells_the_settings_and_the_captions(tmp_path, found):
+def test_the_tar_has_the_settings_and_the_captions(tmp_path, found):
     path = written(tiny_lora_transformer(), found, tmp_path)
     with tarfile.open(path) as tar:
         settings = yaml.safe_load(tar.extractfile("output/flux_train_replicate/config.yaml").read())
@@ -180,19 +180,19 @@ def test_the_tar_tells_the_settings_and_the_captions(tmp_path, found):
     assert report["caption_sources"] == {"captions.json": 2}
 
 
-def test_captions_of_all_folders_leave_by_the_names_of_their_images(tmp_path):
-    """Trap T9 of the peer, which lost those in folders; images that share a name keep captions of their own."""
+def test_captions_in_all_folders_have_the_names_of_their_images(tmp_path):
+    """Trap T9: ostris/flux-dev-lora-trainer lost those in folders. Images that share a name keep their own captions."""
     captions = {"a.png": "TOK 1", "x/a.png": "TOK 2", "x/a.jpg": "TOK 3", "x/y.1.png": "TOK 4"}
     path = written(tiny_lora_transformer(), read(tmp_path, captions), tmp_path)
     assert captions_in(path) == {"a.txt": "TOK 1", "x/a.txt": "TOK 2", "x/a.jpg.txt": "TOK 3", "x/y.1.txt": "TOK 4"}
 
 
-def test_every_caption_leaves_however_its_image_is_called(tmp_path):
-    """Copies of a name, and a name that looks like the number of another."""
+def test_every_caption_is_in_the_tar_whatever_the_name_of_its_image(tmp_path):
+    """Equal names, and a name that looks like the numbered name of another."""
     names = ["a.jpg-2.png", "a.jpg", "a.jpg", "a.jpg", "a.png", "con:1?.png"]
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile's, of names that are there twice
+        warnings.simplefilter("ignore")  # zipfile warns about duplicate names
         for index, name in enumerate(names):
             archive.writestr(name, encoded(noisy_image(seed=index)))
     found = read_archive(write(tmp_path / "images.zip", file.getvalue()), into=tmp_path / "into")
@@ -203,14 +203,14 @@ def test_every_caption_leaves_however_its_image_is_called(tmp_path):
 
 @pytest.mark.parametrize("name", ["../../a.png", "/a.png", "..\\a.png", "C:\\x\\..\\..\\a.png", f"{'x' * 300}/a.png"])
 def test_no_name_of_an_archive_leads_out_of_the_tar(tmp_path, name):
-    (inside,) = captions_in(written(tiny_lora_transformer(), read(tmp_path, {name: "TOK"}), tmp_path))
-    assert not {"..", "/", "C:"} & set(PurePosixPath(inside).parts)
-    assert all(len(part.encode()) <= 255 for part in PurePosixPath(inside).parts)
+    (name_in_tar,) = captions_in(written(tiny_lora_transformer(), read(tmp_path, {name: "TOK"}), tmp_path))
+    assert not {"..", "/", "C:"} & set(PurePosixPath(name_in_tar).parts)
+    assert all(len(part.encode()) <= 255 for part in PurePosixPath(name_in_tar).parts)
 
 
 @pytest.mark.parametrize("trigger_word", ["TOK", "OTHER"])
-def test_the_tar_gives_its_captions_to_another_training(tmp_path, trigger_word):
-    """All of them come back as they were, in whatever folder the images are then."""
+def test_the_captions_in_a_tar_can_be_used_for_another_training(tmp_path, trigger_word):
+    """All captions are unchanged, even if the images are in another folder by then."""
     captions = {"a.png": "TOK 1", "x/a.png": "TOK 2", "x/a.jpg": "TOK 3", "x/y.1.png": "TOK 4"}
     captions |= {"what?.png": "TOK 5", "a:b.png": "TOK 6", f"{'x' * 240}.png": "TOK 7"}
     tar = written(tiny_lora_transformer(), read(tmp_path, captions), tmp_path)
@@ -234,7 +234,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, found):
     assert contents[0] != contents[2]
 
 
-def test_a_good_tar_passes_its_check(tmp_path, found):
+def test_a_valid_tar_passes_the_check(tmp_path, found):
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
     check_tar(written(transformer, found, tmp_path), lora_tensors(transformer))
@@ -256,13 +256,13 @@ def test_a_useless_lora_is_refused(tmp_path, found, value, fault):
 def test_the_tar_holds_the_licence_of_the_base_and_how_the_training_went(tmp_path, found):
     with tarfile.open(written(tiny_lora_transformer(), found, tmp_path)) as tar:
         licence = tar.extractfile("output/flux_train_replicate/NOTICE").read().decode()
-        account = json.loads(tar.extractfile("output/flux_train_replicate/report/training.json").read())
+        report = json.loads(tar.extractfile("output/flux_train_replicate/report/training.json").read())
     assert "FLUX.1 [dev] Non-Commercial License" in licence
-    assert (account["exported_step"], account["exported_why"], account["steps_skipped"]) == (3, "the last", 0)
+    assert (report["exported_step"], report["exported_why"], report["steps_skipped"]) == (3, "the last", 0)
 
 
-def test_samples_leave_with_the_lora(tmp_path, found):
-    samples = tmp_path / "drawn"
+def test_the_tar_has_the_samples(tmp_path, found):
+    samples = tmp_path / "images"
     samples.mkdir()
     for name in ("step-000250-1.jpg", "step-000250-2.unfinished"):
         write(samples / name, encoded(noisy_image(), "JPEG"))
@@ -271,8 +271,8 @@ def test_samples_leave_with_the_lora(tmp_path, found):
     assert names == ["output/flux_train_replicate/samples/step-000250-1.jpg"]
 
 
-def test_the_second_layout_is_in_a_zip_and_no_second_safetensors(tmp_path, found):
-    """Trap 49: and its change of each weight is the first's."""
+def test_the_second_layout_is_in_a_zip_and_not_a_second_safetensors(tmp_path, found):
+    """Trap 49: it has the same weight deltas as the first."""
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
     path = written(transformer, found, tmp_path, layout="kohya")
@@ -284,8 +284,8 @@ def test_the_second_layout_is_in_a_zip_and_no_second_safetensors(tmp_path, found
     assert load_tensors(inner.read(name)).keys() == kohya_tensors(lora_tensors(transformer)).keys()
 
 
-def test_a_full_disk_is_found_before_the_tar_is_begun(tmp_path, found, monkeypatch):
-    """Case B21: a tar that is cut off would be returned as if it were whole."""
+def test_a_full_disk_is_noticed_before_the_tar_is_written(tmp_path, found, monkeypatch):
+    """Case B21: a truncated tar would be returned as if it were complete."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(OSError, match="no room for the tar"):
