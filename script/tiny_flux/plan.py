@@ -44,10 +44,10 @@ TINY_FLUX = Plan(
         tall=Course(Size(112, 160), pictures=1_000, batch=24),
     ),
     terms=(
-        Term(steps=4_000, rate=1.0, decay=0.0, small=0.3, practice=None, seed=1),
-        Term(steps=3_200, rate=1.0, decay=0.5, small=0.0, practice=OFTEN, seed=2),
+        Term(steps=3_000, rate=1.0, decay=0.0, small=0.4, practice=None, seed=1),
+        Term(steps=2_700, rate=1.0, decay=0.5, small=0.0, practice=OFTEN, seed=2),
     ),
-    distillation=Term(steps=450, rate=0.3, decay=0.5, small=0.0, practice=HALF_OF_THE_STEPS, seed=3),
+    distillation=Term(steps=350, rate=0.3, decay=0.5, small=0.0, practice=HALF_OF_THE_STEPS, seed=3),
     measured=15,
     is_compiled=True,
 )
