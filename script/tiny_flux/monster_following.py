@@ -11,7 +11,7 @@ from script.tiny_flux.following import plain_request
 from script.tiny_flux.monster_measure import is_monster
 from script.tiny_flux.world import COLOURS
 
-AS_THE_DEMO_MONSTER = Measures(*[1.0] * 6, eye_rise=0.08)
+AS_THE_DEMO_MONSTER = Measures(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, eye_rise=0.08)
 
 
 @dataclass(frozen=True, slots=True)
