@@ -83,7 +83,7 @@ def test_the_base_follows_prompts_that_it_never_saw(pipeline):
 
 @pytest.mark.xdist_group("following")
 def test_the_guidance_input_moves_answers_towards_true_guidance_of_that_strength(pipeline):
-    """As that of FLUX.1-dev does; 1 would be an input that changes nothing, as the undistilled base's was."""
+    """0 is true guidance, 1 an input that changes nothing."""
     questions = guided_questions(pipeline, random.Random(0).sample(held_out_scenes(), 8))
     distances = {guidance: guidance_distance(pipeline, questions, guidance) for guidance in (2.0, 3.5, 5.0)}
     print(f"\ndistance of the guidance input to true guidance: {distances}")

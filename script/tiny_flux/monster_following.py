@@ -24,7 +24,7 @@ class Asked:
 
     @property
     def prompt(self) -> str:
-        """ "a purple round monster with green horns and feet and one eye in a meadow"."""
+        """Its description, such as "a purple round monster with green horns and feet and one eye in a meadow"."""
         body, limbs = (Paint(name, COLOURS[name]) for name in (self.body, self.limbs))
         return describe(
             DescribedMonster("round", "horns", "feet", "one eye", body, limbs, AS_THE_DEMO_MONSTER, self.background)
