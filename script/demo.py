@@ -27,7 +27,7 @@ BASE = "tiny"
 TRAINING = {
     "trigger_word": "TOK",
     "lora_type": "replicate",
-    "steps": 1200,
+    "steps": 900,
     "learning_rate": 1e-3,
     "lr_scheduler": "cosine",
     "batch_size": 4,

@@ -11,7 +11,7 @@ from script.tiny_flux.following import plain_request
 from script.tiny_flux.monster_measure import is_monster
 from script.tiny_flux.world import COLOURS
 
-AS_THE_DEMO_MONSTER = Measures(*[1.0] * 6, eye_rise=0.08)
+AS_THE_DEMO_MONSTER = Measures(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, eye_rise=0.08)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Asked:
 
     @property
     def prompt(self) -> str:
-        """ "a purple round monster with green horns and feet and one eye in a meadow"."""
+        """Its description, such as "a purple round monster with green horns and feet and one eye in a meadow"."""
         body, limbs = (Paint(name, COLOURS[name]) for name in (self.body, self.limbs))
         return describe(
             DescribedMonster("round", "horns", "feet", "one eye", body, limbs, AS_THE_DEMO_MONSTER, self.background)

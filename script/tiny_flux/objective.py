@@ -107,9 +107,10 @@ class Predictor:
 
 def predictor_of(model: TinyFlux, *, is_compiled: bool) -> Predictor:
     """Compiling takes a minute for each kind of batch, and makes its steps twice as fast."""
-    torch._dynamo.config.recompile_limit = KINDS_OF_BATCHES  # beyond it, steps are slow without a word
-    transformer = torch.compile(model.transformer, dynamic=False) if is_compiled else model.transformer
-    return Predictor(model, transformer, is_compiled)
+    if not is_compiled:
+        return Predictor(model, model.transformer, is_compiled)
+    torch._dynamo.config.recompile_limit = KINDS_OF_BATCHES  # more kinds than that would silently not be compiled
+    return Predictor(model, torch.compile(model.transformer, dynamic=False), is_compiled)
 
 
 class FlowMatching:

@@ -16,7 +16,7 @@ def warm_up_then_decay(steps: int, *, warm_up: int, decay: float) -> Callable[[i
     """A factor on the learning rate: up to 1 over `warm_up` steps, then level, then straight down to 0 over the last
     `decay` of all steps."""
     fall = max(1.0, steps * decay)
-    return lambda step: min(1.0, (step + 1) / warm_up, (steps - step) / fall if decay else 1.0)
+    return lambda step: min(1.0, (step + 1) / max(1, warm_up), (steps - step) / fall if decay else 1.0)
 
 
 class Progress:

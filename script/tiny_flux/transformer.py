@@ -19,7 +19,7 @@ from script.tiny_flux.rehearsal import Practice, Rehearsal
 from script.tiny_flux.schedule import warm_up_then_decay
 from script.tiny_flux.state import Tensors
 
-WARM_UP = 100  # steps
+WARM_UP = 100  # steps, but no more than a tenth of a term
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class TransformerTrainer:
         optimizers = optimizers_for(
             self._model.block_matrices(), objective.parameters_beside_matrices(), rate=term.rate
         )
-        curve = warm_up_then_decay(term.steps, warm_up=WARM_UP, decay=term.decay)
+        curve = warm_up_then_decay(term.steps, warm_up=min(WARM_UP, term.steps // 10), decay=term.decay)
         self._optimization = Optimization(optimizers, rate_factor=curve)
         self._rng = random.Random(term.seed)
         self._noise = Noise(material.shift, seed=term.seed, device=self._model.transformer.device)
