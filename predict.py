@@ -1,25 +1,21 @@
-"""The prediction interface: one signature, then the prediction."""
+"""The prediction interface: one signature, then the stages of a prediction from top to bottom."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Optional
+from typing import Any, Optional
 
 from cog import BaseRunner, Input, Path, Secret
 
-from lora.checks import yes_or_no
 from lora.heap import trim_heap
-from lora.serving.generation import output_size
+from lora.serving.inputs import Prediction, complete_inputs, receive_uploads
 from lora.serving.lora_cache import LoraCache
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model, Models
-from lora.serving.notes import notes
-from lora.serving.outputs import save_images, text_of
-from lora.serving.request import Request
-from lora.serving.requested_loras import TRAINED, RequestedLora, requested_loras
-from lora.serving.safety import SafetyChecker, allowed
-from lora.serving.settings import settings_of
+from lora.serving.prediction import predict
+from lora.serving.requested_loras import TRAINED, RequestedLora
+from lora.serving.safety import SafetyChecker
 from lora.serving.setup_times import StageTimer
-from lora.serving.sources import read_source
-from lora.workspace import clear_folder, own_temporary_folder, uploaded_file, workspace
+from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
 from weights.network.network import Tokens
@@ -30,6 +26,8 @@ from weights.safety import find_safety
 
 class Runner(BaseRunner):
     """Generates images with FLUX.1 and the LoRAs that a request names."""
+
+    is_set_up = False
 
     def setup(self, weights: Optional[Path] = None) -> None:
         """Load the base model, and the LoRA of a trained version (COG_WEIGHTS) if there is one."""
@@ -52,6 +50,7 @@ class Runner(BaseRunner):
         if self.own:
             model.apply([self.own])  # an incompatible LoRA fails here, and the first request finds it applied
         self.can_disable_checker = safety.can_be_disabled
+        self.is_set_up = True
         print(safety.line(), timer.line(), sep="\n")
 
     def healthcheck(self) -> bool:
@@ -136,55 +135,27 @@ class Runner(BaseRunner):
         output_quality: int = Input(description="Quality of webp and jpg, from 0 to 100", default=90, ge=0, le=100),
     ) -> list[Path]:
         """Generate images from a prompt."""
-        trim_heap()
-        image, mask = uploaded_file(self.files, "image", image), uploaded_file(self.files, "mask", mask)
-        clear_folder(self.files, keep=(image, mask))
-        base = requested_base(model, served=self.base)
-        request = Request.checked(
-            takes_guidance=takes_guidance(base),
-            prompt=prompt,
-            aspect_ratio=aspect_ratio,
-            width=width,
-            height=height,
-            megapixels=megapixels,
-            num_outputs=num_outputs,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance=guidance,
-            go_fast=go_fast,
-            seed=seed,
-            output_format=output_format,
-            output_quality=output_quality,
-        )
-        requested = requested_loras(
-            lora_weights=lora_weights,
-            lora_scale=lora_scale,
-            extra_lora=extra_lora,
-            extra_lora_scale=extra_lora_scale,
-            loras=loras,
-            replicate_weights=replicate_weights,
-            trained=self.trained,
-        )
-        source = read_source(image, mask, prompt_strength)
-        checker = self._checker(disable_safety_checker)
-        tokens = Tokens(_token("hf_api_token", hf_api_token), _token("civitai_api_token", civitai_api_token))
-        applied = [self._load_lora(lora, tokens) for lora in requested]
-        loaded = self._load_model(base)
-        size = output_size(loaded.pipeline, request, source)
-        for note in notes(loaded.pipeline, request, source, size, width=width, height=height):
-            print(f"note: {note}")
-        settings = settings_of(request, source, size, model=base.name, image=image, mask=mask, loras=applied)
-        print(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
-        with workspace("predict") as folder:
-            shown = allowed(list(loaded.generate(request, source, applied)), checker)
-            if blocked := [index + 1 for index in range(request.num_outputs) if index not in shown]:
-                print(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {request.num_outputs}")
-            return [Path(path) for path in save_images(shown, request, settings, into=folder)]
+        return self.generate({name: value for name, value in locals().items() if name != "self"})
 
-    def _checker(self, disabled: object) -> SafetyChecker | None:
-        """Return the safety checker, or None if the request disables it and may do so."""
-        is_off = yes_or_no("disable_safety_checker", disabled) and self.can_disable_checker
-        return None if is_off else self.checker
+    def generate(self, inputs: Mapping[str, Any]) -> list[Path]:
+        """Generate images from inputs by name; an input that is missing has its default in `run`.
+
+        Everything that generates comes through here: Cog's server, plain Python, the handler of another server. Loads
+        the model first if `setup` was not called. Raises ValueError with one sentence about a wrong input.
+        """
+        if not self.is_set_up:
+            self.setup()
+        trim_heap()
+        inputs = receive_uploads(complete_inputs(inputs, entry=Runner.run), folder=self.files)
+        base = requested_base(inputs["model"], served=self.base)
+        prediction = Prediction.checked(inputs, takes_guidance=takes_guidance(base), trained=self.trained)
+        checker = None if prediction.is_checker_disabled and self.can_disable_checker else self.checker
+        tokens = Tokens(*(_token(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
+        loras = [self._load_lora(lora, tokens) for lora in prediction.loras]
+        model = self._load_model(base)
+        with workspace("predict") as folder:
+            paths = predict(prediction, model, loras, base_name=base.name, checker=checker, log_line=print, into=folder)
+        return [Path(path) for path in paths]
 
     def _load_model(self, base: Base) -> Model:
         """Return a base model; check its files before it is loaded."""

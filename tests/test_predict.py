@@ -1,6 +1,5 @@
 """The predictor in this process, where no schema has checked the inputs and its internal state is visible."""
 
-import inspect
 import json
 import tempfile
 
@@ -22,11 +21,6 @@ SMALL_REQUEST = {
     "num_inference_steps": 1,
     "seed": 7,
     "output_format": "png",
-}
-DEFAULTS = {
-    name: parameter.default.default
-    for name, parameter in inspect.signature(Runner.run).parameters.items()
-    if name != "self"
 }
 
 
@@ -55,7 +49,7 @@ def lora(tmp_path_factory):
 
 
 def generated(runner, **inputs):
-    return runner.run(**DEFAULTS | SMALL_REQUEST | inputs)
+    return runner.run(**SMALL_REQUEST | inputs)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +69,31 @@ def test_an_input_of_another_type_is_refused_with_its_name(runner, name, value):
         generated(runner, **{name: value})
     assert_one_sentence(error.value, f"{name} is ", "expected")
     assert "s3cret" not in str(error.value)
+
+
+def test_plain_python_needs_no_setup_and_no_other_input_than_a_prompt(runner, tmp_path, monkeypatch):
+    """The defaults are those of the signature, which Cog's server passes itself."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (path,) = Runner().run(prompt="a red star", seed=7)
+    image, settings = path.read_bytes(), settings_in(path)
+    (expected,) = runner.generate({"prompt": "a red star", "seed": 7, "num_outputs": 1, "lora_scale": 1.0, "loras": []})
+    assert path.suffix == ".webp"
+    assert image == expected.read_bytes()
+    assert settings["num_inference_steps"] == 28
+
+
+@pytest.mark.parametrize(
+    ("inputs", "fragments"),
+    [
+        ({"promt": "a red star"}, ["promt is not an input", "expected prompt"]),
+        ({"prompt": "a red star", "x": 1}, ["x is not an input", "expected one of prompt, image, mask"]),
+        ({}, ["prompt is None", "expected text"]),
+    ],
+)
+def test_a_mapping_with_an_unknown_input_or_without_a_prompt_is_refused(runner, inputs, fragments):
+    with pytest.raises(ValueError) as error:
+        runner.generate(inputs)
+    assert_one_sentence(error.value, *fragments)
 
 
 def test_the_log_contains_the_seed_of_every_image(runner, capsys):

@@ -18,14 +18,16 @@ def notes(
     source: Source | None,
     size: Size,
     *,
-    width: int | None,
-    height: int | None,
+    are_sides_given: bool,
 ) -> Iterator[str]:
-    """Yield one sentence for each input that has less effect than it seems to; `size` is the size of the images."""
+    """Yield one sentence for each input that has less effect than it seems to.
+
+    `size` is the size of the images; `are_sides_given` says whether width or height is given.
+    """
     count, most = token_count(pipeline, request.prompt), text_tokens(pipeline)
     if count > most:
         yield f"the prompt has {count} tokens, but the base reads only the first {most}"
-    if request.aspect_ratio != CUSTOM and (width or height):
+    if request.aspect_ratio != CUSTOM and are_sides_given:
         yield f"width and height are ignored, because aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
     mask = source and source.fitted_mask(size)
     if mask and mask.getextrema() == BLACK:

@@ -107,7 +107,8 @@ def test_the_setup_fails_without_a_required_checker(monkeypatch):
     monkeypatch.setenv("FLUX_SAFETY", "required")
     with pytest.raises(FileNotFoundError) as error:
         find_safety()
-    assert_one_sentence(error.value, "FLUX_SAFETY is required", "none could be downloaded from huggingface.co/", "hf download")
+    found = ("FLUX_SAFETY is required", "none could be downloaded from huggingface.co/", "hf download")
+    assert_one_sentence(error.value, *found)
 
 
 def test_a_required_checker_is_downloaded_from_the_hub_once_and_without_the_pickle(monkeypatch, hub):

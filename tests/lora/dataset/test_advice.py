@@ -84,9 +84,8 @@ def test_an_image_that_is_enlarged_by_less_than_a_tenth_is_not_small(tmp_path):
 
 def test_blurred_images_are_named(tmp_path):
     blurred = noisy_image(128, 128, seed=9).filter(ImageFilter.GaussianBlur(8))
-    assert (
-        the_warning(tmp_path, images() | {"b.png": encoded(blurred)}) == "very blurred, which the LoRA will learn: 'b.png'"
-    )
+    warning = the_warning(tmp_path, images() | {"b.png": encoded(blurred)})
+    assert warning == "very blurred, which the LoRA will learn: 'b.png'"
 
 
 def test_an_image_of_one_color_is_not_blurred(tmp_path):

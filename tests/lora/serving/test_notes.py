@@ -16,7 +16,7 @@ def pipeline():
 
 
 def noted(pipeline, source=None, *, width=None, height=None, **inputs):
-    return list(notes(pipeline, request(**inputs), source, Size(64, 64), width=width, height=height))
+    return list(notes(pipeline, request(**inputs), source, Size(64, 64), are_sides_given=bool(width or height)))
 
 
 def source(mask=None):

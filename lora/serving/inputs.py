@@ -1,0 +1,82 @@
+"""The inputs of a prediction, from a mapping of names and values to one checked record. Knows no model.
+
+Cog's server, a script and a handler of another server all have such a mapping, and may leave inputs out.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from lora.checks import yes_or_no
+from lora.serving.request import CHECKS, SIDES, Request
+from lora.serving.requested_loras import RequestedLora, requested_loras
+from lora.serving.sources import Source, read_source
+from lora.workspace import clear_folder, uploaded_file
+
+FILES = ("image", "mask")
+LORAS = ("lora_weights", "lora_scale", "extra_lora", "extra_lora_scale", "loras", "replicate_weights")
+Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Everything that the inputs of one prediction ask for."""
+
+    request: Request
+    loras: tuple[RequestedLora, ...]
+    source: Source | None
+    image: Path | None  # the uploaded files of the source
+    mask: Path | None
+    are_sides_given: bool  # width or height, whatever the aspect ratio
+    is_checker_disabled: bool
+
+    @classmethod
+    def checked(cls, inputs: Inputs, *, takes_guidance: bool, trained: str) -> Self:
+        """Check complete inputs. `takes_guidance` says whether the base model takes guidance.
+
+        `trained` refers to the LoRA of a trained version, or is empty. Raises ValueError with one sentence that names
+        the input.
+        """
+        image, mask = inputs["image"], inputs["mask"]
+        return cls(
+            request=Request.checked(takes_guidance=takes_guidance, **{name: inputs[name] for name in CHECKS}),
+            loras=requested_loras(trained=trained, **{name: inputs[name] for name in LORAS}),
+            source=read_source(image, mask, inputs["prompt_strength"]),
+            image=image,
+            mask=mask,
+            are_sides_given=any(inputs[side] for side in SIDES),
+            is_checker_disabled=yes_or_no("disable_safety_checker", inputs["disable_safety_checker"]),
+        )
+
+
+def complete_inputs(given: Inputs, *, entry: Callable[..., object]) -> dict[str, Any]:
+    """Return the inputs of an entry point by name; those that are missing have the default of its signature.
+
+    The signature's defaults are Cog's `Input(...)`, and a value that is such a default counts as missing: plain Python
+    passes it where Cog's server passes its value. Raises ValueError with one sentence for a name that is not an input.
+    """
+    defaults = dict(_defaults(entry))
+    for name in given.keys() - defaults.keys():
+        near = difflib.get_close_matches(name, defaults, n=1)
+        expected = near[0] if near else f"one of {', '.join(defaults)}"
+        raise ValueError(f"{name} is not an input: expected {expected}")
+    inputs = {name: given.get(name, default) for name, default in defaults.items()}
+    return {name: value.default if value is defaults[name] else value for name, value in inputs.items()}
+
+
+def receive_uploads(inputs: Inputs, *, folder: Path) -> dict[str, Any]:
+    """Return the inputs with each uploaded file as a path or None, and delete all older uploads in the folder.
+
+    Raises ValueError with one sentence if a value is not a file that was uploaded there.
+    """
+    files = {name: uploaded_file(folder, name, inputs[name]) for name in FILES}
+    clear_folder(folder, keep=files.values())
+    return {**inputs, **files}
+
+
+def _defaults(entry: Callable[..., object]) -> Iterator[tuple[str, Any]]:
+    parameters = inspect.signature(entry).parameters
+    return ((name, parameter.default) for name, parameter in parameters.items() if name != "self")
