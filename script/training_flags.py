@@ -59,7 +59,7 @@ def archived(path: str) -> Iterator[str]:
         files = sorted(
             file for file in folder.rglob("*") if file.is_file() and is_user_file(f"{file.relative_to(folder)}")
         )
-        Budget.of_folder(Path(temporary)).refuse(sum(file.stat().st_size for file in files))
+        Budget.of_folder(Path(temporary)).check(sum(file.stat().st_size for file in files))
         with tarfile.open(tar, "w", dereference=True) as output:
             for file in files:
                 output.add(file, arcname=file.relative_to(folder))

@@ -70,8 +70,7 @@ class CheckpointStore:
 
     def best(self) -> Checkpoint | None:
         """The best checkpoint, if one was saved and is undamaged."""
-        replaced = sorted(self.folder.glob("best.old-*"))  # valid if the process was killed between the two renames
-        return self._first_undamaged(folder for folder in (self.folder / BEST, *replaced) if has_manifest(folder))
+        return self._first_undamaged(_best_folders(self.folder))
 
     def _first_undamaged(self, folders: Iterable[Path]) -> Checkpoint | None:
         for folder in folders:
@@ -135,11 +134,15 @@ class CheckpointStore:
 
 def best_beside(checkpoint: Checkpoint) -> Checkpoint | None:
     """The best checkpoint of the store that holds a checkpoint, if there is one and it is undamaged."""
-    folder = checkpoint.folder.parent / BEST
-    try:
-        return read_checkpoint(folder) if has_manifest(folder) else None
-    except ValueError:
-        return None
+    for folder in _best_folders(checkpoint.folder.parent):
+        with suppress(ValueError):
+            return read_checkpoint(folder)
+    return None
+
+
+def _best_folders(store: Path) -> list[Path]:
+    """The best checkpoint of a store, then those that a process left when it was killed between its two renames."""
+    return list(filter(has_manifest, (store / BEST, *sorted(store.glob(f"{BEST}.old-*")))))
 
 
 def _step(folder: Path) -> int:

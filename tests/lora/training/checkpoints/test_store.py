@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lora.training.checkpoints.files import read_checkpoint
-from lora.training.checkpoints.store import CheckpointStore
+from lora.training.checkpoints.store import CheckpointStore, best_beside
 from tests.lora.training.saved import IDENTITY, assert_saved_at, contents, make_old, names, save, store_in
 from tests.tiny import assert_one_sentence
 from tests.warm_process import FORKING
@@ -116,6 +116,7 @@ def test_a_kill_between_the_two_renames_of_a_replacement_leaves_the_old_checkpoi
     store = store_in(tmp_path)
     assert_saved_at(store.newest(), 250)
     assert_saved_at(store.best(), 250)
+    assert_saved_at(best_beside(store.newest()), 250)
     save(store, 250)
     store_in(tmp_path).save_best(1, contents(1), {})
     store_in(tmp_path)
