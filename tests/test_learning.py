@@ -19,7 +19,7 @@ from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.training.learning.adapter import add_lora, lora_tensors
-from lora.training.learning.batches import Draws
+from lora.training.learning.batches import NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.validation import hold_out
@@ -75,7 +75,7 @@ def taught(folder: Path, **changes: object) -> Lesson:
     before = learning.losses(transformer, monsters), learning.losses(transformer, world)
     add_lora(transformer, layers=all_layers(transformer), rank=recipe.lora_rank, seed=recipe.seed)
     trained(
-        transformer, recipe, hold_out(dataset, seed=recipe.seed).trained, preservation_by(dataset, transformer, recipe)
+        transformer, recipe, hold_out(dataset, seed=recipe.seed).train, preservation_by(dataset, transformer, recipe)
     )
     after = learning.losses(transformer, monsters), learning.losses(transformer, world)
     return Lesson(lora_tensors(transformer), (before[0], after[0]), (before[1], after[1]))
@@ -86,7 +86,7 @@ def preservation_by(dataset, transformer, recipe) -> Preservation | None:
     if not recipe.preservation:
         return None
     images = NeutralImages(BASE, dataset.neutral, neutral_side((128,)))
-    draws = Draws(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+    draws = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
     preservation = Preservation(transformer, recipe, draws, images)
     assert preservation.generate(SingleProcess(), stop=Stop(Log(lambda *_: None), Termination(), minutes=None))
     return preservation
