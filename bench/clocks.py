@@ -43,7 +43,7 @@ def as_line(clocks: list[float | None]) -> str:
     """The range of clocks in one line, with a warning if they are too far apart for a comparison."""
     known = [clock for clock in clocks if clock is not None]
     if not known:
-        return "SM clock: not known"
+        return "SM clock: unknown"
     least, most = min(known), max(known)
     warning = ": more than 2 % apart, so run it again" if most > least * (1 + MOST_APART) else ""
     return f"SM clock: {least:.0f} to {most:.0f} MHz{warning}"

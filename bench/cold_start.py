@@ -76,7 +76,7 @@ class ColdStart:
 
 def main() -> None:
     """Measure, write the results, print a table."""
-    parser = argument_parser("cold_start", __doc__, small="the embedded base, from memory alone, to see that it runs")
+    parser = argument_parser("cold_start", __doc__, small="only the embedded base, from memory, to check that it runs")
     arguments = parser.parse_args()
     planned_starts, write, side = (SMALL, _copy_tiny, SMALL_SIDE) if arguments.small else (FULL, _write_random, SIDE)
     with tempfile.TemporaryDirectory(prefix="flux-lora-bench-") as folder:
@@ -98,8 +98,8 @@ def _copy_tiny(base: Path) -> None:
 def _write_random(base: Path) -> None:
     free = shutil.disk_usage(base.parent).free
     if free < NEEDED_BYTES:
-        expected = f"expected {NEEDED_BYTES / GB:.0f} GB in the folder that TMPDIR names"
-        raise SystemExit(f"{base.parent} has {free / GB:.1f} GB of free disk: {expected}")
+        expected = f"expected {NEEDED_BYTES / GB:.0f} GB; set TMPDIR to a folder on another disk"
+        raise SystemExit(f"{base.parent} has {free / GB:.1f} GB of free disk space: {expected}")
     print("writing weights ...", file=sys.stderr)
     random_pipeline(DEV, random_transformer(DEV, WeightPlacement("bf16", False, device()))).save_pretrained(base)
     free_memory()
@@ -130,7 +130,7 @@ def _drop_from_cache(base: Path) -> None:
 
 def as_markdown(starts: list[ColdStart]) -> str:
     """A table of all starts."""
-    titles = ["contender", "files", "imported", "ready", "first picture", f"times as fast to it as {STOCK}"]
+    titles = ["contender", "files", "imported", "ready", "first image", f"speedup over {STOCK}"]
     baseline = {start.files: start.first_picture for start in starts if start.contender == STOCK}
     rows = []
     for start in starts:

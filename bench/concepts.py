@@ -1,4 +1,4 @@
-"""The figures that the learning benchmark trains: three that the base never saw, rendered by code. Knows no tensors.
+"""The three figures of the learning benchmark, which the base is not trained on, rendered by code. Knows no tensors.
 
 Beside the demo's monster there are two whose shapes no creature of the base's training has: those consist of mirrored
 discs and regular polygons, while these have stripes, a tapering tower, and a tail on one side.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from script.tiny_flux.monster import SIDE, render_monster
-from script.tiny_flux.world import BACKGROUNDS, OVERSAMPLING, Colour, draw_background
+from script.tiny_flux.world import BACKGROUNDS, OVERSAMPLING, Colour, render_background
 
 BRICK, CREAM, LIME, STEEL = (150, 72, 48), (252, 236, 204), (196, 240, 60), (92, 104, 118)
 SKY, SNOW, COAL, ROSE = (116, 190, 250), (250, 250, 252), (24, 22, 34), (236, 128, 150)
@@ -28,7 +28,7 @@ class Concept:
     name: str
     render: Render
 
-    def pictures(self, count: int, *, seed: int) -> list[tuple[str, Image.Image]]:
+    def images(self, count: int, *, seed: int) -> list[tuple[str, Image.Image]]:
         """`count` images of 128 px, each with the name of its background; the world's backgrounds are used in turn."""
         rng = random.Random(seed)
         names = [list(BACKGROUNDS)[index % len(BACKGROUNDS)] for index in range(count)]
@@ -56,7 +56,7 @@ class _Figure:
 
 def _robot(background: str, rng: random.Random) -> Image.Image:
     """A striped lighthouse with a lamp for a head, an aerial and arms."""
-    canvas = draw_background(background, width=SIDE, height=SIDE, rng=rng)
+    canvas = render_background(background, width=SIDE, height=SIDE, rng=rng)
     pen = _Figure(canvas, rng, smallest=0.26, largest=0.31)
     for side in (-1, 1):
         pen.polygon((side * 0.3, -0.28), (side * 0.98, 0.06), (side * 0.9, 0.26), (side * 0.3, 0.0), fill=STEEL)
@@ -83,7 +83,7 @@ def _half_width(y: float) -> float:
 
 def _fox(background: str, rng: random.Random) -> Image.Image:
     """A pale blue fox that sits, its tail to its right."""
-    canvas = draw_background(background, width=SIDE, height=SIDE, rng=rng)
+    canvas = render_background(background, width=SIDE, height=SIDE, rng=rng)
     pen = _Figure(canvas, rng, smallest=0.26, largest=0.31)
     pen.polygon((0.2, 0.95), (0.95, 0.75), (1.3, 0.05), (1.12, -0.3), (0.75, 0.15), (0.2, 0.45), fill=SKY)
     pen.polygon((1.3, 0.05), (1.12, -0.3), (0.83, 0.05), fill=ROSE)

@@ -57,7 +57,7 @@ class Run:
 
 def main() -> None:
     """Measure all sets, write the results, print a table."""
-    parser = argument_parser("dataset", __doc__, small="a few small photos, to see that it runs")
+    parser = argument_parser("dataset", __doc__, small="a few small photos, to check that it runs")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -121,7 +121,7 @@ def _peak_bytes() -> int:
 
 def _row(photos: PhotoSet, *, rounds: int) -> dict[str, object]:
     """Run both contenders in turn, equally often."""
-    print(f"{photos.name}: making them ...", file=sys.stderr)
+    print(f"{photos.name}: creating the archive ...", file=sys.stderr)
     runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "photos.zip"
@@ -150,7 +150,7 @@ def as_markdown(rows: list[dict[str, object]]) -> str:
         ratio = seconds["plain"] / seconds["ours"]
         times = [f"{seconds['plain']:.1f} s", f"{seconds['ours']:.1f} s", f"{ratio:.1f}"]
         lines.append([row["set"]["name"], *times, f"{peaks['plain']:.0f} MiB", f"{peaks['ours']:.0f} MiB"])  # type: ignore[index]
-    return table(["archive", "plain loop", "ours", "times as fast", "peak memory, plain", "ours"], lines)
+    return table(["archive", "plain loop", "ours", "speedup", "peak memory, plain loop", "peak memory, ours"], lines)
 
 
 if __name__ == "__main__":

@@ -219,10 +219,10 @@ def as_markdown(measurements: list[Measurement]) -> str:
     titles = [
         "contender",
         *timed,
-        f"times as fast as {EAGER.name}",
+        f"speedup over {EAGER.name}",
         "ready",
-        "velocity off by",
-        "graphs compiled late",
+        "error of the velocity",
+        "graphs compiled during timing",
         "peak",
     ]
     rows = []

@@ -168,10 +168,10 @@ def of_images(name: str, *, times: float = 100) -> Callable[[Run, str], list[flo
 
 MEASURES = (
     Measure("gap closed, %", closed, "higher"),
-    Measure("world's loss, + %", world_rise, "lower"),
-    Measure("pictures without trigger, mean squared change x 1000", of_images("change", times=1000), "lower"),
-    Measure("distance of colours x 100", of_images("colours"), "lower"),
-    Measure("distance of form x 100", of_images("form"), "lower"),
+    Measure("rise of the loss on the world, %", world_rise, "lower"),
+    Measure("images without trigger, mean squared change x 1000", of_images("change", times=1000), "lower"),
+    Measure("colour distance x 100", of_images("colours"), "lower"),
+    Measure("form distance x 100", of_images("form"), "lower"),
 )
 
 
@@ -196,7 +196,7 @@ def _at_end(runs: list[Run], arms: list[str], end: str) -> str:
     base = [_spread([statistics.fmean(measure.of(run, "0")) for run in runs]) for measure in MEASURES]
     real = [_spread([100 * statistics.fmean(run["real"][name]) for run in runs]) for name in ("colours", "form")]
     titles = [f"{measure.title} ({measure.better} is better)" for measure in MEASURES]
-    return table([f"at step {end}", *titles], [*rows, ["the bare base", *base], ["real renders", "", "", "", *real]])
+    return table([f"at step {end}", *titles], [*rows, ["base without LoRA", *base], ["real renders", "", "", "", *real]])
 
 
 def _compare(ours: str, theirs: str, runs: list[Run], end: str) -> str:
@@ -208,7 +208,7 @@ def _compare(ours: str, theirs: str, runs: list[Run], end: str) -> str:
         errors = [f"{found.error_by_image:.2f}", f"{found.error_by_run:.2f}"]
         conclusion = _as_better_or_worse(found.conclusion(), better=measure.better)
         rows.append([measure.title, f"{found.mean:+.2f}", *errors, conclusion])
-    return table([f"{ours} minus {theirs}", "mean", "error by picture", "error by run", f"{ours} is"], rows)
+    return table([f"{ours} minus {theirs}", "mean", "error by image", "error by run", f"{ours} is"], rows)
 
 
 def _as_better_or_worse(conclusion: str, *, better: str) -> str:
@@ -262,13 +262,13 @@ def _base() -> FluxPipeline:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argument_parser("learning", __doc__, small="one figure, one seed, three steps, to see that it runs")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each training (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="trainings of each (default: %(default)s)")
-    parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=list(CONCEPTS), help="figures to teach")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="contenders")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: %(default)s)")
-    parser.add_argument("--pictures", type=Path, help="a folder for what is drawn, a strip for each run and step")
+    parser = argument_parser("learning", __doc__, small="one figure, one seed, three steps, to check that it runs")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of each training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds (default: %(default)s)")
+    parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=list(CONCEPTS), help="figures to train")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="arms to compare")
+    parser.add_argument("--workers", type=int, default=2, help="processes, with one thread each (default: %(default)s)")
+    parser.add_argument("--pictures", type=Path, help="folder for the generated images, a strip per run and step")
     return parser.parse_args()
 
 

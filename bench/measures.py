@@ -62,7 +62,7 @@ class References:
     """Real renders of a figure, `count` on each background."""
 
     def __init__(self, concept: Concept, *, count: int) -> None:
-        renders = concept.pictures(count * len(BACKGROUNDS), seed=REFERENCE_SEED)
+        renders = concept.images(count * len(BACKGROUNDS), seed=REFERENCE_SEED)
         self._by_background: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
         for background, image in renders:
             self._by_background.setdefault(background, []).append((colours(image), form(image)))
@@ -119,8 +119,8 @@ class Evaluation:
     def measure(self, pipeline: FluxPipeline, *, generates: bool, strip: Path | None = None) -> dict[str, list[float]]:
         """All measures by image; the two that need generated images only if `generates`. Those are saved to `strip`."""
         found = {
-            "held_out": list(losses(pipeline.transformer, self._held_out).by_picture),
-            "world": list(losses(pipeline.transformer, self._world).by_picture),
+            "held_out": list(losses(pipeline.transformer, self._held_out).by_image),
+            "world": list(losses(pipeline.transformer, self._world).by_image),
         }
         return found | self._measure_images(pipeline, strip) if generates else found
 
@@ -145,7 +145,7 @@ class Evaluation:
 
     def _real(self, concept: Concept) -> dict[str, list[float]]:
         """The distances of real renders, a lower bound for generated images."""
-        renders = concept.pictures(TRAINING_IMAGES, seed=HELD_OUT_SEED)
+        renders = concept.images(TRAINING_IMAGES, seed=HELD_OUT_SEED)
         found = [self._references.distance(image, background=name) for name, image in renders]
         return {"colours": [each.colours for each in found], "form": [each.form for each in found]}
 
@@ -166,7 +166,7 @@ class Difference:
     def conclusion(self) -> str:
         """The direction of the difference, if it exceeds two standard errors."""
         if math.isnan(self.error):
-            return "too few runs to tell"
+            return "too few runs for a conclusion"
         if abs(self.mean) <= STANDARD_ERRORS * self.error:
             return "no difference beyond two standard errors"
         return "higher" if self.mean > 0 else "lower"
@@ -186,7 +186,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def examples_of(concept: Concept, count: int, seed: int, pipeline: FluxPipeline, *, crops: int = 1) -> list[Example]:
-    renders = concept.pictures(count, seed=seed)
+    renders = concept.images(count, seed=seed)
     captioned = ((image, f"{TRIGGER} {BACKGROUNDS[name]}") for name, image in renders)
     return encoded(pipeline, captioned, crops=crops)
 

@@ -2,8 +2,8 @@
 without it.
 
 Each training runs through `script/train`. Then images are generated at lora_scale 1, for the prompts with the trigger
-word and for combinations that the base never saw, and simple measures count what they show. The base without a LoRA
-comes first.
+word and for combinations that the base is not trained on, and simple measures count what they show. The base without a
+LoRA comes first.
 """
 
 import os
@@ -26,10 +26,10 @@ from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from script.demo import TRAINING, WITH_TRIGGER
 from script.tiny_flux.following import plain_request
-from script.tiny_flux.measure import judge
+from script.tiny_flux.measure import classify
 from script.tiny_flux.monster import ARCHIVE
 from script.tiny_flux.monster_measure import is_monster
-from script.tiny_flux.shape_measure import judge_strictly
+from script.tiny_flux.shape_measure import classify_strictly
 from script.tiny_flux.world import Scene, caption, held_out_scenes
 from weights.bases import WEIGHTS
 from weights.references import read_lora
@@ -68,8 +68,8 @@ class Counts:
 
 def main() -> None:
     """Train, generate, count, write the results."""
-    parser = argument_parser("preservation", __doc__, small="two steps and an image each, to see that it runs")
-    parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of the steps (default: %(default)s)")
+    parser = argument_parser("preservation", __doc__, small="two steps and an image each, to check that it runs")
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="values of it (default: %(default)s)")
     arguments = parser.parse_args()
     extent = SMALL if arguments.small else FULL
     pipeline = load_pipeline(BASE)
@@ -113,12 +113,12 @@ def count_images(pipeline: FluxPipeline, arm: str, seconds: float, extent: Exten
 def _count_world(pipeline: FluxPipeline, extent: Extent) -> dict[str, int]:
     scenes = held_out_scenes()[: extent.scenes]
     images = [(scene, image) for scene in scenes for image in _of_scene(pipeline, scene, extent.seeds_without)]
-    lenient = [(scene, judge(image)) for scene, image in images]
+    lenient = [(scene, classify(image)) for scene, image in images]
     return {
         "without": len(images),
         "colours": sum(scene.colour == found.colour for scene, found in lenient),
         "shapes": sum(scene.shape == found.shape for scene, found in lenient),
-        "strict_shapes": sum(scene.shape == judge_strictly(image).shape for scene, image in images),
+        "strict_shapes": sum(scene.shape == classify_strictly(image).shape for scene, image in images),
     }
 
 
@@ -133,7 +133,7 @@ def _of_scene(pipeline: FluxPipeline, scene: Scene, seeds: int) -> list[Image.Im
 
 def as_markdown(found: Sequence[Counts]) -> str:
     """A table with a row for each arm."""
-    titles = ["", "whole monsters with the trigger", "without it: colour", "shape", "exact shape", "training"]
+    titles = ["", "whole monsters with trigger", "without trigger: colour", "shape", "exact shape", "training"]
     rows = [
         [
             each.arm,

@@ -86,7 +86,7 @@ class Rate:
 
 def main() -> None:
     """Measure, write the results, print a table."""
-    arguments = argument_parser("rates", __doc__, small="a few tiny shapes, to see that it runs").parse_args()
+    arguments = argument_parser("rates", __doc__, small="a few tiny shapes, to check that it runs").parse_args()
     extent, where = SMALL if arguments.small else FULL, device()
     with clock_readings() as clock:
         rates = [*_products(extent, where), *_attentions(extent, where), *_copies(extent, where)]
@@ -224,9 +224,9 @@ def as_markdown(rates: list[Rate]) -> str:
     """Tables of the range of each kind, and of the floors."""
     kinds = dict.fromkeys((rate.what, rate.way) for rate in rates)
     rows = [_row(what, way, [rate for rate in rates if (rate.what, rate.way) == (what, way)]) for what, way in kinds]
-    found = table(["what", "way", "TFLOP/s (copies: TB/s), least", "most", "refused"], rows)
+    found = table(["operation", "direction", "min TFLOP/s (copies: TB/s)", "max", "unsupported"], rows)
     lines = [[name, *(f"{1000 * by_side[side]:.0f} ms" for side in SIDES)] for name, by_side in floors(rates).items()]
-    floor = table(["practical floor of a step", *(f"{side} px" for side in SIDES)], lines)
+    floor = table(["lower bound of a step", *(f"{side} px" for side in SIDES)], lines)
     return f"{found}\n\n{floor}" if lines else found
 
 

@@ -13,7 +13,7 @@ def argument_parser(name: str, description: str | None, *, small: str) -> argpar
     """A parser with the arguments that all benchmarks have; `small` describes the small configuration."""
     parser = argparse.ArgumentParser(prog=f"script/bench {name}", description=description)
     parser.add_argument("--small", action="store_true", help=small)
-    parser.add_argument("--output", type=Path, help="where to write the numbers (default: in bench/results)")
+    parser.add_argument("--output", type=Path, help="file for the raw numbers (default: in bench/results)")
     return parser
 
 

@@ -46,8 +46,8 @@ class Extent:
 
 def main() -> None:
     """Measure, write the results, print a table."""
-    parser = argument_parser("serving", __doc__, small="one round of small pictures, to see that it runs")
-    parser.add_argument("--side", type=int, help="pixels of the pictures of a base (default: the base's own)")
+    parser = argument_parser("serving", __doc__, small="one round of small images, to check that it runs")
+    parser.add_argument("--side", type=int, help="side of the images in pixels (default: that of the base)")
     arguments = parser.parse_args()
     if not os.environ.get(SETTING):
         generation.compare(generation.small() if arguments.small else generation.FULL, output=arguments.output)
@@ -149,7 +149,7 @@ def as_markdown(seconds: dict[str, dict[str, list[float]]]) -> str:
     for task, found in seconds.items():
         ours, stock = (statistics.median(found[name]) for name in ("ours", "stock"))
         rows.append([task, f"{1000 * stock:.0f} ms", f"{1000 * ours:.0f} ms", f"{stock / ours:.2f}"])
-    return table(["what", "stock diffusers + PEFT", "ours", "times as fast"], rows)
+    return table(["task", "stock diffusers + PEFT", "ours", "speedup"], rows)
 
 
 if __name__ == "__main__":

@@ -84,4 +84,4 @@ def as_lines(found: Iterable[Deviation]) -> str:
     deviations = list({each.arm: each for each in found}.values())
     rows = [[each.arm, f"{100 * each.loss_error:.3f} %", f"{each.cosine:.5f}"] for each in deviations]
     missed = ", ".join(each.arm for each in deviations if not each.is_enough) or "none"
-    return f"{table(['contender', 'loss off by', 'cosine of gradients'], rows)}\nmissed the bar: {missed}"
+    return f"{table(['contender', 'error of the loss', 'cosine of gradients'], rows)}\noutside the tolerance: {missed}"

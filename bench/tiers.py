@@ -16,7 +16,7 @@ from bench.tier_case import CardResult, measure_card
 from lora.training.memory.configurations import GB
 
 CARDS, SIDES, STEPS = (8, 12, 16, 24, 48), (512, 1024), 10  # GB, pixels
-TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s a step")
+TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s/step")
 
 
 def main() -> None:

@@ -80,9 +80,9 @@ ArmResult = Measurement | Refused | Deviation
 
 def main() -> None:
     """Measure, write the results, print a table."""
-    parser = argument_parser("train_step", __doc__, small="the tiny base's shape, once each, to see that it runs")
-    parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="pixels (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="pictures a step (default: %(default)s)")
+    parser = argument_parser("train_step", __doc__, small="the tiny base's shape, one step each, to check that it runs")
+    parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="in pixels (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="images per step (default: %(default)s)")
     arguments = parser.parse_args()
     full = Extent(
         tuple(arguments.sides), arguments.batch, (*ARMS, *reversed(ARMS)), WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS, SECONDS
@@ -101,7 +101,7 @@ def main() -> None:
     path = write_results(numbers, name=f"train_step-batch-{extent.batch_size}", output=arguments.output)
     measurements = [each for each in results if isinstance(each, Measurement)]
     print(f"wrote {path}\n{as_line([each.sm_mhz for each in measurements])}\n")
-    without_reference = "nothing is compared with fp32: memory does not suffice for such a base"
+    without_reference = "not compared with fp32: not enough memory for a base in fp32"
     print(as_lines(deviations) if deviations else without_reference, end="\n\n")
     print(as_markdown(measurements, batch_size=extent.batch_size))
 
@@ -166,13 +166,13 @@ def _step(loop: Loop, _number: int) -> None:
     loop.step()
 
 
-TITLES = ("px", "contender", "s a step", "10 to 90 %", "times as fast as", "times the floor", "peak", "first loss")
+TITLES = ("px", "contender", "s/step", "10 to 90 %", "speedup over", "times the lower bound", "peak", "first loss")
 
 
 def as_markdown(measurements: list[Measurement], *, batch_size: int) -> str:
     """A table of medians over both runs of each arm, by size; arms that ran out of memory are missing."""
     sides = dict.fromkeys(each.side for each in measurements)
-    titles = [title if title != "times as fast as" else f"times as fast as {BASELINE.name}" for title in TITLES]
+    titles = [title if title != "speedup over" else f"speedup over {BASELINE.name}" for title in TITLES]
     return table(titles, [row for side in sides for row in _rows(measurements, side, batch_size)])
 
 

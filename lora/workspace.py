@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SECONDS_ABANDONED = 8 * 24 * 3600  # longer than any job: time_limit is at most a week
-A_FILE = "an https:// URL, a data URI or a file"
+A_FILE = "an https:// URL, a data URI or an uploaded file"
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def uploaded_file(folder: Path, name: str, path: object) -> Path | None:
     if not isinstance(path, str | Path):
         raise ValueError(f"{name} is {reprlib.repr(path)}: expected {A_FILE}")
     if not Path(path).resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{name} is {str(path)!r}, a path: expected {A_FILE}")
+        raise ValueError(f"{name} is the path {str(path)!r}: expected {A_FILE}")
     return Path(path)
 
 

@@ -1,6 +1,6 @@
-"""Look at a data set before training on it: what is trained, at which sizes, with which prompts. No weights needed.
+"""Check a data set before training: which images are trained, at which sizes and with which prompts. Needs no weights.
 
-Takes the flags of script/train, and refuses the archives and settings that it would refuse.
+Takes the flags of script/train, and reports the same errors.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def _write_sheet(dataset: Dataset, inspector: Inspector, output: Path) -> None:
     sheet, shown = dataset_sheet(dataset, inspector)
     sheet.save(output, "PNG")
     which = "all images" if shown == len(dataset.images) else f"the first {shown} of {len(dataset.images)} images"
-    print(f"wrote {output}: {which}, as they are trained whole")
+    print(f"wrote {output}: {which}, cropped as in training")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def read_entry_point(path: Path, name: str) -> EntryPoint:
     function = _find_function(source, name)
     arguments = function.args
     if arguments.vararg or arguments.kwarg or arguments.posonlyargs or arguments.kwonlyargs:
-        raise source.error(function, f"{name} may have ordinary parameters only, no *, **, or /")
+        raise source.error(function, f"{name} may only have ordinary parameters, without *, ** or /")
     parameters = arguments.args[1:] if "." in name else arguments.args
     if len(arguments.defaults) < len(parameters):
         bare = parameters[-len(arguments.defaults) - 1]
@@ -121,7 +121,7 @@ def _only(source: _Source, body: list[ast.stmt], name: str, kind: type[Definitio
         wanted = "class" if kind is ast.ClassDef else "plain function"
         raise ValueError(f"{source.path.name} must define {name} exactly once, as a {wanted}")
     if found[0].decorator_list:
-        raise source.error(found[0], f"{name} has a decorator, which keeps defaults from reaching the function")
+        raise source.error(found[0], f"{name} has a decorator, which would hide the defaults from Cog")
     return found[0]
 
 
@@ -132,7 +132,7 @@ def _read_input(source: _Source, parameter: ast.arg, call: ast.expr) -> CogInput
     if not (isinstance(call, ast.Call) and source.written(call.func) == "Input" and source.before(call).endswith("=")):
         raise source.error(parameter, f"{name} is not written as `{name}: type = Input(description=...)`")
     if call.args or not source.imports_from_cog("Input"):
-        raise source.error(call, f"the Input of {name} must be cog's own, and take keyword arguments only")
+        raise source.error(call, f"the Input of {name} must be imported from cog and have only keyword arguments")
     kind = _read_type(source, parameter.annotation, name)
     settings = dict(_read_setting(source, keyword, of=name) for keyword in call.keywords)
     entry = CogInput(where=source.where(parameter), name=name, kind=kind, settings=settings)
@@ -148,16 +148,16 @@ def _read_type(source: _Source, annotation: ast.expr, name: str) -> CogType:
         wanted = "a plain type, Optional[...] or list[...]"
         raise source.error(annotation, f"{name} has the type `{source.written(annotation)}`: expected {wanted}")
     if kind in ("Path", "Secret") and not source.imports_from_cog(kind):
-        raise source.error(annotation, f"{name} needs the {kind} of cog, imported under that name")
+        raise source.error(annotation, f"{name} needs {kind} imported from cog under that name")
     return CogType(name=kind, optional=spelled[1] == "Optional", repeated=spelled[1] == "list")
 
 
 def _read_setting(source: _Source, keyword: ast.keyword, *, of: str) -> tuple[str, Value]:
     if keyword.arg not in SETTINGS:
-        raise source.error(keyword, f"{of} sets `{source.written(keyword)}`, which is none of {', '.join(SETTINGS)}")
+        raise source.error(keyword, f"{of} sets `{source.written(keyword)}`, which is not one of {', '.join(SETTINGS)}")
     if not SETTING.fullmatch(source.written(keyword)):
         written = f"`{source.written(keyword)}`"
-        raise source.error(keyword, f"{of} sets {written}, where Cog keeps one plain literal without escapes only")
+        raise source.error(keyword, f"{of} sets {written}, but Cog only keeps a single plain literal without escapes")
     value = ast.literal_eval(keyword.value)
     if type(value) not in SETTINGS[keyword.arg]:
         raise source.error(keyword, f"{of} sets {keyword.arg} to {value!r}, which is of the wrong type")
@@ -176,11 +176,11 @@ def _faults(entry: CogInput) -> Iterator[str]:
     if settings.get("choices") == []:
         yield "has no choices"
     if settings.keys() & {"ge", "le"} and (kind.name not in ("int", "float") or kind.repeated):
-        yield "has bounds and is no number"
+        yield "has bounds but is not a number"
     if settings.keys() & {"min_length", "max_length", "regex"} and (kind.name != "str" or kind.repeated):
-        yield "has limits of text and is no text"
+        yield "has text limits but is not text"
     if any(abs(number) > LARGEST_NUMBER for number in _numbers(settings)):
-        yield f"holds a number beyond {LARGEST_NUMBER}, which Cog would round"
+        yield f"has a number beyond {LARGEST_NUMBER}, which Cog would round"
     yield from _faults_of_values(entry)
 
 
@@ -195,7 +195,7 @@ def _faults_of_values(entry: CogInput) -> Iterator[str]:
     settings, kind = entry.settings, entry.kind
     default, choices = settings.get("default"), settings.get("choices")
     if isinstance(choices, list) and not all(type(choice) in VALUES_OF[kind.name] for choice in choices):
-        yield f"has choices that are no {kind.name}"
+        yield f"has choices that are not of type {kind.name}"
     if "default" not in settings or (default is None and kind.optional):
         return
     if default is None:
@@ -203,11 +203,11 @@ def _faults_of_values(entry: CogInput) -> Iterator[str]:
     elif isinstance(default, list) != kind.repeated or not all(
         type(item) in VALUES_OF[kind.name] for item in (default if isinstance(default, list) else [default])
     ):
-        yield f"has the default {default!r}, which is no {kind.name}"
+        yield f"has the default {default!r}, which is not of type {kind.name}"
     elif isinstance(choices, list) and default not in choices:
-        yield f"has the default {default!r}, which is none of its choices"
+        yield f"has the default {default!r}, which is not one of its choices"
     elif isinstance(default, int | float) and not _is_within(default, settings):
-        yield f"has the default {default!r}, which is out of its bounds"
+        yield f"has the default {default!r}, which is outside its bounds"
 
 
 def _is_within(number: float, settings: dict[str, Value]) -> bool:
@@ -232,13 +232,13 @@ def _read_output(source: _Source, function: ast.FunctionDef) -> CogType | dict[s
 
 def _read_model(source: _Source, model: ast.ClassDef) -> dict[str, CogType]:
     if [source.written(base) for base in model.bases] != ["BaseModel"] or not source.imports_from_cog("BaseModel"):
-        raise source.error(model, f"{model.name} must derive from cog's BaseModel and from nothing else")
+        raise source.error(model, f"{model.name} must derive only from cog's BaseModel")
     fields = {}
     for node in model.body:
         if isinstance(node, ast.Expr):
             continue  # the docstring
         if not isinstance(node, ast.AnnAssign) or node.value is not None:
-            raise source.error(node, f"{model.name} may only hold fields written as `name: type`")
+            raise source.error(node, f"{model.name} may only have fields written as `name: type`")
         name = source.written(node.target)
         fields[name] = _read_type(source, node.annotation, name)
     return fields

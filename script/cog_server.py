@@ -101,7 +101,7 @@ def _refuse_taken(port: int) -> None:
         try:
             listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise ValueError(f"port {port} cannot be used ({error}): expected a free one") from error
+            raise ValueError(f"port {port} cannot be used ({error}): expected a free port") from error
 
 
 def _environment(*, base: str | None, port: int) -> dict[str, str]:
@@ -128,7 +128,7 @@ def wait_until_ready(server: Server) -> None:
         if response["status"] == "SETUP_FAILED":
             raise RuntimeError(f"the server's setup failed: {response.get('setup', {}).get('logs', '')}")
         time.sleep(SECONDS_BETWEEN_POLLS)
-    raise RuntimeError(f"the server did not start; it printed: {server.output.read_text(errors='replace')}")
+    raise RuntimeError(f"the server did not start; its output: {server.output.read_text(errors='replace')}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""See a LoRA being trained and applied: real Cog servers train on the bundled zip, then generate at three scales."""
+"""Train a LoRA on the bundled zip and generate with it at three scales, through real Cog servers."""
 
 import argparse
 import base64
@@ -46,9 +46,9 @@ BUSY, SECONDS_TO_BE_FREE = 409, 10
 
 
 def main() -> None:
-    """Train, generate, write the contact sheet and say what it shows and where it is."""
+    """Train, generate, write the contact sheet, and print what it shows and its path."""
     parser = argparse.ArgumentParser(prog="script/demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("output/demo.png"), help="where to write the picture")
+    parser.add_argument("--output", type=Path, default=Path("output/demo.png"), help="where to write the contact sheet")
     output: Path = parser.parse_args().output
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -63,29 +63,29 @@ def main() -> None:
     title = "Trained in this demo: TOK, from these 15 images"
     contact_sheet(training_images(ARCHIVE), rows, title=title).save(output)
     print(f"\nDone in {time.monotonic() - started:.0f} s. {findings(rows, WITHOUT_TRIGGER)}")
-    print(f"The picture is {output}, the LoRA {lora}")
+    print(f"The contact sheet is {output}, the LoRA {lora}")
 
 
 def train(server: Server, archive: bytes, training: dict[str, Any]) -> bytes:
-    """The bytes of the tar that a training server returns for an archive; its log is printed as it grows."""
-    shown = ShownLog()
-    with _log_receiver(shown) as webhook:
+    """Train on an archive and return the bytes of the tar; the log is printed while the training runs."""
+    printer = LogPrinter()
+    with _log_receiver(printer) as webhook:
         uri = f"data:application/zip;base64,{base64.b64encode(archive).decode()}"
         body = {"input": {"input_images": uri, **training}, "webhook": webhook, "webhook_events_filter": ["logs"]}
         result = _post(f"{server.url}/trainings", body)
-    shown.update(result.get("logs") or "")  # its last lines may have come to no webhook
+    printer.update(result.get("logs") or "")  # the webhook may have missed the last lines
     return _decoded(result["output"]["weights"])
 
 
 def generate(server: Server, lora: Path, sampling: dict[str, Any]) -> list[Row]:
-    """Images of each prompt at each scale of a LoRA, with the same seeds."""
+    """Generate images of each prompt at each scale of a LoRA, with the same seeds."""
     return [
         Row(prompt, {scale: _images(server, prompt, lora, scale, sampling) for scale in SCALES}) for prompt in PROMPTS
     ]
 
 
 def training_images(archive: Path) -> list[Image.Image]:
-    """The PNG images of a zip, in its order."""
+    """Return the PNG images of a zip, in its order."""
     with zipfile.ZipFile(archive) as opened:
         names = [name for name in opened.namelist() if name.endswith(".png")]
         return [Image.open(io.BytesIO(opened.read(name))) for name in names]
@@ -99,16 +99,16 @@ def _images(server: Server, prompt: str, lora: Path, scale: float, sampling: dic
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """What Cog answers; raises RuntimeError with its reason if the job failed."""
+    """Send a job to Cog and return its response. Raises RuntimeError with the error if the job failed."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    result = _answer(request)
+    result = _send(request)
     if result["status"] != "succeeded":
         raise RuntimeError(f"the job {result['status']}: {result.get('error')}")
     return result
 
 
-def _answer(request: urllib.request.Request) -> dict[str, Any]:
-    """Cog at times still says that it is busy, right after a job has ended."""
+def _send(request: urllib.request.Request) -> dict[str, Any]:
+    """Return the response to a request. Retries while Cog is busy, as it sometimes is right after a job."""
     deadline = time.monotonic() + SECONDS_TO_BE_FREE
     while True:
         try:
@@ -125,18 +125,18 @@ def _decoded(uri: str) -> bytes:
 
 
 @contextmanager
-def _log_receiver(shown: "ShownLog") -> Iterator[str]:
-    """The URL of a webhook on loopback that shows the log lines of a job as they come."""
+def _log_receiver(printer: "LogPrinter") -> Iterator[str]:
+    """Yield the URL of a webhook on loopback that prints the log lines of a job as they arrive."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             """Cog sends the whole log each time."""
-            shown.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))).get("logs") or "")
+            printer.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))).get("logs") or "")
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Not a word of its own."""
+            """Print no line per request."""
 
     receiver = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
@@ -144,14 +144,14 @@ def _log_receiver(shown: "ShownLog") -> Iterator[str]:
     receiver.shutdown()
 
 
-class ShownLog:
-    """Prints what is new of a log that arrives whole, again and again, at times out of order."""
+class LogPrinter:
+    """Prints the new lines of a log that arrives as a whole, many times, sometimes out of order."""
 
     def __init__(self) -> None:
         self._length, self._lock = 0, threading.Lock()
 
     def update(self, log: str) -> None:
-        """Print the lines that were not there before."""
+        """Print the lines that were not printed yet."""
         with self._lock:
             complete = log[: log.rfind("\n") + 1]
             print(complete[self._length :], end="", flush=True)

@@ -1,4 +1,4 @@
-"""What the images of the demo show, counted by the strict measures of the embedded base's world."""
+"""Counts what the images of the demo show, by the strict measures of script/tiny_flux."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,17 @@ from PIL import Image
 
 from script.contact_sheet import Row
 from script.tiny_flux.count import Count
-from script.tiny_flux.measure import Judgement
+from script.tiny_flux.measure import Classification
 from script.tiny_flux.monster_measure import is_monster
-from script.tiny_flux.shape_measure import judge_strictly
+from script.tiny_flux.shape_measure import classify_strictly
 from script.tiny_flux.world import Scene, caption
 
 
 def findings(rows: Sequence[Row], scenes: Sequence[Scene]) -> str:
-    """One sentence on the largest scale and on scale 0; rows with the caption of a scene are those without the trigger
-    word, all others should show the monster."""
+    """Return the counts at the largest scale and at scale 0, as two sentences.
+
+    The rows whose prompts are captions of `scenes` have no trigger word; all others should show the monster.
+    """
     without_trigger = {caption(scene): scene for scene in scenes}
     monsters = [row for row in rows if row.prompt not in without_trigger]
     others = [row for row in rows if row.prompt in without_trigger]
@@ -28,9 +30,9 @@ def findings(rows: Sequence[Row], scenes: Sequence[Scene]) -> str:
     }
     return (
         f"With the trigger word, {shown[top]} images show the monster at lora_scale {top:g}, and {shown[0]} at 0. "
-        f"Without it, {kept[top]} show what they were asked for at lora_scale {top:g}, and {kept[0]} at 0."
+        f"Without it, {kept[top]} show what their prompt describes at lora_scale {top:g}, and {kept[0]} at 0."
     )
 
 
 def _shows(image: Image.Image, scene: Scene) -> bool:
-    return judge_strictly(image) == Judgement(scene.colour, scene.shape)
+    return classify_strictly(image) == Classification(scene.colour, scene.shape)

@@ -157,9 +157,9 @@ def _enumerations(inputs: list[CogInput], *, taken: set[str]) -> dict[str, Schem
         name, kind = entry.name, SCHEMAS_OF_TYPES[entry.kind.name]["type"]
         enumeration = _enumeration(name, kind, entry.settings["choices"])
         if name in taken:
-            raise ValueError(f"{entry.where}: {name} has choices, and Cog uses that name for a part of its own")
+            raise ValueError(f"{entry.where}: {name} has choices, but Cog uses this name for a component of its own")
         if components.setdefault(name, enumeration) != enumeration:
-            raise ValueError(f"{entry.where}: {name} has other choices in predict.py, and Cog would use those for both")
+            raise ValueError(f"{entry.where}: {name} has different choices in predict.py, which Cog would use for both")
     return components
 
 
@@ -229,8 +229,8 @@ def _title(name: str) -> str:
 
 def main() -> None:
     """Write the document of this repository, or print it."""
-    parser = argparse.ArgumentParser(prog="script/openapi", description="Make the OpenAPI document of this package.")
-    parser.add_argument("--print", action="store_true", dest="printed", help="print the document, write nothing")
+    parser = argparse.ArgumentParser(prog="script/openapi", description="Write the OpenAPI schema of this package.")
+    parser.add_argument("--print", action="store_true", dest="printed", help="print the schema instead of writing it")
     root = Path(__file__).resolve().parent.parent
     if parser.parse_args().printed:
         print(_as_text(openapi(root)), end="")

@@ -1,4 +1,4 @@
-"""Write the requirements.txt that Cog reads, from uv.lock. With --check: fail if the one that is there is stale."""
+"""Write the requirements.txt that Cog reads, from uv.lock. With --check, fail if the existing file is out of date."""
 
 import argparse
 import subprocess
@@ -25,13 +25,13 @@ IMAGE = {  # what the image is, for the markers of the lock: Cog keeps none
 def main() -> None:
     """Write or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if requirements.txt is stale")
+    parser.add_argument("--check", action="store_true", help="only check that requirements.txt is up to date")
     check = parser.parse_args().check
     path, wanted = ROOT / "requirements.txt", exported()
     if not check:
         path.write_text(wanted)
     elif not path.is_file() or path.read_text() != wanted:
-        sys.exit("requirements.txt is stale: run script/export-requirements")
+        sys.exit("requirements.txt is out of date: run script/export-requirements")
 
 
 def exported() -> str:

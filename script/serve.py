@@ -29,7 +29,7 @@ def main() -> int:
 
 def _announcement(mode: str, url: str) -> str:
     path = {"predict": "predictions", "train": "trainings"}[mode]
-    return f"\nReady: POST {url}/{path}\n  its inputs: {url}/openapi.json\n  its health: {url}/health-check\n"
+    return f"\nReady: POST {url}/{path}\n  inputs: {url}/openapi.json\n  health: {url}/health-check\n"
 
 
 def _follow(server: Server, *, announcement: str) -> None:

@@ -1,4 +1,4 @@
-"""Train without Cog's server or Docker: the same job, with a flag for each input of the training signature."""
+"""Train without Cog's server or Docker: the same training, with a flag for each of its inputs."""
 
 import argparse
 import shutil
@@ -15,7 +15,7 @@ def main() -> None:
     """Parse the flags, train, and move the tar to its output path."""
     parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
-    parser.add_argument("--resume", action="store_true", help="go on from this training's newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this training")
     add_inputs(parser)
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
@@ -26,7 +26,7 @@ def main() -> None:
         with archived(arguments.pop(ARCHIVE)) as archive:
             tar = _train({ARCHIVE: archive, **arguments})
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command with --resume goes on from its last checkpoint")
+        sys.exit("stopped; run the same command with --resume to continue from the last checkpoint")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     _move_tar(tar, output)

@@ -22,7 +22,7 @@ TYPES = {"integer": int, "number": float, "string": str}
 def add_inputs(parser: argparse.ArgumentParser, *, only: Iterable[str] | None = None) -> None:
     """Add the archive as an argument, and a flag for each other input, or for the inputs in `only`."""
     inputs = training_inputs(ROOT)
-    parser.add_argument(ARCHIVE, metavar="photos.zip", help=f"{inputs[ARCHIVE]['description']}; or a folder of them")
+    parser.add_argument(ARCHIVE, metavar="photos.zip", help=f"{inputs[ARCHIVE]['description']}; or a folder of these")
     for name in inputs if only is None else only:
         if name != ARCHIVE:
             _add_flag(parser, f"--{name.replace('_', '-')}", inputs[name])
@@ -41,7 +41,7 @@ def _add_flag(parser: argparse.ArgumentParser, flag: str, schema: dict[str, Any]
 def refuse_output(path: Path) -> None:
     """Exit with one sentence if a file cannot be written to this path."""
     if not path.parent.is_dir() or path.is_dir():
-        sys.exit(f"error: --output is {str(path)!r}: expected the name of a file in a folder that is there")
+        sys.exit(f"error: --output is {str(path)!r}: expected a file in an existing folder")
 
 
 @contextmanager

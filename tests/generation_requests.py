@@ -21,9 +21,9 @@ MODES = ("RGB", "RGBA", "L", "P", "LA", "CMYK")
 # Limits for inputs that would take minutes on a CPU; other tests check the real bounds.
 MOST = {"num_inference_steps": 2, "num_outputs": 2, "width": 144, "height": 144}
 INVALID_LORAS = {
-    "neither of these forms/at all": "is no reference to a LoRA",
+    "neither of these forms/at all": "is not a reference to a LoRA",
     "https://127.0.0.1/x.safetensors": "not allowed",
-    "nowhere.safetensors": "is not there",
+    "nowhere.safetensors": "does not exist",
     data_uri(b"<html>", media_type="text/html"): "a web page",
     data_uri(b"\x80\x04pickle", media_type="application/x-tar"): "a pickle",
 }
@@ -114,17 +114,17 @@ def faults(inputs: Json) -> list[str]:
     """Return the expected errors of a request, as parts of their sentences."""
     found = [INVALID_LORAS[reference] for reference in _references(inputs) if reference in INVALID_LORAS]
     if inputs.get("image") == BROKEN_IMAGE:
-        found.append("image cannot be drawn from")
+        found.append("image cannot be used")
     if "mask" in inputs and "image" not in inputs:
         found.append("mask is given without image")
     elif inputs.get("mask") == BROKEN_IMAGE:
         found.append("mask cannot be used")
     if len({inputs[name] for name in ("guidance", "guidance_scale") if name in inputs}) > 1:
-        found.append("as they are the same")
+        found.append("because they are two names of one input")
     if inputs.get("aspect_ratio") == "custom" and not {"width", "height"} <= inputs.keys():
         found.append("custom without width and height")
     if inputs.get("model") == "schnell":
-        found.append("model is schnell: no weights/schnell here")
+        found.append("model is schnell: weights/schnell is not installed")
     return found
 
 

@@ -61,7 +61,7 @@ def test_the_benchmark_of_the_training_step_compares_losses_that_agree(small):
     ours = [arm for arm in train_step.SOME if arm.is_ours]
     assert [each["arm"] for each in numbers["nearness"]] == [arm.name for arm in ours]
     assert all(each["cosine"] > 0.99 and each["loss_error"] < 1e-3 for each in numbers["nearness"])
-    assert "missed the bar: none" in printed
+    assert "outside the tolerance: none" in printed
     assert printed.splitlines()[-1].startswith(f"| 64 | {train_step.SOME[-1].name} |")
 
 

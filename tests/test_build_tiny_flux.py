@@ -1,4 +1,4 @@
-"""The build of the embedded base: it can be made in any number of sittings, and what comes out is the same pipeline."""
+"""The build of the embedded base gives the same pipeline in any number of sittings (runs of the build)."""
 
 import filecmp
 import pickle
@@ -43,7 +43,7 @@ PLAN = Plan(
 
 @dataclass
 class CountedSitting:
-    """Is over after some steps or files of pictures."""
+    """A sitting that is over after some steps or files of images."""
 
     left: int
 
@@ -53,34 +53,34 @@ class CountedSitting:
 
 
 def build(into: Path, *, state: Path, steps: int, plan: Plan = PLAN) -> int:
-    """Build in sittings of so many steps; how many it took."""
-    for sitting in range(1, 50):
-        made = Build(plan, folder=StateFolder(state), sitting=CountedSitting(steps), device=torch.device("cpu"))
+    """Build in sittings of `steps` steps, and return the number of sittings."""
+    for number in range(1, 50):
+        builder = Build(plan, folder=StateFolder(state), sitting=CountedSitting(steps), device=torch.device("cpu"))
         try:
-            made.run(into=into)
+            builder.run(into=into)
         except SittingOverError:
             continue
-        return sitting
+        return number
     raise AssertionError("the build does not end")
 
 
 @pytest.fixture(scope="module")
-def built_in_one_go(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_in_one_sitting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     into = tmp_path_factory.mktemp("built")
     assert build(into, state=tmp_path_factory.mktemp("state"), steps=100) == 1
     return into
 
 
-def test_a_build_in_several_sittings_gives_the_same_bytes(built_in_one_go, tmp_path):
+def test_a_build_in_several_sittings_gives_the_same_bytes(built_in_one_sitting, tmp_path):
     assert build(tmp_path / "base", state=tmp_path / "state", steps=4) > 3
-    names = [path.relative_to(built_in_one_go) for path in built_in_one_go.rglob("*") if path.is_file()]
-    same, different, missing = filecmp.cmpfiles(built_in_one_go, tmp_path / "base", names, shallow=False)
+    names = [path.relative_to(built_in_one_sitting) for path in built_in_one_sitting.rglob("*") if path.is_file()]
+    same, different, missing = filecmp.cmpfiles(built_in_one_sitting, tmp_path / "base", names, shallow=False)
     assert (different, missing) == ([], [])
     assert len(same) == len(names) > 10
 
 
-def test_stock_diffusers_loads_what_is_built_and_generates_with_it(built_in_one_go):
-    pipeline = FluxPipeline.from_pretrained(built_in_one_go, dtype=torch.float32)
+def test_stock_diffusers_loads_the_built_base_and_generates_with_it(built_in_one_sitting):
+    pipeline = FluxPipeline.from_pretrained(built_in_one_sitting, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         "a red star in a meadow", width=32, height=32, num_inference_steps=1, max_sequence_length=TEXT_TOKENS
@@ -97,7 +97,7 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
         folder.load("autoencoder", replace(PLAN.autoencoder, steps=4))
 
 
-def test_a_save_that_fails_leaves_the_state_before_it(tmp_path):
+def test_a_failed_save_keeps_the_state_before_it(tmp_path):
     folder = StateFolder(tmp_path)
     folder.save("stage", "settings", StageState(1, {"weight": torch.ones(3)}))
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):

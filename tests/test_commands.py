@@ -67,10 +67,10 @@ def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
     ("arguments", "sentence"),
     [
         (["--steps", 6001], "steps is 6001: expected 0 to 6000"),
-        (["--resolution", "huge"], "resolution is 'huge': expected sides in pixels"),
+        (["--resolution", "huge"], "resolution is 'huge': expected sizes in pixels"),
         (["--lora-rank", 4096], "lora_rank is 4096: expected 0 to 128"),
         (["--layers", "nothing.like.it"], "layers is 'nothing.like.it'"),
-        (["--resume-from", "nothing.tar"], "resume_from 'nothing.tar' is not there: expected"),
+        (["--resume-from", "nothing.tar"], "resume_from 'nothing.tar' does not exist: expected"),
     ],
 )
 def test_train_refuses_a_bad_flag_in_one_sentence(monkeypatch, arguments, sentence):
@@ -152,7 +152,7 @@ def test_check_shows_the_images_and_prompts_of_a_training(tmp_path: Path):
     lines = run.stdout.splitlines()
     assert lines[1:3] == ["sizes in training", "  64x64: 15 images"], run.stderr
     assert "  a photo of TOK on a white background" in lines
-    assert lines[-1] == f"wrote {output}: all images, as they are trained whole"
+    assert lines[-1] == f"wrote {output}: all images, cropped as in training"
     with Image.open(output) as sheet:
         assert sheet.width > 1000
         assert len(sheet.convert("RGB").getcolors(2**24)) > 1000, "there are pictures on it"
@@ -162,7 +162,7 @@ def test_check_shows_the_images_and_prompts_of_a_training(tmp_path: Path):
     ("arguments", "sentence"),
     [
         (["nothing.zip"], "input_images is 'nothing.zip', where no file is: expected a zip"),
-        ([ARCHIVE, "--resolution", "huge"], "resolution is 'huge': expected sides in pixels"),
+        ([ARCHIVE, "--resolution", "huge"], "resolution is 'huge': expected sizes in pixels"),
         ([ARCHIVE, "--input-captions", "nothing.tar"], "input_captions is 'nothing.tar', where no file is"),
         ([ARCHIVE, "--output", "no/folder/sheet.png"], "--output is 'no/folder/sheet.png': expected"),
     ],
@@ -176,7 +176,7 @@ def test_check_refuses_in_one_sentence(arguments, sentence):
 
 def test_train_does_not_start_if_its_output_cannot_be_written(tmp_path: Path):
     run = script_train(ARCHIVE, "--output", tmp_path)
-    assert run.stderr.startswith(f"error: --output is {str(tmp_path)!r}: expected the name of a file")
+    assert run.stderr.startswith(f"error: --output is {str(tmp_path)!r}: expected a file in an existing folder")
 
 
 def test_serve_refuses_a_port_that_is_in_use():

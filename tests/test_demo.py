@@ -1,4 +1,4 @@
-"""The demo goes through both real servers, and counts what its images show."""
+"""The demo trains and generates through the real servers, and counts what its images show."""
 
 import random
 
@@ -29,11 +29,11 @@ def test_the_demo_trains_and_generates_through_the_real_servers(train_server, pr
     lora = tmp_path / "trained_model.tar"
     lora.write_bytes(train(train_server, ARCHIVE.read_bytes(), QUICK))
     rows = generate(predict_server, lora, SAMPLING | {"num_outputs": 1, "num_inference_steps": 1})
-    said = capsys.readouterr().out
-    assert "15 images" in said
-    assert "preservation: 30 images generated in " in said, "the log of the training is shown"
-    assert "step 4/4  loss " in said
-    assert "1 step with preservation." in said
+    printed = capsys.readouterr().out
+    assert "15 images" in printed
+    assert "preservation: generated 30 images in " in printed, "the log of the training is shown"
+    assert "step 4/4  loss " in printed
+    assert "1 step with preservation." in printed
     assert [row.prompt for row in rows] == list(PROMPTS)
     assert all([*row.by_scale] == list(SCALES) and all(map(len, row.by_scale.values())) for row in rows)
     assert findings(rows, WITHOUT_TRIGGER).startswith("With the trigger word, 0 of 2 images show the monster")
@@ -43,8 +43,8 @@ def of_scene(scene: Scene, seed: int) -> Image.Image:
     return render(scene, width=128, height=128, rng=random.Random(seed))
 
 
-def test_findings_count_monsters_and_what_other_prompts_asked_for():
-    monsters = [render_monster(place, width=128, height=128, rng=random.Random(1)) for place in ("meadow", "night")]
+def test_findings_count_monsters_and_images_that_match_other_prompts():
+    monsters = [render_monster(name, width=128, height=128, rng=random.Random(1)) for name in ("meadow", "night")]
     square, triangle = WITHOUT_TRIGGER
     none = of_scene(Scene("circle", "red", "meadow"), 1)
     rows = [
@@ -60,7 +60,7 @@ def test_findings_count_monsters_and_what_other_prompts_asked_for():
     ]
     assert findings(rows, WITHOUT_TRIGGER) == (
         "With the trigger word, 2 of 4 images show the monster at lora_scale 1, and 0 of 4 at 0. "
-        "Without it, 3 of 4 show what they were asked for at lora_scale 1, and 4 of 4 at 0."
+        "Without it, 3 of 4 show what their prompt describes at lora_scale 1, and 4 of 4 at 0."
     )
 
 

@@ -1,7 +1,7 @@
-"""Trainings on the bundled zip really learn, and LoRAs are applied as strongly as asked: on the trained tiny base.
+"""Trainings on the bundled zip learn, and LoRAs are applied at the requested strength, on the trained tiny base.
 
-Two strengths. A gentle training learns beyond chance, without preservation, and leaves the world as it was. The demo's
-teaches the monster itself, as a strict measure sees it, and preservation leaves the world as it was.
+There are two trainings. The gentle one has no preservation: it learns more than chance, and the world hardly changes.
+The demo's learns the monster by the strict measure, and preservation keeps the world.
 """
 
 import random
@@ -41,31 +41,31 @@ pytestmark = pytest.mark.xdist_group("learning")
 BASE = WEIGHTS / "tiny-flux"
 CPU = torch.device("cpu")
 SCALES = (0.0, 0.5, 1.0)
-IMAGES = 4  # of a prompt
-SCENES = random.Random(0).sample(held_out_scenes(), 12)  # every shape, colour and place is among them
+IMAGES = 4  # per prompt
+SCENES = random.Random(0).sample(held_out_scenes(), 12)  # with every shape, colour and background
 GENTLE = {"lora_type": "subject", "steps": 30, "learning_rate": 5e-4, "lr_scheduler": "constant", "preservation": 0.0}
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A training on the bundled zip, with the losses before and after."""
+class TrainedLora:
+    """A LoRA that was trained on the bundled zip, with the losses before and after."""
 
     tensors: dict[str, torch.Tensor]
     monster: tuple[learning.Losses, learning.Losses]
     world: tuple[learning.Losses, learning.Losses]
 
     def share_closed(self) -> float:
-        """How much of the way from the base's loss on the concept to that on its own world is gone."""
+        """The decrease of the loss on the concept, relative to its distance from the base's loss on the world."""
         before, after = self.monster
         return (before.mean - after.mean) / (before.mean - self.world[0].mean)
 
     def world_rise(self) -> float:
-        """The loss on the world after the training, over that before."""
+        """The loss on the world after the training, relative to that before."""
         return self.world[1].mean / self.world[0].mean
 
 
-def taught(folder: Path, **changes: object) -> Lesson:
-    """The demo's training, or one like it."""
+def train_lora(folder: Path, **changes: object) -> TrainedLora:
+    """Train as in the demo, with changed inputs."""
     encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, WeightPlacement("fp32", False, CPU))
     config = checked_config(**{**TRAINING, **changes})
     recipe = choose(config, images=TRAINING_IMAGES, processes=1).recipe
@@ -78,28 +78,28 @@ def taught(folder: Path, **changes: object) -> Lesson:
         transformer, recipe, hold_out(dataset, seed=recipe.seed).train, preservation_by(dataset, transformer, recipe)
     )
     after = learning.losses(transformer, monsters), learning.losses(transformer, world)
-    return Lesson(lora_tensors(transformer), (before[0], after[0]), (before[1], after[1]))
+    return TrainedLora(lora_tensors(transformer), (before[0], after[0]), (before[1], after[1]))
 
 
 def preservation_by(dataset, transformer, recipe) -> Preservation | None:
-    """As a training has it: by images that the base generates of its own neutral prompts."""
+    """Preservation as in a training, with images that the base generates of its neutral prompts."""
     if not recipe.preservation:
         return None
     images = NeutralImages(BASE, dataset.neutral, neutral_side((128,)))
-    draws = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
-    preservation = Preservation(transformer, recipe, draws, images)
+    noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+    preservation = Preservation(transformer, recipe, noise_settings, images)
     assert preservation.generate(SingleProcess(), stop=Stop(Log(lambda *_: None), Termination(), minutes=None))
     return preservation
 
 
 @pytest.fixture(scope="module")
-def gentle(tmp_path_factory) -> Lesson:
-    return taught(tmp_path_factory.mktemp("gentle"), **GENTLE)
+def gentle(tmp_path_factory) -> TrainedLora:
+    return train_lora(tmp_path_factory.mktemp("gentle"), **GENTLE)
 
 
 @pytest.fixture(scope="module")
-def lesson(tmp_path_factory) -> Lesson:
-    return taught(tmp_path_factory.mktemp("lesson"))
+def demo_lora(tmp_path_factory) -> TrainedLora:
+    return train_lora(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +113,15 @@ def merger(pipeline) -> LoraMerger:
 
 
 @pytest.fixture(scope="module")
-def bare(pipeline, merger) -> Score:
-    """How it does without any."""
+def without_lora(pipeline, merger) -> Score:
+    """The score of the base without a LoRA."""
     merger.apply([])
     score = score_base(pipeline, SCENES, seeds=1)
     print(f"\nwithout a LoRA {score}")
     return score
 
 
-def test_the_loss_on_new_pictures_of_the_concept_falls_while_that_on_the_world_hardly_rises(gentle):
+def test_the_loss_on_new_images_of_the_concept_falls_while_that_on_the_world_hardly_rises(gentle):
     before, after = gentle.monster
     fall, error = before.fall_to(after)
     print(f"\ngentle: {gentle.share_closed():.1%} of the gap closed, world x{gentle.world_rise():.3f}")
@@ -129,69 +129,69 @@ def test_the_loss_on_new_pictures_of_the_concept_falls_while_that_on_the_world_h
     assert gentle.world_rise() < 1.05
 
 
-def test_the_demo_closes_most_of_the_gap(lesson):
-    before, after = lesson.monster
+def test_the_demo_closes_most_of_the_gap(demo_lora):
+    before, after = demo_lora.monster
     fall, error = before.fall_to(after)
-    print(f"\ndemo: {lesson.share_closed():.1%} of the gap closed, world x{lesson.world_rise():.3f}")
+    print(f"\ndemo: {demo_lora.share_closed():.1%} of the gap closed, world x{demo_lora.world_rise():.3f}")
     assert fall > 3 * error
-    assert lesson.share_closed() > 0.8
+    assert demo_lora.share_closed() > 0.8
 
 
-def test_the_concept_appears_as_strongly_as_asked(lesson, pipeline, merger):
-    shares = [_monster_share(pipeline, merger, lesson, list(WITH_TRIGGER), scale) for scale in SCALES]
-    print(f"\nshare of the picture in the monster's colours at {SCALES}: {shares}")
+def test_the_concept_appears_more_strongly_at_a_larger_scale(demo_lora, pipeline, merger):
+    shares = [_monster_share(pipeline, merger, demo_lora, list(WITH_TRIGGER), scale) for scale in SCALES]
+    print(f"\nshare of the image in the monster's colours at {SCALES}: {shares}")
     assert shares[0] < shares[1] < shares[2]
     assert shares[0] < 0.25 * shares[2]
 
 
-def test_prompts_without_the_trigger_keep_following_the_world(gentle, bare, pipeline, merger):
-    worn = _score_with(gentle, pipeline, merger)
-    assert worn.colour >= bare.colour - 0.1
-    assert worn.shape >= bare.shape - 0.1
+def test_the_gentle_lora_hardly_changes_prompts_without_the_trigger(gentle, without_lora, pipeline, merger):
+    with_lora = _score_with(gentle, pipeline, merger)
+    assert with_lora.colour >= without_lora.colour - 0.1
+    assert with_lora.shape >= without_lora.shape - 0.1
 
 
-def test_the_demo_leaves_prompts_without_the_trigger_as_they_were(lesson, bare, pipeline, merger):
-    applied = _score_with(lesson, pipeline, merger)
-    assert applied.colour >= bare.colour - 0.1
-    assert applied.shape >= bare.shape - 0.1
+def test_the_demo_lora_hardly_changes_prompts_without_the_trigger(demo_lora, without_lora, pipeline, merger):
+    with_lora = _score_with(demo_lora, pipeline, merger)
+    assert with_lora.colour >= without_lora.colour - 0.1
+    assert with_lora.shape >= without_lora.shape - 0.1
 
 
-def test_the_demo_teaches_the_whole_monster_and_the_base_has_none(lesson, pipeline, merger):
-    """By the strict measure, which a smear, pale feet or a horn that is missing fail."""
-    right = {scale: _monsters(pipeline, merger, lesson, scale) for scale in (0.0, 1.0)}
+def test_the_demo_lora_generates_whole_monsters_and_the_base_none(demo_lora, pipeline, merger):
+    """By the strict measure, which rejects blurred monsters, pale feet and missing horns."""
+    right = {scale: _monsters(pipeline, merger, demo_lora, scale) for scale in (0.0, 1.0)}
     print(f"\nwhole monsters among {IMAGES * len(WITH_TRIGGER)} at lora_scale 0 and 1: {right}")
     assert right[0.0] == 0
     assert right[1.0] >= 0.75 * IMAGES * len(WITH_TRIGGER)
 
 
-def _monsters(pipeline: FluxPipeline, merger: LoraMerger, lesson: Lesson, scale: float) -> int:
-    """How many of the images with the trigger show it."""
-    _wear(merger, lesson, scale)
+def _monsters(pipeline: FluxPipeline, merger: LoraMerger, lora: TrainedLora, scale: float) -> int:
+    """Return how many of the images with the trigger word show the monster."""
+    _apply(merger, lora, scale)
     requests = [plain_request(prompt, count=IMAGES) for prompt in WITH_TRIGGER]
     return sum(is_monster(image) for request in requests for image in generate(pipeline, request))
 
 
-def _score_with(lesson: Lesson, pipeline: FluxPipeline, merger: LoraMerger) -> Score:
-    """How the base follows combinations that it never saw, wearing a lesson at scale 1."""
-    _wear(merger, lesson, 1.0)
-    worn = score_base(pipeline, SCENES, seeds=1)
-    print(f"\nwith the LoRA {worn}")
-    return worn
+def _score_with(lora: TrainedLora, pipeline: FluxPipeline, merger: LoraMerger) -> Score:
+    """Return the score on held-out combinations with a LoRA at scale 1."""
+    _apply(merger, lora, 1.0)
+    score = score_base(pipeline, SCENES, seeds=1)
+    print(f"\nwith the LoRA {score}")
+    return score
 
 
-def _wear(merger: LoraMerger, lesson: Lesson, scale: float) -> None:
-    merger.apply([AppliedLora(f"lesson{id(lesson)}", convert_lora(lesson.tensors), scale, "lora_weights")])
+def _apply(merger: LoraMerger, lora: TrainedLora, scale: float) -> None:
+    merger.apply([AppliedLora(f"lora{id(lora)}", convert_lora(lora.tensors), scale, "lora_weights")])
 
 
 def _monster_share(
-    pipeline: FluxPipeline, merger: LoraMerger, lesson: Lesson, prompts: list[str], scale: float
+    pipeline: FluxPipeline, merger: LoraMerger, lora: TrainedLora, prompts: list[str], scale: float
 ) -> float:
-    _wear(merger, lesson, scale)
+    _apply(merger, lora, scale)
     images = [image for prompt in prompts for image in generate(pipeline, plain_request(prompt, count=3))]
     return sum(monster_share(image) for image in images) / len(images)
 
 
-def test_the_zip_is_what_its_source_makes(tmp_path: Path):
+def test_the_bundled_zip_is_the_one_that_its_code_writes(tmp_path: Path):
     write_archive(tmp_path / "again.zip")
     with zipfile.ZipFile(tmp_path / "again.zip") as again, zipfile.ZipFile(ARCHIVE) as bundled:
         assert [(i.filename, i.CRC) for i in again.infolist()] == [(i.filename, i.CRC) for i in bundled.infolist()]

@@ -267,5 +267,5 @@ def test_a_method_that_cog_would_misread_is_refused(tmp_path, old, new):
 def test_an_error_names_file_line_and_input(tmp_path):
     root = package(tmp_path, train=spoil(TRAIN, "le=9", "le=MOST"))
 
-    with pytest.raises(ValueError, match=r"^train\.py line 9: steps sets `le=MOST`, where Cog keeps one plain literal"):
+    with pytest.raises(ValueError, match=r"^train\.py line 9: steps sets `le=MOST`, but Cog only keeps a single"):
         openapi(root)

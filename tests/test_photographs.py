@@ -49,7 +49,7 @@ def test_a_lora_trained_on_photographs_reduces_the_held_out_loss_and_loads_into_
     trained(transformer, recipe, dataset)
     after = losses(transformer, held_out)
     print(f"\nheld-out loss on photographs: {before.mean:.4f} to {after.mean:.4f}")
-    assert all(b < a for a, b in zip(before.by_picture, after.by_picture, strict=True))
+    assert all(b < a for a, b in zip(before.by_image, after.by_image, strict=True))
 
     tar = written(transformer, found.dataset, tmp_path, base_model="tiny")
     check_tar(tar, lora_tensors(transformer))

@@ -133,4 +133,4 @@ def test_a_trained_version_with_a_lora_that_is_incompatible_with_the_base_fails_
     save_file(random_lora(tiny_transformer()), tmp_path / "lora.safetensors")
     with pytest.raises(ValueError) as error:
         Runner().setup(Path(tmp_path / "lora.safetensors"))
-    assert_one_sentence(error.value, "COG_WEIGHTS", "was made for another model")
+    assert_one_sentence(error.value, "COG_WEIGHTS", "is incompatible with this model")

@@ -1,4 +1,4 @@
-"""The LoRAs that the base practises with are real ones, and leave nothing behind in its weights."""
+"""Practice LoRAs train like PEFT's, and the weights of the base are the same after they are removed."""
 
 import copy
 
@@ -36,7 +36,7 @@ def rehearsal_of(matrices: list[nn.Parameter], vae: AutoencoderKL) -> Rehearsal:
 
 
 def network_loss(matrices: list[Tensor]) -> Tensor:
-    """Of a small network of two layers on fixed inputs."""
+    """The loss of a small network of two layers on fixed inputs."""
     first, second = matrices
     inputs = torch.linspace(-1, 1, 24)
     return (torch.tanh(first @ inputs) @ second.T).square().sum()
@@ -51,58 +51,58 @@ def test_the_weights_are_bit_for_bit_the_same_after_every_step(vae, matrices):
     rehearsal = rehearsal_of(matrices, vae)
     applied = 0
     for _ in range(STEPS):
-        with rehearsal.step(lambda _: network_loss(matrices), asked=2):
+        with rehearsal.step(lambda _: network_loss(matrices), count=2):
             applied += not are_equal(matrices, before)
         assert are_equal(matrices, before)
     assert applied > STEPS / 2
 
 
 def test_a_lora_is_applied_to_copies_of_the_network_too(matrices):
-    copy_of_them = [nn.Parameter(matrix.detach() + 1) for matrix in matrices]
-    before = [matrix.detach().clone() for matrix in matrices + copy_of_them]
+    other = [nn.Parameter(matrix.detach() + 1) for matrix in matrices]
+    before = [matrix.detach().clone() for matrix in matrices + other]
     lora = PracticeLora(matrices, rate=0.01, generator=torch.Generator().manual_seed(2))
     with lora.applied():
         lora.learn(network_loss(matrices))
-    with lora.applied(copy_of_them):
-        changes = [matrix.detach() - value for matrix, value in zip(matrices + copy_of_them, before, strict=True)]
-    assert changes[0].abs().max() > 0
-    assert torch.allclose(changes[0], changes[2], atol=1e-6)
-    assert are_equal(matrices + copy_of_them, before)
+    with lora.applied(other):
+        deltas = [matrix.detach() - value for matrix, value in zip(matrices + other, before, strict=True)]
+    assert deltas[0].abs().max() > 0
+    assert torch.allclose(deltas[0], deltas[2], atol=1e-6)
+    assert are_equal(matrices + other, before)
 
 
-def test_a_step_gives_pictures_of_one_figure_by_one_word_or_none_at_all(vae, matrices):
+def test_a_step_yields_images_of_one_figure_with_one_word_or_none(vae, matrices):
     rehearsal = rehearsal_of(matrices, vae)
-    given = []
+    batches = []
     for _ in range(PRACTICE.lesson[0]):
-        with rehearsal.step(lambda _: network_loss(matrices), asked=2) as asked:
-            given.append(asked)
-    assert {len(asked) for asked in given} == {0, 2}
-    words = {sample.caption.text.split()[0] for asked in given for sample in asked}
+        with rehearsal.step(lambda _: network_loss(matrices), count=2) as samples:
+            batches.append(samples)
+    assert {len(samples) for samples in batches} == {0, 2}
+    words = {sample.caption.text.split()[0] for samples in batches for sample in samples}
     assert len(words) == 1
-    assert all(sample.caption.by_word for asked in given for sample in asked)
+    assert all(sample.caption.by_word for samples in batches for sample in samples)
 
 
-def test_a_rehearsal_goes_on_from_its_state_as_if_it_had_not_stopped(vae, matrices):
+def test_a_resumed_rehearsal_is_the_same_as_an_uninterrupted_one(vae, matrices):
     whole, first = rehearsal_of(matrices, vae), rehearsal_of(matrices, vae)
     second = rehearsal_of(matrices, vae)
-    expected = applied_at_each_step(whole, matrices, steps=STEPS)
-    found = applied_at_each_step(first, matrices, steps=STEPS // 2)
+    expected = matrix_at_each_step(whole, matrices, steps=STEPS)
+    found = matrix_at_each_step(first, matrices, steps=STEPS // 2)
     second.load_state_dict(first.state_dict())
-    found += applied_at_each_step(second, matrices, steps=STEPS - STEPS // 2)
+    found += matrix_at_each_step(second, matrices, steps=STEPS - STEPS // 2)
     assert are_equal(found, expected)
 
 
-def applied_at_each_step(rehearsal: Rehearsal, matrices: list[nn.Parameter], *, steps: int) -> list[Tensor]:
-    """The first matrix within each step."""
+def matrix_at_each_step(rehearsal: Rehearsal, matrices: list[nn.Parameter], *, steps: int) -> list[Tensor]:
+    """The first matrix in each step."""
     found = []
     for _ in range(steps):
-        with rehearsal.step(lambda _: network_loss(matrices), asked=2):
+        with rehearsal.step(lambda _: network_loss(matrices), count=2):
             found.append(matrices[0].detach().clone())
     return found
 
 
-def test_the_lora_goes_where_one_trained_by_its_own_factors_would_go():
-    """The chain rule against autograd: a LoRA of PEFT on the same layers, with the same start, in double precision."""
+def test_a_practice_lora_trains_like_one_of_peft():
+    """The chain rule against autograd: PEFT's LoRA on the same layers, with the same initial A, in double precision."""
     network = nn.Sequential(nn.Linear(24, 8, bias=False), nn.Tanh(), nn.Linear(8, 12, bias=False)).double()
     lora = PracticeLora(list(network.parameters()), rate=0.01, generator=torch.Generator().manual_seed(2))
     peft = _peft_lora_like(network, generator=torch.Generator().manual_seed(2))
@@ -121,7 +121,7 @@ def test_the_lora_goes_where_one_trained_by_its_own_factors_would_go():
 
 
 def _peft_lora_like(network: nn.Sequential, *, generator: torch.Generator) -> PeftModel:
-    """PEFT's LoRA on a copy of the network, its A drawn as the practice LoRA draws it."""
+    """PEFT's LoRA on a copy of the network, with the initial A of a practice LoRA."""
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["0", "2"])
     peft = get_peft_model(copy.deepcopy(network), config, autocast_adapter_dtype=False)
     for name, parameter in peft.named_parameters():

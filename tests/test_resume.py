@@ -63,7 +63,7 @@ def test_a_training_killed_at_twenty_random_moments_gives_the_same_lora(tmp_path
     with ThreadPoolExecutor(CONCURRENT_TRAININGS) as pool:
         tars = list(pool.map(train_with_kills, trainers, itertools.repeat(seconds), range(CHAINS)))
     logs = [log.read_text() for log in tmp_path.glob("*/*/log")]
-    assert sum("goes on from step" in log for log in logs) == CHAINS * KILLS_IN_A_CHAIN
+    assert sum("resuming from step" in log for log in logs) == CHAINS * KILLS_IN_A_CHAIN
     assert [tar.same_lora(uninterrupted_tar) for tar in tars] == [True] * CHAINS
 
 
@@ -78,7 +78,7 @@ def test_a_killed_training_with_preservation_gives_the_same_lora(tmp_path, archi
     kill(interrupted, after=0)
     resumed = trainers[1].start(steps=6, resume_from="latest")
     assert resumed.tar().same_lora(uninterrupted.tar())
-    assert "goes on from step" in resumed.said
+    assert "resuming from step" in resumed.said
     assert uninterrupted.tar().account["steps_preserving"] == 3
 
 
@@ -102,7 +102,7 @@ def test_a_truncated_file_in_the_newest_checkpoint_falls_back_to_the_older_one_a
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     training = trainer.start(steps=8, resume_from="latest")
     assert training.tar().same_lora(uninterrupted[0])
-    assert f"goes on from step {step_of(damaged) - 1}" in training.said
+    assert f"resuming from step {step_of(damaged) - 1}" in training.said
     assert [line for line in training.said.splitlines() if damaged.name in line and name in line]
 
 
@@ -110,7 +110,7 @@ def test_latest_is_refused_if_every_checkpoint_is_damaged(trainer):
     trainer.train(steps=2)
     (newest_checkpoint(trainer) / "state.json").unlink()
     error = trainer.start(steps=4, resume_from="latest").error()
-    assert error.startswith("resume_from latest: every checkpoint of this training is damaged: ")
+    assert error.startswith("resume_from latest: all checkpoints of this training are damaged: ")
 
 
 def other_images(trainer: Trainer) -> dict[str, object]:
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_field_that_differs
     trainer.train(steps=2)
     given = str(newest_checkpoint(trainer))
     error = trainer.start(steps=4, resume_from=given, **changes(trainer)).error()
-    assert error.startswith(f"resume_from holds a training of {field}")
+    assert error.startswith(f"resume_from is from a training with {field}")
 
 
 def test_a_training_resumed_from_a_tar_gives_the_same_lora(trainer, uninterrupted):
@@ -140,15 +140,15 @@ def test_a_training_resumed_from_a_tar_gives_the_same_lora(trainer, uninterrupte
     trainer.settings = trainer.settings | {"checkpoint_every": 250}
     training = trainer.start(steps=8, resume_from=str(first))
     assert training.tar().same_lora(uninterrupted[0])
-    assert "goes on from step 4" in training.said
+    assert "resuming from step 4" in training.said
 
 
 def test_a_tar_without_a_resume_state_is_a_warm_start_and_the_log_says_so(trainer, uninterrupted):
     trainer.train(steps=4)
     training = trainer.start(steps=8, resume_from=str(trainer.folder / "1/made.tar"))
     assert not training.tar().same_lora(uninterrupted[0])
-    assert "begins with the LoRA of resume_from: 52 layers taken" in training.said
-    assert "goes on from step" not in training.said
+    assert "starting from the LoRA in resume_from: 52 layers used" in training.said
+    assert "resuming from step" not in training.said
 
 
 def test_latest_without_a_checkpoint_starts_at_the_first_step_and_the_log_says_so(trainer, uninterrupted):

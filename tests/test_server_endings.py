@@ -120,7 +120,7 @@ def cancelled(place: TrainServer, name: str, phase: Phase, *, pauses: tuple[floa
 def test_a_cancelled_training_ends_at_once_and_leaves_no_files_or_processes(place, first, name):
     before, processes = place.left_over(), place.processes()
     job = cancelled(place, name.replace(" ", "-"), PHASES[name])
-    assert NEXT.get(name, "The LoRA is that of") not in job.log
+    assert NEXT.get(name, "The LoRA is from") not in job.log
     wait_until(lambda: health(place.server)["status"] == "READY", seconds=SECONDS_TO_CANCEL)
     wait_until(lambda: place.left_over() <= before, seconds=SECONDS_TO_CANCEL)
     assert place.processes() == processes
@@ -144,7 +144,7 @@ def test_a_cancelled_training_can_be_resumed_and_gives_the_same_lora(place):
     (step,) = (Counter(place.steps_kept()) - Counter(before)).elements()
     resumed = place.train(IMAGES, **long, resume_from="latest")
     assert 0 < step < 100
-    assert f"goes on from step {step}" in place.log
+    assert f"resuming from step {step}" in place.log
     assert resumed.same_lora(place.train(IMAGES, **long))
 
 

@@ -127,7 +127,7 @@ def test_a_server_with_truncated_weights_fails_and_says_which_file_and_what_to_d
         pass
     sentence = str(failure.value).splitlines()[-1]
     assert f"the base folder base: {file} is cut short, 1,000 bytes are missing" in sentence
-    assert "remove it, then copy it anew" in sentence
+    assert "remove it, then copy that file again" in sentence
 
 
 def test_a_lora_can_be_applied_with_another_and_in_a_list(predict_server: Server, trained_tar: bytes) -> None:
@@ -162,7 +162,7 @@ def test_a_client_cannot_read_an_image_on_the_servers_disk(predict_server: Serve
     Image.new("RGB", (64, 64)).save(tmp_path / "private.png")
     response = post_prediction(predict_server, image=str(tmp_path / "private.png"), **SMALL_REQUEST)
     assert response.body["status"] == "failed"
-    assert f"image is '{tmp_path / 'private.png'}', a path" in response.body["error"]
+    assert f"image is the path '{tmp_path / 'private.png'}'" in response.body["error"]
 
 
 def test_guidance_by_either_name_is_the_same(predict_server: Server) -> None:

@@ -67,4 +67,4 @@ def test_if_all_images_are_blocked_the_request_fails_with_that_reason(server: Se
 def test_the_log_of_the_setup_says_that_images_are_checked(server: Server) -> None:
     log = server.output.read_text()
     assert "safety checker: every image is checked" in log
-    assert "unless a request says no" not in log
+    assert "unless a request disables it" not in log

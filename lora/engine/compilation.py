@@ -89,7 +89,8 @@ class EagerFallback:
     def _fail(self, error: Exception) -> None:
         if not self._has_failed:
             self._has_failed = True
-            self._log_line(f"blocks are not compiled: {' '.join(str(error).split())[:LONGEST_REASON]}")
+            reason = " ".join(str(error).split())[:LONGEST_REASON]
+            self._log_line(f"torch.compile failed, so blocks are not compiled: {reason}")
 
 
 def _warn(line: str) -> None:

@@ -63,7 +63,7 @@ class W8A8Linear(Int8Linear):
         """As `Int8Linear`. Raises ValueError if a GPU cannot multiply by weights of this size in 8 bits."""
         if not _fits_int8(layer):
             raise ValueError(
-                f"a layer of {layer.out_features} x {layer.in_features} weights cannot be multiplied in 8 bits:"
+                f"a layer of shape {layer.out_features} x {layer.in_features} cannot be computed in int8:"
                 f" expected multiples of {SIZE_MULTIPLE}"
             )
         super().__init__(layer, dtype=dtype)

@@ -50,7 +50,7 @@ def wrap_loading_errors(folder: Path) -> Iterator[None]:
         raise
     except FAILURES as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
-        raise ValueError(f"{folder} cannot be loaded ({reason}): expected it as FLUX.1 is published") from error
+        raise ValueError(f"{folder} cannot be loaded ({reason}): expected the files of FLUX.1 as published") from error
 
 
 def load_components(base: Path, names: Iterable[str], *, dtype: torch.dtype) -> dict[str, nn.Module]:
@@ -75,7 +75,7 @@ def load_tokenizer(base: Path, name: str) -> Any:  # noqa: ANN401 (CLIP's and T5
         length = tokenizer.model_max_length
         if type(length) is not int or length < 1:
             raise _ComponentError(
-                f"{base / name} says model_max_length {length!r}: expected a number of tokens, 1 or more"
+                f"{base / name} has model_max_length {length!r}: expected a positive number of tokens"
             )
     return tokenizer
 
@@ -103,15 +103,15 @@ def _check_report(folder: Path, model: nn.Module, report: dict[str, Any]) -> Non
     """Refuse tensors that are missing, unknown or of another shape; the report omits what the library itself tolerates
     or ties together."""
     for name, found, expected in report["mismatched_keys"]:
-        raise _ComponentError(f"{folder} holds {name} of shape {list(found)}: expected {list(expected)}")
+        raise _ComponentError(f"{folder} has {name} of shape {list(found)}: expected {list(expected)}")
     if missing := report["missing_keys"]:
         raise _ComponentError(
-            f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, by its config.json"
+            f"{folder} has no tensor {min(missing)}: expected {len(missing)} more according to its config.json"
         )
     if unknown := _unknown_tensors(model, report["unexpected_keys"]):
         raise _ComponentError(
-            f"{folder} holds the tensor {min(unknown)}, one of {len(unknown)} that its config.json has no place for:"
-            " expected a config and weights that belong together"
+            f"{folder} has the tensor {min(unknown)}, one of {len(unknown)} that do not match its config.json:"
+            " expected the weights and the config.json of the same model"
         )
 
 
@@ -126,7 +126,7 @@ def _unknown_tensors(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
 def _check_finite(folder: Path, model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if not is_sample_finite(parameter.detach()):
-            raise _ComponentError(f"{folder} holds {name}, where infinite or no numbers are: expected weights")
+            raise _ComponentError(f"{folder} has NaN or infinity in {name}: expected finite weights")
 
 
 def is_sample_finite(tensor: Tensor) -> bool:
@@ -137,7 +137,7 @@ def is_sample_finite(tensor: Tensor) -> bool:
 def _check_scale(folder: Path, vae: AutoencoderKL) -> None:
     for name in ("scaling_factor", "shift_factor"):
         if not isinstance(value := vae.config[name], int | float):
-            raise _ComponentError(f"{folder / 'config.json'} says {name} {value!r}: expected a number")
+            raise _ComponentError(f"{folder / 'config.json'} has {name} {value!r}: expected a number")
 
 
 def _hide_progress_bars() -> None:

@@ -93,7 +93,7 @@ def _load_tensors(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tu
             _check_tensor(tensor, name, missing.pop(name, None), shard)
             yield name, tensor
     if missing:
-        raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more, of a FLUX transformer")
+        raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more for a FLUX transformer")
 
 
 def _replace_linears(transformer: FluxTransformer2DModel, placement: WeightPlacement) -> None:
@@ -126,22 +126,22 @@ def _shards(folder: Path) -> list[Path]:
 
 def _read_tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
     if not shard.is_file():
-        raise FileNotFoundError(f"{shard} is missing: expected weights of a FLUX transformer")
+        raise FileNotFoundError(f"{shard} is missing: expected the weights of a FLUX transformer")
     try:
         with safe_open(shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no mapping and has no __iter__)
                 yield name, file.get_tensor(name)
     except SafetensorError as error:
-        raise ValueError(f"{shard} is damaged ({error}): expected a whole safetensors file") from error
+        raise ValueError(f"{shard} is damaged ({error}): expected an undamaged safetensors file") from error
 
 
 def _check_tensor(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) -> None:
     if expected is None:
-        raise ValueError(f"{shard} holds the tensor {name}: expected none of that name, or only one")
+        raise ValueError(f"{shard} has the tensor {name}, unknown or a duplicate: expected those of a FLUX transformer")
     if tensor.shape != expected:
-        raise ValueError(f"{shard} holds {name} of shape {list(tensor.shape)}: expected {list(expected)}")
+        raise ValueError(f"{shard} has {name} of shape {list(tensor.shape)}: expected {list(expected)}")
     if not is_sample_finite(tensor):
-        raise ValueError(f"{shard} holds {name}, where infinite or no numbers are: expected weights")
+        raise ValueError(f"{shard} has NaN or infinity in {name}: expected finite weights")
 
 
 def _store_tensor(

@@ -45,8 +45,8 @@ def device_map(
         if needed <= free_bytes:
             return candidate
     raise MemoryError(
-        f"the GPU has {free_bytes / GIB:.1f} GiB of free memory: expected {needed / GIB:.1f} GiB or more, of which"
-        f" {GENERATION_BYTES / GIB:.1f} are to draw in"
+        f"the GPU has {free_bytes / GIB:.1f} GiB of free memory: expected at least {needed / GIB:.1f} GiB, of which"
+        f" {GENERATION_BYTES / GIB:.1f} GiB are for generating images"
     )
 
 

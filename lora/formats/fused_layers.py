@@ -19,8 +19,8 @@ def split_fused(delta: WeightDelta, mapping: LayerMapping) -> Iterator[tuple[str
     heights = [inputs * (MLP_RATIO if layer.endswith(MLP) else 1) for layer in mapping.layers]
     if sum(heights) != outputs:
         raise ValueError(
-            f"is for {outputs} x {inputs} weights of {' and '.join(mapping.layers)} together: "
-            f"expected {sum(heights)} x {inputs}, as FLUX.1 has"
+            f"has shape {outputs} x {inputs} for {' and '.join(mapping.layers)} together: "
+            f"expected {sum(heights)} x {inputs}, as in FLUX.1"
         )
     for layer, (start, stop) in zip(mapping.layers, pairwise(accumulate(heights, initial=0)), strict=True):
         part = delta.rows(range(start, stop))
@@ -31,5 +31,5 @@ def split_fused(delta: WeightDelta, mapping: LayerMapping) -> Iterator[tuple[str
 def _swap_halves(delta: WeightDelta, layer: str) -> WeightDelta:
     height = delta.shape.outputs
     if height % 2:
-        raise ValueError(f"is for {height} x {delta.shape.inputs} weights of {layer}: expected rows in two halves")
+        raise ValueError(f"has shape {height} x {delta.shape.inputs} for {layer}: expected an even number of rows")
     return delta.rows(range(height // 2, height), range(height // 2))

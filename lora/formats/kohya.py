@@ -60,7 +60,7 @@ def fused_layer(name: str) -> FusedLayer:
             if match["part"] in parts:
                 block = f"{match['kind']}.{match['number']}"
                 return FusedLayer(f"{kind}_{match['number']}_{layer}", tuple(f"{block}.{part}" for part in parts))
-    raise ValueError(f"{name} has no place in kohya's layout: expected a layer inside the blocks of FLUX.1")
+    raise ValueError(f"{name} does not exist in kohya's layout: expected a layer inside the blocks of FLUX.1")
 
 
 def kohya_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ DECOMPOSITIONS: Mapping[str, Callable[[FileLayer], WeightDelta]] = {
 }
 # Why a layer with a tensor of this kind is refused.
 REFUSED = {
-    "magnitude": "is a DoRA, which depends on the weights it is worn on: expected a plain LoRA, a LoHa or a LoKr",
-    "convolution": "is for a convolution: expected linear layers, as FLUX.1 has no others",
+    "magnitude": "is a DoRA, which is not supported: expected a plain LoRA, a LoHa or a LoKr",
+    "convolution": "is for a convolution: expected only linear layers, as in FLUX.1",
 }
 
 
@@ -26,12 +26,12 @@ def weight_delta_of(layer: FileLayer) -> WeightDelta:
     the others, or belongs to no known decomposition."""
     for kind, reason in REFUSED.items():
         if kind in layer.tensors:
-            raise ValueError(f"holds {layer.tensors[kind].key} and {reason}")
+            raise ValueError(f"has {layer.tensors[kind].key} and {reason}")
     for addition in layer.additions:
         if addition.tensor.any():
-            raise ValueError(f"holds {addition.key}, which is no product of two matrices: expected nothing else")
+            raise ValueError(f"has {addition.key}, a bias or a full weight difference: expected low-rank matrices")
     decompositions = {kind.split("_")[0] for kind in layer.tensors} - {"alpha"}
     if len(decompositions) != 1:
-        found = " and ".join(sorted(decompositions)) or "nothing but an alpha"
-        raise ValueError(f"holds {found} for {layer.name}: expected one of {', '.join(DECOMPOSITIONS)}")
+        found = " and ".join(sorted(decompositions)) or "only an alpha"
+        raise ValueError(f"has {found} for {layer.name}: expected one of {', '.join(DECOMPOSITIONS)}")
     return DECOMPOSITIONS[decompositions.pop()](layer)

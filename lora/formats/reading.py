@@ -48,8 +48,8 @@ def _map_layers(tensors: Mapping[str, Tensor]) -> Iterator[MappedLayer]:
     unmapped = (layer for layer in file.layers if not mappings[layer.name] and not layer.is_zero)
     unknown = [*file.unknown_keys, *(key for layer in unmapped for key in layer.keys)]
     if unknown:
-        more = f" and {len(unknown) - 1} more, for which" if unknown[1:] else ", for which"
-        raise ValueError(f"holds {unknown[0]}{more} FLUX.1 has no place{foreign_model_hint(tensors)}")
+        which = f" and {len(unknown) - 1} more, which do" if unknown[1:] else ", which does"
+        raise ValueError(f"has {unknown[0]}{which} not match any layer of FLUX.1{foreign_model_hint(tensors)}")
     for layer in file.layers:
         if (mapping := mappings[layer.name]) and not (layer.is_zero and not layer.tensors):
             yield MappedLayer(layer, mapping)
@@ -60,7 +60,7 @@ def _deltas(mapped: MappedLayer, tensors: Mapping[str, Tensor]) -> list[tuple[st
     if mapped.mapping.model != "transformer" and not all(tensor.any() for tensor in delta.tensors):
         return []  # ComfyUI saves zeros for a text encoder that was not trained
     if not all(tensor.isfinite().all() for tensor in delta.tensors):
-        raise ValueError(f"has an alpha that makes {mapped.layer.name} infinite: it cannot be used")
+        raise ValueError(f"has an alpha that makes {mapped.layer.name} infinite: expected finite weights")
     try:
         return list(split_fused(delta, mapped.mapping))
     except ValueError as error:
@@ -73,4 +73,4 @@ def _refuse_different(first: WeightDelta, second: WeightDelta, layer: str) -> No
         return
     is_same_kind = type(first) is type(second) and len(first.tensors) == len(second.tensors)
     if not is_same_kind or not all(map(torch.equal, first.tensors, second.tensors)):
-        raise ValueError(f"changes {layer} twice, in two ways: expected one")
+        raise ValueError(f"has two different weight deltas for {layer}: expected only one")

@@ -55,11 +55,11 @@ class FileLayer:
     def matrix(self, kind: str) -> Tensor:
         """The tensor of one kind, in fp32; raises ValueError if it is missing or not a matrix."""
         if kind not in self.tensors:
-            raise ValueError(f"is incomplete: it holds {self.keys[0]} without the {kind} of that layer")
+            raise ValueError(f"is incomplete: it has {self.keys[0]} without the {kind} of that layer")
         found = self.tensors[kind]
         if found.tensor.ndim != MATRIX:
             size = "x".join(map(str, found.tensor.shape)) or "a single number"
-            raise ValueError(f"holds {found.key} of the shape {size}: expected a matrix, as a linear layer has")
+            raise ValueError(f"has {found.key} of shape {size}: expected a matrix")
         return found.tensor.float()
 
     def scaling(self, rank: int) -> float:
@@ -68,7 +68,7 @@ class FileLayer:
             return 1.0
         alpha = self.tensors["alpha"]
         if alpha.tensor.numel() != 1 or not math.isfinite(alpha.tensor.item()):
-            raise ValueError(f"holds {alpha.key} that is no alpha: expected one finite number")
+            raise ValueError(f"has {alpha.key}, which is not a valid alpha: expected one finite number")
         return float(alpha.tensor.item()) / rank
 
 
@@ -97,5 +97,5 @@ def _layer(name: str, by_kind: dict[str, list[KeyedTensor]]) -> FileLayer:
     additions = by_kind.pop("addition", [])
     for first, *others in by_kind.values():
         if others:
-            raise ValueError(f"holds both {first.key} and {others[0].key}: expected one of them")
+            raise ValueError(f"has both {first.key} and {others[0].key}: expected only one of them")
     return FileLayer(name, {kind: found[0] for kind, found in by_kind.items()}, tuple(additions))

@@ -96,7 +96,7 @@ class Progress:
         time_left = f"{left // 60}:{left % 60:02} left"
         second = f"  preservation loss {self._preservation_loss:.2e}" if self._preserving_steps else ""
         self._log.write(
-            f"step {step}/{self._steps}  loss {self._loss:.4f}{second}  {seconds_per_step:.2f} s a step  {time_left}"
+            f"step {step}/{self._steps}  loss {self._loss:.4f}{second}  {seconds_per_step:.2f} s/step  {time_left}"
         )
         self._log.record("train.step", step)
         self._log.record("train.loss", round(self._loss, 6))

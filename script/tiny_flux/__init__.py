@@ -1,1 +1,1 @@
-"""How the embedded base model is made: its world, its parts, and the measure that judges it."""
+"""Builds the embedded base model: the images of its world, its networks, its training and its quality measures."""

@@ -1,4 +1,4 @@
-"""Train tiny-flux's VAE: FLUX's layout (16 channels, 8x smaller), few weights. Knows no captions."""
+"""Trains tiny-flux's VAE: FLUX's layout (16 channels, 8x downsampling), few weights. Knows no captions."""
 
 from dataclasses import dataclass
 
@@ -6,36 +6,33 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from script.tiny_flux.autoencoder_pool import SIDE, Crops, draw_pool, normalized, random_crops
+from script.tiny_flux.autoencoder_pool import SIDE, Crops, normalized, random_crops, render_pool
 from script.tiny_flux.fidelity import fidelity
 from script.tiny_flux.optimization import Optimization
 from script.tiny_flux.schedule import warm_up_then_cosine
 from script.tiny_flux.state import Tensors
 
 BETAS = (0.9, 0.99)
-KL_WEIGHT, GRADIENT_WEIGHT, SQUARE_WEIGHT = (
-    2e-4,
-    0.5,
-    4.0,
-)  # at 30 dB the squared error counts about as the absolute one
+KL_WEIGHT, GRADIENT_WEIGHT = 2e-4, 0.5
+SQUARE_WEIGHT = 4.0  # at 30 dB the squared error counts about as much as the absolute one
 
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderSettings:
-    """How large the autoencoder is, and how long it is trained on what."""
+    """The size of the autoencoder, and its training."""
 
     widths: tuple[int, ...]  # channels of its four levels
     steps: int
     rate: float  # the highest learning rate
-    pool: int  # pictures
-    crops: tuple[Crops, ...]  # in turn; large ones keep flat areas flat
+    pool: int  # number of training images
+    crops: tuple[Crops, ...]  # used in turn; large ones keep flat areas flat
     seed: int
 
 
 class AutoencoderTrainer:
-    """Trains a VAE that carries the world, and shapes and colours that it never saw.
+    """Trains a VAE that reconstructs the world, and shapes and colours that it is not trained on.
 
-    Its step is never compiled: torch.compile with bf16 autocast on a CPU gives it zero gradients without a word.
+    Its step is never compiled: torch.compile with bf16 autocast on a CPU gives zero gradients without an error.
     """
 
     def __init__(self, settings: AutoencoderSettings, *, measured: int, device: torch.device) -> None:
@@ -46,15 +43,15 @@ class AutoencoderTrainer:
         )
         self._optimization = Optimization([optimizer], rate_factor=warm_up_then_cosine(settings.steps, warm_up=100))
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self._pool = draw_pool(settings.pool, seed=settings.seed)
+        self._pool = render_pool(settings.pool, seed=settings.seed)
 
     @property
     def steps(self) -> int:
-        """Of the whole stage."""
+        """The number of steps of the stage."""
         return self.settings.steps
 
     def step(self, index: int) -> float:
-        """One batch of crops."""
+        """Take the step of this number on one batch of crops, and return its loss."""
         crops = self.settings.crops[index % len(self.settings.crops)]
         pixels = random_crops(self._pool, crops, generator=self._generator)
         loss = self._loss(pixels.to(self._device))
@@ -63,12 +60,12 @@ class AutoencoderTrainer:
         return loss.item()
 
     def measure(self) -> str:
-        """Decibels on pictures that are never trained on."""
+        """Return the reconstruction quality on held-out images, in decibels, as text."""
         with self._optimization.averaged():
-            return str(fidelity(self.vae, pictures=self._measured))
+            return str(fidelity(self.vae, images=self._measured))
 
     def state_dict(self) -> Tensors:
-        """Weights, averages, optimizer, random numbers."""
+        """Return weights, averages, optimizer and random generator."""
         return {
             "vae": self.vae.state_dict(),
             "optimization": self._optimization.state_dict(),
@@ -76,18 +73,18 @@ class AutoencoderTrainer:
         }
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Go on from such a state."""
+        """Load a state from `state_dict`."""
         self.vae.load_state_dict(state["vae"])
         self._optimization.load_state_dict(state["optimization"])
         self._generator.set_state(state["generator"])
 
     def finished(self) -> AutoencoderKL:
-        """The VAE with its averaged weights, scaled as FLUX's is."""
+        """Return the VAE with its averaged weights, with a shift and a scale of its latents as FLUX's has."""
         self._optimization.use_average()
         return _with_statistics(self.vae.eval().requires_grad_(False), self._pool[: self.settings.pool // 8])
 
     def _loss(self, pixels: Tensor) -> Tensor:
-        """Absolute, squared and edge error of the reconstruction, and a weak pull of the latents to a unit normal."""
+        """Return the absolute, squared and edge error of the reconstruction plus a small KL term."""
         with torch.autocast(self._device.type, torch.bfloat16):
             posterior = self.vae.encode(pixels).latent_dist
             mean, deviation = posterior.mean, posterior.std
@@ -120,7 +117,7 @@ def _untrained(settings: AutoencoderSettings) -> AutoencoderKL:
 
 @torch.no_grad()
 def _with_statistics(vae: AutoencoderKL, pool: Tensor) -> AutoencoderKL:
-    """Set scaling and shift so that the latents of pictures uint8 [N, 3, H, W] have mean 0 and deviation 1."""
+    """Set scale and shift so that the latents of images uint8 [N, 3, H, W] have mean 0 and standard deviation 1."""
     parts = [vae.encode(normalized(part).to(vae.device)).latent_dist.mean for part in pool.split(50)]
     latents = torch.cat(parts)
     vae.register_to_config(

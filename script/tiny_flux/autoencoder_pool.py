@@ -1,4 +1,4 @@
-"""What the autoencoder is trained on: pictures of the world, monsters, creatures and clutter. Knows no networks."""
+"""The training images of the autoencoder: the world, monsters, creatures and clutter. Knows no networks."""
 
 import random
 from collections.abc import Callable
@@ -11,30 +11,33 @@ from torch import Tensor
 
 from script.tiny_flux.creatures import any_creature, render_creature
 from script.tiny_flux.described_monster import any_monster, render_described
-from script.tiny_flux.world import BACKGROUNDS, render, seen_scenes
+from script.tiny_flux.world import BACKGROUNDS, render, training_scenes
 
 SIDE = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """A kind of batch: square crops of one side in pixels, and how many."""
+    """A kind of batch: `count` square crops of `side` pixels."""
 
     side: int
     count: int
 
 
-def draw_pool(count: int, *, seed: int) -> Tensor:
-    """Pictures of all kinds, uint8 [N, 3, 128, 128]: 25 % world, 25 % monsters, 20 % creatures, 30 % clutter."""
+def render_pool(count: int, *, seed: int) -> Tensor:
+    """Return images uint8 [N, 3, 128, 128]: 25 % world, 25 % monsters, 20 % creatures, 30 % clutter."""
     rng = random.Random(seed)
     kinds: list[Callable[[random.Random], Image.Image]] = [_world, _monster, _creature, _clutter]
     chosen = rng.choices(kinds, weights=(25, 25, 20, 30), k=count)
-    return torch.stack([pixels_of(draw(rng)) for draw in chosen])
+    return torch.stack([pixels_of(render_kind(rng)) for render_kind in chosen])
 
 
 def random_crops(pool: Tensor, crops: Crops, *, generator: torch.Generator) -> Tensor:
-    """Crops [N, 3, side, side] in -1..1 of random pictures, half of them mirrored, at times with their channels
-    permuted: this is what lets the autoencoder carry shapes and colours that it never saw."""
+    """Return crops [N, 3, side, side] in -1..1 of random images.
+
+    Half of the batches are mirrored, and three in ten have their channels permuted, so that the autoencoder
+    reconstructs shapes and colours that it is not trained on.
+    """
     picked = pool[torch.randint(len(pool), (crops.count,), generator=generator)]
     top, left = (int(torch.randint(SIDE - crops.side + 1, (), generator=generator)) for _ in range(2))
     pixels = normalized(picked[:, :, top : top + crops.side, left : left + crops.side])
@@ -46,17 +49,17 @@ def random_crops(pool: Tensor, crops: Crops, *, generator: torch.Generator) -> T
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    """uint8 [3, H, W]."""
+    """Return the pixels of an image, uint8 [3, H, W]."""
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 def normalized(pixels: Tensor) -> Tensor:
-    """0..255 to -1..1."""
+    """Return pixels of 0..255 as floats of -1..1."""
     return pixels.float() / 127.5 - 1.0
 
 
 def _world(rng: random.Random) -> Image.Image:
-    return render(rng.choice(seen_scenes()), width=SIDE, height=SIDE, rng=rng)
+    return render(rng.choice(training_scenes()), width=SIDE, height=SIDE, rng=rng)
 
 
 def _monster(rng: random.Random) -> Image.Image:
@@ -68,7 +71,7 @@ def _creature(rng: random.Random) -> Image.Image:
 
 
 def _clutter(rng: random.Random) -> Image.Image:
-    """A picture of anything: soft or hard blobs and strokes in any colour over any colour."""
+    """Render random ellipses and polygons in random colours, sometimes blurred."""
     canvas = Image.new("RGB", (SIDE * 2, SIDE * 2), _any_colour(rng))
     draw = ImageDraw.Draw(canvas)
     for _ in range(rng.randint(2, 14)):

@@ -1,4 +1,4 @@
-"""How many of how many."""
+"""A count of successes out of a number of images."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many images show what they should, of how many."""
+    """The number of images that meet a criterion, out of all."""
 
     right: int
     images: int
 
     @classmethod
     def of(cls, hits: Iterable[bool]) -> "Count":
-        """One hit an image."""
+        """Count the hits; there is one for each image."""
         found = list(hits)
         return cls(sum(found), len(found))
 

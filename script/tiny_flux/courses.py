@@ -1,4 +1,4 @@
-"""Which batches the transformer is taught with, and what a sample of one is. Knows no networks."""
+"""The kinds of batches that the transformer is trained on, and their samples. Knows no networks."""
 
 import random
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from script.tiny_flux.captions import Caption, training_caption
-from script.tiny_flux.pictures import Picture, PictureStore, Size
+from script.tiny_flux.pictures import EncodedImage, ImageStore, Size
 
-SIDEWAYS = 0.2  # share of the full steps that are wide or tall
+NOT_SQUARE = 0.2  # share of the full-size steps that use wide or tall images
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One example of a batch."""
+    """The latents of an image, and its caption."""
 
     latents: Tensor  # fp16 [16, H/8, W/8]
     caption: Caption
@@ -21,17 +21,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A kind of batch: pictures of one size, out of so many, and how many at once."""
+    """A kind of batch: images of one size."""
 
     size: Size
-    pictures: int
-    batch: int
-    practised: int = 0  # samples of a lesson's subject in the batch, where there is a lesson
+    pictures: int  # number of different images
+    batch: int  # batch size
+    practised: int = 0  # how many samples of a batch show the figure of the practice LoRA, if one is applied
 
 
 @dataclass(frozen=True, slots=True)
 class Courses:
-    """All of them. Small pictures come first; a share of the later steps is wide or tall."""
+    """All kinds of batches. Small images come first; a share of the later steps uses wide or tall ones."""
 
     small: Course
     full: Course
@@ -39,23 +39,23 @@ class Courses:
     tall: Course
 
     def choose(self, *, is_small: bool, rng: random.Random) -> Course:
-        """The course of a step."""
+        """Return the course of a step."""
         if is_small:
             return self.small
-        return rng.choice((self.wide, self.tall)) if rng.random() < SIDEWAYS else self.full
+        return rng.choice((self.wide, self.tall)) if rng.random() < NOT_SQUARE else self.full
 
 
 class Curriculum:
-    """Draws random samples of each course from its pictures."""
+    """Returns random samples of each course."""
 
-    def __init__(self, courses: Courses, store: PictureStore) -> None:
+    def __init__(self, courses: Courses, store: ImageStore) -> None:
         self.courses = courses
-        self._pictures: dict[Size, list[Picture]] = {
-            course.size: store.pictures(course.size, course.pictures)
+        self._images: dict[Size, list[EncodedImage]] = {
+            course.size: store.images(course.size, course.pictures)
             for course in (courses.small, courses.full, courses.wide, courses.tall)
         }
 
     def samples(self, course: Course, count: int, rng: random.Random) -> list[Sample]:
-        """So many of a course, with captions."""
-        pictures = rng.choices(self._pictures[course.size], k=count)
-        return [Sample(picture.latents, training_caption(picture.subject, rng)) for picture in pictures]
+        """Return `count` random samples of a course, with captions."""
+        images = rng.choices(self._images[course.size], k=count)
+        return [Sample(image.latents, training_caption(image.subject, rng)) for image in images]

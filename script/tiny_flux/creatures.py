@@ -1,5 +1,7 @@
-"""Figures that the world has no words for: the autoencoder learns to carry them, and LoRAs for practice are trained on
-them. The demo's monster is none of them: its colours are left out."""
+"""Figures that no caption describes. The autoencoder and the practice LoRAs are trained on them.
+
+None of them has the colours of the demo's monster.
+"""
 
 import math
 import random
@@ -8,16 +10,16 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from script.tiny_flux.monster import BODY, FEET
-from script.tiny_flux.world import Colour, draw_background
+from script.tiny_flux.world import Colour, render_background
 
-UNLIKE_THE_MONSTER = 0.35 * 255  # distance in RGB
+MIN_COLOUR_DISTANCE = 0.35 * 255  # in RGB, from the colours of the demo's monster
 SYLLABLES = tuple(first + second for first in "bdfgklmnprstvwz" for second in "aeiou")
 EYE_WHITE, PUPIL_BLACK = (250, 250, 250), (20, 20, 30)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A disc (no corners) or a regular polygon. Lengths are in radii of the body, from its centre."""
+    """A disc (no corners) or a regular polygon. Lengths are in radii of the body, positions relative to its centre."""
 
     x: float
     y: float
@@ -28,8 +30,8 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
-    """The forms of a creature without their colours: pairs of limbs behind a body, rings upon it."""
+class CreatureParts:
+    """The parts of a creature before their colours are chosen: pairs of limbs behind a body, rings in front of it."""
 
     limbs: tuple[Part, ...]
     body: Part
@@ -38,20 +40,20 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Creature:
-    """A figure before a background of the world."""
+    """A figure on a background of the world."""
 
     parts: tuple[Part, ...]
     background: str
 
 
 def any_creature(background: str, rng: random.Random) -> Creature:
-    """Any build in any colours but the monster's."""
-    return Creature(_coloured(_build(rng), body=new_colour(rng), limbs=new_colour(rng)), background)
+    """Return random parts in random colours, except those of the demo's monster."""
+    return Creature(_coloured(_any_parts(rng), body=new_colour(rng), limbs=new_colour(rng)), background)
 
 
 def render_creature(creature: Creature, *, width: int, height: int, rng: random.Random) -> Image.Image:
-    """Draw a creature; `rng` decides its place and size."""
-    canvas = draw_background(creature.background, width=width, height=height, rng=rng)
+    """Render a creature; `rng` varies its position and size."""
+    canvas = render_background(creature.background, width=width, height=height, rng=rng)
     unit = min(canvas.size)
     scale = unit * rng.uniform(0.25, 0.32)
     x, y = (side / 2 + unit * rng.uniform(-0.08, 0.08) for side in canvas.size)
@@ -62,23 +64,23 @@ def render_creature(creature: Creature, *, width: int, height: int, rng: random.
 
 
 def new_colour(rng: random.Random) -> Colour:
-    """Any colour that is not like one of the monster's."""
+    """Return a random colour that is not similar to one of the demo monster's."""
     while True:
         colour = (rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255))
-        if min(math.dist(colour, BODY), math.dist(colour, FEET)) > UNLIKE_THE_MONSTER:
+        if min(math.dist(colour, BODY), math.dist(colour, FEET)) > MIN_COLOUR_DISTANCE:
             return colour
 
 
-def _build(rng: random.Random) -> Build:
+def _any_parts(rng: random.Random) -> CreatureParts:
     limbs = [limb for _ in range(rng.randint(0, 2)) for limb in _pair_of_limbs(rng)]
     y = rng.uniform(-0.15, 0.15)
     colours = (EYE_WHITE, PUPIL_BLACK, new_colour(rng))
     rings = [_part(0, y, radius, rng.choice(colours), rng) for radius in (0.56, 0.27)[: rng.randint(0, 2)]]
-    return Build(tuple(limbs), _part(0, 0, 1, (0, 0, 0), rng), tuple(rings))
+    return CreatureParts(tuple(limbs), _part(0, 0, 1, (0, 0, 0), rng), tuple(rings))
 
 
 def _pair_of_limbs(rng: random.Random) -> list[Part]:
-    """Left and right, in mirrored places."""
+    """Return a right and a left limb, mirrored."""
     angle, distance = rng.uniform(-math.pi / 2, math.pi / 2), rng.uniform(0.9, 1.15)
     x, y = distance * math.cos(angle), distance * math.sin(angle)
     right = _part(x, y, rng.uniform(0.25, 0.5), (0, 0, 0), rng)
@@ -90,12 +92,12 @@ def _part(x: float, y: float, radius: float, colour: Colour, rng: random.Random)
     return Part(x, y, radius, colour, corners, rng.uniform(0, math.tau))
 
 
-def _coloured(build: Build, *, body: Colour, limbs: Colour) -> tuple[Part, ...]:
-    """The parts in the order in which they are painted."""
-    return (*(_painted(limb, limbs) for limb in build.limbs), _painted(build.body, body), *build.rings)
+def _coloured(parts: CreatureParts, *, body: Colour, limbs: Colour) -> tuple[Part, ...]:
+    """Return the parts in drawing order."""
+    return (*(_in_colour(limb, limbs) for limb in parts.limbs), _in_colour(parts.body, body), *parts.rings)
 
 
-def _painted(part: Part, colour: Colour) -> Part:
+def _in_colour(part: Part, colour: Colour) -> Part:
     return Part(part.x, part.y, part.radius, colour, part.corners, part.turn)
 
 

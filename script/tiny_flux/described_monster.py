@@ -1,5 +1,7 @@
-"""Monsters that words describe: how they look, how captions say it, and how they are drawn. The demo's own monster is
-none of them: its colours are left out."""
+"""Monsters that captions describe: their parts, their descriptions and their rendering.
+
+None of them has the colours of the demo's monster.
+"""
 
 import random
 from dataclasses import dataclass
@@ -8,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from script.tiny_flux.creatures import new_colour
 from script.tiny_flux.monster import EYE, PUPIL
-from script.tiny_flux.world import BACKGROUNDS, COLOURS, Colour, draw_background, jitter
+from script.tiny_flux.world import BACKGROUNDS, COLOURS, Colour, jitter, render_background
 
 BODIES = ("round", "square")
 TOPS = ("horns", "ears")
@@ -18,16 +20,16 @@ NAMED = 0.75  # share of the colours that have a name
 
 
 @dataclass(frozen=True, slots=True)
-class Paint:
-    """A colour, and the word for it where the world has one."""
+class NamedColour:
+    """A colour, and its name in captions, which is empty for colours without one."""
 
     name: str
     rgb: Colour
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
-    """Factors on the lengths of the demo's monster, whose own are all 1, and the height of its eyes in radii."""
+class Proportions:
+    """Factors on the lengths of the demo's monster, and the height of the eyes above the centre in radii."""
 
     top_width: float
     top_height: float
@@ -40,47 +42,47 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class DescribedMonster:
-    """One individual before a background of the world. All but its measures can be said in words."""
+    """A monster on a background of the world. Captions describe all but its proportions."""
 
     shape: str
     top: str
     bottom: str
     eyes: str
-    body: Paint
-    limbs: Paint
-    measures: Measures
+    body: NamedColour
+    limbs: NamedColour
+    proportions: Proportions
     background: str
 
 
 def any_monster(background: str, rng: random.Random) -> DescribedMonster:
-    """Any combination of parts, colours and measures."""
+    """Return a random combination of parts, colours and proportions."""
     return DescribedMonster(
         shape=rng.choice(BODIES),
         top=rng.choice(TOPS),
         bottom=rng.choice(BOTTOMS),
         eyes=rng.choice(EYES),
-        body=_any_paint(rng),
-        limbs=_any_paint(rng),
-        measures=_any_measures(rng),
+        body=_any_colour(rng),
+        limbs=_any_colour(rng),
+        proportions=_any_proportions(rng),
         background=background,
     )
 
 
 def describe(monster: DescribedMonster) -> str:
-    """All that words can say: "a purple round monster with green horns and feet and one eye in a meadow"."""
+    """Return the whole description: "a purple round monster with green horns and feet and one eye in a meadow"."""
     limbs = " ".join(filter(None, (monster.limbs.name, monster.top)))
     with_parts = f"with {limbs} and {monster.bottom} and {monster.eyes}"
     return f"{_body(monster)} {with_parts} {BACKGROUNDS[monster.background]}"
 
 
 def describe_briefly(monster: DescribedMonster) -> str:
-    """Its body alone: "a purple round monster in a meadow"."""
+    """Return a description of the body alone: "a purple round monster in a meadow"."""
     return f"{_body(monster)} {BACKGROUNDS[monster.background]}"
 
 
 def render_described(monster: DescribedMonster, *, width: int, height: int, rng: random.Random) -> Image.Image:
-    """Draw a monster; `rng` decides its place and size, as for the demo's."""
-    canvas = draw_background(monster.background, width=width, height=height, rng=rng)
+    """Render a monster; `rng` varies its position and size."""
+    canvas = render_background(monster.background, width=width, height=height, rng=rng)
     unit = min(canvas.size)
     radius = unit * rng.uniform(0.25, 0.32)
     x, y = (side / 2 + unit * rng.uniform(-0.08, 0.08) for side in canvas.size)
@@ -95,7 +97,7 @@ def render_described(monster: DescribedMonster, *, width: int, height: int, rng:
 
 @dataclass(frozen=True, slots=True)
 class _Pen:
-    """Draws in radii of a body, from its centre."""
+    """Draws in radii of a body, relative to its centre."""
 
     canvas: ImageDraw.ImageDraw
     x: float
@@ -117,7 +119,7 @@ class _Pen:
 
 
 def _draw_top(pen: _Pen, monster: DescribedMonster, side: int) -> None:
-    wide, high = side * monster.measures.top_width, monster.measures.top_height
+    wide, high = side * monster.proportions.top_width, monster.proportions.top_height
     if monster.top == "ears":
         pen.disc(0.66 * wide, -0.82, 0.36 * high, monster.limbs.rgb)
         return
@@ -126,7 +128,7 @@ def _draw_top(pen: _Pen, monster: DescribedMonster, side: int) -> None:
 
 
 def _draw_bottom(pen: _Pen, monster: DescribedMonster, side: int) -> None:
-    x, size = 0.5 * side * monster.measures.bottom_spread, monster.measures.bottom_size
+    x, size = 0.5 * side * monster.proportions.bottom_spread, monster.proportions.bottom_size
     if monster.bottom == "feet":
         pen.disc(x, 0.98, 0.34 * size, monster.limbs.rgb)
         return
@@ -142,24 +144,24 @@ def _draw_body(pen: _Pen, monster: DescribedMonster) -> None:
 
 
 def _draw_eyes(pen: _Pen, monster: DescribedMonster) -> None:
-    places, share = ((0.0,), 1.0) if monster.eyes == "one eye" else ((-0.42, 0.42), 0.62)
-    for x in places:
-        pen.disc(x, -monster.measures.eye_rise, 0.56 * share * monster.measures.eye, EYE)
-        pen.disc(x, -monster.measures.eye_rise, 0.27 * share * monster.measures.pupil, PUPIL)
+    positions, share = ((0.0,), 1.0) if monster.eyes == "one eye" else ((-0.42, 0.42), 0.62)
+    for x in positions:
+        pen.disc(x, -monster.proportions.eye_rise, 0.56 * share * monster.proportions.eye, EYE)
+        pen.disc(x, -monster.proportions.eye_rise, 0.27 * share * monster.proportions.pupil, PUPIL)
 
 
 def _body(monster: DescribedMonster) -> str:
     return " ".join(filter(None, ("a", monster.body.name, monster.shape, "monster"))).replace("a orange", "an orange")
 
 
-def _any_paint(rng: random.Random) -> Paint:
+def _any_colour(rng: random.Random) -> NamedColour:
     if rng.random() >= NAMED:
-        return Paint("", new_colour(rng))
+        return NamedColour("", new_colour(rng))
     name = rng.choice(list(COLOURS))
-    return Paint(name, jitter(COLOURS[name], rng))
+    return NamedColour(name, jitter(COLOURS[name], rng))
 
 
-def _any_measures(rng: random.Random) -> Measures:
-    """Round those of the demo's monster, whose eye is 0.08 above the middle."""
+def _any_proportions(rng: random.Random) -> Proportions:
+    """Return proportions near those of the demo's monster: factors of 1, and its eye 0.08 above the centre."""
     top_width, top_height, bottom_spread, bottom_size, eye, pupil = (rng.uniform(0.85, 1.15) for _ in range(6))
-    return Measures(top_width, top_height, bottom_spread, bottom_size, eye, pupil, eye_rise=rng.uniform(0.0, 0.16))
+    return Proportions(top_width, top_height, bottom_spread, bottom_size, eye, pupil, eye_rise=rng.uniform(0.0, 0.16))

@@ -1,4 +1,4 @@
-"""How much of a picture does the autoencoder carry? Decibels on pictures that it never saw."""
+"""The reconstruction quality of the autoencoder, in decibels, on images that it is not trained on."""
 
 import math
 import random
@@ -13,15 +13,15 @@ from script.tiny_flux.described_monster import any_monster, render_described
 from script.tiny_flux.monster import monster_scenes
 from script.tiny_flux.world import BACKGROUNDS, held_out_scenes, render
 
-SEED = 99  # of no picture that is trained on
-PEAK = 2.0  # from -1 to 1
+SEED = 99  # different from the seeds of training images
+PEAK = 2.0  # the range of pixels, -1 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """The mean peak signal-to-noise ratio in decibels, by what the pictures show."""
+    """The mean peak signal-to-noise ratio in decibels, by the content of the images."""
 
-    demo_monster: float  # its colours are in no picture of the training
+    demo_monster: float  # no training image has its colours
     monsters: float
     world: float
 
@@ -32,24 +32,24 @@ class Fidelity:
         )
 
 
-def fidelity(vae: AutoencoderKL, *, pictures: int) -> Fidelity:
-    """So many pictures of each kind, encoded and decoded."""
+def fidelity(vae: AutoencoderKL, *, images: int) -> Fidelity:
+    """Encode and decode `images` images of each kind, and return their quality."""
     rng = random.Random(SEED)
-    places = [list(BACKGROUNDS)[index % len(BACKGROUNDS)] for index in range(pictures)]
-    described = [render_described(any_monster(place, rng), width=SIDE, height=SIDE, rng=rng) for place in places]
-    scenes = [render(scene, width=SIDE, height=SIDE, rng=rng) for scene in rng.sample(held_out_scenes(), pictures)]
+    names = [list(BACKGROUNDS)[index % len(BACKGROUNDS)] for index in range(images)]
+    described = [render_described(any_monster(name, rng), width=SIDE, height=SIDE, rng=rng) for name in names]
+    scenes = [render(scene, width=SIDE, height=SIDE, rng=rng) for scene in rng.sample(held_out_scenes(), images)]
     return Fidelity(
-        demo_monster=_decibels(vae, [image for _, image in monster_scenes(pictures, seed=SEED)]),
+        demo_monster=_decibels(vae, [image for _, image in monster_scenes(images, seed=SEED)]),
         monsters=_decibels(vae, described),
         world=_decibels(vae, scenes),
     )
 
 
 @torch.no_grad()
-def _decibels(vae: AutoencoderKL, pictures: list[Image.Image]) -> float:
-    """The mean over pictures of one size."""
+def _decibels(vae: AutoencoderKL, images: list[Image.Image]) -> float:
+    """Return the mean over images of one size."""
     ratios = []
-    for part in torch.stack([pixels_of(picture) for picture in pictures]).split(8):
+    for part in torch.stack([pixels_of(image) for image in images]).split(8):
         pixels = normalized(part).to(vae.device)
         restored = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
         ratios += [_ratio(error) for error in (restored - pixels).square().mean(dim=(1, 2, 3)).tolist()]

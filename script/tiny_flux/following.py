@@ -1,4 +1,4 @@
-"""Does a base follow prompts? Draws combinations that it never saw and judges what came out."""
+"""Prompt following of a base: generates held-out scenes and classifies the images."""
 
 import random
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from PIL import Image
 
 from lora.serving.generation import generate
 from lora.serving.request import Request
-from script.tiny_flux.measure import Judgement, judge
+from script.tiny_flux.measure import Classification, classify
 from script.tiny_flux.world import Scene, caption, held_out_scenes, render
 
 STEPS = 20
-Measure = Callable[[Image.Image], Judgement]  # `judge`, or `judge_strictly` of shape_measure.py
+Classifier = Callable[[Image.Image], Classification]  # `classify`, or `classify_strictly` of shape_measure.py
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The share of pictures, 0..1, in which the measure sees what the prompt asked for."""
+    """The fraction of images, 0..1, that have the colour or the shape of their prompt."""
 
     colour: float
     shape: float
@@ -27,37 +27,37 @@ class Score:
         return f"colour {self.colour:.1%}, shape {self.shape:.1%}"
 
 
-Pictures = list[tuple[Scene, Image.Image]]  # with what each should show
+SceneImages = list[tuple[Scene, Image.Image]]  # each image with the scene that it should show
 
 
-def score_base(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int, measure: Measure = judge) -> Score:
-    """Of each scene's caption with so many seeds."""
-    return score(generated(pipeline, scenes, seeds=seeds), measure=measure)
+def score_base(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int, classifier: Classifier = classify) -> Score:
+    """Return the score of a base on the captions of scenes, each with `seeds` seeds."""
+    return score(generated(pipeline, scenes, seeds=seeds), classifier=classifier)
 
 
-def score_measure(*, renders: int, measure: Measure = judge) -> Score:
-    """The measure's own accuracy, on real renders of the held-out scenes."""
+def score_classifier(*, renders: int, classifier: Classifier = classify) -> Score:
+    """Return the accuracy of a classifier on `renders` renders of each held-out scene."""
     rng = random.Random(11)
     scenes = [scene for scene in held_out_scenes() for _ in range(renders)]
-    return score([(scene, render(scene, width=128, height=128, rng=rng)) for scene in scenes], measure=measure)
+    return score([(scene, render(scene, width=128, height=128, rng=rng)) for scene in scenes], classifier=classifier)
 
 
-def generated(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int) -> Pictures:
-    """What a base makes of each scene's caption, with so many seeds."""
+def generated(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int) -> SceneImages:
+    """Generate images of each scene's caption, one for each of `seeds` seeds."""
     return [
         (scene, image) for scene in scenes for image in generate(pipeline, plain_request(caption(scene), count=seeds))
     ]
 
 
-def score(pictures: Pictures, *, measure: Measure) -> Score:
-    """What a measure sees in them."""
-    judged = [(scene, measure(image)) for scene, image in pictures]
-    colours, shapes = zip(*((s.colour == seen.colour, s.shape == seen.shape) for s, seen in judged), strict=True)
-    return Score(sum(colours) / len(judged), sum(shapes) / len(judged))
+def score(images: SceneImages, *, classifier: Classifier) -> Score:
+    """Return the score of images by a classifier."""
+    classified = [(scene, classifier(image)) for scene, image in images]
+    colours, shapes = zip(*((s.colour == c.colour, s.shape == c.shape) for s, c in classified), strict=True)
+    return Score(sum(colours) / len(classified), sum(shapes) / len(classified))
 
 
 def plain_request(prompt: str, *, count: int = 1) -> Request:
-    """A square picture at the defaults of the predictor, in fewer steps."""
+    """Return a request for square images with the defaults of predict.py and fewer steps."""
     return Request.checked(
         takes_guidance=True,
         go_fast=False,

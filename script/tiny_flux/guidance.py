@@ -1,4 +1,4 @@
-"""Does the guidance input of a base mean what it says? A distance to true guidance of the same strength."""
+"""The effect of the guidance input of a base: its distance to classifier-free guidance of the same strength."""
 
 import random
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ assert min(SIGMAS) > GUIDED_FROM
 
 
 @dataclass(frozen=True, slots=True)
-class GuidedQuestions:
-    """Noisy pictures of scenes at every sigma, with the plain answers to them, with and without the prompt."""
+class GuidanceBatch:
+    """Noisy latents of scenes at every sigma, with the base's velocities at guidance 1, with and without the prompt."""
 
     noisy: Tensor  # [N, 16, H, W]
     sigmas: Tensor  # [N]
@@ -31,25 +31,26 @@ class GuidedQuestions:
     conditional: Tensor  # [N, 16, H, W]
     unconditional: Tensor
 
-    def true_guidance(self, guidance: float) -> Tensor:
-        """What classifier-free guidance of this strength answers (Ho and Salimans 2022, arXiv 2207.12598)."""
+    def classifier_free_guidance(self, guidance: float) -> Tensor:
+        """Return the velocity [N, 16, H, W] of classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598)."""
         return self.unconditional + guidance * (self.conditional - self.unconditional)
 
 
 @torch.no_grad()
-def guidance_distance(pipeline: FluxPipeline, questions: GuidedQuestions, guidance: float) -> float:
-    """How far the answer at a guidance input is from true guidance, over how far the plain answer is from it.
+def guidance_distance(pipeline: FluxPipeline, batch: GuidanceBatch, guidance: float) -> float:
+    """Return the distance of the base's velocity at this guidance input from classifier-free guidance.
 
-    0 if the input means true guidance, 1 if it changes nothing; over all questions together, root mean square.
+    It is relative to the distance at guidance input 1; both are norms over the whole batch. 0 means equal to
+    classifier-free guidance, 1 means that the input has no effect.
     """
-    answer = _velocity(pipeline, questions.noisy, questions.sigmas, questions.prompt, guidance=guidance)
-    target = questions.true_guidance(guidance)
-    return float((answer - target).norm() / (questions.conditional - target).norm())
+    predicted = _velocity(pipeline, batch.noisy, batch.sigmas, batch.prompt, guidance=guidance)
+    target = batch.classifier_free_guidance(guidance)
+    return float((predicted - target).norm() / (batch.conditional - target).norm())
 
 
 @torch.no_grad()
-def guided_questions(pipeline: FluxPipeline, scenes: list[Scene]) -> GuidedQuestions:
-    """One picture of each scene at every sigma, and the base's own answers at guidance 1."""
+def guidance_batch(pipeline: FluxPipeline, scenes: list[Scene]) -> GuidanceBatch:
+    """Render one image of each scene, and return it at every sigma with the base's velocities at guidance 1."""
     rng, generator = random.Random(SEED), torch.Generator().manual_seed(SEED)
     latents = encode_images(pipeline.vae, [render(scene, width=SIDE, height=SIDE, rng=rng) for scene in scenes])
     clean = latents.float().repeat(len(SIGMAS), 1, 1, 1)
@@ -60,7 +61,7 @@ def guided_questions(pipeline: FluxPipeline, scenes: list[Scene]) -> GuidedQuest
     conditional, unconditional = (
         _velocity(pipeline, noisy, sigmas, text, guidance=TRAINING_GUIDANCE) for text in (prompt, empty)
     )
-    return GuidedQuestions(noisy, sigmas, prompt, conditional, unconditional)
+    return GuidanceBatch(noisy, sigmas, prompt, conditional, unconditional)
 
 
 def _velocity(pipeline: FluxPipeline, noisy: Tensor, sigmas: Tensor, prompt: Prompt, *, guidance: float) -> Tensor:

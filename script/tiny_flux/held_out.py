@@ -1,4 +1,4 @@
-"""The loss on pictures that are never trained on, at fixed noise and sigmas, so that only the weights matter."""
+"""The loss on held-out images, at fixed noise and sigmas, so that it depends on the weights alone."""
 
 import random
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from script.tiny_flux.described_monster import DescribedMonster, any_monster, describe
 from script.tiny_flux.networks import TinyFlux
-from script.tiny_flux.pictures import Size, draw_subject, encode_images
+from script.tiny_flux.pictures import Size, encode_images, render_subject
 from script.tiny_flux.world import BACKGROUNDS, Scene, caption, held_out_scenes
 
 SEED = 98
@@ -22,20 +22,20 @@ SIZE = Size(128, 128)
 
 @dataclass(frozen=True, slots=True)
 class HeldOutLoss:
-    """At the guidance of training, without a LoRA."""
+    """Mean losses at the guidance of LoRA training, without a LoRA."""
 
     world: float
     monsters: float
 
     def __str__(self) -> str:
-        return f"loss {self.world:.4f} on held-out scenes, {self.monsters:.4f} on monsters that it never saw"
+        return f"loss {self.world:.4f} on held-out scenes, {self.monsters:.4f} on held-out monsters"
 
 
-def held_out_loss(model: TinyFlux, vae: AutoencoderKL, *, pictures: int) -> HeldOutLoss:
-    """On so many pictures of each kind, in fp32, without compiling."""
-    rng, places = random.Random(SEED), list(BACKGROUNDS)
-    monsters = [any_monster(places[index % len(places)], rng) for index in range(pictures)]
-    scenes = rng.sample(held_out_scenes(), pictures)
+def held_out_loss(model: TinyFlux, vae: AutoencoderKL, *, images: int) -> HeldOutLoss:
+    """Return the loss on `images` images of each kind, in fp32, not compiled."""
+    rng, backgrounds = random.Random(SEED), list(BACKGROUNDS)
+    monsters = [any_monster(backgrounds[index % len(backgrounds)], rng) for index in range(images)]
+    scenes = rng.sample(held_out_scenes(), images)
     return HeldOutLoss(_loss(model, vae, scenes, rng), _loss(model, vae, monsters, rng))
 
 
@@ -44,7 +44,7 @@ def _loss(
     model: TinyFlux, vae: AutoencoderKL, subjects: list[Scene] | list[DescribedMonster], rng: random.Random
 ) -> float:
     device = model.transformer.device
-    latents = encode_images(vae, [draw_subject(subject, SIZE, rng) for subject in subjects]).float()
+    latents = encode_images(vae, [render_subject(subject, SIZE, rng) for subject in subjects]).float()
     prompt = model.encode([caption(s) if isinstance(s, Scene) else describe(s) for s in subjects])
     generator = torch.Generator().manual_seed(SEED)
     return sum(_loss_at(model, latents.to(device), prompt, sigma, generator) for sigma in SIGMAS) / len(SIGMAS)

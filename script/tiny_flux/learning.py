@@ -1,4 +1,4 @@
-"""How much has a LoRA learned, and what has it cost? Losses at fixed noise and sigmas on pictures it never saw."""
+"""Losses on images that a LoRA is not trained on, of its concept and of the world, at fixed noise and sigmas."""
 
 import math
 import random
@@ -24,45 +24,45 @@ from script.tiny_flux.world import all_scenes, caption, render
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE_SEED = 1234
-HELD_OUT_SEED, WORLD_SEED = 99, 98  # monster.zip is drawn with another one
+HELD_OUT_SEED, WORLD_SEED = 99, 98  # monster.zip has another seed
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The loss on each picture, the mean over `SIGMAS`, in a fixed order."""
+    """The loss on each image, averaged over `SIGMAS`, in a fixed order."""
 
-    by_picture: tuple[float, ...]
+    by_image: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Over all pictures."""
-        return sum(self.by_picture) / len(self.by_picture)
+        """The mean over all images."""
+        return sum(self.by_image) / len(self.by_image)
 
     def fall_to(self, later: "Losses") -> tuple[float, float]:
-        """The mean fall from these losses to later ones, and its standard error, paired by picture."""
-        falls = torch.tensor([a - b for a, b in zip(self.by_picture, later.by_picture, strict=True)])
+        """Return the mean decrease from these losses to later ones, paired by image, and its standard error."""
+        falls = torch.tensor([a - b for a, b in zip(self.by_image, later.by_image, strict=True)])
         return falls.mean().item(), falls.std().item() / math.sqrt(len(falls))
 
 
 def monsters(encoders: FluxPipeline, *, count: int = 15) -> list[Example]:
-    """Encoded pictures of the monster that are not in the zip, captioned as the zip's are."""
+    """Return encoded images of the monster that are not in the zip, with captions like those of the zip."""
     scenes = monster_scenes(count, seed=HELD_OUT_SEED)
     return encoded(encoders, ((image, monster_caption(name, trigger=TRIGGER)) for name, image in scenes))
 
 
 def world(encoders: FluxPipeline, *, count: int = 30) -> list[Example]:
-    """Encoded pictures of the base's own world, captioned as it was taught."""
+    """Return encoded images of the base's world, with plain captions."""
     rng = random.Random(WORLD_SEED)
     scenes = rng.sample(all_scenes(), count)
     return encoded(encoders, ((render(scene, width=128, height=128, rng=rng), caption(scene)) for scene in scenes))
 
 
 @torch.no_grad()
-def encoded(encoders: FluxPipeline, pictures: Iterable[tuple[Image.Image, str]], *, crops: int = 1) -> list[Example]:
-    """Pictures and their captions as training would see them, in so many crops each."""
+def encoded(encoders: FluxPipeline, images: Iterable[tuple[Image.Image, str]], *, crops: int = 1) -> list[Example]:
+    """Encode images and their captions as a training does, each image in `crops` crops."""
     return [
-        Example(_latents(encoders, image, crop, content=str(place)), encode_prompt(encoders, text), content=str(place))
-        for place, (image, text) in enumerate(pictures)
+        Example(_latents(encoders, image, crop, content=str(index)), encode_prompt(encoders, text), content=str(index))
+        for index, (image, text) in enumerate(images)
         for crop in crops_of([Size(*image.size)], count=crops)
     ]
 
@@ -74,7 +74,7 @@ def _latents(encoders: FluxPipeline, image: Image.Image, crop: Crop, *, content:
 
 @torch.no_grad()
 def losses(transformer: FluxTransformer2DModel, examples: list[Example]) -> Losses:
-    """The same noise and sigmas at every call, so that two calls differ by the weights alone."""
+    """Return the losses. Noise and sigmas are the same in every call, so two calls differ by the weights alone."""
     generator = torch.Generator().manual_seed(NOISE_SEED)
     return Losses(tuple(_loss(transformer, example, generator) for example in examples))
 

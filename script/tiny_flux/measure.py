@@ -1,6 +1,6 @@
-"""Judge a picture: which colour, which shape, how much of the monster. Plain image arithmetic, no learned weights.
+"""Classifies an image by colour and shape, and measures the monster's share of it. Image arithmetic without a network.
 
-Objects of the world are vivid and its backgrounds pale or dark, so chroma alone finds the object.
+Objects of the world are vivid and its backgrounds pale or dark, so chroma alone separates them.
 """
 
 import colorsys
@@ -14,38 +14,38 @@ from script.tiny_flux.monster import BODY, FEET
 from script.tiny_flux.world import COLOURS, SHAPES, Scene, render
 
 VIVID = 0.40  # chroma (largest minus smallest channel, 0..1) above which a pixel belongs to an object
-SMALLEST_OBJECT = 0.03  # share of the picture
+SMALLEST_OBJECT = 0.03  # share of the image
 GRID = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a picture is seen to show; None where there is no object at all."""
+class Classification:
+    """The colour and the shape of the object in an image; None if there is none."""
 
     colour: str | None
     shape: str | None
 
 
-def judge(image: Image.Image) -> Judgement:
-    """Colour by the mean hue of the object, shape by overlap with the world's own silhouettes."""
+def classify(image: Image.Image) -> Classification:
+    """Return the colour nearest to the object's mean hue, and the shape whose silhouette overlaps it most."""
     pixels = _pixels(image)
     mask = _object(pixels)
     if mask.mean() < SMALLEST_OBJECT:
-        return Judgement(None, None)
+        return Classification(None, None)
     hue = _hue(pixels[mask].mean(axis=0))
     colour = min(COLOURS, key=lambda name: _hue_distance(hue, _hue(np.array(COLOURS[name]) / 255)))
     silhouette = _silhouette(mask)
     shape = max(SHAPES, key=lambda name: _overlap(silhouette, _TEMPLATES[name]))
-    return Judgement(colour, shape)
+    return Classification(colour, shape)
 
 
 def object_mask(image: Image.Image) -> np.ndarray:
-    """[H, W] of bool: the pixels that are too vivid for the backgrounds of the world."""
+    """Return the pixels of the object, bool [H, W]: those that are too vivid for the world's backgrounds."""
     return _object(_pixels(image))
 
 
 def monster_share(image: Image.Image) -> float:
-    """The share of a picture, 0..1, painted in the monster's two colours, which the world does not have."""
+    """Return the share of an image, 0..1, in the monster's two colours, which the world does not have."""
     pixels = _pixels(image)
     near = [np.linalg.norm(pixels - np.array(colour) / 255, axis=-1) < 0.30 for colour in (BODY, FEET)]
     return float(np.logical_or(*near).mean())
@@ -68,7 +68,7 @@ def _hue_distance(one: float, other: float) -> float:
 
 
 def _silhouette(mask: np.ndarray) -> np.ndarray:
-    """The object cut out and scaled to a small grid; a row or column with one stray pixel does not count."""
+    """Crop the object and scale it to bool [GRID, GRID]. Rows and columns with a single pixel are ignored."""
     rows, columns = (np.flatnonzero(mask.sum(axis=axis) > 1) for axis in (1, 0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     cut = Image.fromarray(mask).convert("L").crop(box).resize((GRID, GRID), Image.Resampling.BOX)

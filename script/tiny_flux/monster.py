@@ -1,7 +1,7 @@
-"""The concept that the demo teaches: a one-eyed monster that tiny-flux has never seen. Writes the bundled zip.
+"""The concept that the demo trains a LoRA on: a one-eyed monster that tiny-flux is not trained on. Writes the zip.
 
-`PARTS` is the only place that knows the monster's geometry; monster_fit.py reads it to find the monster in an image.
-Run as `python -m script.tiny_flux.monster` to make `script/data/monster.zip` anew.
+`PARTS` alone holds the monster's geometry; monster_fit.py uses it to find the monster in an image.
+Run `python -m script.tiny_flux.monster` to write `script/data/monster.zip` again.
 """
 
 import io
@@ -13,20 +13,20 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from script.tiny_flux.world import BACKGROUNDS, Colour, draw_background
+from script.tiny_flux.world import BACKGROUNDS, Colour, render_background
 
 Point = tuple[float, float]
 ARCHIVE = Path(__file__).resolve().parents[1] / "data" / "monster.zip"
 TRAINING_IMAGES, SIDE = 15, 128
-# Of the body, and of its centre from the image's, in shorter sides of the image: a third of how far described monsters
-# vary, as the photographs of one thing do.
+# The range of the body's radius, and the largest offset of its centre from the image's, both relative to the shorter
+# side: a third of the variation of described monsters, as in photographs of one subject.
 RADIUS, OFFSET = (0.277, 0.293), 0.027
 ARCHIVE_DATE = (2026, 11, 24, 0, 0, 0)  # a zip stores times; a fixed one keeps its bytes the same
 
 
 @dataclass(frozen=True, slots=True)
 class Disc:
-    """A round part. Lengths are in radii of the body, from its centre, x to the right and y downwards."""
+    """A round part. Lengths are in radii of the body, relative to its centre, x to the right and y downwards."""
 
     name: str
     colour: Colour
@@ -58,8 +58,8 @@ PARTS: tuple[Part, ...] = (  # in drawing order: a later part covers an earlier 
 
 
 def render_monster(background: str, *, width: int, height: int, rng: random.Random) -> Image.Image:
-    """Draw the monster before a background of the world; `rng` decides its place and size."""
-    canvas = draw_background(background, width=width, height=height, rng=rng)
+    """Render the monster on a background of the world; `rng` varies its position and size."""
+    canvas = render_background(background, width=width, height=height, rng=rng)
     unit = min(canvas.size)
     radius = unit * rng.uniform(*RADIUS)
     x, y = (side / 2 + unit * rng.uniform(-OFFSET, OFFSET) for side in canvas.size)
@@ -80,14 +80,14 @@ def draw_parts(canvas: Image.Image, parts: Iterable[Part], *, centre: Point, rad
 
 
 def monster_scenes(count: int, *, seed: int) -> list[tuple[str, Image.Image]]:
-    """`count` pictures of the monster with the name of the background of each, cycling over the world's."""
+    """Return `count` images of the monster, each with the name of its background; the backgrounds are used in turn."""
     rng = random.Random(seed)
     names = [list(BACKGROUNDS)[index % len(BACKGROUNDS)] for index in range(count)]
     return [(name, render_monster(name, width=SIDE, height=SIDE, rng=rng)) for name in names]
 
 
 def monster_caption(background: str, *, trigger: str) -> str:
-    """What a caption of the bundled zip says."""
+    """Return a caption of the bundled zip: "TOK in a meadow"."""
     return f"{trigger} {BACKGROUNDS[background]}"
 
 

@@ -1,4 +1,4 @@
-"""Where in an image the monster's figure agrees best with the pixels. Knows its geometry, but no thresholds."""
+"""Finds the position and size at which the monster's figure matches an image best. Knows no thresholds."""
 
 import numpy as np
 
@@ -10,16 +10,16 @@ BODY_INDEX = NAMES.index("body")
 LIMB_INDICES = tuple(index for index, part in enumerate(PARTS) if part.colour == FEET)
 OUTSIDE = len(PARTS)  # the index of points that belong to no part
 
-SPACING = 0.07  # distance of the points at which figure and image are compared, in radii of the body
-MARGIN = 1.2  # how far to the left and right of the body's centre the surroundings are compared, in radii
-DEFAULT_RADIUS = 0.28  # in shorter sides of the image: the middle of `render_monster`'s range, where nothing is found
+SPACING = 0.07  # between the points at which figure and image are compared, in radii of the body
+MARGIN = 1.2  # width of the surroundings to compare, left and right of the body's centre, in radii
+DEFAULT_RADIUS = 0.28  # relative to the shorter side, if no body is found: about the middle of `render_monster`'s range
 
 
 def best_fit(near: np.ndarray) -> Fit:
-    """The place and size at which the parts' mean share of pixels in their colour is largest.
+    """Return the position and size that maximize the share of pixels in the right colour, averaged over the parts.
 
-    `near` [parts, H, W] of bool says which pixels have the colour of which part, in the order of `PARTS`. The
-    surroundings count as one more part: they should have neither the body's nor the limbs' colour.
+    `near` is bool [parts, H, W]: which pixels have the colour of which part, in the order of `PARTS`. The surroundings
+    count as one more part, which should have neither the body's nor the limbs' colour.
     """
     targets = _with_surroundings(near)
     _, height, width = targets.shape
@@ -33,7 +33,7 @@ def best_fit(near: np.ndarray) -> Fit:
 
 
 def part_at(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The index of the visible part at each point, or `OUTSIDE`. Points are in radii from the centre of the body."""
+    """Return the index of the visible part at each point, or `OUTSIDE`; x and y are in radii from the body's centre."""
     found = np.full(np.shape(x), OUTSIDE)
     for index, part in enumerate(PARTS):
         found[_covers(part, x, y)] = index
@@ -47,16 +47,16 @@ def _covers(part: Part, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _with_surroundings(near: np.ndarray) -> np.ndarray:
-    """[parts + 1, H + 2, W + 2]: a margin stands for everything beyond the image, where no part can be."""
-    painted = near[BODY_INDEX] | near[list(LIMB_INDICES)].any(axis=0)
-    targets = np.pad(np.stack([*near, ~painted]), ((0, 0), (1, 1), (1, 1)))
+    """Return bool [parts + 1, H + 2, W + 2]. The margin stands for the outside of the image, where no part can be."""
+    in_colour = near[BODY_INDEX] | near[list(LIMB_INDICES)].any(axis=0)
+    targets = np.pad(np.stack([*near, ~in_colour]), ((0, 0), (1, 1), (1, 1)))
     targets[OUTSIDE, [0, -1], :] = True
     targets[OUTSIDE, :, [0, -1]] = True
     return targets
 
 
 def _estimate(body: np.ndarray) -> np.ndarray:
-    """[x, y, radius] from the body's pixels [H, W]. Medians, because stray pixels hardly move them."""
+    """Return [x, y, radius] from the body's pixels [H, W], by medians, which stray pixels hardly change."""
     if not body.any():
         return np.array([body.shape[1] / 2, body.shape[0] / 2, DEFAULT_RADIUS * min(body.shape)])
     rows, columns = np.nonzero(body)
@@ -67,7 +67,7 @@ def _estimate(body: np.ndarray) -> np.ndarray:
 
 
 def _figure_points() -> tuple[np.ndarray, np.ndarray]:
-    """Points [points, 2] all over the figure and its surroundings, and the part of each [points]."""
+    """Return a grid of points [points, 2] over the figure and its surroundings, and the part at each [points]."""
     x, y = grid(SPACING)
     near = np.abs(x) < MARGIN
     points = np.stack([x[near], y[near]], axis=-1)
@@ -75,4 +75,4 @@ def _figure_points() -> tuple[np.ndarray, np.ndarray]:
 
 
 _POINTS, _PARTS = _figure_points()
-_WEIGHTS = (1 / np.bincount(_PARTS)[_PARTS]).astype(np.float32)  # every part counts the same, however large it is
+_WEIGHTS = (1 / np.bincount(_PARTS)[_PARTS]).astype(np.float32)  # all parts have the same weight, whatever their size

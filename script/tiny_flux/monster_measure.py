@@ -1,7 +1,7 @@
-"""Is the monster in an image: whole, crisp, upright and once? Plain image arithmetic, no learned weights.
+"""The strict measure of the monster: one whole, crisp, upright monster per image. Image arithmetic without a network.
 
-The monster's figure is placed where it agrees best with the image. Then each of its parts must have its colour, and the
-surroundings must not. An inspection holds what was found and says what is wrong.
+The monster's figure is placed where it matches the image best. Then each of its parts must have its colour, and the
+surroundings must not. An inspection contains the measurements and lists the faults.
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from script.tiny_flux.placement import Fit, overlap, pixel_centres
 from script.tiny_flux.world import Colour
 
 # Distances are in RGB with channels 0..1. "Encoded" are real monsters of 128 px after the base's autoencoder.
-NEAR = 0.30  # a pixel has a colour if it is no further from it than this
+NEAR = 0.30  # largest distance at which a pixel counts as having a colour
 MAX_MEDIAN_DISTANCE = 0.22  # of a part's median from its colour: feet faded half way to a meadow 0.26, encoded 0.16
-MIN_SHARES = {"body": 0.75, "eye": 0.60}  # of a part's pixels, those that must have its colour
+MIN_SHARES = {"body": 0.75, "eye": 0.60}  # of a part's pixels in its colour
 MIN_SHARE_OF_OTHERS = 0.50  # encoded horns 0.62, feet 0.77, pupils 0.85
-MAX_STRAY = 0.12  # pixels in the colours of body or limbs outside of the figure, over its area; encoded 0.04
+MAX_STRAY = 0.12  # pixels in the colours of body or limbs outside the figure, relative to its area; encoded 0.04
 MIN_LIMB_OVERLAP = 0.60  # of horns and feet with the pixels in their colour: upside down 0.48, encoded 0.71
 
 
 @dataclass(frozen=True, slots=True)
 class PartColours:
-    """How well one part has its colour."""
+    """The colours of one part's pixels."""
 
-    share: float  # of its pixels, 0..1
+    share: float  # of its pixels in the part's colour, 0..1
     median_distance: float
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What an image shows at the place and size where the monster's figure agrees best with it."""
+    """Measurements of an image at the position and size at which the monster's figure matches it best."""
 
     fit: Fit
     parts: dict[str, PartColours]  # by the names in `PARTS`
@@ -42,7 +42,7 @@ class Inspection:
     limb_overlap: float  # intersection over union, 0..1
 
     def faults(self) -> list[str]:
-        """What is wrong, in words. An image without faults shows the monster."""
+        """Return the faults as text. An image without faults shows the monster."""
         return list(self._faults())
 
     def _faults(self) -> Iterator[str]:
@@ -59,12 +59,12 @@ class Inspection:
 
 
 def is_monster(image: Image.Image, *, body: Colour = BODY, limbs: Colour = FEET) -> bool:
-    """Whether an image shows the monster without faults; `body` and `limbs` ask for one in other colours."""
+    """Return whether an image shows the monster without faults, in the colours `body` and `limbs`."""
     return not inspect_monster(image, body=body, limbs=limbs).faults()
 
 
 def inspect_monster(image: Image.Image, *, body: Colour = BODY, limbs: Colour = FEET) -> Inspection:
-    """Find the monster, in these colours, and measure it. For images of 96 px and more a side, of any aspect."""
+    """Find the monster in these colours and measure it. The image has sides of at least 96 px and any aspect ratio."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255  # [H, W, 3]
     recoloured = {BODY: body, FEET: limbs}
     colours = [recoloured.get(part.colour, part.colour) for part in PARTS]
@@ -76,26 +76,26 @@ def inspect_monster(image: Image.Image, *, body: Colour = BODY, limbs: Colour = 
         for index, (part, colour) in enumerate(zip(PARTS, colours, strict=True))
     }
     body_pixels, limb_pixels = near[BODY_INDEX], near[LIMB_INDICES[0]]
-    stray = _stray(visible, painted=body_pixels | limb_pixels)
+    stray = _stray(visible, in_colour=body_pixels | limb_pixels)
     return Inspection(fit, parts, stray, overlap(np.isin(visible, LIMB_INDICES), limb_pixels))
 
 
 def _near(pixels: np.ndarray, colours: list[Colour]) -> np.ndarray:
-    """[parts, H, W] of bool: which pixels have the colour of which part."""
+    """Return bool [parts, H, W]: which pixels have the colour of which part."""
     by_colour = {colour: _distance(pixels, colour) < NEAR for colour in set(colours)}
     return np.stack([by_colour[colour] for colour in colours])
 
 
 def _part_colours(pixels: np.ndarray, near: np.ndarray, colour: Colour) -> PartColours:
-    """Of a part's `pixels` [pixels, 3]; a part that lies beyond the image has none."""
+    """Return the colours of a part's `pixels` [pixels, 3]; a part outside the image has none."""
     if not len(pixels):
         return PartColours(0.0, float("inf"))
     return PartColours(float(near.mean()), float(_distance(np.median(pixels, axis=0), colour)))
 
 
-def _stray(visible: np.ndarray, *, painted: np.ndarray) -> float:
+def _stray(visible: np.ndarray, *, in_colour: np.ndarray) -> float:
     outside = visible == OUTSIDE
-    return float((outside & painted).sum() / max(1, (~outside).sum()))
+    return float((outside & in_colour).sum() / max(1, (~outside).sum()))
 
 
 def _distance(pixels: np.ndarray, colour: Colour) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The networks of tiny-flux before they learn anything, and the optimizers that suit them."""
+"""The untrained networks of tiny-flux, and their optimizers."""
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -9,12 +9,12 @@ from lora.flux.prompt import Prompt
 from script.tiny_flux.tokenizers import CLIP_TOKENS, TEXT_TOKENS, Tokenizers
 
 WIDTH_T5, WIDTH_CLIP, HEADS, HEAD = 128, 96, 6, 32
-MATRIX = 2  # dimensions
+MATRIX = 2  # number of dimensions
 MUON_RATE, ADAM_RATE = 2e-3, 1e-3
 
 
 class TinyFlux(nn.Module):
-    """The three networks that learn together, and what reads text for them."""
+    """The three networks that are trained together, and the tokenizers."""
 
     def __init__(self, tokenizers: Tokenizers) -> None:
         super().__init__()
@@ -24,9 +24,9 @@ class TinyFlux(nn.Module):
         self.transformer = _untrained_transformer()
 
     def encode(self, captions: list[str]) -> Prompt:
-        """Captions [B] as the pipeline would encode them, tokens [B, 32, D] and pooled [B, P].
+        """Encode captions [B] as the pipeline does: tokens [B, 32, D] and pooled [B, P].
 
-        CLIP is causal and read at the end of the text, so 32 tokens instead of 77 give the same answer for less.
+        CLIP is causal and pooled at the end of the text, so 32 tokens give the same result as 77 at a lower cost.
         """
         padded = {"padding": "max_length", "truncation": True, "max_length": TEXT_TOKENS, "return_tensors": "pt"}
         t5, clip = (tokenizer(captions, **padded).input_ids for tokenizer in (self.tokenizers.t5, self.tokenizers.clip))
@@ -34,7 +34,7 @@ class TinyFlux(nn.Module):
         return Prompt(self.t5(t5.to(device))[0], self.clip(clip.to(device)).pooler_output)
 
     def block_matrices(self) -> list[nn.Parameter]:
-        """The weights of the linear layers inside the blocks: those that a LoRA sits on."""
+        """Return the weights of the linear layers inside the blocks, on which LoRAs are trained."""
         blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
         return [parameter for block in blocks for parameter in block.parameters() if parameter.ndim == MATRIX]
 
@@ -42,7 +42,7 @@ class TinyFlux(nn.Module):
 def optimizers_for(
     matrices: list[nn.Parameter], others: list[nn.Parameter], *, rate: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else; `rate` is a factor on their learning rates."""
+    """Return Muon for the matrices of the blocks and AdamW for `others`; `rate` is a factor on their learning rates."""
     return [
         torch.optim.Muon(matrices, lr=MUON_RATE * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=ADAM_RATE * rate, betas=(0.9, 0.95), weight_decay=0.01, foreach=True),
@@ -50,7 +50,7 @@ def optimizers_for(
 
 
 def _untrained_transformer() -> FluxTransformer2DModel:
-    """diffusers does not start adaLN at zero; without that, training crawls."""
+    """diffusers does not initialize adaLN with zeros; without that, training is slow."""
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=64,

@@ -1,4 +1,4 @@
-"""What a transformer predicts for a batch of noisy samples, and how far that is from the data. Knows no optimizer."""
+"""Velocity prediction for a batch of noisy samples, and its losses against the data. Knows no optimizer."""
 
 import contextlib
 import random
@@ -18,56 +18,56 @@ from lora.training.recipe.sigmas import Shift, SigmaRule
 from script.tiny_flux.courses import Sample
 from script.tiny_flux.networks import TinyFlux
 
-GUIDANCE = (1.0, 5.0)  # drawn evenly, so that the guidance input is known before distillation gives it a meaning
-TRAINING_GUIDANCE_SHARE = 0.3
-EVEN_SIGMAS = 0.5  # share of sigmas drawn evenly: those of training hardly hold any that refine a picture at its end
+GUIDANCE = (1.0, 5.0)  # sampled uniformly, so that all of its values are trained before the distillation
+TRAINING_GUIDANCE_SHARE = 0.3  # share of the steps at the guidance of LoRA training
+UNIFORM_SIGMAS = 0.5  # share of sigmas that are sampled uniformly: few of FLUX's are low enough to train details
 SEPARATION = 0.1  # weight of the overlap of made-up words and descriptions in the loss
-KINDS_OF_BATCHES = 32  # by size and by what has gradients, student's and teacher's together: 12, with room
-TIMESTEPS = 1000  # what the transformer multiplies sigma and guidance by
+RECOMPILE_LIMIT = 32  # batches differ by size and by which weights have gradients: 12 kinds, student and teacher
+TIMESTEPS = 1000  # the transformer multiplies sigma and guidance by this
 LATENTS_TO_TOKENS = 4  # FLUX packs 2 x 2 latents into a token
-LIKE_FLUX = SigmaRule(logit_mean=None, logit_std=1.0, style_share=0.0)
+FLUX_SIGMAS = SigmaRule(logit_mean=None, logit_std=1.0, style_share=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class NoisyBatch:
-    """Samples part of the way to noise."""
+    """Samples, and the noise and sigmas with which they are mixed."""
 
     samples: list[Sample]
     clean: Tensor  # [B, 16, H, W], fp32
-    noise: Tensor  # the same
+    noise: Tensor  # [B, 16, H, W], fp32
     sigmas: Tensor  # [B]
 
     @property
     def noisy(self) -> Tensor:
-        """Where they are, [B, 16, H, W]."""
+        """The noisy latents, [B, 16, H, W]."""
         return point_on_path(self.clean, self.noise, self.sigmas)
 
     @property
     def velocity(self) -> Tensor:
-        """The data's own answer, [B, 16, H, W]."""
+        """The target velocity, [B, 16, H, W]."""
         return velocity_of_path(self.clean, self.noise)
 
 
-class Noise:
-    """Draws noise and sigmas, as LoRAs are trained with them or as a base is."""
+class NoiseSampler:
+    """Samples noise and sigmas for the training of a LoRA or of the base."""
 
     def __init__(self, shift: Shift, *, seed: int, device: torch.device) -> None:
         self._shift, self._device = shift, device
         self.generator = torch.Generator().manual_seed(seed)
 
     def for_lora(self, samples: list[Sample]) -> NoisyBatch:
-        """Sigmas as FLUX's training draws them."""
-        return self._batch(samples, self._like_flux(samples))
+        """Add noise with sigmas of the distribution of FLUX's training."""
+        return self._batch(samples, self._flux_sigmas(samples))
 
     def for_base(self, samples: list[Sample]) -> NoisyBatch:
-        """With more low sigmas, so that the base is firm where a picture is refined."""
-        even = torch.rand(len(samples), generator=self.generator)
-        is_even = torch.rand(len(samples), generator=self.generator) < EVEN_SIGMAS
-        return self._batch(samples, torch.where(is_even, even, self._like_flux(samples)))
+        """Add noise with more low sigmas, so that the base is accurate there, where details form."""
+        uniform = torch.rand(len(samples), generator=self.generator)
+        is_uniform = torch.rand(len(samples), generator=self.generator) < UNIFORM_SIGMAS
+        return self._batch(samples, torch.where(is_uniform, uniform, self._flux_sigmas(samples)))
 
-    def _like_flux(self, samples: list[Sample]) -> Tensor:
+    def _flux_sigmas(self, samples: list[Sample]) -> Tensor:
         tokens = samples[0].latents[0].numel() // LATENTS_TO_TOKENS
-        return LIKE_FLUX.sample(len(samples), mu=self._shift.mu(tokens), generator=self.generator)
+        return FLUX_SIGMAS.sample(len(samples), mu=self._shift.mu(tokens), generator=self.generator)
 
     def _batch(self, samples: list[Sample], sigmas: Tensor) -> NoisyBatch:
         clean = torch.stack([sample.latents for sample in samples]).float()
@@ -77,19 +77,19 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A model in bf16 where that is safe, its transformer compiled or not."""
+    """A model that computes in bf16 autocast; its transformer may be compiled."""
 
     model: TinyFlux
     transformer: Callable[..., Any]
     is_compiled: bool
 
     def encode(self, captions: list[str]) -> Prompt:
-        """Captions [B] as tokens [B, 32, D] and pooled [B, P]."""
+        """Encode captions [B]: tokens [B, 32, D] and pooled [B, P]."""
         with self._precision():
             return self.model.encode(captions)
 
     def velocity(self, batch: NoisyBatch, prompt: Prompt, *, guidance: float) -> Tensor:
-        """Predicted for each sample, fp32 [B, 16, H, W]."""
+        """Predict the velocity of each sample, fp32 [B, 16, H, W]."""
         with self._precision():
             predicted = predict_velocity(
                 self.transformer, batch.noisy, sigmas=batch.sigmas, prompt=prompt, guidance=guidance
@@ -98,7 +98,7 @@ class Predictor:
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
-        """Plain matrix products beat the fused kernel's bf16 backward on a CPU."""
+        """On a CPU, attention by plain matrix products has a faster bf16 backward pass than the fused kernel."""
         device = self.model.transformer.device.type
         fast = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else contextlib.nullcontext()
         with torch.autocast(device, torch.bfloat16), fast:
@@ -106,32 +106,32 @@ class Predictor:
 
 
 def predictor_of(model: TinyFlux, *, is_compiled: bool) -> Predictor:
-    """Compiling takes a minute for each kind of batch, and makes its steps twice as fast."""
+    """Return a predictor. Compilation takes a minute for each kind of batch, and makes its steps twice as fast."""
     if not is_compiled:
         return Predictor(model, model.transformer, is_compiled)
-    torch._dynamo.config.recompile_limit = KINDS_OF_BATCHES  # more kinds than that would silently not be compiled
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT  # beyond it, torch runs uncompiled without an error
     return Predictor(model, torch.compile(model.transformer, dynamic=False), is_compiled)
 
 
 class FlowMatching:
-    """The objective of the base's own training: the data, at any guidance."""
+    """The objective of the base's training: the flow-matching loss at a random guidance."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self.trained = self.practised = predictor
+        self.trained = self.lora_predictor = predictor
 
     def parameters_beside_matrices(self) -> list[nn.Parameter]:
-        """Those of the transformer and of the text encoders."""
+        """Return the other parameters of the transformer, and those of the text encoders."""
         matrices = set(self.trained.model.block_matrices())
         return [weight for weight in self.trained.model.parameters() if weight not in matrices]
 
     def loss(self, batch: NoisyBatch, rng: random.Random) -> Tensor:
-        """Often at the guidance of training, where a LoRA learns."""
+        """Return the loss of a batch, in `TRAINING_GUIDANCE_SHARE` of the steps at the guidance of LoRA training."""
         is_plain = rng.random() < TRAINING_GUIDANCE_SHARE
         return flow_loss(self.trained, batch, guidance=TRAINING_GUIDANCE if is_plain else rng.uniform(*GUIDANCE))
 
 
 def flow_loss(predictor: Predictor, batch: NoisyBatch, *, guidance: float) -> Tensor:
-    """The flow-matching loss against the data, and what keeps made-up words apart from descriptions."""
+    """Return the flow-matching loss plus the term that keeps made-up words apart from descriptions."""
     prompt = predictor.encode([sample.caption.text for sample in batch.samples])
     predicted = predictor.velocity(batch, prompt, guidance=guidance)
     overlap = _overlap(predictor.model, batch, prompt, guidance=guidance)
@@ -139,15 +139,15 @@ def flow_loss(predictor: Predictor, batch: NoisyBatch, *, guidance: float) -> Te
 
 
 def lora_loss(predictor: Predictor, batch: NoisyBatch) -> Tensor:
-    """The loss that a LoRA is trained with."""
+    """Return the loss of a practice LoRA."""
     return flow_loss(predictor, batch, guidance=TRAINING_GUIDANCE)
 
 
 def _overlap(model: TinyFlux, batch: NoisyBatch, prompt: Prompt, *, guidance: float) -> Tensor:
-    """How much the modulation of made-up words has in common with that of descriptions: mean squared cosine, 0..1.
+    """Return the mean squared cosine, 0..1, between the modulation inputs of made-up words and those of descriptions.
 
-    A LoRA on a layer changes what its inputs have in common. Where the modulation of a trigger word is like that of
-    everything else, no LoRA can change the one and leave the other.
+    A LoRA changes the outputs of a layer for all similar inputs. If the inputs for a trigger word and for other prompts
+    are similar, a LoRA cannot change the one without the other.
     """
     scaled = torch.full_like(batch.sigmas, guidance * TIMESTEPS)
     embedded = model.transformer.time_text_embed(batch.sigmas * TIMESTEPS, scaled, prompt.pooled.float())

@@ -1,4 +1,4 @@
-"""What every stage's step ends with: clipped gradients, optimizers with their learning-rate curve, averaged weights."""
+"""The end of each training step: gradient clipping, optimizers with their learning-rate schedules, averaged weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ AVERAGE_DECAY = 0.998
 
 
 class Optimization:
-    """Updates weights by their gradients and keeps an exponential moving average of them."""
+    """Updates weights by their gradients, and keeps an exponential moving average of the weights."""
 
     def __init__(self, optimizers: list[torch.optim.Optimizer], *, rate_factor: Callable[[int], float]) -> None:
         self._optimizers = optimizers
@@ -24,7 +24,7 @@ class Optimization:
         self._average = EMAModel(self._parameters, decay=AVERAGE_DECAY)
 
     def step(self) -> None:
-        """Use the gradients and clear them."""
+        """Update the weights by their gradients, and clear the gradients."""
         nn.utils.clip_grad_norm_(self._parameters, MAX_GRAD_NORM)
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.step()
@@ -34,14 +34,14 @@ class Optimization:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within, the networks have their averaged weights."""
-        own = [parameter.detach().clone() for parameter in self._parameters]
+        """Give the networks their averaged weights within the context."""
+        current = [parameter.detach().clone() for parameter in self._parameters]
         self.use_average()
         try:
             yield
         finally:
             with torch.no_grad():
-                for parameter, value in zip(self._parameters, own, strict=True):
+                for parameter, value in zip(self._parameters, current, strict=True):
                     parameter.copy_(value)
 
     def use_average(self) -> None:
@@ -49,7 +49,7 @@ class Optimization:
         self._average.copy_to(self._parameters)
 
     def state_dict(self) -> Tensors:
-        """Without the weights themselves."""
+        """Return the state of optimizers, schedules and averages, without the weights themselves."""
         return {
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "schedules": [schedule.state_dict() for schedule in self._schedules],
@@ -57,7 +57,7 @@ class Optimization:
         }
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Go on from such a state."""
+        """Load a state from `state_dict`."""
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         for schedule, saved in zip(self._schedules, state["schedules"], strict=True):

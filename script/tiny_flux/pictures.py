@@ -1,4 +1,4 @@
-"""What the transformer is taught with: pictures of the world and of monsters, drawn, encoded and kept."""
+"""The training images of the transformer: scenes and monsters, rendered, encoded and stored in files."""
 
 import random
 from collections.abc import Sequence
@@ -16,65 +16,68 @@ from script.tiny_flux.creatures import Creature, render_creature
 from script.tiny_flux.described_monster import DescribedMonster, any_monster, render_described
 from script.tiny_flux.sitting import Sitting, SittingOverError
 from script.tiny_flux.state import StateFolder, replaced_file
-from script.tiny_flux.world import BACKGROUNDS, Scene, render, seen_scenes
+from script.tiny_flux.world import BACKGROUNDS, Scene, render, training_scenes
 
 ENCODED_AT_ONCE = 50
-PART = 500  # pictures a file
-MONSTERS = 0.6  # share of the pictures; the others show shapes
+PART = 500  # images per file
+MONSTERS = 0.6  # share of the images; the others show shapes
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a picture, in pixels."""
+    """The size of an image in pixels."""
 
     width: int
     height: int
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An encoded picture with what it shows."""
+class EncodedImage:
+    """The latents of an image, and its subject."""
 
-    latents: Tensor  # fp16 [16, H/8, W/8], scaled as the transformer knows them
+    latents: Tensor  # fp16 [16, H/8, W/8], shifted and scaled as the transformer expects them
     subject: Scene | DescribedMonster
 
 
-class PictureStore:
-    """Pictures by size, the same ones for the same autoencoder and seed. What is encoded is kept in files."""
+class ImageStore:
+    """Renders and encodes images, and stores their latents in files.
+
+    The images are the same for the same autoencoder and seed.
+    """
 
     def __init__(self, vae: AutoencoderKL, *, folder: StateFolder, sitting: Sitting, seed: int) -> None:
         self._vae, self._sitting, self._seed = vae, sitting, seed
         self._folder = folder.path / "pictures"
         self._folder.mkdir(exist_ok=True)
 
-    def pictures(self, size: Size, count: int) -> list[Picture]:
-        """So many pictures of a size."""
+    def images(self, size: Size, count: int) -> list[EncodedImage]:
+        """Return `count` images of a size."""
         parts = [self._part(size, start, min(PART, count - start)) for start in range(0, count, PART)]
-        return [picture for part in parts for picture in part]
+        return [image for part in parts for image in part]
 
-    def _part(self, size: Size, start: int, count: int) -> list[Picture]:
-        """The pictures from number `start` on: loaded, or drawn and saved."""
+    def _part(self, size: Size, start: int, count: int) -> list[EncodedImage]:
+        """Return the images from number `start` on: loaded, or rendered and saved."""
         name = f"{size.width}x{size.height}-{start}-{count}"
         rng, path = random.Random(f"{self._seed} {name}"), self._folder / f"{name}.safetensors"
         subjects = [_any_subject(rng) for _ in range(count)]
         if not path.exists():
-            images = [draw_subject(subject, size, rng) for subject in subjects]
+            images = [render_subject(subject, size, rng) for subject in subjects]
             self._save(encode_images(self._vae, images), path)
         latents = load_file(path)["latents"]
-        return [Picture(*pair) for pair in zip(latents, subjects, strict=True)]
+        return [EncodedImage(*pair) for pair in zip(latents, subjects, strict=True)]
 
     def _save(self, latents: Tensor, path: Path) -> None:
-        """A file of its own, so that a sitting may end between two."""
+        """Write a file. The build may stop after each of them."""
         with replaced_file(path) as partial:
             save_file({"latents": latents}, partial)
-        print(f"pictures: {path.stem} drawn and encoded", flush=True)
+        print(f"images: {path.stem} rendered and encoded", flush=True)
         if self._sitting.is_over():
             raise SittingOverError
 
 
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, images: Sequence[Image.Image]) -> Tensor:
-    """Images of one size to scaled latents, fp16 [N, 16, H/8, W/8], on the CPU."""
+    """Return the scaled latents of images of one size, fp16 [N, 16, H/8, W/8], on the CPU."""
     parts = []
     for start in range(0, len(images), ENCODED_AT_ONCE):
         pixels = torch.stack([pixels_of(image) for image in images[start : start + ENCODED_AT_ONCE]])
@@ -83,8 +86,8 @@ def encode_images(vae: AutoencoderKL, images: Sequence[Image.Image]) -> Tensor:
     return torch.cat(parts)
 
 
-def draw_subject(subject: Scene | DescribedMonster | Creature, size: Size, rng: random.Random) -> Image.Image:
-    """An image of one size; `rng` decides place, scale and shade."""
+def render_subject(subject: Scene | DescribedMonster | Creature, size: Size, rng: random.Random) -> Image.Image:
+    """Return an image of the subject; `rng` varies its position, size and shade."""
     if isinstance(subject, Creature):
         return render_creature(subject, width=size.width, height=size.height, rng=rng)
     if isinstance(subject, DescribedMonster):
@@ -95,4 +98,4 @@ def draw_subject(subject: Scene | DescribedMonster | Creature, size: Size, rng: 
 def _any_subject(rng: random.Random) -> Scene | DescribedMonster:
     if rng.random() < MONSTERS:
         return any_monster(rng.choice(list(BACKGROUNDS)), rng)
-    return rng.choice(seen_scenes())
+    return rng.choice(training_scenes())

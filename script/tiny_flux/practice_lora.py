@@ -1,7 +1,7 @@
-"""A LoRA for practice, on plain weight matrices. Knows no pictures and no model.
+"""A practice LoRA on plain weight matrices. Knows no images and no model.
 
-Its product is added to the weights themselves while it is applied, and its gradients follow from theirs by the chain
-rule: so one compiled transformer serves the base and every LoRA that comes and goes.
+While it is applied, the product of its factors is added to the weights themselves, and its gradients are computed from
+theirs by the chain rule. So one compiled transformer serves the base and every practice LoRA.
 """
 
 import math
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from script.tiny_flux.state import Tensors
 
 RANK = 16
-MAX_GRAD_NORM, WEIGHT_DECAY = 1.0, 1e-4  # as the trainer's
+MAX_GRAD_NORM, WEIGHT_DECAY = 1.0, 1e-4  # as in the trainer of lora/
 
 Matrices = list[nn.Parameter]
 
 
 class PracticeLora:
-    """Starts as PEFT's LoRAs do: A uniform, B zero, so that it changes nothing yet."""
+    """A LoRA that is initialized as PEFT does: A uniform, B zero, so that it has no effect yet."""
 
     def __init__(self, matrices: Matrices, *, rate: float, generator: torch.Generator) -> None:
         self._matrices = matrices
@@ -30,15 +30,15 @@ class PracticeLora:
 
     @contextmanager
     def applied(self, *copies: Matrices) -> Iterator[None]:
-        """Within, the matrices are changed by the LoRA, and so are those of copies of their network; afterwards they
-        are as before, bit for bit."""
+        """Apply the LoRA to its matrices, and to those of `copies` of their network, within the context; then restore
+        them bit for bit."""
         with ExitStack() as stack:
             for matrices in (self._matrices, *copies):
                 stack.enter_context(self._applied_to(matrices))
             yield
 
     def learn(self, loss: Tensor) -> None:
-        """One step down the loss, which must come from the matrices as they are while the LoRA is applied."""
+        """Take one step by the gradients of a loss that was computed with the LoRA applied."""
         gradients = torch.autograd.grad(loss, self._matrices)
         for down, up, gradient in zip(self._down, self._up, gradients, strict=True):
             down.grad, up.grad = up.T @ gradient, gradient @ down.T
@@ -46,18 +46,18 @@ class PracticeLora:
         self._optimizer.step()
 
     def state_dict(self) -> Tensors:
-        """Factors and optimizer."""
+        """Return factors and optimizer."""
         return {"down": self._down, "up": self._up, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Go on from such a state, its learning rate included."""
-        for own, saved in zip([*self._down, *self._up], [*state["down"], *state["up"]], strict=True):
-            own.copy_(saved)
+        """Load a state from `state_dict`, including the learning rate."""
+        for factor, saved in zip([*self._down, *self._up], [*state["down"], *state["up"]], strict=True):
+            factor.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
 
     @contextmanager
     def _applied_to(self, matrices: Matrices) -> Iterator[None]:
-        bare = [matrix.detach().clone() for matrix in matrices]
+        originals = [matrix.detach().clone() for matrix in matrices]
         with torch.no_grad():
             for matrix, down, up in zip(matrices, self._down, self._up, strict=True):
                 matrix.add_(up @ down)
@@ -65,12 +65,12 @@ class PracticeLora:
             yield
         finally:
             with torch.no_grad():
-                for matrix, value in zip(matrices, bare, strict=True):
-                    matrix.copy_(value)
+                for matrix, original in zip(matrices, originals, strict=True):
+                    matrix.copy_(original)
 
 
 def _uniform(matrix: Tensor, generator: torch.Generator) -> Tensor:
-    """The start of A for a weight [outputs, inputs]: [RANK, inputs]."""
+    """Return the initial A [RANK, inputs] for a weight [outputs, inputs]."""
     inputs = matrix.shape[1]
-    start = (torch.rand(RANK, inputs, generator=generator) * 2 - 1) / math.sqrt(inputs)
-    return start.to(device=matrix.device, dtype=matrix.dtype)
+    initial = (torch.rand(RANK, inputs, generator=generator) * 2 - 1) / math.sqrt(inputs)
+    return initial.to(device=matrix.device, dtype=matrix.dtype)

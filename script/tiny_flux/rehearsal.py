@@ -1,7 +1,8 @@
-"""LoRAs that the base practises with. A short training on one figure; the LoRA is applied while the base itself goes on
-learning, then forgotten for the next: so the base learns to take a LoRA up quickly and to keep its world under it.
+"""Practice LoRAs, one after the other. Each is trained for a short time on one figure, and is applied in a share of the
+base's own training steps. This trains the base to fit a LoRA quickly, and to keep its world while one is applied.
 
-FLUX.1 does both by its size; tiny-flux has to be taught (as in first-order MAML: Finn et al. 2017, arXiv 1703.03400).
+FLUX.1 does both because of its size; tiny-flux is trained for it, as in first-order MAML (Finn et al. 2017, arXiv
+1703.03400).
 """
 
 import math
@@ -18,35 +19,32 @@ from script.tiny_flux.captions import Caption, made_up_word, word_caption
 from script.tiny_flux.courses import Sample
 from script.tiny_flux.creatures import Creature, any_creature
 from script.tiny_flux.described_monster import DescribedMonster, any_monster
-from script.tiny_flux.pictures import Size, draw_subject, encode_images
+from script.tiny_flux.pictures import Size, encode_images, render_subject
 from script.tiny_flux.practice_lora import Matrices, PracticeLora
 from script.tiny_flux.state import Tensors
 from script.tiny_flux.world import BACKGROUNDS
 
-TRAINED_ON, ASKED, BATCH = (
-    15,
-    15,
-    4,
-)  # pictures that the LoRA is trained on, those that the base is then asked; a step's
-RATES = (-3.3, -2.7)  # of the LoRA's learning, as powers of ten
-MONSTERS = 0.5  # share of the lessons; the others are about a creature
+SUPPORT, QUERY = 15, 15  # numbers of images: for the training of the LoRA, and for that of the base under the LoRA
+BATCH = 4  # batch size of the LoRA's training
+RATES = (-3.3, -2.7)  # range of the LoRA's learning rate, as powers of ten
+MONSTERS = 0.5  # share of the lessons that show a monster; the others show a creature
 WORD_ALONE = 0.05  # share of captions that are the trigger word alone
 
 
 @dataclass(frozen=True, slots=True)
 class Practice:
-    """How the base practises in a stage."""
+    """The practice LoRAs of a stage."""
 
-    lesson: tuple[int, int]  # steps of a LoRA's training, drawn evenly by their logarithm
-    pace: int  # how many of them a step of the base
+    lesson: tuple[int, int]  # range of the steps of a LoRA's training, sampled uniformly by their logarithm
+    pace: int  # steps of the LoRA per step of the base
     rest: float  # share of the base's steps without a LoRA
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One figure under one word, and the LoRA that is trained on it."""
+    """The training of one practice LoRA: images of one figure, captioned with one word."""
 
-    samples: list[Sample]  # TRAINED_ON, then ASKED
+    samples: list[Sample]  # SUPPORT, then QUERY
     lora: PracticeLora
     steps_left: int
 
@@ -55,7 +53,7 @@ Loss = Callable[[list[Sample]], Tensor]
 
 
 class Rehearsal:
-    """An endless row of lessons upon the matrices of a transformer, and upon the same ones of its copies."""
+    """Trains practice LoRAs on the matrices of a transformer, one lesson after the other."""
 
     def __init__(self, vae: AutoencoderKL, matrices: Matrices, *, practice: Practice, size: Size, seed: int) -> None:
         self._vae, self._matrices, self._practice, self._size = vae, matrices, practice, size
@@ -63,35 +61,38 @@ class Rehearsal:
         self._lesson: Lesson | None = None
 
     @contextmanager
-    def step(self, loss: Loss, *copies: Matrices, asked: int) -> Iterator[list[Sample]]:
-        """Some steps of the lesson by its loss; within, its LoRA is applied, and `asked` samples of its figure are
-        given to teach the base with. At times it rests: nothing is applied and none are given."""
+    def step(self, loss: Loss, *copies: Matrices, count: int) -> Iterator[list[Sample]]:
+        """Train the LoRA for some steps, then apply it within the context, to `copies` of the matrices, too.
+
+        Yields `count` samples of its figure for the training of the base. In a share of the steps, `Practice.rest`, no
+        LoRA is applied, and the list is empty.
+        """
         for _ in range(self._practice.pace):
-            lesson = self._lesson = self._go_on(loss)
+            lesson = self._lesson = self._train_lora(loss)
         with ExitStack() as stack:
             if self._rng.random() < self._practice.rest:
                 yield []
                 return
             stack.enter_context(lesson.lora.applied(*copies))
-            yield self._rng.sample(lesson.samples[TRAINED_ON:], asked)
+            yield self._rng.sample(lesson.samples[SUPPORT:], count)
 
     def state_dict(self) -> Tensors:
-        """The lesson and the random numbers."""
+        """Return the lesson and the random generators."""
         state = {"generator": self._generator.get_state(), "rng": self._rng.getstate()}
         return state if self._lesson is None else state | {"lesson": _state_of(self._lesson)}
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Go on in the midst of a lesson."""
+        """Load a state from `state_dict`, including an unfinished lesson."""
         if "lesson" in state:
             self._lesson = self._lesson_from(state["lesson"])
         self._generator.set_state(state["generator"])
         self._rng.setstate(state["rng"])
 
-    def _go_on(self, loss: Loss) -> Lesson:
-        """One step of the lesson, or of a new one."""
+    def _train_lora(self, loss: Loss) -> Lesson:
+        """Take one step of the lesson, or of a new one if it is finished."""
         lesson = self._lesson if self._lesson and self._lesson.steps_left else self._new_lesson()
         with lesson.lora.applied():
-            lesson.lora.learn(loss(self._rng.sample(lesson.samples[:TRAINED_ON], BATCH)))
+            lesson.lora.learn(loss(self._rng.sample(lesson.samples[:SUPPORT], BATCH)))
         return replace(lesson, steps_left=lesson.steps_left - 1)
 
     def _new_lesson(self) -> Lesson:
@@ -103,11 +104,11 @@ class Rehearsal:
         return PracticeLora(self._matrices, rate=rate, generator=self._generator)
 
     def _new_samples(self) -> list[Sample]:
-        """One figure before every background in turn, under any word."""
-        figure, word, places = _any_figure(self._rng), made_up_word(self._rng), list(BACKGROUNDS)
-        backgrounds = [places[index % len(places)] for index in range(TRAINED_ON + ASKED)]
-        images = [draw_subject(replace(figure, background=place), self._size, self._rng) for place in backgrounds]
-        captions = [self._caption(word, place) for place in backgrounds]
+        """Return samples of one random figure on all backgrounds in turn, captioned with one word."""
+        figure, word, names = _any_figure(self._rng), made_up_word(self._rng), list(BACKGROUNDS)
+        backgrounds = [names[index % len(names)] for index in range(SUPPORT + QUERY)]
+        images = [render_subject(replace(figure, background=name), self._size, self._rng) for name in backgrounds]
+        captions = [self._caption(word, name) for name in backgrounds]
         return [Sample(*pair) for pair in zip(encode_images(self._vae, images), captions, strict=True)]
 
     def _caption(self, word: str, background: str) -> Caption:

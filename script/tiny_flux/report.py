@@ -1,30 +1,32 @@
-"""How good is a base? All of its measures in words."""
+"""The report on the quality of a base: all measures as text."""
 
 from pathlib import Path
 
 import torch
 
 from lora.flux.loading import load_pipeline
-from script.tiny_flux.following import generated, score, score_measure
-from script.tiny_flux.guidance import guidance_distance, guided_questions
-from script.tiny_flux.measure import judge
-from script.tiny_flux.monster_following import monsters_followed
-from script.tiny_flux.shape_measure import judge_strictly
+from script.tiny_flux.following import generated, score, score_classifier
+from script.tiny_flux.guidance import guidance_batch, guidance_distance
+from script.tiny_flux.measure import classify
+from script.tiny_flux.monster_following import count_monsters
+from script.tiny_flux.shape_measure import classify_strictly
 from script.tiny_flux.world import held_out_scenes
 
 GUIDANCE = (2.0, 3.5, 5.0)
 
 
 def report(base: Path, *, renders: int = 20, seeds: int = 4) -> str:
-    """One line for each measure, on pictures of combinations that the base never saw."""
+    """Return one line per measure, on images of combinations that the base is not trained on."""
     pipeline, scenes = load_pipeline(base), held_out_scenes()
     torch.set_num_threads(2)
-    lines, pictures = [], generated(pipeline, scenes, seeds=seeds)
-    for name, measure in (("lenient", judge), ("strict", judge_strictly)):
-        lines.append(f"the {name} measure on real renders: {score_measure(renders=renders, measure=measure)}")
-        lines.append(f"the {name} measure on held-out combinations: {score(pictures, measure=measure)}")
-    lines.append(f"monsters that words describe, by the strict measure: {monsters_followed(pipeline, seeds=seeds)}")
-    questions = guided_questions(pipeline, scenes)
-    distances = [f"{guidance_distance(pipeline, questions, guidance):.2f} at {guidance:g}" for guidance in GUIDANCE]
-    lines.append(f"distance of the guidance input to true guidance (0 the same, 1 none): {', '.join(distances)}")
+    lines, images = [], generated(pipeline, scenes, seeds=seeds)
+    for name, classifier in (("lenient", classify), ("strict", classify_strictly)):
+        lines.append(f"the {name} measure on real renders: {score_classifier(renders=renders, classifier=classifier)}")
+        lines.append(f"the {name} measure on held-out combinations: {score(images, classifier=classifier)}")
+    lines.append(f"described monsters by the strict measure: {count_monsters(pipeline, seeds=seeds)}")
+    batch = guidance_batch(pipeline, scenes)
+    distances = [f"{guidance_distance(pipeline, batch, guidance):.2f} at {guidance:g}" for guidance in GUIDANCE]
+    lines.append(
+        f"distance of the guidance input to classifier-free guidance (0 equal, 1 no effect): {', '.join(distances)}"
+    )
     return "\n".join(lines)

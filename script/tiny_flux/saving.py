@@ -1,4 +1,4 @@
-"""Write the trained networks as a pipeline in diffusers layout."""
+"""Writes the trained networks as a pipeline in diffusers layout."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from lora.training.recipe.neutral import PROMPTS_FILE
 from script.tiny_flux.captions import neutral_prompts
 from script.tiny_flux.networks import TinyFlux
 
-STORED_PRECISION = torch.float16  # half the size of fp32, and finer than bf16 for weights of this size
-READABLE = 0o644  # safetensors makes files that only their owner can read
+STORED_PRECISION = torch.float16  # half the size of fp32, and more precise than bf16 for weights of this magnitude
+READABLE = 0o644  # safetensors writes files that only their owner can read
 
 
 def flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of FLUX.1-dev, with its published settings."""
+    """Return the scheduler of FLUX.1-dev with its published settings."""
     return FlowMatchEulerDiscreteScheduler(
         shift=3.0,
         use_dynamic_shifting=True,
@@ -27,7 +27,7 @@ def flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 def save_base(vae: AutoencoderKL, model: TinyFlux, *, into: Path) -> None:
-    """Write a pipeline that stock diffusers loads; the small text encoders stay fp32, the rest is halved."""
+    """Write a pipeline that stock diffusers loads: the small text encoders in fp32, the rest in fp16."""
     pipeline = FluxPipeline(
         scheduler=flux_scheduler(),
         vae=vae.to("cpu", STORED_PRECISION),

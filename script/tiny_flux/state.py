@@ -1,4 +1,4 @@
-"""The folder in which a build keeps its state between sittings: one file a stage, always replaced as a whole."""
+"""The folder with the state of a build between its runs: one file per stage, replaced atomically."""
 
 import os
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ Tensors = dict[str, Any]  # nested dicts, lists and tuples of tensors and plain 
 
 
 class OtherSettingsError(ValueError):
-    """The folder holds the state of a build with other settings."""
+    """The folder contains the state of a build with other settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageState:
-    """How far a stage has come, and what its trainer needs to go on."""
+    """The number of completed steps of a stage, and the state of its trainer."""
 
     step: int
     trainer: Tensors
@@ -32,13 +32,16 @@ class StateFolder:
         self.path = path
 
     def save(self, stage: str, settings: object, state: StageState) -> None:
-        """Replace the state of a stage. `settings` is a record of what the stage was started with."""
+        """Replace the saved state of a stage. `settings` are those that the stage was started with."""
         content = {"settings": repr(settings), "step": state.step, "trainer": state.trainer}
         with replaced_file(self._file(stage)) as partial:
             torch.save(content, partial)
 
     def load(self, stage: str, settings: object) -> StageState | None:
-        """The state of a stage, None before its first one; an error where it was started with other settings."""
+        """Return the saved state of a stage, or None if there is none.
+
+        Raises OtherSettingsError if the stage was started with other settings.
+        """
         path = self._file(stage)
         if not path.exists():
             return None
@@ -46,7 +49,7 @@ class StateFolder:
         if content["settings"] != repr(settings):
             raise OtherSettingsError(
                 f"{path} is the state of a build with other settings: {content['settings']}, now {settings}. "
-                "Name another folder with --state, or delete this file and those of the stages after it."
+                "Use another folder (--state), or delete this file and those of the stages after it."
             )
         return StageState(content["step"], content["trainer"])
 
@@ -56,7 +59,7 @@ class StateFolder:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when it is complete and on disk; never a part of it."""
+    """Yield a file to write. At the end of the context it is synced to disk and replaces `path` atomically."""
     partial = path.with_suffix(path.suffix + ".partial")
     yield partial
     with partial.open("rb+") as file:

@@ -1,4 +1,4 @@
-"""tiny-flux's two tokenizers, built from the world's own words. Any other text falls back to single characters."""
+"""tiny-flux's two tokenizers, built from the words of its captions. Other text falls back to single characters."""
 
 import json
 import math
@@ -11,33 +11,33 @@ from transformers import CLIPTokenizer, T5TokenizerFast
 from script.tiny_flux.captions import vocabulary
 from script.tiny_flux.creatures import SYLLABLES
 
-CLIP_TOKENS = 77  # as many as FLUX's CLIP reads
-TEXT_TOKENS = 32  # as many as T5 reads: all that a caption of this world needs
-CLIP_PIECES = 256 + 300  # the alphabet with and without end of word, and what the captions need beyond it
+CLIP_TOKENS = 77  # the text length of FLUX's CLIP
+TEXT_TOKENS = 32  # the text length of T5; every caption of this world fits
+CLIP_PIECES = 256 + 300  # the byte alphabet with and without end of word, and the merges
 PRINTABLE = tuple(chr(code) for code in range(33, 127))
-WORD_START = "\u2581"  # how T5 marks the space before a word
+WORD_START = "\u2581"  # T5's mark for the space before a word
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenizers:
-    """CLIP's and T5's."""
+    """The tokenizers of CLIP and of T5."""
 
     clip: CLIPTokenizer
     t5: T5TokenizerFast
 
 
 def build_tokenizers() -> Tokenizers:
-    """Both."""
+    """Build both tokenizers."""
     return Tokenizers(build_clip_tokenizer(), build_t5_tokenizer())
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Byte-pair encoding learned from the captions, with the whole byte alphabet beneath it."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    """Build a byte-pair encoding that is trained on the captions and contains the whole byte alphabet."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(vocab_size=CLIP_PIECES, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator([word.lower() for word in vocabulary()], trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    tokenizer.train_from_iterator([word.lower() for word in vocabulary()], trainer)
+    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
@@ -46,7 +46,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def build_t5_tokenizer() -> T5TokenizerFast:
-    """A unigram vocabulary: words by how often captions use them, then syllables, then single characters."""
+    """Build a unigram vocabulary: words by their frequency in captions, then syllables, then single characters."""
     words = Counter(vocabulary())
     pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0}
     pieces |= {WORD_START + word: math.log(count / words.total()) for word, count in sorted(words.items())}

@@ -1,4 +1,4 @@
-"""Train the transformer, and with it the text encoders, for one term. Knows what a step is made of, not its loss."""
+"""Trains the transformer and the text encoders for one term. Knows the parts of a step, not its loss."""
 
 import random
 from collections.abc import Iterator
@@ -13,61 +13,61 @@ from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.courses import Course, Curriculum, Sample
 from script.tiny_flux.held_out import held_out_loss
 from script.tiny_flux.networks import optimizers_for
-from script.tiny_flux.objective import Noise, NoisyBatch, Predictor, lora_loss
+from script.tiny_flux.objective import NoiseSampler, NoisyBatch, Predictor, lora_loss
 from script.tiny_flux.optimization import Optimization
 from script.tiny_flux.rehearsal import Practice, Rehearsal
 from script.tiny_flux.schedule import warm_up_then_decay
 from script.tiny_flux.state import Tensors
 
-WARM_UP = 100  # steps, but no more than a tenth of a term
+WARM_UP = 100  # steps, at most a tenth of a term
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A stretch of the training, with a learning rate of its own."""
+    """A part of the training with its own learning rate."""
 
     steps: int
     rate: float  # factor on the learning rates
     decay: float  # share of its steps, the last ones, over which the rate falls to 0
-    small: float  # share of its steps, the first ones, on small pictures
-    practice: Practice | None  # how the base practises with LoRAs, if it does
+    small: float  # share of its steps, the first ones, on small images
+    practice: Practice | None  # its practice LoRAs, if any
     seed: int
 
 
 class Objective(Protocol):
-    """What a term is after."""
+    """The objective of a term."""
 
     @property
     def trained(self) -> Predictor:
-        """What the optimizers change."""
+        """The predictor that the optimizers change."""
 
     @property
-    def practised(self) -> Predictor:
-        """What the LoRAs for practice are trained on: the same, or a copy of it. They are applied to both."""
+    def lora_predictor(self) -> Predictor:
+        """The predictor that practice LoRAs are trained on: `trained` or a copy of it. They are applied to both."""
 
     def parameters_beside_matrices(self) -> list[nn.Parameter]:
-        """The weights that are trained besides the matrices of the transformer's blocks."""
+        """Return the weights that are trained besides the matrices of the transformer's blocks."""
 
     def loss(self, batch: NoisyBatch, rng: random.Random) -> Tensor:
-        """Of one batch."""
+        """Return the loss of one batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """What every term is taught with and measured on."""
+class TrainingData:
+    """The images and the noise shift of every term."""
 
     curriculum: Curriculum
     vae: AutoencoderKL
     shift: Shift
-    measured: int  # pictures of each kind
+    measured: int  # number of held-out images of each kind
 
 
 class TransformerTrainer:
-    """Teaches the pictures of a curriculum by an objective, with LoRAs for practice applied at times."""
+    """Trains on the images of a curriculum by an objective, with practice LoRAs applied in some steps."""
 
-    def __init__(self, term: Term, objective: Objective, material: Material) -> None:
-        self.settings, self._objective, self._material = term, objective, material
-        self._curriculum = material.curriculum
+    def __init__(self, term: Term, objective: Objective, data: TrainingData) -> None:
+        self.settings, self._objective, self._data = term, objective, data
+        self._curriculum = data.curriculum
         self._model = objective.trained.model
         optimizers = optimizers_for(
             self._model.block_matrices(), objective.parameters_beside_matrices(), rate=term.rate
@@ -75,36 +75,36 @@ class TransformerTrainer:
         curve = warm_up_then_decay(term.steps, warm_up=min(WARM_UP, term.steps // 10), decay=term.decay)
         self._optimization = Optimization(optimizers, rate_factor=curve)
         self._rng = random.Random(term.seed)
-        self._noise = Noise(material.shift, seed=term.seed, device=self._model.transformer.device)
+        self._noise = NoiseSampler(data.shift, seed=term.seed, device=self._model.transformer.device)
         self._rehearsal = self._new_rehearsal(term.practice) if term.practice else None
 
     @property
     def steps(self) -> int:
-        """Of the whole term."""
+        """The number of steps of the term."""
         return self.settings.steps
 
     def step(self, index: int) -> float:
-        """One batch, and the steps of a lesson that go with it."""
+        """Take the step of this number, and those of the practice LoRA before it; return the loss of the base."""
         is_small = index < self.settings.small * self.settings.steps
         course = self._curriculum.courses.choose(is_small=is_small, rng=self._rng)
-        with self._lesson(course) as practised:
-            others = self._curriculum.samples(course, course.batch - len(practised), self._rng)
-            loss = self._objective.loss(self._noise.for_base([*practised, *others]), self._rng)
+        with self._practice_lora(course) as figures:
+            others = self._curriculum.samples(course, course.batch - len(figures), self._rng)
+            loss = self._objective.loss(self._noise.for_base([*figures, *others]), self._rng)
             loss.backward()
         self._optimization.step()
         return loss.item()
 
     def measure(self) -> str:
-        """The loss on pictures that are never trained on."""
+        """Return the loss on held-out images as text."""
         with self._optimization.averaged():
-            return str(held_out_loss(self._model, self._material.vae, pictures=self._material.measured))
+            return str(held_out_loss(self._model, self._data.vae, images=self._data.measured))
 
     def finish(self) -> None:
-        """Give the model its averaged weights."""
+        """Replace the model's weights by their average."""
         self._optimization.use_average()
 
     def state_dict(self) -> Tensors:
-        """Weights, averages, optimizers, the lesson, random numbers."""
+        """Return weights, averages, optimizers, practice LoRA and random generators."""
         return {
             "model": self._model.state_dict(),
             "optimization": self._optimization.state_dict(),
@@ -114,7 +114,7 @@ class TransformerTrainer:
         }
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Go on from such a state."""
+        """Load a state from `state_dict`."""
         self._model.load_state_dict(state["model"])
         self._optimization.load_state_dict(state["optimization"])
         if self._rehearsal:
@@ -124,23 +124,24 @@ class TransformerTrainer:
 
     def _new_rehearsal(self, practice: Practice) -> Rehearsal:
         return Rehearsal(
-            self._material.vae,
-            self._objective.practised.model.block_matrices(),
+            self._data.vae,
+            self._objective.lora_predictor.model.block_matrices(),
             practice=practice,
             size=self._curriculum.courses.full.size,
             seed=self.settings.seed,
         )
 
     @contextmanager
-    def _lesson(self, course: Course) -> Iterator[list[Sample]]:
-        """Within, a LoRA may be applied; samples of its figure are given, which belong into the batch."""
+    def _practice_lora(self, course: Course) -> Iterator[list[Sample]]:
+        """Apply the practice LoRA within the context, and yield samples of its figure for the batch; in steps without a
+        LoRA the list is empty."""
         if not self._rehearsal or not course.practised:
             yield []
             return
-        is_copy = self._objective.practised is not self._objective.trained
+        is_copy = self._objective.lora_predictor is not self._objective.trained
         copies = [self._model.block_matrices()] if is_copy else []
-        with self._rehearsal.step(self._lora_loss, *copies, asked=course.practised) as samples:
+        with self._rehearsal.step(self._lora_loss, *copies, count=course.practised) as samples:
             yield samples
 
     def _lora_loss(self, samples: list[Sample]) -> Tensor:
-        return lora_loss(self._objective.practised, self._noise.for_lora(samples))
+        return lora_loss(self._objective.lora_predictor, self._noise.for_lora(samples))

@@ -1,4 +1,4 @@
-"""The world that tiny-flux knows: one coloured shape before a background, drawn and described. Knows no tensors."""
+"""The world of tiny-flux: one coloured shape on a background, rendered and captioned. Knows no tensors."""
 
 import itertools
 import math
@@ -25,12 +25,12 @@ BACKGROUNDS = {
     "desert": "in the desert",
     "night": "under the night sky",
 }
-OVERSAMPLING = 3  # pictures are drawn this much larger and scaled down, which gives smooth edges
+OVERSAMPLING = 3  # images are rendered this much larger and scaled down, which gives smooth edges
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one picture of the world shows."""
+    """The content of one image of the world."""
 
     shape: str
     colour: str
@@ -38,29 +38,29 @@ class Scene:
 
 
 def all_scenes() -> list[Scene]:
-    """Every combination of shape, colour and background, in a fixed order."""
+    """Return every combination of shape, colour and background, in a fixed order."""
     return [Scene(*parts) for parts in itertools.product(SHAPES, COLOURS, BACKGROUNDS)]
 
 
 def held_out_scenes() -> list[Scene]:
-    """The fifth of the combinations that the base never sees; each shape, colour and background is in other ones."""
+    """Return the fifth of the combinations that the base is not trained on; others contain each of their parts."""
     return [scene for index, scene in enumerate(all_scenes()) if (index + index // 5 + index // 30) % 5 == 0]
 
 
-def seen_scenes() -> list[Scene]:
-    """The combinations that the base is trained on."""
+def training_scenes() -> list[Scene]:
+    """Return the combinations that the base is trained on."""
     held_out = set(held_out_scenes())
     return [scene for scene in all_scenes() if scene not in held_out]
 
 
 def caption(scene: Scene) -> str:
-    """The plain description of a scene."""
+    """Return the plain description of a scene: "a red star in a meadow"."""
     return f"a {scene.colour} {scene.shape} {BACKGROUNDS[scene.background]}".replace("a orange", "an orange")
 
 
 def render(scene: Scene, *, width: int, height: int, rng: random.Random) -> Image.Image:
-    """Draw a scene; `rng` decides place, size and shade within narrow bounds."""
-    canvas = draw_background(scene.background, width=width, height=height, rng=rng)
+    """Render a scene; `rng` varies its position, size and shade within narrow bounds."""
+    canvas = render_background(scene.background, width=width, height=height, rng=rng)
     unit = min(canvas.size)
     radius = unit * rng.uniform(0.30, 0.37)
     centre = tuple(side / 2 + unit * rng.uniform(-0.09, 0.09) for side in canvas.size)
@@ -72,8 +72,8 @@ def render(scene: Scene, *, width: int, height: int, rng: random.Random) -> Imag
     return canvas.resize((width, height), Image.Resampling.BOX)
 
 
-def draw_background(name: str, *, width: int, height: int, rng: random.Random) -> Image.Image:
-    """An oversampled canvas (`OVERSAMPLING` times `width` x `height`) holding a background alone."""
+def render_background(name: str, *, width: int, height: int, rng: random.Random) -> Image.Image:
+    """Return a canvas of `OVERSAMPLING` times `width` x `height` with only a background on it."""
     size = (width * OVERSAMPLING, height * OVERSAMPLING)
     if name == "white":
         return Image.new("RGB", size, (246, 246, 246))
@@ -112,7 +112,7 @@ def _night(size: tuple[int, int], rng: random.Random) -> Image.Image:
 
 
 def _outline(shape: str, *, centre: tuple[float, ...], radius: float) -> list[tuple[float, float]]:
-    """The silhouette of a shape as a polygon, about `radius` from its centre to its edge."""
+    """Return the outline of a shape as a polygon, about `radius` from its centre to its edge."""
     return [(centre[0] + radius * x, centre[1] + radius * y) for x, y in UNIT_OUTLINES[shape]]
 
 
@@ -141,7 +141,7 @@ UNIT_OUTLINES: dict[str, list[tuple[float, float]]] = {
 
 
 def jitter(colour: Colour, rng: random.Random) -> Colour:
-    """A shade of a named colour."""
+    """Return a colour with each channel changed by up to 7."""
     red, green, blue = (min(255, max(0, channel + rng.randint(-7, 7))) for channel in colour)
     return red, green, blue
 

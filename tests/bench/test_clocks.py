@@ -15,7 +15,7 @@ def test_the_clock_is_the_median_of_the_readings():
 def test_clocks_that_differ_by_more_than_two_percent_ask_for_another_run():
     assert as_line([1980, 1970, None]) == "SM clock: 1970 to 1980 MHz"
     assert as_line([1980, 1900]).endswith("more than 2 % apart, so run it again")
-    assert as_line([None]) == "SM clock: not known"
+    assert as_line([None]) == "SM clock: unknown"
 
 
 def test_without_a_gpu_there_are_no_readings():

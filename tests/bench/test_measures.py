@@ -32,23 +32,23 @@ def generated_by_the_base() -> list[tuple[str, Image.Image]]:
 
 @figures
 def test_a_new_render_of_a_figure_is_near(references, name):
-    near = _mean_distance(references[name], CONCEPTS[name].pictures(15, seed=HELD_OUT_SEED))
+    near = _mean_distance(references[name], CONCEPTS[name].images(15, seed=HELD_OUT_SEED))
     assert near["colours"] < 0.03
     assert near["form"] < 0.10
 
 
 @figures
 def test_another_figure_is_far(references, name):
-    near = _mean_distance(references[name], CONCEPTS[name].pictures(10, seed=HELD_OUT_SEED))
+    near = _mean_distance(references[name], CONCEPTS[name].images(10, seed=HELD_OUT_SEED))
     for other in CONCEPTS.keys() - {name}:
-        far = _mean_distance(references[name], CONCEPTS[other].pictures(10, seed=HELD_OUT_SEED))
+        far = _mean_distance(references[name], CONCEPTS[other].images(10, seed=HELD_OUT_SEED))
         assert far["colours"] > 8 * near["colours"]
         assert far["form"] > 2 * near["form"]
 
 
 @figures
 def test_images_of_the_bare_base_are_far(references, generated_by_the_base, name):
-    near = _mean_distance(references[name], CONCEPTS[name].pictures(10, seed=HELD_OUT_SEED))
+    near = _mean_distance(references[name], CONCEPTS[name].images(10, seed=HELD_OUT_SEED))
     far = _mean_distance(references[name], generated_by_the_base)
     assert far["colours"] > 8 * near["colours"]
     assert far["form"] > 1.7 * near["form"]
@@ -62,7 +62,7 @@ def test_a_shape_of_the_world_is_far(references, name):
 
 
 def test_every_pixel_counts_once_in_the_histogram():
-    image = CONCEPTS["fox"].pictures(1, seed=1)[0][1]
+    image = CONCEPTS["fox"].images(1, seed=1)[0][1]
     assert colours(image).sum() == pytest.approx(1)
 
 
@@ -99,7 +99,7 @@ def test_many_images_of_few_runs_have_the_error_of_the_runs():
 
 
 def test_one_run_proves_nothing():
-    assert paired({1: [5.0, 5.1]}, {1: [0.0, 0.0]}).conclusion() == "too few runs to tell"
+    assert paired({1: [5.0, 5.1]}, {1: [0.0, 0.0]}).conclusion() == "too few runs for a conclusion"
 
 
 def test_only_runs_that_both_have_are_compared():

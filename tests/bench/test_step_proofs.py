@@ -32,5 +32,5 @@ def test_each_precision_has_its_own_tolerance(precision, loss, gradients, expect
 def test_an_arm_that_missed_its_tolerance_is_named_once():
     missed = deviation("bf16", 2.003, [1.0, 2.0, 3.0])
     lines = as_lines([missed, deviation("int8", 2.0, [1.0, 2.0, 3.0]), missed]).splitlines()
-    assert lines[-1] == "missed the bar: ours bf16"
+    assert lines[-1] == "outside the tolerance: ours bf16"
     assert [line for line in lines if "ours bf16" in line][:-1] == ["| ours bf16 | 0.150 % | 1.00000 |"]

@@ -34,6 +34,7 @@ def test_out_of_memory_is_reported_and_other_errors_are_raised(monkeypatch: pyte
 
 
 def test_a_row_has_the_predicted_and_the_measured_memory():
-    line = "plan: base in int8, activations recomputed, encoders together; predicted peak 11.3 of 11.4 GB free"
+    base = "base in int8, activations recomputed"
+    line = f"plan: {base}, encoders loaded together; predicted peak 11.3 GB of 11.4 GB free"
     row = as_markdown([CardResult(12, 512, line, 11.3e9, 10_000_000_000, 11_000_000_000, 0.5)]).splitlines()[-1]
     assert row == "| 12 GB | 512 | base in int8, activations recomputed | 11.3 GB | 10.0 GB | 11.0 GB | 0.500 |"

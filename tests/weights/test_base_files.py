@@ -145,7 +145,7 @@ def test_a_huge_json_file_is_not_read(base):
 
 def test_an_incomplete_download_is_named(base):
     replace(base / f"{TRANSFORMER}.incomplete", b"")
-    assert f"{TRANSFORMER}.incomplete is the beginning of a download" in refusal(base, ValueError)
+    assert f"{TRANSFORMER}.incomplete is an incomplete download" in refusal(base, ValueError)
 
 
 def test_truncated_weights_are_named(base):

@@ -39,7 +39,7 @@ def test_a_base_without_guidance_is_not_trained(monkeypatch, tmp_path):
     replace(folder / "transformer" / "config.json", b'{"guidance_embeds": false}')
     monkeypatch.setenv("FLUX_BASE", str(folder))
     assert find_base().path == folder
-    with pytest.raises(ValueError, match="can be drawn with, not trained"):
+    with pytest.raises(ValueError, match="can generate, but not be trained"):
         find_trainable_base()
 
 
@@ -185,7 +185,7 @@ def test_a_request_can_name_any_base_on_this_machine(weights):
 def test_the_error_for_a_request_of_a_missing_base_says_how_to_get_it(weights):
     with pytest.raises(FileNotFoundError) as error:
         requested_base("krea", served=weights["dev"])
-    assert_one_sentence(error.value, "model is krea: no weights/krea here", "draws with dev", "`hf download")
+    assert_one_sentence(error.value, "model is krea: weights/krea is not installed", "server has dev", "`hf download")
 
 
 def test_the_error_for_an_unknown_model_lists_the_known_ones(weights):
@@ -201,7 +201,7 @@ def test_an_unpublished_base_replaces_missing_bases_of_its_kind(weights, tmp_pat
     assert requested_base("dev", served=mine).path == weights["dev"].path
     (tmp_path / "fast").mkdir()
     fast = a_base(tmp_path / "fast", "folder fast", guidance=False)
-    with pytest.raises(FileNotFoundError, match="draws with folder fast"):
+    with pytest.raises(FileNotFoundError, match="this server has folder fast"):
         requested_base("krea", served=fast)
 
 

@@ -150,7 +150,7 @@ def test_a_sparse_member_does_not_fill_the_memory(tmp_path):
     header[483:495] = b"\x80" + (2**40).to_bytes(11, "big")  # the real size; none of it is stored
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    assert "a sparse one" in refusal_of(tmp_path, bytes(header) + bytes(1024))
+    assert "a sparse file" in refusal_of(tmp_path, bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_an_error_quotes_the_end_of_a_long_path():
     ],
 )
 def test_a_missing_file_is_refused(reference):
-    assert "expected the path of a .safetensors or .tar" in refusal(reference)
+    assert "expected the path of an existing .safetensors or .tar" in refusal(reference)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x04.", bytes(700)])

@@ -121,4 +121,4 @@ class Kronecker:
 
 def _refuse_rank(rank: int, *, at_most: int) -> None:
     if rank > at_most:
-        raise ValueError(f"comes to the rank {rank}: expected at most {at_most}, which its weights have")
+        raise ValueError(f"has rank {rank}: expected at most {at_most}, the full rank of the layer")

@@ -14,5 +14,5 @@ def loha_delta(layer: FileLayer) -> Hadamard:
     first = LowRankFactors(layer.matrix("hada_w1_b"), layer.matrix("hada_w1_a"))
     second = LowRankFactors(layer.matrix("hada_w2_b"), layer.matrix("hada_w2_a"))
     if any(each.up.shape[1] != len(each.down) for each in (first, second)) or first.shape != second.shape:
-        raise ValueError(f"is inconsistent: the parts of the LoHa {layer.name} do not fit each other")
+        raise ValueError(f"is inconsistent: the matrices of the LoHa {layer.name} have shapes that do not match")
     return Hadamard(LowRankFactors(first.down, first.up * layer.scaling(len(first.down))), second)

@@ -20,9 +20,9 @@ def lokr_delta(layer: FileLayer) -> Kronecker:
 def _factor(layer: FileLayer, name: str) -> Factor:
     if name in layer.tensors:
         if f"{name}_a" in layer.tensors or f"{name}_b" in layer.tensors:
-            raise ValueError(f"is inconsistent: it holds {name} of {layer.name} both whole and as a product")
+            raise ValueError(f"is inconsistent: it has {name} of {layer.name} both as one matrix and as two")
         return Factor(layer.matrix(name), None)
     left, right = layer.matrix(f"{name}_a"), layer.matrix(f"{name}_b")
     if left.shape[1] != len(right):
-        raise ValueError(f"is inconsistent: {name}_a and {name}_b of {layer.name} do not fit each other")
+        raise ValueError(f"is inconsistent: {name}_a and {name}_b of {layer.name} have shapes that do not match")
     return Factor(left, right)

@@ -11,5 +11,5 @@ def plain_delta(layer: FileLayer) -> LowRankFactors:
     """
     down, up = layer.matrix("lora_down"), layer.matrix("lora_up")
     if len(down) != up.shape[1]:
-        raise ValueError(f"is inconsistent: the two matrices of {layer.name} have the ranks {len(down)}, {up.shape[1]}")
+        raise ValueError(f"is inconsistent: the matrices of {layer.name} have the ranks {len(down)} and {up.shape[1]}")
     return LowRankFactors(down, up * layer.scaling(len(down)))

@@ -44,11 +44,12 @@ class Checkpoint:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read one group of tensors into memory. Raises ValueError if it is missing or is no safetensors file."""
         if name not in self.names:
-            raise ValueError(f"checkpoint {self.folder.name!r} holds no {name}: expected {', '.join(self.names)}")
+            raise ValueError(f"checkpoint {self.folder.name!r} has no {name}: expected one of {', '.join(self.names)}")
         try:
             return load_file(self.folder / f"{name}{SUFFIX}", backend="pread")
         except SafetensorError as error:
-            raise ValueError(f"checkpoint {self.folder.name!r}: {name}{SUFFIX} holds no tensors ({error})") from error
+            reason = f"{name}{SUFFIX} is not a safetensors file ({error})"
+            raise ValueError(f"checkpoint {self.folder.name!r}: {reason}") from error
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -79,7 +80,7 @@ def write_files(folder: Path, tensors: Mapping[str, Tensors], values: Json) -> N
     for name, group in tensors.items():
         path = folder / f"{name}{SUFFIX}"
         if not TENSOR_FILE.fullmatch(f"{name}{SUFFIX}"):
-            raise ValueError(f"tensors are named {name!r}: expected a lower case word")
+            raise ValueError(f"a group of tensors is named {name!r}: expected a lowercase word")
         # copies, because safetensors refuses tensors that share memory
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in group.items()}
         try:
@@ -105,15 +106,15 @@ def _manifest(folder: Path) -> tuple[int, Json, Json]:
     """The step, the identity, and the size and sha256 of each file by name."""
     manifest, checkpoint = _json(folder, MANIFEST), f"checkpoint {folder.name!r}"
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{checkpoint} is of format {shown(manifest.get('format'))}: expected {FORMAT}")
+        raise ValueError(f"{checkpoint} has format {shown(manifest.get('format'))}: expected {FORMAT}")
     step, identity, files = manifest.get("step"), manifest.get("identity"), manifest.get("files")
     if type(step) is not int or step < 0 or not isinstance(identity, dict) or not isinstance(files, dict):
-        raise ValueError(f"{checkpoint}: expected a step, an identity and files in its {MANIFEST}")
+        raise ValueError(f"{checkpoint} has an invalid {MANIFEST}: expected a step, an identity and files")
     if STATE not in files or len(files) > MOST_FILES:
-        raise ValueError(f"{checkpoint} has {len(files)} files: expected at most {MOST_FILES}, {STATE} among them")
+        raise ValueError(f"{checkpoint} has {len(files)} files: expected at most {MOST_FILES}, including {STATE}")
     for name in files:
         if name != STATE and not TENSOR_FILE.fullmatch(name):
-            raise ValueError(f"{checkpoint} names a file {shown(name)}: expected names such as lora{SUFFIX}")
+            raise ValueError(f"{checkpoint} lists the file {shown(name)}: expected names such as lora{SUFFIX}")
     return step, identity, files
 
 
@@ -124,7 +125,7 @@ def _verify(folder: Path, name: str, expected: object) -> None:
     if size != expected_size:
         raise ValueError(f"checkpoint {folder.name!r}: {name} has {size} bytes, expected {shown(expected_size)}")
     if _digest(folder / name) != expected:
-        raise ValueError(f"checkpoint {folder.name!r}: {name} has another sha256 than its manifest says")
+        raise ValueError(f"checkpoint {folder.name!r}: {name} does not match the sha256 in its {MANIFEST}")
 
 
 def _digest(path: Path) -> Json:
@@ -142,14 +143,14 @@ def _json(folder: Path, name: str) -> Json:
     with suppress(ValueError, RecursionError):
         content = json.loads((folder / name).read_bytes())
     if not isinstance(content, dict):
-        raise ValueError(f"checkpoint {folder.name!r}: {name} is no table of names and values in JSON")
+        raise ValueError(f"checkpoint {folder.name!r}: {name} is not a JSON object")
     return content
 
 
 def _regular_file_size(folder: Path, name: str) -> int:
     status = (folder / name).lstat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"checkpoint {folder.name!r}: {name} is no plain file")
+        raise ValueError(f"checkpoint {folder.name!r}: {name} is not a regular file")
     return status.st_size
 
 

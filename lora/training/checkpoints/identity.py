@@ -72,7 +72,7 @@ def refuse_mismatch(found: Json, expected: Json, named: str) -> None:
         theirs, ours = found.get(field), expected.get(field)
         if theirs != ours:
             found_and_expected = f"{reprlib.repr(theirs)}: expected {reprlib.repr(ours)}"
-            raise ValueError(f"{named} holds a training of {field} {found_and_expected}, as this one has")
+            raise ValueError(f"{named} is from a training with {field} {found_and_expected}, as in this training")
 
 
 def folder_name(identity: Json) -> str:

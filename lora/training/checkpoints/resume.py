@@ -75,7 +75,7 @@ def find_resume_source(given: str, *, into: Path, read_lora: ReadLora) -> Resume
     if (path / MANIFEST).is_file():
         return ResumeSource(checkpoint=_checkpoint(path))
     if path.is_dir():
-        raise ValueError(f"{NAMED} is the folder {path.name!r} without {MANIFEST}: expected that of one checkpoint")
+        raise ValueError(f"{NAMED} is the folder {path.name!r} without {MANIFEST}: expected the folder of a checkpoint")
     if path.is_file() and _unpack_state(path, into):
         return ResumeSource(checkpoint=_checkpoint(into / LAST))
     return ResumeSource(lora=read_lora(given, named=NAMED).tensors)
@@ -92,11 +92,11 @@ def open_store(identity: Json, initial_state: InitialState, log: Log) -> Checkpo
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         reason = f"{error.strerror}; set {FOLDER_VARIABLE} to another folder"
-        raise ValueError(f"checkpoints need the folder {str(root)!r}: {reason}") from error
+        raise ValueError(f"the checkpoint folder {str(root)!r} cannot be created: {reason}") from error
     _delete_old_runs(root, keep=initial_state.checkpoint.folder.parent if initial_state.checkpoint else None)
     run = root / folder_name(identity) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    hint = "" if os.environ.get(FOLDER_VARIABLE) else f"; {FOLDER_VARIABLE} can name a volume that outlives it"
-    log.write(f"checkpoints go to {run}{hint}")
+    hint = "" if os.environ.get(FOLDER_VARIABLE) else f"; set {FOLDER_VARIABLE} to a persistent volume to keep them"
+    log.write(f"checkpoints are saved to {run}{hint}")
     return CheckpointStore(run, identity, report_damage=log.write)
 
 
@@ -109,11 +109,11 @@ def find_initial_state(resume_source: ResumeSource, identity: Json, *, steps: in
     if resume_source.is_latest:
         checkpoint = newest_checkpoint(identity, log)
         if checkpoint is None:
-            log.write(f"{NAMED} {LATEST}: this training has no checkpoint yet; it begins at its first step")
+            log.write(f"{NAMED} {LATEST}: this training has no checkpoint yet, so it starts from step 0")
     if checkpoint is not None and checkpoint.step > steps:
         raise ValueError(f"{NAMED} is at step {checkpoint.step}: expected at most the {steps} steps of this training")
     if checkpoint is not None:
-        log.write(f"goes on from step {checkpoint.step}, which {checkpoint.folder} holds")
+        log.write(f"resuming from step {checkpoint.step} in {checkpoint.folder}")
     return InitialState(checkpoint, resume_source.lora)
 
 
@@ -125,7 +125,7 @@ def newest_checkpoint(identity: Json, log: Log) -> Checkpoint | None:
     log.write(*damaged)
     checkpoints = [checkpoint for checkpoint in found if checkpoint is not None]
     if damaged and not checkpoints:
-        raise ValueError(f"{NAMED} {LATEST}: every checkpoint of this training is damaged: {damaged[0]}")
+        raise ValueError(f"{NAMED} {LATEST}: all checkpoints of this training are damaged: {damaged[0]}")
     return max(checkpoints, key=lambda checkpoint: checkpoint.step, default=None)
 
 
@@ -159,7 +159,7 @@ def _unpack_state(path: Path, into: Path) -> bool:
         with naming_input(NAMED), tarfile.open(path, "r:") as tar:
             _copy_state(tar, into)
     except tarfile.TarError as error:
-        raise ValueError(f"{NAMED} is a damaged or a compressed tar ({error}): expected that of a training") from error
+        raise ValueError(f"{NAMED} is a damaged or compressed tar ({error}): expected the tar of a training") from error
     return (into / LAST / MANIFEST).is_file()
 
 
@@ -168,7 +168,7 @@ def _copy_state(tar: tarfile.TarFile, into: Path) -> None:
     for number, member in enumerate(tar):
         name = PurePosixPath(member.name)
         if number >= MOST_MEMBERS:
-            raise ContentError(f"is a tar of more than {MOST_MEMBERS:,} files: expected that of a training")
+            raise ContentError(f"is a tar with more than {MOST_MEMBERS:,} files: expected the tar of a training")
         is_state = name.parent.name in {LAST, BEST} and name.parent.parent.name == IN_TAR
         is_known = name.name in {MANIFEST, STATE} or TENSOR_FILE.fullmatch(name.name)
         if is_state and is_known and member.isreg():

@@ -65,7 +65,7 @@ class DataParallel(SingleProcess):
         try:
             torch.distributed.all_reduce(part)
         except RuntimeError as error:  # gloo and NCCL have messages of their own
-            raise RuntimeError("a process of the training is gone, as if killed: memory may have run out") from error
+            raise RuntimeError("a process of the training has ended, perhaps because memory ran out") from error
         return part
 
     def _set_gradients(self, parameters: list[nn.Parameter], flat: Tensor) -> None:

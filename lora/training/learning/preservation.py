@@ -75,7 +75,7 @@ class Preservation:
         if latents is None:
             return False
         if not latents.isfinite().all():
-            raise ValueError("the base generates images that are not finite: expected whole weights in its transformer")
+            raise ValueError("the base generates NaN or infinity: expected undamaged weights in its transformer")
         prompts = self._images.prompts
         examples = tuple(
             Example(each, prompt, content=f"neutral {index}")
@@ -102,7 +102,7 @@ class Preservation:
 
         The batches are as large as those of training, as far as there are enough images.
         """
-        assert self._batches is not None, "images come first"
+        assert self._batches is not None, "call generate first"
         count = self._recipe.gradient_accumulation
         first = self.steps_before(step) * count
         losses_of = partial(preservation_losses, layers=self._layers)

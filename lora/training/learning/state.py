@@ -111,6 +111,6 @@ class TrainingState:
     def _fill(self, targets: list[nn.Parameter] | list[Tensor], saved: Tensors) -> None:
         shapes = {name: each.shape for name, each in zip(self.names, targets, strict=True)}
         if shapes != {name: tensor.shape for name, tensor in saved.items()}:
-            raise ValueError("the saved LoRA has other layers or another rank than this training")
+            raise ValueError("the layers or the rank of the saved LoRA do not match this training")
         for name, tensor in zip(self.names, targets, strict=True):
             tensor.copy_(saved[name])

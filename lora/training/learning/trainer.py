@@ -76,7 +76,7 @@ class TrainingSummary:
         early = f" The training stopped early: {self.stopped_early}." if self.stopped_early else ""
         skipped = f" {counted(self.steps_skipped, 'step')} skipped." if self.steps_skipped else ""
         preserving = f" {counted(self.steps_preserving, 'step')} with preservation." if self.steps_preserving else ""
-        exported = f"The LoRA is that of step {self.exported_step} of {self.steps_done}: {self.exported_why}."
+        exported = f"The LoRA is from step {self.exported_step} of {self.steps_done}: {self.exported_why}."
         return f"{exported}{early}{skipped}{preserving}"
 
 
@@ -120,7 +120,7 @@ class Trainer:
             self._state.restore(tensors, values)
             self._validation_results = [ValidationResult(step, tuple(losses)) for step, losses in values["judgements"]]
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"checkpoint {checkpoint.folder.name!r} holds no state of a training ({error})") from error
+            raise ValueError(f"checkpoint {checkpoint.folder.name!r} has no valid training state ({error})") from error
         self._saved_step = self._state.step
         best = best_beside(checkpoint)
         if best is not None and self._process_group.rank == 0:
@@ -164,9 +164,9 @@ class Trainer:
         if preservation is None or preservation.steps_before(self._state.step) == preservation.steps_before(steps):
             return None
         images, began = counted(preservation.image_count, "image"), time.monotonic()
-        self._report(f"preservation: the base generates {images} of neutral prompts")
+        self._report(f"preservation: generating {images} of neutral prompts with the base")
         if preservation.generate(self._process_group, stop=self._stop, report=throttle(self._report)):
-            self._report(f"preservation: {images} generated in {time.monotonic() - began:.0f} s")
+            self._report(f"preservation: generated {images} in {time.monotonic() - began:.0f} s")
             return None
         reason = self._stop.reason() or STOPPED_ELSEWHERE
         if self._state.step == 0:
@@ -181,7 +181,7 @@ class Trainer:
         if self._process_group.rank == 0 and step.is_finite:
             progress.report(self._state.step, step.loss, seconds, preservation=step.preservation_loss)
         elif self._state.skipped_in_a_row == 1:
-            self._report(f"step {self._state.step}: loss or gradients are not finite; the step is skipped")
+            self._report(f"step {self._state.step}: loss or gradients are NaN or infinite, skipping the step")
 
     def _reason_to_stop(self, step: Step) -> str | None:
         if self._state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
@@ -212,8 +212,8 @@ class Trainer:
         self._validation_results.append(result)
         first = self._validation_results[0].mean
         count = len(self._held_out)
-        ratio = f", {result.mean / first:.3f} times that before training" if step else ""
-        self._log.write(f"step {step}: loss on {count} held out images {result.mean:.4f}{ratio}")
+        ratio = f", {result.mean / first:.3f} times the loss before training" if step else ""
+        self._log.write(f"step {step}: validation loss {result.mean:.4f} on {count} held out images{ratio}")
         if step and (best is None or result.mean < best.mean):
             self._try_to_save(lambda: self._store.save_best(step, self._average(), {"mean": result.mean}))
 
@@ -226,9 +226,9 @@ class Trainer:
         except StopRequestedError:
             return
         except (OSError, torch.OutOfMemoryError) as error:  # does not end the training
-            self._log.write(f"step {step}: the sample prompts could not be drawn: {str(error).splitlines()[0]}")
+            self._log.write(f"step {step}: could not generate sample images: {str(error).splitlines()[0]}")
             return
-        self._log.write(f"step {step}: drew the sample prompts")
+        self._log.write(f"step {step}: generated sample images")
 
     def _save_if_due(self) -> None:
         is_due = self._state.step % self._schedule.checkpoint_every == 0
@@ -260,7 +260,7 @@ class Trainer:
         try:
             save()
         except OSError as error:
-            self._log.write(f"no checkpoint at step {self._state.step}: {error.strerror or error}")
+            self._log.write(f"could not save a checkpoint at step {self._state.step}: {error.strerror or error}")
             return False
         return True
 
@@ -294,6 +294,7 @@ class Trainer:
     def _restore_last_checkpoint(self) -> None:
         checkpoint = self._store.newest() or self._initial_checkpoint
         if checkpoint is None:
-            rate, step = f"learning_rate {self._recipe.learning_rate:g}", self._state.step
-            raise RuntimeError(f"the training diverged by step {step} ({rate}), before its first checkpoint")
+            rate, step = self._recipe.learning_rate, self._state.step
+            found = f"the training diverged by step {step}, before its first checkpoint"
+            raise RuntimeError(f"{found}: use a learning_rate lower than {rate:g}")
         self.load_checkpoint(checkpoint)

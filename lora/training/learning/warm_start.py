@@ -25,7 +25,7 @@ class MatchedLora:
     def line(self) -> str:
         """A line for the log."""
         taken = counted(len(self.deltas), "layer")
-        return f"begins with the LoRA of resume_from: {taken} taken, {self.left_out} left out"
+        return f"starting from the LoRA in resume_from: {taken} used, {self.left_out} ignored"
 
 
 def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> MatchedLora:
@@ -37,10 +37,11 @@ def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> 
     try:
         given = convert_lora(tensors).transformer
     except ValueError as error:
-        raise ValueError(f"resume_from cannot be begun with: the LoRA {error}") from error
+        raise ValueError(f"resume_from cannot be used: the LoRA {error}") from error
     deltas = {name: given[name] for name in shapes if name in given}
     if not deltas:
-        raise ValueError(f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which this training has")
+        found = f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which is trained"
+        raise ValueError(f"{found}: expected at least one of the trained layers")
     for name, delta in deltas.items():
         _refuse_incompatible(name, delta, shapes[name])
     return MatchedLora(deltas, len(given) - len(deltas))
@@ -66,13 +67,13 @@ def _factors(layer: LoraLayer) -> LowRankFactors:
 def _refuse_incompatible(name: str, delta: WeightDelta, shape: Shape) -> None:
     if delta.shape != shape:
         found, expected = (f"{each.outputs} x {each.inputs}" for each in (delta.shape, shape))
-        raise ValueError(f"resume_from has {name} for {found} weights: expected {expected}")
+        raise ValueError(f"resume_from has {name} of shape {found}: expected {expected}")
     try:
         factors = delta.low_rank()
     except ValueError as error:
         raise ValueError(f"resume_from has {name}, which {error}") from error
     if not all(tensor.isfinite().all() for tensor in factors.tensors):
-        raise ValueError(f"resume_from has {name} with numbers that become infinite: it cannot be begun with")
+        raise ValueError(f"resume_from has {name}, which becomes infinite: expected finite weights")
 
 
 def _fill(own: LowRankFactors, factors: LowRankFactors) -> None:

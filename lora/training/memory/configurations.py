@@ -77,14 +77,14 @@ class Plan:
         """The plan as one line for the log; GB are 10^9 bytes."""
         activations = {
             "nothing": "activations kept",
-            "pointwise": "activations recomputed as far as that is cheap",
-            "gelu": "activations recomputed but for attention",
+            "pointwise": "pointwise activations recomputed",
+            "gelu": "activations recomputed except attention",
             "blocks": "activations recomputed",
         }[self.configuration.recomputed]
         modulation = ", modulation layers in host memory" if self.configuration.modulation_on_host else ""
-        streamed = f", {self.configuration.streamed_blocks} of {self.blocks} blocks streamed from it"
-        placements = {"together": "together", "in turn": "one at a time", "host": "in host memory"}
-        peak = f"predicted peak {self.peak_bytes / GB:.1f} of {self.free_bytes / GB:.1f} GB free"
+        streamed = f", {self.configuration.streamed_blocks} of {self.blocks} blocks streamed from host memory"
+        placements = {"together": "loaded together", "in turn": "loaded one at a time", "host": "in host memory"}
+        peak = f"predicted peak {self.peak_bytes / GB:.1f} GB of {self.free_bytes / GB:.1f} GB free"
         warning = "" if self.fits else ", which may not fit"
         base = (
             f"base in {self.configuration.precision}, {activations}{modulation}"

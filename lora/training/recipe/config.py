@@ -61,7 +61,7 @@ class TrainConfig:
     def checked(cls, **inputs: object) -> Self:
         """Check the inputs as they arrive. Raises ValueError with one sentence that names the input."""
         if inputs.keys() != CHECKS.keys():
-            raise TypeError(f"inputs without a check, or missing: {sorted(inputs.keys() ^ CHECKS.keys())}")
+            raise TypeError(f"unknown or missing inputs: {sorted(inputs.keys() ^ CHECKS.keys())}")
         values = {name: check(name, inputs[name]) for name, check in CHECKS.items()}
         other_name, resolutions = values.pop("training_steps"), values.pop("resolution")
         steps = values["steps"] if other_name is None else other_name
@@ -92,19 +92,19 @@ def _learning_rate(name: str, value: object) -> float:
 def _trigger_word(name: str, value: object) -> str:
     word = one_line(text(name, value, at_most=100))
     if PLACEHOLDER.search(word):
-        raise ValueError(f"{name} is {word!r}: expected a word, for which captions may say [trigger]")
+        raise ValueError(f"{name} is {word!r}: expected a word without [trigger], which is its placeholder in captions")
     return word
 
 
 def _resolutions(name: str, value: object) -> tuple[int, ...]:
     """Parse "512,768" into (512, 768)."""
-    expected = f"expected sides in pixels such as 512,768,1024, each {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION}"
+    expected = f"expected sizes in pixels such as 512,768,1024, each from {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION}"
     parts = text(name, value, at_most=200).split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         raise ValueError(f"{name} is {value!r}: {expected}")
     sides = tuple(dict.fromkeys(int(part) for part in parts))
     if len(sides) > MOST_RESOLUTIONS:
-        raise ValueError(f"{name} is {value!r}: expected at most {MOST_RESOLUTIONS} sides")
+        raise ValueError(f"{name} is {value!r}: expected at most {MOST_RESOLUTIONS} sizes")
     if not all(SMALLEST_RESOLUTION <= side <= LARGEST_RESOLUTION for side in sides):
         raise ValueError(f"{name} is {value!r}: {expected}")
     return sides

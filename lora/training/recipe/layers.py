@@ -67,7 +67,7 @@ def chosen_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimiz
     if not pattern.strip():
         return _choice(shapes, _whole(names, layers), inside_numbers=[])
     if layers != EVERY_LAYER:
-        raise ValueError(f"{PATTERN} and {SETS} are both given: expected one of them")
+        raise ValueError(f"{PATTERN} and {SETS} are both given: expected only one of them")
     matches = _searched(names, pattern)
     return _choice(shapes, tuple(matches), inside_numbers=_inside_numbers(matches))
 
@@ -83,8 +83,8 @@ def _whole(names: Sequence[str], layers: str) -> tuple[str, ...]:
         names,
     )
     if not matches:
-        expected = f"{', '.join(LAYER_SETS)}, or a pattern for whole names such as {names[0]}"
-        raise ValueError(f"{SETS} is {_shown(typed)}: this model has no such layer; expected {expected}")
+        expected = f"expected {', '.join(LAYER_SETS)}, or a regex for whole layer names such as {names[0]}"
+        raise ValueError(f"{SETS} is {_shown(typed)}, which matches none of {len(names)} layers: {expected}")
     return tuple(matches)
 
 
@@ -92,20 +92,20 @@ def _searched(names: Sequence[str], typed: str) -> dict[str, regex.Match[str]]:
     pattern = _compiled(PATTERN, typed)
     matches = _matches(PATTERN, lambda name, seconds: pattern.search(PREFIX + name, timeout=seconds), names)
     if not matches:
-        expected = f"a pattern for names such as {PREFIX}{names[0]}"
-        raise ValueError(f"{PATTERN} is {_shown(typed)}: it matches none of {len(names)} layers; expected {expected}")
+        expected = f"expected a regex for layer names such as {PREFIX}{names[0]}"
+        raise ValueError(f"{PATTERN} is {_shown(typed)}, which matches none of {len(names)} layers: {expected}")
     return matches
 
 
 def _compiled(source: str, typed: str) -> regex.Pattern[str]:
     if RECURSION.search(typed):
-        raise ValueError(f"{source} is {_shown(typed)}: expected a pattern without recursion")
+        raise ValueError(f"{source} is {_shown(typed)}: expected a regex without recursion")
     if typed.count("(") > MOST_GROUPS:
         raise ValueError(f"{source} has {typed.count('(')} opening brackets: expected at most {MOST_GROUPS}")
     try:
         return regex.compile(typed)
     except NOT_A_PATTERN as error:
-        raise ValueError(f"{source} is {_shown(typed)}: not a valid regular expression ({error})") from error
+        raise ValueError(f"{source} is {_shown(typed)}: expected a valid regex ({error})") from error
 
 
 def _matches(source: str, matcher: Matcher, names: Sequence[str]) -> dict[str, regex.Match[str]]:
@@ -116,7 +116,7 @@ def _matches(source: str, matcher: Matcher, names: Sequence[str]) -> dict[str, r
         try:
             match = matcher(name, _seconds_until(end))
         except TOO_MUCH as error:
-            raise ValueError(f"{source} takes too long to match {name}: expected a simpler pattern") from error
+            raise ValueError(f"{source} takes too long to match {name}: expected a simpler regex") from error
         if match:
             found[name] = match
     return found
@@ -137,7 +137,7 @@ def _choice(shapes: Mapping[str, Shape], chosen: tuple[str, ...], *, inside_numb
 def _inside_numbers(matches: Mapping[str, regex.Match[str]]) -> list[str]:
     """A note on what surprises users of ostris/flux-dev-lora-trainer: `blocks.1` also matches blocks 10 to 19."""
     cut = [name for name, match in matches.items() if any(_cuts_number(match, edge) for edge in match.span())]
-    return [f"{PATTERN} matches anywhere in a name, inside a number too: {cut[0]} is one of {len(cut)}"] if cut else []
+    return [f"{PATTERN} matches anywhere in a name, also inside numbers, as in {cut[0]}"] if cut else []
 
 
 def _cuts_number(match: regex.Match[str], edge: int) -> bool:
@@ -153,8 +153,8 @@ def _partial_groups(chosen: Sequence[str]) -> list[str]:
         return []
     example = next(_block(name) for name in chosen if _block(name) in partial)
     return [
-        f"{counted(len(partial), 'block')} with only part of to_q, to_k, to_v (in single blocks also proj_mlp), such "
-        f"as {example}: Replicate's flux-dev-lora cannot load such a LoRA, diffusers and ComfyUI can"
+        f"{counted(len(partial), 'block')} with only some of to_q, to_k, to_v (and proj_mlp in single blocks), such "
+        f"as {example}: Replicate's flux-dev-lora cannot load such a LoRA, but diffusers and ComfyUI can"
     ]
 
 

@@ -45,9 +45,9 @@ def neutral_prompts(base: Path) -> tuple[str, ...]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({error}): {expected}") from error
     if not isinstance(found, list) or not all(map(_is_prompt, found)):
-        raise ValueError(f"{file} holds something else than prompts: {expected}")
+        raise ValueError(f"{file} is not a list of prompts: {expected}")
     if not 1 <= len(found) <= MOST_PROMPTS or len(set(found)) < len(found):
-        raise ValueError(f"{file} holds {len(found)} prompts, {len(set(found))} of them different: {expected}")
+        raise ValueError(f"{file} has {len(found)} prompts, {len(set(found))} of them different: {expected}")
     return tuple(found)
 
 

@@ -27,7 +27,7 @@ PRODIGY_RATE, LEAST_PRODIGY_RATE = 1.0, 0.1  # Prodigy finds the rate by itself 
 DIFFUSERS_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 MOST_WARM_UP_STEPS, WARM_UP_SHARE = 50, 0.05
 
-INCOMPATIBLE_STATE = "the saved state is not of this optimizer"
+INCOMPATIBLE_STATE = "the saved state does not match this optimizer"
 
 
 def effective_learning_rate(name: str, rate: float) -> float:
@@ -114,7 +114,7 @@ def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], va
     states = _by_parameter(tensors, values.get("numbers"))
     parameters = _parameters(optimizer)
     if not states.keys() <= {str(index) for index in range(len(parameters))}:
-        raise ValueError(f"{INCOMPATIBLE_STATE}: it is of more parameters than the {len(parameters)} of this training")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: it has more parameters than the {len(parameters)} of this training")
     _make_state(optimizer)
     for index, parameter in enumerate(parameters):
         saved = states[str(index)]
@@ -150,7 +150,7 @@ def _checked_options(optimizer: Optimizer, groups: object) -> list[Json]:
     """The saved options of each group, with lists converted back to tuples."""
     own = optimizer.param_groups
     if not isinstance(groups, list) or len(groups) != len(own) or not all(isinstance(group, dict) for group in groups):
-        raise ValueError(f"{INCOMPATIBLE_STATE}: expected the options of {len(own)} groups of parameters")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: expected options for {len(own)} parameter groups")
     for group, saved in zip(own, groups, strict=True):
         missing = _options(group).keys() - saved.keys()
         if missing or "params" in saved:
@@ -161,14 +161,14 @@ def _checked_options(optimizer: Optimizer, groups: object) -> list[Json]:
 def _option(name: str, value: object) -> object:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not all(part is None or isinstance(part, int | float) for part in values):
-        raise ValueError(f"{INCOMPATIBLE_STATE}: expected numbers as its option {name!r}")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: expected numbers for the option {name!r}")
     return values if isinstance(value, list | tuple) else value
 
 
 def _by_parameter(tensors: Mapping[str, Tensor], numbers: object) -> defaultdict[str, Json]:
     """The tensors and numbers of each parameter by name, for each parameter's number."""
     if not isinstance(numbers, dict) or not all(isinstance(saved, dict) for saved in numbers.values()):
-        raise ValueError(f"{INCOMPATIBLE_STATE}: expected the numbers of each parameter")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: expected numbers for each parameter")
     states: defaultdict[str, Json] = defaultdict(dict, {index: dict(saved) for index, saved in numbers.items()})
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")

@@ -57,9 +57,9 @@ class Recipe:
     def sigma_line(self) -> str:
         """A line for the log on the noise levels that are trained."""
         rule = self.sigma_rule
-        mean = "FLUX's shift for the size" if rule.logit_mean is None else f"{rule.logit_mean:g}"
-        style = f", {rule.style_share:.0%} around {STYLE_LOGIT_MEAN:g}" if rule.style_share else ""
-        return f"sigma: logit-normal around {mean}{style}"
+        mean = "shifted for the image size as in FLUX" if rule.logit_mean is None else f"with mean {rule.logit_mean:g}"
+        style = f", {rule.style_share:.0%} of it with mean {STYLE_LOGIT_MEAN:g}" if rule.style_share else ""
+        return f"sigma: logit-normal {mean}{style}"
 
     def dropped_text(self, trigger_word: str) -> str:
         """The text that replaces a dropped caption."""
@@ -132,7 +132,7 @@ def _rank(config: TrainConfig, preset: Preset, images: int) -> tuple[int, str]:
     if config.lora_rank:
         return config.lora_rank, ""
     rank = max(MANY_IMAGES_RANK, preset.lora_rank) if images > MANY_IMAGES else preset.lora_rank
-    return rank, f"lora_rank {rank}: what {config.lora_type} LoRAs take from {counted(images, 'image')}"
+    return rank, f"lora_rank {rank}: the default of lora_type {config.lora_type} for {counted(images, 'image')}"
 
 
 def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, images_per_step: int) -> tuple[float, str]:
@@ -140,17 +140,17 @@ def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, images
     rank makes it count for more."""
     rate = effective_learning_rate(config.optimizer, config.learning_rate)
     if rate != config.learning_rate:
-        return rate, f"learning_rate {rate:g}: {config.optimizer} finds its own"
+        return rate, f"learning_rate {rate:g}: {config.optimizer} adapts it during training"
     if rate:
         return rate, ""
     if preset is PRESETS["replicate"]:
-        return preset.learning_rate, f"learning_rate {preset.learning_rate:g}: the peer's"
+        return preset.learning_rate, f"learning_rate {preset.learning_rate:g}: as in the public trainer"
     is_few = config.lora_type == "subject" and images <= FEW_IMAGES
     least = FEW_IMAGES_RATE if is_few else preset.learning_rate
     rate = least * math.sqrt(RANK_OF_RATES / rank) * min(math.sqrt(images_per_step), MOST_RATE_FOR_BATCHES)
     rate = float(f"{rate * RATES_OF_ADAM.get(config.optimizer, 1.0):.2g}")
-    of_few = f", half as much for {counted(images, 'image')}" if is_few else ""
-    return rate, f"learning_rate {rate:g}: for rank {rank} and {counted(images_per_step, 'image')} a step{of_few}"
+    of_few = f", halved for only {counted(images, 'image')}" if is_few else ""
+    return rate, f"learning_rate {rate:g}: for rank {rank} and {counted(images_per_step, 'image')} per step{of_few}"
 
 
 def _steps(config: TrainConfig, preset: Preset, *, images: int, images_per_step: int) -> tuple[int, str]:
@@ -158,15 +158,15 @@ def _steps(config: TrainConfig, preset: Preset, *, images: int, images_per_step:
         return config.steps, ""
     rule = preset.steps
     if preset is PRESETS["replicate"]:
-        return rule.most, f"steps {rule.most}: the peer's"
+        return rule.most, f"steps {rule.most}: as in the public trainer"
     if config.lora_type == "subject" and images <= FEW_IMAGES:
         steps = max(math.ceil(FEW_IMAGES_STEPS / images_per_step), 1)
-        return steps, f"steps {steps}: few, as more would learn {counted(images, 'image')} by heart"
+        return steps, f"steps {steps}: few, because more would overfit {counted(images, 'image')}"
     steps = math.ceil(min(max(rule.per_image * images, rule.least), rule.most) / images_per_step)
-    bounds = f"{rule.least} to {rule.most} in all"
+    bounds = f"{rule.least} to {rule.most} in total"
     return (
         steps,
-        f"steps {steps}: {rule.per_image} times each of {counted(images, 'image')}, {bounds}, {images_per_step} a step",
+        f"steps {steps}: {rule.per_image} for each of {counted(images, 'image')}, {bounds}, {images_per_step} per step",
     )
 
 
@@ -174,25 +174,25 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     if config.caption_dropout_rate is not None:
         return config.caption_dropout_rate, ""
     if config.lora_type == "subject" and images <= FEW_IMAGES:
-        return FEW_IMAGES_DROPOUT, f"caption_dropout_rate {FEW_IMAGES_DROPOUT}: more, for {counted(images, 'image')}"
+        return FEW_IMAGES_DROPOUT, f"caption_dropout_rate {FEW_IMAGES_DROPOUT}: higher for {counted(images, 'image')}"
     return preset.caption_dropout_rate, ""
 
 
 def _views_reason(preset: Preset) -> str:
     crops = counted(preset.views - 1, "crop")
-    return f"views {preset.views}: each image whole and in {crops} of nearly all of it" if preset.views > 1 else ""
+    return f"views {preset.views}: each image in full and in {crops} of nearly all of it" if preset.views > 1 else ""
 
 
 def _warnings(recipe: Recipe, *, images: int, images_per_step: int, are_steps_given: bool) -> list[str]:
     exposures, notes = recipe.steps * images_per_step / images, []
     if recipe.preservation and not steps_that_preserve(recipe.steps, recipe.preservation):
         notes.append(
-            f"preservation {recipe.preservation:g} of {counted(recipe.steps, 'step')} is less than one: it is off"
+            f"preservation {recipe.preservation:g} of {counted(recipe.steps, 'step')} is less than one step: it is off"
         )
     if are_steps_given and exposures > MOST_EXPOSURES:
-        notes.append(f"each image is seen {exposures:.0f} times: over {MOST_EXPOSURES}, LoRAs learn pictures by heart")
+        notes.append(f"each image is trained {exposures:.0f} times: above {MOST_EXPOSURES}, LoRAs may overfit")
     if are_steps_given and exposures < LEAST_EXPOSURES:
-        notes.append(f"each image is seen {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may learn too little")
+        notes.append(f"each image is trained {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may underfit")
     travel = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
     if recipe.optimizer in ADAM_OPTIMIZERS and not LEAST_TRAVEL <= travel <= MOST_TRAVEL:
         usual = f"{LEAST_TRAVEL} to {MOST_TRAVEL} is usual"

@@ -85,7 +85,7 @@ class Stepper:
         load_optimizer_state(separate, tensors, values)
         states = [separate.state[parameter] for parameter in self._parameters if separate.state.get(parameter)]
         if len(states) not in (0, len(self._parameters)):
-            raise ValueError(f"{INCOMPATIBLE_STATE}: it is of {len(states)} of the {len(self._parameters)} parameters")
+            raise ValueError(f"{INCOMPATIBLE_STATE}: it has {len(states)} of {len(self._parameters)} parameters")
         self.optimizer.state[self._flat] = {name: _combine([s[name] for s in states]) for name in dict(*states[:1])}
         for group, loaded in zip(self.optimizer.param_groups, separate.param_groups, strict=True):
             group.update({name: value for name, value in loaded.items() if name != "params"})
@@ -146,5 +146,5 @@ def _combine(parts: Sequence[Any]) -> Any:  # noqa: ANN401 (tensors, or numbers)
     if isinstance(first, Tensor) and first.dim() and not is_table:
         return torch.cat([each.flatten() for each in parts])
     if any(bool(each != first) for each in parts if each is not first):
-        raise ValueError(f"{INCOMPATIBLE_STATE}: parameters differ in what all have alike")
+        raise ValueError(f"{INCOMPATIBLE_STATE}: parameters differ in a value that all of them share")
     return first

@@ -78,10 +78,10 @@ def check_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:
         names = [name for name in tar.getnames() if name.endswith(".safetensors")]
         file = tar.extractfile(LORA_NAME) if names == [LORA_NAME] else None
         if file is None:
-            raise RuntimeError(f"trained_model.tar holds {names}: expected {LORA_NAME} alone")
+            raise RuntimeError(f"trained_model.tar has the LoRA files {names}: expected only {LORA_NAME}")
         written = load(file.read())
     if written.keys() != tensors.keys():
-        raise RuntimeError("trained_model.tar does not hold the tensors of the LoRA: expected one for each layer")
+        raise RuntimeError("trained_model.tar does not have the tensors of the LoRA: expected those of all layers")
     for name, tensor in written.items():
         _refuse_useless(name, tensor)
 
@@ -157,14 +157,14 @@ def _refuse_useless(name: str, tensor: Tensor) -> None:
     if not torch.isfinite(tensor).all():
         raise RuntimeError(f"the training diverged: {name} is not finite; use a lower learning_rate")
     if not tensor.any():
-        raise RuntimeError(f"the training changed nothing: {name} is all zero; use more steps or learning_rate")
+        raise RuntimeError(f"the training changed nothing: {name} is all zero; increase steps or learning_rate")
 
 
 def _refuse_full_disk(folder: Path, size: int) -> None:
     """Raise OSError before anything is written, as a truncated tar would be returned as if it were complete."""
     free = shutil.disk_usage(folder).free
     if free < DISK_MARGIN * size:
-        raise OSError(f"no room for the tar of the LoRA: it needs {size:,} bytes, {free:,} are free")
+        raise OSError(f"trained_model.tar does not fit on the disk: {free:,} bytes are free, expected {size:,}")
 
 
 def _as_lists(value: object) -> object:

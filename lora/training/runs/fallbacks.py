@@ -82,6 +82,6 @@ def run_with_fallbacks(options: Sequence[Option], attempt: Callable[[Option], Re
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            log.write("out of memory" if option is options[-1] else "out of memory: the next plan needs less")
+            log.write("out of memory" if option is options[-1] else "out of memory: trying a plan that needs less")
         free_memory()  # only here: the error kept the attempt's tensors alive
-    raise RuntimeError("memory does not suffice for this training: use a lower resolution, batch_size or lora_rank")
+    raise RuntimeError("not enough memory for this training: use a lower resolution, batch_size or lora_rank")

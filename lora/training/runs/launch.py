@@ -66,10 +66,11 @@ def train_data_parallel(
                 (folder / STOP).write_text(reason)
         code = process.wait()
     if (folder / OUT_OF_MEMORY).exists():
-        raise torch.OutOfMemoryError("a process of the training had not enough memory")
+        raise torch.OutOfMemoryError("a process of the training ran out of memory")
     if code:
         failed = folder / FAILED
-        raise RuntimeError(failed.read_text() if failed.exists() else f"a process of the training ended with {code}")
+        unknown = f"a process of the training ended with exit code {code}"
+        raise RuntimeError(failed.read_text() if failed.exists() else unknown)
     return read_result(folder)
 
 

@@ -57,7 +57,7 @@ def test_of_many_groups_of_copies_only_some_are_named(tmp_path):
     copies = {f"{index}-{copy}": image for index, image in images(7).items() for copy in "ab"}
     found = warnings(tmp_path, copies)
     assert len(found) == 6
-    assert found[-1] == "and so in 2 more groups"
+    assert found[-1] == "and 2 more groups like that"
 
 
 def test_the_same_file_twice_is_named_once(tmp_path):
@@ -74,7 +74,7 @@ def test_images_that_look_the_same_are_named(tmp_path):
 
 def test_small_images_are_named_with_their_size(tmp_path):
     members = images() | {"small.png": encoded(noisy_image(116, 116, seed=9))}
-    expected = "smaller than 128x128, and trained as they are: 'small.png (116x116)'"
+    expected = "smaller than 128x128, and trained at their own size: 'small.png (116x116)'"
     assert the_warning(tmp_path, members, resolutions=(128, 256)) == expected
 
 
@@ -96,7 +96,7 @@ def test_animations_are_named(tmp_path):
     """A43."""
     frames = [noisy_image(128, 128, seed=seed) for seed in (8, 9)]
     moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert the_warning(tmp_path, images() | {"moving.gif": moving}).endswith("first picture is trained: 'moving.gif'")
+    assert the_warning(tmp_path, images() | {"moving.gif": moving}).endswith("multi-page files is used: 'moving.gif'")
 
 
 def test_images_without_a_caption_are_named_if_others_have_one(tmp_path):

@@ -132,7 +132,7 @@ def test_empty_captions_are_skipped(name, text):
         ("captions.json", "{'a.png': 'a dog'}", "Expecting property name"),
         ("captions.json", '{"a.png": NaN}', "nan"),
         ("captions.json", '{"a.png": ' + "9" * 5000 + "}", "5000 digits"),
-        ("captions.json", '{"a.png": "a", "b.png": "b", "a.png": "c"}', "'a.png' stands there twice"),
+        ("captions.json", '{"a.png": "a", "b.png": "b", "a.png": "c"}', "'a.png' is there twice"),
         ("captions.json", '[{"line\\nbreak": 1, "\\ud800": 2}]', "found 'line\\nbreak', '\\ud800'"),
         ("captions.json", json.dumps([{"x" * 9999: 1}]), "xxx…'"),
         ("captions.json", '{"a.png": ' + '{"a":' * 100_000, "recursion"),

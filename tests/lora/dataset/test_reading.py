@@ -110,8 +110,8 @@ def test_the_error_for_an_unreadable_caption_table_names_it(tmp_path):
     ("name", "content", "reason"),
     [
         ("b.png", b"no image", "not a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC image"),
-        ("b.cr2", b"raw", "not read: send a JPEG or PNG of it"),
-        ("b.NEF", encoded(solid_image(), "TIFF"), "not read: send a JPEG or PNG of it"),
+        ("b.cr2", b"raw", "unsupported image format: convert it to JPEG or PNG"),
+        ("b.NEF", encoded(solid_image(), "TIFF"), "unsupported image format: convert it to JPEG or PNG"),
         ("b.jxl", b"jpeg xl", "not a JPEG"),
         ("b.png", encoded(noisy_image())[:9000], "cannot be decoded"),
         ("b.png", encoded(solid_image(20, 20)), "20x20 is too small"),

@@ -14,7 +14,7 @@ from lora.dataset.similarity import near_duplicates, perceptual_hash, sharpness
 from lora.dataset.sizes import training_size
 from lora.images.size import Size, fit
 from script.tiny_flux.monster import PARTS, draw_parts
-from script.tiny_flux.world import BACKGROUNDS, draw_background
+from script.tiny_flux.world import BACKGROUNDS, render_background
 from tests.tiny import encoded, noisy_image, solid_image
 
 PHOTOS = ("chelsea", "astronaut", "coffee", "rocket", "retina", "camera", "coins", "immunohistochemistry")
@@ -57,7 +57,7 @@ def test_different_photographs_are_not_duplicates():
 
 def monster(background, rng):
     """The monster of the demo, with random position and size."""
-    canvas = draw_background(background, width=128, height=128, rng=rng)
+    canvas = render_background(background, width=128, height=128, rng=rng)
     radius = canvas.width * rng.uniform(0.26, 0.31)
     center = (canvas.width * rng.uniform(0.42, 0.58), canvas.width * rng.uniform(0.42, 0.58))
     draw_parts(canvas, PARTS, centre=center, radius=radius)

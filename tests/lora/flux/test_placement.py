@@ -71,7 +71,7 @@ def needed(streamed):
 def test_a_gpu_too_small_for_streamed_blocks_is_refused_with_the_memory_required(free, found):
     with pytest.raises(MemoryError) as error:
         devices(free)
-    assert_one_sentence(error.value, f"the GPU has {found} of free memory: expected 6.2 GiB or more", "4.7 are to draw")
+    assert_one_sentence(error.value, f"the GPU has {found} of free memory: expected at least 6.2 GiB", "4.7 GiB are")
 
 
 def test_the_bytes_of_components_are_those_of_the_loaded_models():

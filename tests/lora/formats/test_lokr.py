@@ -114,7 +114,7 @@ def test_a_factor_that_is_both_whole_and_a_product_is_refused():
     tensors, _ = make_lokr(splits_first=False, splits_second=True)
     with pytest.raises(ValueError) as error:
         lokr_delta(layer_of(tensors | {f"{NAME}.lokr_w2": torch.ones(6, 8)}))
-    assert_one_sentence(error.value, NAME, "both whole and as a product")
+    assert_one_sentence(error.value, NAME, "both as one matrix and as two")
 
 
 def test_matrices_of_a_factor_with_different_ranks_are_refused():

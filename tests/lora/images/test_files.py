@@ -233,9 +233,9 @@ def test_a_missing_palette_is_refused(tmp_path):
 def test_names_in_a_heic_that_are_not_text_are_refused(tmp_path):
     """These would crash pi-heif and the process."""
     content = heic("orientation-6")
-    assert "list of contents" in reason(tmp_path, content.replace(b"Exif", b"E\xffif", 1))
+    assert "its metadata is damaged" in reason(tmp_path, content.replace(b"Exif", b"E\xffif", 1))
     at = content.index(b"infe") - 4
-    assert "list of contents" in reason(tmp_path, content[:at] + struct.pack(">L", 1) + content[at + 4 :])
+    assert "its metadata is damaged" in reason(tmp_path, content[:at] + struct.pack(">L", 1) + content[at + 4 :])
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "MPO", "HEIC"])

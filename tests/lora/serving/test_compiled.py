@@ -97,7 +97,7 @@ def test_a_compiler_that_fails_logs_one_line_and_the_image_is_generated(monkeypa
     with_backend(monkeypatch, no_kernels)
     compile_for_all_sizes(pipeline, log_line=lines.append)
     (line,) = lines
-    assert line.startswith("blocks are not compiled: ")
+    assert line.startswith("torch.compile failed, so blocks are not compiled: ")
     assert "no kernels for this chip" in line
     assert "\n" not in line
     assert torch.equal(generated(pipeline), before)
@@ -114,7 +114,7 @@ def test_a_compiler_that_fails_at_a_later_call_logs_one_line_and_the_image_is_ge
     with torch._dynamo.config.patch(recompile_limit=0):
         assert torch.equal(generated(pipeline), before)
     (line,) = lines
-    assert line.startswith("blocks are not compiled: ")
+    assert line.startswith("torch.compile failed, so blocks are not compiled: ")
 
 
 @pytest.mark.parametrize(

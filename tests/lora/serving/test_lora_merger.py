@@ -232,7 +232,7 @@ def test_an_incompatible_lora_is_refused_and_the_applied_loras_stay(pipeline, me
     tensors, found = incompatible(loras["a"])[kind]
     with pytest.raises(ValueError) as error:
         merger.apply([applied(loras["c"], name="c"), applied(tensors, name="incompatible", scale=scale)])
-    assert_one_sentence(error.value, "loras[1] 'incompatible' was made for another model", found)
+    assert_one_sentence(error.value, "loras[1] 'incompatible' is incompatible with this model", found)
     assert torch.equal(generated(pipeline), before)
 
 

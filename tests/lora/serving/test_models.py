@@ -144,6 +144,6 @@ def test_after_a_cancel_while_the_int8_transformer_is_removed_the_next_image_is_
 def test_an_incompatible_lora_is_refused_and_the_next_image_is_generated(model):
     before = generated(model)
     incompatible = convert_lora(random_lora(tiny_transformer()))
-    with pytest.raises(ValueError, match=r"^loras\[1\] 'a.tar' was made for another model"):
+    with pytest.raises(ValueError, match=r"^loras\[1\] 'a.tar' is incompatible with this model"):
         generated(model, loras=[AppliedLora("incompatible", incompatible, 1.0, "loras[1] 'a.tar'")])
     assert np.array_equal(generated(model), before)

@@ -32,7 +32,7 @@ def test_a_truncated_prompt_is_noted_with_the_number_of_tokens_that_are_read(pip
     """D2: each word is one token, and one more token ends the text."""
     assert noted(pipeline, prompt="red " * 31, aspect_ratio="1:1") == []
     (note,) = noted(pipeline, prompt="red " * 32, aspect_ratio="1:1")
-    assert note == "the prompt has 33 tokens, of which the first 32 are read"
+    assert note == "the prompt has 33 tokens, but the base reads only the first 32"
 
 
 @pytest.mark.parametrize("sides", [{"width": 64}, {"height": 64}])

@@ -60,7 +60,7 @@ def test_an_image_without_settings_is_refused(tmp_path):
     solid_image().save(tmp_path / "a.png")
     with pytest.raises(ValueError) as error:
         settings_in(tmp_path / "a.png")
-    assert_one_sentence(error.value, "a.png says nothing of how it was drawn")
+    assert_one_sentence(error.value, "a.png has no readable settings")
 
 
 def png_of(width, height):
@@ -90,7 +90,7 @@ STRANGE = {
 def test_a_file_with_unreadable_settings_is_refused(tmp_path, content):
     with pytest.raises(ValueError) as error:
         settings_in(write(tmp_path / "a.webp", content))
-    assert_one_sentence(error.value, "a.webp says nothing of how it was drawn", "expected")
+    assert_one_sentence(error.value, "a.webp has no readable settings", "expected")
 
 
 def test_a_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
@@ -100,5 +100,5 @@ def test_a_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError) as error:
         saved(tmp_path)
-    assert_one_sentence(error.value, "out-0", "No space left", "expected room")
+    assert_one_sentence(error.value, "out-0", "No space left", "expected free disk space")
     assert str(tmp_path) not in str(error.value)

@@ -73,7 +73,7 @@ def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
             },
             "have the ranks 4, 3",
         ),
-        ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 32)}, "FLUX.1 has no place"),
+        ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 32)}, "not match any layer of FLUX.1"),
     ],
 )
 def test_an_invalid_initial_lora_is_refused_with_the_reason(tmp_path, lora, found):
@@ -88,7 +88,7 @@ def test_every_choice_is_logged_once_before_anything_is_loaded(tmp_path, capsys)
         "steps ",
         "learning_rate ",
         "lora_rank ",
-        "checkpoints go to",
+        "checkpoints are saved to",
         "settings:",
         "sigma:",
     ):

@@ -39,14 +39,14 @@ def test_time_between_steps_counts_neither_for_the_speed_nor_for_the_time_left(c
     for step in range(1, 11):
         clock.now += 60  # two seconds for the step, the rest for samples
         progress.report(step, 0.5, 2.0)
-    assert capsys.readouterr().out.splitlines()[-1].endswith("2.00 s a step  3:00 left")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("2.00 s/step  3:00 left")
 
 
 def test_a_resumed_training_knows_how_many_steps_are_left(clock, capsys):
     progress = Progress(a_log(), steps=1000)
     clock.now += 5
     progress.report(991, 0.5, 1.0)
-    assert capsys.readouterr().out.startswith("step 991/1000  loss 0.5000  1.00 s a step  0:09 left")
+    assert capsys.readouterr().out.startswith("step 991/1000  loss 0.5000  1.00 s/step  0:09 left")
 
 
 def test_the_loss_of_preservation_is_shown_from_the_first_step_that_has_one(clock, capsys):
@@ -91,10 +91,10 @@ def test_a_closed_log_does_not_end_a_training(monkeypatch):
 
 def test_lines_and_metrics_of_another_process_are_relayed_separately(capsys):
     print_metric("train.loss", 0.25)
-    print("step 3: drew the sample prompts")
+    print("step 3: generated sample images")
     metrics, lines = [], capsys.readouterr().out.removesuffix("\n").split("\n")
     log = Log(lambda *metric: metrics.append(metric))
     for line in lines:
         relay_line(line, log)
     assert metrics == [("train.loss", 0.25)]
-    assert capsys.readouterr().out == "step 3: drew the sample prompts\n"
+    assert capsys.readouterr().out == "step 3: generated sample images\n"

@@ -150,7 +150,7 @@ def test_an_unreachable_server_is_named():
 def test_a_server_that_never_responds_is_given_up():
     with silent_port() as url:
         started = time.monotonic()
-        with pytest.raises(TransientFailure, match=r"no answer from 127\.0\.0\.1"):
+        with pytest.raises(TransientFailure, match=r"no response from 127\.0\.0\.1"):
             body(HttpRequest(url), a_network(url))
     assert time.monotonic() - started < 3
 
@@ -165,7 +165,7 @@ def test_headers_that_arrive_byte_by_byte_are_given_up():
 
     with service(drip) as server:
         started = time.monotonic()
-        with pytest.raises(TransientFailure, match="no answer"):
+        with pytest.raises(TransientFailure, match="no response"):
             body(HttpRequest(server.url), a_network(server))
     assert time.monotonic() - started < 3
 
@@ -227,7 +227,7 @@ def test_a_job_can_be_cancelled_while_it_waits_for_a_server():
 def test_a_response_that_is_not_http_is_a_transient_failure():
     with (
         service(lambda request, _: request.wfile.write(b"SSH-2.0-OpenSSH\r\n")) as server,
-        pytest.raises(TransientFailure, match="no answer"),
+        pytest.raises(TransientFailure, match="no response"),
     ):
         body(HttpRequest(server.url), a_network(server))
 

@@ -137,7 +137,7 @@ def test_an_unreachable_host_is_reported_within_half_a_minute():
 def test_a_server_that_never_responds_is_retried_and_then_reported(tmp_path):
     """C26."""
     with silent_port() as url:
-        assert "no answer from 127.0.0.1" in refusal(
+        assert "no response from 127.0.0.1" in refusal(
             url, tmp_path, timeouts=replace(SHORT_TIMEOUTS, retry_delays=(0.01,))
         )
 

@@ -78,7 +78,7 @@ def test_the_error_for_a_model_without_a_version_for_flux_names_its_base_model()
 
 
 def test_a_model_without_versions_is_refused():
-    assert "no version" in refusal({"type": "LORA", "modelVersions": []}, CivitaiLora(MODEL))
+    assert "no downloadable version" in refusal({"type": "LORA", "modelVersions": []}, CivitaiLora(MODEL))
 
 
 def test_a_checkpoint_is_refused():

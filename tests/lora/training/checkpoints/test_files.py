@@ -46,7 +46,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_first_field_that_d
     refuse_mismatch(found, IDENTITY, "resume_from")
     with pytest.raises(ValueError) as error:
         refuse_mismatch(found | change, IDENTITY, "resume_from")
-    assert str(error.value) == f"resume_from holds a training of {message}, as this one has"
+    assert str(error.value) == f"resume_from is from a training with {message}, as in this training"
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_only_files_that_the_manifest_names_are_used(untrusted):
     assert_saved_at(checkpoint, 250)
     with pytest.raises(ValueError) as error:
         checkpoint.tensors("other")
-    assert_one_sentence(error.value, "holds no other: expected lora, optimizer")
+    assert_one_sentence(error.value, "has no other: expected one of lora, optimizer")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_manifest_with_an_invalid_file_name_is_refused(untrusted, name):
     """Case B45."""
     files = json.loads((untrusted / "manifest.json").read_text())["files"]
     rewrite_manifest(untrusted, files=files | {name: files["lora.tensors"]})
-    read_error(untrusted, "names a file")
+    read_error(untrusted, "lists the file")
 
 
 @pytest.mark.parametrize("name", ["lora.tensors", "state.json", "manifest.json"])
@@ -91,22 +91,22 @@ def test_a_symlink_is_refused_whatever_its_target(untrusted, tmp_path, name):
     """Case B45; also with the right content, as the target may change afterwards."""
     shutil.move(untrusted / name, tmp_path / "outside")
     (untrusted / name).symlink_to(tmp_path / "outside")
-    read_error(untrusted, f"{name} is no plain file")
+    read_error(untrusted, f"{name} is not a regular file")
 
 
 def test_a_pipe_is_refused_without_waiting_for_it(untrusted):
     (untrusted / "state.json").unlink()
     os.mkfifo(untrusted / "state.json")
-    read_error(untrusted, "state.json is no plain file")
+    read_error(untrusted, "state.json is not a regular file")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[" * 100_000, "in JSON"),
-        (b"9" * 10_000, "in JSON"),
-        (b"[]", "in JSON"),
-        (b"\xff", "in JSON"),
+        (b"[" * 100_000, "is not a JSON object"),
+        (b"9" * 10_000, "is not a JSON object"),
+        (b"[]", "is not a JSON object"),
+        (b"\xff", "is not a JSON object"),
         (b"{}", "format None"),
         (b'{"a": "' + b" " * 17 * 2**20 + b'"}', "more than 16777216 bytes"),
     ],
@@ -150,4 +150,4 @@ def test_a_pickle_in_place_of_a_tensor_file_is_refused(untrusted):
     rewrite_manifest(untrusted, files=files | {"lora.tensors": entry})
     with pytest.raises(ValueError) as error:
         read_checkpoint(untrusted).tensors("lora")
-    assert_one_sentence(error.value, "checkpoint 'step-000250'", "lora.tensors holds no tensors")
+    assert_one_sentence(error.value, "checkpoint 'step-000250'", "lora.tensors is not a safetensors file")

@@ -57,7 +57,7 @@ def difference(one, other):
     with pytest.raises(ValueError) as error:
         refuse_mismatch(json.loads(json.dumps(one)), other, "resume_from")
     assert_one_sentence(error.value)
-    return str(error.value).removeprefix("resume_from holds a training of ").split(" ")[0]
+    return str(error.value).removeprefix("resume_from is from a training with ").split(" ")[0]
 
 
 def test_the_identity_depends_neither_on_the_order_of_images_nor_on_saving_it_as_json(tmp_path, dataset, base):

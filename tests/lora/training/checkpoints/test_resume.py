@@ -104,7 +104,7 @@ def test_the_folder_of_a_checkpoint_is_read_as_a_checkpoint(tmp_path):
 def test_a_folder_of_several_checkpoints_is_refused(tmp_path):
     saved(tmp_path / "run", 3)
     assert refusal(tmp_path / "run", tmp_path) == (
-        "resume_from is the folder 'run' without manifest.json: expected that of one checkpoint"
+        "resume_from is the folder 'run' without manifest.json: expected the folder of a checkpoint"
     )
 
 
@@ -129,7 +129,7 @@ def test_a_tar_with_a_damaged_state_is_refused_and_not_taken_for_a_lora(tmp_path
     members = members_of(saved(tmp_path / "run", 7).newest())
     name = f"{FOLDER}/resume/last/lora.tensors"
     tar = a_tar(tmp_path / "a.tar", members | {name: members[name][:-8] + b"12345678"})
-    assert "another sha256" in refusal(tar, tmp_path)
+    assert "does not match the sha256" in refusal(tar, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["tar", "safetensors"])
@@ -153,13 +153,13 @@ def test_a_missing_path_is_refused(tmp_path):
 def test_a_path_that_is_too_long_for_a_file_raises_no_os_error(tmp_path):
     message = refusal("x" * 300, tmp_path)
     assert message.startswith("resume_from '...xxx")
-    assert "is no reference to a LoRA" in message
+    assert "is not a reference to a LoRA" in message
 
 
 def test_a_compressed_tar_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
         tar.add(write(tmp_path / "a.txt", b"a"), "a.txt")
-    assert "a damaged or a compressed tar" in refusal(tmp_path / "a.tar", tmp_path)
+    assert "a damaged or compressed tar" in refusal(tmp_path / "a.tar", tmp_path)
 
 
 def test_a_truncated_tar_is_refused(tmp_path):
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_this_training_is_resumed_and_logged(tmp_path, capsys):
     saved(tmp_path / "run", 3)
     resume_source = source_of(tmp_path / "run/step-000003", tmp_path)
     assert find_initial_state(resume_source, IDENTITY, steps=1000, log=a_log()).checkpoint.step == 3
-    assert capsys.readouterr().out == f"goes on from step 3, which {tmp_path / 'run/step-000003'} holds\n"
+    assert capsys.readouterr().out == f"resuming from step 3 in {tmp_path / 'run/step-000003'}\n"
 
 
 def test_a_checkpoint_of_another_training_is_refused_with_the_field_that_differs(tmp_path):
@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_field_that_differs
     with pytest.raises(ValueError) as error:
         find_initial_state(resume_source, IDENTITY | {"lora_rank": 8}, steps=1000, log=a_log())
     assert_one_sentence(error.value)
-    assert str(error.value) == "resume_from holds a training of lora_rank 4: expected 8, as this one has"
+    assert str(error.value) == "resume_from is from a training with lora_rank 4: expected 8, as in this training"
 
 
 def test_a_checkpoint_past_the_last_step_is_refused(tmp_path):
@@ -234,12 +234,12 @@ def test_latest_is_the_highest_step_of_all_runs_of_this_training(root, capsys):
     resume_source = find_resume_source("latest", into=root / "resume", read_lora=read_lora)
     checkpoint = find_initial_state(resume_source, IDENTITY, steps=1000, log=a_log()).checkpoint
     assert (checkpoint.step, checkpoint.folder.parent.name) == (9, "first")
-    assert "goes on from step 9" in capsys.readouterr().out
+    assert "resuming from step 9" in capsys.readouterr().out
 
 
 def test_without_a_checkpoint_latest_starts_at_the_first_step_and_logs_that(capsys):
     assert find_initial_state(ResumeSource(is_latest=True), IDENTITY, steps=1000, log=a_log()) == NOTHING
-    assert "has no checkpoint yet; it begins at its first step" in capsys.readouterr().out
+    assert "has no checkpoint yet, so it starts from step 0" in capsys.readouterr().out
 
 
 def damage(run):
@@ -256,7 +256,7 @@ def test_latest_skips_damaged_checkpoints_and_reports_them(root, capsys):
 
 def test_latest_is_refused_if_all_checkpoints_are_damaged(root):
     damage(a_run(root, "first", 3))
-    with pytest.raises(ValueError, match="every checkpoint of this training is damaged") as error:
+    with pytest.raises(ValueError, match="all checkpoints of this training are damaged") as error:
         find_initial_state(ResumeSource(is_latest=True), IDENTITY, steps=1000, log=a_log())
     assert_one_sentence(error.value, "resume_from latest")
 

@@ -143,14 +143,14 @@ def flip_last_byte(folder):
 
 DAMAGES = {
     "truncated": (lambda folder: os.truncate(folder / "lora.tensors", 100), "lora.tensors has 100 bytes, expected"),
-    "bad hash": (flip_last_byte, "lora.tensors has another sha256"),
+    "bad hash": (flip_last_byte, "lora.tensors does not match the sha256"),
     "missing file": (lambda folder: (folder / "optimizer.tensors").unlink(), "optimizer.tensors cannot be read"),
     "state of other length": (lambda folder: (folder / "state.json").write_text("{}"), "state.json has 2 bytes"),
-    "manifest cut": (lambda folder: os.truncate(folder / "manifest.json", 50), "manifest.json is no table"),
-    "manifest empty": (lambda folder: os.truncate(folder / "manifest.json", 0), "manifest.json is no table"),
+    "manifest cut": (lambda folder: os.truncate(folder / "manifest.json", 50), "manifest.json is not a JSON object"),
+    "manifest empty": (lambda folder: os.truncate(folder / "manifest.json", 0), "manifest.json is not a JSON object"),
     "a folder for a file": (
         lambda folder: (shutil.move(folder / "state.json", folder / "x"), (folder / "state.json").mkdir()),
-        "state.json is no plain file",
+        "state.json is not a regular file",
     ),
 }
 

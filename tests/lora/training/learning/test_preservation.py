@@ -288,7 +288,7 @@ def stock_latents(text, seed):
 def test_a_base_that_generates_nan_is_refused():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5)
     transformer.proj_out.weight.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="the base generates images that are not finite"):
+    with pytest.raises(ValueError, match="the base generates NaN or infinity"):
         tiny_preservation(transformer, recipe).generate(SingleProcess(), stop=NO_STOP)
 
 
@@ -381,8 +381,8 @@ def test_the_log_and_the_summary_report_preservation(tmp_path, capsys):
     training = a_training(tmp_path, a_recipe(steps=STEPS, preservation=0.5))
     run(training)
     logged = capsys.readouterr().out
-    assert "preservation: the base generates 3 images of neutral prompts\n" in logged
-    assert "preservation: 3 images generated in " in logged
+    assert "preservation: generating 3 images of neutral prompts with the base\n" in logged
+    assert "preservation: generated 3 images in " in logged
     assert "preservation loss " in logged
     assert "3 steps with preservation." in training.trainer.result(None).summary.line()
 

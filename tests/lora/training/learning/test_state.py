@@ -70,14 +70,14 @@ def test_a_restored_state_continues_bit_for_bit(optimizer, scheduler):
 def test_a_state_of_another_rank_is_refused():
     state, _ = make_state(a_recipe(lora_rank=4))
     other, _ = make_state(a_recipe(lora_rank=8))
-    with pytest.raises(ValueError, match="other layers or another rank"):
+    with pytest.raises(ValueError, match="the layers or the rank of the saved LoRA"):
         state.restore(other.tensors(), other.values())
 
 
 def test_an_average_of_another_rank_is_refused():
     state, _ = make_state(a_recipe(lora_rank=4))
     other, _ = make_state(a_recipe(lora_rank=8))
-    with pytest.raises(ValueError, match="other layers or another rank"):
+    with pytest.raises(ValueError, match="the layers or the rank of the saved LoRA"):
         state.load_average(other.tensors()["average"])
 
 

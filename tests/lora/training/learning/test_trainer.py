@@ -155,7 +155,7 @@ def test_a_stop_request_during_the_last_step_is_no_early_stop(tmp_path):
     with on_nth_call(training.transformer, 3, training.request_stop):
         run(training)
     assert training.trainer.result(None).summary.line() == (
-        "The LoRA is that of step 3 of 3: the last, as no images were held out to compare it on."
+        "The LoRA is from step 3 of 3: the last, as no images were held out to compare it on."
     )
 
 
@@ -231,8 +231,9 @@ def test_a_full_disk_is_logged_and_does_not_end_the_training(tmp_path, uninterru
     training = a_training(tmp_path, a_recipe(steps=STEPS), held_out=unseen_examples(), checkpoint_every=2)
     with full_disk(10_000):
         run(training)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no checkpoint at step")]
-    assert {line.split(":")[0].removeprefix("no checkpoint at step ") for line in lines} >= {"2", "4", "6"}
+    start = "could not save a checkpoint at step "
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(start)]
+    assert {line.split(":")[0].removeprefix(start) for line in lines} >= {"2", "4", "6"}
     assert training.store.newest() is None
     tensors = training.trainer.result(None).tensors
     average = uninterrupted.tensors("average")

@@ -57,7 +57,7 @@ def test_at_the_same_rank_it_is_the_same_lora(lora):
 
 def test_the_number_of_matched_layers_is_reported(lora):
     line = match_layers(lora, shapes_of(tiny_transformer())).line()
-    assert line == f"begins with the LoRA of resume_from: {LAYERS} layers taken, 0 left out"
+    assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 0 ignored"
 
 
 def test_at_a_higher_rank_the_deltas_are_equal_and_the_rest_can_be_trained(lora):
@@ -119,7 +119,7 @@ def test_layers_that_are_not_trained_are_left_out_and_counted(lora):
     shapes = shapes_of(tiny_transformer())
     queries = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q")
     line = match_layers(lora, {name: shapes[name] for name in queries}).line()
-    assert line == f"begins with the LoRA of resume_from: 2 layers taken, {LAYERS - 2} left out"
+    assert line == f"starting from the LoRA in resume_from: 2 layers used, {LAYERS - 2} ignored"
 
 
 def test_layers_that_the_lora_does_not_have_start_without_a_delta(lora):
@@ -131,21 +131,21 @@ def test_layers_that_the_lora_does_not_have_start_without_a_delta(lora):
 
 def test_a_lora_with_no_layer_in_common_is_refused(lora):
     other = {name.replace("_blocks.0", "_blocks.9"): tensor for name, tensor in lora.items() if "0.attn.to_q" in name}
-    with pytest.raises(ValueError, match="none of which this training has") as error:
+    with pytest.raises(ValueError, match="none of which is trained") as error:
         with_initial_lora(other, rank=4)
     assert_one_sentence(error.value, "resume_from is a LoRA on 2 layers")
 
 
 def test_a_lora_of_another_kind_of_model_is_refused():
     name = "lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight"
-    with pytest.raises(ValueError, match=r"^resume_from cannot be begun with: the LoRA holds") as error:
+    with pytest.raises(ValueError, match=r"^resume_from cannot be used: the LoRA has") as error:
         with_initial_lora({name: torch.ones(4, 8)}, rank=4)
     assert_one_sentence(error.value, name, "Stable Diffusion")
 
 
 def test_a_lora_of_another_base_is_refused_with_the_layer_that_differs(lora):
     name = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
-    with pytest.raises(ValueError, match=r"^resume_from has transformer_blocks.0.attn.to_q for 32 x 48") as error:
+    with pytest.raises(ValueError, match=r"^resume_from has transformer_blocks.0.attn.to_q of shape 32 x 48") as error:
         with_initial_lora(lora | {name: torch.zeros(4, 48)}, rank=4)
     assert_one_sentence(error.value, "expected 32 x 32")
 
@@ -175,7 +175,7 @@ def test_the_layout_of_kohya_is_accepted():
 def test_a_dora_is_refused(lora):
     """C88: without its magnitudes, the deltas would be others."""
     magnitude = {"transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector": torch.ones(32)}
-    with pytest.raises(ValueError, match="resume_from cannot be begun with") as error:
+    with pytest.raises(ValueError, match="resume_from cannot be used") as error:
         with_initial_lora(lora | magnitude, rank=4)
     assert_one_sentence(error.value, "lora_magnitude_vector", "is a DoRA", "expected a plain LoRA")
 
@@ -193,7 +193,7 @@ def test_a_lokr_of_too_high_a_rank_is_refused_with_its_layer():
     tensors = {f"transformer.{name}.lokr_w1": torch.ones(8, 8), f"transformer.{name}.lokr_w2_a": torch.ones(4, 9)}
     with pytest.raises(ValueError) as error:
         with_initial_lora(tensors | {f"transformer.{name}.lokr_w2_b": torch.ones(9, 4)}, rank=4)
-    assert_one_sentence(error.value, f"resume_from has {name}, which comes to the rank 72: expected at most 32")
+    assert_one_sentence(error.value, f"resume_from has {name}, which has rank 72: expected at most 32")
 
 
 def test_an_alpha_that_makes_the_lora_infinite_is_refused(lora):
@@ -201,4 +201,4 @@ def test_an_alpha_that_makes_the_lora_infinite_is_refused(lora):
     large = {name: tensor * 1e3 for name, tensor in lora.items()}
     with pytest.raises(ValueError, match=r"an alpha that makes .* infinite") as error:
         with_initial_lora(large | alphas, rank=4)
-    assert_one_sentence(error.value, "resume_from cannot be begun with: the LoRA has", "transformer_blocks.0")
+    assert_one_sentence(error.value, "resume_from cannot be used: the LoRA has", "transformer_blocks.0")

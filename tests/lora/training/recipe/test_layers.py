@@ -117,11 +117,11 @@ def test_layers_to_optimize_regex_is_not_anchored_and_the_note_says_so(names):
 
 @pytest.mark.parametrize("pattern", [r"blocks\.1\.", r"single_transformer_blocks\.\d+", "to_out.0$", "ff.net.2"])
 def test_the_note_does_not_mention_numbers_if_none_is_cut(names, pattern):
-    assert "inside a number" not in searched(names, pattern).note
+    assert "inside numbers" not in searched(names, pattern).note
 
 
 def test_a_pattern_that_begins_inside_a_number_is_noted_too(names):
-    assert "inside a number" in searched(names, r"7\.proj_out").note
+    assert "inside numbers" in searched(names, r"7\.proj_out").note
 
 
 @pytest.mark.parametrize("pattern", [r"attn\.to_q$", r"single.*\.attn\.to", "proj_mlp", r"add_[qk]_proj"])
@@ -139,7 +139,7 @@ def test_a_complete_group_is_not_noted(names, layers):
 
 def test_the_note_on_partial_groups_counts_blocks_and_names_the_first(names):
     note = searched(names, r"\.2\d\.attn\.to_q").note
-    assert "10 blocks with only part of to_q, to_k, to_v" in note
+    assert "10 blocks with only some of to_q, to_k, to_v" in note
     assert "such as single_transformer_blocks.20:" in note
     assert "1 block with" in searched(names, r"single_transformer_blocks\.3\.proj_mlp").note
 
@@ -156,14 +156,14 @@ def test_both_inputs_at_once_are_refused(names):
 def test_an_invalid_pattern_is_refused(names, typed):
     """B9."""
     assert "layers_to_optimize_regex is '" in refusal(names, pattern=typed)
-    assert "not a valid regular expression" in refusal(names, pattern=typed)
-    assert "not a valid regular expression" in refusal(names, layers=typed)
+    assert "expected a valid regex" in refusal(names, pattern=typed)
+    assert "expected a valid regex" in refusal(names, layers=typed)
 
 
 @pytest.mark.parametrize("typed", ["no_such_layer", r"x_embedder", r"^proj_out", "\x00", "ﬁ" * 500])
 def test_a_pattern_that_matches_no_layer_is_refused(names, typed):
-    assert "none of 494 layers; expected a pattern for names such as transformer." in refusal(names, pattern=typed)
-    assert "expected all, no-modulation, attention, fast, or a pattern" in refusal(names, layers=typed)
+    assert "none of 494 layers: expected a regex for layer names such as transformer." in refusal(names, pattern=typed)
+    assert "expected all, no-modulation, attention, fast, or a regex" in refusal(names, layers=typed)
 
 
 def test_a_long_pattern_is_refused(names):

@@ -169,7 +169,7 @@ def test_a_state_of_some_parameters_only_is_refused():
     some = {key: tensor for key, tensor in tensors.items() if not key.startswith("1.")}
     with pytest.raises(ValueError) as error:
         stepper.load(some, {**values, "numbers": {}})
-    assert_one_sentence(error.value, "not of this optimizer", "3 of the 4 parameters")
+    assert_one_sentence(error.value, "does not match this optimizer", "3 of 4 parameters")
 
 
 def test_parameters_that_disagree_about_the_step_are_refused():
@@ -177,5 +177,5 @@ def test_parameters_that_disagree_about_the_step_are_refused():
     stepper, other = Stepper(recipe, parameters()), Stepper(recipe, flattened := parameters())
     take_steps(other, flattened, range(1))
     tensors, values = other.state()
-    with pytest.raises(ValueError, match="parameters differ in what all have alike"):
+    with pytest.raises(ValueError, match="parameters differ in a value that all of them share"):
         stepper.load({**tensors, "1.step": tensors["1.step"] + 1}, values)
