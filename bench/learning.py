@@ -196,7 +196,9 @@ def _at_end(runs: list[Run], arms: list[str], end: str) -> str:
     base = [_spread([statistics.fmean(measure.of(run, "0")) for run in runs]) for measure in MEASURES]
     real = [_spread([100 * statistics.fmean(run["real"][name]) for run in runs]) for name in ("colours", "form")]
     titles = [f"{measure.title} ({measure.better} is better)" for measure in MEASURES]
-    return table([f"at step {end}", *titles], [*rows, ["base without LoRA", *base], ["real renders", "", "", "", *real]])
+    return table(
+        [f"at step {end}", *titles], [*rows, ["base without LoRA", *base], ["real renders", "", "", "", *real]]
+    )
 
 
 def _compare(ours: str, theirs: str, runs: list[Run], end: str) -> str:

@@ -48,8 +48,9 @@ TINY_FLUX = Plan(
     terms=(
         Term(steps=3_000, rate=1.0, decay=0.0, small=0.4, practice=None, seed=1),
         Term(steps=2_000, rate=1.0, decay=0.6, small=0.0, practice=OCCASIONAL, seed=2),
+        Term(steps=5_000, rate=0.8, decay=0.6, small=0.0, practice=OCCASIONAL, seed=4),
     ),
-    distillation=Term(steps=500, rate=1.0, decay=0.6, small=0.0, practice=FREQUENT, seed=3),
+    distillation=Term(steps=800, rate=1.0, decay=0.6, small=0.0, practice=FREQUENT, seed=3),
     measured=15,
     is_compiled=True,
 )

@@ -28,10 +28,10 @@ NUMBER = bytes(4)
 DAMAGES = {
     "an empty file": (b"", "is not a safetensors file: found an empty file"),
     "fewer bytes than a length has": (GOOD[:5], "is not a safetensors file: found 5 other bytes"),
-    "a length and nothing else": (GOOD[:8], "is no safetensors file"),
+    "a length and nothing else": (GOOD[:8], "is not a safetensors file"),
     "zeros": (bytes(5000), "is not a safetensors file: found 5,000 bytes that begin with zeros"),
     "a web page": (b"\n<!DOCTYPE html><html></html>", "is not a safetensors file: found a web page"),
-    "a pickle": (b"\x80\x02}q\x00." + bytes(2000), "is no safetensors file"),
+    "a pickle": (b"\x80\x02}q\x00." + bytes(2000), "is not a safetensors file"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a git-lfs pointer"),
     "a cut in the header": (
         GOOD[:50],
@@ -40,15 +40,15 @@ DAMAGES = {
     "a cut in the tensors": (GOOD[:-7], f"7 bytes are missing: found {len(GOOD) - 7} bytes, expected {len(GOOD)}"),
     "no tensors but their header": (GOOD[: 8 + HEADER_BYTES], f"is cut short, {4 * 14} bytes are missing"),
     "bytes behind the end": (GOOD + b"12345", "is 5 bytes too long"),
-    "a header of a forged length": (file_bytes(b"{}", length=2**62), "is no safetensors file"),
+    "a header of a forged length": (file_bytes(b"{}", length=2**62), "is not a safetensors file"),
     "a text that begins with a number": (
         file_bytes(b"hello", length=10_000),
         "is not a safetensors file: found 13 other bytes",
     ),
-    "a header that is no JSON": (file_bytes(b'{"a": '), "is no safetensors file"),
-    "a header of brackets": (file_bytes(b'{"a":' + b"[" * 100_000), "is no safetensors file"),
-    "a header that is not text": (file_bytes(b"{\xff\xff}"), "is no safetensors file"),
-    "an offset that is negative": (file_bytes({"a": entry(-4, 0)}), "is no safetensors file"),
+    "a header that is no JSON": (file_bytes(b'{"a": '), "is not a safetensors file"),
+    "a header of brackets": (file_bytes(b'{"a":' + b"[" * 100_000), "is not a safetensors file"),
+    "a header that is not text": (file_bytes(b"{\xff\xff}"), "is not a safetensors file"),
+    "an offset that is negative": (file_bytes({"a": entry(-4, 0)}), "is not a safetensors file"),
     "an offset beyond all files": (file_bytes({"a": entry(0, 2**80)}), "is cut short"),
     "a tensor longer than its shape": (file_bytes({"a": entry(0, 8)}, data=NUMBER * 2), "is damaged"),
     "tensors that overlap": (file_bytes({"a": entry(0, 4), "b": entry(0, 4)}, data=NUMBER), "is damaged"),
@@ -107,7 +107,7 @@ def test_a_forged_length_takes_no_memory(tmp_path):
     with file.open("wb") as opened:
         opened.write(file_bytes(b"{", length=2**40 - 8))
         opened.truncate(2**40)
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         check_weight_file(file)
 
 

@@ -190,9 +190,9 @@ def _warnings(recipe: Recipe, *, images: int, images_per_step: int, are_steps_gi
             f"preservation {recipe.preservation:g} of {counted(recipe.steps, 'step')} is less than one step: it is off"
         )
     if are_steps_given and exposures > MOST_EXPOSURES:
-        notes.append(f"each image is trained {exposures:.0f} times: above {MOST_EXPOSURES}, LoRAs may overfit")
+        notes.append(f"each image is seen {exposures:.0f} times: above {MOST_EXPOSURES}, LoRAs may overfit")
     if are_steps_given and exposures < LEAST_EXPOSURES:
-        notes.append(f"each image is trained {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may underfit")
+        notes.append(f"each image is seen {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may underfit")
     travel = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
     if recipe.optimizer in ADAM_OPTIMIZERS and not LEAST_TRAVEL <= travel <= MOST_TRAVEL:
         usual = f"{LEAST_TRAVEL} to {MOST_TRAVEL} is usual"

@@ -108,7 +108,7 @@ def test_weights_that_are_not_numbers_are_refused(base, component):
         return {**tensors, name: torch.full_like(tensors[name], NOT_A_NUMBER)}
 
     change_weights(base, component, spoil)
-    assert "expected weights" in refusal(base, component)
+    assert "expected finite weights" in refusal(base, component)
 
 
 @pytest.mark.parametrize("component", ["tokenizer", "tokenizer_2"])

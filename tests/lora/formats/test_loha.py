@@ -73,4 +73,4 @@ def test_tensors_that_do_not_match_are_refused(part, shape):
     tensors, _ = make_loha()
     with pytest.raises(ValueError) as error:
         loha_delta(layer_of(tensors | {f"{NAME}.hada_{part}": torch.ones(shape)}))
-    assert_one_sentence(error.value, NAME, "do not fit")
+    assert_one_sentence(error.value, NAME, "do not match")

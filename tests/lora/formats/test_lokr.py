@@ -121,4 +121,4 @@ def test_matrices_of_a_factor_with_different_ranks_are_refused():
     tensors, _ = make_lokr(splits_first=False, splits_second=True)
     with pytest.raises(ValueError) as error:
         lokr_delta(layer_of(tensors | {f"{NAME}.lokr_w2_b": torch.ones(3, 8)}))
-    assert_one_sentence(error.value, NAME, "do not fit")
+    assert_one_sentence(error.value, NAME, "do not match")

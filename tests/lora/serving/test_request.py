@@ -133,7 +133,7 @@ def test_guidance_has_two_names_and_is_3_5_if_neither_is_given():
 def test_two_different_guidances_are_refused():
     with pytest.raises(ValueError) as error:
         checked(guidance=2, guidance_scale=3)
-    assert_one_sentence(error.value, "guidance_scale is 3 and guidance is 2", "expected one of them")
+    assert_one_sentence(error.value, "guidance_scale is 3 and guidance is 2", "expected only one of them")
 
 
 def test_the_default_number_of_steps_depends_on_the_base():

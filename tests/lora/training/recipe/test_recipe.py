@@ -153,12 +153,12 @@ def test_the_reported_rate_of_prodigy_is_the_one_that_it_is_given(given, expecte
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"images": 9, "steps": 1000, "learning_rate": 1e-4}, "each image is trained 111 times: above 100"),
-        ({"images": 40, "steps": 400, "learning_rate": 4e-4}, "each image is trained 10 times: below 20"),
+        ({"images": 9, "steps": 1000, "learning_rate": 1e-4}, "each image is seen 111 times: above 100"),
+        ({"images": 40, "steps": 400, "learning_rate": 4e-4}, "each image is seen 10 times: below 20"),
         ({"images": 20, "steps": 1000, "learning_rate": 6e-4}, "learning_rate times steps is 0.6 (at rank 16)"),
         ({"images": 10, "steps": 300, "learning_rate": 1e-4}, "learning_rate times steps is 0.03 (at rank 16)"),
-        ({"images": 20, "steps": 500, "batch_size": 5}, "each image is trained 125 times"),
-        ({"images": 20, "steps": 500, "processes": 5}, "each image is trained 125 times"),
+        ({"images": 20, "steps": 500, "batch_size": 5}, "each image is seen 125 times"),
+        ({"images": 20, "steps": 500, "processes": 5}, "each image is seen 125 times"),
         ({"images": 20, "steps": 1000, "learning_rate": 4e-4, "lora_rank": 64}, "learning_rate times steps is 0.8"),
     ],
 )

@@ -288,6 +288,6 @@ def test_a_full_disk_is_noticed_before_the_tar_is_written(tmp_path, found, monke
     """Case B21: a truncated tar would be returned as if it were complete."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(OSError, match="trained_model.tar does not fit on the disk"):
+    with pytest.raises(OSError, match=r"trained_model\.tar does not fit on the disk"):
         written(tiny_lora_transformer(), found, tmp_path)
     assert not (tmp_path / "trained_model.tar").exists()
