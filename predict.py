@@ -7,7 +7,7 @@ from typing import Any, Optional
 from cog import BaseRunner, Input, Path, Secret
 
 from lora.heap import trim_heap
-from lora.serving.inputs import Prediction, complete_inputs, receive_uploads
+from lora.serving.inputs import PredictionInputs, complete_inputs, receive_uploads
 from lora.serving.lora_cache import LoraCache
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model, Models
@@ -34,21 +34,21 @@ class Runner(BaseRunner):
         timer = StageTimer("setup")
         self.files = own_temporary_folder("inputs")
         self.lora_cache, self.models = LoraCache(), Models(log_line=print)
-        self.trained = str(weights or "").strip()
-        self.own: AppliedLora | None = None
+        self.trained_reference = str(weights or "").strip()
+        self.trained_lora: AppliedLora | None = None
         self.base, safety = find_base(), find_safety()
         with timer.stage("weights checked"):
             check_base(self.base)
         with read_ahead(weight_files(self.base.path)):
-            if self.trained:
+            if self.trained_reference:
                 with timer.stage("LoRA of this version read"):
-                    self.own = self._load_lora(RequestedLora(self.trained, 1.0, TRAINED), Tokens())
+                    self.trained_lora = self._load_lora(RequestedLora(self.trained_reference, 1.0, TRAINED), Tokens())
             with timer.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
             with timer.stage("base loaded"), with_remedy(self.base):
                 model = self.models.model(self.base.path)
-        if self.own:
-            model.apply([self.own])  # an incompatible LoRA fails here, and the first request finds it applied
+        if self.trained_lora:
+            model.apply([self.trained_lora])  # an incompatible LoRA fails here, and the first request finds it applied
         self.can_disable_checker = safety.can_be_disabled
         self.is_set_up = True
         print(safety.line(), timer.line(), sep="\n")
@@ -148,7 +148,9 @@ class Runner(BaseRunner):
         trim_heap()
         inputs = receive_uploads(complete_inputs(inputs, entry=Runner.run), folder=self.files)
         base = requested_base(inputs["model"], served=self.base)
-        prediction = Prediction.checked(inputs, takes_guidance=takes_guidance(base), trained=self.trained)
+        prediction = PredictionInputs.checked(
+            inputs, takes_guidance=takes_guidance(base), trained=self.trained_reference
+        )
         checker = None if prediction.is_checker_disabled and self.can_disable_checker else self.checker
         tokens = Tokens(*(_token(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
         loras = [self._load_lora(lora, tokens) for lora in prediction.loras]
@@ -166,8 +168,8 @@ class Runner(BaseRunner):
 
     def _load_lora(self, requested: RequestedLora, tokens: Tokens) -> AppliedLora:
         """Read a requested LoRA; the LoRA of a trained version was read in the setup, and its file may be gone."""
-        if self.own and requested.named == TRAINED:
-            return replace(self.own, scale=requested.scale)
+        if self.trained_lora and requested.named == TRAINED:
+            return replace(self.trained_lora, scale=requested.scale)
         with open_lora(requested.reference, named=requested.named, tokens=tokens) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read)
         return AppliedLora(cached.digest, cached.lora, requested.scale, file.named)

@@ -9,7 +9,7 @@ from lora.training.checkpoints.resume import find_resume_source
 from lora.training.preparation import prepare
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
-from lora.training.stages import encode, pack, run_training
+from lora.training.stages import encode, run_training, write_output
 from lora.training.stop import Stop, Termination
 from lora.workspace import workspace
 from weights.base_files import weight_files
@@ -18,7 +18,7 @@ from weights.readahead import read_ahead
 from weights.references import read_lora
 
 # Only the main thread can install signal handlers, and Cog's worker runs Python in it only while it imports this file.
-TERMINATION = Termination.listening()
+TERMINATION = Termination.install()
 
 
 class TrainingOutput(BaseModel):
@@ -209,4 +209,4 @@ def train(
             dataset = encode(prepared, folder=folder, log=log)
         stop.raise_if_requested()
         trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)
-        return TrainingOutput(weights=Path(pack(prepared, trained, folder=folder, log=log)))
+        return TrainingOutput(weights=Path(write_output(prepared, trained, folder=folder, log=log)))

@@ -16,7 +16,7 @@ from lora.training.learning.state import TrainingState
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.presets import PRESETS
-from lora.training.recipe.recipe import Recipe, choose
+from lora.training.recipe.recipe import Recipe, make_recipe
 from lora.training.recipe.sigmas import Shift
 from script.openapi import training_inputs
 
@@ -43,7 +43,7 @@ def recipe_of(preset: str, *, steps: int, seed: int) -> Recipe:
     """The recipe of a preset with all other inputs at their defaults, except the number of steps and the seed."""
     inputs = {name: schema.get("default") for name, schema in training_inputs(ROOT).items() if name not in FILES}
     left_open = {"lora_type": preset, "learning_rate": 0, "lora_rank": 0, "steps": steps, "seed": seed}
-    return choose(TrainConfig.checked(**inputs | left_open), images=TRAINING_IMAGES, processes=1).recipe
+    return make_recipe(TrainConfig.checked(**inputs | left_open), images=TRAINING_IMAGES, processes=1).recipe
 
 
 def train_arm(

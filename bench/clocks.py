@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 MILLISECONDS_BETWEEN = 500
-MOST_APART = 0.02  # the largest difference of clocks at which contenders are comparable
+MAX_APART = 0.02  # the largest difference of clocks at which contenders are comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def as_line(clocks: list[float | None]) -> str:
     if not known:
         return "SM clock: unknown"
     least, most = min(known), max(known)
-    warning = ": more than 2 % apart, so run it again" if most > least * (1 + MOST_APART) else ""
+    warning = ": more than 2 % apart, so run it again" if most > least * (1 + MAX_APART) else ""
     return f"SM clock: {least:.0f} to {most:.0f} MHz{warning}"
 
 

@@ -71,7 +71,7 @@ class ColdStart:
     files: str
     imported: float
     ready: float
-    first_picture: float
+    first_image: float
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def _measure(planned: PlannedStart, base: Path, side: int) -> ColdStart:
     began = time.time()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     times = parse_timestamps(done.stdout)
-    imported, ready, first_image = (each - began for each in (times.imported, times.ready, times.first_picture))
+    imported, ready, first_image = (each - began for each in (times.imported, times.ready, times.first_image))
     return ColdStart(planned.contender, planned.files, imported, ready, first_image)
 
 
@@ -131,11 +131,11 @@ def _drop_from_cache(base: Path) -> None:
 def as_markdown(starts: list[ColdStart]) -> str:
     """A table of all starts."""
     titles = ["contender", "files", "imported", "ready", "first image", f"speedup over {STOCK}"]
-    baseline = {start.files: start.first_picture for start in starts if start.contender == STOCK}
+    baseline = {start.files: start.first_image for start in starts if start.contender == STOCK}
     rows = []
     for start in starts:
-        seconds = [f"{each:.1f} s" for each in (start.imported, start.ready, start.first_picture)]
-        rows.append([start.contender, start.files, *seconds, f"{baseline[start.files] / start.first_picture:.2f}"])
+        seconds = [f"{each:.1f} s" for each in (start.imported, start.ready, start.first_image)]
+        rows.append([start.contender, start.files, *seconds, f"{baseline[start.files] / start.first_image:.2f}"])
     return table(titles, rows)
 
 

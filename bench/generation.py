@@ -89,7 +89,7 @@ def small() -> Extent:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of an arm. Seconds are by task; the time of a picture does not include encoding its text."""
+    """One run of an arm. Seconds are by task; the time of an image does not include encoding its text."""
 
     arm: str
     ready: float  # seconds until the first LoRA is applied and an image of few steps is generated, including compiling
@@ -154,7 +154,7 @@ def _tasks(arm: Arm, applier: LoraApplier, extent: Extent, files: list[Path]) ->
     """The tasks to time, in this order; the number of a round determines the LoRA or its scale."""
     latent_side = extent.side // VAE_FACTOR
     latents = torch.randn(1, LATENT_CHANNELS, latent_side, latent_side).to(device(), precision())
-    yield "picture", lambda _: _generate(applier, extent, extent.steps)
+    yield "image", lambda _: _generate(applier, extent, extent.steps)
     yield "text", lambda _: encode_prompt(applier.pipeline, TEXT)
     yield "decoding", lambda _: _decode(applier.pipeline, latents)
     if arm.has_lora:
@@ -215,7 +215,7 @@ def as_markdown(measurements: list[Measurement]) -> str:
     timed = list(dict.fromkeys(what for each in measurements for what in each.seconds))
     arms = dict.fromkeys(each.arm for each in measurements)
     by_arm = {arm: [each for each in measurements if each.arm == arm] for arm in arms}
-    images = {arm: _median(found, "picture") for arm, found in by_arm.items()}
+    images = {arm: _median(found, "image") for arm, found in by_arm.items()}
     titles = [
         "contender",
         *timed,

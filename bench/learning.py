@@ -72,7 +72,7 @@ def main() -> None:
     extent = SMALL if arguments.small else replace(FULL, steps=arguments.steps)
     names, seeds = (["monster"], SEEDS[:1]) if arguments.small else (arguments.concepts, SEEDS[: arguments.seeds])
     jobs = [
-        Job(name, seed, arm, extent, arguments.pictures)
+        Job(name, seed, arm, extent, arguments.images)
         for seed, name, arm in itertools.product(seeds, names, arguments.arms)
     ]
     runs = all_runs(jobs, kept, workers=arguments.workers)
@@ -270,7 +270,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=list(CONCEPTS), help="figures to train")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="arms to compare")
     parser.add_argument("--workers", type=int, default=2, help="processes, with one thread each (default: %(default)s)")
-    parser.add_argument("--pictures", type=Path, help="folder for the generated images, a strip per run and step")
+    parser.add_argument("--images", type=Path, help="folder for the generated images, a strip per run and step")
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ class Timestamps:
 
     imported: float
     ready: float
-    first_picture: float
+    first_image: float
 
 
 def parse_arguments() -> Arguments:

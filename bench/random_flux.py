@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.frozen_transformer import WeightPlacement, build_transformer
-from lora.flux.prompt import MOST_TEXT_TOKENS, Prompt
+from lora.flux.prompt import MAX_TEXT_TOKENS, Prompt
 from lora.formats.shapes import Shape
 from weights.bases import WEIGHTS
 
@@ -61,7 +61,7 @@ DEV = Sizes(
         **{"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24, "vocab_size": 32128},
         **{"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "is_encoder_decoder": False, "use_cache": False},
     },
-    text_tokens=MOST_TEXT_TOKENS,
+    text_tokens=MAX_TEXT_TOKENS,
 )
 
 

@@ -32,7 +32,7 @@ from weights.bases import SETTING, find_base
 
 RANK = 16
 ROUNDS, STEPS = 7, 8
-MOST_APPLIED = 3
+MAX_APPLIED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def main() -> None:
     side = arguments.side or appliers["ours"].pipeline.vae.config.sample_size
     extent = Extent(1, 1, 64) if arguments.small else Extent(ROUNDS, STEPS, side)
     with tempfile.TemporaryDirectory() as folder:
-        count = max(extent.rounds + 2, MOST_APPLIED)
+        count = max(extent.rounds + 2, MAX_APPLIED)
         files = _random_loras(appliers["ours"].pipeline, Path(folder), count=count)
         seconds = {task: _in_turn(appliers, files, extent, task) for task in TASKS}
     about = machine("torch", "diffusers", "peft", "transformers", "safetensors")
@@ -116,13 +116,13 @@ class TimedTask:
 
 
 TASKS = {
-    "a LoRA that was never worn": TimedTask(1, _first),
-    "a LoRA that was worn before": TimedTask(1, _switch),
+    "a new LoRA": TimedTask(1, _first),
+    "a LoRA that was applied before": TimedTask(1, _switch),
     "another scale": TimedTask(1, _rescale),
-    "a picture without": TimedTask(0, _generate),
-    "a picture with 1 LoRA": TimedTask(1, _generate),
-    "a picture with 3 LoRAs": TimedTask(MOST_APPLIED, _generate),
-    "another scale and a picture": TimedTask(1, _rescale_and_generate),
+    "an image without": TimedTask(0, _generate),
+    "an image with 1 LoRA": TimedTask(1, _generate),
+    "an image with 3 LoRAs": TimedTask(MAX_APPLIED, _generate),
+    "another scale and an image": TimedTask(1, _rescale_and_generate),
 }
 
 

@@ -27,7 +27,7 @@ from lora.flux.loading import device, free_memory, precision
 from lora.training.memory.out_of_memory import is_out_of_memory
 
 IMAGES = 16
-WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS = 3, 4, 25
+WARM_UPS, MIN_ROUNDS, MAX_ROUNDS = 3, 4, 25
 SECONDS = 2.5  # of the rounds of a measurement, about
 # FLOP of a step of one image without recomputed activations, by its side: performance.md 1.2, counted.
 STEP_FLOP = {512: 45.5e12, 768: 92.2e12, 1024: 171.1e12}
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: %(default)s)")
     arguments = parser.parse_args()
     full = Extent(
-        tuple(arguments.sides), arguments.batch, (*ARMS, *reversed(ARMS)), WARM_UPS, LEAST_ROUNDS, MOST_ROUNDS, SECONDS
+        tuple(arguments.sides), arguments.batch, (*ARMS, *reversed(ARMS)), WARM_UPS, MIN_ROUNDS, MAX_ROUNDS, SECONDS
     )
     small = Extent((64,), arguments.batch, SOME, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
     extent, sizes = (small, tiny_sizes()) if arguments.small else (full, DEV)

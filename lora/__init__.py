@@ -1,4 +1,4 @@
-"""Teach FLUX.1 a subject or a style, and draw with what was taught. Knows no Cog and no URL."""
+"""Trains LoRAs for FLUX.1 and generates images with them. Knows no Cog and no URL."""
 
 import logging
 

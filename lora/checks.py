@@ -6,7 +6,7 @@ from collections.abc import Sequence
 LARGEST_SHOWN = 2**63
 
 
-def whole_number(name: str, value: object, *, at_least: int, at_most: int) -> int:
+def check_int(name: str, value: object, *, at_least: int, at_most: int) -> int:
     """Return `value` as an int (Cog may pass 3 as 3.0); raises ValueError unless it is whole and within the bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise ValueError(f"{name} is {_short_repr(value)}: expected a whole number from {at_least} to {at_most}")
@@ -15,14 +15,14 @@ def whole_number(name: str, value: object, *, at_least: int, at_most: int) -> in
     return int(value)
 
 
-def number(name: str, value: object, *, at_least: float, at_most: float) -> float:
+def check_float(name: str, value: object, *, at_least: float, at_most: float) -> float:
     """Return `value` as a float; raises ValueError unless it is a number within the bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= at_most:
         raise ValueError(f"{name} is {_short_repr(value)}: expected a number from {at_least:g} to {at_most:g}")
     return float(value)
 
 
-def text(name: str, value: object, *, at_most: int) -> str:
+def check_text(name: str, value: object, *, at_most: int) -> str:
     """Return `value` unchanged; raises ValueError unless it is text of at most `at_most` characters."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is {_short_repr(value)}: expected text")
@@ -31,21 +31,21 @@ def text(name: str, value: object, *, at_most: int) -> str:
     return value
 
 
-def listing(name: str, value: object) -> list[object]:
+def check_list(name: str, value: object) -> list[object]:
     """Return `value` unchanged; raises ValueError unless it is a list."""
     if not isinstance(value, list):
         raise ValueError(f"{name} is {_short_repr(value)}: expected a list")
     return value
 
 
-def yes_or_no(name: str, value: object) -> bool:
+def check_bool(name: str, value: object) -> bool:
     """Return `value` unchanged; raises ValueError unless it is true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {_short_repr(value)}: expected true or false")
     return value
 
 
-def one_of(name: str, value: object, choices: Sequence[str]) -> str:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """Return `value` unchanged; raises ValueError unless it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} is {_short_repr(value)}: expected one of {', '.join(choices)}")

@@ -10,7 +10,7 @@ from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 
-COLUMNS, MOST_IMAGES = 5, 100
+COLUMNS, MAX_IMAGES = 5, 100
 TILE, THUMBNAIL, GAP = 250, 210, 14
 LINES, LINE = 8, 17
 PAPER, CARD, INK, FAINT = (244, 243, 239), (255, 255, 255), (30, 30, 36), (120, 120, 128)
@@ -18,7 +18,7 @@ PAPER, CARD, INK, FAINT = (244, 243, 239), (255, 255, 255), (30, 30, 36), (120, 
 
 def dataset_sheet(dataset: Dataset, inspector: Inspector) -> tuple[Image.Image, int]:
     """Draw the contact sheet; returns it with the number of images on it."""
-    images = dataset.images[:MOST_IMAGES]
+    images = dataset.images[:MAX_IMAGES]
     columns, rows = min(COLUMNS, len(images)), -(-len(images) // COLUMNS)
     height = THUMBNAIL + LINES * LINE + 2 * GAP
     sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)

@@ -126,7 +126,7 @@ def errors_are_caught_by_their_names(module: Module) -> Iterator[str]:
             yield f"suppresses every error at line {node.lineno}"
 
 
-def nobody_bends_the_import_path(module: Module) -> Iterator[str]:
+def sys_path_is_not_changed(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path":
             yield f"uses sys.path at line {node.lineno}"
@@ -134,7 +134,7 @@ def nobody_bends_the_import_path(module: Module) -> Iterator[str]:
         yield "imports sys.path"
 
 
-def nobody_declares_globals(module: Module) -> Iterator[str]:
+def nothing_is_declared_global(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Global):
             yield f"declares {', '.join(node.names)} global at line {node.lineno}"

@@ -42,7 +42,7 @@ def test_the_serving_benchmark_times_all_tasks_of_both_contenders(small, monkeyp
     numbers, printed = small(serving)
     assert len(numbers["seconds"]) == 7
     assert all(len(found[name]) == 1 for found in numbers["seconds"].values() for name in ("ours", "stock"))
-    assert "| a picture with 3 LoRAs |" in printed
+    assert "| an image with 3 LoRAs |" in printed
 
 
 def test_the_benchmark_of_rates_measures_what_a_cpu_supports(small):
@@ -77,7 +77,7 @@ def test_without_a_base_the_serving_benchmark_compares_all_arms(small, monkeypat
     numbers, printed = small(serving)
     assert [each["arm"] for each in numbers["visits"]] == [arm.name for arm in generation.ARMS]
     for arm, measured in zip(generation.ARMS, numbers["visits"], strict=True):
-        assert {"picture", "text", "decoding"} <= measured["seconds"].keys()
+        assert {"image", "text", "decoding"} <= measured["seconds"].keys()
         assert ("another LoRA" in measured["seconds"]) is arm.has_lora
     assert printed.splitlines()[-1].startswith("| ours, go_fast |")
 
@@ -88,7 +88,7 @@ def test_the_benchmark_of_cold_starts_leaves_no_weights(small, tmp_path: Path, m
     monkeypatch.setattr(tempfile, "tempdir", None)
     numbers, printed = small(cold_start)
     assert [start["contender"] for start in numbers["starts"]] == ["diffusers", "ours"]
-    assert all(0 < start["imported"] < start["ready"] < start["first_picture"] for start in numbers["starts"])
+    assert all(0 < start["imported"] < start["ready"] < start["first_image"] for start in numbers["starts"])
     assert printed.splitlines()[-1].startswith("| ours |")
     assert not list(folder.glob("flux-lora-bench-*"))
 

@@ -1,4 +1,4 @@
-"""The build of the embedded base gives the same pipeline in any number of sittings (runs of the build)."""
+"""The build of the embedded base gives the same pipeline in any number of runs."""
 
 import filecmp
 import pickle
@@ -12,11 +12,11 @@ from diffusers import FluxPipeline
 from script.tiny_flux.autoencoder import AutoencoderSettings
 from script.tiny_flux.autoencoder_pool import Crops
 from script.tiny_flux.build import Build
+from script.tiny_flux.build_run import RunOverError, TimedRun
 from script.tiny_flux.courses import Course, Courses
 from script.tiny_flux.pictures import Size
 from script.tiny_flux.plan import Plan
 from script.tiny_flux.rehearsal import Practice
-from script.tiny_flux.sitting import SittingOverError, TimedSitting
 from script.tiny_flux.state import OtherSettingsError, StageState, StateFolder
 from script.tiny_flux.tokenizers import TEXT_TOKENS
 from script.tiny_flux.transformer import Term
@@ -42,8 +42,8 @@ PLAN = Plan(
 
 
 @dataclass
-class CountedSitting:
-    """A sitting that is over after some steps or files of images."""
+class CountedRun:
+    """A run that is over after some steps or files of images."""
 
     left: int
 
@@ -53,34 +53,34 @@ class CountedSitting:
 
 
 def build(into: Path, *, state: Path, steps: int, plan: Plan = PLAN) -> int:
-    """Build in sittings of `steps` steps, and return the number of sittings."""
+    """Build in runs of `steps` steps, and return the number of runs."""
     for number in range(1, 50):
-        builder = Build(plan, folder=StateFolder(state), sitting=CountedSitting(steps), device=torch.device("cpu"))
+        builder = Build(plan, folder=StateFolder(state), run=CountedRun(steps), device=torch.device("cpu"))
         try:
             builder.run(into=into)
-        except SittingOverError:
+        except RunOverError:
             continue
         return number
     raise AssertionError("the build does not end")
 
 
 @pytest.fixture(scope="module")
-def built_in_one_sitting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_in_one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     into = tmp_path_factory.mktemp("built")
     assert build(into, state=tmp_path_factory.mktemp("state"), steps=100) == 1
     return into
 
 
-def test_a_build_in_several_sittings_gives_the_same_bytes(built_in_one_sitting, tmp_path):
+def test_a_build_in_several_runs_gives_the_same_bytes(built_in_one_run, tmp_path):
     assert build(tmp_path / "base", state=tmp_path / "state", steps=4) > 3
-    names = [path.relative_to(built_in_one_sitting) for path in built_in_one_sitting.rglob("*") if path.is_file()]
-    same, different, missing = filecmp.cmpfiles(built_in_one_sitting, tmp_path / "base", names, shallow=False)
+    names = [path.relative_to(built_in_one_run) for path in built_in_one_run.rglob("*") if path.is_file()]
+    same, different, missing = filecmp.cmpfiles(built_in_one_run, tmp_path / "base", names, shallow=False)
     assert (different, missing) == ([], [])
     assert len(same) == len(names) > 10
 
 
-def test_stock_diffusers_loads_the_built_base_and_generates_with_it(built_in_one_sitting):
-    pipeline = FluxPipeline.from_pretrained(built_in_one_sitting, dtype=torch.float32)
+def test_stock_diffusers_loads_the_built_base_and_generates_with_it(built_in_one_run):
+    pipeline = FluxPipeline.from_pretrained(built_in_one_run, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         "a red star in a meadow", width=32, height=32, num_inference_steps=1, max_sequence_length=TEXT_TOKENS
@@ -107,7 +107,7 @@ def test_a_failed_save_keeps_the_state_before_it(tmp_path):
     assert torch.equal(state.trainer["weight"], torch.ones(3))
 
 
-def test_a_sitting_ends_after_its_minutes():
-    assert TimedSitting(0).is_over()
-    assert not TimedSitting(1).is_over()
-    assert not TimedSitting(None).is_over()
+def test_a_run_ends_after_its_minutes():
+    assert TimedRun(0).is_over()
+    assert not TimedRun(1).is_over()
+    assert not TimedRun(None).is_over()

@@ -25,7 +25,7 @@ from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.validation import hold_out
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
-from lora.training.recipe.recipe import choose
+from lora.training.recipe.recipe import make_recipe
 from lora.training.stop import Stop, Termination
 from script.demo import TRAINING, WITH_TRIGGER
 from script.tiny_flux import learning
@@ -68,7 +68,7 @@ def train_lora(folder: Path, **changes: object) -> TrainedLora:
     """Train as in the demo, with changed inputs."""
     encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, WeightPlacement("fp32", False, CPU))
     config = checked_config(**{**TRAINING, **changes})
-    recipe = choose(config, images=TRAINING_IMAGES, processes=1).recipe
+    recipe = make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
     found = read_archive(ARCHIVE, into=folder, resolutions=config.resolutions, crops=recipe.views)
     dataset = replace(found, neutral_prompts=neutral_prompts(BASE)).encoded(encoders)
     monsters, world = learning.monsters(encoders), learning.world(encoders)

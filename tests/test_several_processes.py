@@ -155,8 +155,8 @@ def test_no_worker_outlives_a_killed_parent_process(trainer):
 
 def workers(training: Training) -> list[psutil.Process]:
     """The processes that take the steps."""
-    family = psutil.Process(training.process.pid).children(recursive=True)
-    return [each for each in family if "accelerate" not in " ".join(each.cmdline())]
+    processes = psutil.Process(training.process.pid).children(recursive=True)
+    return [each for each in processes if "accelerate" not in " ".join(each.cmdline())]
 
 
 def test_a_killed_worker_fails_the_training_with_one_clear_sentence(trainer):

@@ -28,7 +28,7 @@ from script.tiny_flux.world import (
 from weights.bases import WEIGHTS
 
 BASE = WEIGHTS / "tiny-flux"
-MOST_BYTES = 20_000_000
+MAX_BYTES = 20_000_000
 
 
 def test_the_lenient_measure_is_right_about_real_renders():
@@ -111,5 +111,5 @@ def test_stock_diffusers_loads_the_base_without_a_warning():
 
 def test_the_base_is_small_and_contains_no_pickle():
     files = [path for path in BASE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+    assert sum(path.stat().st_size for path in files) < MAX_BYTES
     assert {path.suffix for path in files} == {".json", ".safetensors"}

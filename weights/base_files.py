@@ -13,7 +13,7 @@ from weights.weight_file import check_weight_file, refuse_pointer
 
 INDEX = "model_index.json"  # contained in every folder in diffusers layout
 UNFINISHED = ".incomplete"  # suffix of an unfinished download
-MOST_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 64 * 2**20
 FILE_NAME = re.compile(r"\w[\w.-]*\.safetensors")  # a file in the same folder
 
 
@@ -113,8 +113,8 @@ def _shards(index: Path) -> list[Path]:
 
 def _json_object(file: Path) -> dict[str, Any]:
     size = file.stat().st_size
-    if size > MOST_JSON_BYTES:
-        raise ValueError(f"{file} has {size:,} bytes: expected a JSON object of at most {MOST_JSON_BYTES:,}")
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{file} has {size:,} bytes: expected a JSON object of at most {MAX_JSON_BYTES:,}")
     refuse_pointer(file)
     try:
         content = json.loads(file.read_bytes())

@@ -15,10 +15,10 @@ from weights import adapter_metadata
 from weights.adapter_metadata import MODELS, TRANSFORMER, Adapter, read_adapters
 
 LENGTH_BYTES = 8  # a safetensors file starts with the length of its header
-MOST_HEADER_BYTES = 10 * 2**20
-MOST_TENSORS = 20_000
+MAX_HEADER_BYTES = 10 * 2**20
+MAX_TENSORS = 20_000
 LONGEST_NAME = 200
-MOST_DIGITS = 20  # of an integer: more than any size has
+MAX_DIGITS = 20  # of an integer: more than any size has
 START_BYTES = 1024  # enough to recognise a web page
 SHOWN = 60  # characters of a name in an error
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
@@ -59,7 +59,7 @@ def _read_header(content: bytes) -> dict[str, Any]:
     """Parse the JSON header. Duplicate names are refused, because readers differ in which entry they use."""
     message = f"is not a safetensors file: found {_describe(content)}, expected a LoRA in safetensors format"
     length = int.from_bytes(content[:LENGTH_BYTES], "little")
-    if length > min(MOST_HEADER_BYTES, len(content) - LENGTH_BYTES):
+    if length > min(MAX_HEADER_BYTES, len(content) - LENGTH_BYTES):
         raise ValueError(message)
     try:
         header = json.loads(
@@ -84,7 +84,7 @@ def _unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_int(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"holds a number of {len(digits):,} digits in its header: expected an undamaged file")
     return int(digits)
 
@@ -99,8 +99,8 @@ def _describe(content: bytes) -> str:
 
 
 def _check_header(header: dict[str, Any]) -> None:
-    if len(header) > MOST_TENSORS:
-        raise ValueError(f"holds {len(header):,} tensors: expected a LoRA with at most {MOST_TENSORS:,}")
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"holds {len(header):,} tensors: expected a LoRA with at most {MAX_TENSORS:,}")
     if not any(key in name for name in header for key in LORA_KEYS):
         raise ValueError(f"is not a LoRA: none of its {len(header)} tensors is a lora_A, lora_down, hada_w1 or lokr_w1")
     for name, entry in header.items():

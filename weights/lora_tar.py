@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 from weights.lora_file import quoted
 
-MOST_MEMBERS = 10_000
-MOST_BYTES = 4 * 2**30  # of one LoRA, and of everything unpacked before it
+MAX_MEMBERS = 10_000
+MAX_BYTES = 4 * 2**30  # of one LoRA, and of everything unpacked before it
 UNCHECKED_BYTES = 50 * 2**20  # may be unpacked from a file of any size; reference/reliability.md, section 4
-MOST_TIMES = 200  # the packed size, above UNCHECKED_BYTES; weights are hardly compressible
-MOST_HEADER_BYTES = 2**20  # of long names and PAX records together; a file usually has about a hundred bytes of them
+MAX_TIMES = 200  # the packed size, above UNCHECKED_BYTES; weights are hardly compressible
+MAX_HEADER_BYTES = 2**20  # of long names and PAX records together; a file usually has about a hundred bytes of them
 HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
 HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 SHOWN = 3  # number of names in an error
@@ -58,8 +58,8 @@ class _Member(tarfile.TarInfo):
         """The hook that tarfile documents for subclasses."""
         if self.type in HEADERS:
             tar.header_bytes += self.size
-        if tar.header_bytes > MOST_HEADER_BYTES:
-            raise _RefusedError(f"is a tar with over {MOST_HEADER_BYTES:,} bytes of headers: expected a LoRA")
+        if tar.header_bytes > MAX_HEADER_BYTES:
+            raise _RefusedError(f"is a tar with over {MAX_HEADER_BYTES:,} bytes of headers: expected a LoRA")
         return super()._proc_member(tar)  # type: ignore[misc]
 
     def _refuse_sparse(self, *_: object) -> tarfile.TarInfo:
@@ -84,12 +84,10 @@ class _LimitedReader:
     def read(self, size: int) -> bytes:
         chunk = self.file.read(size)
         self.count += len(chunk)
-        if self.count > MOST_BYTES:
-            raise _RefusedError(
-                f"is a tar that unpacks to more than {MOST_BYTES:,} bytes: expected a LoRA and captions"
-            )
-        if self.count > max(UNCHECKED_BYTES, MOST_TIMES * self.packed):
-            raise _RefusedError(f"is a tar that unpacks to more than {MOST_TIMES} times its size: expected a LoRA")
+        if self.count > MAX_BYTES:
+            raise _RefusedError(f"is a tar that unpacks to more than {MAX_BYTES:,} bytes: expected a LoRA and captions")
+        if self.count > max(UNCHECKED_BYTES, MAX_TIMES * self.packed):
+            raise _RefusedError(f"is a tar that unpacks to more than {MAX_TIMES} times its size: expected a LoRA")
         return chunk
 
 
@@ -110,10 +108,10 @@ def _only_lora(tar: tarfile.TarFile) -> bytes:
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for count, member in enumerate(tar, start=1):
-        if count > MOST_MEMBERS:
-            raise _RefusedError(f"is a tar with more than {MOST_MEMBERS:,} files: expected a LoRA and its captions")
-        if member.size > MOST_BYTES or member.size < 0:
-            raise _RefusedError(f"is a tar with a file of {member.size:,} bytes: expected at most {MOST_BYTES:,}")
+        if count > MAX_MEMBERS:
+            raise _RefusedError(f"is a tar with more than {MAX_MEMBERS:,} files: expected a LoRA and its captions")
+        if member.size > MAX_BYTES or member.size < 0:
+            raise _RefusedError(f"is a tar with a file of {member.size:,} bytes: expected at most {MAX_BYTES:,}")
         yield member
 
 

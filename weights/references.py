@@ -21,8 +21,8 @@ from weights.lora_file import parse_lora
 from weights.lora_tar import START_BYTES, is_tar, lora_in_tar
 from weights.network.network import Network, Tokens
 
-MOST_BYTES = 4 * 2**30
-MOST_INLINE = 100 * 2**20  # characters; Cog's own limit for a request
+MAX_BYTES = 4 * 2**30
+MAX_INLINE = 100 * 2**20  # characters; Cog's own limit for a request
 SHOWN = 80  # characters of a reference in an error
 EXPECTED_FILE = "expected the path of an existing .safetensors or .tar file, or another reference, as hf://owner/name"
 # The user in a URL, even one with a / ? or #. The text before the @ of hf:// is a repository, not a user.
@@ -184,8 +184,8 @@ def _open_path(path: Path) -> BinaryIO:
     if not _is_file(path):
         raise ValueError(f"does not exist: {EXPECTED_FILE}")
     size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"has {size:,} bytes: expected at most {MOST_BYTES:,}")
+    if size > MAX_BYTES:
+        raise ValueError(f"has {size:,} bytes: expected at most {MAX_BYTES:,}")
     return path.open("rb")
 
 
@@ -199,8 +199,8 @@ def _is_file(path: Path) -> bool:
 
 def _decode(uri: str) -> bytes:
     header, comma, payload = uri.partition(",")
-    if len(payload) > MOST_INLINE:
-        raise ValueError(f"is a data URI of {len(payload):,} characters: expected at most {MOST_INLINE:,}")
+    if len(payload) > MAX_INLINE:
+        raise ValueError(f"is a data URI of {len(payload):,} characters: expected at most {MAX_INLINE:,}")
     if not comma or not header.lower().endswith(";base64"):
         raise ValueError("is a data URI without base64: expected data:...;base64,...")
     try:

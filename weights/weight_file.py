@@ -8,7 +8,7 @@ import safetensors
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 LENGTH_BYTES = 8  # a safetensors file starts with the length of its header
-MOST_HEADER_BYTES = 10 * 2**20  # the headers of FLUX have about 200 KB
+MAX_HEADER_BYTES = 10 * 2**20  # the headers of FLUX have about 200 KB
 START_BYTES = 1024  # read to describe a file in another format
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LARGE_BYTES = 2**20  # minimum size of a tensor whose content is checked
@@ -68,7 +68,7 @@ def _header(file: BufferedReader, path: Path, size: int) -> Header:
     message = f"{path} is not a safetensors file: found {_describe(file, size)}, expected weights in that format"
     length = int.from_bytes(file.read(LENGTH_BYTES), "little")
     start = file.read(1)
-    if size <= LENGTH_BYTES or length > MOST_HEADER_BYTES or start != b"{":
+    if size <= LENGTH_BYTES or length > MAX_HEADER_BYTES or start != b"{":
         raise ValueError(message)
     data = LENGTH_BYTES + length
     if data > size:

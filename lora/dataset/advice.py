@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 
 from lora.dataset.captions import PromptRule
 from lora.dataset.reading import CaptionedImage, Dataset
-from lora.dataset.sizes import MOST_UPSCALING
+from lora.dataset.sizes import MAX_UPSCALING
 from lora.dataset.wording import SHOWN, counted, named
 
-FEW_IMAGES = 5
-BLURRED = 0.002  # sharpness below which an image is very blurred; see similarity.py
+FEW_IMAGES = 5  # fewer than this get a warning; our choice
+BLURRED = 0.002  # sharpness below which an image is very blurred: between the ranges in similarity.py's `sharpness`
 Images = list[CaptionedImage]
 
 
@@ -48,7 +48,7 @@ def _about_quality(images: Images, resolution: int) -> Iterator[str]:
     small = [
         f"{image.name} ({image.inspection.original})"
         for image in images
-        if image.inspection.original.pixels * MOST_UPSCALING**2 < resolution**2
+        if image.inspection.original.pixels * MAX_UPSCALING**2 < resolution**2
     ]
     if small:
         yield f"smaller than {resolution}x{resolution}, and trained at their own size: {named(small)}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora.dataset.limits import MOST_ARCHIVE_BYTES, MOST_BYTES_OF_A_MEMBER, MOST_LETTERS_OF_A_NAME, Budget
+from lora.dataset.limits import MAX_ARCHIVE_BYTES, MAX_BYTES_OF_A_MEMBER, MAX_NAME_LENGTH, Budget
 from lora.dataset.names import NameFilter, PackedFile, is_user_file, quoted
 from lora.dataset.refusal import EXPECTED, ContentError
 from lora.dataset.tars import GZIP_MAGIC, is_tar_header, tar_files
@@ -62,8 +62,8 @@ def _reader(archive: Path) -> Reader:
     """Choose the reader by the content, because an upload may have no file name."""
     _refuse_missing_file(archive)
     size = archive.stat().st_size
-    if size > MOST_ARCHIVE_BYTES:
-        raise ContentError(f"has {size:,} bytes: expected at most {MOST_ARCHIVE_BYTES:,}")
+    if size > MAX_ARCHIVE_BYTES:
+        raise ContentError(f"has {size:,} bytes: expected at most {MAX_ARCHIVE_BYTES:,}")
     with archive.open("rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
     if start.startswith(GZIP_MAGIC) or is_tar_header(start):
@@ -96,7 +96,7 @@ def _describe(start: bytes, size: int) -> str:
 
 def _write_member(file: PackedFile, path: Path) -> Member:
     """Copy a file in blocks, counting the bytes that are actually unpacked."""
-    if len(file.name) > MOST_LETTERS_OF_A_NAME:
+    if len(file.name) > MAX_NAME_LENGTH:
         raise ContentError(
             f"holds {quoted(file.name)}, a name of {len(file.name):,} characters: expected a shorter one"
         )
@@ -104,8 +104,8 @@ def _write_member(file: PackedFile, path: Path) -> Member:
     with path.open("wb") as output:
         for block in file.blocks:
             copied += len(block)
-            if copied > MOST_BYTES_OF_A_MEMBER:
-                limit = f"{MOST_BYTES_OF_A_MEMBER:,} bytes"
+            if copied > MAX_BYTES_OF_A_MEMBER:
+                limit = f"{MAX_BYTES_OF_A_MEMBER:,} bytes"
                 raise ContentError(
                     f"holds {quoted(file.name)}, which unpacks to more than {limit}: expected at most that"
                 )

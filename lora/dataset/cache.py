@@ -113,7 +113,10 @@ class DiskCache:
             return None
 
     def put(self, key: str, tensors: Tensors) -> Tensors:
-        """Write tensors atomically, and return them mapped from disk."""
+        """Write tensors atomically, and return them mapped from disk, on the CPU with the same shapes and dtypes.
+
+        Raises SafetensorError or OSError if the disk is full or broken.
+        """
         path = self._path(key)
         unfinished = path.with_suffix(f".{uuid.uuid4().hex}.part")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)

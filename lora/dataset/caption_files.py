@@ -16,10 +16,10 @@ from lora.dataset.refusal import ContentError
 from lora.dataset.text_files import Text, decode_text
 
 SUFFIXES = (".txt", ".caption")
-MOST_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
-MOST_TABLE_BYTES = 32 * MEBIBYTE
-MOST_TEXT_BYTES = 64 * MEBIBYTE  # in total
-MOST_CAPTIONS = 100_000  # a table may belong to a larger data set
+MAX_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
+MAX_TABLE_BYTES = 32 * MEBIBYTE
+MAX_TEXT_BYTES = 64 * MEBIBYTE  # in total
+MAX_CAPTIONS = 100_000  # a table may belong to a larger data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
     """Read the captions of all caption files. Raises ContentError if a caption table has an unsupported format, or if
     there are too many captions."""
     captions: list[Caption] = []
-    left = MOST_TEXT_BYTES
+    left = MAX_TEXT_BYTES
     unreadable, guessed_encodings = [], []
     for member in members:
         left -= member.path.stat().st_size
         if left < 0:
-            raise ContentError(f"holds more than {MOST_TEXT_BYTES:,} bytes of captions: expected at most that")
+            raise ContentError(f"holds more than {MAX_TEXT_BYTES:,} bytes of captions: expected at most that")
         try:
             text = _text(member)
         except ValueError as error:
@@ -63,14 +63,14 @@ def read_captions(members: Iterable[Member]) -> CaptionFiles:
             continue
         if not text.encoding.startswith("utf"):
             guessed_encodings.append(GuessedEncoding(member.name, text.encoding))
-        captions += islice(_captions(member.name, text.content), MOST_CAPTIONS + 1 - len(captions))
-        if len(captions) > MOST_CAPTIONS:
-            raise ContentError(f"holds more than {MOST_CAPTIONS:,} captions: expected at most that")
+        captions += islice(_captions(member.name, text.content), MAX_CAPTIONS + 1 - len(captions))
+        if len(captions) > MAX_CAPTIONS:
+            raise ContentError(f"holds more than {MAX_CAPTIONS:,} captions: expected at most that")
     return CaptionFiles(tuple(captions), tuple(unreadable), tuple(guessed_encodings))
 
 
 def _text(member: Member) -> Text:
-    most = MOST_TABLE_BYTES if is_table(member.name) else MOST_CAPTION_BYTES
+    most = MAX_TABLE_BYTES if is_table(member.name) else MAX_CAPTION_BYTES
     size = member.path.stat().st_size
     if size > most:
         raise ValueError(f"it has {size:,} bytes: expected at most {most:,}")

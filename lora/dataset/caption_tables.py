@@ -16,7 +16,7 @@ from lora.dataset.wording import named
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 # metadata.json is excluded: photo services put a file of that name, without captions, into every album.
 NAMES = frozenset({f"captions{suffix}" for suffix in SUFFIXES} | {"metadata.jsonl", "metadata.csv", "metadata.tsv"})
-MOST_LETTERS = 64 * 1024  # per caption
+MAX_LETTERS = 64 * 1024  # per caption
 NAME_KEYS = ("file_name", "filename", "file", "image", "image_file", "image_name", "path", "name")
 TEXT_KEYS = ("text", "caption", "prompt", "description")
 DELIMITERS = ",;\t|"
@@ -131,9 +131,9 @@ def _checked(name: object, text: object) -> Row:
     text = "" if text is None else text
     if not isinstance(name, str) or not isinstance(text, str):
         raise ValueError(f"the caption of {_short_repr(name)} is {_short_repr(text)}: expected text")
-    if len(text) > MOST_LETTERS:
+    if len(text) > MAX_LETTERS:
         raise ValueError(
-            f"the caption of {quoted(name)} has {len(text):,} characters: expected at most {MOST_LETTERS:,}"
+            f"the caption of {quoted(name)} has {len(text):,} characters: expected at most {MAX_LETTERS:,}"
         )
     return Row(name.strip(), text)
 

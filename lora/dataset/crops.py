@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lora.images.size import Box, Size
 
-SMALLEST_CROP, LARGEST_CROP = 0.945, 0.99  # fraction of each side
+SMALLEST_CROP, LARGEST_CROP = 0.945, 0.99  # fraction of each side; our choice
 WHOLE = 0
 
 

@@ -18,7 +18,7 @@ from lora.flux.loading import on_device
 from lora.flux.prompt import Prompt, encode_prompt, text_tokens, text_tokens_of, token_count
 
 LATENT_BYTES = 16 * 4 / 8**2  # per pixel: 16 fp32 channels for each square of 8x8 pixels
-MOST_BYTES_OF_A_NUMBER = 4
+MAX_BYTES_OF_A_NUMBER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
     crops = {ImageCrop(image.inspection.content, crop) for image in dataset.images for crop in image.inspection.crops}
     pixels = sum(each.crop.size.pixels for each in crops)
     texts = len({image.prompt for image in dataset.images}) + extra_texts
-    return int(pixels * LATENT_BYTES) + texts * text_tokens_of(base) * width * MOST_BYTES_OF_A_NUMBER
+    return int(pixels * LATENT_BYTES) + texts * text_tokens_of(base) * width * MAX_BYTES_OF_A_NUMBER
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ from lora.dataset.sizes import training_sizes
 from lora.images.files import DecodedImage, open_image
 from lora.images.size import Size, cover_scale
 
-STORE_RATIO = 2.0  # decoded pixels per stored pixel, above which storing is faster than decoding again
-INSPECTED_SIDE = 512  # pixels: enough to measure sharpness and to find near-duplicates
+STORE_RATIO = 2.0  # decoded pixels per stored pixel, above which crops are stored instead of decoded again; our choice
+INSPECTED_SIDE = 512  # pixels: enough to measure sharpness and to find near-duplicates; our choice
 
 
 @dataclass(frozen=True, slots=True)

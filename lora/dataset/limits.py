@@ -9,16 +9,16 @@ from lora.dataset.refusal import ContentError
 MEBIBYTE = 2**20
 GIBIBYTE = 2**30
 BLOCK = MEBIBYTE  # bytes copied at a time: small enough that a job can be cancelled between two blocks
-MOST_MEMBERS = 20_000
-MOST_DIRECTORY_BYTES = 16 * MEBIBYTE  # of a zip, which is read at once: 800 per member
-MOST_LETTERS_OF_A_NAME = 4_096  # no operating system supports longer paths
-MOST_ARCHIVE_BYTES = 4 * GIBIBYTE
-MOST_BYTES = 8 * GIBIBYTE
-MOST_BYTES_OF_A_MEMBER = 256 * MEBIBYTE
+MAX_MEMBERS = 20_000
+MAX_DIRECTORY_BYTES = 16 * MEBIBYTE  # of a zip, which is read at once: 800 per member
+MAX_NAME_LENGTH = 4_096  # no operating system supports longer paths
+MAX_ARCHIVE_BYTES = 4 * GIBIBYTE
+MAX_BYTES = 8 * GIBIBYTE
+MAX_BYTES_OF_A_MEMBER = 256 * MEBIBYTE
 # Photographs hardly compress: a file beyond such a size and ratio is a decompression bomb.
 SUSPECT_BYTES, SUSPECT_RATIO = 50 * MEBIBYTE, 200
 SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO = GIBIBYTE, 100
-MOST_IMAGES = 5_000
+MAX_IMAGES = 5_000
 DISK_TO_SPARE = 2 * GIBIBYTE
 
 
@@ -34,7 +34,7 @@ class Budget:
     def of_folder(cls, folder: Path) -> "Budget":
         """The budget for a folder: the free disk space less 2 GiB, but at most the limits of this module."""
         free_bytes = max(shutil.disk_usage(folder).free - DISK_TO_SPARE, 0)
-        return cls(limit=min(MOST_BYTES, free_bytes), of_disk=free_bytes < MOST_BYTES)
+        return cls(limit=min(MAX_BYTES, free_bytes), of_disk=free_bytes < MAX_BYTES)
 
     def spend(self, count: int) -> None:
         """Count unpacked bytes; raises ContentError if the total exceeds the limit."""

@@ -10,12 +10,12 @@ from pathlib import PurePosixPath
 
 JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon?"})  # "icon?": Icon and \r, from macOS
 JUNK_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
-MOST_BYTES_OF_A_PART = 200  # file systems allow 255, and a suffix is appended
+MAX_BYTES_OF_A_PART = 200  # file systems allow 255, and a suffix is appended
 # Unicode categories: controls, format characters, surrogates, line and paragraph separators.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"  # used in Persian and Hindi words, and in emoji
 RESERVED = str.maketrans(dict.fromkeys('<>:"|?*', "_"))  # not allowed in file names on Windows
-MOST_SHOWN = 200  # letters of a name in an error
+MAX_SHOWN = 200  # letters of a name in an error
 
 NameFilter = Callable[[str], bool]  # takes the name of a file
 
@@ -57,7 +57,7 @@ def sanitize_path(name: str) -> PurePosixPath:
 
 def _sanitized(part: str) -> str:
     text = part.encode("utf-8", "replace").decode("utf-8").translate(RESERVED)
-    return text.encode()[:MOST_BYTES_OF_A_PART].decode("utf-8", "ignore")
+    return text.encode()[:MAX_BYTES_OF_A_PART].decode("utf-8", "ignore")
 
 
 def printable(name: str) -> str:
@@ -72,4 +72,4 @@ def printable(name: str) -> str:
 
 def quoted(name: str) -> str:
     """The name as an error prints it: in quotes, and truncated."""
-    return repr(name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}…")
+    return repr(name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…")

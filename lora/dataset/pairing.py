@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from lora.dataset.names import sanitize_path
 
-MOST_FOLDERS = 16  # compared, from the innermost outwards
+MAX_FOLDERS = 16  # compared, from the innermost outwards
 TOP = "/"  # follows the outermost folder, so that two tails that include it are in the same folder
 
 
@@ -80,7 +80,7 @@ def _find_candidates(images: list[PurePosixPath], captions: list[Caption]) -> li
 
 def _tails(name: str, path: PurePosixPath) -> Iterator[Tail]:
     """The case-folded name alone, then with its folder, then with the next folder outwards, and so on."""
-    parts = [part.casefold() for part in (name, *path.parts[-2::-1][:MOST_FOLDERS], TOP)]
+    parts = [part.casefold() for part in (name, *path.parts[-2::-1][:MAX_FOLDERS], TOP)]
     for length in range(1, len(parts) + 1):
         yield tuple(parts[:length])
 

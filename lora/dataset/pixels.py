@@ -12,7 +12,7 @@ from PIL import Image
 from lora.dataset.crops import Crop
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE
 
-MOST_BYTES = 4 * GIBIBYTE
+MAX_BYTES = 4 * GIBIBYTE
 SHARE_OF_DISK = 1 / 4
 
 Pixels = NDArray[np.uint8]
@@ -24,7 +24,7 @@ class PixelStore:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        self._free_bytes = min(MOST_BYTES, int(shutil.disk_usage(folder).free * SHARE_OF_DISK))
+        self._free_bytes = min(MAX_BYTES, int(shutil.disk_usage(folder).free * SHARE_OF_DISK))
         self._lock = threading.Lock()
 
     def put(self, content: str, crop: Crop, image: Image.Image) -> None:

@@ -9,7 +9,7 @@ from lora.dataset.archive import Member, Skipped, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, GuessedEncoding, is_caption_file, read_captions
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspection, Inspector
-from lora.dataset.limits import MOST_IMAGES
+from lora.dataset.limits import MAX_IMAGES
 from lora.dataset.names import is_user_file
 from lora.dataset.pairing import Caption, Pairing, pair_captions
 from lora.dataset.refusal import ContentError, naming_input
@@ -101,8 +101,8 @@ def _read_separate_captions(archive: Path | None, *, into: Path) -> CaptionFiles
 
 
 def _refuse_count(images: list[Member], members: list[Member]) -> None:
-    if len(images) > MOST_IMAGES:
-        raise ContentError(f"holds {len(images):,} images: expected at most {MOST_IMAGES:,}")
+    if len(images) > MAX_IMAGES:
+        raise ContentError(f"holds {len(images):,} images: expected at most {MAX_IMAGES:,}")
     inner = [member.name for member in members if ARCHIVE_NAME.search(member.name)]
     if not images and inner:
         raise ContentError(f"holds no images, only the archive {inner[0]!r}: expected the images themselves; send that")

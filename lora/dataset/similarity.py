@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-GRID = 8
-MOST_DIFFERENT_BITS = 10  # of 128
-MOST_DIFFERENT_COLOR = 12.0  # of 255, in any channel of the mean color
+GRID = 8  # as in the original dHash, which has only the horizontal differences
+MAX_DIFFERENT_BITS = 10  # of 128; our choice
+MAX_DIFFERENT_COLOR = 12.0  # of 255, in any channel of the mean color; our choice
 ROUNDING = 2.5  # variance of the Laplacian that the rounding of 8-bit colors alone causes
-LEAST_SHARPNESS = 1e-6
+MIN_SHARPNESS = 1e-6  # of an image with more than one color, so that only those of a single color have 0; our choice
 
 
 @dataclass(frozen=True, slots=True)
 class PerceptualHash:
-    """A difference hash (dHash): in which cells of a coarse grid an image gets brighter, and its mean color."""
+    """A difference hash (dHash, Krawetz 2013): where an image gets brighter in a coarse grid, and its mean color."""
 
     bits: bytes  # 64 horizontal differences, then 64 vertical ones
     color: tuple[float, float, float]  # 0 to 255
@@ -40,8 +40,8 @@ def near_duplicates(hashes: list[PerceptualHash]) -> list[list[int]]:
         if not is_free[index]:
             continue
         differing = np.bitwise_count(bits ^ bits[index]).sum(axis=1)
-        is_near = np.abs(colors - colors[index]).max(axis=1) <= MOST_DIFFERENT_COLOR
-        members = np.flatnonzero(is_free & is_near & (differing <= MOST_DIFFERENT_BITS)).tolist()
+        is_near = np.abs(colors - colors[index]).max(axis=1) <= MAX_DIFFERENT_COLOR
+        members = np.flatnonzero(is_free & is_near & (differing <= MAX_DIFFERENT_BITS)).tolist()
         is_free[members] = False
         if len(members) > 1:
             groups.append(members)
@@ -58,4 +58,4 @@ def sharpness(image: Image.Image) -> float:
     middle = gray[1:-1, 1:-1]
     laplacian = 4 * middle - gray[:-2, 1:-1] - gray[2:, 1:-1] - gray[1:-1, :-2] - gray[1:-1, 2:]
     contrast = float(gray.var())
-    return max((float(laplacian.var()) - ROUNDING) / contrast, LEAST_SHARPNESS) if contrast else 0.0
+    return max((float(laplacian.var()) - ROUNDING) / contrast, MIN_SHARPNESS) if contrast else 0.0

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from lora.dataset.limits import (
     BLOCK,
-    MOST_BYTES_OF_A_MEMBER,
-    MOST_MEMBERS,
+    MAX_BYTES_OF_A_MEMBER,
+    MAX_MEMBERS,
     SUSPECT_BYTES,
     SUSPECT_RATIO,
     SUSPECT_TOTAL,
@@ -34,8 +34,8 @@ EMPTY = {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
 PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}
 IGNORED = {tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK}  # headers that change neither the name nor the size of a file
 DESCRIBES_NEXT = PAX | IGNORED | {tarfile.GNUTYPE_LONGNAME}
-MOST_ABOUT_ONE_FILE = 8  # headers; ordinary tars have two or three
-MOST_DIGITS = 20  # in a number of bytes
+MAX_HEADERS_PER_FILE = 8  # headers; ordinary tars have two or three
+MAX_DIGITS = 20  # in a number of bytes
 MORE_IN_HEADER, MORE_IN_MAP = 482, 504  # offsets of the flags that an old GNU sparse map continues
 
 
@@ -47,8 +47,8 @@ def tar_files(archive: Path, wanted: NameFilter, budget: Budget) -> Iterator[Pac
     with archive.open("rb") as raw, _damage_reported():
         stream = _ForwardStream(raw, budget)
         for number, entry in enumerate(_entries(stream), 1):
-            if number > MOST_MEMBERS:
-                raise ContentError(f"holds more than {MOST_MEMBERS:,} files: expected at most that")
+            if number > MAX_MEMBERS:
+                raise ContentError(f"holds more than {MAX_MEMBERS:,} files: expected at most that")
             end = stream.position + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if entry.is_file and wanted(entry.name):
                 _refuse_size(entry)
@@ -82,8 +82,8 @@ def _damage_reported() -> Iterator[None]:
 
 
 def _refuse_size(entry: _Entry) -> None:
-    if entry.size > MOST_BYTES_OF_A_MEMBER:
-        sizes = f"{entry.size:,} bytes: expected at most {MOST_BYTES_OF_A_MEMBER:,}"
+    if entry.size > MAX_BYTES_OF_A_MEMBER:
+        sizes = f"{entry.size:,} bytes: expected at most {MAX_BYTES_OF_A_MEMBER:,}"
         raise ContentError(f"holds {quoted(entry.name)}, which unpacks to {sizes}")
 
 
@@ -106,8 +106,8 @@ def _entries(stream: "_ForwardStream") -> Iterator[_Entry]:
             metadata, headers = {}, 0
             continue
         headers += 1
-        if headers > MOST_ABOUT_ONE_FILE:
-            raise tarfile.ReadError(f"more than {MOST_ABOUT_ONE_FILE} headers about one file")
+        if headers > MAX_HEADERS_PER_FILE:
+            raise tarfile.ReadError(f"more than {MAX_HEADERS_PER_FILE} headers about one file")
         metadata |= _read_metadata(header, stream)
     if metadata:
         raise tarfile.ReadError("unexpected end of data")
@@ -163,7 +163,7 @@ def _records(content: bytes) -> dict[bytes, bytes]:
     """Parse pax records: `<length of the record> <keyword>=<value>` and a newline."""
     records, position = {}, 0
     while position < len(content):
-        digits = content[position : position + MOST_DIGITS].partition(b" ")[0]
+        digits = content[position : position + MAX_DIGITS].partition(b" ")[0]
         start, end = position + len(digits) + 1, position + _number(digits)
         if not start < end <= len(content):
             raise tarfile.ReadError(f"a record of {end - position:,} bytes in a header of {len(content):,}")
@@ -174,8 +174,8 @@ def _records(content: bytes) -> dict[bytes, bytes]:
 
 
 def _number(digits: bytes) -> int:
-    if not digits.isdigit() or len(digits) > MOST_DIGITS:
-        raise tarfile.ReadError(f"an invalid number of bytes, {digits[:MOST_DIGITS]!r}")
+    if not digits.isdigit() or len(digits) > MAX_DIGITS:
+        raise tarfile.ReadError(f"an invalid number of bytes, {digits[:MAX_DIGITS]!r}")
     return int(digits)
 
 

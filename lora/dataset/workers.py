@@ -9,7 +9,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_WORKERS = 4  # each may hold a full image in memory
+MAX_WORKERS = 4  # each may hold a full image in memory
 PREFETCH = 2  # pending results per worker
 SECONDS_TO_FINISH = 1.0  # longer than most images take, shorter than a user waits for a cancelled job
 SECONDS_BETWEEN_POLLS = 0.1  # Cog can cancel a thread only while it executes Python code
@@ -21,7 +21,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> G
     An exception of the function is raised in place of its result. Closing the generator cancels the calls that have not
     started, and waits at most `SECONDS_TO_FINISH` for the others.
     """
-    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    workers = min(os.cpu_count() or 1, MAX_WORKERS)
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
     try:

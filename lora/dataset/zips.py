@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lora.dataset.limits import (
     BLOCK,
-    MOST_DIRECTORY_BYTES,
-    MOST_MEMBERS,
+    MAX_DIRECTORY_BYTES,
+    MAX_MEMBERS,
     SUSPECT_BYTES,
     SUSPECT_RATIO,
     SUSPECT_TOTAL,
@@ -31,7 +31,7 @@ ENCRYPTED = 0x1  # flag of a member
 READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 # Raised by zipfile and zlib for bytes that do not match the directory; an impossible offset is a ValueError.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, OSError)
-MOST_OF_A_REASON = 200  # letters of a message of zipfile, which may contain long names
+MAX_OF_A_REASON = 200  # letters of a message of zipfile, which may contain long names
 
 
 def zip_files(archive: Path, wanted: NameFilter, budget: Budget) -> Iterator[PackedFile]:
@@ -65,9 +65,9 @@ class _BoundedReader(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read at most `size` bytes; raises ContentError if that is more than any legitimate directory has."""
-        if size and size > MOST_DIRECTORY_BYTES:
+        if size and size > MAX_DIRECTORY_BYTES:
             found = f"a directory of {size:,} bytes"
-            raise ContentError(f"holds {found}: expected at most {MOST_DIRECTORY_BYTES:,}, or {MOST_MEMBERS:,} files")
+            raise ContentError(f"holds {found}: expected at most {MAX_DIRECTORY_BYTES:,}, or {MAX_MEMBERS:,} files")
         return super().read(size)
 
 
@@ -81,7 +81,7 @@ def _open(file: io.BufferedReader) -> zipfile.ZipFile:
 
 
 def _reason(error: Exception) -> str:
-    return str(error)[:MOST_OF_A_REASON] or "its bytes end too early"
+    return str(error)[:MAX_OF_A_REASON] or "its bytes end too early"
 
 
 def _is_file(info: zipfile.ZipInfo) -> bool:
@@ -90,8 +90,8 @@ def _is_file(info: zipfile.ZipInfo) -> bool:
 
 def _refuse_bombs(infos: list[zipfile.ZipInfo], budget: Budget) -> None:
     """Check the declared sizes before anything is decompressed. They may be wrong, so the bytes are counted again."""
-    if len(infos) > MOST_MEMBERS:
-        raise ContentError(f"holds {len(infos):,} files: expected at most {MOST_MEMBERS:,}")
+    if len(infos) > MAX_MEMBERS:
+        raise ContentError(f"holds {len(infos):,} files: expected at most {MAX_MEMBERS:,}")
     total, compressed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
     budget.check(total)
     if total > max(SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO * compressed):

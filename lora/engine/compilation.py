@@ -17,15 +17,15 @@ FAILURES = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnReco
 
 
 def can_be_compiled(device: torch.device) -> bool:
-    """Whether compiling pays on a device: on a CPU it takes longer than it saves."""
+    """Whether compiling saves time on a device: on a CPU it takes longer than it saves."""
     return device.type == "cuda"
 
 
 def forward_contiguous(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
     """The text and image tokens that a block returns, computed without its hooks and made contiguous.
 
-    Single blocks return views of one tensor, which to a graph are another kind of input than the outputs of double
-    blocks.
+    Single blocks return views of one tensor, double blocks separate tensors: without this, torch.compile would build
+    one graph for each.
     """
     return tuple(each.contiguous() for each in block.forward(*inputs))
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 INT8_MAX = 127  # -128 is not used, so that both signs round alike
 # What an int8 product requires on a GPU (`_int_mm_out_cuda` in aten/src/ATen/native/cuda/Blas.cpp).
-FEWEST_ROWS = 17
+MIN_ROWS = 17
 SIZE_MULTIPLE = 8
 FIRST_CAPABILITY = (8, 0)  # Ampere: torch's own tests (test/test_linalg.py) require it of every GPU from there on
 
@@ -82,7 +82,9 @@ def supports_int8_matmul(layer: nn.Linear, device: torch.device) -> bool:
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Quantize rows [n, size] to int8 codes [n, size] and one fp32 scale per row [n, 1]: rows are about codes * scales.
 
-    No number is off by more than half a scale, which is 1/254 of the largest absolute value in its row.
+    Scales are symmetric, from the largest absolute value in each row, as in LLM.int8() (arXiv 2208.07339). No number is
+    off by more than half a scale, which is 1/254 of that value. `rows` are floating-point numbers on any device, where
+    codes and scales are too.
     """
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
     scales = (largest / INT8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
@@ -96,7 +98,7 @@ def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
     cuBLASLt multiplies int8 on every chip only if both are contiguous in memory row by row, as here (pytorch#169961).
     """
     count = rows.size(0)  # with `shape`, the compiler of torch 2.11 fails in an autograd.Function
-    missing = torch.sym_max(0, FEWEST_ROWS - count)  # an `if` would be compiled twice: for few rows and for many
+    missing = torch.sym_max(0, MIN_ROWS - count)  # an `if` would be compiled twice: for few rows and for many
     return torch._int_mm(functional.pad(rows, (0, 0, 0, missing)), weight.T)[:count]
 
 

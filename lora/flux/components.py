@@ -24,7 +24,7 @@ CLASSES: dict[str, Any] = {
 }
 CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
 TOKENIZERS: dict[str, Any] = {CLIP_TOKENIZER: CLIPTokenizer, T5_TOKENIZER: T5Tokenizer}
-SAMPLE = 4096  # numbers inspected per tensor: a broken merge spoils all of them
+SAMPLE = 4096  # values checked per tensor: in a broken merge, all values are NaN
 LONGEST_REASON = 160  # characters of a library's message: what follows is advice for programmers
 # What libraries raise for unexpected configs and files.
 FAILURES = (

@@ -6,8 +6,11 @@ from typing import Any
 
 from lora.engine.options import streamed_block_indices
 
-TIME_CHANNELS = 256
+TIME_CHANNELS = 256  # of the sinusoidal embeddings of timestep and guidance (CombinedTimestepTextProjEmbeddings)
 # Weights of a block in units of width squared: linear layers that process tokens, and modulation layers.
+# FluxTransformerBlock of diffusers: q, k, v and output of attention for image and text 8; two feed-forwards, to 4 times
+# the width and back. FluxSingleTransformerBlock: q, k and v 3; proj_mlp 4; proj_out, from attention and MLP, 5.
+# Modulation: norm1 and norm1_context 6 each (AdaLayerNormZero); norm 3 (AdaLayerNormZeroSingle).
 DOUBLE, SINGLE = 8 + 2 * (4 + 4), 3 + 4 + 5
 DOUBLE_MODULATION, SINGLE_MODULATION = 2 * 6, 3
 SLOTS = 2  # buffers on the device, one block each, when blocks stream
@@ -46,6 +49,7 @@ class Dimensions:
     @property
     def block_rows(self) -> int:
         """Output features of all other linear layers in the blocks."""
+        # attention as above; outputs of feed-forwards 4 and 1; proj_mlp 4, proj_out 1
         double, single = 8 + 2 * (4 + 1), 3 + 4 + 1
         return self.width * (self.num_layers * double + self.num_single_layers * single)
 
@@ -62,6 +66,7 @@ class Dimensions:
     @property
     def block_layers(self) -> int:
         """Number of other linear layers in the blocks."""
+        # double: 8 of attention and 2 of each feed-forward; single: to_q, to_k, to_v, proj_mlp, proj_out
         return self.num_layers * 12 + self.num_single_layers * 5
 
     @property
@@ -89,6 +94,8 @@ class Dimensions:
         """All parameters outside the blocks: embedders, norm_out and proj_out."""
         numbers = 2 if self.guidance_embeds else 1  # the timestep, and the guidance
         inputs = self.in_channels + self.joint_attention_dim + numbers * TIME_CHANNELS + self.pooled_dim
+        # second layers of the embedders of these numbers and of the pooled text, and norm_out, which is twice as wide;
+        # biases of x_embedder and context_embedder, of both layers of those embedders, and of norm_out
         squares, biases = numbers + 1 + 2, 2 + 2 * (numbers + 1) + 2
         proj_out = self.in_channels * (self.width + 1)
         return self.width * (inputs + squares * self.width + biases) + proj_out

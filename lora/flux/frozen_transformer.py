@@ -108,7 +108,8 @@ def _replacement(name: str, layer: nn.Linear, placement: WeightPlacement) -> Sto
     if placement.modulation_on_host and MODULATION.fullmatch(name):
         return HostLinear(layer)
     if placement.precision == "int8" and IN_BLOCK.match(name):
-        is_per_token = not MODULATION.fullmatch(name)  # where rounding inputs costs much quality and saves little time
+        # rounding the inputs of modulation layers would cost much quality and save little time
+        is_per_token = not MODULATION.fullmatch(name)
         kind = W8A8Linear if is_per_token and supports_int8_matmul(layer, placement.device) else Int8Linear
         return kind(layer, dtype=placement.dtype)
     if placement.precision == "nf4" and IN_BLOCK.match(name):

@@ -11,7 +11,10 @@ TOKEN_PIXELS = 16  # image rows and columns that one token holds: the VAE's fact
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Pack latents [B, C, H, W] into tokens [B, N, 4C], row by row."""
+    """Pack latents [B, C, H, W], H and W even, into tokens [B, N, 4C], row by row, as FluxPipeline in diffusers does.
+
+    Raises RuntimeError if H or W is odd.
+    """
     batch, channels, height, width = latents.shape
     patches = latents.view(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
     return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * PATCH * PATCH)

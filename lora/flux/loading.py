@@ -1,4 +1,5 @@
-"""Load FLUX or some of its components from a folder in diffusers layout to the device there is, and free them again."""
+"""Load FLUX or some of its components from a folder in diffusers layout to the GPU, or to the CPU if there is none, and
+free them."""
 
 import gc
 import os
@@ -37,8 +38,9 @@ def load_pipeline(base: Path) -> FluxPipeline:
     """Load all of FLUX, ready to generate images. What does not fit on a GPU stays on the host
     (lora/flux/placement.py): text encoders, and weights of blocks, which stream to the GPU.
 
-    Raises MemoryError with one sentence, before anything is loaded, if even that does not fit on the GPU, and
-    ValueError with one sentence that begins with the component that cannot be loaded.
+    Raises MemoryError with one sentence, before anything is loaded, if even that does not fit on the GPU;
+    FileNotFoundError if weights of the transformer are missing; and ValueError with one sentence that begins with the
+    component that cannot be loaded.
     """
     here = device()
     devices = _device_map_for(here, base) if here.type == "cuda" else DeviceMap(())
@@ -73,7 +75,7 @@ def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
     """Load the text encoders and the VAE: the pipeline without its transformer. Raises ValueError as `load_pipeline`
     does.
 
-    No thread is started: a cancel by Cog at that moment kills the thread, and the caller would wait for its start
+    transformers must not start a thread here: if Cog cancels the job meanwhile, the caller would wait for that thread
     forever.
     """
     os.environ.setdefault(WITHOUT_THREADS, "1")

@@ -16,7 +16,7 @@ from lora.flux.loading import on_device
 
 # The maximum for a base, whatever its tokenizer allows. Padding takes part in attention, so training pads as sampling
 # does: FLUX.1-dev to 512 tokens, FLUX.1-schnell to 256 (huggingface.co/black-forest-labs/FLUX.1-schnell).
-MOST_TEXT_TOKENS, MOST_WITHOUT_GUIDANCE = 512, 256
+MAX_TEXT_TOKENS, MAX_TEXT_TOKENS_WITHOUT_GUIDANCE = 512, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,9 @@ class Prompt:
 def encode_prompt(encoders: FluxPipeline, text: str) -> Prompt:
     """Encode one text as the pipeline does for generation: T5 padded to `text_tokens` without a mask, CLIP pooled.
 
-    Runs on the device of the transformer if there is one. Encoders on another device are moved there meanwhile, T5 one
-    block at a time.
+    Runs on the device of the transformer, or of T5 if there is none. Encoders on another device are moved there for the
+    duration of the call, T5 one block at a time. The result is on that device, tokens [T, D] in the precision of T5 and
+    pooled [P] in that of CLIP.
     """
     clip, t5 = encoders.text_encoder, encoders.text_encoder_2
     device = (t5 if encoders.transformer is None else encoders.transformer).device
@@ -57,14 +58,14 @@ def text_tokens(pipeline: FluxPipeline) -> int:
     256 for a base without guidance. A pipeline without a transformer counts as one with guidance, as only such a base
     can be trained."""
     has_guidance = pipeline.transformer is None or pipeline.transformer.config.guidance_embeds
-    most = MOST_TEXT_TOKENS if has_guidance else MOST_WITHOUT_GUIDANCE
+    most = MAX_TEXT_TOKENS if has_guidance else MAX_TEXT_TOKENS_WITHOUT_GUIDANCE
     return min(pipeline.tokenizer_2.model_max_length, most)
 
 
 def text_tokens_of(base: Path) -> int:
     """`text_tokens` for the folder of a base that can be trained, without loading weights. Raises ValueError with one
     sentence if its T5 tokenizer cannot be loaded."""
-    return min(load_tokenizer(base, T5_TOKENIZER).model_max_length, MOST_TEXT_TOKENS)
+    return min(load_tokenizer(base, T5_TOKENIZER).model_max_length, MAX_TEXT_TOKENS)
 
 
 def token_count(encoders: FluxPipeline, text: str) -> int:

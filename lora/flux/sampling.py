@@ -36,9 +36,10 @@ def generate_image(
     seed: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> Image.Image:
-    """Generate an image of `width` x `height` pixels; the same seed gives the same image.
+    """Generate an RGB image of `width` x `height` pixels, multiples of 16; the same seed gives the same image.
 
-    `after_step` is called after each of the `steps` denoising steps, and may raise.
+    `prompt` is a single one, without a batch dimension. `after_step` is called after each of the `steps` denoising
+    steps, and may raise.
     """
     sampling = _Sampling(steps, guidance, seed, after_step)
     return _run_pipeline(pipeline, prompt, sampling, width=width, height=height, output_type="pil")
@@ -54,8 +55,9 @@ def generate_latents(
     seed: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Generate a square image of `side` pixels, a multiple of 16, without decoding it: latents [C, H, W], scaled as the
-    transformer takes them."""
+    """Generate a square image of `side` pixels, a multiple of 16, without decoding it: latents [C, H, W] on the
+    transformer's device, H = W = side / 8, scaled as the transformer takes them. `prompt` and `after_step` are as in
+    `generate_image`."""
     sampling = _Sampling(steps, guidance, seed, after_step)
     tokens = _run_pipeline(pipeline, prompt, sampling, width=side, height=side, output_type="latent")
     latent_side = side // TOKEN_PIXELS * PATCH

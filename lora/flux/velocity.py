@@ -11,7 +11,10 @@ from lora.flux.prompt import Prompt
 def predict_velocity(
     transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt, guidance: float
 ) -> Tensor:
-    """The predicted velocity [B, C, H, W] for noisy latents [B, C, H, W] and sigmas [B] in 0..1.
+    """The predicted velocity [B, C, H, W] for noisy latents [B, C, H, W], H and W even, and sigmas [B] in 0..1.
+
+    All tensors are on the transformer's device, and `prompt` is a batch of B. The result has the precision in which the
+    transformer computes.
 
     The transformer itself multiplies sigma and guidance by 1000 and casts them to its own precision, so they are passed
     unscaled, in fp32. The keywords are those of `FluxPipeline`.

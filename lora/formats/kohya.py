@@ -1,4 +1,5 @@
-"""Convert a LoRA to the layout of kohya's sd-scripts, where some layers are fused. Knows no file and no model.
+"""Convert a LoRA to the layout of kohya's sd-scripts, where some layers are fused; and tables of the fused layers,
+which readers of other layouts use too. Knows no file and no model.
 
 sd-scripts names layers as the original FLUX.1 does, which has one layer where diffusers has to_q, to_k and to_v (and
 proj_mlp in single blocks).

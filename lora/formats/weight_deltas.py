@@ -54,8 +54,8 @@ class LowRankFactors:
         return self.down, self.up
 
     def rows(self, *ranges: range) -> "LowRankFactors":
-        """Only columns of `up` that are not 0 in these rows are kept: of a block-diagonal `up`, each block has its own
-        rank."""
+        """The delta of these rows [sum of ranges, in]. Drops ranks whose column of `up` is 0 in them, so each block of
+        a block-diagonal `up` gets its own rank."""
         up = torch.cat([self.up[each.start : each.stop] for each in ranges])
         used = up.any(dim=0)
         return LowRankFactors(self.down[used], up[:, used])
@@ -84,4 +84,4 @@ class LayerMapping:
 
     model: Model
     layers: tuple[str, ...]  # top rows first
-    is_swapped: bool = False  # the upper half of its rows is the lower half of the layer's rows
+    is_swapped: bool = False  # True if the two halves of the rows are in reverse order (final_layer.adaLN_modulation)

@@ -20,13 +20,13 @@ BLOCK = 2**20  # bytes read at a time: small enough that a job can be cancelled 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # further images in a JPEG or HEIC are previews and the like
-BOX_HEADER, MOST_ITEM_BYTES = 8, 64 * 1024
-START_OF_SCAN, MOST_SCANS = b"\xff\xda", 500  # a progressive JPEG has about ten
-MOST_PIXELS_OF_SCANS = 2_500_000_000  # in total, which takes a few seconds
+BOX_HEADER, MAX_ITEM_BYTES = 8, 64 * 1024
+START_OF_SCAN, MAX_SCANS = b"\xff\xda", 500  # a progressive JPEG has about ten
+MAX_PIXELS_OF_SCANS = 2_500_000_000  # in total, which takes a few seconds
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
-MOST_PIXELS = 178_956_970  # above twice Image.MAX_IMAGE_PIXELS Pillow raises DecompressionBombError
+MAX_PIXELS = 178_956_970  # above twice Image.MAX_IMAGE_PIXELS Pillow raises DecompressionBombError
 LARGE_PIXELS = 16_000_000  # decoding several such images at once could exhaust the memory
 NO_LOCK: AbstractContextManager[object] = nullcontext()
 # An image that is decoded this much larger than needed, then resized, equals one decoded at full size: PSNR of at least
@@ -86,7 +86,7 @@ def open_image(
     scale_needed: ScaleNeeded = full_size,
     *,
     large: AbstractContextManager[object] = NO_LOCK,
-    most_pixels: int = MOST_PIXELS,
+    most_pixels: int = MAX_PIXELS,
 ) -> DecodedImage:
     """Decode an image file into RGB, with the EXIF orientation applied and transparency on white.
 
@@ -115,7 +115,7 @@ def decoding_errors(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ValueError(f"not a {READABLE} image") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"too large: expected at most {MOST_PIXELS:,} pixels") from error
+        raise ValueError(f"too large: expected at most {MAX_PIXELS:,} pixels") from error
     except DAMAGE as error:
         reason = " ".join(str(error).replace(str(path), "it").split())
         raise ValueError(f"cannot be decoded ({reason or 'it is damaged'})") from error
@@ -167,8 +167,8 @@ def _heic(file: BinaryIO) -> HeifImageFile:
         for item in re.finditer(b"infe", box):
             start, version = item.start() - 4, box[item.end() : item.end() + 1]
             size = int.from_bytes(box[max(start, 0) : item.start()])
-            names = box[start + (18 if version == b"\3" else 16) : start + min(size, MOST_ITEM_BYTES)]
-            if not 1 < size < MOST_ITEM_BYTES or not _is_text(names):
+            names = box[start + (18 if version == b"\3" else 16) : start + min(size, MAX_ITEM_BYTES)]
+            if not 1 < size < MAX_ITEM_BYTES or not _is_text(names):
                 raise ValueError("its metadata is damaged")
     return HeifImageFile(file)
 
@@ -195,7 +195,7 @@ def _refuse_scans(path: Path, size: Size) -> None:
         while block := file.read(BLOCK):
             scans += (last + block).count(START_OF_SCAN)
             last = block[-1:]
-    most = min(MOST_SCANS, MOST_PIXELS_OF_SCANS // size.pixels)
+    most = min(MAX_SCANS, MAX_PIXELS_OF_SCANS // size.pixels)
     if scans > most:
         raise ValueError(f"it has {scans:,} scans: expected at most {most}")
 

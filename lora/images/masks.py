@@ -5,13 +5,13 @@ from pathlib import Path
 from PIL import Image
 
 from lora.images.colors import bands, rgb_on_white
-from lora.images.files import MOST_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
+from lora.images.files import MAX_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
 from lora.images.size import Size, center_crop_box
 
 BRIGHT = 128  # of 255: from this level on a pixel is white
 
 
-def open_mask(path: Path, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
+def open_mask(path: Path, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a mask into 8-bit gray, upright, in its own size.
 
     16-bit gray is scaled. Transparent pixels are not selected; if no opaque pixel is bright, all painted pixels are

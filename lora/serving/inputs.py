@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lora.checks import yes_or_no
+from lora.checks import check_bool
 from lora.serving.request import CHECKS, SIDES, Request
 from lora.serving.requested_loras import RequestedLora, requested_loras
 from lora.serving.sources import Source, read_source
@@ -22,7 +22,7 @@ Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+class PredictionInputs:
     """Everything that the inputs of one prediction ask for."""
 
     request: Request
@@ -48,7 +48,7 @@ class Prediction:
             image=image,
             mask=mask,
             are_sides_given=any(inputs[side] for side in SIDES),
-            is_checker_disabled=yes_or_no("disable_safety_checker", inputs["disable_safety_checker"]),
+            is_checker_disabled=check_bool("disable_safety_checker", inputs["disable_safety_checker"]),
         )
 
 

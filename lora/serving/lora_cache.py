@@ -10,8 +10,8 @@ from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import FluxLora
 from lora.serving.compatibility import deltas_by_layer
 
-MOST_BYTES = 4 * 2**30
-MOST_CACHE_KEYS = 1000
+MAX_BYTES = 4 * 2**30
+MAX_CACHE_KEYS = 1000
 
 Read = Callable[[], tuple[str, Mapping[str, Tensor]]]  # returns a file's digest and tensors
 
@@ -47,9 +47,9 @@ class LoraCache:
         self._digests[cache_key], self._cached[cached.digest] = cached.digest, cached
         self._digests.move_to_end(cache_key)
         self._cached.move_to_end(cached.digest)
-        while len(self._digests) > MOST_CACHE_KEYS:
+        while len(self._digests) > MAX_CACHE_KEYS:
             self._digests.popitem(last=False)
-        while len(self._cached) > 1 and sum(map(_bytes, self._cached.values())) > MOST_BYTES:
+        while len(self._cached) > 1 and sum(map(_bytes, self._cached.values())) > MAX_BYTES:
             self._cached.popitem(last=False)
 
 

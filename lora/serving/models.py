@@ -26,7 +26,7 @@ class Model:
 
     def __init__(self, path: Path, engine: Engine, log_line: LogLine) -> None:
         """Load the base model in a folder; `log_line` receives the progress of requests, and a line before a step that
-        takes long."""
+        takes long. Raises what `load_pipeline` raises."""
         self.pipeline = load_pipeline(path)
         if engine == "fast" and device().type == "cuda":  # on a CPU it takes longer than it saves
             log_line("compiling once for all image sizes")
@@ -82,7 +82,8 @@ class Models:
         return all(model.is_intact for model in self._loaded.values())
 
     def model(self, path: Path) -> Model:
-        """Return the base model in a folder, and load it if necessary."""
+        """Return the base model in a folder. If it must be loaded and there is not enough memory beside the others,
+        they are freed first. Raises what `load_pipeline` raises."""
         if path not in self._loaded:
             if _free_bytes() < sum(bytes_of_components(path, precision()).values()) + GENERATION_BYTES:
                 self._loaded.clear()

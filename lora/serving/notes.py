@@ -1,4 +1,4 @@
-"""Notes for the log about inputs of a request that have less effect than they seem to. Generates nothing."""
+"""Notes for the log on inputs that are ignored or truncated. Generates nothing."""
 
 from collections.abc import Iterator
 

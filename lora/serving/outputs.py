@@ -12,7 +12,7 @@ from lora.serving.request import Request
 
 PILLOW_NAMES = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
 PNG_KEY = "settings"
-MOST_BYTES = 60_000  # of settings; EXIF in a JPEG holds 64 kB in total
+MAX_BYTES = 60_000  # of settings; EXIF in a JPEG holds 64 kB in total
 LONGEST_PROMPT = 2000  # characters to which a prompt is shortened if the settings are too long
 
 Settings = Mapping[str, object]
@@ -56,7 +56,7 @@ def settings_in(path: Path) -> dict[str, object]:
 def text_of(settings: Settings) -> str:
     """Return settings as ASCII JSON, which EXIF requires; shorten the prompt if the text is too long for EXIF."""
     text = json.dumps(settings)
-    if len(text) <= MOST_BYTES:
+    if len(text) <= MAX_BYTES:
         return text
     return json.dumps({**settings, "prompt": f"{str(settings['prompt'])[:LONGEST_PROMPT]}..."})
 

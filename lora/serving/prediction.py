@@ -1,4 +1,4 @@
-"""Carries out a checked prediction on a loaded model: notes and settings for the log, images, safety, files."""
+"""Runs a prediction: logs its settings, generates the images, checks them and saves them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,33 +6,31 @@ from pathlib import Path
 from PIL import Image
 
 from lora.serving.generation import output_size
-from lora.serving.inputs import Prediction
+from lora.serving.inputs import PredictionInputs
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model
 from lora.serving.notes import notes
 from lora.serving.outputs import Settings, save_images, text_of
 from lora.serving.progress import LogLine
-from lora.serving.safety import SafetyChecker, allowed
+from lora.serving.safety import SafetyChecker, remove_blocked
 from lora.serving.settings import settings_of
 
 
 def log_settings(
-    prediction: Prediction, model: Model, loras: Sequence[AppliedLora], *, base_name: str, log_line: LogLine
+    inputs: PredictionInputs, model: Model, loras: Sequence[AppliedLora], *, base_name: str, log_line: LogLine
 ) -> Settings:
     """Return the settings that the images depend on; log them, after a note on each input that has little effect."""
-    request, source = prediction.request, prediction.source
+    request, source = inputs.request, inputs.source
     size = output_size(model.pipeline, request, source)
-    for note in notes(model.pipeline, request, source, size, are_sides_given=prediction.are_sides_given):
+    for note in notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given):
         log_line(f"note: {note}")
-    settings = settings_of(
-        request, source, size, model=base_name, image=prediction.image, mask=prediction.mask, loras=loras
-    )
+    settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)
     log_line(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
     return settings
 
 
-def generate_allowed(
-    prediction: Prediction,
+def generate_checked(
+    inputs: PredictionInputs,
     model: Model,
     loras: Sequence[AppliedLora],
     *,
@@ -44,15 +42,15 @@ def generate_allowed(
     Without a checker all are allowed. Raises ValueError if a LoRA is incompatible with the model, and RuntimeError if
     all images are blocked or the GPU runs out of memory.
     """
-    images = list(model.generate(prediction.request, prediction.source, loras))
-    shown = allowed(images, checker)
-    if blocked := [index + 1 for index in range(len(images)) if index not in shown]:
+    images = list(model.generate(inputs.request, inputs.source, loras))
+    kept = remove_blocked(images, checker)
+    if blocked := [index + 1 for index in range(len(images)) if index not in kept]:
         log_line(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {len(images)}")
-    return shown
+    return kept
 
 
 def predict(
-    prediction: Prediction,
+    inputs: PredictionInputs,
     model: Model,
     loras: Sequence[AppliedLora],
     *,
@@ -63,8 +61,8 @@ def predict(
 ) -> list[Path]:
     """Generate the images of a prediction, save them in a folder, and return their paths.
 
-    Raises what `generate_allowed` raises, and OSError if a file cannot be written.
+    Raises what `generate_checked` raises, and OSError if a file cannot be written.
     """
-    settings = log_settings(prediction, model, loras, base_name=base_name, log_line=log_line)
-    shown = generate_allowed(prediction, model, loras, checker=checker, log_line=log_line)
-    return save_images(shown, prediction.request, settings, into=into)
+    settings = log_settings(inputs, model, loras, base_name=base_name, log_line=log_line)
+    kept = generate_checked(inputs, model, loras, checker=checker, log_line=log_line)
+    return save_images(kept, inputs.request, settings, into=into)

@@ -7,7 +7,7 @@ from diffusers import FluxPipeline
 
 from lora.flux.prompt import Prompt, encode_prompt
 
-MOST_PROMPTS = 32  # of 4 MB each
+MAX_PROMPTS = 32  # of 4 MB each
 
 
 class Prompts:
@@ -23,6 +23,6 @@ class Prompts:
         if key not in self._encoded:
             self._encoded[key] = encode_prompt(self._pipeline, text)
         self._encoded.move_to_end(key)
-        while len(self._encoded) > MOST_PROMPTS:
+        while len(self._encoded) > MAX_PROMPTS:
             self._encoded.popitem(last=False)
         return self._encoded[key]

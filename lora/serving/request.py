@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Self
 
-from lora.checks import number, one_of, text, whole_number, yes_or_no
+from lora.checks import check_bool, check_choice, check_float, check_int, check_text
 from lora.images.size import Size
 
 # Sizes of FLUX's public predictors for a base of 1024 pixels.
@@ -109,7 +109,7 @@ def _custom_size(width: int | None, height: int | None) -> tuple[int, int]:
 def _guidance(**given: float | None) -> float:
     """The public predictors have two names for one input."""
     values = {
-        name: number(name, value, at_least=0.0, at_most=10.0) for name, value in given.items() if value is not None
+        name: check_float(name, value, at_least=0.0, at_most=10.0) for name, value in given.items() if value is not None
     }
     if len(set(values.values())) > 1:
         found = " and ".join(f"{name} is {value:g}" for name, value in values.items())
@@ -126,28 +126,28 @@ def _optional(check: Check) -> Check:
 
 
 def _whole(at_least: int, at_most: int) -> Check:
-    return partial(whole_number, at_least=at_least, at_most=at_most)
+    return partial(check_int, at_least=at_least, at_most=at_most)
 
 
 def _seed(name: str, seed: object) -> int:
     """Some clients send -1 for no seed."""
     if seed is None or seed == -1:
         return random.SystemRandom().randint(0, LARGEST_SEED)
-    return whole_number(name, seed, at_least=0, at_most=LARGEST_SEED)
+    return check_int(name, seed, at_least=0, at_most=LARGEST_SEED)
 
 
 CHECKS: dict[str, Check] = {
-    "prompt": partial(text, at_most=10_000),
-    "aspect_ratio": partial(one_of, choices=(*SIZES, CUSTOM)),
+    "prompt": partial(check_text, at_most=10_000),
+    "aspect_ratio": partial(check_choice, choices=(*SIZES, CUSTOM)),
     "width": _optional(_whole(64, 1440)),
     "height": _optional(_whole(64, 1440)),
-    "megapixels": partial(one_of, choices=tuple(MEGAPIXELS)),
+    "megapixels": partial(check_choice, choices=tuple(MEGAPIXELS)),
     "num_outputs": _whole(1, 4),
     "num_inference_steps": _optional(_whole(1, 50)),
-    "guidance_scale": _optional(partial(number, at_least=0.0, at_most=10.0)),
-    "guidance": _optional(partial(number, at_least=0.0, at_most=10.0)),
-    "go_fast": yes_or_no,
+    "guidance_scale": _optional(partial(check_float, at_least=0.0, at_most=10.0)),
+    "guidance": _optional(partial(check_float, at_least=0.0, at_most=10.0)),
+    "go_fast": check_bool,
     "seed": _seed,
-    "output_format": partial(one_of, choices=FORMATS),
+    "output_format": partial(check_choice, choices=FORMATS),
     "output_quality": _whole(0, 100),
 }

@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from lora.checks import listing, number, text
+from lora.checks import check_float, check_list, check_text
 
 WEAKEST, STRONGEST = -1.0, 3.0
-MOST_LORAS = 16
+MAX_LORAS = 16
 LONGEST_REFERENCE = 150 * 2**20  # characters; a data URI may be as long as the largest request that Cog accepts
 TRAINED = "COG_WEIGHTS"  # names the LoRA of a trained version
 SCALE = re.compile(r"\s*[-+]?(\d{1,2}(\.\d*)?|\.\d+)(e[-+]?\d{1,2})?", re.IGNORECASE)  # versions have more digits
@@ -44,14 +44,14 @@ def requested_loras(
         ("extra_lora", extra_lora, _scale("extra_lora_scale", extra_lora_scale)),
     ]
     found = [
-        RequestedLora(text(name, reference, at_most=LONGEST_REFERENCE).strip(), scale, name)
+        RequestedLora(check_text(name, reference, at_most=LONGEST_REFERENCE).strip(), scale, name)
         for name, reference, scale in single
         if _given(reference)
     ]
-    entries = [] if loras is None else listing("loras", loras)
+    entries = [] if loras is None else check_list("loras", loras)
     listed = [_entry(f"loras[{index}]", entry) for index, entry in enumerate(entries) if _given(entry)]
-    if len(listed) > MOST_LORAS:
-        raise ValueError(f"loras holds {len(listed)} LoRAs: expected at most {MOST_LORAS}")
+    if len(listed) > MAX_LORAS:
+        raise ValueError(f"loras holds {len(listed)} LoRAs: expected at most {MAX_LORAS}")
     return (*found, *listed)
 
 
@@ -61,7 +61,7 @@ def _given(reference: object) -> bool:
 
 
 def _entry(name: str, entry: object) -> RequestedLora:
-    typed = text(name, entry, at_most=LONGEST_REFERENCE).strip()
+    typed = check_text(name, entry, at_most=LONGEST_REFERENCE).strip()
     reference, _, scale = typed.rpartition(":")
     if not reference or not SCALE.fullmatch(scale):
         return RequestedLora(typed, 1.0, name)
@@ -69,4 +69,4 @@ def _entry(name: str, entry: object) -> RequestedLora:
 
 
 def _scale(name: str, scale: float) -> float:
-    return number(name, scale, at_least=WEAKEST, at_most=STRONGEST)
+    return check_float(name, scale, at_least=WEAKEST, at_most=STRONGEST)

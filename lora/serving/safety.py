@@ -60,13 +60,13 @@ def _loaded(folder: Path) -> Any:  # noqa: ANN401 (transformers' models have no 
     return model.eval()
 
 
-def allowed(images: Sequence[Image.Image], checker: SafetyChecker | None) -> dict[int, Image.Image]:
+def remove_blocked(images: Sequence[Image.Image], checker: SafetyChecker | None) -> dict[int, Image.Image]:
     """Return the images that are not blocked, by their index; all images if there is no checker.
 
     Raises RuntimeError if all images are blocked.
     """
-    shown = {index: image for index, image in enumerate(images) if checker is None or not checker.blocks(image)}
-    if not shown:
+    kept = {index: image for index, image in enumerate(images) if checker is None or not checker.blocks(image)}
+    if not kept:
         which = "the image" if len(images) == 1 else f"all {len(images)} images"
         raise RuntimeError(f"the safety checker blocked {which}: expected another prompt or seed")
-    return shown
+    return kept

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from lora.checks import number
+from lora.checks import check_float
 from lora.images.files import DecodedImage, open_image, quiet_pillow
 from lora.images.masks import fit_mask, open_mask
 from lora.images.size import Size
 
-MOST_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, because other requests wait
+MAX_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, because other requests wait
 PIXELS_NEEDED = 1024 * 1024  # the native size of FLUX.1
 
 
@@ -46,7 +46,7 @@ def read_source(image: Path | None, mask: Path | None, prompt_strength: object) 
 
     Raises ValueError with one sentence that names the input.
     """
-    strength = number("prompt_strength", prompt_strength, at_least=0.0, at_most=1.0)
+    strength = check_float("prompt_strength", prompt_strength, at_least=0.0, at_most=1.0)
     if image is None:
         if mask is not None:
             raise ValueError("mask is given without image: expected both, or no mask")
@@ -57,7 +57,7 @@ def read_source(image: Path | None, mask: Path | None, prompt_strength: object) 
 def _image(path: Path) -> DecodedImage:
     try:
         with quiet_pillow():
-            return open_image(path, _scale_needed, most_pixels=MOST_PIXELS)
+            return open_image(path, _scale_needed, most_pixels=MAX_PIXELS)
     except (OSError, ValueError) as error:
         raise ValueError(f"image cannot be used: {error}") from error
 
@@ -65,7 +65,7 @@ def _image(path: Path) -> DecodedImage:
 def _mask(path: Path) -> Image.Image:
     try:
         with quiet_pillow():
-            return open_mask(path, most_pixels=MOST_PIXELS)
+            return open_mask(path, most_pixels=MAX_PIXELS)
     except (OSError, ValueError) as error:
         raise ValueError(f"mask cannot be used: {error}") from error
 

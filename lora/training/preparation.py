@@ -19,10 +19,10 @@ from lora.training.memory.configurations import Plan, plans
 from lora.training.memory.requirements import free_bytes, memory_requirements
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
-from lora.training.recipe.layers import LayerChoice, block_layers, chosen_layers
+from lora.training.recipe.layers import LayerSelection, block_layers, select_layers
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.presets import PRESETS
-from lora.training.recipe.recipe import Recipe, choose
+from lora.training.recipe.recipe import Recipe, make_recipe
 from lora.training.runs.launch import count_processes
 
 
@@ -36,7 +36,7 @@ class Prepared:
     images: Dataset
     inspector: Inspector
     report: Report
-    layers: LayerChoice
+    layers: LayerSelection
     recipe: Recipe
     neutral_prompts: tuple[str, ...]  # for preservation; empty without it
     processes: int
@@ -70,7 +70,7 @@ def prepare(
         log.write(match_layers(source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
-    recipe, reasons = choose(config, images=count_trained(images, config), processes=processes)
+    recipe, reasons = make_recipe(config, images=count_trained(images, config), processes=processes)
     log.write(report.as_text(), layers.note, *reasons)
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
@@ -102,12 +102,14 @@ def count_trained(dataset: Dataset, config: TrainConfig) -> int:
     return distinct - (count_held_out(distinct) if config.validation else 0)
 
 
-def _layers(config: TrainConfig, base: Path) -> LayerChoice:
+def _layers(config: TrainConfig, base: Path) -> LayerSelection:
     names = block_layers(transformer_config(base))
-    return chosen_layers(names, layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex)
+    return select_layers(names, layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex)
 
 
-def _plans(config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerChoice, base: Path) -> tuple[Plan, ...]:
+def _plans(
+    config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerSelection, base: Path
+) -> tuple[Plan, ...]:
     return plans(
         memory_requirements(base, images, recipe, layers.names, neutral_side=neutral_side(config.resolutions)),
         free_bytes=free_bytes(),

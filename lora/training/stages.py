@@ -1,4 +1,4 @@
-"""The stages of a prepared training: encode, train, pack."""
+"""The stages of a prepared training: encode, train, write the output."""
 
 import shutil
 from contextlib import suppress
@@ -26,7 +26,11 @@ SAMPLES = "samples"
 
 
 def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
-    """Encode images and texts once; then free the encoders and delete the image files."""
+    """Encode images and texts once; then free the encoders and delete the image files. The tensors are on the CPU.
+
+    Raises ValueError if the encoders cannot be loaded or the cache lacks space, RuntimeError if memory runs out with
+    the smallest placement of the encoders, and what `DiskCache.put` raises.
+    """
     config, images = prepared.config, prepared.images
     extra_texts = len(config.sample_prompts) + len(prepared.neutral_prompts)
     needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
@@ -48,7 +52,11 @@ def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache) -> E
 
 
 def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> TrainedLora:
-    """Train, on the first plan that fits into memory."""
+    """Train, on the first plan that fits into memory.
+
+    Raises RuntimeError if no plan fits, if the training diverges before its first checkpoint, or if it is stopped
+    before its first step; and ValueError (RuntimeError with several processes) if a checkpoint does not match.
+    """
     config, store = prepared.config, prepared.store
     job = Job(
         recipe=prepared.recipe,
@@ -73,8 +81,12 @@ def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, l
     )
 
 
-def pack(prepared: Prepared, trained: TrainedLora, *, folder: Path, log: Log) -> Path:
-    """Write the tar and check it by reading it back."""
+def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log: Log) -> Path:
+    """Write `trained_model.tar` into a folder, check it by reading it back, and return its path.
+
+    Raises OSError if the disk has too little space, and RuntimeError if a tensor of the LoRA is missing in the tar, is
+    not finite or is all zero. Checkpoints that cannot be deleted afterwards raise no error.
+    """
     config, images, result = prepared.config, prepared.images, trained.result
     artifacts = TrainingArtifacts(
         result=result,

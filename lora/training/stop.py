@@ -35,7 +35,7 @@ class Termination:
         self._was_received = False
 
     @classmethod
-    def listening(cls) -> "Termination":
+    def install(cls) -> "Termination":
         """Install the signal handler. In a thread other than the main thread, this does nothing."""
         termination = cls()
         if threading.current_thread() is threading.main_thread():

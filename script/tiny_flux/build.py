@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 
 from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.autoencoder import AutoencoderTrainer
+from script.tiny_flux.build_run import Run, RunOverError, TimedRun, train_stage
 from script.tiny_flux.courses import Curriculum
 from script.tiny_flux.distillation import GuidanceDistillation
 from script.tiny_flux.networks import TinyFlux
@@ -20,7 +21,6 @@ from script.tiny_flux.pictures import ImageStore
 from script.tiny_flux.plan import TINY_FLUX, Plan
 from script.tiny_flux.report import report
 from script.tiny_flux.saving import flux_scheduler, save_base
-from script.tiny_flux.sitting import Sitting, SittingOverError, TimedSitting, train_stage
 from script.tiny_flux.state import StateFolder
 from script.tiny_flux.tokenizers import build_tokenizers
 from script.tiny_flux.transformer import Objective, Term, TrainingData, TransformerTrainer
@@ -34,22 +34,20 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    build = Build(
-        TINY_FLUX, folder=StateFolder(arguments.state), sitting=TimedSitting(arguments.minutes), device=device
-    )
+    build = Build(TINY_FLUX, folder=StateFolder(arguments.state), run=TimedRun(arguments.minutes), device=device)
     try:
         build.run(into=arguments.into)
-    except SittingOverError:
+    except RunOverError:
         print(f"The minutes are over. The state is in {arguments.state}; run the same command again to continue.")
     else:
         print(report(arguments.into))
 
 
 class Build:
-    """Builds a base by a plan, from the state in a folder, within one sitting (one run of the build)."""
+    """Builds a base by a plan, from the state in a folder, within one run of the build."""
 
-    def __init__(self, plan: Plan, *, folder: StateFolder, sitting: Sitting, device: torch.device) -> None:
-        self._plan, self._folder, self._sitting, self._device = plan, folder, sitting, device
+    def __init__(self, plan: Plan, *, folder: StateFolder, run: Run, device: torch.device) -> None:
+        self._plan, self._folder, self._run, self._device = plan, folder, run, device
 
     def run(self, *, into: Path) -> None:
         """Continue each stage from its saved state, then write the pipeline to a folder."""
@@ -59,7 +57,7 @@ class Build:
 
     def _autoencoder(self) -> AutoencoderKL:
         trainer = AutoencoderTrainer(self._plan.autoencoder, measured=self._plan.measured, device=self._device)
-        train_stage("autoencoder", trainer, folder=self._folder, sitting=self._sitting)
+        train_stage("autoencoder", trainer, folder=self._folder, run=self._run)
         return trainer.finished()
 
     def _transformer(self, vae: AutoencoderKL) -> TinyFlux:
@@ -75,14 +73,14 @@ class Build:
 
     def _training_data(self, vae: AutoencoderKL) -> TrainingData:
         """Load all images; those without a file are rendered and encoded first."""
-        store = ImageStore(vae, folder=self._folder, sitting=self._sitting, seed=self._plan.seed)
+        store = ImageStore(vae, folder=self._folder, run=self._run, seed=self._plan.seed)
         curriculum = Curriculum(self._plan.courses, store)
         return TrainingData(curriculum, vae, Shift.of(flux_scheduler()), self._plan.measured)
 
     def _term(self, name: str, term: Term, objective: Objective, data: TrainingData) -> None:
         """Train for one term and load the averaged weights into the model."""
         trainer = TransformerTrainer(term, objective, data)
-        train_stage(name, trainer, folder=self._folder, sitting=self._sitting)
+        train_stage(name, trainer, folder=self._folder, run=self._run)
         trainer.finish()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lora.flux.prompt import Prompt
-from lora.training.learning.flow import flow_losses
+from lora.training.learning.flow_matching import flow_matching_losses
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from script.tiny_flux.objective import NoisyBatch, Predictor, flow_loss, predictor_of
 
@@ -42,7 +42,7 @@ class GuidanceDistillation:
         guidance = rng.uniform(*GUIDANCE)
         prompt = self.trained.encode([sample.caption.text for sample in batch.samples])
         predicted = self.trained.velocity(batch, prompt, guidance=guidance)
-        return flow_losses(predicted, self._target(batch, prompt, guidance)).mean()
+        return flow_matching_losses(predicted, self._target(batch, prompt, guidance)).mean()
 
     @torch.no_grad()
     def _target(self, batch: NoisyBatch, prompt: Prompt, guidance: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.flux.velocity import predict_velocity
-from lora.training.learning.flow import point_on_path
+from lora.training.learning.flow_matching import add_noise
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from script.tiny_flux.distillation import GUIDED_FROM
 from script.tiny_flux.pictures import encode_images
@@ -55,7 +55,7 @@ def guidance_batch(pipeline: FluxPipeline, scenes: list[Scene]) -> GuidanceBatch
     latents = encode_images(pipeline.vae, [render(scene, width=SIDE, height=SIDE, rng=rng) for scene in scenes])
     clean = latents.float().repeat(len(SIGMAS), 1, 1, 1)
     sigmas = torch.tensor(SIGMAS).repeat_interleave(len(scenes))
-    noisy = point_on_path(clean, torch.randn(clean.shape, generator=generator), sigmas)
+    noisy = add_noise(clean, torch.randn(clean.shape, generator=generator), sigmas)
     prompt = Prompt.stack([encode_prompt(pipeline, caption(scene)) for scene in scenes] * len(SIGMAS))
     empty = Prompt.stack([encode_prompt(pipeline, "")] * len(noisy))
     conditional, unconditional = (

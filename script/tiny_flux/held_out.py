@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
-from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
+from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from script.tiny_flux.described_monster import DescribedMonster, any_monster, describe
 from script.tiny_flux.networks import TinyFlux
@@ -53,6 +53,6 @@ def _loss(
 def _loss_at(model: TinyFlux, latents: torch.Tensor, prompt: Prompt, sigma: float, generator: torch.Generator) -> float:
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     sigmas = torch.full((len(latents),), sigma, device=latents.device)
-    noisy = point_on_path(latents, noise, sigmas)
+    noisy = add_noise(latents, noise, sigmas)
     predicted = predict_velocity(model.transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
-    return flow_losses(predicted, velocity_of_path(latents, noise)).mean().item()
+    return flow_matching_losses(predicted, velocity_target(latents, noise)).mean().item()

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
-from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
+from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from lora.training.recipe.sigmas import Shift, SigmaRule
 from script.tiny_flux.courses import Sample
@@ -40,12 +40,12 @@ class NoisyBatch:
     @property
     def noisy(self) -> Tensor:
         """The noisy latents, [B, 16, H, W]."""
-        return point_on_path(self.clean, self.noise, self.sigmas)
+        return add_noise(self.clean, self.noise, self.sigmas)
 
     @property
     def velocity(self) -> Tensor:
         """The target velocity, [B, 16, H, W]."""
-        return velocity_of_path(self.clean, self.noise)
+        return velocity_target(self.clean, self.noise)
 
 
 class NoiseSampler:
@@ -135,7 +135,7 @@ def flow_loss(predictor: Predictor, batch: NoisyBatch, *, guidance: float) -> Te
     prompt = predictor.encode([sample.caption.text for sample in batch.samples])
     predicted = predictor.velocity(batch, prompt, guidance=guidance)
     overlap = _overlap(predictor.model, batch, prompt, guidance=guidance)
-    return flow_losses(predicted, batch.velocity).mean() + SEPARATION * overlap
+    return flow_matching_losses(predicted, batch.velocity).mean() + SEPARATION * overlap
 
 
 def lora_loss(predictor: Predictor, batch: NoisyBatch) -> Tensor:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from script.tiny_flux.autoencoder_pool import normalized, pixels_of
+from script.tiny_flux.build_run import Run, RunOverError
 from script.tiny_flux.creatures import Creature, render_creature
 from script.tiny_flux.described_monster import DescribedMonster, any_monster, render_described
-from script.tiny_flux.sitting import Sitting, SittingOverError
 from script.tiny_flux.state import StateFolder, replaced_file
 from script.tiny_flux.world import BACKGROUNDS, Scene, render, training_scenes
 
@@ -45,8 +45,8 @@ class ImageStore:
     The images are the same for the same autoencoder and seed.
     """
 
-    def __init__(self, vae: AutoencoderKL, *, folder: StateFolder, sitting: Sitting, seed: int) -> None:
-        self._vae, self._sitting, self._seed = vae, sitting, seed
+    def __init__(self, vae: AutoencoderKL, *, folder: StateFolder, run: Run, seed: int) -> None:
+        self._vae, self._run, self._seed = vae, run, seed
         self._folder = folder.path / "pictures"
         self._folder.mkdir(exist_ok=True)
 
@@ -71,8 +71,8 @@ class ImageStore:
         with replaced_file(path) as partial:
             save_file({"latents": latents}, partial)
         print(f"images: {path.stem} rendered and encoded", flush=True)
-        if self._sitting.is_over():
-            raise SittingOverError
+        if self._run.is_over():
+            raise RunOverError
 
 
 @torch.no_grad()

@@ -98,7 +98,7 @@ def test_many_images_of_few_runs_have_the_error_of_the_runs():
     assert found.conclusion() == "no difference beyond two standard errors"
 
 
-def test_one_run_proves_nothing():
+def test_a_difference_of_one_run_is_not_significant():
     assert paired({1: [5.0, 5.1]}, {1: [0.0, 0.0]}).conclusion() == "too few runs for a conclusion"
 
 

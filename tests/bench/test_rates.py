@@ -44,7 +44,7 @@ def test_the_floor_is_every_product_and_attention_of_the_blocks_both_ways():
     assert floors(products) == {}  # no floor is known without attention
 
 
-def test_the_shapes_of_the_floor_have_all_weights_that_tokens_are_multiplied_by():
+def test_the_lower_bound_counts_every_linear_layer():
     double, single = (QKV, OUT, UP, DOWN), (SINGLE_IN, SINGLE_OUT)
     weights = [sum(inputs * outputs for inputs, outputs in shapes) for shapes in (double, single)]
     assert 19 * 2 * weights[0] + 38 * weights[1] == 8_606_711_808  # performance.md 1.1

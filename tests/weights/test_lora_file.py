@@ -96,7 +96,7 @@ def test_a_pickle_is_not_executed(tmp_path):
 
 
 def test_a_header_longer_than_the_limit_is_not_parsed(monkeypatch):
-    monkeypatch.setattr(lora_file, "MOST_HEADER_BYTES", 100)
+    monkeypatch.setattr(lora_file, "MAX_HEADER_BYTES", 100)
     assert "not a safetensors file" in refusal(save(a_lora()))
 
 
@@ -155,7 +155,7 @@ def test_a_full_model_is_refused():
 
 
 def test_too_many_tensors_are_refused(monkeypatch):
-    monkeypatch.setattr(lora_file, "MOST_TENSORS", 1)
+    monkeypatch.setattr(lora_file, "MAX_TENSORS", 1)
     assert "holds 2 tensors" in refusal(save(a_lora()))
 
 

@@ -81,7 +81,7 @@ def test_links_and_devices_are_ignored(kind):
 @pytest.mark.parametrize("name", ["x.safetensors", "zeros.txt"])
 def test_a_gzipped_bomb_is_stopped_at_the_limit(monkeypatch, name):
     """C52."""
-    monkeypatch.setattr(lora_tar, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(lora_tar, "MAX_BYTES", 1_000_000)
     bomb = a_tar((name, bytes(30_000_000)), mode="w:gz")
     assert len(bomb) < 100_000
     assert "1,000,000" in refusal(bomb)
@@ -100,7 +100,7 @@ def test_an_uncompressed_tar_of_zeros_is_read(monkeypatch):
 
 
 def test_members_that_are_too_large_together_are_stopped(monkeypatch):
-    monkeypatch.setattr(lora_tar, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(lora_tar, "MAX_BYTES", 1_000_000)
     bomb = a_tar(*((f"{index}.txt", bytes(900_000)) for index in range(9)), mode="w:gz")
     assert "unpacks to more than 1,000,000 bytes" in refusal(bomb)
 
@@ -165,7 +165,7 @@ def test_headers_over_the_limit_are_not_read(kind):
 
 
 def test_the_limit_applies_to_all_headers_together(monkeypatch):
-    monkeypatch.setattr(lora_tar, "MOST_HEADER_BYTES", 3000)
+    monkeypatch.setattr(lora_tar, "MAX_HEADER_BYTES", 3000)
     tar = with_header({"comment": "x" * 1000})
     assert "over 3,000 bytes of headers" in refusal(tar[: -tarfile.RECORDSIZE] * 4)
 

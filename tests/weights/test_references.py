@@ -370,7 +370,7 @@ def test_the_error_for_an_unwritable_cache_does_not_contain_its_path(services, t
 
 def test_a_data_uri_over_the_limit_is_refused(monkeypatch):
     """C14."""
-    monkeypatch.setattr(references, "MOST_INLINE", 100)
+    monkeypatch.setattr(references, "MAX_INLINE", 100)
     assert "expected at most 100" in refusal(uri(CONTENT))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-MOST_VISITORS = 1000  # the most recent ones are kept
+MAX_VISITORS = 1000  # the most recent ones are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def read_manifest(path: Path) -> Manifest | None:
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest so that the file is complete, old or new, whenever the process ends; raises OSError."""
-    newest = sorted(manifest.visitors.items(), key=lambda visit: visit[1])[-MOST_VISITORS:]
+    newest = sorted(manifest.visitors.items(), key=lambda visit: visit[1])[-MAX_VISITORS:]
     partial = path.with_suffix(".json.part")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(asdict(manifest) | {"visitors": dict(newest)}, file)

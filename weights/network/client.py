@@ -19,7 +19,7 @@ from weights.network.network import Network
 from weights.network.slices import SlicedResponse
 from weights.network.url_policy import PORTS, CheckedUrl, check_url, origin_of
 
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 DEFAULT_HEADERS = {"User-Agent": "flux-lora", "Accept-Encoding": "identity"}  # compression would hide the size
 UNREACHABLE_RETRIES = 1  # two connection attempts take less than half a minute
@@ -82,7 +82,7 @@ def send_request(request: HttpRequest, network: Network, *, attempt: int) -> Ite
         raise ValueError("was requested with a token that contains spaces or characters that tokens do not have")
     deadline = time.monotonic() + network.timeouts.total
     origin, url, token = origin_of(request.url), request.url, request.token
-    for _ in range(MOST_REDIRECTS + 1):
+    for _ in range(MAX_REDIRECTS + 1):
         checked = check_url(url, network)
         headers = {**DEFAULT_HEADERS, **request.headers}
         if checked.origin != origin:
@@ -94,7 +94,7 @@ def send_request(request: HttpRequest, network: Network, *, attempt: int) -> Ite
                 yield HttpResponse(checked.host, raw, deadline)
                 return
             url = _redirect_url(url, checked, raw)
-    raise ValueError(f"was redirected more than {MOST_REDIRECTS} times: expected the file")
+    raise ValueError(f"was redirected more than {MAX_REDIRECTS} times: expected the file")
 
 
 def _redirect_url(url: str, checked: CheckedUrl, raw: RawResponse) -> str:

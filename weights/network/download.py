@@ -16,7 +16,7 @@ from weights.network.failures import TransientFailure, retry
 from weights.network.network import Network, NetworkTimeouts
 from weights.network.statuses import check_status
 
-MOST_BYTES = 4 * 2**30  # a rank 128 LoRA of every linear layer has 2.6 GB in fp32
+MAX_BYTES = 4 * 2**30  # a rank 128 LoRA of every linear layer has 2.6 GB in fp32
 CHUNK_BYTES = 2**20
 RESERVED_BYTES = 64 * 2**20  # reserved at a time if the server does not send the length of the file
 LONGEST_ETAG = 200
@@ -145,8 +145,8 @@ def _etag(response: HttpResponse) -> str:
 
 
 def _check_size(size: int) -> None:
-    if size > MOST_BYTES:
-        raise ValueError(f"has {size:,} bytes or more: expected at most {MOST_BYTES:,}")
+    if size > MAX_BYTES:
+        raise ValueError(f"has {size:,} bytes or more: expected at most {MAX_BYTES:,}")
 
 
 def _receive(response: HttpResponse, progress: _Progress, make_room: MakeRoom) -> None:

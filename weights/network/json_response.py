@@ -9,7 +9,7 @@ from weights.network.failures import TransientFailure, retry
 from weights.network.network import Network
 from weights.network.statuses import check_status
 
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 CHUNK_BYTES = 2**16
 OK = frozenset({200})
 
@@ -41,8 +41,8 @@ def _read_body(response: HttpResponse, *, deadline: float) -> bytes:
     content = bytearray()
     while chunk := response.read(CHUNK_BYTES):
         content += chunk
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"cannot be looked up: {response.host} sent more than {MOST_BYTES:,} bytes")
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"cannot be looked up: {response.host} sent more than {MAX_BYTES:,} bytes")
         if time.monotonic() > deadline:
             raise ValueError(f"cannot be looked up: {response.host} is too slow")
     return bytes(content)

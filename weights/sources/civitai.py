@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from weights.grammar.records import CivitaiLora
 from weights.network.client import HttpRequest
-from weights.network.download import MOST_BYTES, RemoteFile
+from weights.network.download import MAX_BYTES, RemoteFile
 from weights.network.json_response import fetch_json
 from weights.network.network import Network
 
@@ -32,8 +32,8 @@ def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> RemoteFi
         raise ValueError(f"was made for {base_model or 'an unknown model'}: expected a LoRA for FLUX.1")
     file = _choose_file(_dicts(version.get("files")))
     size = file.get("sizeKB")
-    if isinstance(size, int | float) and size * KILOBYTE > MOST_BYTES:
-        raise ValueError(f"has {size * KILOBYTE:,.0f} bytes: expected at most {MOST_BYTES:,}")
+    if isinstance(size, int | float) and size * KILOBYTE > MAX_BYTES:
+        raise ValueError(f"has {size * KILOBYTE:,.0f} bytes: expected at most {MAX_BYTES:,}")
     hashes = file.get("hashes")
     sha256 = _text(hashes.get("SHA256"), max_length=64).lower() if isinstance(hashes, dict) else ""
     return RemoteFile(HttpRequest(_download_url(file, version, network), token=token), sha256)

@@ -10,8 +10,8 @@ OUTSIDE = {
     "img_in": "x_embedder",
     "txt_in": "context_embedder",
     **{
-        f"{ours}.{part}_layer": f"time_text_embed.{theirs}_embedder.linear_{number}"
-        for ours, theirs in (("time_in", "timestep"), ("vector_in", "text"), ("guidance_in", "guidance"))
+        f"{bfl_name}.{part}_layer": f"time_text_embed.{diffusers_name}_embedder.linear_{number}"
+        for bfl_name, diffusers_name in (("time_in", "timestep"), ("vector_in", "text"), ("guidance_in", "guidance"))
         for part, number in (("in", 1), ("out", 2))
     },
     "final_layer.linear": "proj_out",
@@ -29,9 +29,9 @@ def bfl_layer(name: str, *, separator: str) -> LayerMapping | None:
     """
     if name == FINAL_MODULATION.replace(".", separator):
         return LayerMapping("transformer", ("norm_out.linear",), is_swapped=True)
-    for ours, theirs in OUTSIDE.items():
-        if name == ours.replace(".", separator):
-            return LayerMapping("transformer", (theirs,))
+    for bfl_name, diffusers_name in OUTSIDE.items():
+        if name == bfl_name.replace(".", separator):
+            return LayerMapping("transformer", (diffusers_name,))
     for kind, (blocks, layers) in BLOCKS.items():
         match = re.fullmatch(rf"{blocks}{re.escape(separator)}(\d+){re.escape(separator)}(.+)", name)
         for layer, parts in layers.items() if match else ():

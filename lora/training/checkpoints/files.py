@@ -28,7 +28,7 @@ SUFFIX = ".tensors"  # safetensors files by another name, as clients take the on
 TENSOR_FILE = re.compile(r"[a-z][a-z0-9_]{0,63}\.tensors", re.ASCII)
 IN_TAR = "resume"
 BLOCK_BYTES = 8 * 2**20
-MOST_JSON_BYTES, MOST_FILES = 16 * 2**20, 64
+MAX_JSON_BYTES, MAX_FILES = 16 * 2**20, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,10 @@ def packed(checkpoint: Checkpoint, *, folder: str) -> Iterator[tuple[str, Path]]
 
 
 def write_files(folder: Path, tensors: Mapping[str, Tensors], values: Json) -> None:
-    """Write groups of tensors and JSON to a new folder and sync them to disk. Raises OSError if the disk is full."""
+    """Write groups of tensors, on any device, and JSON to a new folder, and sync them to disk.
+
+    Raises OSError if the disk is full or broken, and ValueError unless the names of groups are lowercase words.
+    """
     for name, group in tensors.items():
         path = folder / f"{name}{SUFFIX}"
         if not TENSOR_FILE.fullmatch(f"{name}{SUFFIX}"):
@@ -110,8 +113,8 @@ def _manifest(folder: Path) -> tuple[int, Json, Json]:
     step, identity, files = manifest.get("step"), manifest.get("identity"), manifest.get("files")
     if type(step) is not int or step < 0 or not isinstance(identity, dict) or not isinstance(files, dict):
         raise ValueError(f"{checkpoint} has an invalid {MANIFEST}: expected a step, an identity and files")
-    if STATE not in files or len(files) > MOST_FILES:
-        raise ValueError(f"{checkpoint} has {len(files)} files: expected at most {MOST_FILES}, including {STATE}")
+    if STATE not in files or len(files) > MAX_FILES:
+        raise ValueError(f"{checkpoint} has {len(files)} files: expected at most {MAX_FILES}, including {STATE}")
     for name in files:
         if name != STATE and not TENSOR_FILE.fullmatch(name):
             raise ValueError(f"{checkpoint} lists the file {shown(name)}: expected names such as lora{SUFFIX}")
@@ -137,8 +140,8 @@ def _digest(path: Path) -> Json:
 
 
 def _json(folder: Path, name: str) -> Json:
-    if _regular_file_size(folder, name) > MOST_JSON_BYTES:
-        raise ValueError(f"checkpoint {folder.name!r}: {name} has more than {MOST_JSON_BYTES} bytes")
+    if _regular_file_size(folder, name) > MAX_JSON_BYTES:
+        raise ValueError(f"checkpoint {folder.name!r}: {name} has more than {MAX_JSON_BYTES} bytes")
     content = None
     with suppress(ValueError, RecursionError):
         content = json.loads((folder / name).read_bytes())

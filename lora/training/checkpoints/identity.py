@@ -8,7 +8,7 @@ from typing import Any
 
 from lora.dataset.reading import Dataset
 from lora.flux.fingerprint import fingerprint
-from lora.flux.prompt import MOST_TEXT_TOKENS, text_tokens_of
+from lora.flux.prompt import MAX_TEXT_TOKENS, text_tokens_of
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.optimizers import warm_up_steps
 from lora.training.recipe.recipe import Recipe
@@ -57,7 +57,7 @@ def identity_of(
 def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_tokens: int) -> Json:
     """Fields that were added with preservation; left out at their former fixed values, so that older checkpoints can
     still be resumed."""
-    fields: Json = {} if text_tokens == MOST_TEXT_TOKENS else {"text_tokens": text_tokens}
+    fields: Json = {} if text_tokens == MAX_TEXT_TOKENS else {"text_tokens": text_tokens}
     if recipe.preservation:
         prompts = f"{len(neutral)}, {_digest(neutral)}"
         fields |= {"preservation": recipe.preservation, "neutral_prompts": prompts}
@@ -69,9 +69,9 @@ def refuse_mismatch(found: Json, expected: Json, named: str) -> None:
     from."""
     expected = json.loads(json.dumps(expected))  # lists in place of tuples, as in `found`
     for field in (*expected, *found):
-        theirs, ours = found.get(field), expected.get(field)
-        if theirs != ours:
-            found_and_expected = f"{reprlib.repr(theirs)}: expected {reprlib.repr(ours)}"
+        found_value, expected_value = found.get(field), expected.get(field)
+        if found_value != expected_value:
+            found_and_expected = f"{reprlib.repr(found_value)}: expected {reprlib.repr(expected_value)}"
             raise ValueError(f"{named} is from a training with {field} {found_and_expected}, as in this training")
 
 

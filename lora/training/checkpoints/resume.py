@@ -23,7 +23,7 @@ FOLDER_VARIABLE, DEFAULT_FOLDER = "FLUX_LORA_CHECKPOINTS", "~/.cache/flux-lora/c
 LATEST = "latest"
 LAST = "last"  # beside BEST in a tar
 NAMED = "resume_from"
-MOST_MEMBERS = 100_000
+MAX_MEMBERS = 100_000
 RUNS_KEPT = 8
 SECONDS_BETWEEN, SECONDS_ENCODING = 1800, 24 * 3600  # an active run always saves or starts within this time
 
@@ -167,8 +167,8 @@ def _copy_state(tar: tarfile.TarFile, into: Path) -> None:
     budget = Budget.of_folder(into)
     for number, member in enumerate(tar):
         name = PurePosixPath(member.name)
-        if number >= MOST_MEMBERS:
-            raise ContentError(f"is a tar with more than {MOST_MEMBERS:,} files: expected the tar of a training")
+        if number >= MAX_MEMBERS:
+            raise ContentError(f"is a tar with more than {MAX_MEMBERS:,} files: expected the tar of a training")
         is_state = name.parent.name in {LAST, BEST} and name.parent.parent.name == IN_TAR
         is_known = name.name in {MANIFEST, STATE} or TENSOR_FILE.fullmatch(name.name)
         if is_state and is_known and member.isreg():

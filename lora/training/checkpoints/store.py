@@ -26,7 +26,8 @@ KEPT = 2
 BEST = "best"
 SAVED = re.compile(r"step-(\d{6,12})(\.old-\w+)?", re.ASCII)
 LEFT_BEHIND = re.compile(r"(step-\d{6,12}|best)\.(tmp|old)-\w+", re.ASCII)
-# After the first, a process that saves has locked its folder; after the second, it cannot be saving any more.
+# Seconds after which a saving process has locked its folder, so that an unlocked one counts as abandoned; seconds after
+# which a folder counts as abandoned even if it is locked, or if the file system has no locks. Our choice.
 SECONDS_TO_LOCK, SECONDS_UNFINISHED = 2, 3600
 
 
@@ -96,8 +97,8 @@ class CheckpointStore:
             shutil.rmtree(unfinished, ignore_errors=True)  # does nothing once the folder has its final name
 
     def _publish(self, unfinished: Path, name: str) -> Path:
-        """Rename the folder to its final name. If the process is killed between the two renames, the folder `replaced`
-        is used in its place."""
+        """Rename the folder to its final name. If the process is killed between the two renames, the folder renamed to
+        `.old-*` is used instead."""
         final, replaced = self.folder / name, self.folder / f"{name}.old-{secrets.token_hex(4)}"
         if final.exists():
             final.rename(replaced)

@@ -19,7 +19,7 @@ from lora.training.recipe.recipe import Recipe
 class Step:
     """The results of a step."""
 
-    loss: float
+    loss: float  # mean over all samples of the step in all processes, before the update; may not be finite
     preservation_loss: float | None  # None if the step has no preservation loss
     is_finite: bool  # otherwise the step was skipped
     is_stop_requested: bool  # whether any process was asked to stop
@@ -42,6 +42,9 @@ def take_step(
     further step. The host synchronizes with the device only once: the optimizer may not step if gradients are not
     finite, so the host reads their norm, together with all other values that it needs. Before that, it prepares the
     next batch while the device computes.
+
+    A loss or gradients that are not finite raise no error: `state` counts the step as skipped. Raises RuntimeError if
+    another process of the training has ended, and torch.OutOfMemoryError if the GPU runs out of memory.
     """
     first = state.step * recipe.gradient_accumulation
     indices = range(first, first + recipe.gradient_accumulation)

@@ -12,7 +12,7 @@ from lora.flux.prompt import Prompt
 from lora.flux.velocity import embedder_weight, predict_velocity
 from lora.training.learning.batches import Batch, Batches, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
-from lora.training.learning.flow import flow_losses, point_on_path, velocity_of_path
+from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 
 TRAINING_GUIDANCE = 1.0  # training images have no guidance; a higher value would teach the model to ignore guidance
 
@@ -58,9 +58,9 @@ def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tenso
     device = embedder_weight(transformer).device
     batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
     predicted = velocity_with_lora(
-        transformer, point_on_path(batch.latents, noise, sigmas), sigmas=sigmas, prompt=batch.prompt
+        transformer, add_noise(batch.latents, noise, sigmas), sigmas=sigmas, prompt=batch.prompt
     )
-    return flow_losses(predicted, velocity_of_path(batch.latents, noise))
+    return flow_matching_losses(predicted, velocity_target(batch.latents, noise))
 
 
 def velocity_with_lora(transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:

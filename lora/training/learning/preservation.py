@@ -26,7 +26,7 @@ from lora.flux.sampling import build_pipeline, generate_latents
 from lora.flux.velocity import embedder_weight, predict_velocity
 from lora.training.learning.batches import Batches, NoiseSettings, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
-from lora.training.learning.flow import flow_losses, point_on_path
+from lora.training.learning.flow_matching import add_noise, flow_matching_losses
 from lora.training.learning.losses import TRAINING_GUIDANCE, add_gradients, velocity_with_lora
 from lora.training.learning.randomness import seed_for
 from lora.training.recipe.recipe import Recipe, steps_that_preserve
@@ -161,6 +161,6 @@ def preservation_losses(
     """The preservation losses [B]: the squared differences between the predictions with and without the LoRA."""
     noisy_batch = noisy_batch.to(embedder_weight(transformer).device)
     batch, sigmas = noisy_batch.batch, noisy_batch.sigmas
-    noisy = point_on_path(batch.latents, noisy_batch.noise, sigmas)
+    noisy = add_noise(batch.latents, noisy_batch.noise, sigmas)
     target = base_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, layers=layers)
-    return flow_losses(velocity_with_lora(transformer, noisy, sigmas=sigmas, prompt=batch.prompt), target)
+    return flow_matching_losses(velocity_with_lora(transformer, noisy, sigmas=sigmas, prompt=batch.prompt), target)

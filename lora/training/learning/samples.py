@@ -12,7 +12,7 @@ from lora.training.stop import Stop
 
 # As the samples of ostris/flux-dev-lora-trainer, and as FLUX.1-dev is usually run.
 STEPS, GUIDANCE, FIRST_SEED = 28, 3.5, 42
-QUALITY = 90
+QUALITY = 90  # of JPEG; our choice
 
 
 class SampleGenerator:
@@ -27,9 +27,11 @@ class SampleGenerator:
 
     @torch.no_grad()
     def generate(self, step: int, *, stop: Stop) -> None:
-        """Write one file for each prompt, such as `step-000250-1.jpg`.
+        """Write one square image of `side` pixels, rounded down to a multiple of 16, for each prompt:
+        `step-000250-1.jpg` with the seed 42, `step-000250-2.jpg` with 43 and so on.
 
-        Raises StopRequestedError between two denoising steps if there is a reason to stop.
+        Raises StopRequestedError between two denoising steps if there is a reason to stop, OSError if a file cannot be
+        written, and torch.OutOfMemoryError if the GPU runs out of memory. The VAE is on the CPU afterwards.
         """
         transformer, vae = self._pipeline.transformer, self._pipeline.vae
         self._folder.mkdir(parents=True, exist_ok=True)

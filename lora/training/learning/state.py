@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lora.flux.modulation import PrecomputedModulation
 from lora.training.recipe.optimizers import Json, make_schedule
 from lora.training.recipe.recipe import Recipe
-from lora.training.recipe.stepping import Stepper
+from lora.training.recipe.stepping import FlatOptimizer
 
 Tensors = Mapping[str, Tensor]
 
@@ -26,10 +26,11 @@ class TrainingState:
         named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters: list[nn.Parameter] = [each for _, each in named]
-        self._stepper = Stepper(recipe, self.parameters)
-        self.optimizer = self._stepper.optimizer
+        self._flat_optimizer = FlatOptimizer(recipe, self.parameters)
+        self.optimizer = self._flat_optimizer.optimizer
         self.schedule = make_schedule(recipe.lr_scheduler, self.optimizer, steps=recipe.steps)
-        # the decay rises as (1 + n) / (10 + n) after n steps, so that a short training has a useful average
+        # the decay rises as (1 + n) / (10 + n) after n steps (diffusers' EMAModel.get_decay), so that a short training
+        # has a useful average
         least = 0.0 if recipe.ema_warms_up else recipe.ema_decay
         self.average = EMAModel(self.parameters, decay=recipe.ema_decay, min_decay=least, foreach=True)
         self.modulation = PrecomputedModulation(
@@ -50,14 +51,14 @@ class TrainingState:
         """Finish a step with the current gradients; if they are not finite, the step is skipped."""
         self.is_consistent = False
         if is_finite:
-            self._stepper.step()
+            self._flat_optimizer.step()
             self.schedule.step()
             self.average.step(self.parameters)
         self.skipped += not is_finite
         self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
         self.step += 1
         self.is_consistent = True
-        self._stepper.zero_grad()
+        self._flat_optimizer.zero_grad()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -78,7 +79,7 @@ class TrainingState:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """All tensors in groups ("lora", "average", "optimizer"), each on its current device."""
-        optimizer, _ = self._stepper.state()
+        optimizer, _ = self._flat_optimizer.state()
         lora = {name: each.detach() for name, each in zip(self.names, self.parameters, strict=True)}
         return {"lora": lora, "average": self.average_tensors(), "optimizer": optimizer}
 
@@ -92,7 +93,7 @@ class TrainingState:
 
     def values(self) -> Json:
         """All values that are no tensors, as JSON."""
-        _, optimizer = self._stepper.state()
+        _, optimizer = self._flat_optimizer.state()
         counts = {"step": self.step, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         averaged = self.average.optimization_step
         return {**counts, "averaged": averaged, "optimizer": optimizer, "schedule": self.schedule.state_dict()}
@@ -102,7 +103,7 @@ class TrainingState:
         with torch.no_grad():
             self._fill(self.parameters, tensors["lora"])
             self._fill(self.average.shadow_params, tensors["average"])
-        self._stepper.load(tensors["optimizer"], values["optimizer"])
+        self._flat_optimizer.load(tensors["optimizer"], values["optimizer"])
         self.schedule.load_state_dict(values["schedule"])
         self.average.optimization_step = values["averaged"]
         self.step, self.skipped = int(values["step"]), int(values["skipped"])

@@ -35,8 +35,8 @@ from lora.training.progress import Log, Progress, throttle
 from lora.training.recipe.recipe import Recipe
 from lora.training.stop import Stop, StopRequestedError
 
-SECONDS_BETWEEN_CHECKPOINTS = 180.0
-MOST_SKIPPED_IN_A_ROW = 20
+SECONDS_BETWEEN_CHECKPOINTS = 180.0  # at most, whatever checkpoint_every is; our choice
+MAX_SKIPPED_IN_A_ROW = 20  # steps that are not finite, after which a training counts as diverged; our choice
 STOPPED_ELSEWHERE = "another process of the training was asked to stop"
 
 
@@ -184,8 +184,8 @@ class Trainer:
             self._report(f"step {self._state.step}: loss or gradients are NaN or infinite, skipping the step")
 
     def _reason_to_stop(self, step: Step) -> str | None:
-        if self._state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
-            return f"diverged: {MOST_SKIPPED_IN_A_ROW} steps in a row, up to {self._state.step}, were not finite"
+        if self._state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            return f"diverged: {MAX_SKIPPED_IN_A_ROW} steps in a row, up to {self._state.step}, were not finite"
         if step.is_stop_requested and self._state.step < self._recipe.steps:
             return self._stop.reason() or STOPPED_ELSEWHERE
         return None
@@ -241,7 +241,7 @@ class Trainer:
             yield
         finally:
             if self._state.is_consistent:
-                self._save(most_skipped=MOST_SKIPPED_IN_A_ROW - 1)
+                self._save(most_skipped=MAX_SKIPPED_IN_A_ROW - 1)
 
     def _save(self, *, most_skipped: int = 0) -> None:
         """Save a checkpoint, unless nothing has changed or the training may be diverging."""
@@ -268,7 +268,7 @@ class Trainer:
         """The LoRA to export, and a summary; `stopped` is what `run` returned. Raises RuntimeError if the training
         diverged and there is no checkpoint to go back to."""
         state, done, skipped = self._state, self._state.step, self._state.skipped
-        if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW or not state.is_finite():
+        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW or not state.is_finite():
             self._restore_last_checkpoint()
         selection = self._select_checkpoint()
         with state.averaged():

@@ -17,7 +17,8 @@ from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
 from lora.training.learning.randomness import generator_for
 
-LEAST_IMAGES, SHARE_HELD_OUT, MOST_HELD_OUT = 12, 0.1, 4
+# All our choice.
+MIN_IMAGES, SHARE_HELD_OUT, MAX_HELD_OUT = 12, 0.1, 4
 SIGMAS, NOISES = (0.1, 0.3, 0.5, 0.7, 0.9), 2
 SEED = 1234  # of the noise, the same for every training
 VALIDATION_POINTS = (0.4, 0.55, 0.7, 0.85, 1.0)  # shares of the steps; before the first, little is learned
@@ -71,12 +72,13 @@ def hold_out(dataset: EncodedDataset, *, seed: int) -> DatasetSplit:
 
 def count_held_out(images: int) -> int:
     """How many of `images` distinct images are held out."""
-    return min(round(SHARE_HELD_OUT * images), MOST_HELD_OUT) if images >= LEAST_IMAGES else 0
+    return min(round(SHARE_HELD_OUT * images), MAX_HELD_OUT) if images >= MIN_IMAGES else 0
 
 
 @torch.no_grad()
 def validate(transformer: FluxTransformer2DModel, held_out: tuple[Example, ...], *, step: int) -> ValidationResult:
-    """The loss of each held-out image at each sigma and noise. Uses its own random generators only."""
+    """The loss of each held-out image at each sigma and noise. Uses its own random generators only. The examples are on
+    the CPU; each is moved to the transformer's device in its turn."""
     losses = []
     for index, example in enumerate(held_out):
         batch = Batch(example.latents[None], Prompt.stack([example.prompt]))

@@ -1,4 +1,4 @@
-"""The activations that autograd keeps, counted in units of batch x tokens x width values; text and image tokens count.
+"""Counts the activations that autograd keeps, in units of batch x tokens x width values, with text and image tokens.
 
 Checked against measurements on a CPU. Compiled blocks keep less, as they recompute what is cheap; the count ignores
 that.
@@ -37,7 +37,8 @@ OUTER, OUTER_UNDER_AUTOCAST = 1, 2  # after the blocks
 
 
 def most_units(*, doubles: int, singles: int, recomputed: Recomputed, is_autocast: bool) -> int:
-    """The peak of kept units for these numbers of blocks: what all blocks keep, and all of the one being recomputed."""
+    """The largest number of units that are kept at once, for these numbers of double and single blocks: those after the
+    blocks, those that each block keeps, and those that are recomputed in one block, counted as a double one."""
     every, outer = (ALL_UNDER_AUTOCAST, OUTER_UNDER_AUTOCAST) if is_autocast else (ALL, OUTER)
     kept = every if recomputed == "nothing" else KEPT[recomputed]
     return outer + doubles * kept.double + singles * kept.single + (every.double - kept.double)

@@ -78,8 +78,8 @@ class Plan:
         activations = {
             "nothing": "activations kept",
             "pointwise": "pointwise activations recomputed",
-            "gelu": "activations recomputed except attention",
-            "blocks": "activations recomputed",
+            "gelu": "pointwise activations and GELU inputs recomputed",
+            "blocks": "whole blocks recomputed",
         }[self.configuration.recomputed]
         modulation = ", modulation layers in host memory" if self.configuration.modulation_on_host else ""
         streamed = f", {self.configuration.streamed_blocks} of {self.blocks} blocks streamed from host memory"

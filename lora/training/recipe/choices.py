@@ -1,4 +1,7 @@
-"""The names that a user can choose from. Imports no library, so that a wrong name is refused at once."""
+"""The names that a user can choose from, and the bytes of state that each optimizer keeps per parameter.
+
+Imports no library, so that a wrong name is refused at once.
+"""
 
 # Optimizers, with the bytes of state per parameter. The 8-bit ones keep codes, and an fp32 scale for each block of 256
 # (tensors of fewer than 4096 elements are kept in 32 bits). Prodigy also keeps its starting point and a sum of

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self
 
-from lora.checks import number, one_of, text, whole_number, yes_or_no
+from lora.checks import check_bool, check_choice, check_float, check_int, check_text
 from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
 from lora.engine.precision import Precision
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from lora.training.recipe.presets import PRESETS
 
 SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
-MOST_RESOLUTIONS, MOST_STEPS, MOST_SAMPLE_PROMPTS = 8, 6000, 8
-LEAST_RATE, MOST_RATE = 1e-7, 1.0  # the maximum is for prodigy, which finds its own rate
+MAX_RESOLUTIONS, MAX_STEPS, MAX_SAMPLE_PROMPTS = 8, 6000, 8
+MIN_RATE, MAX_RATE = 1e-7, 1.0  # the maximum is for prodigy, which finds its own rate
 
 Check = Callable[[str, Any], Any]
 
@@ -69,11 +69,11 @@ class TrainConfig:
 
 
 def _whole(at_least: int, at_most: int) -> Check:
-    return partial(whole_number, at_least=at_least, at_most=at_most)
+    return partial(check_int, at_least=at_least, at_most=at_most)
 
 
 def _number(at_least: float, at_most: float) -> Check:
-    return partial(number, at_least=at_least, at_most=at_most)
+    return partial(check_float, at_least=at_least, at_most=at_most)
 
 
 def _optional(check: Check) -> Check:
@@ -81,16 +81,16 @@ def _optional(check: Check) -> Check:
 
 
 def _line(at_most: int) -> Check:
-    return lambda name, value: one_line(text(name, "" if value is None else value, at_most=at_most))
+    return lambda name, value: one_line(check_text(name, "" if value is None else value, at_most=at_most))
 
 
 def _learning_rate(name: str, value: object) -> float:
-    rate = number(name, value, at_least=0.0, at_most=MOST_RATE)
-    return rate if rate == 0 else number(name, value, at_least=LEAST_RATE, at_most=MOST_RATE)
+    rate = check_float(name, value, at_least=0.0, at_most=MAX_RATE)
+    return rate if rate == 0 else check_float(name, value, at_least=MIN_RATE, at_most=MAX_RATE)
 
 
 def _trigger_word(name: str, value: object) -> str:
-    word = one_line(text(name, value, at_most=100))
+    word = one_line(check_text(name, value, at_most=100))
     if PLACEHOLDER.search(word):
         raise ValueError(f"{name} is {word!r}: expected a word without [trigger], which is its placeholder in captions")
     return word
@@ -99,12 +99,12 @@ def _trigger_word(name: str, value: object) -> str:
 def _resolutions(name: str, value: object) -> tuple[int, ...]:
     """Parse "512,768" into (512, 768)."""
     expected = f"expected sizes in pixels such as 512,768,1024, each from {SMALLEST_RESOLUTION} to {LARGEST_RESOLUTION}"
-    parts = text(name, value, at_most=200).split(",")
+    parts = check_text(name, value, at_most=200).split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         raise ValueError(f"{name} is {value!r}: {expected}")
     sides = tuple(dict.fromkeys(int(part) for part in parts))
-    if len(sides) > MOST_RESOLUTIONS:
-        raise ValueError(f"{name} is {value!r}: expected at most {MOST_RESOLUTIONS} sizes")
+    if len(sides) > MAX_RESOLUTIONS:
+        raise ValueError(f"{name} is {value!r}: expected at most {MAX_RESOLUTIONS} sizes")
     if not all(SMALLEST_RESOLUTION <= side <= LARGEST_RESOLUTION for side in sides):
         raise ValueError(f"{name} is {value!r}: {expected}")
     return sides
@@ -112,10 +112,10 @@ def _resolutions(name: str, value: object) -> tuple[int, ...]:
 
 def _prompts(name: str, value: object) -> tuple[str, ...]:
     """Split into one prompt per line, without empty lines."""
-    lines = text(name, "" if value is None else value, at_most=8000).splitlines()
+    lines = check_text(name, "" if value is None else value, at_most=8000).splitlines()
     prompts = tuple(line.strip() for line in lines if line.strip())
-    if len(prompts) > MOST_SAMPLE_PROMPTS:
-        raise ValueError(f"{name} has {len(prompts)} lines: expected at most {MOST_SAMPLE_PROMPTS} prompts")
+    if len(prompts) > MAX_SAMPLE_PROMPTS:
+        raise ValueError(f"{name} has {len(prompts)} lines: expected at most {MAX_SAMPLE_PROMPTS} prompts")
     return prompts
 
 
@@ -123,31 +123,31 @@ CHECKS: dict[str, Check] = {
     "trigger_word": _trigger_word,
     "autocaption_prefix": _line(1000),
     "autocaption_suffix": _line(1000),
-    "lora_type": partial(one_of, choices=tuple(PRESETS)),
-    "steps": _whole(0, MOST_STEPS),
-    "training_steps": _optional(_whole(0, MOST_STEPS)),
+    "lora_type": partial(check_choice, choices=tuple(PRESETS)),
+    "steps": _whole(0, MAX_STEPS),
+    "training_steps": _optional(_whole(0, MAX_STEPS)),
     "learning_rate": _learning_rate,
     "batch_size": _whole(1, 16),
     "gradient_accumulation": _whole(1, 64),
     "resolution": _resolutions,
     "lora_rank": _whole(0, 128),
     "layers": _line(512),
-    "layers_to_optimize_regex": lambda name, value: text(name, "" if value is None else value, at_most=512),
+    "layers_to_optimize_regex": lambda name, value: check_text(name, "" if value is None else value, at_most=512),
     "preservation": _number(0.0, 1.0),
     "caption_dropout_rate": _optional(_number(0.0, 1.0)),
     "timestep_logit_mean": _optional(_number(-4.0, 4.0)),
-    "optimizer": partial(one_of, choices=OPTIMIZERS),
-    "lr_scheduler": partial(one_of, choices=SCHEDULES),
+    "optimizer": partial(check_choice, choices=OPTIMIZERS),
+    "lr_scheduler": partial(check_choice, choices=SCHEDULES),
     "ema_decay": _optional(_number(0.0, 0.9999)),
-    "precision": partial(one_of, choices=PRECISIONS),
-    "gradient_checkpointing": yes_or_no,
-    "cache_latents_to_disk": yes_or_no,
-    "validation": yes_or_no,
+    "precision": partial(check_choice, choices=PRECISIONS),
+    "gradient_checkpointing": check_bool,
+    "cache_latents_to_disk": check_bool,
+    "validation": check_bool,
     "sample_prompts": _prompts,
-    "sample_every": _whole(0, MOST_STEPS),
-    "checkpoint_every": _whole(1, MOST_STEPS),
+    "sample_every": _whole(0, MAX_STEPS),
+    "checkpoint_every": _whole(1, MAX_STEPS),
     "time_limit": _optional(_whole(1, 7 * 24 * 60)),
-    "keep_resume_state": yes_or_no,
-    "extra_layout": partial(one_of, choices=EXTRA_LAYOUTS),
+    "keep_resume_state": check_bool,
+    "extra_layout": partial(check_choice, choices=EXTRA_LAYOUTS),
     "seed": _whole(0, 2**31 - 1),
 }

@@ -9,7 +9,7 @@ import regex
 import torch
 from diffusers import FluxTransformer2DModel
 
-from lora.checks import text
+from lora.checks import check_text
 from lora.dataset.wording import counted
 from lora.formats.kohya import PREFIX, fused_layer
 from lora.formats.shapes import Shape, linear_shapes
@@ -22,9 +22,9 @@ LAYER_SETS = {
     "fast": r"single_transformer_blocks\.(7|12|16|20)\.proj_out",
 }
 EVERY_LAYER = "all"
-SETS, PATTERN = "layers", "layers_to_optimize_regex"  # the names of the inputs
+LAYERS_INPUT, REGEX_INPUT = "layers", "layers_to_optimize_regex"  # the names of the inputs
 LONGEST_PATTERN = 512
-MOST_GROUPS = 10  # each pair in `(?:(?:a)+)+` doubles the memory: 20 take 0.8 GB, 100 kill the process
+MAX_GROUPS = 10  # each pair in `(?:(?:a)+)+` doubles the memory: 20 take 0.8 GB, 100 kill the process
 # (?R), (?1), (?&name) and (?P>name) are recursive, which fills the memory before the time limit is reached
 RECURSION = regex.compile(r"\(\?(?:R|[-+]?\d|&|P>)")
 SEARCH_SECONDS, ALL_SECONDS = 1.0, 3.0
@@ -36,7 +36,7 @@ Matcher = Callable[[str, float], regex.Match[str] | None]  # takes a name and a 
 
 
 @dataclass(frozen=True, slots=True)
-class LayerChoice:
+class LayerSelection:
     """The chosen layers by their names without prefix, in the order of the model, and a note for the user."""
 
     shapes: Mapping[str, Shape]
@@ -55,28 +55,28 @@ def block_layers(config: Mapping[str, Any]) -> dict[str, Shape]:
     return {name: shape for name, shape in linear_shapes(transformer).items() if "transformer_blocks." in name}
 
 
-def chosen_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimize_regex: str | None) -> LayerChoice:
+def select_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimize_regex: str | None) -> LayerSelection:
     """Those of `shapes` that `layers` (the name of a set, or a pattern for whole names) or the other pattern matches.
 
     `layers_to_optimize_regex` is searched for anywhere in `transformer.<name>`, as ostris/flux-dev-lora-trainer does.
     Raises ValueError with one sentence if both are given, or if a pattern is invalid, matches nothing or takes too
     long.
     """
-    pattern = text(PATTERN, layers_to_optimize_regex or "", at_most=LONGEST_PATTERN)
+    pattern = check_text(REGEX_INPUT, layers_to_optimize_regex or "", at_most=LONGEST_PATTERN)
     names = tuple(shapes)
     if not pattern.strip():
         return _choice(shapes, _whole(names, layers), inside_numbers=[])
     if layers != EVERY_LAYER:
-        raise ValueError(f"{PATTERN} and {SETS} are both given: expected only one of them")
+        raise ValueError(f"{REGEX_INPUT} and {LAYERS_INPUT} are both given: expected only one of them")
     matches = _searched(names, pattern)
     return _choice(shapes, tuple(matches), inside_numbers=_inside_numbers(matches))
 
 
 def _whole(names: Sequence[str], layers: str) -> tuple[str, ...]:
-    typed = text(SETS, layers, at_most=LONGEST_PATTERN)
-    pattern = _compiled(SETS, LAYER_SETS.get(typed, typed))
+    typed = check_text(LAYERS_INPUT, layers, at_most=LONGEST_PATTERN)
+    pattern = _compiled(LAYERS_INPUT, LAYER_SETS.get(typed, typed))
     matches = _matches(
-        SETS,
+        LAYERS_INPUT,
         lambda name, seconds: (
             pattern.fullmatch(name, timeout=seconds) or pattern.fullmatch(PREFIX + name, timeout=seconds)
         ),
@@ -84,24 +84,24 @@ def _whole(names: Sequence[str], layers: str) -> tuple[str, ...]:
     )
     if not matches:
         expected = f"expected {', '.join(LAYER_SETS)}, or a regex for whole layer names such as {names[0]}"
-        raise ValueError(f"{SETS} is {_shown(typed)}, which matches none of {len(names)} layers: {expected}")
+        raise ValueError(f"{LAYERS_INPUT} is {_shown(typed)}, which matches none of {len(names)} layers: {expected}")
     return tuple(matches)
 
 
 def _searched(names: Sequence[str], typed: str) -> dict[str, regex.Match[str]]:
-    pattern = _compiled(PATTERN, typed)
-    matches = _matches(PATTERN, lambda name, seconds: pattern.search(PREFIX + name, timeout=seconds), names)
+    pattern = _compiled(REGEX_INPUT, typed)
+    matches = _matches(REGEX_INPUT, lambda name, seconds: pattern.search(PREFIX + name, timeout=seconds), names)
     if not matches:
         expected = f"expected a regex for layer names such as {PREFIX}{names[0]}"
-        raise ValueError(f"{PATTERN} is {_shown(typed)}, which matches none of {len(names)} layers: {expected}")
+        raise ValueError(f"{REGEX_INPUT} is {_shown(typed)}, which matches none of {len(names)} layers: {expected}")
     return matches
 
 
 def _compiled(source: str, typed: str) -> regex.Pattern[str]:
     if RECURSION.search(typed):
         raise ValueError(f"{source} is {_shown(typed)}: expected a regex without recursion")
-    if typed.count("(") > MOST_GROUPS:
-        raise ValueError(f"{source} has {typed.count('(')} opening brackets: expected at most {MOST_GROUPS}")
+    if typed.count("(") > MAX_GROUPS:
+        raise ValueError(f"{source} has {typed.count('(')} opening brackets: expected at most {MAX_GROUPS}")
     try:
         return regex.compile(typed)
     except NOT_A_PATTERN as error:
@@ -129,15 +129,15 @@ def _seconds_until(end: float) -> float:
     return min(left, SEARCH_SECONDS)
 
 
-def _choice(shapes: Mapping[str, Shape], chosen: tuple[str, ...], *, inside_numbers: list[str]) -> LayerChoice:
+def _choice(shapes: Mapping[str, Shape], chosen: tuple[str, ...], *, inside_numbers: list[str]) -> LayerSelection:
     remarks = [f"LoRA on {len(chosen)} of {len(shapes)} layers", *inside_numbers, *_partial_groups(chosen)]
-    return LayerChoice({name: shapes[name] for name in chosen}, "; ".join(remarks))
+    return LayerSelection({name: shapes[name] for name in chosen}, "; ".join(remarks))
 
 
 def _inside_numbers(matches: Mapping[str, regex.Match[str]]) -> list[str]:
     """A note on what surprises users of ostris/flux-dev-lora-trainer: `blocks.1` also matches blocks 10 to 19."""
     cut = [name for name, match in matches.items() if any(_cuts_number(match, edge) for edge in match.span())]
-    return [f"{PATTERN} matches anywhere in a name, also inside numbers, as in {cut[0]}"] if cut else []
+    return [f"{REGEX_INPUT} matches anywhere in a name, also inside numbers, as in {cut[0]}"] if cut else []
 
 
 def _cuts_number(match: regex.Match[str], edge: int) -> bool:

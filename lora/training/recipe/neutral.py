@@ -6,7 +6,7 @@ from pathlib import Path
 from lora.flux.latents import TOKEN_PIXELS
 
 PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base whose subjects differ from those of FLUX.1
-MOST_PROMPTS, LONGEST_PROMPT = 64, 1000
+MAX_PROMPTS, LONGEST_PROMPT = 64, 1000
 LARGEST_SIDE = 512  # pixels: small images represent the base as well as large ones, in a fraction of the time
 # For FLUX.1: mostly people, which LoRAs damage first, and some of everything else.
 NEUTRAL_PROMPTS = (
@@ -37,16 +37,14 @@ def neutral_prompts(base: Path) -> tuple[str, ...]:
     file = base / PROMPTS_FILE
     if not (file.exists() or file.is_symlink()):
         return NEUTRAL_PROMPTS
-    expected = (
-        f"expected a JSON list of 1 to {MOST_PROMPTS} different prompts, each of 1 to {LONGEST_PROMPT} characters"
-    )
+    expected = f"expected a JSON list of 1 to {MAX_PROMPTS} different prompts, each of 1 to {LONGEST_PROMPT} characters"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({error}): {expected}") from error
     if not isinstance(found, list) or not all(map(_is_prompt, found)):
         raise ValueError(f"{file} is not a list of prompts: {expected}")
-    if not 1 <= len(found) <= MOST_PROMPTS or len(set(found)) < len(found):
+    if not 1 <= len(found) <= MAX_PROMPTS or len(set(found)) < len(found):
         raise ValueError(f"{file} has {len(found)} prompts, {len(set(found))} of them different: {expected}")
     return tuple(found)
 

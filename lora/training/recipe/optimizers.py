@@ -16,16 +16,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import Adafactor
 
-from lora.checks import one_of
+from lora.checks import check_choice
 from lora.training.recipe.choices import BYTES_PER_PARAMETER, OPTIMIZERS, SCHEDULES
 
 Json = dict[str, Any]
 
-BETAS, LION_BETAS = (0.9, 0.999), (0.9, 0.99)
-PRODIGY_RATE, LEAST_PRODIGY_RATE = 1.0, 0.1  # Prodigy finds the rate by itself and takes a factor near 1
+BETAS, LION_BETAS = (0.9, 0.999), (0.9, 0.99)  # the defaults of torch, and of Chen et al. (arXiv 2302.06675)
+PRODIGY_RATE, MIN_PRODIGY_RATE = 1.0, 0.1  # Prodigy finds the rate by itself and takes a factor near 1
 
 DIFFUSERS_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
-MOST_WARM_UP_STEPS, WARM_UP_SHARE = 50, 0.05
+MAX_WARM_UP_STEPS, WARM_UP_SHARE = 50, 0.05  # our choice
 
 INCOMPATIBLE_STATE = "the saved state does not match this optimizer"
 
@@ -33,12 +33,12 @@ INCOMPATIBLE_STATE = "the saved state does not match this optimizer"
 def effective_learning_rate(name: str, rate: float) -> float:
     """The learning rate that an optimizer is given. Prodigy is given 1.0 in place of a rate below 0.1, which is meant
     for Adam; other trainers do the same."""
-    return PRODIGY_RATE if name == "prodigy" and rate < LEAST_PRODIGY_RATE else rate
+    return PRODIGY_RATE if name == "prodigy" and rate < MIN_PRODIGY_RATE else rate
 
 
 def bytes_per_parameter(name: str) -> float:
     """Bytes of optimizer state per trained parameter, for the memory plan. Raises ValueError for an unknown name."""
-    return BYTES_PER_PARAMETER[one_of("optimizer", name, OPTIMIZERS)]
+    return BYTES_PER_PARAMETER[check_choice("optimizer", name, OPTIMIZERS)]
 
 
 def make_optimizer(
@@ -47,9 +47,10 @@ def make_optimizer(
     """One of OPTIMIZERS, at its effective learning rate. Raises ValueError for an unknown name.
 
     `epsilon` applies to optimizers that divide by a square root: lion does not, and adafactor has its own. Weight decay
-    is decoupled from the gradient, except in adam and adagrad, where torch adds it to the gradient.
+    is decoupled from the gradient, except in adam and adagrad, where torch adds it to the gradient. Prodigy: Mishchenko
+    and Defazio (arXiv 2306.06101). Adafactor: Shazeer and Stern (arXiv 1804.04235).
     """
-    one_of("optimizer", name, OPTIMIZERS)
+    check_choice("optimizer", name, OPTIMIZERS)
     parameters, rate = list(parameters), effective_learning_rate(name, learning_rate)
     if name in ("adamw8bit", "adam8bit", "lion8bit", "lion"):
         return _bitsandbytes_optimizer(name, parameters, rate=rate, weight_decay=weight_decay, epsilon=epsilon)
@@ -72,7 +73,7 @@ def make_schedule(name: str, optimizer: Optimizer, *, steps: int) -> LRScheduler
 
     The schedules of diffusers begin at a rate of 0, which would waste the first step: ours start at their second step.
     """
-    one_of("lr_scheduler", name, SCHEDULES)
+    check_choice("lr_scheduler", name, SCHEDULES)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return get_scheduler(
@@ -86,7 +87,7 @@ def make_schedule(name: str, optimizer: Optimizer, *, steps: int) -> LRScheduler
 
 def warm_up_steps(steps: int) -> int:
     """The number of warm-up steps of a training of `steps` steps."""
-    return min(MOST_WARM_UP_STEPS, round(WARM_UP_SHARE * steps))
+    return min(MAX_WARM_UP_STEPS, round(WARM_UP_SHARE * steps))
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Json]:

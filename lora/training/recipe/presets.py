@@ -1,6 +1,6 @@
 """The presets: the settings for each kind of LoRA, for inputs that leave the choice open.
 
-docs/training.md says where the numbers come from.
+docs/training.md says where the numbers come from; those for which it names no source are our choice.
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Preset:
 
 PRESETS = {
     # A person, a pet, a thing. Captions are dropped to the trigger word, so that the word alone is enough in a prompt.
-    # Crops teach as much and change less of the rest; the shift of sigma taught no more and changed the rest further
-    # (bench/learning.py, on the embedded base).
+    # With crops, the subject is learned as well and other prompts change less. With FLUX's shift of sigma, it was
+    # learned no better and other prompts changed more (bench/learning.py, on the embedded base).
     "subject": Preset(
         learning_rate=4e-4,
         lora_rank=16,
@@ -69,7 +69,7 @@ PRESETS = {
         weight_decay=1e-4,
         epsilon=1e-8,
     ),
-    # Many images of many things.
+    # Many images of different things.
     "general": Preset(
         learning_rate=1.5e-4,
         lora_rank=16,

@@ -10,18 +10,19 @@ from lora.training.recipe.optimizers import effective_learning_rate
 from lora.training.recipe.presets import PRESETS, Preset
 from lora.training.recipe.sigmas import STYLE_LOGIT_MEAN, SigmaRule
 
-MAX_GRAD_NORM = 1.0
+MAX_GRAD_NORM = 1.0  # the default of diffusers' training scripts
 ROUNDING = 1e-9  # 100 * 0.29 is a little less than 29
+# Our choice, up to MAX_RATE_FOR_BATCHES, which bounds the square root of the images per step.
 FEW_IMAGES, MANY_IMAGES = 4, 100
 MANY_IMAGES_RANK = 32
 FEW_IMAGES_STEPS, FEW_IMAGES_DROPOUT, FEW_IMAGES_RATE = 400, 0.1, 2e-4
 RANK_OF_RATES = 16  # the rank for which the presets give the learning rate
-MOST_RATE_FOR_BATCHES = 2.0
-# Outside these bounds, trainings of FLUX.1 LoRAs have been seen to underfit or to memorize their images.
-LEAST_EXPOSURES, MOST_EXPOSURES = 20, 100
-LEAST_TRAVEL, MOST_TRAVEL = 0.04, 0.5
+MAX_RATE_FOR_BATCHES = 2.0
+# Steps per image: users of FLUX.1-dev report overfitting at 100 (docs/training.md); the lower bound is our choice.
+MIN_EXPOSURES, MAX_EXPOSURES = 20, 100
+MIN_RATE_TIMES_STEPS, MAX_RATE_TIMES_STEPS = 0.04, 0.5  # our choice; Replicate's trainer has 0.4, ai-toolkit 0.2
 # As shares of Adam's rate: all steps of lion have the same length (Chen et al. 2023, arXiv 2302.06675).
-RATES_OF_ADAM = {"lion": 0.2, "lion8bit": 0.2}
+RATE_RELATIVE_TO_ADAM = {"lion": 0.2, "lion8bit": 0.2}
 ADAM_OPTIMIZERS = ("adamw8bit", "adamw", "adam8bit", "adam")  # a step moves each weight by about the learning rate
 
 
@@ -66,14 +67,14 @@ class Recipe:
         return trigger_word if self.drops_to_trigger else ""
 
 
-class Chosen(NamedTuple):
+class RecipeAndReasons(NamedTuple):
     """A recipe, and lines that give the reasons for its choices."""
 
     recipe: Recipe
     reasons: tuple[str, ...]
 
 
-def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
+def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAndReasons:
     """The recipe for this number of images, on this number of processes that each take `batch_size` images a step."""
     preset = PRESETS[config.lora_type]
     images_per_step = config.batch_size * config.gradient_accumulation * processes
@@ -111,7 +112,7 @@ def choose(config: TrainConfig, *, images: int, processes: int) -> Chosen:
         _views_reason(preset),
         *_warnings(recipe, images=images, images_per_step=images_per_step, are_steps_given=bool(config.steps)),
     )
-    return Chosen(recipe, tuple(filter(None, reasons)))
+    return RecipeAndReasons(recipe, tuple(filter(None, reasons)))
 
 
 def steps_that_preserve(steps: int, share: float) -> int:
@@ -147,8 +148,8 @@ def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, images
         return preset.learning_rate, f"learning_rate {preset.learning_rate:g}: as in the public trainer"
     is_few = config.lora_type == "subject" and images <= FEW_IMAGES
     least = FEW_IMAGES_RATE if is_few else preset.learning_rate
-    rate = least * math.sqrt(RANK_OF_RATES / rank) * min(math.sqrt(images_per_step), MOST_RATE_FOR_BATCHES)
-    rate = float(f"{rate * RATES_OF_ADAM.get(config.optimizer, 1.0):.2g}")
+    rate = least * math.sqrt(RANK_OF_RATES / rank) * min(math.sqrt(images_per_step), MAX_RATE_FOR_BATCHES)
+    rate = float(f"{rate * RATE_RELATIVE_TO_ADAM.get(config.optimizer, 1.0):.2g}")
     of_few = f", halved for only {counted(images, 'image')}" if is_few else ""
     return rate, f"learning_rate {rate:g}: for rank {rank} and {counted(images_per_step, 'image')} per step{of_few}"
 
@@ -189,12 +190,12 @@ def _warnings(recipe: Recipe, *, images: int, images_per_step: int, are_steps_gi
         notes.append(
             f"preservation {recipe.preservation:g} of {counted(recipe.steps, 'step')} is less than one step: it is off"
         )
-    if are_steps_given and exposures > MOST_EXPOSURES:
-        notes.append(f"each image is seen {exposures:.0f} times: above {MOST_EXPOSURES}, LoRAs may overfit")
-    if are_steps_given and exposures < LEAST_EXPOSURES:
-        notes.append(f"each image is seen {exposures:.0f} times: below {LEAST_EXPOSURES}, LoRAs may underfit")
-    travel = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
-    if recipe.optimizer in ADAM_OPTIMIZERS and not LEAST_TRAVEL <= travel <= MOST_TRAVEL:
-        usual = f"{LEAST_TRAVEL} to {MOST_TRAVEL} is usual"
-        notes.append(f"learning_rate times steps is {travel:.2g} (at rank {RANK_OF_RATES}): {usual}")
+    if are_steps_given and exposures > MAX_EXPOSURES:
+        notes.append(f"each image is seen {exposures:.0f} times: above {MAX_EXPOSURES}, LoRAs may overfit")
+    if are_steps_given and exposures < MIN_EXPOSURES:
+        notes.append(f"each image is seen {exposures:.0f} times: below {MIN_EXPOSURES}, LoRAs may underfit")
+    rate_times_steps = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
+    if recipe.optimizer in ADAM_OPTIMIZERS and not MIN_RATE_TIMES_STEPS <= rate_times_steps <= MAX_RATE_TIMES_STEPS:
+        usual = f"{MIN_RATE_TIMES_STEPS} to {MAX_RATE_TIMES_STEPS} is usual"
+        notes.append(f"learning_rate times steps is {rate_times_steps:.2g} (at rank {RANK_OF_RATES}): {usual}")
     return notes

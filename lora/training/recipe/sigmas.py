@@ -1,4 +1,4 @@
-"""The noise levels that are trained: draws sigmas, and knows no images.
+"""The distribution of the noise levels (sigmas) in training. Knows no images.
 
 sigma is the share of noise: 0 is the clean image, 1 is pure noise.
 """
@@ -9,7 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-SMALLEST_SIGMA = 1e-4  # distance of sigma from both ends, where there is nothing to learn
+SMALLEST_SIGMA = 1e-4  # distance of sigma from both ends, where there is nothing to learn; our choice
 STYLE_LOGIT_MEAN = 3.0  # where style is decided (Style-Friendly SNR Sampler, arXiv 2411.14793)
 
 

@@ -26,7 +26,7 @@ BLOCKWISE, BLOCK, LEAST = ("adamw8bit", "adam8bit", "lion8bit"), 256, 4096
 BLOCK_PREFIX = "absmax"  # prefix of the names of tensors with one value per block
 
 
-class Stepper:
+class FlatOptimizer:
     """The optimizer of a recipe, the parameters that it updates, and their gradients."""
 
     def __init__(self, recipe: Recipe, parameters: Sequence[nn.Parameter]) -> None:
@@ -77,7 +77,7 @@ class Stepper:
         return parts, {**values, "numbers": {str(index): values["numbers"]["0"] for index in indices}}
 
     def load(self, tensors: Mapping[str, Tensor], values: Json) -> None:
-        """Load what `state` returned for another stepper. Raises what `load_optimizer_state` raises."""
+        """Load what `state` returned for another FlatOptimizer. Raises what `load_optimizer_state` raises."""
         if self._flat is None:
             load_optimizer_state(self.optimizer, tensors, values)
             return

@@ -20,7 +20,7 @@ from lora.training.result.notice import licence
 
 Layout = Literal["diffusers", "kohya"]
 
-MOST_TAGS, LONGEST_TAG = 200, 100  # sentences are no tags, and the header of the file stays small
+MAX_TAGS, LONGEST_TAG = 200, 100  # sentences are no tags, and the header of the file stays small
 DOWNS = (".lora_A.weight", ".lora_down.weight")  # each layer has one of these
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
 LEGACY_START, LEGACY_BYTES, LEGACY_DIGITS = 0x100000, 0x10000, 8
@@ -103,7 +103,7 @@ def _tags(captions: Sequence[str], trigger: str) -> dict[str, int]:
         parts = (part.strip() for part in caption.split(","))
         tags.update({tag for tag in chain(mentioned, parts) if 0 < len(tag) <= LONGEST_TAG})
     ranked = sorted(tags.items(), key=lambda tag: (-tag[1], tag[0]))
-    return dict(ranked[:MOST_TAGS])
+    return dict(ranked[:MAX_TAGS])
 
 
 def _hashes(tensors: Mapping[str, Tensor], training: Mapping[str, str]) -> tuple[str, str]:

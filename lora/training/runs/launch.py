@@ -103,13 +103,13 @@ def _running(folder: Path, processes: int) -> "Iterator[tuple[subprocess.Popen[s
     try:
         yield process, lines
     finally:
-        family = _with_children(process.pid)  # one by one, as each has its own process group
+        process_tree = _with_children(process.pid)  # one by one, as each has its own process group
         try:
             _request_stop(process, folder)
         finally:
-            for member in family:
+            for each in process_tree:
                 with suppress(psutil.NoSuchProcess):
-                    member.kill()
+                    each.kill()
             process.wait()
 
 

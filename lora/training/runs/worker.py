@@ -32,7 +32,7 @@ LONGEST_WAIT = timedelta(hours=2)  # for the first process, which alone validate
 
 def main() -> None:
     """Run this process's part of the training that a folder describes; the first process writes the result there."""
-    folder, termination = Path(sys.argv[1]), Termination.listening()
+    folder, termination = Path(sys.argv[1]), Termination.install()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:

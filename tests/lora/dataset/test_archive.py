@@ -76,7 +76,7 @@ def test_text_that_is_too_long_for_a_path_is_refused(tmp_path):
 
 
 def test_an_archive_of_too_many_bytes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MOST_ARCHIVE_BYTES", 100)
+    monkeypatch.setattr(archive, "MAX_ARCHIVE_BYTES", 100)
     assert refusal(tmp_path, bytes(101)) == "has 101 bytes: expected at most 100"
 
 
@@ -154,7 +154,7 @@ def test_files_that_the_filter_rejects_are_not_unpacked(tmp_path, packed):
 
 @every_kind
 def test_the_total_size_of_the_members_is_limited(tmp_path, packed, monkeypatch):
-    monkeypatch.setattr(limits, "MOST_BYTES", 1500)
+    monkeypatch.setattr(limits, "MAX_BYTES", 1500)
     message = refusal(tmp_path, packed({"a.jpg": bytes(1000), "b.jpg": bytes(1000)}))
     assert message.endswith("expected at most 1,500")
 

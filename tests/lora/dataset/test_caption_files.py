@@ -137,7 +137,7 @@ def test_a_file_of_64_kibibytes_is_read(tmp_path):
 )
 def test_the_error_for_an_unreadable_table_names_it(tmp_path, content, reason, monkeypatch):
     """A64."""
-    monkeypatch.setattr(caption_files, "MOST_TABLE_BYTES", 25)
+    monkeypatch.setattr(caption_files, "MAX_TABLE_BYTES", 25)
     assert refusal(tmp_path, {"x/captions.json": content}) == (
         f"holds 'x/captions.json', which cannot be read as captions: {reason}"
     )
@@ -145,13 +145,13 @@ def test_the_error_for_an_unreadable_table_names_it(tmp_path, content, reason, m
 
 @pytest.mark.parametrize("files", [{"captions.csv": "x,a\ny,b\nz,c"}, {"x.txt": "a", "y.txt": "b", "z.txt": "c"}])
 def test_the_number_of_captions_is_limited(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(caption_files, "MOST_CAPTIONS", 2)
+    monkeypatch.setattr(caption_files, "MAX_CAPTIONS", 2)
     assert "more than 2 captions" in refusal(tmp_path, files)
-    monkeypatch.setattr(caption_files, "MOST_CAPTIONS", 3)
+    monkeypatch.setattr(caption_files, "MAX_CAPTIONS", 3)
     assert len(found(tmp_path, files, into="again").captions) == 3
 
 
 def test_the_total_size_of_the_captions_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(caption_files, "MOST_TEXT_BYTES", 100)
+    monkeypatch.setattr(caption_files, "MAX_TEXT_BYTES", 100)
     with pytest.raises(ContentError, match="more than 100 bytes of captions"):
         texts(tmp_path, {f"{index}.txt": "a dog " * 10 for index in range(2)})

@@ -158,7 +158,7 @@ def test_an_ambiguous_or_invalid_table_is_refused(name, text, found):
     ("name", "text"), [("captions.json", '{"a.png": "a long dog"}'), ("captions.csv", "a.png,a long dog")]
 )
 def test_the_length_of_a_caption_is_limited(name, text, monkeypatch):
-    monkeypatch.setattr(caption_tables, "MOST_LETTERS", 5)
+    monkeypatch.setattr(caption_tables, "MAX_LETTERS", 5)
     assert "the caption of 'a.png' has 10 characters: expected at most 5" in refusal(name, text)
 
 

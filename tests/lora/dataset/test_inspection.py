@@ -21,7 +21,7 @@ from tests.tiny import encoded, noisy_image, solid_image, write
 
 RESOLUTIONS = (128, 256, 384)
 LARGE_SIDE = 9000  # 81 megapixels
-MOST_BYTES_OF_TWO = 270 * 2**20  # sequentially they take 210 MiB, concurrently 320
+MAX_BYTES_OF_TWO = 270 * 2**20  # sequentially they take 210 MiB, concurrently 320
 
 # Two threads inspect one file; prints the memory they take in kilobytes. `getrusage` would include the parent's peak.
 INSPECT_TWICE = """
@@ -142,4 +142,4 @@ def test_two_large_images_are_not_in_memory_at_once(tmp_path):
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     original, kilobytes = output.split()
     assert original == f"{LARGE_SIDE}x{LARGE_SIDE}"
-    assert LARGE_SIDE**2 < int(kilobytes) * 1024 < MOST_BYTES_OF_TWO
+    assert LARGE_SIDE**2 < int(kilobytes) * 1024 < MAX_BYTES_OF_TWO

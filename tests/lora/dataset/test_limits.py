@@ -31,7 +31,7 @@ def test_a_check_spends_nothing():
 
 def test_a_disk_with_enough_space_does_not_set_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "DISK_TO_SPARE", 0)
-    monkeypatch.setattr(limits, "MOST_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_BYTES", 10)
     assert Budget.of_folder(tmp_path) == Budget(limit=10, of_disk=False)
 
 

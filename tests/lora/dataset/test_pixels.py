@@ -42,7 +42,7 @@ def test_each_crop_of_an_image_is_stored(tmp_path):
 
 
 def test_pixels_beyond_the_limit_are_not_stored(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES)
+    monkeypatch.setattr(pixels, "MAX_BYTES", 2 * BYTES)
     store = PixelStore(tmp_path / "pixels")
     for content in ("a", "b", "c"):
         store.put(content, CROP, noisy_image())
@@ -50,7 +50,7 @@ def test_pixels_beyond_the_limit_are_not_stored(tmp_path, monkeypatch):
 
 
 def test_a_smaller_image_can_use_the_remaining_space(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES - 1)
+    monkeypatch.setattr(pixels, "MAX_BYTES", 2 * BYTES - 1)
     store = PixelStore(tmp_path / "pixels")
     store.put("a", CROP, noisy_image())
     store.put("b", CROP, noisy_image())
@@ -59,7 +59,7 @@ def test_a_smaller_image_can_use_the_remaining_space(tmp_path, monkeypatch):
 
 
 def test_a_copy_takes_no_space(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "MOST_BYTES", 2 * BYTES)
+    monkeypatch.setattr(pixels, "MAX_BYTES", 2 * BYTES)
     store = PixelStore(tmp_path / "pixels")
     for content in ("a", "a", "a", "b"):
         store.put(content, CROP, noisy_image())
@@ -75,7 +75,7 @@ def test_nothing_is_stored_on_a_full_disk(tmp_path, monkeypatch):
 
 
 def test_concurrent_threads_do_not_exceed_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "MOST_BYTES", 10 * BYTES)
+    monkeypatch.setattr(pixels, "MAX_BYTES", 10 * BYTES)
     store, image = PixelStore(tmp_path / "pixels"), noisy_image()
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda number: store.put(str(number % 50), CROP, image), range(200)))

@@ -115,7 +115,7 @@ def test_the_error_for_an_unreadable_caption_table_names_it(tmp_path):
         ("b.jxl", b"jpeg xl", "not a JPEG"),
         ("b.png", encoded(noisy_image())[:9000], "cannot be decoded"),
         ("b.png", encoded(solid_image(20, 20)), "20x20 is too small"),
-        ("b.txt", b"\x00\x01\x02" * 50, "no text"),
+        ("b.txt", b"\x00\x01\x02" * 50, "not text"),
         ("b.txt", b"x" * 70_000, "70,000 bytes"),
         ("b.zip", zipped({"c.png": IMAGE}), "an archive inside the archive"),
         ("b.pdf", b"%PDF", "neither an image nor a caption"),
@@ -158,5 +158,5 @@ def test_an_archive_without_images_is_refused(tmp_path, members, found):
 
 
 def test_the_number_of_images_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_IMAGES", 2)
+    monkeypatch.setattr(reading, "MAX_IMAGES", 2)
     assert "3 images: expected at most 2" in refusal(tmp_path, {f"{index}.png": IMAGE for index in range(3)})

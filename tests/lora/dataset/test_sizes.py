@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lora.dataset.sizes import MOST_UPSCALING, STEP, training_size, training_sizes
+from lora.dataset.sizes import MAX_UPSCALING, STEP, training_size, training_sizes
 from lora.images.files import LONGEST_RATIO, SHORTEST_SIDE
 from lora.images.size import Size, cover_scale, fit
 from tests.tiny import noisy_image, solid_image
@@ -30,7 +30,7 @@ def random_sizes():
         sides = short, int(short * ratio)
         original = Size(*rng.sample(sides, 2))
         own = math.isqrt(sides[0] * sides[1])
-        resolution = rng.choice([64, 512, 768, 1024, min(int(own * MOST_UPSCALING), 2048), rng.randint(64, 2048)])
+        resolution = rng.choice([64, 512, 768, 1024, min(int(own * MAX_UPSCALING), 2048), rng.randint(64, 2048)])
         sizes.append((original, resolution, training_size(original, resolution=resolution)))
     return sizes
 
@@ -46,7 +46,7 @@ def test_the_area_is_at_most_that_of_the_resolution():
 
 
 def test_no_image_is_enlarged_by_more_than_a_tenth():
-    assert all(cover_scale(original, size) <= MOST_UPSCALING for original, _, size in random_sizes())
+    assert all(cover_scale(original, size) <= MAX_UPSCALING for original, _, size in random_sizes())
 
 
 def test_less_than_half_a_step_is_cropped():
@@ -69,14 +69,14 @@ def tokens_of_buckets(original, resolution):
             size = Size(columns * STEP, rows * STEP)
             scale = cover_scale(original, size)
             over = max(original.width * scale - size.width, original.height * scale - size.height)
-            if over < STEP / 2 and scale <= MOST_UPSCALING:
+            if over < STEP / 2 and scale <= MAX_UPSCALING:
                 yield columns * rows, abs(columns - rows * ratio) < 1
 
 
 def test_the_size_is_the_largest_or_one_of_whole_tiles_that_costs_less_than_3_percent():
     tiles = 0
     for original, resolution, size in random_sizes()[:300]:
-        is_supported = resolution**2 <= original.width * original.height * MOST_UPSCALING**2
+        is_supported = resolution**2 <= original.width * original.height * MAX_UPSCALING**2
         if is_supported and original.width >= original.height:
             allowed = set(tokens_of_buckets(original, resolution))
             largest = max(count for count, is_next in allowed if is_next)
@@ -108,7 +108,7 @@ def test_a_small_image_is_trained_at_nearly_its_own_size():
     ],
     ids=str,
 )
-def test_known_sizes(original, resolution, size):
+def test_training_sizes_of_common_images(original, resolution, size):
     assert training_size(original, resolution=resolution) == size
 
 

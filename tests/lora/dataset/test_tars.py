@@ -279,7 +279,7 @@ def test_headers_are_read_in_bounded_memory(tmp_path, content):
 
 
 def test_the_number_of_members_of_any_kind_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(tars, "MOST_MEMBERS", 2)
+    monkeypatch.setattr(tars, "MAX_MEMBERS", 2)
     assert "more than 2 files" in refusal(tmp_path, header(tarfile.DIRTYPE) + header(tarfile.SYMTYPE) + IMAGE)
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lora.dataset.workers import MOST_WORKERS, PREFETCH, SECONDS_TO_FINISH, map_in_order
+from lora.dataset.workers import MAX_WORKERS, PREFETCH, SECONDS_TO_FINISH, map_in_order
 
 
 class StoppedError(Exception):
@@ -60,7 +60,7 @@ def test_items_are_consumed_only_a_little_ahead():
     taken = itertools.count()
     results = map_in_order(str, taken)
     assert [next(results) for _ in range(5)] == ["0", "1", "2", "3", "4"]
-    assert next(taken) <= 5 + PREFETCH * MOST_WORKERS
+    assert next(taken) <= 5 + PREFETCH * MAX_WORKERS
 
 
 def test_closing_the_generator_does_not_wait_long(release):

@@ -266,19 +266,19 @@ def test_a_wrong_size_in_the_directory_is_detected(tmp_path):
 
 def test_the_unpacked_bytes_are_counted(tmp_path, monkeypatch):
     content = zipped({"a.jpg": bytes(3 * MEBIBYTE)})
-    monkeypatch.setattr(archive, "MOST_BYTES_OF_A_MEMBER", 2 * MEBIBYTE)
+    monkeypatch.setattr(archive, "MAX_BYTES_OF_A_MEMBER", 2 * MEBIBYTE)
     assert "'a.jpg', which unpacks to more than 2,097,152 bytes" in refusal(tmp_path, content)
     assert (tmp_path / "into" / "000000").stat().st_size <= 2 * MEBIBYTE
 
 
 def test_the_total_size_is_checked_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MOST_BYTES", 1500)
+    monkeypatch.setattr(limits, "MAX_BYTES", 1500)
     assert "2,000 bytes or more" in refusal(tmp_path, zipped({"a.jpg": bytes(1000), "b.jpg": bytes(1000)}))
     assert list((tmp_path / "into").iterdir()) == []
 
 
 def test_the_number_of_members_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(zips, "MOST_MEMBERS", 2)
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 2)
     assert "3 files: expected at most 2" in refusal(tmp_path, zipped({"a": b"", "b": b"", "c": b""}))
 
 

@@ -1,4 +1,4 @@
-"""A module can be moved to a device temporarily, and is restored afterwards whatever happens meanwhile."""
+"""A module can be moved to a device temporarily, and is restored afterwards even if the block raises."""
 
 import contextlib
 import copy

@@ -7,7 +7,7 @@ from lora.flux.latents import pack, unpack
 from lora.flux.prompt import Prompt, encode_prompt, text_tokens
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
-from lora.training.learning.flow import point_on_path, velocity_of_path
+from lora.training.learning.flow_matching import add_noise, velocity_target
 from lora.training.learning.losses import loss_at
 from tests.tiny import TINY_TEXT_TOKENS, assert_same_call, recorded_calls, tiny_pipeline
 
@@ -97,8 +97,8 @@ def test_positions_of_text_have_no_batch_dimension(pipeline):
 def test_the_pipeline_recovers_the_image_along_our_velocity(monkeypatch, pipeline, noise, steps):
     """Traps 9, 45: with a transformer that returns our target, the real scheduler arrives at the clean latents."""
     clean = torch.randn(noise.shape, generator=torch.Generator().manual_seed(8))
-    target = pack(velocity_of_path(clean, noise))
+    target = pack(velocity_target(clean, noise))
     monkeypatch.setattr(pipeline.transformer, "forward", lambda **_: (target,))
-    start = point_on_path(clean, noise, torch.ones(1))
+    start = add_noise(clean, noise, torch.ones(1))
     generated = unpack(generate(pipeline, start, steps=steps, prompt=TEXT), height=HEIGHT, width=WIDTH)
     assert (generated - clean).abs().max() < 5e-6

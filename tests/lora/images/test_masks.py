@@ -34,7 +34,7 @@ def painted(mode, *, selected, other):
     ],
     ids=lambda image: image.mode,
 )
-def test_white_is_selected(tmp_path, image):
+def test_white_pixels_of_a_mask_are_selected(tmp_path, image):
     assert selects_left_half(write(tmp_path / "mask.png", encoded(image)))
 
 

@@ -124,7 +124,7 @@ def test_all_other_parameters_are_shared_with_the_plain_model():
     assert others == {f"{name}.weight" for name in int8_layers(fast)}
 
 
-def test_it_takes_memory_only_for_codes_and_scales():
+def test_the_int8_transformer_takes_memory_only_for_codes_and_scales():
     plain = tiny_transformer()
     fast = build_int8_transformer(plain)
     own = {parameter.data_ptr() for parameter in plain.parameters()}

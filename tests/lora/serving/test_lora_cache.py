@@ -51,13 +51,13 @@ def test_a_file_that_changed_is_read_again(tensors):
 def test_the_least_recently_used_are_evicted_and_the_latest_stays(monkeypatch, tensors):
     lora_cache, first, second = LoraCache(), Reader("a", tensors), Reader("b", tensors)
     lora_cache.lora("a", first), lora_cache.lora("b", second)
-    monkeypatch.setattr(lora_cache_module, "MOST_BYTES", 1)
+    monkeypatch.setattr(lora_cache_module, "MAX_BYTES", 1)
     lora_cache.lora("b", second), lora_cache.lora("a", first)
     assert (first.calls, second.calls) == (2, 1)
 
 
 def test_the_number_of_cache_keys_is_limited(monkeypatch, tensors):
-    monkeypatch.setattr(lora_cache_module, "MOST_CACHE_KEYS", 2)
+    monkeypatch.setattr(lora_cache_module, "MAX_CACHE_KEYS", 2)
     lora_cache, read = LoraCache(), Reader("a", tensors)
     for key in ("1", "2", "3", "1"):
         lora_cache.lora(key, read)

@@ -28,7 +28,7 @@ def test_a_prompt_is_encoded_again_for_other_loras_on_the_encoders(pipeline):
 
 
 def test_the_least_recently_used_prompt_is_evicted(pipeline, monkeypatch):
-    monkeypatch.setattr(prompts_module, "MOST_PROMPTS", 2)
+    monkeypatch.setattr(prompts_module, "MAX_PROMPTS", 2)
     prompts = Prompts(pipeline)
     first, second = prompts.encode("a", applied=()), prompts.encode("b", applied=())
     assert prompts.encode("a", applied=()) is first

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lora.serving.safety import SafetyChecker, allowed
+from lora.serving.safety import SafetyChecker, remove_blocked
 from tests.classifiers import trained_classifier
 from tests.tiny import assert_one_sentence
 
@@ -34,13 +34,13 @@ def test_an_image_that_the_classifier_labels_nsfw_is_blocked(folder):
 
 def test_allowed_images_keep_their_index(folder):
     """P8: the indices do not shift where an image is blocked."""
-    assert list(allowed([BLUE, RED, BLUE, RED], SafetyChecker(folder))) == [0, 2]
-    assert allowed([BLUE, RED], None) == {0: BLUE, 1: RED}
+    assert list(remove_blocked([BLUE, RED, BLUE, RED], SafetyChecker(folder))) == [0, 2]
+    assert remove_blocked([BLUE, RED], None) == {0: BLUE, 1: RED}
 
 
 def test_if_all_images_are_blocked_the_request_fails(folder):
     with pytest.raises(RuntimeError) as error:
-        allowed([RED, RED], SafetyChecker(folder))
+        remove_blocked([RED, RED], SafetyChecker(folder))
     assert_one_sentence(error.value, "blocked all 2 images")
 
 

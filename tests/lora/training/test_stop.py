@@ -18,7 +18,7 @@ from tests.lora.training.trainers import a_log
 BLOCKED = """
 import ctypes, os, signal, threading, time
 from lora.training.stop import Termination
-termination = Termination.listening()
+termination = Termination.install()
 def job():
     with termination.during_job():
         time.sleep(0.5)  # until the main thread waits
@@ -37,7 +37,7 @@ lock(mutex)
 IDLE = """
 import os, signal, time
 from lora.training.stop import Termination
-termination = Termination.listening()
+termination = Termination.install()
 with termination.during_job():
     pass
 os.kill(os.getpid(), signal.SIGTERM)
@@ -56,7 +56,7 @@ def run(program):
 def termination():
     """A Termination that is installed in this process."""
     before = signal.getsignal(signal.SIGTERM)
-    yield Termination.listening()
+    yield Termination.install()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, before)
 

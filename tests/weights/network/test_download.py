@@ -150,7 +150,7 @@ def test_a_length_over_the_limit_is_refused_before_the_body_is_read(tmp_path):
 
 
 def test_a_body_without_a_length_is_stopped_at_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(download_module, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(download_module, "MAX_BYTES", 100_000)
 
     def reply(request, _):
         send_head(request, 200)

@@ -9,7 +9,7 @@ from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
 from lora.training.learning.data_parallel import SingleProcess
-from lora.training.learning.flow import point_on_path
+from lora.training.learning.flow_matching import add_noise
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import loss_at
 from lora.training.learning.state import TrainingState
@@ -53,7 +53,7 @@ def test_the_model_gets_the_sigma_with_which_the_noise_was_mixed():
         loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
     assert torch.equal(calls[0]["timestep"], SIGMAS)
     assert calls[0]["timestep"].dtype == torch.float32
-    assert torch.equal(calls[0]["hidden_states"], pack(point_on_path(batch.latents, noise, SIGMAS)))
+    assert torch.equal(calls[0]["hidden_states"], pack(add_noise(batch.latents, noise, SIGMAS)))
     assert torch.equal(calls[0]["guidance"], torch.ones(4))
     assert calls[0]["guidance"].dtype == torch.float32
 
@@ -65,7 +65,7 @@ def test_a_bf16_model_also_gets_sigmas_in_fp32():
     with recorded_calls(transformer) as calls, torch.no_grad():
         loss_at(transformer, batch, noise=noise, sigmas=SIGMAS)
     assert torch.equal(calls[0]["timestep"], SIGMAS)
-    mixed = pack(point_on_path(batch.latents, noise, SIGMAS)).bfloat16()
+    mixed = pack(add_noise(batch.latents, noise, SIGMAS)).bfloat16()
     assert torch.equal(calls[0]["hidden_states"], mixed)  # mixed in fp32, and only then cast
 
 
@@ -76,7 +76,7 @@ def test_the_error_of_one_step_along_the_velocity_is_sigma_times_the_root_of_the
     noise, sigmas = noise_like(batch), SIGMAS[2:3]
     with torch.no_grad():
         loss = loss_at(transformer, batch, noise=noise, sigmas=sigmas)
-        noisy = point_on_path(batch.latents, noise, sigmas)
+        noisy = add_noise(batch.latents, noise, sigmas)
         velocity = predict_velocity(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, guidance=1.0)
     guess = noisy - sigmas * velocity
     error = (guess - batch.latents).square().mean().sqrt()

@@ -388,7 +388,7 @@ def test_the_log_and_the_summary_report_preservation(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("share", "done"), [(0.5, STEPS), (0.2, STEPS - 1)])
-def test_no_image_is_generated_if_no_preserving_step_is_left(tmp_path, share, done):
+def test_no_image_is_generated_if_no_preservation_step_is_left(tmp_path, share, done):
     """With a share of 0.2, only the fifth of six steps preserves."""
     recipe = a_recipe(steps=STEPS, preservation=share)
     first = (

@@ -138,7 +138,7 @@ def test_a_closed_log_ends_a_training_within_a_step(tmp_path):
 
 
 def test_sigterm_ends_a_training_within_a_step(tmp_path):
-    before, termination = signal.getsignal(signal.SIGTERM), Termination.listening()
+    before, termination = signal.getsignal(signal.SIGTERM), Termination.install()
     try:
         training = a_training(tmp_path, a_recipe(steps=STEPS), termination=termination)
         send_sigterm = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731

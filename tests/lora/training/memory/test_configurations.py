@@ -165,7 +165,7 @@ def test_the_encoders_are_on_the_device_together_or_in_turn_or_on_the_host():
 def test_the_line_describes_the_plan():
     line = plans_for(24)[0].line()
     assert_one_sentence(
-        line, "base in bf16, activations recomputed, modulation layers in host memory", "of 23.4 GB free"
+        line, "base in bf16, whole blocks recomputed, modulation layers in host memory", "of 23.4 GB free"
     )
     assert "activations kept, encoders loaded together" in plans_for(80)[0].line()
     assert "pointwise activations recomputed" in plans_for(48)[0].line()

@@ -78,7 +78,7 @@ def test_an_image_of_1024_pixels_is_4096_tokens(transformer):
     assert requirements(transformer, SimpleNamespace(images=(image,))).image_tokens == 4096
 
 
-def test_batch_and_optimizer_are_the_recipes(transformer, dataset):
+def test_batch_size_and_optimizer_come_from_the_recipe(transformer, dataset):
     plain, other = (
         requirements(transformer, dataset),
         requirements(transformer, dataset, batch_size=8, optimizer="prodigy"),

@@ -6,7 +6,7 @@ from time import monotonic
 import pytest
 
 from lora.training.learning.adapter import lora_tensors
-from lora.training.recipe.layers import LAYER_SETS, block_layers, chosen_layers
+from lora.training.recipe.layers import LAYER_SETS, block_layers, select_layers
 from tests.tiny import LAYERS, TINY_FLUX, assert_one_sentence, tiny_lora_transformer, tiny_transformer
 
 DEV = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True, "_class_name": "FluxTransformer2DModel"}
@@ -24,18 +24,18 @@ def names():
 
 
 def searched(names, pattern):
-    return chosen_layers(names, layers="all", layers_to_optimize_regex=pattern)
+    return select_layers(names, layers="all", layers_to_optimize_regex=pattern)
 
 
 def whole(names, layers):
-    return chosen_layers(names, layers=layers, layers_to_optimize_regex=None)
+    return select_layers(names, layers=layers, layers_to_optimize_regex=None)
 
 
 def refusal(names, *, layers="all", pattern=None):
     """The error message, which must come soon."""
     start = monotonic()
     with pytest.raises(ValueError) as error:
-        chosen_layers(names, layers=layers, layers_to_optimize_regex=pattern)
+        select_layers(names, layers=layers, layers_to_optimize_regex=pattern)
     assert monotonic() - start < SOON
     assert_one_sentence(error.value)
     assert len(str(error.value)) < 400

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora.training.recipe.neutral import MOST_PROMPTS, NEUTRAL_PROMPTS, PROMPTS_FILE, neutral_prompts, neutral_side
+from lora.training.recipe.neutral import MAX_PROMPTS, NEUTRAL_PROMPTS, PROMPTS_FILE, neutral_prompts, neutral_side
 from script.tiny_flux.captions import neutral_prompts as prompts_of_the_world
 from script.tiny_flux.world import caption, held_out_scenes
 from tests.tiny import TINY_FLUX, assert_one_sentence
@@ -12,7 +12,7 @@ from tests.tiny import TINY_FLUX, assert_one_sentence
 
 def test_a_base_without_its_own_prompts_gets_those_of_flux(tmp_path):
     assert neutral_prompts(tmp_path) == NEUTRAL_PROMPTS
-    assert len(set(NEUTRAL_PROMPTS)) == len(NEUTRAL_PROMPTS) <= MOST_PROMPTS
+    assert len(set(NEUTRAL_PROMPTS)) == len(NEUTRAL_PROMPTS) <= MAX_PROMPTS
 
 
 def test_the_prompts_of_the_embedded_base_are_of_its_world_and_not_used_to_measure_it():

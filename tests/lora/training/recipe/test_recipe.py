@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora.training.recipe.recipe import choose
+from lora.training.recipe.recipe import make_recipe
 from lora.training.recipe.sigmas import SigmaRule
 from tests.tiny import checked_config
 
@@ -10,7 +10,7 @@ OPEN = {"steps": 0, "learning_rate": 0, "lora_rank": 0}
 
 
 def chosen(*, images=20, processes=1, **inputs):
-    return choose(checked_config(**OPEN | inputs), images=images, processes=processes)
+    return make_recipe(checked_config(**OPEN | inputs), images=images, processes=processes)
 
 
 def recipe(**changes):

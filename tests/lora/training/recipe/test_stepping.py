@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lora.training.recipe.optimizers import load_optimizer_state, make_optimizer, optimizer_state
-from lora.training.recipe.stepping import BLOCKWISE, ELEMENTWISE, Stepper, can_be_flattened
+from lora.training.recipe.stepping import BLOCKWISE, ELEMENTWISE, FlatOptimizer, can_be_flattened
 from tests.tiny import a_recipe, assert_one_sentence
 
 SHAPES = [(16, 256), (512, 16), (16, 320), (768, 16)]  # blocks of 256, no less than 4096
@@ -34,13 +34,13 @@ def a_recipe_with(optimizer):
     return replace(a_recipe(), optimizer=optimizer, learning_rate=1e-2, weight_decay=0.1)
 
 
-def take_steps(stepper, trained, steps):
+def take_steps(flat_optimizer, trained, steps):
     """Take steps with gradients from two backward passes each."""
     for step in steps:
         for half in (0.25, 0.75):
             sum((each * grad).sum() * half for each, grad in zip(trained, gradients(step), strict=True)).backward()
-        stepper.step()
-        stepper.zero_grad()
+        flat_optimizer.step()
+        flat_optimizer.zero_grad()
 
 
 def take_separate_steps(optimizer, trained, steps):
@@ -67,38 +67,38 @@ def assert_same_state(one, other):
 @pytest.mark.parametrize("optimizer", FLATTENED)
 def test_weights_and_saved_state_equal_those_of_separate_parameters(optimizer):
     recipe, flattened, separate = a_recipe_with(optimizer), parameters(), parameters()
-    stepper, reference = Stepper(recipe, flattened), separate_optimizer(recipe, separate)
-    assert_same_state(stepper.state(), optimizer_state(reference))
-    take_steps(stepper, flattened, range(3))
+    flat_optimizer, reference = FlatOptimizer(recipe, flattened), separate_optimizer(recipe, separate)
+    assert_same_state(flat_optimizer.state(), optimizer_state(reference))
+    take_steps(flat_optimizer, flattened, range(3))
     take_separate_steps(reference, separate, range(3))
     assert_same(flattened, separate)
-    assert_same_state(stepper.state(), optimizer_state(reference))
+    assert_same_state(flat_optimizer.state(), optimizer_state(reference))
 
 
 @pytest.mark.parametrize("optimizer", FLATTENED)
 def test_states_can_be_exchanged_with_an_optimizer_of_separate_parameters_bit_for_bit(optimizer):
     recipe, flattened, separate = a_recipe_with(optimizer), parameters(), parameters()
-    stepper, reference = Stepper(recipe, flattened), separate_optimizer(recipe, separate)
+    flat_optimizer, reference = FlatOptimizer(recipe, flattened), separate_optimizer(recipe, separate)
     take_separate_steps(reference, separate, range(2))
     tensors, values = optimizer_state(reference)
     with torch.no_grad():
         torch._foreach_copy_(list(flattened), list(separate))
-    stepper.load(tensors, json.loads(json.dumps(values)))
-    assert_same_state(stepper.state(), (tensors, values))
-    take_steps(stepper, flattened, range(2, 4))
+    flat_optimizer.load(tensors, json.loads(json.dumps(values)))
+    assert_same_state(flat_optimizer.state(), (tensors, values))
+    take_steps(flat_optimizer, flattened, range(2, 4))
     take_separate_steps(reference, separate, range(2, 4))
     assert_same(flattened, separate)
     back = separate_optimizer(recipe, parameters())
-    load_optimizer_state(back, *stepper.state())
+    load_optimizer_state(back, *flat_optimizer.state())
     assert_same_state(optimizer_state(back), optimizer_state(reference))
 
 
 @pytest.mark.parametrize("optimizer", FLATTENED)
 def test_a_state_before_the_first_step_can_be_loaded_too(optimizer):
     recipe, flattened, separate = a_recipe_with(optimizer), parameters(), parameters()
-    stepper = Stepper(recipe, flattened)
-    stepper.load(*Stepper(recipe, parameters()).state())
-    take_steps(stepper, flattened, range(2))
+    flat_optimizer = FlatOptimizer(recipe, flattened)
+    flat_optimizer.load(*FlatOptimizer(recipe, parameters()).state())
+    take_steps(flat_optimizer, flattened, range(2))
     take_separate_steps(separate_optimizer(recipe, separate), separate, range(2))
     assert_same(flattened, separate)
 
@@ -106,23 +106,23 @@ def test_a_state_before_the_first_step_can_be_loaded_too(optimizer):
 def test_a_code_table_with_as_many_entries_as_blocks_is_not_split():
     """Both have 256 entries; bitsandbytes' code table has no entry for a block."""
     recipe, shapes = a_recipe_with("adamw8bit"), [(16, 2048), (2048, 16)]
-    stepper, reference = (
-        Stepper(recipe, flattened := parameters(shapes)),
+    flat_optimizer, reference = (
+        FlatOptimizer(recipe, flattened := parameters(shapes)),
         separate_optimizer(recipe, separate := parameters(shapes)),
     )
-    for some, optimizer in ((flattened, stepper), (separate, reference)):
+    for some, optimizer in ((flattened, flat_optimizer), (separate, reference)):
         for parameter, gradient in zip(some, gradients(0, shapes), strict=True):
             parameter.grad = gradient
         optimizer.step()
-    assert_same_state(stepper.state(), optimizer_state(reference))
+    assert_same_state(flat_optimizer.state(), optimizer_state(reference))
 
 
 def test_the_optimizer_has_one_parameter_and_the_others_are_views_of_it():
     flattened = parameters()
     before = list(flattened)
-    stepper = Stepper(a_recipe_with("adamw8bit"), flattened)
-    (flat,) = (each for group in stepper.optimizer.param_groups for each in group["params"])
-    take_steps(stepper, flattened, range(1))
+    flat_optimizer = FlatOptimizer(a_recipe_with("adamw8bit"), flattened)
+    (flat,) = (each for group in flat_optimizer.optimizer.param_groups for each in group["params"])
+    take_steps(flat_optimizer, flattened, range(1))
     for of_flat, parts in ((flat, flattened), (flat.grad, [each.grad for each in flattened])):
         assert {each.untyped_storage().data_ptr() for each in parts} == {of_flat.untyped_storage().data_ptr()}
     assert all(one is other for one, other in zip(flattened, before, strict=True))
@@ -130,18 +130,18 @@ def test_the_optimizer_has_one_parameter_and_the_others_are_views_of_it():
 
 def test_gradients_that_are_not_views_of_the_flat_one_count():
     recipe, flattened, separate = a_recipe_with("adamw"), parameters(), parameters()
-    stepper, reference = Stepper(recipe, flattened), separate_optimizer(recipe, separate)
-    take_steps(stepper, flattened, range(1))
+    flat_optimizer, reference = FlatOptimizer(recipe, flattened), separate_optimizer(recipe, separate)
+    take_steps(flat_optimizer, flattened, range(1))
     take_separate_steps(reference, separate, range(1))
     for some in (flattened, separate):
         for parameter, gradient in zip(some, gradients(7), strict=True):
             parameter.grad = gradient
-    stepper.step()
+    flat_optimizer.step()
     reference.step()
     assert_same(flattened, separate)
-    stepper.zero_grad()
+    flat_optimizer.zero_grad()
     reference.zero_grad()
-    take_steps(stepper, flattened, range(2))
+    take_steps(flat_optimizer, flattened, range(2))
     take_separate_steps(reference, separate, range(2))
     assert_same(flattened, separate)
 
@@ -163,19 +163,19 @@ def test_parameters_are_flattened_only_if_that_computes_the_same(optimizer, shap
 
 def test_a_state_of_some_parameters_only_is_refused():
     recipe = a_recipe_with("adamw")
-    stepper, other = Stepper(recipe, parameters()), Stepper(recipe, flattened := parameters())
+    flat_optimizer, other = FlatOptimizer(recipe, parameters()), FlatOptimizer(recipe, flattened := parameters())
     take_steps(other, flattened, range(1))
     tensors, values = other.state()
     some = {key: tensor for key, tensor in tensors.items() if not key.startswith("1.")}
     with pytest.raises(ValueError) as error:
-        stepper.load(some, {**values, "numbers": {}})
+        flat_optimizer.load(some, {**values, "numbers": {}})
     assert_one_sentence(error.value, "does not match this optimizer", "3 of 4 parameters")
 
 
 def test_parameters_that_disagree_about_the_step_are_refused():
     recipe = a_recipe_with("adamw")
-    stepper, other = Stepper(recipe, parameters()), Stepper(recipe, flattened := parameters())
+    flat_optimizer, other = FlatOptimizer(recipe, parameters()), FlatOptimizer(recipe, flattened := parameters())
     take_steps(other, flattened, range(1))
     tensors, values = other.state()
     with pytest.raises(ValueError, match="parameters differ in a value that all of them share"):
-        stepper.load({**tensors, "1.step": tensors["1.step"] + 1}, values)
+        flat_optimizer.load({**tensors, "1.step": tensors["1.step"] + 1}, values)

@@ -241,7 +241,7 @@ def test_a_valid_tar_passes_the_check(tmp_path, found):
 
 
 @pytest.mark.parametrize(("value", "fault"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (0, "zero")])
-def test_a_useless_lora_is_refused(tmp_path, found, value, fault):
+def test_a_lora_that_is_zero_or_not_finite_is_refused(tmp_path, found, value, fault):
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
     name, parameter = next(iter(lora_parameters(transformer).items()))

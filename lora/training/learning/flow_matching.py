@@ -7,17 +7,17 @@ An image moves to noise along a straight line, and the model learns its velocity
 from torch import Tensor
 
 
-def point_on_path(clean: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+def add_noise(clean: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
     """The points [B, C, H, W] between latents and their noise at sigmas [B]: (1 - sigma) clean + sigma noise."""
     share = sigmas.view(-1, 1, 1, 1)
     return (1 - share) * clean + share * noise
 
 
-def velocity_of_path(clean: Tensor, noise: Tensor) -> Tensor:
-    """The velocity [B, C, H, W], which is the derivative of `point_on_path` by sigma: noise - clean."""
+def velocity_target(clean: Tensor, noise: Tensor) -> Tensor:
+    """The velocity [B, C, H, W], which is the derivative of `add_noise` by sigma: noise - clean."""
     return noise - clean
 
 
-def flow_losses(predicted: Tensor, velocity: Tensor) -> Tensor:
+def flow_matching_losses(predicted: Tensor, velocity: Tensor) -> Tensor:
     """The mean squared error [B] of each sample in fp32; samples count the same whatever their size."""
     return (predicted.float() - velocity.float()).square().mean(dim=(1, 2, 3))

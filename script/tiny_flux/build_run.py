@@ -1,4 +1,4 @@
-"""One sitting (one run of the build): its time limit, and the loop that continues a stage from its saved state."""
+"""One run of the build: its time limit, and the loop that continues a stage from its saved state."""
 
 import time
 from typing import Protocol
@@ -9,18 +9,18 @@ from script.tiny_flux.state import StageState, StateFolder, Tensors
 SAVE_INTERVAL = 240  # seconds
 
 
-class SittingOverError(Exception):
+class RunOverError(Exception):
     """Raised when the time of a run is over and its state is saved; the next run continues from it."""
 
 
-class Sitting(Protocol):
+class Run(Protocol):
     """One run of the build, which ends after some time."""
 
     def is_over(self) -> bool:
         """Return whether the run must stop; called after every step."""
 
 
-class TimedSitting:
+class TimedRun:
     """A run that ends some minutes from now; None is without an end."""
 
     def __init__(self, minutes: float | None) -> None:
@@ -55,23 +55,23 @@ class Trainer(Protocol):
         """Load a state from `state_dict`."""
 
 
-def train_stage(name: str, trainer: Trainer, *, folder: StateFolder, sitting: Sitting) -> None:
-    """Train a stage to its end. Save its state every few minutes, at its end, and when the sitting is over.
+def train_stage(name: str, trainer: Trainer, *, folder: StateFolder, run: Run) -> None:
+    """Train a stage to its end. Save its state every few minutes, at its end, and when the run is over.
 
-    Raises SittingOverError when the sitting is over.
+    Raises RunOverError when the run is over.
     """
     step = _resume(name, trainer, folder=folder)
     progress, saved = Progress(name, trainer.steps, done=step), time.monotonic()
     while step < trainer.steps:
         progress.advance(trainer.step(step))
         step += 1
-        is_over = sitting.is_over()
+        is_over = run.is_over()
         if is_over or step == trainer.steps or time.monotonic() - saved > SAVE_INTERVAL:
             folder.save(name, trainer.settings, StageState(step, trainer.state_dict()))
             print(f"{name}: step {step}/{trainer.steps} saved; {trainer.measure()}", flush=True)
             saved = time.monotonic()
         if is_over:
-            raise SittingOverError
+            raise RunOverError
 
 
 def _resume(name: str, trainer: Trainer, *, folder: StateFolder) -> int:
