@@ -5,7 +5,7 @@ Cog's server, a script and a handler of another server all have such a mapping, 
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -55,16 +55,16 @@ class PredictionInputs:
 def complete_inputs(given: Inputs, *, entry: Callable[..., object]) -> dict[str, Any]:
     """Return the inputs of an entry point by name; those that are missing have the default of its signature.
 
-    The signature's defaults are Cog's `Input(...)`, and a value that is such a default counts as missing: plain Python
-    passes it where Cog's server passes its value. Raises ValueError with one sentence for a name that is not an input.
+    In plain Python a default is Cog's `Input(...)`, and is passed as it is; Cog's server has replaced it by its value.
+    Raises ValueError with one sentence for a name that is not an input.
     """
-    defaults = dict(_defaults(entry))
-    for name in given.keys() - defaults.keys():
-        near = difflib.get_close_matches(name, defaults, n=1)
-        expected = near[0] if near else f"one of {', '.join(defaults)}"
+    parameters = {name: each for name, each in inspect.signature(entry).parameters.items() if name != "self"}
+    for name in given.keys() - parameters.keys():
+        near = difflib.get_close_matches(name, parameters, n=1)
+        expected = near[0] if near else f"one of {', '.join(parameters)}"
         raise ValueError(f"{name} is not an input: expected {expected}")
-    inputs = {name: given.get(name, default) for name, default in defaults.items()}
-    return {name: value.default if value is defaults[name] else value for name, value in inputs.items()}
+    values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+    return {name: getattr(value, "default", value) for name, value in values.items()}
 
 
 def receive_uploads(inputs: Inputs, *, folder: Path) -> dict[str, Any]:
@@ -75,8 +75,3 @@ def receive_uploads(inputs: Inputs, *, folder: Path) -> dict[str, Any]:
     files = {name: uploaded_file(folder, name, inputs[name]) for name in FILES}
     clear_folder(folder, keep=files.values())
     return {**inputs, **files}
-
-
-def _defaults(entry: Callable[..., object]) -> Iterator[tuple[str, Any]]:
-    parameters = inspect.signature(entry).parameters
-    return ((name, parameter.default) for name, parameter in parameters.items() if name != "self")

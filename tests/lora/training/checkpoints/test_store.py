@@ -303,7 +303,7 @@ def test_a_failed_save_leaves_no_files(tmp_path):
     save(store, 250)
     with pytest.raises(TypeError):
         store.save(500, contents(500), {"tensor": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"tensors are named '\.\./x'"):
+    with pytest.raises(ValueError, match=r"a group of tensors is named '\.\./x'"):
         store.save(500, {"../x": {}}, {})
     assert names(tmp_path) == ["step-000250"]
 
