@@ -106,7 +106,7 @@ def train(
         le=4.0,
     ),
     ema_decay: Optional[float] = Input(
-        description="Exponential moving average of the weights, e.g. 0.99; 0 is off; by default lora_type chooses",
+        description="Moving average of the weights, e.g. 0.99; 0 is off; by default lora_type chooses",
         default=None,
         ge=0.0,
         le=0.9999,

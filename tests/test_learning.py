@@ -134,7 +134,7 @@ def test_the_demo_closes_most_of_the_gap(demo_lora):
     fall, error = before.fall_to(after)
     print(f"\ndemo: {demo_lora.share_closed():.1%} of the gap closed, world x{demo_lora.world_rise():.3f}")
     assert fall > 3 * error
-    assert demo_lora.share_closed() > 0.8
+    assert demo_lora.share_closed() > 0.7
 
 
 def test_the_concept_appears_more_strongly_at_a_larger_scale(demo_lora, pipeline, merger):

@@ -111,7 +111,7 @@ def test_a_vocabulary_in_the_older_format_is_sufficient(base, component, names):
 @pytest.mark.parametrize("entry", [None, [None, None], "FluxTransformer2DModel", []])
 def test_an_index_with_an_invalid_component_is_refused(base, entry):
     change_json(base / "model_index.json", transformer=entry)
-    assert "model_index.json names no transformer" in refusal(base, ValueError)
+    assert "model_index.json has no transformer" in refusal(base, ValueError)
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "vae/config.json", "tokenizer/tokenizer.json"])

@@ -151,7 +151,7 @@ def test_an_alpha_that_makes_a_weight_infinite_is_refused():
 
 def test_a_full_model_is_refused():
     assert "is not a LoRA: none of its 1 tensors" in refusal(save({"transformer.x_embedder.weight": torch.ones(2, 2)}))
-    assert "is no LoRA" in refusal(save({}))
+    assert "is not a LoRA" in refusal(save({}))
 
 
 def test_too_many_tensors_are_refused(monkeypatch):

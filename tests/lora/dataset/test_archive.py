@@ -134,7 +134,7 @@ def test_control_characters_in_names_are_replaced(tmp_path, packed, name):
 @every_kind
 def test_an_overlong_name_is_refused(tmp_path, packed):
     message = refusal(tmp_path, packed({"x" * 5000: b"content"}))
-    assert "a name of 5,000 letters" in message
+    assert "a name of 5,000 characters" in message
     assert len(message) < 400
 
 

@@ -53,4 +53,4 @@ def test_rows_that_are_not_those_of_the_parts_are_refused():
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(ValueError) as error:
         list(split_fused(LowRankFactors(randn(generator, 3, WIDTH), randn(generator, 9 * WIDTH, 3)), MAPPING))
-    assert_one_sentence(error.value, "72 x 8 weights", *LAYERS, "expected 56 x 8")
+    assert_one_sentence(error.value, "has shape 72 x 8", *LAYERS, "expected 56 x 8")

@@ -65,7 +65,7 @@ def test_a_rank_above_that_of_the_layer_is_refused():
     assert torch.allclose(found.matrix(CPU).double(), delta, atol=1e-5)
     with pytest.raises(ValueError) as error:
         found.low_rank()
-    assert_one_sentence(error.value, "the rank 9", "at most 8")
+    assert_one_sentence(error.value, "has rank 9", "at most 8")
 
 
 @pytest.mark.parametrize(("part", "shape"), [("w1_a", (24, 4)), ("w2_a", (25, 3)), ("w2_b", (3, 17))])

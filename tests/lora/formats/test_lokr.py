@@ -90,7 +90,7 @@ def test_a_rank_above_that_of_the_layer_is_refused():
     assert torch.allclose(found.matrix(CPU).double(), delta, atol=1e-5)
     with pytest.raises(ValueError) as error:
         found.low_rank()
-    assert_one_sentence(error.value, "the rank 10", "at most 8")
+    assert_one_sentence(error.value, "has rank 10", "at most 8")
 
 
 def test_it_takes_no_more_memory_than_its_file():

@@ -71,7 +71,7 @@ def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
                 "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 192),
                 "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": torch.ones(192, 3),
             },
-            "have the ranks 4, 3",
+            "have the ranks 4 and 3",
         ),
         ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 32)}, "not match any layer of FLUX.1"),
     ],
