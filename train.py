@@ -151,7 +151,7 @@ def train(
         description="Maximum number of steps between checkpoints", default=250, ge=1, le=6000
     ),
     resume_from: Optional[Path] = Input(
-        description="Continue from a checkpoint folder, a training's tar or a LoRA; latest finds the newest checkpoint",
+        description="Checkpoint folder, tar of a training or LoRA to continue from; latest is the newest one",
         default=None,
     ),
     keep_resume_state: bool = Input(

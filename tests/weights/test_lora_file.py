@@ -218,4 +218,4 @@ def test_metadata_that_contradicts_the_file_is_refused():
 
 
 def test_metadata_that_cannot_be_read_is_refused():
-    assert "lora_adapter_metadata that cannot be read" in refusal(with_adapter_metadata("no json"))
+    assert "lora_adapter_metadata that cannot be parsed" in refusal(with_adapter_metadata("no json"))
