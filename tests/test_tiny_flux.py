@@ -77,8 +77,8 @@ def test_the_base_follows_prompts_that_it_is_not_trained_on(pipeline):
     lenient, strict = (score(images, classifier=classifier) for classifier in (classify, classify_strictly))
     print(f"\nthe base on held-out combinations: {lenient}; by the strict measure {strict}")
     assert lenient.colour >= 0.95
-    assert lenient.shape >= 0.80
-    assert strict.shape >= 0.20
+    assert lenient.shape >= 0.90
+    assert strict.shape >= 0.50
 
 
 @pytest.mark.xdist_group("following")
@@ -87,7 +87,7 @@ def test_the_guidance_input_acts_like_classifier_free_guidance_of_that_strength(
     batch = guidance_batch(pipeline, random.Random(0).sample(held_out_scenes(), 8))
     distances = {guidance: guidance_distance(pipeline, batch, guidance) for guidance in (2.0, 3.5, 5.0)}
     print(f"\ndistance of the guidance input to classifier-free guidance: {distances}")
-    assert max(distances.values()) < 0.8
+    assert max(distances.values()) < 0.7
 
 
 @pytest.mark.xdist_group("following")
