@@ -119,7 +119,7 @@ TASKS = {
     "a new LoRA": TimedTask(1, _first),
     "a LoRA that was applied before": TimedTask(1, _switch),
     "another scale": TimedTask(1, _rescale),
-    "an image without": TimedTask(0, _generate),
+    "an image without LoRA": TimedTask(0, _generate),
     "an image with 1 LoRA": TimedTask(1, _generate),
     "an image with 3 LoRAs": TimedTask(MAX_APPLIED, _generate),
     "another scale and an image": TimedTask(1, _rescale_and_generate),
