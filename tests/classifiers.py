@@ -9,7 +9,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 LABELS = {0: "normal", 1: "nsfw"}
 SIDES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-STEPS = 40
+STEPS = 200
 
 
 def trained_classifier(
@@ -27,6 +27,7 @@ def trained_classifier(
         model(pixels, labels=truth).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    assert torch.equal(model(pixels).logits.argmax(1), truth), "the classifier must distinguish the images"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
