@@ -9,7 +9,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 LABELS = {0: "normal", 1: "nsfw"}
 SIDES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-STEPS = 200
+MAX_STEPS, LOSS = 2000, 0.01  # of the training, which ends when its loss is as low
 
 
 def trained_classifier(
@@ -23,11 +23,14 @@ def trained_classifier(
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     pixels = processor(images=[*allowed, *blocked], return_tensors="pt")["pixel_values"]
     truth = torch.tensor([0] * len(allowed) + [1] * len(blocked))
-    for _ in range(STEPS):
-        model(pixels, labels=truth).loss.backward()
+    for _ in range(MAX_STEPS):
+        loss = model(pixels, labels=truth).loss
+        if loss < LOSS:
+            break
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert torch.equal(model(pixels).logits.argmax(1), truth), "the classifier must distinguish the images"
+    assert loss < LOSS, "the classifier must distinguish the images"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
