@@ -1,8 +1,8 @@
 """From an archive to tensors, without the model: ours compared with a plain loop, in time and memory.
 
 The plain loop is what a script would do: one thread and Pillow; each image is decoded completely, rotated, converted to
-RGB and cropped to each of its training sizes. Ours also checks, hashes and inspects every image meanwhile. Contenders
-run in turn, each in a process of its own. Tensors are made one by one, as for an encoder, and freed at once.
+RGB and cropped to each of its training sizes. Ours also checks, hashes and inspects every image in that time.
+Contenders run in turn, each in a process of its own. Tensors are made one by one, as for an encoder, and freed at once.
 """
 
 import argparse

@@ -75,8 +75,8 @@ def load_encoders(base: Path, *, on: torch.device) -> FluxPipeline:
     """Load the text encoders and the VAE: the pipeline without its transformer. Raises ValueError as `load_pipeline`
     does.
 
-    transformers must not start a thread here: if Cog cancels the job meanwhile, the caller would wait for that thread
-    forever.
+    transformers must not start a thread here: if Cog cancels the job while it starts, the caller would wait for that
+    thread forever.
     """
     os.environ.setdefault(WITHOUT_THREADS, "1")
     components = load_components(base, (CLIP, T5, VAE), dtype=precision())

@@ -16,39 +16,6 @@ from lora.serving.safety import SafetyChecker, remove_blocked
 from lora.serving.settings import settings_of
 
 
-def log_settings(
-    inputs: PredictionInputs, model: Model, loras: Sequence[AppliedLora], *, base_name: str, log_line: LogLine
-) -> Settings:
-    """Return the settings that the images depend on; log them, after a note on each input that has little effect."""
-    request, source = inputs.request, inputs.source
-    size = output_size(model.pipeline, request, source)
-    for note in notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given):
-        log_line(f"note: {note}")
-    settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)
-    log_line(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
-    return settings
-
-
-def generate_checked(
-    inputs: PredictionInputs,
-    model: Model,
-    loras: Sequence[AppliedLora],
-    *,
-    checker: SafetyChecker | None,
-    log_line: LogLine,
-) -> Mapping[int, Image.Image]:
-    """Generate the images with these LoRAs, and return those that the checker allows, by their index.
-
-    Without a checker all are allowed. Raises ValueError if a LoRA is incompatible with the model, and RuntimeError if
-    all images are blocked or the GPU runs out of memory.
-    """
-    images = list(model.generate(inputs.request, inputs.source, loras))
-    kept = remove_blocked(images, checker)
-    if blocked := [index + 1 for index in range(len(images)) if index not in kept]:
-        log_line(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {len(images)}")
-    return kept
-
-
 def predict(
     inputs: PredictionInputs,
     model: Model,
@@ -61,8 +28,38 @@ def predict(
 ) -> list[Path]:
     """Generate the images of a prediction, save them in a folder, and return their paths.
 
-    Raises what `generate_checked` raises, and OSError if a file cannot be written.
+    Without a checker all images are saved. Raises ValueError if a LoRA is incompatible with the model, RuntimeError if
+    all images are blocked or the GPU runs out of memory, and OSError if a file cannot be written.
     """
-    settings = log_settings(inputs, model, loras, base_name=base_name, log_line=log_line)
-    kept = generate_checked(inputs, model, loras, checker=checker, log_line=log_line)
+    settings = _log_settings(inputs, model, loras, base_name=base_name, log_line=log_line)
+    kept = _generate_checked(inputs, model, loras, checker=checker, log_line=log_line)
     return save_images(kept, inputs.request, settings, into=into)
+
+
+def _log_settings(
+    inputs: PredictionInputs, model: Model, loras: Sequence[AppliedLora], *, base_name: str, log_line: LogLine
+) -> Settings:
+    """Return the settings that the images depend on; log them, after a note on each input that has little effect."""
+    request, source = inputs.request, inputs.source
+    size = output_size(model.pipeline, request, source)
+    for note in notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given):
+        log_line(f"note: {note}")
+    settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)
+    log_line(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
+    return settings
+
+
+def _generate_checked(
+    inputs: PredictionInputs,
+    model: Model,
+    loras: Sequence[AppliedLora],
+    *,
+    checker: SafetyChecker | None,
+    log_line: LogLine,
+) -> Mapping[int, Image.Image]:
+    """Generate the images with these LoRAs, and return those that the checker allows, by their index."""
+    images = list(model.generate(inputs.request, inputs.source, loras))
+    kept = remove_blocked(images, checker)
+    if blocked := [index + 1 for index in range(len(images)) if index not in kept]:
+        log_line(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {len(images)}")
+    return kept
