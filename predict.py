@@ -15,6 +15,7 @@ from lora.serving.prediction import predict
 from lora.serving.requested_loras import TRAINED, RequestedLora
 from lora.serving.safety import SafetyChecker
 from lora.serving.setup_times import StageTimer
+from lora.threads import protect_new_threads
 from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
@@ -22,6 +23,8 @@ from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora
 from weights.safety import find_safety
+
+protect_new_threads()
 
 
 class Runner(BaseRunner):

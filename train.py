@@ -5,6 +5,7 @@ from typing import Optional
 from cog import BaseModel, Input, Path, current_scope
 
 from lora.dataset.reading import Archives
+from lora.threads import protect_new_threads
 from lora.training.checkpoints.resume import find_resume_source
 from lora.training.preparation import prepare
 from lora.training.progress import Log
@@ -16,6 +17,8 @@ from weights.base_files import weight_files
 from weights.bases import find_trainable_base
 from weights.readahead import read_ahead
 from weights.references import read_lora
+
+protect_new_threads()
 
 # Only the main thread can install signal handlers, and Cog's worker runs Python in it only while it imports this file.
 TERMINATION = Termination.install()

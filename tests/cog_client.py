@@ -11,7 +11,7 @@ from typing import Any, Literal
 from script.cog_server import Server
 
 BUSY = 409  # Cog also returns this for a moment after a finished job
-SECONDS_TO_BE_FREE = 120
+SECONDS_TO_BE_FREE = 30
 SECONDS_FOR_A_JOB = 600
 
 Json = dict[str, Any]
