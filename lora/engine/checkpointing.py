@@ -1,5 +1,6 @@
 """Checkpoint the blocks of a transformer in training: which intermediate results are kept, which are recomputed."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,25 +29,43 @@ ATTENTION = (
 GELU_WIDENING = 4  # GELU's input is so many times as wide as the block; no other layer of FLUX widens by this factor
 
 
-def configure_blocks(transformer: ModelMixin, recomputed: Recomputed, *, are_compiled: bool) -> None:
+# Blocks use no random numbers, so their state need not be saved and restored for each of them.
+recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+
+
+def configure_blocks(
+    transformer: ModelMixin, recomputed: Recomputed, *, are_compiled: bool, whole: Collection[nn.Module] = ()
+) -> None:
     """Make the blocks keep less for the backward pass and recompute the rest in it, with the same results.
 
-    If compiled, each class of block becomes one graph for all sizes and another for batches of one, and rounds
-    differently. This affects training steps only: without gradients, blocks compute as before.
+    The blocks in `whole` keep only their input, whatever `recomputed` is. If compiled, each class of block becomes one
+    graph for all sizes and another for batches of one, and rounds differently; some of its blocks in `whole`, some not,
+    is twice as many. This affects training steps only: without gradients, blocks compute as before.
     """
-    compute = forward_contiguous if are_compiled else _forward_with_hooks
-    if recomputed in ("pointwise", "gelu"):
-        compute = _with_selective_checkpointing(compute, recomputed)
+    plain = forward_contiguous if are_compiled else _forward_with_hooks
+    kept = _with_selective_checkpointing(plain, recomputed) if recomputed in ("pointwise", "gelu") else plain
     if are_compiled:
-        compute = compile_with_dynamic_shapes(compute)
+        plain, kept = map(compile_with_dynamic_shapes, (plain, kept))
     if recomputed == "blocks":
-        compute = partial(checkpoint, compute, use_reentrant=False)
-    if are_compiled or recomputed != "nothing":
-        transformer.enable_gradient_checkpointing(compute)
+        kept = partial(recompute, plain)
+    if whole:
+        kept = _recomputing_some(kept, frozenset(whole), plain)
+    if are_compiled or recomputed != "nothing" or whole:
+        transformer.enable_gradient_checkpointing(kept)
 
 
 def _forward_with_hooks(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
     return block(*inputs)
+
+
+def _recomputing_some(kept: Compute, whole: frozenset[nn.Module], plain: Compute) -> Compute:
+    """Recompute blocks in `whole`, and call `kept` for the others. `plain` must not contain selective checkpointing,
+    which keeps its results whatever a checkpoint around it does."""
+
+    def compute(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
+        return recompute(plain, block, *inputs) if block in whole else kept(block, *inputs)
+
+    return compute
 
 
 def _with_selective_checkpointing(compute_block: Compute, recomputed: Recomputed) -> Compute:
@@ -54,7 +73,7 @@ def _with_selective_checkpointing(compute_block: Compute, recomputed: Recomputed
     contexts = partial(create_selective_checkpoint_contexts, policy)
 
     def compute(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
-        return checkpoint(compute_block, block, *inputs, use_reentrant=False, context_fn=contexts)
+        return recompute(compute_block, block, *inputs, context_fn=contexts)
 
     return compute
 

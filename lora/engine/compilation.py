@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch._functorch.config
 from torch import Tensor, nn
 
 from lora.engine.linears import HostLinear
@@ -13,7 +14,10 @@ from lora.engine.linears import HostLinear
 Compute = Callable[..., Any]  # a block and its inputs, in the order of its parameters
 Tables = tuple[Tensor, Tensor]  # cosines and sines of positions, [tokens, head dimension]
 LONGEST_REASON = 200  # characters of a compiler's message
-FAILURES = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
+COMPILER_ERRORS: tuple[type[Exception], ...] = (
+    torch._dynamo.exc.TorchDynamoException,
+    torch._dynamo.exc.FailOnRecompileLimitHit,
+)
 
 
 def can_be_compiled(device: torch.device) -> bool:
@@ -22,12 +26,17 @@ def can_be_compiled(device: torch.device) -> bool:
 
 
 def forward_contiguous(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
-    """The text and image tokens that a block returns, computed without its hooks and made contiguous.
+    """The text and image tokens that a block returns, computed without its hooks, each in memory of its own.
 
     Single blocks return views of one tensor, double blocks separate tensors: without this, torch.compile would build
-    one graph for each.
+    one graph for each. `contiguous` would not do, as it returns a view of a single sample as it is.
     """
-    return tuple(each.contiguous() for each in block.forward(*inputs))
+    return tuple(each.clone(memory_format=torch.contiguous_format) for each in block.forward(*inputs))
+
+
+def _without_view(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if it is a view, as the first block's inputs are: a view would need a graph of its own."""
+    return tensor if tensor._base is None else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def compile_with_dynamic_shapes(compute: Compute) -> Compute:
@@ -35,17 +44,17 @@ def compile_with_dynamic_shapes(compute: Compute) -> Compute:
     that no graph is specialized to the first sizes.
 
     The first block's inputs get a gradient that is not used, as those of all other blocks have one: otherwise the first
-    block would need a graph of its own. Batches of one have a graph of their own. Backward passes are compiled together
-    with forward passes. Forward pre-hooks of a block run outside of the graph; other hooks do not run. If the compiler
-    fails, blocks run eagerly, with a warning.
+    block would need a graph of its own. Batches of one have a graph of their own. Forward pre-hooks of a block run
+    outside of the graph; other hooks do not run. If the compiler fails, or if the kernels of a new graph fail, in the
+    forward or the backward pass, blocks run eagerly, with a warning.
     """
     torch._dynamo.reset()  # graphs of an earlier training would count against the limit
-    torch._functorch.config.force_non_lazy_backward_lowering = True  # so that a failure shows before there is a loss
-    fallback, graph = EagerFallback(_warn), torch.compile(compute, fullgraph=True)
+    fallback, graph = EagerFallback(_warn), _trying_backward(torch.compile(compute, fullgraph=True))
     forwards: dict[nn.Module, Compute] = {}
     on_host: dict[nn.Module, list[HostLinear]] = {}
 
     def compiled(block: nn.Module, *inputs: Any) -> Any:  # noqa: ANN401 (the block's)
+        inputs = *map(_without_view, inputs[:2]), *inputs[2:]
         for hook in block._forward_pre_hooks.values():
             hook(block, inputs)
         if block not in forwards:
@@ -57,12 +66,19 @@ def compile_with_dynamic_shapes(compute: Compute) -> Compute:
     return compiled
 
 
+def graphs_compiled() -> int:
+    """The number of graphs that torch.compile has compiled in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
 class EagerFallback:
-    """Compiled functions with an eager fallback: after the compiler has failed once, nothing more is compiled."""
+    """Compiled functions with an eager fallback: after the compiler has failed once, or the first run of what it
+    compiled, nothing more is compiled."""
 
     def __init__(self, log_line: Callable[[str], object]) -> None:
         """`log_line` is called once, if the compiler fails."""
         self._log_line, self._has_failed = log_line, False
+        self._errors = (*COMPILER_ERRORS, *_kernel_errors())
 
     def or_eager(self, compiled: Compute, eager: Compute) -> Compute:
         """A function for one block that calls `compiled`, or `eager`, which computes the same, after a failure.
@@ -77,9 +93,13 @@ class EagerFallback:
             if is_compiled is None:
                 is_compiled = not self._has_failed
             if is_compiled:
+                before = graphs_compiled()
                 try:
                     return compiled(*inputs, **named)
-                except FAILURES as error:
+                except self._errors as error:
+                    is_first_run = graphs_compiled() > before and not isinstance(error, torch.OutOfMemoryError)
+                    if not is_first_run and not isinstance(error, COMPILER_ERRORS):
+                        raise
                     is_compiled = False
                     self._fail(error)
             return eager(*inputs, **named)
@@ -91,6 +111,38 @@ class EagerFallback:
             self._has_failed = True
             reason = " ".join(str(error).split())[:LONGEST_REASON]
             self._log_line(f"torch.compile failed, so blocks are not compiled: {reason}")
+
+
+def _kernel_errors() -> tuple[type[Exception], ...]:
+    """What the launch of a generated kernel can raise."""
+    if find_spec("triton") is None:
+        return (RuntimeError,)
+    return RuntimeError, import_module("triton.runtime.errors").TritonError
+
+
+def _trying_backward(graph: Compute) -> Compute:
+    """A compiled function for training that runs each new graph once in both directions before it is used: a failure to
+    compile or to launch its kernels then shows here, and not after the loss, when it could only end the training."""
+    tried: set[tuple[type[nn.Module], bool]] = set()
+
+    def call(block: nn.Module, image: Tensor, *others: Any) -> Any:  # noqa: ANN401 (the block's)
+        which = type(block), len(image) == 1
+        if which not in tried:
+            _run_both_ways(graph, block, image, *others)
+            tried.add(which)
+        return graph(block, image, *others)
+
+    return call
+
+
+def _run_both_ways(graph: Compute, block: nn.Module, image: Tensor, text: Tensor, *others: object) -> None:
+    with torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):  # not those of a checkpoint around it
+        outputs = graph(block, image, text, *others)
+    torch.autograd.grad([each.sum() for each in outputs], [image, text])
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _warn(line: str) -> None:

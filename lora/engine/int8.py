@@ -98,7 +98,7 @@ def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
     cuBLASLt multiplies int8 on every chip only if both are contiguous in memory row by row, as here (pytorch#169961).
     """
     count = rows.size(0)  # with `shape`, the compiler of torch 2.11 fails in an autograd.Function
-    missing = torch.sym_max(0, MIN_ROWS - count)  # an `if` would be compiled twice: for few rows and for many
+    missing = max(0, MIN_ROWS - count)  # an `if` would be compiled twice: for few rows and for many
     return torch._int_mm(functional.pad(rows, (0, 0, 0, missing)), weight.T)[:count]
 
 

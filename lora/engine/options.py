@@ -25,7 +25,7 @@ def chosen_engine() -> Engine:
     raise ValueError(f"{ENGINE_VARIABLE} is {value!r}: expected {' or '.join(get_args(Engine))}")
 
 
-def streamed_block_indices(count: int, *, of: int) -> list[int]:
-    """The indices of the `count` blocks that stream from the host (lora/engine/streaming.py), spaced as evenly as
-    possible, which leaves most time for each copy."""
+def spaced_block_indices(count: int, *, of: int) -> list[int]:
+    """The indices of `count` blocks, spaced as evenly as possible: those that stream from the host, as this leaves most
+    time for each copy (lora/engine/streaming.py), or those that are recomputed as a whole."""
     return [index for index in range(of) if (index + 1) * count // of > index * count // of]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora.engine.options import streamed_block_indices
+from lora.engine.options import spaced_block_indices
 
 TIME_CHANNELS = 256  # of the sinusoidal embeddings of timestep and guidance (CombinedTimestepTextProjEmbeddings)
 # Weights of a block in units of width squared: linear layers that process tokens, and modulation layers.
@@ -74,6 +74,11 @@ class Dimensions:
         """Number of blocks."""
         return self.num_layers + self.num_single_layers
 
+    def split_blocks(self, count: int) -> tuple[int, int]:
+        """How many of `count` evenly spaced blocks are double blocks, and how many are single."""
+        doubles = sum(index < self.num_layers for index in spaced_block_indices(count, of=self.blocks))
+        return doubles, count - doubles
+
     def weights_of_block(self, index: int, *, with_modulation: bool) -> int:
         """Weights of the linear layers in one block."""
         linear, modulation = (DOUBLE, DOUBLE_MODULATION) if index < self.num_layers else (SINGLE, SINGLE_MODULATION)
@@ -85,7 +90,7 @@ class Dimensions:
         Each of the two buffers on the device has the size of the largest block, so the number is negative if few blocks
         stream.
         """
-        indices = streamed_block_indices(streamed_blocks, of=self.blocks)
+        indices = spaced_block_indices(streamed_blocks, of=self.blocks)
         streamed = [self.weights_of_block(index, with_modulation=with_modulation) for index in indices]
         return sum(streamed) - SLOTS * max(streamed, default=0)
 

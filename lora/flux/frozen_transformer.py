@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lora.engine.int8 import Int8Linear, W8A8Linear, supports_int8_matmul
 from lora.engine.linears import HostLinear, Nf4Linear, StoredLinear
-from lora.engine.options import streamed_block_indices
+from lora.engine.options import spaced_block_indices
 from lora.engine.precision import Precision
 from lora.engine.streaming import BlockStream
 from lora.flux.components import is_sample_finite, wrap_loading_errors
@@ -70,7 +70,7 @@ def build_transformer(
     """Fill a transformer on the meta device from any source of tensors. Raises what `source` raises."""
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, placement)
-    stream = _block_stream(transformer, placement.streamed_blocks, placement.device)
+    stream = BlockStream(spaced_blocks(transformer, placement.streamed_blocks), placement.device)
     for name, tensor in source(shapes):
         module = _store_tensor(transformer, name, tensor, placement)
         if name.endswith(".weight") and stream.includes(module):
@@ -79,10 +79,10 @@ def build_transformer(
     return transformer.requires_grad_(False).eval()
 
 
-def _block_stream(transformer: FluxTransformer2DModel, count: int, device: torch.device) -> BlockStream:
-    """A stream for `count` of the transformer's blocks."""
+def spaced_blocks(transformer: FluxTransformer2DModel, count: int) -> list[nn.Module]:
+    """`count` of the transformer's blocks, spaced as evenly as possible, in the order in which they compute."""
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-    return BlockStream([blocks[index] for index in streamed_block_indices(count, of=len(blocks))], device)
+    return [blocks[index] for index in spaced_block_indices(count, of=len(blocks))]
 
 
 def _load_tensors(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:

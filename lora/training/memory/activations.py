@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lora.engine.options import Engine, Recomputed
 from lora.engine.precision import Precision
+from lora.flux.dimensions import Dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,16 @@ KEPT: dict[Recomputed, Units] = {
 OUTER, OUTER_UNDER_AUTOCAST = 1, 2  # after the blocks
 
 
-def most_units(*, doubles: int, singles: int, recomputed: Recomputed, is_autocast: bool) -> int:
-    """The largest number of units that are kept at once, for these numbers of double and single blocks: those after the
-    blocks, those that each block keeps, and those that are recomputed in one block, counted as a double one."""
+def most_units(shape: Dimensions, recomputed: Recomputed, *, whole_blocks: int, is_autocast: bool) -> int:
+    """The largest number of units that are kept at once: those after the blocks, those that each block keeps, and those
+    that are recomputed in one block, counted as a double one. `whole_blocks` blocks are recomputed as a whole, whatever
+    `recomputed` is."""
     every, outer = (ALL_UNDER_AUTOCAST, OUTER_UNDER_AUTOCAST) if is_autocast else (ALL, OUTER)
-    kept = every if recomputed == "nothing" else KEPT[recomputed]
-    return outer + doubles * kept.double + singles * kept.single + (every.double - kept.double)
+    kept, whole = every if recomputed == "nothing" else KEPT[recomputed], KEPT["blocks"]
+    doubles, singles = shape.split_blocks(whole_blocks)
+    units = outer + doubles * whole.double + singles * whole.single
+    units += (shape.num_layers - doubles) * kept.double + (shape.num_single_layers - singles) * kept.single
+    return units + every.double - (whole if whole_blocks else kept).double
 
 
 def recompute_options(engine: Engine, precision: Precision) -> tuple[Recomputed, ...]:

@@ -9,7 +9,7 @@ tensors without data.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import accumulate, islice
 from typing import Literal
 
 from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
@@ -66,8 +66,9 @@ class Plan:
         """The settings that the plan decides, by name."""
         return {
             "precision": self.configuration.precision,
-            "gradient_checkpointing": self.configuration.recomputed != "nothing",
+            "gradient_checkpointing": self.configuration.recomputed != "nothing" or self.configuration.whole_blocks > 0,
             "recomputed": self.configuration.recomputed,
+            "whole_blocks": self.configuration.whole_blocks,
             "modulation_on_host": self.configuration.modulation_on_host,
             "streamed_blocks": self.configuration.streamed_blocks,
             "engine": self.engine,
@@ -81,13 +82,15 @@ class Plan:
             "gelu": "pointwise activations and GELU inputs recomputed",
             "blocks": "whole blocks recomputed",
         }[self.configuration.recomputed]
+        whole = f", {self.configuration.whole_blocks} of {self.blocks} blocks recomputed as a whole"
         modulation = ", modulation layers in host memory" if self.configuration.modulation_on_host else ""
         streamed = f", {self.configuration.streamed_blocks} of {self.blocks} blocks streamed from host memory"
         placements = {"together": "loaded together", "in turn": "loaded one at a time", "host": "in host memory"}
         peak = f"predicted peak {self.peak_bytes / GB:.1f} GB of {self.free_bytes / GB:.1f} GB free"
         warning = "" if self.fits else ", which may not fit"
         base = (
-            f"base in {self.configuration.precision}, {activations}{modulation}"
+            f"base in {self.configuration.precision}, {activations}"
+            f"{whole if self.configuration.whole_blocks else ''}{modulation}"
             f"{streamed if self.configuration.streamed_blocks else ''}"
         )
         return f"plan: {base}, encoders {placements[self.encoders]}; {peak}{warning}"
@@ -130,14 +133,16 @@ def lora_bytes(parameters: int, *, optimizer_bytes: float) -> float:
 
 
 def activation_bytes(
-    requirements: MemoryRequirements, *, recomputed: Recomputed, value_bytes: int, is_autocast: bool
+    requirements: MemoryRequirements,
+    *,
+    recomputed: Recomputed,
+    whole_blocks: int = 0,
+    value_bytes: int,
+    is_autocast: bool,
 ) -> float:
     """Peak bytes of the activations that autograd keeps, with a LoRA on each linear layer of the blocks; a value has
-    `value_bytes` bytes."""
-    shape = requirements.shape
-    units = most_units(
-        doubles=shape.num_layers, singles=shape.num_single_layers, recomputed=recomputed, is_autocast=is_autocast
-    )
+    `value_bytes` bytes, and `whole_blocks` blocks are recomputed as a whole."""
+    units = most_units(requirements.shape, recomputed, whole_blocks=whole_blocks, is_autocast=is_autocast)
     return units * _unit_bytes(requirements, value_bytes)
 
 
@@ -157,15 +162,26 @@ def _gpu_configurations(
     """From the best configuration to the smallest.
 
     Speed is given up before precision, with one exception: int8 costs little precision, and streaming a bf16 base costs
-    much time, so the latter is used only if the user chose bf16.
+    much time, so the latter is used only if the user chose bf16. Modulation layers go to the host before more is
+    recomputed, as they are copied only once for many steps.
     """
     precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
     for each in precisions:
         options = recompute_options(budget.engine, each) if checkpointing is None else (_recomputed(checkpointing),)
-        for on_host, recomputed in product((False, True), options):
-            yield MemoryConfiguration(each, recomputed, on_host)
+        for recomputed in options:
+            if recomputed == "blocks" and len(options) > 1:
+                yield from _partly_recomputed(budget, MemoryConfiguration(each, options[-2], modulation_on_host=True))
+            for on_host in (False, True):
+                yield MemoryConfiguration(each, recomputed, on_host)
         if "blocks" in options and (each != "bf16" or precision == "bf16"):
             yield from _streamed_configurations(budget, MemoryConfiguration(each, "blocks", modulation_on_host=True))
+
+
+def _partly_recomputed(budget: _Budget, configuration: MemoryConfiguration) -> Iterator[MemoryConfiguration]:
+    """The configuration with as few blocks recomputed as a whole as fit; none if it fits without."""
+    if _training_bytes(budget, configuration) > budget.free_bytes:
+        partly = map(configuration.with_whole_blocks, range(1, budget.requirements.shape.blocks))
+        yield from islice((each for each in partly if _training_bytes(budget, each) <= budget.free_bytes), 1)
 
 
 def _streamed_configurations(budget: _Budget, configuration: MemoryConfiguration) -> Iterator[MemoryConfiguration]:
@@ -205,7 +221,11 @@ def _training_bytes(budget: _Budget, configuration: MemoryConfiguration) -> floa
     lora = lora_bytes(requirements.lora_parameters, optimizer_bytes=requirements.optimizer_bytes)
     copies = requirements.lora_parameters * value if budget.engine == "fast" or is_autocast else 0
     activations = activation_bytes(
-        requirements, recomputed=configuration.recomputed, value_bytes=value, is_autocast=is_autocast
+        requirements,
+        recomputed=configuration.recomputed,
+        whole_blocks=configuration.whole_blocks,
+        value_bytes=value,
+        is_autocast=is_autocast,
     )
     int8_units = UNITS_IN_8_BITS if budget.on_gpu and configuration.precision == "int8" else 0
     transient = (TRANSIENT_UNITS + int8_units) * _unit_bytes(requirements, value)

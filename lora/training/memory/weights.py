@@ -21,10 +21,15 @@ class MemoryConfiguration:
     recomputed: Recomputed
     modulation_on_host: bool
     streamed_blocks: int = 0  # number of blocks whose weights stay on the host
+    whole_blocks: int = 0  # number of blocks that are recomputed as a whole, if `recomputed` keeps more
 
     def with_streamed_blocks(self, blocks: int) -> "MemoryConfiguration":
         """The same configuration with this number of streamed blocks."""
         return replace(self, streamed_blocks=blocks)
+
+    def with_whole_blocks(self, blocks: int) -> "MemoryConfiguration":
+        """The same configuration with this number of blocks that are recomputed as a whole."""
+        return replace(self, whole_blocks=blocks)
 
     def value_bytes(self, *, on_gpu: bool) -> int:
         """Bytes of a value in the precision in which the base computes."""

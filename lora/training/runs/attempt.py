@@ -13,7 +13,7 @@ from lora.dataset.encoding import EncodedDataset
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
-from lora.flux.frozen_transformer import load_transformer
+from lora.flux.frozen_transformer import load_transformer, spaced_blocks
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.adapter import add_lora
@@ -93,6 +93,7 @@ def _transformer(job: Job, plan: Plan, initial_state: InitialState) -> FluxTrans
         transformer,
         plan.configuration.recomputed,
         are_compiled=plan.engine == "fast" and can_be_compiled(placement.device),
+        whole=spaced_blocks(transformer, plan.configuration.whole_blocks),
     )
     return transformer
 

@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora.engine.checkpointing import configure_blocks
+from lora.flux.frozen_transformer import spaced_blocks
 from lora.training.learning.losses import loss_at
 from tests.lora.engine.comparing import (
     SIGMAS,
@@ -24,16 +25,16 @@ LAYERS_AT_THE_END = 2 * 2 + 2  # of each block: nothing in the block needs their
 OPTIONS = ("pointwise", "gelu", "blocks")
 
 
-def checkpointed(transformer, recomputed):
-    configure_blocks(transformer, recomputed, are_compiled=False)
+def checkpointed(transformer, recomputed, *, whole=0):
+    configure_blocks(transformer, recomputed, are_compiled=False, whole=spaced_blocks(transformer, whole))
     return transformer
 
 
-@pytest.mark.parametrize("recomputed", OPTIONS)
+@pytest.mark.parametrize(("recomputed", "whole"), [*((option, 0) for option in OPTIONS), ("gelu", 2), ("nothing", 1)])
 @pytest.mark.parametrize("dtype", [FP32, BF16])
-def test_recomputing_gives_the_same_bits(recomputed, dtype):
+def test_recomputing_gives_the_same_bits(recomputed, whole, dtype):
     inputs = small_inputs()
-    found = loss_and_gradients(checkpointed(fused(small(dtype)), recomputed), inputs)
+    found = loss_and_gradients(checkpointed(fused(small(dtype)), recomputed, whole=whole), inputs)
     kept = loss_and_gradients(fused(small(dtype)), inputs)
     assert found.loss == kept.loss
     assert all(torch.equal(found.gradients[name], gradient) for name, gradient in kept.gradients.items())
@@ -70,12 +71,22 @@ class ProductCounter(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("recomputed", "expected"), [("nothing", 0), ("pointwise", 0), ("gelu", 2 * 2 + 2), ("blocks", LAYERS)]
+    ("recomputed", "whole", "expected"),
+    [
+        ("nothing", 0, 0),
+        ("pointwise", 0, 0),
+        ("gelu", 0, 2 * 2 + 2),
+        ("blocks", 0, LAYERS),
+        ("nothing", 2, LAYERS / 2),
+        ("gelu", 2, LAYERS / 2 + 2 + 1),
+    ],
 )
-def test_a_backward_pass_recomputes_only_the_layers_of_its_option(recomputed, expected):
-    """With "gelu" the layers before GELU: two in each double block, one in each single block."""
-    transformer, inputs = checkpointed(fused(small(FP32)), recomputed), small_inputs()
+def test_a_backward_pass_recomputes_only_the_layers_of_its_option(recomputed, whole, expected):
+    """With "gelu" the layers before GELU: two in each double block, one in each single block. Of two whole blocks, one
+    is double and one single."""
+    transformer, inputs = checkpointed(fused(small(FP32)), recomputed, whole=whole), small_inputs()
     loss = loss_at(transformer, inputs.batch, noise=inputs.noise, sigmas=SIGMAS)
     with ProductCounter() as products:
         loss.backward()
-    assert products.count == pytest.approx(expected, abs=LAYERS_AT_THE_END if recomputed == "blocks" else 0)
+    are_whole = recomputed == "blocks" or whole
+    assert products.count == pytest.approx(expected, abs=LAYERS_AT_THE_END if are_whole else 0)

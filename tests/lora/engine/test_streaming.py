@@ -5,7 +5,7 @@ import torch
 
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
-from lora.engine.options import streamed_block_indices
+from lora.engine.options import spaced_block_indices
 from lora.engine.streaming import BlockStream, _Slot
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
@@ -160,7 +160,7 @@ def in_block(transformer, layer):
     ("count", "indices"), [(0, []), (1, [9]), (2, [4, 9]), (5, [1, 3, 5, 7, 9]), (10, list(range(10)))]
 )
 def test_streamed_blocks_are_spaced_as_evenly_as_possible(count, indices):
-    assert streamed_block_indices(count, of=10) == indices
+    assert spaced_block_indices(count, of=10) == indices
 
 
 def test_a_stream_for_no_blocks_includes_no_layer():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from lora.engine.options import streamed_block_indices
+from lora.engine.options import spaced_block_indices
 from lora.flux.dimensions import Dimensions
 from lora.flux.placement import bytes_of_components, device_map
 from tests.tiny import TINY_FLUX, assert_one_sentence, tiny_pipeline
@@ -63,7 +63,7 @@ def needed(streamed):
     """In bytes: weights of blocks that stay, buffers for two of the largest that stream, the rest of the model,
     and memory for generation."""
     sizes = [339_800_000] * 19 + [141_600_000] * 38  # weights of linear layers
-    offloaded = [sizes[index] for index in streamed_block_indices(streamed, of=57)]
+    offloaded = [sizes[index] for index in spaced_block_indices(streamed, of=57)]
     return FLUX["transformer"] + FLUX["vae"] + 5e9 - 2 * (sum(offloaded) - 2 * max(offloaded))
 
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.lora_layers import fuse_lora
 from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
@@ -19,6 +19,7 @@ from lora.training.memory.configurations import TRANSIENT_UNITS, MemoryRequireme
 from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
+FLUX_DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
 FP32 = 4
 OPERATIONS_BETWEEN_COUNTS = 3
 
@@ -72,32 +73,33 @@ def predict(transformer, requirements):
     return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=1.0)
 
 
-def with_lora(base, precision, engine, recomputed):
+def with_lora(base, precision, engine, recomputed, whole):
     """A transformer with a LoRA whose gradients exist already, so that only activations are counted."""
     transformer = load_transformer(base, WeightPlacement(precision, False, CPU))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
     if engine == "fast":
         fuse_lora(transformer)
-    configure_blocks(transformer, recomputed, are_compiled=False)
+    configure_blocks(transformer, recomputed, are_compiled=False, whole=spaced_blocks(transformer, whole))
     for parameter in lora_parameters(transformer).values():
         parameter.grad = torch.zeros_like(parameter)
     return transformer
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "batch_size", "engine", "options"),
+    ("name", "precision", "batch_size", "engine", "whole", "options"),
     [
-        ("tiny", "fp32", 1, "fast", recompute_options("fast", "bf16")),
-        ("tiny", "fp32", 2, "plain", recompute_options("plain", "bf16")),
-        ("tiny", "int8", 2, "fast", ("blocks",)),
-        ("tiny", "nf4", 1, "fast", ("nothing", "gelu")),
-        ("tiny-flux", "fp32", 1, "fast", ("gelu",)),
+        ("tiny", "fp32", 1, "fast", 0, recompute_options("fast", "bf16")),
+        ("tiny", "fp32", 2, "plain", 0, recompute_options("plain", "bf16")),
+        ("tiny", "int8", 2, "fast", 0, ("blocks",)),
+        ("tiny", "nf4", 1, "fast", 0, ("nothing", "gelu")),
+        ("tiny-flux", "fp32", 1, "fast", 0, ("gelu",)),
+        ("tiny", "fp32", 1, "fast", 2, ("nothing", "gelu")),
     ],
 )
-def test_activations_take_what_is_predicted(bases, name, precision, batch_size, engine, options):
+def test_activations_take_what_is_predicted(bases, name, precision, batch_size, engine, whole, options):
     """What is kept between the two passes, and the peak of the backward pass, including gradients of activations."""
     for recomputed in options:
-        transformer = with_lora(bases[name], precision, engine, recomputed)
+        transformer = with_lora(bases[name], precision, engine, recomputed, whole)
         requirements, alive = requirements_of(transformer, batch_size), Alive()
         with alive:
             output = predict(transformer, requirements)
@@ -105,17 +107,21 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
             output.sum().backward()
         shape, units = requirements.shape, KEPT[recomputed]
         unit = batch_size * (requirements.image_tokens + requirements.text_tokens) * shape.width * FP32
-        counted = OUTER + shape.num_layers * units.double + shape.num_single_layers * units.single
+        doubles, singles = shape.split_blocks(whole)
+        counted = OUTER + whole * KEPT["blocks"].double
+        counted += (shape.num_layers - doubles) * units.double + (shape.num_single_layers - singles) * units.single
         # two units are the inputs and their position tables, which count in so narrow a network
         assert kept / unit == pytest.approx(counted, rel=0.05, abs=2), recomputed
-        predicted = activation_bytes(requirements, recomputed=recomputed, value_bytes=FP32, is_autocast=False)
+        predicted = activation_bytes(
+            requirements, recomputed=recomputed, whole_blocks=whole, value_bytes=FP32, is_autocast=False
+        )
         assert 0.75 < alive.most / (predicted + TRANSIENT_UNITS * unit) < 1.03, recomputed
 
 
 def test_each_option_keeps_less_than_the_one_before():
-    most = [
-        most_units(doubles=19, singles=38, recomputed=each, is_autocast=False)
-        for each in recompute_options("fast", "bf16")
-    ]
+    most = [most_units(FLUX_DEV, each, whole_blocks=0, is_autocast=False) for each in recompute_options("fast", "bf16")]
     assert most == sorted(most, reverse=True)
+    some = [most_units(FLUX_DEV, "gelu", whole_blocks=count, is_autocast=False) for count in range(58)]
+    assert some[1:] == sorted(some[1:], reverse=True)
+    assert some[-1] == most[-1]
     assert recompute_options("plain", "bf16") == recompute_options("fast", "int8") == ("nothing", "blocks")

@@ -1,5 +1,6 @@
 """The memory plan: the best one for each GPU, and predictions that match what is really allocated."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,8 +15,9 @@ from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
-from lora.training.memory.configurations import GB, MemoryRequirements, lora_bytes, plans
-from lora.training.memory.weights import MemoryConfiguration, weight_bytes
+from lora.training.memory.activations import KEPT
+from lora.training.memory.configurations import GB, MemoryRequirements, activation_bytes, lora_bytes, plans
+from lora.training.memory.weights import BF16, MemoryConfiguration, weight_bytes
 from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
@@ -41,14 +43,16 @@ def plans_for(card, *, on_gpu=True, precision="auto", checkpointing=None, engine
 
 
 def configuration_of(plan):
-    """The memory configuration as a tuple; of streamed blocks, only whether there are any."""
-    streamed = ("streamed",) if plan.configuration.streamed_blocks else ()
-    return plan.configuration.precision, plan.configuration.recomputed, plan.configuration.modulation_on_host, *streamed
+    """The memory configuration as a tuple; of streamed blocks and of whole blocks, only whether there are any."""
+    found = plan.configuration
+    streamed = ("streamed",) if found.streamed_blocks else ()
+    whole = ("some blocks whole",) if found.whole_blocks else ()
+    return found.precision, found.recomputed, found.modulation_on_host, *streamed, *whole
 
 
 def test_preservation_needs_more_memory_only_for_precomputed_modulation():
     """It follows the batch of training, whose activations are freed by then."""
-    for card, more in ((48, 0), (24, PRECOMPUTED_BYTES)):
+    for card, more in ((48, 0), (32, PRECOMPUTED_BYTES)):
         plain, preserving = (plans_for(card, is_preserving=each)[0] for each in (False, True))
         assert preserving.configuration == plain.configuration
         assert preserving.peak_bytes - plain.peak_bytes == more
@@ -59,9 +63,13 @@ def test_preservation_needs_more_memory_only_for_precomputed_modulation():
     [
         (80, ("bf16", "nothing", False)),
         (48, ("bf16", "pointwise", False)),
-        (40, ("bf16", "gelu", False)),
-        (24, ("bf16", "blocks", True)),
-        (16, ("int8", "blocks", True)),
+        (40, ("bf16", "pointwise", True)),
+        (36, ("bf16", "gelu", True)),
+        (28, ("bf16", "gelu", True, "some blocks whole")),
+        (24, ("bf16", "gelu", True, "some blocks whole")),
+        (23.25, ("bf16", "blocks", True)),
+        (20, ("int8", "nothing", True, "some blocks whole")),
+        (15.3, ("int8", "blocks", True)),
         (12, ("int8", "blocks", True, "streamed")),
         (8, ("int8", "blocks", True, "streamed")),
     ],
@@ -76,7 +84,7 @@ def test_each_card_gets_the_best_that_fits(card, expected):
     ("card", "changes", "expected"),
     [
         (48, {"pixels": 512}, ("bf16", "nothing", False)),
-        (16, {"pixels": 512}, ("int8", "blocks", True)),
+        (16, {"pixels": 512}, ("int8", "nothing", True, "some blocks whole")),
         (6, {"pixels": 512}, ("int8", "blocks", True, "streamed")),
         (8, {"pixels": 1280}, ("nf4", "blocks", True, "streamed")),
         (80, {"batch_size": 4}, ("bf16", "gelu", False)),
@@ -90,11 +98,7 @@ def test_smaller_images_or_larger_batches_change_the_plan(card, changes, expecte
 
 def test_the_fallbacks_are_all_plans_that_need_less():
     assert [configuration_of(plan) for plan in plans_for(200)] == [
-        ("bf16", "nothing", False),
-        ("bf16", "pointwise", False),
-        ("bf16", "gelu", False),
-        ("bf16", "blocks", False),
-        ("bf16", "blocks", True),
+        *[("bf16", recomputed, on_host) for recomputed in KEPT for on_host in (False, True)],
         ("int8", "blocks", False),
         ("int8", "blocks", True),
         *[("int8", "blocks", True, "streamed")] * 2,  # some, and all; from here on the encoders need most
@@ -162,11 +166,43 @@ def test_the_encoders_are_on_the_device_together_or_in_turn_or_on_the_host():
     assert [plans_for(card)[0].encoders for card in (24, 12, 8)] == ["together", "in turn", "host"]
 
 
+def test_no_more_blocks_are_recomputed_as_a_whole_than_have_to_be():
+    for card in range(16, 37):
+        for pixels in (512, 1024):
+            plan = plans_for(card, pixels=pixels)[0]
+            if plan.configuration.whole_blocks:
+                one_less = plan.configuration.with_whole_blocks(plan.configuration.whole_blocks - 1)
+                needed = peak_of(one_less, requirements(pixels=pixels))
+                assert plan.peak_bytes <= plan.free_bytes < needed
+                assert plan.settings()["whole_blocks"] == plan.configuration.whole_blocks
+                assert plan.settings()["gradient_checkpointing"] is True
+
+
+def peak_of(configuration, needed):
+    """The peak of a bf16 or int8 configuration: that of another plan with its other numbers of activations."""
+    whole = replace(configuration, whole_blocks=0)
+    base = next(plan for plan in all_plans(needed, configuration.precision) if plan.configuration == whole)
+    units = [
+        activation_bytes(
+            needed, recomputed=configuration.recomputed, whole_blocks=count, value_bytes=BF16, is_autocast=False
+        )
+        for count in (0, configuration.whole_blocks)
+    ]
+    return base.peak_bytes - units[0] + units[1]
+
+
+def all_plans(needed, precision):
+    return plans(needed, free_bytes=1e15, on_gpu=True, precision=precision, checkpointing=None, engine="fast")
+
+
 def test_the_line_describes_the_plan():
-    line = plans_for(24)[0].line()
+    line = plans_for(23.25)[0].line()
     assert_one_sentence(
-        line, "base in bf16, whole blocks recomputed, modulation layers in host memory", "of 23.4 GB free"
+        line, "base in bf16, whole blocks recomputed, modulation layers in host memory", "of 22.6 GB free"
     )
+    partly = plans_for(28)[0]
+    count = partly.configuration.whole_blocks
+    assert f"GELU inputs recomputed, {count} of 57 blocks recomputed as a whole, modulation" in partly.line()
     assert "activations kept, encoders loaded together" in plans_for(80)[0].line()
     assert "pointwise activations recomputed" in plans_for(48)[0].line()
     streaming = plans_for(8, pixels=512)[0]
