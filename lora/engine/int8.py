@@ -10,7 +10,6 @@ INT8_MAX = 127  # -128 is not used, so that both signs round alike
 # What an int8 product requires on a GPU (`_int_mm_out_cuda` in aten/src/ATen/native/cuda/Blas.cpp).
 MIN_ROWS = 17
 SIZE_MULTIPLE = 8
-FIRST_CAPABILITY = (8, 0)  # Ampere: torch's own tests (test/test_linalg.py) require it of every GPU from there on
 
 
 class Int8Linear(nn.Linear):
@@ -40,6 +39,11 @@ class Int8Linear(nn.Linear):
         self.weight.copy_(codes)
         self.scales.copy_(scales.squeeze(-1))
 
+    @classmethod
+    def fits(cls, layer: nn.Linear) -> bool:  # noqa: ARG003 (subclasses use it)
+        """Whether weights of this size are supported."""
+        return True
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         return _WeightOnlyProduct.apply(x.to(self.dtype), self.weight, self.scales, self.bias)
@@ -61,22 +65,21 @@ class W8A8Linear(Int8Linear):
 
     def __init__(self, layer: nn.Linear, *, dtype: torch.dtype) -> None:
         """As `Int8Linear`. Raises ValueError if a GPU cannot multiply by weights of this size in 8 bits."""
-        if not _fits_int8(layer):
+        if not self.fits(layer):
             raise ValueError(
                 f"a layer of shape {layer.out_features} x {layer.in_features} cannot be computed in int8:"
                 f" expected multiples of {SIZE_MULTIPLE}"
             )
         super().__init__(layer, dtype=dtype)
 
+    @classmethod
+    def fits(cls, layer: nn.Linear) -> bool:
+        """Whether a GPU can multiply by weights of this size in 8 bits."""
+        return not (layer.in_features % SIZE_MULTIPLE or layer.out_features % SIZE_MULTIPLE)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         return _Int8Product.apply(x, self.weight, self.scales, self.bias, self.dtype)
-
-
-def supports_int8_matmul(layer: nn.Linear, device: torch.device) -> bool:
-    """Whether training on this device multiplies by a layer in 8 bits: on a GPU from Ampere on, if it supports the
-    layer's size. A CPU could, but its tests and trainings gain nothing from the rounding."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FIRST_CAPABILITY and _fits_int8(layer)
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +154,3 @@ def _quantized_product(rows: Tensor, codes: Tensor) -> Tensor:
 
 def _dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return codes.to(dtype).mul_(scales.unsqueeze(1))  # in place, the scales in fp32
-
-
-def _fits_int8(layer: nn.Linear) -> bool:
-    return not (layer.in_features % SIZE_MULTIPLE or layer.out_features % SIZE_MULTIPLE)

@@ -12,10 +12,11 @@ from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lora.engine.int8 import Int8Linear, W8A8Linear, supports_int8_matmul
+from lora.engine.int8 import Int8Linear
 from lora.engine.linears import HostLinear, Nf4Linear, StoredLinear
 from lora.engine.options import spaced_block_indices
-from lora.engine.precision import Precision
+from lora.engine.precision import EightBitProduct, Precision
+from lora.engine.products import LAYERS
 from lora.engine.streaming import BlockStream
 from lora.flux.components import is_sample_finite, wrap_loading_errors
 
@@ -39,6 +40,7 @@ class WeightPlacement:
     modulation_on_host: bool  # weights of modulation layers stay in host memory, always in `dtype`
     device: torch.device
     streamed_blocks: int = 0  # blocks whose other weights stay in host memory, too (lora/engine/streaming.py)
+    product: EightBitProduct = "bf16"  # how layers with 8-bit weights are multiplied
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,9 +111,8 @@ def _replacement(name: str, layer: nn.Linear, placement: WeightPlacement) -> Sto
         return HostLinear(layer)
     if placement.precision == "int8" and IN_BLOCK.match(name):
         # rounding the inputs of modulation layers would cost much quality and save little time
-        is_per_token = not MODULATION.fullmatch(name)
-        kind = W8A8Linear if is_per_token and supports_int8_matmul(layer, placement.device) else Int8Linear
-        return kind(layer, dtype=placement.dtype)
+        kind = Int8Linear if MODULATION.fullmatch(name) else LAYERS[placement.product]
+        return (kind if kind.fits(layer) else Int8Linear)(layer, dtype=placement.dtype)
     if placement.precision == "nf4" and IN_BLOCK.match(name):
         return Nf4Linear(layer, dtype=placement.dtype)
     return None

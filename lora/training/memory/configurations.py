@@ -8,12 +8,12 @@ tensors without data.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Literal
 
 from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
-from lora.engine.precision import Precision
+from lora.engine.precision import EightBitProduct, Precision, TimedProduct
 from lora.flux.dimensions import Dimensions
 from lora.training.memory.activations import most_units, recompute_options
 from lora.training.memory.weights import BF16, FP32, MemoryConfiguration, weight_bytes
@@ -25,7 +25,8 @@ GB = 1e9
 LORA_BYTES = 3 * FP32  # per parameter, without the optimizer's state: its value, its gradient, its average (EMA)
 TRANSIENT_UNITS = 12  # gradients inside the widest part of a block during the backward pass
 # The result of an int8 matmul, four times as wide as a block, in int32 and fp32 at once before it is rounded to bf16.
-UNITS_IN_8_BITS = 20
+UNITS_IN_8_BITS: dict[EightBitProduct, int] = {"int8": 20, "bf16": 0}
+NOT_TIMED = (TimedProduct("bf16", None),)
 WORKSPACE = 500_000_000  # of libraries, and fragmentation of the allocator
 PIXELS_PER_TOKEN = 16 * 16
 VAE_BYTES_PER_PIXEL = 6 * 128 * BF16  # six feature maps of its first level at once
@@ -44,6 +45,7 @@ class MemoryRequirements:
     encoder_bytes: tuple[int, ...]  # of each text encoder
     vae_bytes: int
     is_preserving: bool  # with preservation, a second batch follows each batch of training
+    products: tuple[TimedProduct, ...] = NOT_TIMED  # of 8-bit layers, from the fastest on
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Plan:
     engine: Engine
     peak_bytes: float
     free_bytes: float
+    products: tuple[TimedProduct, ...] = NOT_TIMED  # of 8-bit layers, from the fastest, which is used
 
     @property
     def fits(self) -> bool:
@@ -66,6 +69,7 @@ class Plan:
         """The settings that the plan decides, by name."""
         return {
             "precision": self.configuration.precision,
+            "product": self.configuration.product,
             "gradient_checkpointing": self.configuration.recomputed != "nothing" or self.configuration.whole_blocks > 0,
             "recomputed": self.configuration.recomputed,
             "whole_blocks": self.configuration.whole_blocks,
@@ -89,11 +93,18 @@ class Plan:
         peak = f"predicted peak {self.peak_bytes / GB:.1f} GB of {self.free_bytes / GB:.1f} GB free"
         warning = "" if self.fits else ", which may not fit"
         base = (
-            f"base in {self.configuration.precision}, {activations}"
+            f"base in {self.configuration.precision}{self._products()}, {activations}"
             f"{whole if self.configuration.whole_blocks else ''}{modulation}"
             f"{streamed if self.configuration.streamed_blocks else ''}"
         )
         return f"plan: {base}, encoders {placements[self.encoders]}; {peak}{warning}"
+
+    def _products(self) -> str:
+        """How 8-bit layers are multiplied, and the times that decided it, if they were measured."""
+        if self.configuration.precision != "int8" or self.products[0].milliseconds is None:
+            return ""
+        fastest, *others = map(str, self.products)
+        return f" with products in {fastest} a layer" + (f" ({', '.join(others)})" if others else "")
 
 
 def plans(
@@ -167,14 +178,17 @@ def _gpu_configurations(
     """
     precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
     for each in precisions:
-        options = recompute_options(budget.engine, each) if checkpointing is None else (_recomputed(checkpointing),)
+        product = budget.requirements.products[0].product if each == "int8" else "bf16"
+        every = recompute_options(budget.engine, each, product)
+        options = every if checkpointing is None else (_recomputed(checkpointing),)
+        smallest = MemoryConfiguration(each, options[-1], modulation_on_host=True, product=product)
         for recomputed in options:
             if recomputed == "blocks" and len(options) > 1:
-                yield from _partly_recomputed(budget, MemoryConfiguration(each, options[-2], modulation_on_host=True))
+                yield from _partly_recomputed(budget, replace(smallest, recomputed=options[-2]))
             for on_host in (False, True):
-                yield MemoryConfiguration(each, recomputed, on_host)
+                yield replace(smallest, recomputed=recomputed, modulation_on_host=on_host)
         if "blocks" in options and (each != "bf16" or precision == "bf16"):
-            yield from _streamed_configurations(budget, MemoryConfiguration(each, "blocks", modulation_on_host=True))
+            yield from _streamed_configurations(budget, smallest)
 
 
 def _partly_recomputed(budget: _Budget, configuration: MemoryConfiguration) -> Iterator[MemoryConfiguration]:
@@ -211,7 +225,15 @@ def _recomputed(checkpointing: bool | None) -> Recomputed:
 def _plan(budget: _Budget, configuration: MemoryConfiguration) -> Plan:
     encoders = _encoders(budget.requirements, budget.free_bytes) if budget.on_gpu else "together"
     peak = max(_training_bytes(budget, configuration), _encoding_bytes(budget.requirements, encoders))
-    return Plan(configuration, budget.requirements.shape.blocks, encoders, budget.engine, peak, budget.free_bytes)
+    return Plan(
+        configuration,
+        budget.requirements.shape.blocks,
+        encoders,
+        budget.engine,
+        peak,
+        budget.free_bytes,
+        budget.requirements.products,
+    )
 
 
 def _training_bytes(budget: _Budget, configuration: MemoryConfiguration) -> float:
@@ -227,7 +249,7 @@ def _training_bytes(budget: _Budget, configuration: MemoryConfiguration) -> floa
         value_bytes=value,
         is_autocast=is_autocast,
     )
-    int8_units = UNITS_IN_8_BITS if budget.on_gpu and configuration.precision == "int8" else 0
+    int8_units = UNITS_IN_8_BITS[configuration.product] if configuration.precision == "int8" else 0
     transient = (TRANSIENT_UNITS + int8_units) * _unit_bytes(requirements, value)
     largest = 6 * requirements.shape.width**2 * value  # the largest weight that is dequantized or transferred
     transferred = largest if configuration.modulation_on_host or configuration.precision in ("int8", "nf4") else 0

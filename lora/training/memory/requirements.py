@@ -7,6 +7,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lora.dataset.reading import Dataset
+from lora.engine.products import fastest_products
 from lora.flux.dimensions import Dimensions
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.latents import TOKEN_PIXELS
@@ -39,6 +40,7 @@ def memory_requirements(
         encoder_bytes=(_bytes_of(base / "text_encoder") + _bytes_of(base / "text_encoder_2"),),  # both at a time
         vae_bytes=_bytes_of(base / "vae"),
         is_preserving=bool(recipe.preservation),
+        products=fastest_products(device(), rows=trained_pixels // TOKEN_PIXELS**2 + text_tokens_of(base)),
     )
 
 
@@ -56,6 +58,7 @@ def weight_placement(plan: Plan) -> WeightPlacement:
         plan.configuration.modulation_on_host,
         device(),
         plan.configuration.streamed_blocks,
+        plan.configuration.product,
     )
 
 

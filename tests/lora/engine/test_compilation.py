@@ -17,7 +17,6 @@ from torch._dynamo.utils import counters
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled, graphs_compiled
 from lora.engine.options import Recomputed
-from lora.flux import frozen_transformer
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
 from lora.flux.modulation import Conditions, PrecomputedModulation
 from lora.flux.prompt import Prompt
@@ -53,15 +52,15 @@ class Variant:
 
     @property
     def tolerance(self) -> float:
-        """Generated kernels round bf16 in fewer places."""
-        return 2e-2 if self.placement.precision == "bf16" else 1e-5
+        """Generated kernels round bf16 in fewer places, and sums that differ in fp32 may be rounded to another code."""
+        return {"bf16": 2e-2, "int8": 1e-3}.get(self.placement.precision, 1e-5)
 
 
 VARIANTS = {
     "fp32": Variant(WeightPlacement("fp32", False, CPU), "pointwise"),
     "bf16, some blocks whole": Variant(WeightPlacement("bf16", False, CPU), "gelu", whole=2),
     "nf4": Variant(WeightPlacement("nf4", False, CPU), "nothing"),
-    "8 bits, modulation on the host, blocks streamed": Variant(WeightPlacement("int8", True, CPU, 3), "blocks"),
+    "int8, modulation on the host, blocks streamed": Variant(WeightPlacement("int8", True, CPU, 3, "int8"), "blocks"),
 }
 
 
@@ -86,9 +85,7 @@ def traced_only():
 
 
 def compiled_and_not(variant, base):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frozen_transformer, "supports_int8_matmul", lambda *_: True)  # as on a GPU
-        return [configured(load_transformer(base, variant.placement), variant, compiled) for compiled in (True, False)]
+    return [configured(load_transformer(base, variant.placement), variant, compiled) for compiled in (True, False)]
 
 
 def configured(transformer, variant, are_compiled):
@@ -112,7 +109,7 @@ def larger_inputs():
     return images(3, height=12, width=16)
 
 
-IN_EVERY_RUN = ("8 bits, modulation on the host, blocks streamed", "one image at a time")
+IN_EVERY_RUN = ("int8, modulation on the host, blocks streamed", "one image at a time")
 SIZES = {
     "batches": (small_inputs(), larger_inputs()),
     "one image at a time": (images(1), images(1, height=12, width=16)),

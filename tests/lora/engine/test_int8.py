@@ -6,8 +6,20 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lora.engine.int8 import Int8Linear, W8A8Linear, int8_matmul, quantize_rows, supports_int8_matmul
-from tests.tiny import assert_one_sentence
+from lora.engine.int8 import Int8Linear, W8A8Linear, int8_matmul, quantize_rows
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.prompt import Prompt
+from lora.training.learning.batches import Batch
+from tests.lora.engine.comparing import (
+    LossInputs,
+    cosine,
+    fused,
+    loss_and_gradients,
+    tiny_flux_with_lora,
+    with_lora,
+    world_inputs,
+)
+from tests.tiny import TINY_FLUX, assert_one_sentence
 
 CPU = torch.device("cpu")
 INPUTS, OUTPUTS = 96, 40
@@ -248,11 +260,19 @@ def test_under_autocast_the_output_has_the_layers_precision_and_the_gradient_tha
     assert (output.dtype, gradient.dtype) == (torch.bfloat16, input_dtype)
 
 
-@pytest.mark.parametrize(
-    ("capability", "outputs", "multiplies"),
-    [((9, 0), OUTPUTS, True), ((8, 0), OUTPUTS, True), ((7, 5), OUTPUTS, False), ((9, 0), 36, False)],
-)
-def test_gpus_from_ampere_on_multiply_layers_in_8_bits_if_sizes_allow(monkeypatch, capability, outputs, multiplies):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
-    assert supports_int8_matmul(linear(outputs=outputs), torch.device("cuda")) is multiplies
-    assert not supports_int8_matmul(linear(), CPU)
+def first_of(inputs):
+    prompt = inputs.batch.prompt
+    batch = Batch(inputs.batch.latents[:1], Prompt(prompt.tokens[:1], prompt.pooled[:1]))
+    return LossInputs(batch, inputs.noise[:1], inputs.sigmas[:1])
+
+
+@pytest.mark.parametrize("product", ["int8", "bf16"])
+def test_loss_and_gradients_of_the_whole_model_are_near_those_in_fp32(product):
+    """At batch 1, on the embedded base and its world, for each kind of product."""
+    inputs = first_of(world_inputs())
+    placement = WeightPlacement("int8", False, CPU, product=product)
+    found = loss_and_gradients(fused(with_lora(load_transformer(TINY_FLUX, placement))), inputs)
+    exact = loss_and_gradients(tiny_flux_with_lora("fp32"), inputs)
+    print(f"\n{product}: loss {found.loss / exact.loss - 1:+.4%}, cosine {cosine(found, exact):.5f}")
+    assert found.loss == pytest.approx(exact.loss, rel=0.01)
+    assert cosine(found, exact) >= 0.99

@@ -88,8 +88,8 @@ def with_lora(base, precision, engine, recomputed, whole):
 @pytest.mark.parametrize(
     ("name", "precision", "batch_size", "engine", "whole", "options"),
     [
-        ("tiny", "fp32", 1, "fast", 0, recompute_options("fast", "bf16")),
-        ("tiny", "fp32", 2, "plain", 0, recompute_options("plain", "bf16")),
+        ("tiny", "fp32", 1, "fast", 0, recompute_options("fast", "bf16", "bf16")),
+        ("tiny", "fp32", 2, "plain", 0, recompute_options("plain", "bf16", "bf16")),
         ("tiny", "int8", 2, "fast", 0, ("blocks",)),
         ("tiny", "nf4", 1, "fast", 0, ("nothing", "gelu")),
         ("tiny-flux", "fp32", 1, "fast", 0, ("gelu",)),
@@ -119,9 +119,15 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
 
 
 def test_each_option_keeps_less_than_the_one_before():
-    most = [most_units(FLUX_DEV, each, whole_blocks=0, is_autocast=False) for each in recompute_options("fast", "bf16")]
+    most = [
+        most_units(FLUX_DEV, each, whole_blocks=0, is_autocast=False)
+        for each in recompute_options("fast", "bf16", "bf16")
+    ]
     assert most == sorted(most, reverse=True)
     some = [most_units(FLUX_DEV, "gelu", whole_blocks=count, is_autocast=False) for count in range(58)]
     assert some[1:] == sorted(some[1:], reverse=True)
     assert some[-1] == most[-1]
-    assert recompute_options("plain", "bf16") == recompute_options("fast", "int8") == ("nothing", "blocks")
+    assert (
+        recompute_options("plain", "bf16", "bf16") == recompute_options("fast", "int8", "int8") == ("nothing", "blocks")
+    )
+    assert recompute_options("fast", "int8", "bf16") == tuple(KEPT)

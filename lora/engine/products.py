@@ -1,0 +1,43 @@
+"""Choose how layers with int8 weights are multiplied in training: by what is fastest on the GPU at hand."""
+
+import torch
+from torch import nn
+from torch.utils.benchmark import Timer
+
+from lora.engine.int8 import Int8Linear, W8A8Linear
+from lora.engine.precision import EightBitProduct, TimedProduct
+
+LAYERS: dict[EightBitProduct, type[Int8Linear]] = {"int8": W8A8Linear, "bf16": Int8Linear}
+# The first GPUs that support each: from Ampere on, torch's own tests of `_int_mm` (test/test_linalg.py) require it.
+FIRST_CAPABILITY: dict[EightBitProduct, tuple[int, int]] = {"int8": (8, 0), "bf16": (0, 0)}
+INPUTS, OUTPUTS = 3072, 12288  # of the layer that is timed: the one before GELU, whose like are half of FLUX.1's work
+ROUNDS = 10
+BF16 = torch.bfloat16
+
+
+def fastest_products(device: torch.device, *, rows: int) -> tuple[TimedProduct, ...]:
+    """The kinds of product that a device supports, from the fastest to the slowest for `rows` tokens.
+
+    On a CPU, only weights are rounded, and nothing is timed: tests and trainings there gain nothing from rounding more.
+    """
+    if device.type != "cuda":
+        return (TimedProduct("bf16", None),)
+    supported = supported_products(torch.cuda.get_device_capability(device))
+    timed = [time_product(product, device, rows=rows) for product in supported]
+    torch.cuda.empty_cache()
+    return tuple(sorted(timed, key=lambda each: each.milliseconds or 0.0))
+
+
+def supported_products(capability: tuple[int, int]) -> list[EightBitProduct]:
+    """What a GPU of this compute capability supports."""
+    return [product for product, first in FIRST_CAPABILITY.items() if capability >= first]
+
+
+def time_product(product: EightBitProduct, device: torch.device, *, rows: int) -> TimedProduct:
+    """Time a layer of random weights on random input [rows, in], forward and backward, uncompiled."""
+    layer = LAYERS[product](nn.Linear(INPUTS, OUTPUTS, device=device, dtype=BF16), dtype=BF16).requires_grad_(False)
+    layer.store_weight(torch.randn(OUTPUTS, INPUTS, device=device), device=device, dtype=BF16)
+    x = torch.randn(rows, INPUTS, device=device, dtype=BF16, requires_grad=True)
+    grad = torch.randn(rows, OUTPUTS, device=device, dtype=BF16)
+    timer = Timer("differentiate(layer(x), x, grad)", globals=locals() | {"differentiate": torch.autograd.grad})
+    return TimedProduct(product, 1000 * timer.timeit(ROUNDS).mean)
