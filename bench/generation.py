@@ -36,8 +36,7 @@ from bench.timing import graphs_compiled, seconds_each
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory, precision
 from lora.flux.prompt import Prompt, encode_prompt
-from lora.flux.sampling import generate_image
-from lora.flux.velocity import predict_velocity
+from lora.flux.sampling import generate_image, generate_latents
 from lora.training.recipe.layers import block_layers
 
 GUIDANCE = 3.5
@@ -204,21 +203,26 @@ def _decode(pipeline: FluxPipeline, latents: Tensor) -> None:
 
 def velocity_error(applier: LoraApplier, extent: Extent) -> float:
     """The error of a velocity with the applied LoRA, relative to the plain transformer's (L2). Compiles nothing again:
-    the plain transformer, too, computes in the mode in which images are generated."""
+    the plain transformer, too, computes in the autograd mode in which images are generated."""
     with applier.computing():
         plain = _velocity(applier.pipeline, extent)
         with applier.generating():
-            found = _velocity(applier.pipeline, extent).clone()
+            found = _velocity(applier.pipeline, extent)
         return float((found - plain).norm() / plain.norm())
 
 
 def _velocity(pipeline: FluxPipeline, extent: Extent) -> Tensor:
-    """The velocity at sigma 0.5, at the size of the images."""
-    generator, side = torch.Generator().manual_seed(SEED), extent.side // VAE_FACTOR
-    noisy = torch.randn(1, LATENT_CHANNELS, side, side, generator=generator).to(device())
-    prompt = Prompt.stack([_prompt(extent.sizes)])
-    sigmas = torch.full((1,), 0.5, device=device())
-    return predict_velocity(pipeline.transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=GUIDANCE).float()
+    """The velocity in the image's first step of one. It is the pipeline's own call of the transformer that is observed:
+    another one would have other arguments (None instead of no `joint_attention_kwargs`) and compile all blocks again.
+    """
+    found: list[Tensor] = []
+    hook = pipeline.transformer.register_forward_hook(lambda _model, _inputs, out: found.append(out[0].float().clone()))
+    try:
+        prompt = _prompt(extent.sizes)
+        generate_latents(pipeline, prompt, side=extent.side, steps=1, guidance=GUIDANCE, seed=SEED)
+    finally:
+        hook.remove()
+    return found[0]
 
 
 def as_markdown(measurements: list[Measurement]) -> str:
