@@ -16,7 +16,7 @@ def save_artifacts(beside: Path) -> list[Path]:
     """Write all that has been compiled into files beside another one, and return them; none if nothing was compiled.
     Raises ValueError if it is more than may come back."""
     saved = torch.compiler.save_cache_artifacts()
-    return write_parts(zlib.compress(saved[0]), beside) if saved else []
+    return write_parts(zlib.compress(saved[0]), beside, part_bytes=PART_BYTES) if saved else []
 
 
 def load_artifacts(folder: Path) -> int:
@@ -29,7 +29,7 @@ def load_artifacts(folder: Path) -> int:
     return len(files)
 
 
-def write_parts(content: bytes, beside: Path, *, part_bytes: int = PART_BYTES) -> list[Path]:
+def write_parts(content: bytes, beside: Path, *, part_bytes: int) -> list[Path]:
     """Write bytes into numbered files of at most `part_bytes`."""
     starts = range(0, len(content), part_bytes)
     if len(starts) > MOST_PARTS:

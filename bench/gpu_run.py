@@ -5,6 +5,7 @@ goes, and whether memory is as predicted. Random weights of FLUX.1's real shape 
 is written at once; a stage that fails is recorded, and one for which there is no time is skipped.
 """
 
+import gc
 import sys
 import tempfile
 import time
@@ -76,8 +77,10 @@ def _measure(arguments: Namespace) -> None:
     extent = small() if arguments.small else full()
     with tempfile.TemporaryDirectory() as folder:
         loras = generation.write_loras(extent.images.sizes, Path(folder))
+        gc.freeze()  # imported objects stay anyway, and would be scanned each time that memory is freed
         stages = all_stages(extent, loras, cache=arguments.cache, beside=file.path)
         run_stages(stages, file, budget, after_each=lambda: print(as_markdown(file.read()), end="\n\n", flush=True))
+        gc.unfreeze()
     print(f"wrote {file.path}")
 
 
