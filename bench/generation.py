@@ -7,6 +7,7 @@ The error of 8 bits is measured on one velocity: with random weights, images the
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,7 +33,7 @@ from bench.random_flux import (
     tiny_sizes,
 )
 from bench.report import table, write_results
-from bench.timing import graphs_compiled, seconds_each
+from bench.timing import graphs_compiled, seconds_each, wait_for
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory, precision
 from lora.flux.prompt import Prompt, encode_prompt
@@ -134,9 +135,13 @@ def _measure(arm: Arm, extent: Extent, files: list[Path]) -> Measurement:
     here = device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    applier = make_applier(arm, extent.sizes)
+    pipeline = random_base(extent.sizes)
     with clock_readings() as clock:
-        (ready,) = seconds_each(lambda _: prepare(arm, applier, extent, files[0]), here, rounds=1)
+        began = time.perf_counter()
+        applier = arm.make_applier(pipeline)
+        prepare(arm, applier, extent, files[0])
+        wait_for(here)
+        ready = time.perf_counter() - began
         before = graphs_compiled()
         seconds = {
             what: seconds_each(task, here, rounds=extent.rounds) for what, task in tasks(arm, applier, extent, files)
@@ -146,11 +151,11 @@ def _measure(arm: Arm, extent: Extent, files: list[Path]) -> Measurement:
     return Measurement(arm.name, ready, seconds, graphs, error, peak, median_mhz(clock))
 
 
-def make_applier(arm: Arm, sizes: Sizes) -> LoraApplier:
-    """An arm's own pipeline with random weights, in bf16 on a GPU."""
+def random_base(sizes: Sizes) -> FluxPipeline:
+    """A pipeline with random weights, in bf16 on a GPU, for one arm: each changes it."""
     here = device()
     placement = WeightPlacement("bf16" if here.type == "cuda" else "fp32", modulation_on_host=False, device=here)
-    return arm.make_applier(random_pipeline(sizes, random_transformer(sizes, placement)))
+    return random_pipeline(sizes, random_transformer(sizes, placement))
 
 
 Task = Callable[[int], object]

@@ -14,7 +14,7 @@ HOTSWAP = next(arm for arm in ARMS if "hotswapped" in arm.name)
 @pytest.mark.parametrize("arm", [MERGED, HOTSWAP], ids=["ours", "hotswap"])
 def test_the_error_of_a_velocity_needs_no_graph_that_images_did_not(arm, tmp_path):
     torch._dynamo.reset()
-    applier = generation.make_applier(arm, EXTENT.sizes)
+    applier = arm.make_applier(generation.random_base(EXTENT.sizes))
     transformer = applier.pipeline.transformer
     applier.apply({generation.write_loras(EXTENT.sizes, tmp_path)[0]: 1.0})
     for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks]:

@@ -39,6 +39,7 @@ def test_the_second_arm_of_a_model_computes_as_on_a_model_of_its_own(first, seco
     assert not shared.model.transformer.is_gradient_checkpointing
     own = set_up_training(second, SIZES)
     assert shared.begin(INPUTS) == own.begin(INPUTS)
+    assert len({len(each.model.transformer._forward_pre_hooks) for each in (shared, own)}) == 1  # its copies once
     assert torch.equal(*(loss_and_gradients(each.model, INPUTS).gradients for each in (shared, own)))
 
 

@@ -69,8 +69,8 @@ def test_an_early_stage_leaves_time_for_a_later_one_that_is_essential(tmp_path):
 
 def test_warnings_of_a_stage_are_recorded_once(tmp_path):
     def warn():
-        for _ in range(2):
-            warnings.warn("blocks are not compiled", stacklevel=1)
+        warnings.warn("blocks are not compiled", stacklevel=1)
+        warnings.warn("blocks are not compiled", stacklevel=1)  # from another place
         return []
 
     assert run([stage("warned", warn)], tmp_path / "a.jsonl")["warned"]["warnings"] == ["blocks are not compiled"]
