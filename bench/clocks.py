@@ -10,6 +10,15 @@ from dataclasses import dataclass
 import torch
 
 MILLISECONDS_BETWEEN = 500
+FIELDS = (
+    "driver_version",
+    "memory.total",
+    "clocks.sm",
+    "clocks.max.sm",
+    "power.draw",
+    "power.limit",
+    "temperature.gpu",
+)
 MAX_APART = 0.02  # the largest difference of clocks at which contenders are comparable
 
 
@@ -32,6 +41,20 @@ def clock_readings() -> Iterator[list[Reading]]:
         if process is not None:
             process.terminate()
             readings.extend(readings_in(process.communicate()[0]))
+
+
+def gpu_state() -> dict[str, str]:
+    """What nvidia-smi says of the GPU now, in its words, by the names of its fields; empty without it."""
+    command = _nvidia_smi()
+    if command is None:
+        return {}
+    answer = subprocess.run(
+        [*command, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(zip(FIELDS, map(str.strip, answer.stdout.split(",")), strict=True))
 
 
 def median_mhz(readings: list[Reading]) -> float | None:
@@ -62,10 +85,17 @@ def readings_in(text: str) -> list[Reading]:
 
 
 def _start_nvidia_smi() -> subprocess.Popen[str] | None:
+    command = _nvidia_smi()
+    if command is None:
+        return None
+    fields, form = "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits"
+    every = f"--loop-ms={MILLISECONDS_BETWEEN}"
+    return subprocess.Popen([*command, fields, form, every], stdout=subprocess.PIPE, text=True)
+
+
+def _nvidia_smi() -> list[str] | None:
+    """The command that asks about this process's GPU; None without it."""
     command = shutil.which("nvidia-smi")
     if command is None or not torch.cuda.is_available():
         return None
-    fields, form = "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits"
-    which = f"--id=GPU-{torch.cuda.get_device_properties().uuid}"
-    every = f"--loop-ms={MILLISECONDS_BETWEEN}"
-    return subprocess.Popen([command, which, fields, form, every], stdout=subprocess.PIPE, text=True)
+    return [command, f"--id=GPU-{torch.cuda.get_device_properties().uuid}"]

@@ -7,6 +7,7 @@ The error of 8 bits is measured on one velocity: with random weights, images the
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,12 +33,11 @@ from bench.random_flux import (
     tiny_sizes,
 )
 from bench.report import table, write_results
-from bench.timing import graphs_compiled, seconds_each
+from bench.timing import graphs_compiled, seconds_each, wait_for
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory, precision
 from lora.flux.prompt import Prompt, encode_prompt
-from lora.flux.sampling import generate_image
-from lora.flux.velocity import predict_velocity
+from lora.flux.sampling import generate_image, generate_latents
 from lora.training.recipe.layers import block_layers
 
 GUIDANCE = 3.5
@@ -58,11 +58,12 @@ class Arm:
 
 
 EAGER = Arm("eager diffusers + PEFT LoRA", Stock, has_lora=True)
+MERGED = Arm("ours, merged", Ours, has_lora=True)
 ARMS = (
     EAGER,
     Arm("eager diffusers, no LoRA", Stock, has_lora=False),
     Arm("compiled diffusers, hotswapped LoRA", partial(Hotswap, most_rank=max(RANKS)), has_lora=True),
-    Arm("ours, merged", Ours, has_lora=True),
+    MERGED,
     Arm("ours, go_fast", OursFast, has_lora=True),
 )
 
@@ -103,7 +104,7 @@ class Measurement:
 def compare(extent: Extent, *, output: Path | None) -> None:
     """Measure, write the results, print a table."""
     with tempfile.TemporaryDirectory() as folder:
-        files = _loras(extent.sizes, Path(folder))
+        files = write_loras(extent.sizes, Path(folder))
         measurements = list(_in_turn(extent, files))
     about = machine("torch", "diffusers", "peft", "transformers", "safetensors")
     settings = {"side": extent.side, "steps": extent.steps, "guidance": GUIDANCE, "lora_ranks": RANKS}
@@ -112,7 +113,7 @@ def compare(extent: Extent, *, output: Path | None) -> None:
     print(f"wrote {path}\n{as_line([each.sm_mhz for each in measurements])}\n\n{as_markdown(measurements)}")
 
 
-def _loras(sizes: Sizes, folder: Path) -> list[Path]:
+def write_loras(sizes: Sizes, folder: Path) -> list[Path]:
     """Write the LoRA files. The first LoRA is on all layers that any of them is on."""
     layers = block_layers(sizes.transformer)
     attention = {name: shape for name, shape in layers.items() if ".attn." in name}
@@ -134,42 +135,54 @@ def _measure(arm: Arm, extent: Extent, files: list[Path]) -> Measurement:
     here = device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    placement = WeightPlacement("bf16" if here.type == "cuda" else "fp32", False, here)
-    applier = arm.make_applier(random_pipeline(extent.sizes, random_transformer(extent.sizes, placement)))
+    pipeline = random_base(extent.sizes)
     with clock_readings() as clock:
-        (ready,) = seconds_each(lambda _: _prepare(arm, applier, extent, files[0]), here, rounds=1)
+        began = time.perf_counter()
+        applier = arm.make_applier(pipeline)
+        prepare(arm, applier, extent, files[0])
+        wait_for(here)
+        ready = time.perf_counter() - began
         before = graphs_compiled()
         seconds = {
-            what: seconds_each(task, here, rounds=extent.rounds) for what, task in _tasks(arm, applier, extent, files)
+            what: seconds_each(task, here, rounds=extent.rounds) for what, task in tasks(arm, applier, extent, files)
         }
-    graphs, error = graphs_compiled() - before, _error(applier, extent)
+    graphs, error = graphs_compiled() - before, velocity_error(applier, extent)
     peak = torch.cuda.max_memory_allocated() if here.type == "cuda" else None
     return Measurement(arm.name, ready, seconds, graphs, error, peak, median_mhz(clock))
+
+
+def random_base(sizes: Sizes) -> FluxPipeline:
+    """A pipeline with random weights, in bf16 on a GPU, for one arm: each changes it."""
+    here = device()
+    placement = WeightPlacement("bf16" if here.type == "cuda" else "fp32", modulation_on_host=False, device=here)
+    return random_pipeline(sizes, random_transformer(sizes, placement))
 
 
 Task = Callable[[int], object]
 
 
-def _tasks(arm: Arm, applier: LoraApplier, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
+def tasks(arm: Arm, applier: LoraApplier, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
     """The tasks to time, in this order; the number of a round determines the LoRA or its scale."""
     latent_side = extent.side // VAE_FACTOR
     latents = torch.randn(1, LATENT_CHANNELS, latent_side, latent_side).to(device(), precision())
-    yield "image", lambda _: _generate(applier, extent, extent.steps)
+    yield "image", lambda _: generate(applier, extent, extent.steps)
     yield "text", lambda _: encode_prompt(applier.pipeline, TEXT)
     yield "decoding", lambda _: _decode(applier.pipeline, latents)
     if arm.has_lora:
         yield "another LoRA", lambda number: applier.apply({files[(number + 1) % len(files)]: 1.0})
         yield "another scale", lambda number: applier.apply({files[0]: 0.9 - 0.1 * number})
-        yield "step after", lambda _: _generate(applier, extent, 1)
+        yield "step after", lambda _: generate(applier, extent, 1)
 
 
-def _prepare(arm: Arm, applier: LoraApplier, extent: Extent, file: Path) -> None:
+def prepare(arm: Arm, applier: LoraApplier, extent: Extent, file: Path) -> None:
+    """Apply the arm's first LoRA, if it has one, and generate an image of few steps."""
     if arm.has_lora:
         applier.apply({file: 1.0})
-    _generate(applier, extent, extent.warm_up_steps)
+    generate(applier, extent, extent.warm_up_steps)
 
 
-def _generate(applier: LoraApplier, extent: Extent, steps: int) -> None:
+def generate(applier: LoraApplier, extent: Extent, steps: int) -> None:
+    """Generate an image, always the same."""
     with applier.generating():
         generate_image(
             applier.pipeline,
@@ -193,21 +206,28 @@ def _decode(pipeline: FluxPipeline, latents: Tensor) -> None:
     pipeline.vae.decode(latents, return_dict=False)
 
 
-@torch.no_grad()
-def _error(applier: LoraApplier, extent: Extent) -> float:
-    plain = _velocity(applier.pipeline, extent)
-    with applier.generating():
-        found = _velocity(applier.pipeline, extent).clone()
-    return float((found - plain).norm() / plain.norm())
+def velocity_error(applier: LoraApplier, extent: Extent) -> float:
+    """The error of a velocity with the applied LoRA, relative to the plain transformer's (L2). Compiles nothing again:
+    the plain transformer, too, computes in the autograd mode in which images are generated."""
+    with applier.computing():
+        plain = _velocity(applier.pipeline, extent)
+        with applier.generating():
+            found = _velocity(applier.pipeline, extent)
+        return float((found - plain).norm() / plain.norm())
 
 
 def _velocity(pipeline: FluxPipeline, extent: Extent) -> Tensor:
-    """The velocity at sigma 0.5, at the size of the images."""
-    generator, side = torch.Generator().manual_seed(SEED), extent.side // VAE_FACTOR
-    noisy = torch.randn(1, LATENT_CHANNELS, side, side, generator=generator).to(device())
-    prompt = Prompt.stack([_prompt(extent.sizes)])
-    sigmas = torch.full((1,), 0.5, device=device())
-    return predict_velocity(pipeline.transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=GUIDANCE).float()
+    """The velocity in the image's first step of one. It is the pipeline's own call of the transformer that is observed:
+    another one would have other arguments (None instead of no `joint_attention_kwargs`) and compile all blocks again.
+    """
+    found: list[Tensor] = []
+    hook = pipeline.transformer.register_forward_hook(lambda _model, _inputs, out: found.append(out[0].float().clone()))
+    try:
+        prompt = _prompt(extent.sizes)
+        generate_latents(pipeline, prompt, side=extent.side, steps=1, guidance=GUIDANCE, seed=SEED)
+    finally:
+        hook.remove()
+    return found[0]
 
 
 def as_markdown(measurements: list[Measurement]) -> str:

@@ -25,6 +25,9 @@ class LoraApplier(Protocol):
     def apply(self, scales: dict[Path, float]) -> None:
         """Apply these files at these scales, and no others; includes all preparation for generating an image."""
 
+    def computing(self) -> AbstractContextManager[None]:
+        """The autograd mode in which the pipeline generates: in another one, compiled blocks are compiled again."""
+
     def generating(self) -> AbstractContextManager[None]:
         """A context in which the pipeline generates with these LoRAs."""
 
@@ -43,10 +46,14 @@ class Ours:
         """Apply through the reference grammar, the LoRA cache and the merger."""
         self._merger.apply([self._load_lora(path, scale) for path, scale in scales.items()])
 
+    def computing(self) -> AbstractContextManager[None]:
+        """The predictor's mode."""
+        return torch.inference_mode()
+
     @contextmanager
     def generating(self) -> Iterator[None]:
         """Generate with the LoRAs merged into the weights."""
-        with torch.inference_mode():
+        with self.computing():
             yield
 
     def _load_lora(self, path: Path, scale: float) -> AppliedLora:
@@ -71,7 +78,7 @@ class OursFast(Ours):
     @contextmanager
     def generating(self) -> Iterator[None]:
         """Generate in 8 bits."""
-        with self._fast.enabled(), torch.inference_mode():
+        with self._fast.enabled(), self.computing():
             yield
 
 
@@ -91,6 +98,10 @@ class Stock:
             self._applied = list(scales)
         if scales:
             self.pipeline.set_adapters([path.stem for path in scales], list(scales.values()))
+
+    def computing(self) -> AbstractContextManager[None]:
+        """The mode that diffusers' pipelines set."""
+        return torch.no_grad()
 
     def generating(self) -> AbstractContextManager[None]:
         """Nothing to prepare."""

@@ -18,19 +18,25 @@ class Product:
     cast: Callable[[Tensor], Tensor]  # of random numbers
     multiply: Callable[..., Tensor]  # of a [rows, inner], b [inner, columns] and scales, if it has any
     scales: Callable[[int, int, torch.device], tuple[Tensor, ...]]  # by the numbers of rows and columns
-    takes_plain_rows: bool  # accepts b for g W as W is stored; else it requires a transposed copy of W
+    # accepts b for g W as W is stored; else W is transposed for each product, as in training (lora/engine/int8.py): a
+    # transposed copy of all weights would take as much memory again
+    takes_plain_rows: bool
 
     def operands(
         self, rows: int, inner: int, columns: int, where: torch.device, *, is_forward: bool
     ) -> tuple[Tensor, ...]:
         """Random operands: forward x [rows, inner] and W^T of W [columns, inner]; backward g [rows, inner] and
-        W [inner, columns], where W is stored as in the forward pass if that is possible."""
+        W [inner, columns], each W as it is stored: [out, in]."""
         a = self.cast(torch.randn(rows, inner, device=where))
-        if is_forward or not self.takes_plain_rows:
+        if is_forward:
             b = self.cast(torch.randn(columns, inner, device=where)).T
         else:
             b = self.cast(torch.randn(inner, columns, device=where))
         return a, b, *self.scales(rows, columns, where)
+
+    def multiply_backward(self, a: Tensor, b: Tensor, *scales: Tensor) -> Tensor:
+        """The product of the backward operands, including the transposition of W where the kernel needs it."""
+        return self.multiply(a, b if self.takes_plain_rows else b.T.contiguous().T, *scales)
 
 
 def is_possible(product: Product, where: torch.device) -> bool:
@@ -80,5 +86,5 @@ PRODUCTS = (
     Product("fp8, a scale a tensor, fast sums", (8, 9), False, _fp8, _scaled(fast=True), _one_scale, False),
     Product("fp8, a scale a row", (8, 9), False, _fp8, _scaled(fast=False), _scale_each, False),
     Product("fp8, a scale a row, fast sums", (8, 9), False, _fp8, _scaled(fast=True), _scale_each, False),
-    Product("int8", (8, 0), True, _int8, torch._int_mm, _no_scales, True),
+    Product("int8", (8, 0), True, _int8, torch._int_mm, _no_scales, False),
 )

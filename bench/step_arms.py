@@ -12,7 +12,7 @@ from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
-from lora.engine.lora_layers import fuse_lora
+from lora.engine.lora_layers import fuse_lora, is_fused
 from lora.engine.options import Recomputed
 from lora.engine.precision import Precision
 from lora.flux.frozen_transformer import WeightPlacement
@@ -66,18 +66,12 @@ ARMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSetup:
-    """The model that an arm trains, and the initial LoRA, which is the same for all arms."""
+class LoraModel:
+    """A transformer with PEFT's LoRA, and the LoRA's initial weights, which are the same in all arms."""
 
-    loop: Loop
     transformer: FluxTransformer2DModel
     parameters: list[nn.Parameter]
     initial_lora: list[Tensor]  # on the CPU, so that it takes none of the measured memory
-
-    def begin(self, inputs: Inputs) -> float:
-        """Take the first step; returns its loss."""
-        self.reset()
-        return self.loop.begin(inputs)
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -86,15 +80,39 @@ class TrainingSetup:
             parameter.copy_(value)
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingSetup:
+    """A loop, and the model that it trains."""
+
+    loop: Loop
+    model: LoraModel
+
+    def begin(self, inputs: Inputs) -> float:
+        """Take the first step; returns its loss."""
+        self.model.reset()
+        return self.loop.begin(inputs)
+
+
 def set_up_training(arm: Arm, sizes: Sizes) -> TrainingSetup:
     """Create an arm's model, LoRA and loop."""
-    transformer = random_transformer(sizes, arm.placement(sizes))
+    return configure(arm, lora_model(sizes, arm.placement(sizes)), sizes)
+
+
+def lora_model(sizes: Sizes, placement: WeightPlacement) -> LoraModel:
+    """Create a model with its LoRA. No loop has changed it yet."""
+    transformer = random_transformer(sizes, placement)
     add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
-    loop = _loop(arm, transformer, sizes)
     named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
     generator = torch.Generator().manual_seed(SEED)
     initial_lora = [_initial_value(name, each, generator) for name, each in named]
-    return TrainingSetup(loop, transformer, [each for _, each in named], initial_lora)
+    return LoraModel(transformer, [each for _, each in named], initial_lora)
+
+
+def configure(arm: Arm, model: LoraModel, sizes: Sizes) -> TrainingSetup:
+    """Let an arm train a model of its own placement. The model may have been another arm's before, if both arms are
+    ours or both the script's: Accelerate replaces the transformer's `forward` for good, and we its LoRA layers."""
+    model.transformer.disable_gradient_checkpointing()
+    return TrainingSetup(_loop(arm, model.transformer, sizes), model)
 
 
 def script_layers(sizes: Sizes) -> list[str]:
@@ -114,7 +132,8 @@ def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
     if not arm.is_ours:
         encoders = _encoders(sizes) if arm.encodes else None
         return ScriptLoop(transformer, recomputes=arm.recomputed == "blocks", encoders=encoders)
-    fuse_lora(transformer)
+    if not is_fused(transformer):
+        fuse_lora(transformer)
     configure_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.placement(sizes).device))
     return OurLoop(transformer)
 

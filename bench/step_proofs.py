@@ -1,23 +1,25 @@
-"""Compare a contender's loss and gradients with the reference: PEFT's layers on a base in fp32, without our engine.
+"""Compare a contender's loss and gradients with the reference: PEFT's layers on a base in fp32, without our engine, and
+without Accelerate, whose autocast would make it compute in bf16.
 
 Gradients are those of the first batch, with the same noise and sigmas for all contenders, all parameters together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.random_flux import Sizes
 from bench.report import table
-from bench.step_arms import Arm, TrainingSetup, set_up_training
+from bench.step_arms import Arm, LoraModel, lora_model
 from bench.step_loops import Inputs
 from lora.engine.precision import Precision
+from lora.flux.frozen_transformer import WeightPlacement
+from lora.flux.loading import device
 from lora.training.learning.losses import loss_at
 from lora.training.memory.out_of_memory import is_out_of_memory
-
-REFERENCE = Arm("plain, fp32", "fp32", "blocks", is_ours=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,46 @@ class Deviation:
 
 
 def reference_result(sizes: Sizes, inputs: Inputs) -> LossAndGradients | None:
-    """Compute the reference with its own model; None if there is not enough memory for one in fp32."""
+    """As `compute_reference`; None if there is not enough memory for a model in fp32."""
     try:
-        return loss_and_gradients(set_up_training(REFERENCE, sizes), inputs)
+        return compute_reference(sizes, inputs)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def loss_and_gradients(setup: TrainingSetup, inputs: Inputs) -> LossAndGradients:
+def compute_reference(sizes: Sizes, inputs: Inputs) -> LossAndGradients:
+    """Compute the reference with its own model, whose blocks are recomputed. Raises TypeError if a layer of a block
+    does not answer in fp32, and torch.OutOfMemoryError."""
+    model = lora_model(sizes, WeightPlacement("fp32", modulation_on_host=False, device=device()))
+    model.transformer.enable_gradient_checkpointing()
+    with required_dtype(torch.float32, model.transformer.transformer_blocks[0].attn.to_q):
+        return loss_and_gradients(model, inputs)
+
+
+@contextmanager
+def required_dtype(dtype: torch.dtype, layer: nn.Module) -> Iterator[None]:
+    """Inside the `with` block, raise TypeError if a layer's output does not have a dtype."""
+
+    def check(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        if output.dtype != dtype:
+            raise TypeError(f"a layer of the reference answers in {output.dtype}: expected {dtype}, without autocast")
+
+    hook = layer.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def loss_and_gradients(model: LoraModel, inputs: Inputs) -> LossAndGradients:
     """Compute the loss and gradients with the initial LoRA."""
-    setup.reset()
+    model.reset()
     first = inputs.batches.noisy_batch(0)
     assert first is not None
-    loss = loss_at(setup.transformer, first.batch, noise=first.noise, sigmas=first.sigmas)
-    found = torch.autograd.grad(loss, setup.parameters)
+    loss = loss_at(model.transformer, first.batch, noise=first.noise, sigmas=first.sigmas)
+    found = torch.autograd.grad(loss, model.parameters)
     return LossAndGradients(loss.item(), torch.cat([each.flatten().float().cpu() for each in found]))
 
 

@@ -10,22 +10,20 @@ from itertools import pairwise
 import torch
 
 from bench.random_flux import DEV, Sizes, random_dataset, random_transformer
+from bench.requirements import memory_requirements
 from bench.step_loops import RANK, SEED, Inputs
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
-from lora.flux.dimensions import Dimensions
-from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, precision
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
-from lora.training.memory.configurations import GB, MemoryRequirements, Plan, plans
+from lora.training.memory.configurations import GB, Plan, plans
 from lora.training.memory.out_of_memory import is_out_of_memory
 from lora.training.memory.requirements import weight_placement
 from lora.training.recipe.layers import block_layers
-from lora.training.recipe.optimizers import bytes_per_parameter
 
 CONTEXT = 0.6 * GB  # memory of a card that CUDA itself takes
 OPTIMIZER, IMAGES = "adamw8bit", 4
@@ -71,17 +69,7 @@ def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResul
 def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
     """The plan for a LoRA on all layers; texts and images are already encoded."""
     layers = block_layers(sizes.transformer)
-    requirements = MemoryRequirements(
-        shape=Dimensions.of(sizes.transformer),
-        image_tokens=(side // TOKEN_PIXELS) ** 2,
-        text_tokens=sizes.text_tokens,
-        batch_size=1,
-        lora_parameters=RANK * sum(shape.inputs + shape.outputs for shape in layers.values()),
-        optimizer_bytes=bytes_per_parameter(OPTIMIZER),
-        encoder_bytes=(),
-        vae_bytes=0,
-        is_preserving=False,
-    )
+    requirements = memory_requirements(sizes, layers, side=side, batch_size=1, optimizer=OPTIMIZER)
     best, *_ = plans(
         requirements,
         free_bytes=card * GB - CONTEXT,

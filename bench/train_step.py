@@ -9,7 +9,8 @@ encoders in the loop, which is its default.
 import gc
 import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -58,7 +59,8 @@ class Measurement:
     arm: str
     side: int
     first_loss: float
-    warm_up_seconds: list[float]  # including compiling
+    first_seconds: float  # of the first step, including compiling
+    warm_up_seconds: list[float]
     seconds: list[float]  # of each step
     graphs: int  # compiled during these
     peak_allocated: int | None  # bytes; None without a GPU
@@ -84,10 +86,8 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="in pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: %(default)s)")
     arguments = parser.parse_args()
-    full = Extent(
-        tuple(arguments.sides), arguments.batch, (*ARMS, *reversed(ARMS)), WARM_UPS, MIN_ROUNDS, MAX_ROUNDS, SECONDS
-    )
-    small = Extent((64,), arguments.batch, SOME, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
+    full = full_extent(arguments.sides, batch_size=arguments.batch, arms=(*ARMS, *reversed(ARMS)))
+    small = small_extent(batch_size=arguments.batch)
     extent, sizes = (small, tiny_sizes()) if arguments.small else (full, DEV)
     results = list(_in_turn(sizes, extent))
     deviations = [each for each in results if isinstance(each, Deviation)]
@@ -106,9 +106,19 @@ def main() -> None:
     print(as_markdown(measurements, batch_size=extent.batch_size))
 
 
+def full_extent(sides: Iterable[int], *, batch_size: int, arms: tuple[Arm, ...]) -> Extent:
+    """Enough steps for a figure."""
+    return Extent(tuple(sides), batch_size, arms, WARM_UPS, MIN_ROUNDS, MAX_ROUNDS, SECONDS)
+
+
+def small_extent(*, batch_size: int) -> Extent:
+    """One step of a tiny size, for a CPU."""
+    return Extent((64,), batch_size, SOME, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
+
+
 def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[ArmResult]:
     gc.freeze()  # imported objects stay anyway, and would be scanned each time that memory is freed
-    reference = reference_result(sizes, _inputs(sizes, extent, extent.sides[0]))
+    reference = reference_result(sizes, inputs_of(sizes, extent, extent.sides[0]))
     free_memory()
     for arm in extent.arms:
         print(f"{arm.name} ...", file=sys.stderr)
@@ -126,16 +136,17 @@ def measure(arm: Arm, sizes: Sizes, extent: Extent, reference: LossAndGradients 
     results: list[ArmResult] = []
     for side in extent.sides:
         try:
-            results.append(_measure_size(arm, setup, sizes, side, extent))
+            results.append(measure_size(arm, setup, sizes, side, extent))
         except RuntimeError as error:
             results.append(_refused(arm, side, error))
     if arm.is_ours and reference is not None and isinstance(results[0], Measurement):
-        found = loss_and_gradients(setup, _inputs(sizes, extent, extent.sides[0]))
+        found = loss_and_gradients(setup.model, inputs_of(sizes, extent, extent.sides[0]))
         results.append(compare(arm, found, reference))
     return results
 
 
-def _inputs(sizes: Sizes, extent: Extent, side: int) -> Inputs:
+def inputs_of(sizes: Sizes, extent: Extent, side: int) -> Inputs:
+    """The images of one size, the same for all arms."""
     return Inputs(random_dataset(sizes, side=side, count=IMAGES, dtype=precision()), extent.batch_size)
 
 
@@ -145,11 +156,14 @@ def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
     return Refused(arm.name, side, "out of memory")
 
 
-def _measure_size(arm: Arm, setup: TrainingSetup, sizes: Sizes, side: int, extent: Extent) -> Measurement:
-    inputs, here = _inputs(sizes, extent, side), device()
+def measure_size(arm: Arm, setup: TrainingSetup, sizes: Sizes, side: int, extent: Extent) -> Measurement:
+    """Measure an arm at one size. Raises RuntimeError if memory runs out."""
+    inputs, here = inputs_of(sizes, extent, side), device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    loss = setup.begin(inputs)
+    began = time.perf_counter()
+    loss = setup.begin(inputs)  # waits for the device
+    first_seconds = time.perf_counter() - began
     step = partial(_step, setup.loop)
     with clock_readings() as clock:
         warm_ups = seconds_each(step, here, rounds=extent.warm_ups)
@@ -159,7 +173,8 @@ def _measure_size(arm: Arm, setup: TrainingSetup, sizes: Sizes, side: int, exten
     graphs = graphs_compiled() - before
     allocated = torch.cuda.max_memory_allocated() if here.type == "cuda" else None
     reserved = torch.cuda.max_memory_reserved() if here.type == "cuda" else None
-    return Measurement(arm.name, side, loss, warm_ups, seconds, graphs, allocated, reserved, median_mhz(clock))
+    measured = (loss, first_seconds, warm_ups, seconds, graphs, allocated, reserved, median_mhz(clock))
+    return Measurement(arm.name, side, *measured)
 
 
 def _step(loop: Loop, _number: int) -> None:

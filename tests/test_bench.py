@@ -1,6 +1,7 @@
 """The benchmarks run on any machine: a small configuration of each, with meaningless numbers."""
 
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from bench import cold_start, dataset, generation, learning, preservation, rates, serving, tiers, train_step
+from bench import cold_start, dataset, generation, gpu_run, learning, preservation, rates, serving, tiers, train_step
 from bench.arms import ARMS
+from bench.records import Record, read_records
+from bench.stages import Result, Stage
 
 
 @pytest.fixture
@@ -110,3 +113,76 @@ def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: P
     assert all(each["at"]["3"]["colours"] and each["at"]["3"]["change"] for each in numbers["runs"])
     assert all(f"| {arm} |" in printed for arm in ARMS)
     assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
+
+
+@pytest.fixture
+def gpu_run_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs script/gpu-run with these flags, and before its stages one that fails and one that takes too long; returns
+    what it printed."""
+    real_stages = gpu_run.all_stages
+
+    def fail():
+        raise LookupError("nobody thought of this")
+
+    def with_bad_ones(*arguments: Any, **named: Any) -> list[Stage]:
+        bad = [Stage("bad", "bad", 1, fail), Stage("endless", "endless", 9999, lambda: [Result("never", {})])]
+        return [*bad, *real_stages(*arguments, **named)]
+
+    def run(*flags: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["gpu-run", *map(str, flags), "--cache", str(tmp_path / "no-cache")])
+        gpu_run.main()
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(gpu_run, "all_stages", with_bad_ones)
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def ended(records: list[Record], outcome: str) -> list[str]:
+    return [each.stage for each in records if each.kind == "stage" and each.values["outcome"] == outcome]
+
+
+def numbers_in(value: Any) -> list[float]:
+    if isinstance(value, dict | list | tuple):
+        return [
+            number for each in (value.values() if isinstance(value, dict) else value) for number in numbers_in(each)
+        ]
+    return [value] if isinstance(value, int | float) else []
+
+
+def test_the_run_for_a_gpu_machine_measures_every_stage_and_survives_what_goes_wrong(gpu_run_small, tmp_path: Path):
+    output = tmp_path / "results.jsonl"
+    printed = gpu_run_small("--small", "--output", output)
+    records = read_records(output)
+    assert ended(records, "failed") == ["bad"]
+    assert ended(records, "skipped") == ["endless"]
+    done = ended(records, "done")
+    assert done[:4] == ["machine", "loading compiled code", "rates", "reference in fp32"]
+    assert done[-1] == "saving compiled code"
+    with_results = {each.stage for each in records if each.kind != "stage"}
+    assert with_results == set(done)
+    arms = [each.values["measurement"]["arm"] for each in records if each.kind == "step"]
+    assert {"ours bf16", "script, recomputing", "script", "ours int8", "ours nf4, recomputing"} < set(arms) < set(done)
+    deviations = [each.values for each in records if each.kind == "deviation"]
+    assert [each["arm"] for each in deviations] == [arm for arm in arms if arm.startswith("ours")]
+    assert all(each["is_enough"] for each in deviations)
+    assert all(math.isfinite(number) for each in records for number in numbers_in(each.values))
+    tables = gpu_run_small("--table", output)
+    assert tables.strip() in printed  # the last of those that the run printed
+    assert "| bad | failed | 0.0 | LookupError: nobody thought of this |" in tables
+    assert "| endless | skipped |  | it takes about 9999 s" in tables
+    for text in ("| bf16 | forward |", "| 64 | ours bf16 |", "the device busy", "| image without LoRA |", "torch: "):
+        assert text in tables
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--budget", "0"], "budget is 0: expected a number of seconds above 0"),
+        (["--table", "nothing.jsonl"], "nothing.jsonl does not exist: expected a file that script/gpu-run has written"),
+    ],
+)
+def test_the_run_for_a_gpu_machine_refuses_a_wrong_argument_in_one_sentence(gpu_run_small, flags, sentence):
+    with pytest.raises(SystemExit) as ended_with:
+        gpu_run_small(*flags)
+    assert ended_with.value.code == sentence

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.products import PRODUCTS, is_possible
 from bench.rates import DOWN, OUT, QKV, ROWS, SHAPES, SIDES, SINGLE_IN, SINGLE_OUT, UP, Rate, floors
+from lora.engine.int8 import W8A8Linear
 
 CPU = torch.device("cpu")
 HERE = [product for product in PRODUCTS if is_possible(product, CPU)]
@@ -22,7 +25,40 @@ def test_a_product_multiplies_its_operands(product, is_forward):
     assert a.shape == (32, 48)
     assert b.shape == (48, 96)
     assert b.is_contiguous() is not is_forward  # forward, W lies in memory as it is stored: [out, in]
-    torch.testing.assert_close(product.multiply(a, b, *scales).double(), exact, rtol=1e-2, atol=1e-2 * exact.std())
+    multiply = product.multiply if is_forward else product.multiply_backward
+    torch.testing.assert_close(multiply(a, b, *scales).double(), exact, rtol=1e-2, atol=1e-2 * exact.std())
+
+
+class Int8Operations(TorchDispatchMode):
+    """Records copies and products of int8 matrices [48, 96] and [96, 48], and how these lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        matrix = args[-1] if func == torch.ops.aten._int_mm.default else args[0]
+        if func in (torch.ops.aten._int_mm.default, torch.ops.aten.clone.default) and matrix.dtype == torch.int8:
+            self.found.append((str(func), tuple(matrix.shape), matrix.stride()))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("is_forward", [True, False])
+def test_the_int8_product_transposes_and_multiplies_the_weight_as_training_does(is_forward):
+    layer = W8A8Linear(nn.Linear(48, 96), dtype=torch.float32)
+    layer.store_weight(torch.randn(96, 48), device=CPU, dtype=torch.float32)
+    x = torch.randn(32, 48, requires_grad=True)
+    with Int8Operations() as forward:
+        y = layer(x)
+    with Int8Operations() as backward:
+        y.sum().backward()
+    (int8,) = (product for product in HERE if product.name == "int8")
+    sizes = (32, 48, 96) if is_forward else (32, 96, 48)
+    operands = int8.operands(*sizes, CPU, is_forward=is_forward)
+    with Int8Operations() as ours:
+        (int8.multiply if is_forward else int8.multiply_backward)(*operands)
+    assert ours.found == (forward if is_forward else backward).found
+    assert len(ours.found) == (1 if is_forward else 2)
 
 
 def test_the_floor_is_every_product_and_attention_of_the_blocks_both_ways():

@@ -32,7 +32,7 @@ def script():
 
 
 def weights(of: TrainingSetup) -> torch.Tensor:
-    return torch.cat([each.detach().flatten() for each in of.parameters])
+    return torch.cat([each.detach().flatten() for each in of.model.parameters])
 
 
 def test_the_lora_is_on_the_342_layers_of_the_script():
@@ -42,7 +42,7 @@ def test_the_lora_is_on_the_342_layers_of_the_script():
 def test_both_loops_have_the_same_loss_in_the_first_step_and_learn_the_same(script):
     ours = set_up_training(OURS, SIZES)
     assert script.begin(INPUTS) == pytest.approx(ours.begin(INPUTS), rel=1e-3)
-    before = torch.cat([value.flatten() for value in script.initial_lora])
+    before = torch.cat([value.flatten() for value in script.model.initial_lora])
     changes = weights(script) - before, weights(ours) - before
     assert torch.nn.functional.cosine_similarity(*changes, dim=0) > 0.9
 
@@ -55,7 +55,7 @@ def test_every_run_has_the_same_initial_lora_and_recomputing_does_not_change_the
 
 
 def test_later_steps_sample_sigmas_from_the_table_and_learn(script):
-    with recorded_calls(script.transformer) as calls:
+    with recorded_calls(script.model.transformer) as calls:
         script.begin(INPUTS)
         before = weights(script)
         script.loop.step()
@@ -67,7 +67,7 @@ def test_later_steps_sample_sigmas_from_the_table_and_learn(script):
 def test_texts_are_encoded_in_the_loop_only_if_the_arm_does_so(script):
     known = {round(each.prompt.pooled.sum().item(), 1) for each in EXAMPLES}
     for encodes, each in ((False, script), (True, set_up_training(ENCODING, SIZES))):
-        with recorded_calls(each.transformer) as calls:
+        with recorded_calls(each.model.transformer) as calls:
             each.begin(INPUTS)
             each.loop.step()
         found = {round(pooled.sum().item(), 1) for pooled in calls[1]["pooled_projections"].float()}

@@ -9,7 +9,7 @@ from bench.train_step import Extent, Measurement, Refused, as_markdown, measure
 
 
 def measurement(arm: str, *seconds: float, loss: float = 2.0) -> Measurement:
-    return Measurement(arm, 1024, loss, [9.0], list(seconds), 0, 30_000_000_000, None, None)
+    return Measurement(arm, 1024, loss, 20.0, [9.0], list(seconds), 0, 30_000_000_000, None, None)
 
 
 def cells(line: str) -> list[str]:

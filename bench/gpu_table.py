@@ -1,0 +1,118 @@
+"""The tables of a run on a GPU machine, made from its file of results, anywhere."""
+
+from collections.abc import Iterator, Sequence
+
+from bench import gpu_images, rates, train_step
+from bench.gpu_images import IMAGES
+from bench.gpu_steps import DEVIATION, PROFILE, STEP
+from bench.rates import Rate
+from bench.records import Record
+from bench.report import table
+from bench.stages import END
+from bench.step_proofs import Deviation, as_lines
+from bench.train_step import Measurement
+
+MACHINE, RATE, CLOCK = "machine", "rate", "clock"
+GB = 1e9
+
+
+def as_markdown(records: Sequence[Record]) -> str:
+    """All tables for which there are results."""
+    sections = (_machine, _stages, _rates, _deviations, _steps, _memory, _profiles, _images)
+    return "\n\n".join(text for section in sections if (text := section(records)))
+
+
+def _of(records: Sequence[Record], kind: str) -> list[Record]:
+    return [each for each in records if each.kind == kind]
+
+
+def _machine(records: Sequence[Record]) -> str:
+    return "\n".join(f"{name}: {value}" for each in _of(records, MACHINE) for name, value in each.values.items())
+
+
+def _stages(records: Sequence[Record]) -> str:
+    """Every stage and what became of it: a stage that is missing had not ended when the run did."""
+    rows = []
+    for each in _of(records, END):
+        seconds = each.values.get("seconds")
+        notes = "; ".join(filter(None, [each.values["reason"], *each.values.get("warnings", [])])).replace("|", "\\|")
+        rows.append([each.stage, each.values["outcome"], f"{seconds:.1f}" if seconds is not None else "", notes])
+    return table(["stage", "outcome", "seconds", "reason, warnings"], rows) if rows else ""
+
+
+def _rates(records: Sequence[Record]) -> str:
+    found = [Rate(**{**each.values, "size": tuple(each.values["size"])}) for each in _of(records, RATE)]
+    clocks = [f"SM clock during the rates: {each.values['sm_mhz']} MHz" for each in _of(records, CLOCK)]
+    return "\n\n".join([*clocks, rates.as_markdown(found)]) if found else ""
+
+
+def _deviations(records: Sequence[Record]) -> str:
+    found = [Deviation(**each.values) for each in _of(records, DEVIATION)]
+    return as_lines(found) if found else ""
+
+
+def _steps(records: Sequence[Record]) -> str:
+    found = [Measurement(**each.values["measurement"]) for each in _of(records, STEP)]
+    return train_step.as_markdown(found, batch_size=1) if found else ""
+
+
+def _memory(records: Sequence[Record]) -> str:
+    rows = [list(_memory_row(each)) for each in _of(records, STEP)]
+    titles = [
+        "contender",
+        "px",
+        "predicted peak",
+        "allocated",
+        "reserved",
+        "graphs compiled during timing",
+        "first step",
+    ]
+    return table(titles, rows) if rows else ""
+
+
+def _memory_row(record: Record) -> Iterator[str]:
+    measured = Measurement(**record.values["measurement"])
+    yield from (measured.arm, str(measured.side))
+    for size in (record.values["predicted"], measured.peak_allocated, measured.peak_reserved):
+        yield f"{size / GB:.2f} GB" if size is not None else ""
+    yield from (str(measured.graphs), f"{measured.first_seconds:.1f} s")
+
+
+def _profiles(records: Sequence[Record]) -> str:
+    return "\n\n".join(_profile(each) for each in _of(records, PROFILE))
+
+
+def _profile(record: Record) -> str:
+    values = record.values
+    head = (
+        f"{values['arm']}, {values['side']} px, {values['steps']} steps under the profiler:"
+        f" {1000 * values['seconds']:.1f} ms a step, the device busy {100 * values['busy']:.1f} % of it"
+    )
+    kernels = [_kernel_row(each) for each in values["kernels"]]
+    gaps = [[f"{1e6 * each['seconds']:.0f} µs", _code(each["after"]), _code(each["before"])] for each in values["gaps"]]
+    return "\n\n".join(
+        [
+            head,
+            table(["kernel", "ms a step", "calls a step", "share of the time"], kernels),
+            table(["longest gaps", "after", "before"], gaps),
+        ]
+    )
+
+
+def _kernel_row(kernel: dict[str, float | str]) -> list[str]:
+    seconds, share = float(kernel["seconds"]), float(kernel["share"])
+    return [
+        _code(str(kernel["name"])),
+        f"{1000 * seconds:.2f}",
+        f"{float(kernel['calls']):.0f}",
+        f"{100 * share:.1f} %",
+    ]
+
+
+def _code(name: str) -> str:
+    return f"`{name.replace('|', '/')}`"
+
+
+def _images(records: Sequence[Record]) -> str:
+    found = [dict(each.values) for each in _of(records, IMAGES)]
+    return gpu_images.as_markdown(found) if found else ""

@@ -1,0 +1,47 @@
+"""What our memory plan predicts for a training with random weights, to compare it with what is measured."""
+
+import math
+from collections.abc import Iterable
+
+from bench.random_flux import Sizes
+from bench.step_arms import Arm, script_layers
+from bench.step_loops import RANK
+from lora.flux.dimensions import Dimensions
+from lora.flux.latents import TOKEN_PIXELS
+from lora.training.memory.configurations import MemoryRequirements, plans
+from lora.training.memory.weights import MemoryConfiguration
+from lora.training.recipe.layers import block_layers
+from lora.training.recipe.optimizers import bytes_per_parameter
+
+
+def memory_requirements(
+    sizes: Sizes, layers: Iterable[str], *, side: int, batch_size: int, optimizer: str
+) -> MemoryRequirements:
+    """The numbers from which plans are made, for a LoRA on these layers; texts and images are already encoded."""
+    shapes = block_layers(sizes.transformer)
+    return MemoryRequirements(
+        shape=Dimensions.of(sizes.transformer),
+        image_tokens=(side // TOKEN_PIXELS) ** 2,
+        text_tokens=sizes.text_tokens,
+        batch_size=batch_size,
+        lora_parameters=RANK * sum(shapes[name].inputs + shapes[name].outputs for name in layers),
+        optimizer_bytes=bytes_per_parameter(optimizer),
+        encoder_bytes=(),
+        vae_bytes=0,
+        is_preserving=False,
+    )
+
+
+def predicted_bytes(arm: Arm, sizes: Sizes, *, side: int, batch_size: int) -> float | None:
+    """The peak memory of the GPU that the plan of one of our arms predicts; None if no plan is like the arm, as with
+    the script's."""
+    if not arm.is_ours:
+        return None
+    layers = script_layers(sizes)
+    requirements = memory_requirements(sizes, layers, side=side, batch_size=batch_size, optimizer="adamw")
+    streamed = arm.placement(sizes).streamed_blocks
+    wanted = MemoryConfiguration(arm.precision, arm.recomputed, arm.modulation_on_host, streamed)
+    options = plans(
+        requirements, free_bytes=math.inf, on_gpu=True, precision=arm.precision, checkpointing=None, engine="fast"
+    )
+    return next((plan.peak_bytes for plan in options if plan.configuration == wanted), None)
