@@ -33,7 +33,8 @@ from bench.random_flux import (
     tiny_sizes,
 )
 from bench.report import table, write_results
-from bench.timing import graphs_compiled, seconds_each, wait_for
+from bench.timing import seconds_each, wait_for
+from lora.engine.compilation import graphs_compiled
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory, precision
 from lora.flux.prompt import Prompt, encode_prompt

@@ -16,7 +16,8 @@ from bench.clocks import clock_readings, median_mhz
 from bench.generation import EAGER, MERGED, Arm, Extent, Measurement
 from bench.report import table
 from bench.stages import Result, Stage
-from bench.timing import graphs_compiled, seconds_each, wait_for
+from bench.timing import seconds_each, wait_for
+from lora.engine.compilation import graphs_compiled
 from lora.flux.loading import device
 
 IMAGES = "images"

@@ -35,7 +35,10 @@ class StepStages:
         to which all ratios refer, is sure to get its time."""
         by_name = {arm.name: arm for arm in ARMS}
         ours = by_name[OURS]
-        others = ("ours bf16, recomputing", BASELINE.name, "script", "ours int8", "ours nf4, recomputing")
+        others = (
+            *("ours bf16, recomputing", BASELINE.name, "script", "ours int8", "ours int8, recomputing"),
+            *("ours int8, products in bf16", "ours nf4, recomputing"),
+        )
         return [
             Stage("reference in fp32", "reference", BUILDING_FP32, self._measure_reference, is_essential=True),
             self._stage(ours),

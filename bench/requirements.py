@@ -1,21 +1,27 @@
 """What our memory plan predicts for a training with random weights, to compare it with what is measured."""
 
-import math
 from collections.abc import Iterable
 
 from bench.random_flux import Sizes
 from bench.step_arms import Arm, script_layers
 from bench.step_loops import RANK
+from lora.engine.precision import EightBitProduct, TimedProduct
 from lora.flux.dimensions import Dimensions
 from lora.flux.latents import TOKEN_PIXELS
-from lora.training.memory.configurations import MemoryRequirements, plans
+from lora.training.memory.configurations import MemoryRequirements, training_bytes
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.optimizers import bytes_per_parameter
 
 
 def memory_requirements(
-    sizes: Sizes, layers: Iterable[str], *, side: int, batch_size: int, optimizer: str
+    sizes: Sizes,
+    layers: Iterable[str],
+    *,
+    side: int,
+    batch_size: int,
+    optimizer: str,
+    products: tuple[TimedProduct, ...],
 ) -> MemoryRequirements:
     """The numbers from which plans are made, for a LoRA on these layers; texts and images are already encoded."""
     shapes = block_layers(sizes.transformer)
@@ -29,19 +35,22 @@ def memory_requirements(
         encoder_bytes=(),
         vae_bytes=0,
         is_preserving=False,
+        products=products,
     )
 
 
 def predicted_bytes(arm: Arm, sizes: Sizes, *, side: int, batch_size: int) -> float | None:
-    """The peak memory of the GPU that the plan of one of our arms predicts; None if no plan is like the arm, as with
-    the script's."""
+    """The peak memory of the GPU that is predicted for one of our arms; None for the script's."""
     if not arm.is_ours:
         return None
     layers = script_layers(sizes)
-    requirements = memory_requirements(sizes, layers, side=side, batch_size=batch_size, optimizer="adamw")
-    streamed = arm.placement(sizes).streamed_blocks
-    wanted = MemoryConfiguration(arm.precision, arm.recomputed, arm.modulation_on_host, streamed)
-    options = plans(
-        requirements, free_bytes=math.inf, on_gpu=True, precision=arm.precision, checkpointing=None, engine="fast"
+    products = (TimedProduct(arm.product, None),)
+    requirements = memory_requirements(
+        sizes, layers, side=side, batch_size=batch_size, optimizer="adamw", products=products
     )
-    return next((plan.peak_bytes for plan in options if plan.configuration == wanted), None)
+    product: EightBitProduct = arm.product if arm.precision == "int8" else "bf16"
+    streamed = arm.placement(sizes).streamed_blocks
+    configuration = MemoryConfiguration(
+        arm.precision, arm.recomputed, arm.modulation_on_host, streamed, product=product
+    )
+    return training_bytes(requirements, configuration, on_gpu=True, engine="fast")

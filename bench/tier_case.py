@@ -15,6 +15,10 @@ from bench.step_loops import RANK, SEED, Inputs
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
+from lora.engine.precision import TimedProduct
+from lora.engine.products import fastest_products
+from lora.flux.frozen_transformer import spaced_blocks
+from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, precision
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import SingleProcess
@@ -53,7 +57,8 @@ def main() -> None:
 
 def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResult:
     """Train with the best plan only, without fallbacks."""
-    plan = plan_for(sizes, card=card, side=side)
+    products = fastest_products(device(), rows=(side // TOKEN_PIXELS) ** 2 + sizes.text_tokens)
+    plan = plan_for(sizes, card=card, side=side, products=products, on_gpu=device().type == "cuda")
     try:
         seconds = sorted(_steps(plan, sizes, side, steps))[steps // 2]
     except RuntimeError as error:
@@ -66,14 +71,14 @@ def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResul
     return CardResult(card, side, plan.line(), plan.peak_bytes, *peaks, seconds)
 
 
-def plan_for(sizes: Sizes, *, card: int, side: int) -> Plan:
+def plan_for(sizes: Sizes, *, card: int, side: int, products: tuple[TimedProduct, ...], on_gpu: bool) -> Plan:
     """The plan for a LoRA on all layers; texts and images are already encoded."""
     layers = block_layers(sizes.transformer)
-    requirements = memory_requirements(sizes, layers, side=side, batch_size=1, optimizer=OPTIMIZER)
+    requirements = memory_requirements(sizes, layers, side=side, batch_size=1, optimizer=OPTIMIZER, products=products)
     best, *_ = plans(
         requirements,
         free_bytes=card * GB - CONTEXT,
-        on_gpu=device().type == "cuda",
+        on_gpu=on_gpu,
         precision="auto",
         checkpointing=None,
         engine="fast",
@@ -88,7 +93,12 @@ def _steps(plan: Plan, sizes: Sizes, side: int, steps: int) -> list[float]:
     transformer = random_transformer(sizes, placement)
     add_lora(transformer, layers=block_layers(sizes.transformer), rank=RANK, seed=SEED)
     fuse_lora(transformer)
-    configure_blocks(transformer, plan.configuration.recomputed, are_compiled=can_be_compiled(placement.device))
+    configure_blocks(
+        transformer,
+        plan.configuration.recomputed,
+        are_compiled=can_be_compiled(placement.device),
+        whole=spaced_blocks(transformer, plan.configuration.whole_blocks),
+    )
     state, times = TrainingState(transformer, recipe), []
     for _ in range(steps + 2):
         take_step(transformer, state, inputs.batches, recipe, process_group=SingleProcess())  # waits for the device

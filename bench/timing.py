@@ -28,12 +28,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def graphs_compiled() -> int:
-    """The number of graphs that torch.compile has compiled in this process. If it grows during a measurement, compiling
-    was measured, too."""
-    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-
 def _timestamp(device: torch.device) -> Timestamp:
     if device.type != "cuda":
         return time.perf_counter()

@@ -23,7 +23,8 @@ from bench.report import argument_parser, table, write_results
 from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, TrainingSetup, set_up_training
 from bench.step_loops import Inputs, Loop
 from bench.step_proofs import Deviation, LossAndGradients, as_lines, compare, loss_and_gradients, reference_result
-from bench.timing import graphs_compiled, seconds_each
+from bench.timing import seconds_each
+from lora.engine.compilation import graphs_compiled
 from lora.flux.loading import device, free_memory, precision
 from lora.training.memory.out_of_memory import is_out_of_memory
 

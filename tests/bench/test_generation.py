@@ -5,7 +5,7 @@ import torch
 
 from bench import generation
 from bench.generation import ARMS, MERGED
-from bench.timing import graphs_compiled
+from lora.engine.compilation import graphs_compiled
 
 EXTENT = generation.small()
 HOTSWAP = next(arm for arm in ARMS if "hotswapped" in arm.name)

@@ -138,6 +138,13 @@ def _descending(candidates: list[Plan]) -> tuple[Plan, ...]:
     return tuple(plan for plan, least in zip(candidates, smallest, strict=True) if plan.peak_bytes <= least)
 
 
+def training_bytes(
+    requirements: MemoryRequirements, configuration: MemoryConfiguration, *, on_gpu: bool, engine: Engine
+) -> float:
+    """The predicted peak memory of the device in a training, after texts and images are encoded."""
+    return _training_bytes(_Budget(requirements, math.inf, on_gpu, engine), configuration)
+
+
 def lora_bytes(parameters: int, *, optimizer_bytes: float) -> float:
     """Bytes of a LoRA in fp32 with its gradients, its average and its optimizer state."""
     return parameters * (LORA_BYTES + optimizer_bytes)

@@ -1,6 +1,5 @@
 """The memory plan: the best one for each GPU, and predictions that match what is really allocated."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,8 +16,8 @@ from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
 from lora.training.memory.activations import KEPT
-from lora.training.memory.configurations import GB, MemoryRequirements, activation_bytes, lora_bytes, plans
-from lora.training.memory.weights import BF16, MemoryConfiguration, weight_bytes
+from lora.training.memory.configurations import GB, MemoryRequirements, lora_bytes, plans, training_bytes
+from lora.training.memory.weights import MemoryConfiguration, weight_bytes
 from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")
@@ -177,27 +176,10 @@ def test_no_more_blocks_are_recomputed_as_a_whole_than_have_to_be():
             plan = plans_for(card, pixels=pixels)[0]
             if plan.configuration.whole_blocks:
                 one_less = plan.configuration.with_whole_blocks(plan.configuration.whole_blocks - 1)
-                needed = peak_of(one_less, requirements(pixels=pixels))
+                needed = training_bytes(requirements(pixels=pixels), one_less, on_gpu=True, engine="fast")
                 assert plan.peak_bytes <= plan.free_bytes < needed
                 assert plan.settings()["whole_blocks"] == plan.configuration.whole_blocks
                 assert plan.settings()["gradient_checkpointing"] is True
-
-
-def peak_of(configuration, needed):
-    """The peak of a bf16 or int8 configuration: that of another plan with its other numbers of activations."""
-    whole = replace(configuration, whole_blocks=0)
-    base = next(plan for plan in all_plans(needed, configuration.precision) if plan.configuration == whole)
-    units = [
-        activation_bytes(
-            needed, recomputed=configuration.recomputed, whole_blocks=count, value_bytes=BF16, is_autocast=False
-        )
-        for count in (0, configuration.whole_blocks)
-    ]
-    return base.peak_bytes - units[0] + units[1]
-
-
-def all_plans(needed, precision):
-    return plans(needed, free_bytes=1e15, on_gpu=True, precision=precision, checkpointing=None, engine="fast")
 
 
 def test_int8_layers_are_multiplied_by_what_is_fastest():
