@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from cog import BaseRunner, Input, Path, Secret
 
+from lora.gpu import check_gpu
 from lora.heap import trim_heap
 from lora.serving.inputs import PredictionInputs, complete_inputs, receive_uploads
 from lora.serving.lora_cache import LoraCache
@@ -39,7 +40,7 @@ class Runner(BaseRunner):
         self.lora_cache, self.models = LoraCache(), Models(log_line=print)
         self.trained_reference = str(weights or "").strip()
         self.trained_lora: AppliedLora | None = None
-        self.base, safety = find_base(), find_safety()
+        self.base, safety = find_base(check_gpu), find_safety()
         with timer.stage("weights checked"):
             check_base(self.base)
         with read_ahead(weight_files(self.base.path)):
@@ -150,7 +151,7 @@ class Runner(BaseRunner):
             self.setup()
         trim_heap()
         inputs = receive_uploads(complete_inputs(inputs, entry=Runner.run), folder=self.files)
-        base = requested_base(inputs["model"], served=self.base)
+        base = requested_base(inputs["model"], served=self.base, check=check_gpu)
         prediction = PredictionInputs.checked(
             inputs, takes_guidance=takes_guidance(base), trained=self.trained_reference
         )

@@ -5,6 +5,7 @@ from typing import Optional
 from cog import BaseModel, Input, Path, current_scope
 
 from lora.dataset.reading import Archives
+from lora.gpu import check_gpu
 from lora.threads import protect_new_threads
 from lora.training.checkpoints.resume import find_resume_source
 from lora.training.preparation import prepare
@@ -204,7 +205,7 @@ def train(
     with workspace("train") as folder, TERMINATION.during_job():
         log = Log(current_scope().record_metric)
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
-        base = find_trainable_base()
+        base = find_trainable_base(check_gpu)
         source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
         archives = Archives.from_inputs(input_images, captions=input_captions)
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's

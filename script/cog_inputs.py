@@ -66,7 +66,7 @@ class EntryPoint:
 def read_entry_point(path: Path, name: str) -> EntryPoint:
     """Read a function (`train`) or method (`Runner.run`). Raises ValueError at the first form that Cog may drop."""
     text = path.read_text(encoding="utf-8")
-    source = _Source(path, text, ast.parse(text, filename=str(path)))
+    source = _Source(path, text.encode().split(b"\n"), ast.parse(text, filename=str(path)))
     function = _find_function(source, name)
     arguments = function.args
     if arguments.vararg or arguments.kwarg or arguments.posonlyargs or arguments.kwonlyargs:
@@ -82,19 +82,23 @@ def read_entry_point(path: Path, name: str) -> EntryPoint:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A parsed file with its text, for error messages."""
+    """A parsed file with its lines, for error messages."""
 
     path: Path
-    text: str
+    lines: list[bytes]  # UTF-8, as the tree counts columns in bytes
     tree: ast.Module
 
-    def written(self, node: ast.AST) -> str:
-        return ast.get_source_segment(self.text, node) or ""
+    def written(self, node: ast.expr | ast.keyword) -> str:
+        """Return the text of a node. `ast.get_source_segment` would split the whole file for each node."""
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        lines = self.lines[first : last + 1]
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return b"\n".join(lines).decode()
 
     def before(self, node: ast.expr) -> str:
         """Return the text before a node on its line, because the tree does not contain parentheses."""
-        line = self.text.split("\n")[node.lineno - 1]
-        return line.encode()[: node.col_offset].decode().rstrip()
+        return self.lines[node.lineno - 1][: node.col_offset].decode().rstrip()
 
     def where(self, node: ast.expr | ast.stmt | ast.arg | ast.keyword) -> str:
         return f"{self.path.name} line {node.lineno}"

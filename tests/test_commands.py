@@ -16,7 +16,7 @@ from PIL import Image
 from lora.training.result.output import LORA_NAME
 from script import train as train_command
 from script.tiny_flux.monster import ARCHIVE
-from tests.tiny import read_archive
+from tests.tiny import assert_one_sentence, read_archive, without_gpu, without_network
 from tests.warm_process import run_command
 
 pytestmark = pytest.mark.xdist_group("warm")
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.xdist_group("warm")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def script_train(*arguments: object, base: str = "tiny") -> subprocess.CompletedProcess[str]:
+def script_train(*arguments: object, base: str = "tiny", **environment: str) -> subprocess.CompletedProcess[str]:
     """`script/train` in the environment that the tests run in."""
-    return run_command("script.train", *arguments, FLUX_BASE=base)
+    return run_command("script.train", *arguments, FLUX_BASE=base, **environment)
 
 
 def test_train_has_flags_for_the_inputs_of_the_signature():
@@ -105,7 +105,7 @@ def test_train_resolves_paths_in_the_working_directory_of_its_caller(tmp_path: P
 
 
 def test_the_error_for_a_missing_base_has_its_path_and_what_to_do():
-    run = script_train(ARCHIVE, base="dev")
+    run = script_train(ARCHIVE, base="dev", FLUX_GPU="optional")
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1
     assert run.stdout == "", "nothing is read before"
@@ -117,6 +117,18 @@ def test_the_error_for_a_missing_base_has_its_path_and_what_to_do():
         "hf download",
     ):
         assert part in last
+
+
+@without_gpu
+def test_a_published_base_is_not_trained_without_a_gpu_and_nothing_is_downloaded(monkeypatch, capsys):
+    monkeypatch.setenv("FLUX_BASE", "dev")
+    monkeypatch.delenv("FLUX_GPU", raising=False)
+    lora = "https://example.com/lora.safetensors"
+    monkeypatch.setattr(sys, "argv", ["script/train", str(ARCHIVE), "--resume-from", lora])
+    with without_network() as asked, pytest.raises(SystemExit) as ended:
+        train_command.main()
+    assert_one_sentence(ended.value.code, "error: the base dev needs a GPU", "set FLUX_GPU=optional")
+    assert (asked, capsys.readouterr().out) == ([], ""), "no host is asked and no image read"
 
 
 def test_train_and_check_accept_a_folder_like_an_archive(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,26 @@ def test_an_entry_point_may_have_no_inputs(tmp_path, reference):
     root = package(tmp_path, train=train)
 
     assert openapi(root) == reference(root)
+
+
+def test_an_error_shows_the_text_of_an_input_as_it_is_written(tmp_path):
+    written = 'choices=["größer", "狐",  # "ä"\n    B]'
+    train = spoil(TRAIN, 'choices=["a", "b"]', written)
+
+    with pytest.raises(ValueError) as error:
+        openapi(package(tmp_path, train=train))
+
+    assert f"`{written}`" in str(error.value)
+
+
+def test_a_long_file_is_split_into_lines_once(tmp_path):
+    """Once for each input takes seconds of processor time, once for all a tenth of one."""
+    root = package(tmp_path, train=TRAIN + "# a comment\n" * 100_000)
+    began = time.process_time()
+
+    openapi(root)
+
+    assert time.process_time() - began < 0.8
 
 
 def test_only_the_prompt_and_the_images_are_required():

@@ -10,7 +10,16 @@ from safetensors.torch import save_file
 import weights.bases
 from lora.serving.outputs import settings_in
 from predict import Runner
-from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, random_lora, tiny_pipeline, tiny_transformer
+from tests.tiny import (
+    TINY_FLUX,
+    assert_one_sentence,
+    linked_base,
+    random_lora,
+    tiny_pipeline,
+    tiny_transformer,
+    without_gpu,
+    without_network,
+)
 
 # A small image.
 SMALL_REQUEST = {
@@ -31,6 +40,7 @@ def temporary(tmp_path_factory):
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
         patch.setenv("FLUX_BASE", "tiny")
         patch.setenv("FLUX_SAFETY", "off")
+        patch.delenv("FLUX_GPU", raising=False)
         yield
 
 
@@ -104,6 +114,7 @@ def test_the_log_contains_the_seed_of_every_image(runner, capsys):
 
 def test_another_base_is_loaded_when_it_is_requested_and_both_stay_loaded(runner, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_GPU", "optional")
     linked_base(tmp_path / "krea")
     first, other, again = (generated(runner, model=model)[0].read_bytes() for model in (None, "krea", None))
     assert first == again
@@ -113,6 +124,29 @@ def test_another_base_is_loaded_when_it_is_requested_and_both_stay_loaded(runner
     loaded = [runner.models.model(folder) for folder in (TINY_FLUX, tmp_path / "krea")]
     assert loaded[0] is not loaded[1]
     assert capsys.readouterr().out.count("settings: ") == 4
+
+
+@without_gpu
+def test_a_request_of_a_published_base_is_refused_without_a_gpu(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    linked_base(tmp_path / "schnell")
+    with pytest.raises(ValueError) as error:
+        generated(runner, model="schnell")
+    assert_one_sentence(error.value, "the base schnell needs a GPU", "set FLUX_GPU=optional")
+
+
+@without_gpu
+def test_a_published_base_is_not_served_without_a_gpu_and_nothing_is_downloaded(tmp_path, monkeypatch):
+    """The base is there, and the safety checker is required but not there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_BASE", "dev")
+    monkeypatch.setenv("FLUX_SAFETY", "required")
+    linked_base(tmp_path / "dev")
+    with without_network() as asked, pytest.raises(ValueError) as error:
+        Runner().setup()
+    assert_one_sentence(error.value, "the base dev needs a GPU", "set FLUX_GPU=optional")
+    assert asked == []
 
 
 def test_the_health_check_fails_once_a_base_was_not_restored(lora, tmp_path, monkeypatch):

@@ -6,12 +6,15 @@ import io
 import json
 import random
 import shutil
+import socket
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
+import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
@@ -44,6 +47,7 @@ from script.openapi import training_inputs
 from weights.bases import WEIGHTS
 
 TINY_FLUX = WEIGHTS / "tiny-flux"
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 TINY_TEXT_TOKENS = 32  # its text length
 SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)
 CHANNELS, HEIGHT, WIDTH = 4, 8, 12  # latents are not square, so that swapping rows and columns has an effect
@@ -305,6 +309,19 @@ def assert_one_sentence(error: object, *found: str) -> None:
     assert "\n" not in message
     for part in found:
         assert part in message, message
+
+
+@contextmanager
+def without_network() -> Iterator[list[object]]:
+    """Inside the `with` block, no host can be reached; yields the addresses that are asked for."""
+    asked: list[object] = []
+
+    def refuse(*address: object, **_: object) -> None:
+        asked.append(address)
+        raise OSError("no network in this test")
+
+    with mock.patch.object(socket, "getaddrinfo", refuse), mock.patch.object(socket.socket, "connect", refuse):
+        yield asked
 
 
 def load_tensors(content: bytes) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,10 @@ REPOSITORIES = {
 WITHOUT_GUIDANCE = frozenset({"schnell"})
 TINY = "tiny"
 
+# Called with the name of a base, and whether it is a published one, before its files are looked for; raises an error if
+# this machine cannot run it. So nobody is told to download gigabytes in vain.
+Check = Callable[[str, bool], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -31,13 +35,18 @@ class Base:
     remedy: str  # how to get a missing file
 
 
-def find_base() -> Base:
+def accept(_name: str, _is_published: bool) -> None:
+    """The check that accepts every base."""
+
+
+def find_base(check: Check = accept) -> Base:
     """Return the base that FLUX_BASE names: a name of the catalogue, or a folder in diffusers layout; `dev` if unset.
 
-    Raises ValueError for an unknown name and FileNotFoundError for missing weights; the message says where they were
-    expected and how to get them. Never falls back to another base.
+    Raises what `check` raises, ValueError for an unknown name and FileNotFoundError for missing weights; the message
+    says where they were expected and how to get them. Never falls back to another base.
     """
     name = os.environ.get(SETTING, "").strip() or DEFAULT
+    check(name, name in REPOSITORIES)
     if name == TINY:
         return _existing_base(name, WEIGHTS / "tiny-flux", remedy="run script/build-tiny-flux")
     if name in REPOSITORIES:
@@ -47,21 +56,24 @@ def find_base() -> Base:
     raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
 
 
-def requested_base(model: str | None, *, served: Base) -> Base:
+def requested_base(model: str | None, *, served: Base, check: Check = accept) -> Base:
     """Return the base that the `model` of a request names; the one that FLUX_BASE names if the request names none.
 
     An unpublished base, such as the embedded one, replaces missing published bases of the same kind: dev and krea take
-    guidance, schnell does not. Raises ValueError for an unknown name and FileNotFoundError for missing weights.
+    guidance, schnell does not. Raises ValueError for an unknown name, what `check` raises for another base than the
+    served one, and FileNotFoundError for missing weights.
     """
     name = str(model or "").strip() or served.name  # without a schema, the value may have any type
     if name == served.name:
         return served
     if name not in REPOSITORIES:
         raise ValueError(f"model is {name!r}: expected {', '.join(REPOSITORIES)}, or none for {served.name}")
-    if (WEIGHTS / name / INDEX).is_file():
-        return Base(name, WEIGHTS / name, _download_steps(name))
-    if served.name not in REPOSITORIES and takes_guidance(served) == (name not in WITHOUT_GUIDANCE):
+    is_missing = not (WEIGHTS / name / INDEX).is_file()
+    if is_missing and served.name not in REPOSITORIES and takes_guidance(served) == (name not in WITHOUT_GUIDANCE):
         return served
+    check(name, True)
+    if not is_missing:
+        return Base(name, WEIGHTS / name, _download_steps(name))
     raise FileNotFoundError(
         f"model is {name}: weights/{name} is not installed, this server has {served.name}; {_download_steps(name)}"
     )
@@ -97,12 +109,12 @@ def takes_guidance(base: Base) -> bool:
     return bool(config.get("guidance_embeds"))
 
 
-def find_trainable_base() -> Base:
+def find_trainable_base(check: Check = accept) -> Base:
     """Return the base that FLUX_BASE names after checking its files.
 
     Raises the errors of `find_base` and `check_base`, and ValueError for a base without a guidance embedding.
     """
-    base = find_base()
+    base = find_base(check)
     check_base(base)
     if not takes_guidance(base):
         raise ValueError(f"{SETTING} is {base.name}: this base can generate, but not be trained: expected dev or krea")

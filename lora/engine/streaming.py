@@ -136,6 +136,9 @@ class _Slot:
         self._version = 0  # of the source
         self._memory = torch.empty(size, dtype=torch.uint8, device=device)
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._copy_stream is not None:
+            # an error may free the slot during a copy: nothing else gets its memory before the copy ends
+            self._memory.record_stream(self._copy_stream)
         self._copied: torch.cuda.Event | None = None
 
     def holds(self, source: _HostWeights) -> bool:

@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lora.engine.pinning import pin_weights
 from lora.flux.components import load_components, load_tokenizers, wrap_loading_errors
 from lora.flux.dimensions import Dimensions
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
@@ -51,6 +52,9 @@ def load_pipeline(base: Path) -> FluxPipeline:
     pipeline = _assemble_pipeline(base, components)
     for name in devices.on_gpu:
         getattr(pipeline, name).to(here)
+    for name in (CLIP, T5):
+        if here.type == "cuda" and name not in devices.on_gpu:
+            pin_weights(components[name])  # they move to the GPU for each new prompt
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -137,7 +141,7 @@ def _move_copies(originals: Iterable[ModuleTensor], target: torch.device) -> Non
     copies: dict[Tensor, Tensor] = {}  # modules that share a tensor share its copy, too
     for original in originals:
         if original.tensor not in copies:
-            copy = original.tensor.detach().to(target)
+            copy = original.tensor.detach().to(target, non_blocking=target.type == "cuda")  # if it is pinned
             is_parameter = isinstance(original.tensor, nn.Parameter)
             copies[original.tensor] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
         setattr(original.module, original.name, copies[original.tensor])

@@ -1,7 +1,7 @@
 """Encode prompts with the two text encoders, as the transformer takes them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,11 @@ class Prompt:
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Prompt":
         """Move the prompt to a device, and to a precision if one is given."""
-        return Prompt(self.tokens.to(device, dtype), self.pooled.to(device, dtype))
+        return self.map(lambda each: each.to(device, dtype))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Prompt":
+        """The prompt with both tensors changed by a function."""
+        return Prompt(change(self.tokens), change(self.pooled))
 
 
 @torch.no_grad()

@@ -156,6 +156,24 @@ def test_a_folder_without_an_index_is_refused(monkeypatch, tmp_path):
     assert "model_index.json" in message
 
 
+def test_what_the_machine_cannot_run_is_refused_before_its_files_are_looked_for(monkeypatch, tmp_path):
+    """Nobody is told to download it."""
+
+    def refuse(name, is_published):
+        raise RuntimeError(f"{name}, published: {is_published}")
+
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
+    for name, is_published in (("dev", True), ("schnell", True), ("tiny", False), (str(tmp_path), False)):
+        monkeypatch.setenv("FLUX_BASE", name)
+        for find in (find_base, find_trainable_base):
+            with pytest.raises(RuntimeError, match=f"^{name}, published: {is_published}$"):
+                find(refuse)
+    tiny = Base("tiny", TINY_FLUX, "run script/build-tiny-flux")
+    with pytest.raises(RuntimeError, match=r"^schnell, published: True$"):
+        requested_base("schnell", served=tiny, check=refuse)
+    assert requested_base("dev", served=tiny, check=refuse) == tiny, "it replaces the base that is missing"
+
+
 def a_base(folder, name, *, guidance=True):
     """The files of a base that `requested_base` reads."""
     write(folder / "model_index.json", b"{}")

@@ -6,7 +6,7 @@ processes can compute its own part of a batch.
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -27,8 +27,8 @@ class Batch:
     prompt: Prompt
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
-        return Batch(self.latents.to(device), self.prompt.to(device))
+        """The same on a device. Copies of pinned memory to a GPU are queued, without waiting for it."""
+        return Batch(_copied(self.latents, device), self.prompt.map(partial(_copied, device=device)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,13 @@ class NoisyBatch:
     sigmas: Tensor  # [B] fp32
 
     def to(self, device: torch.device) -> "NoisyBatch":
-        """The same on a device."""
-        return NoisyBatch(self.batch.to(device), self.noise.to(device), self.sigmas.to(device))
+        """The same on a device. Copies of pinned memory to a GPU are queued, without waiting for it."""
+        return NoisyBatch(self.batch.to(device), _copied(self.noise, device), _copied(self.sigmas, device))
+
+    def pinned(self) -> "NoisyBatch":
+        """The same in pinned memory."""
+        batch = Batch(self.batch.latents.pin_memory(), self.batch.prompt.map(Tensor.pin_memory))
+        return NoisyBatch(batch, self.noise.pin_memory(), self.sigmas.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,8 @@ class Batches:
             return None
         latents = torch.stack([example.latents for _, example in numbered])
         prompts, noise, sigmas = zip(*samples, strict=True)
-        return NoisyBatch(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
+        made = NoisyBatch(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
+        return made.pinned() if torch.cuda.is_available() else made
 
     def conditions(self, index: int, *, part: slice = slice(None)) -> Conditions | None:
         """The sigmas and pooled prompts of `noisy_batch`, without drawing noise, which takes time; None if the part is
@@ -144,3 +150,8 @@ class Batches:
             by_size[examples[position].latents.shape].append(examples[position])
         batches = [group[start : start + size] for group in by_size.values() for start in range(0, len(group), size)]
         return [batches[position] for position in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    # to the host it must not be queued: the host would read the copy too early
+    return tensor.to(device, non_blocking=device.type != "cpu")

@@ -41,7 +41,7 @@ def take_step(
     `should_stop` is called once all work of the step is queued on the device, so that an earlier stop request costs no
     further step. The host synchronizes with the device only once: the optimizer may not step if gradients are not
     finite, so the host reads their norm, together with all other values that it needs. Before that, it prepares the
-    next batch while the device computes.
+    next batch while the device computes; after it, while the device waits, it queues a few kernels for all parameters.
 
     A loss or gradients that are not finite raise no error: `state` counts the step as skipped. Raises RuntimeError if
     another process of the training has ended, and torch.OutOfMemoryError if the GPU runs out of memory.

@@ -49,18 +49,17 @@ def add_gradients(
 
 
 def training_losses(transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch) -> Tensor:
-    """The flow-matching losses [B]: the squared errors of the predicted velocity."""
-    return losses_at(transformer, noisy_batch.batch, noise=noisy_batch.noise, sigmas=noisy_batch.sigmas)
+    """The flow-matching losses [B]: the squared errors of the predicted velocity. All but the transformer is fp32."""
+    noisy_batch = noisy_batch.to(embedder_weight(transformer).device)
+    latents, noise, sigmas = noisy_batch.batch.latents, noisy_batch.noise, noisy_batch.sigmas
+    noisy = add_noise(latents, noise, sigmas)
+    predicted = velocity_with_lora(transformer, noisy, sigmas=sigmas, prompt=noisy_batch.batch.prompt)
+    return flow_matching_losses(predicted, velocity_target(latents, noise))
 
 
 def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
     """The losses [B] at given noise [B, C, H, W] and sigmas [B], in fp32 except for the transformer itself."""
-    device = embedder_weight(transformer).device
-    batch, noise, sigmas = batch.to(device), noise.to(device), sigmas.to(device)
-    predicted = velocity_with_lora(
-        transformer, add_noise(batch.latents, noise, sigmas), sigmas=sigmas, prompt=batch.prompt
-    )
-    return flow_matching_losses(predicted, velocity_target(batch.latents, noise))
+    return training_losses(transformer, NoisyBatch(batch, noise, sigmas))
 
 
 def velocity_with_lora(transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:

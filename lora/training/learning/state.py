@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from lora.flux.modulation import PrecomputedModulation
+from lora.training.learning.average import Average
 from lora.training.recipe.optimizers import Json, make_schedule
 from lora.training.recipe.recipe import Recipe
 from lora.training.recipe.stepping import FlatOptimizer
@@ -32,7 +32,7 @@ class TrainingState:
         # the decay rises as (1 + n) / (10 + n) after n steps (diffusers' EMAModel.get_decay), so that a short training
         # has a useful average
         least = 0.0 if recipe.ema_warms_up else recipe.ema_decay
-        self.average = EMAModel(self.parameters, decay=recipe.ema_decay, min_decay=least, foreach=True)
+        self.average = Average(self.parameters, flat=self._flat_optimizer.flat, decay=recipe.ema_decay, min_decay=least)
         self.modulation = PrecomputedModulation(
             transformer, batch_size=recipe.batch_size
         )  # not saved, as it can be recomputed

@@ -41,6 +41,11 @@ class FlatOptimizer:
             self._gradients = _split(self._flat.grad, self._parameters)
         self.zero_grad()
 
+    @property
+    def flat(self) -> nn.Parameter | None:
+        """The parameter whose views the others are; None if they are not flattened."""
+        return self._flat
+
     def step(self) -> None:
         """Update the parameters by their gradients, also by gradients that are not views of the flat one.
 

@@ -6,7 +6,7 @@ import torch
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
 from lora.engine.options import spaced_block_indices
-from lora.engine.streaming import BlockStream, _Slot
+from lora.engine.streaming import BlockStream, _HostWeights, _Slot
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.losses import loss_at
@@ -166,3 +166,19 @@ def test_streamed_blocks_are_spaced_as_evenly_as_possible(count, indices):
 def test_a_stream_for_no_blocks_includes_no_layer():
     layer = torch.nn.Linear(2, 2)
     assert not BlockStream([], CPU).includes(layer)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_the_memory_of_a_slot_that_is_freed_during_a_copy_is_not_used_before_its_end():
+    """The copy of 256 MiB takes longer than everything that follows here."""
+    layer, gpu = torch.nn.Linear(2**13, 2**13, bias=False), torch.device("cuda")
+    weights = _HostWeights(layer, is_pinned=True)
+    weights.add(layer, torch.ones_like(layer.weight))
+    slot = _Slot(weights.memory.nbytes, gpu)
+    slot.load(weights)
+    layer.weight.data = torch.empty(0, device=gpu)
+    del slot
+    later = torch.zeros(weights.memory.nbytes, dtype=torch.uint8, device=gpu)
+    torch.cuda.synchronize()
+    assert not later.any()

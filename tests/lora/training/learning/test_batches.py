@@ -197,3 +197,11 @@ def test_a_step_prepares_the_next_batch_before_it_waits_for_the_device(monkeypat
     assert made == [0, 1]
     take_step(transformer, state, batches, recipe, process_group=SingleProcess())
     assert made == [0, 1, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_batches_for_a_gpu_are_in_pinned_memory():
+    made = tiny_batches(a_recipe()).noisy_batch(0)
+    tensors = (made.batch.latents, made.batch.prompt.tokens, made.batch.prompt.pooled, made.noise, made.sigmas)
+    assert all(tensor.is_pinned() for tensor in tensors)

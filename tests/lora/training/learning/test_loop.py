@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lora.flux.latents import pack
 from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
+from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow_matching import add_noise
@@ -14,7 +15,9 @@ from lora.training.learning.loop import take_step
 from lora.training.learning.losses import loss_at
 from lora.training.learning.state import TrainingState
 from tests.tiny import (
+    LAYERS,
     a_recipe,
+    all_layers,
     lora_parameters,
     randomize_lora,
     recorded_calls,
@@ -256,3 +259,47 @@ def test_a_step_that_is_not_finite_is_reported_and_changes_nothing(value):
     assert step.loss > 0
     assert (state.step, state.skipped) == (1, 1)
     assert all(torch.equal(value, before[name]) for name, value in lora_parameters(transformer).items())
+
+
+class Queued(TorchDispatchMode):
+    """Counts operations, and the tensors in the lists that they take."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.tensors = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations += 1
+        self.tensors += sum(len(each) for each in args if isinstance(each, list | tuple))
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_what_the_host_queues_after_it_has_waited_does_not_grow_with_the_layers(optimizer):
+    """The device waits meanwhile. At rank 128, where adamw8bit takes all parameters of this transformer as one."""
+    queued = {}
+    for count in (4, LAYERS):
+        transformer, recipe = tiny_transformer(), a_recipe(optimizer=optimizer, lora_rank=128)
+        add_lora(transformer, layers=all_layers(transformer)[:count], rank=128, seed=0)
+        state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+        take_step(transformer, state, batches, recipe, process_group=SingleProcess())
+        with Queued() as queued[count]:
+            state.update(is_finite=True)
+    assert queued[LAYERS].operations == queued[4].operations
+    assert queued[LAYERS].tensors == queued[4].tensors
+
+
+def test_a_batch_is_copied_to_the_device_without_waiting_for_it():
+    copies = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default:
+                copies.append(kwargs["non_blocking"])
+            return func(*args, **kwargs or {})
+
+    recipe = a_recipe()
+    noisy_batch = tiny_batches(recipe).noisy_batch(0)
+    with Copies():
+        noisy_batch.to(torch.device("meta"))
+    assert copies == [True] * 5, "latents, tokens, pooled, noise, sigmas"
