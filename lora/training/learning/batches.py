@@ -43,6 +43,11 @@ class NoisyBatch:
         """The same on a device."""
         return NoisyBatch(self.batch.to(device), self.noise.to(device), self.sigmas.to(device))
 
+    @property
+    def conditions(self) -> Conditions:
+        """What its modulation depends on."""
+        return Conditions(self.sigmas, self.batch.prompt.pooled)
+
 
 @dataclass(frozen=True, slots=True)
 class NoiseSettings:
