@@ -2,13 +2,13 @@
 
 Computes with numbers only; knows no model, no device and no library. Counted, and checked against allocations on a CPU:
 weights, the LoRA with its optimizer, and the activations that autograd keeps. Estimated, and not measured on CUDA:
-TRANSIENT_UNITS, UNITS_IN_8_BITS, WORKSPACE, VAE_BYTES_PER_PIXEL and the units of autocast, which were counted with
-tensors without data.
+TRANSIENT_UNITS, UNITS_IN_8_BITS, WORKSPACE, HOST_WORKSPACE, VAE_BYTES_PER_PIXEL and the units of autocast, which were
+counted with tensors without data.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, product
 from typing import Literal
 
@@ -16,10 +16,9 @@ from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
 from lora.engine.precision import Precision
 from lora.flux.dimensions import Dimensions
 from lora.training.memory.activations import most_units, recompute_options
+from lora.training.memory.encoders import ENCODER_PLACEMENTS, EncoderPlacement, encoding_bytes, vae_activation_bytes
+from lora.training.memory.host import HOST_WORKSPACE, HostMemory, pinned_bytes
 from lora.training.memory.weights import BF16, FP32, MemoryConfiguration, weight_bytes
-
-EncoderPlacement = Literal["together", "in turn", "host"]
-ENCODER_PLACEMENTS: tuple[EncoderPlacement, ...] = ("together", "in turn", "host")  # from the fastest to the smallest
 
 GB = 1e9
 LORA_BYTES = 3 * FP32  # per parameter, without the optimizer's state: its value, its gradient, its average (EMA)
@@ -27,8 +26,6 @@ TRANSIENT_UNITS = 12  # gradients inside the widest part of a block during the b
 # The result of an int8 matmul, four times as wide as a block, in int32 and fp32 at once before it is rounded to bf16.
 UNITS_IN_8_BITS = 20
 WORKSPACE = 500_000_000  # of libraries, and fragmentation of the allocator
-PIXELS_PER_TOKEN = 16 * 16
-VAE_BYTES_PER_PIXEL = 6 * 128 * BF16  # six feature maps of its first level at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,9 @@ class MemoryRequirements:
     encoder_bytes: tuple[int, ...]  # of each text encoder
     vae_bytes: int
     is_preserving: bool  # with preservation, a second batch follows each batch of training
+    is_validated: bool = False
+    sample_tokens: int = 0  # of a sample image; 0 without samples
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,14 @@ class Plan:
     encoders: EncoderPlacement
     engine: Engine
     peak_bytes: float
+    least_bytes: float  # of the peak, what is counted and certain: weights and LoRA
     free_bytes: float
+    host: HostMemory  # beside the device; without a GPU, the device is the host, and nothing is counted here
 
     @property
     def fits(self) -> bool:
-        """Whether the predicted peak fits into the free memory."""
-        return self.peak_bytes <= self.free_bytes
+        """Whether the predicted peaks fit into the free memory of the device and of the host."""
+        return self.peak_bytes <= self.free_bytes and self.host.fits
 
     def settings(self) -> dict[str, object]:
         """The settings that the plan decides, by name."""
@@ -85,18 +87,21 @@ class Plan:
         streamed = f", {self.configuration.streamed_blocks} of {self.blocks} blocks streamed from host memory"
         placements = {"together": "loaded together", "in turn": "loaded one at a time", "host": "in host memory"}
         peak = f"predicted peak {self.peak_bytes / GB:.1f} GB of {self.free_bytes / GB:.1f} GB free"
+        slow = ", so that encoding is slow" if self.host.encoders > self.host.free else ""
+        host = f", host memory {self.host.peak / GB:.1f} GB of {self.host.free / GB:.1f} GB free{slow}"
         warning = "" if self.fits else ", which may not fit"
         base = (
             f"base in {self.configuration.precision}, {activations}{modulation}"
             f"{streamed if self.configuration.streamed_blocks else ''}"
         )
-        return f"plan: {base}, encoders {placements[self.encoders]}; {peak}{warning}"
+        return f"plan: {base}, encoders {placements[self.encoders]}; {peak}{host if self.host.peak else ''}{warning}"
 
 
 def plans(
     requirements: MemoryRequirements,
     *,
     free_bytes: float,
+    free_host_bytes: float,
     on_gpu: bool,
     precision: Precision | Literal["auto"],
     checkpointing: bool | None,
@@ -105,17 +110,22 @@ def plans(
     """The best plan that fits, and its fallbacks, each of which needs less, in case memory runs out nevertheless.
 
     All plans keep to `precision` and `checkpointing` if the user chose them; "auto" and None leave the choice open. If
-    no plan fits, the result is the smallest plan alone.
+    no plan fits, the result is one plan alone: of those that fit on the device the one that needs least host memory, or
+    else the smallest one.
     """
-    budget = _Budget(requirements, free_bytes, on_gpu, engine)
+    budget = _Budget(requirements, free_bytes, free_host_bytes, on_gpu, engine)
     configurations = (
         _gpu_configurations(budget, precision, checkpointing)
         if on_gpu
         else _cpu_configurations(precision, checkpointing)
     )
-    candidates = [_plan(budget, configuration) for configuration in configurations]
-    fitting = (index for index, plan in enumerate(candidates) if plan.fits)
-    return _descending(candidates[next(fitting, -1) :])
+    every = [_plan(budget, configuration) for configuration in configurations]
+    candidates = [plan for plan in every if plan.host.fits]
+    fitting = [index for index, plan in enumerate(candidates) if plan.fits]
+    if fitting:
+        return _descending(candidates[fitting[0] :])
+    on_device = [plan for plan in every if plan.peak_bytes <= plan.free_bytes]
+    return (min(on_device, key=lambda plan: plan.host.pinned, default=every[-1]),)
 
 
 def _descending(candidates: list[Plan]) -> tuple[Plan, ...]:
@@ -147,6 +157,7 @@ class _Budget:
 
     requirements: MemoryRequirements
     free_bytes: float
+    free_host_bytes: float
     on_gpu: bool
     engine: Engine
 
@@ -173,7 +184,7 @@ def _streamed_configurations(budget: _Budget, configuration: MemoryConfiguration
     that the slots for streaming take more memory than they free."""
     shape = budget.requirements.shape
     counts = [n for n in range(1, shape.blocks + 1) if shape.offloaded_weights(n, with_modulation=False) > 0]
-    fitting = (n for n in counts if _training_bytes(budget, configuration.with_streamed_blocks(n)) <= budget.free_bytes)
+    fitting = (n for n in counts if _running_bytes(budget, configuration.with_streamed_blocks(n)) <= budget.free_bytes)
     for count in dict.fromkeys((next(fitting, shape.blocks), shape.blocks)):
         yield configuration.with_streamed_blocks(count)
 
@@ -194,25 +205,77 @@ def _recomputed(checkpointing: bool | None) -> Recomputed:
 
 def _plan(budget: _Budget, configuration: MemoryConfiguration) -> Plan:
     encoders = _encoders(budget.requirements, budget.free_bytes) if budget.on_gpu else "together"
-    peak = max(_training_bytes(budget, configuration), _encoding_bytes(budget.requirements, encoders))
-    return Plan(configuration, budget.requirements.shape.blocks, encoders, budget.engine, peak, budget.free_bytes)
+    peak = max(_running_bytes(budget, configuration), _encoding_bytes(budget.requirements, encoders))
+    least, host = _least_bytes(budget, configuration), _host_memory(budget, configuration)
+    blocks = budget.requirements.shape.blocks
+    return Plan(configuration, blocks, encoders, budget.engine, peak, least, budget.free_bytes, host)
 
 
-def _training_bytes(budget: _Budget, configuration: MemoryConfiguration) -> float:
+def _host_memory(budget: _Budget, configuration: MemoryConfiguration) -> HostMemory:
+    """All encoders pass through host memory, wherever they run."""
+    requirements, count = budget.requirements, budget.requirements.processes if budget.on_gpu else 0
+    encoders = sum(requirements.encoder_bytes) + requirements.vae_bytes if budget.on_gpu else 0
+    pinned = count * pinned_bytes(requirements.shape, configuration)
+    return HostMemory(pinned, count * HOST_WORKSPACE, encoders, budget.free_host_bytes)
+
+
+def _running_bytes(budget: _Budget, configuration: MemoryConfiguration) -> float:
+    """Predicted peak after encoding: of the steps, or of what is done between them."""
+    return max(_step_bytes(budget, configuration), _bytes_between_steps(budget, configuration))
+
+
+def _step_bytes(budget: _Budget, configuration: MemoryConfiguration) -> float:
+    value = configuration.value_bytes(on_gpu=budget.on_gpu)
+    transient = TRANSIENT_UNITS * _unit_bytes(budget.requirements, value)
+    return _resident_bytes(budget, configuration) + _forward_bytes(budget, configuration) + transient
+
+
+def _bytes_between_steps(budget: _Budget, configuration: MemoryConfiguration) -> float:
+    """Peak of validation and samples: with a copy of the LoRA's weights, while their average replaces them.
+    Both pass forward as a step does (lora/training/learning/forward_passes.py)."""
+    requirements, parts = budget.requirements, [0.0]
+    if requirements.is_validated:
+        parts.append(_forward_bytes(budget, configuration))
+    if requirements.sample_tokens:
+        of_one = replace(requirements, image_tokens=requirements.sample_tokens, batch_size=1)
+        forward = _forward_bytes(replace(budget, requirements=of_one), configuration)
+        parts.append(requirements.vae_bytes + max(forward, vae_activation_bytes(requirements.sample_tokens)))
+    return _resident_bytes(budget, configuration) + requirements.lora_parameters * FP32 + max(parts)
+
+
+def _least_bytes(budget: _Budget, configuration: MemoryConfiguration) -> float:
+    """Bytes on the device, at any time of the training, of the base, the LoRA, its optimizer and its copies."""
     requirements, value = budget.requirements, configuration.value_bytes(on_gpu=budget.on_gpu)
-    is_autocast = budget.engine == "plain" and value == BF16
     base = weight_bytes(requirements.shape, configuration, on_gpu=budget.on_gpu)
     lora = lora_bytes(requirements.lora_parameters, optimizer_bytes=requirements.optimizer_bytes)
-    copies = requirements.lora_parameters * value if budget.engine == "fast" or is_autocast else 0
-    activations = activation_bytes(
-        requirements, recomputed=configuration.recomputed, value_bytes=value, is_autocast=is_autocast
-    )
-    int8_units = UNITS_IN_8_BITS if budget.on_gpu and configuration.precision == "int8" else 0
-    transient = (TRANSIENT_UNITS + int8_units) * _unit_bytes(requirements, value)
+    copies = requirements.lora_parameters * value if budget.engine == "fast" or _is_autocast(budget, value) else 0
+    return base + lora + copies
+
+
+def _resident_bytes(budget: _Budget, configuration: MemoryConfiguration) -> float:
+    """The same, with buffers that are there in every pass."""
+    requirements, value = budget.requirements, configuration.value_bytes(on_gpu=budget.on_gpu)
     largest = 6 * requirements.shape.width**2 * value  # the largest weight that is dequantized or transferred
     transferred = largest if configuration.modulation_on_host or configuration.precision in ("int8", "nf4") else 0
     precomputed = PRECOMPUTED_BYTES * (1 + requirements.is_preserving) if configuration.modulation_on_host else 0
-    return base + lora + copies + activations + transient + transferred + precomputed + WORKSPACE
+    return _least_bytes(budget, configuration) + transferred + precomputed + WORKSPACE
+
+
+def _forward_bytes(budget: _Budget, configuration: MemoryConfiguration) -> float:
+    """Bytes of the activations of a forward pass that keeps what a backward pass needs."""
+    requirements, value = budget.requirements, configuration.value_bytes(on_gpu=budget.on_gpu)
+    int8_units = UNITS_IN_8_BITS if budget.on_gpu and configuration.precision == "int8" else 0
+    activations = activation_bytes(
+        requirements,
+        recomputed=configuration.recomputed,
+        value_bytes=value,
+        is_autocast=_is_autocast(budget, value),
+    )
+    return activations + int8_units * _unit_bytes(requirements, value)
+
+
+def _is_autocast(budget: _Budget, value_bytes: int) -> bool:
+    return budget.engine == "plain" and value_bytes == BF16
 
 
 def _unit_bytes(requirements: MemoryRequirements, value_bytes: int) -> int:
@@ -222,12 +285,10 @@ def _unit_bytes(requirements: MemoryRequirements, value_bytes: int) -> int:
 
 def _encoders(requirements: MemoryRequirements, free_bytes: float) -> EncoderPlacement:
     """The fastest placement of the encoders that fits; they are freed before the training."""
-    if _encoding_bytes(requirements, "together") <= free_bytes:
-        return "together"
-    return "in turn" if _encoding_bytes(requirements, "in turn") <= free_bytes else "host"
+    fitting = (each for each in ENCODER_PLACEMENTS if _encoding_bytes(requirements, each) <= free_bytes)
+    return next(fitting, "host")
 
 
 def _encoding_bytes(requirements: MemoryRequirements, encoders: EncoderPlacement) -> float:
-    vae = requirements.vae_bytes + requirements.image_tokens * PIXELS_PER_TOKEN * VAE_BYTES_PER_PIXEL
-    parts = (*requirements.encoder_bytes, vae)
-    return {"together": sum(parts), "in turn": max(parts), "host": 0}[encoders] + WORKSPACE
+    weights, tokens = (requirements.encoder_bytes, requirements.vae_bytes), requirements.image_tokens
+    return encoding_bytes(encoders, *weights, image_tokens=tokens) + WORKSPACE

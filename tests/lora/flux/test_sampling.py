@@ -20,7 +20,7 @@ def test_the_weights_of_modulation_layers_move_to_the_device_once_an_image(base,
     for on_host in (True, False):
         transformer = load_transformer(base, WeightPlacement(precision, on_host, CPU))
         pipeline = build_pipeline(transformer, TINY_FLUX)
-        options = {"side": 64, "steps": 3, "guidance": 3.5, "seed": 1}
+        options = {"side": 64, "steps": 20, "guidance": 3.5, "seed": 1}
         prompts = [tiny_prompt(seed=seed).to(CPU, transformer.dtype) for seed in (1, 2)]
         images[on_host] = [generate_latents(pipeline, prompt, **options) for prompt in prompts]
         assert "forward" not in vars(transformer)

@@ -38,6 +38,8 @@ from tests.tiny import (
     tiny_transformer,
 )
 
+# A failure of the compiler, to which a recompile is turned, costs only a warning.
+pytestmark = pytest.mark.filterwarnings("error:torch.compile failed")
 RECIPE = a_recipe(batch_size=1)
 NO_STOP = Stop(a_log(), Termination(), minutes=None)
 BLOCKS, CLASSES = 4, 2  # of the small transformer

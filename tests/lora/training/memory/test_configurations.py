@@ -14,7 +14,7 @@ from lora.flux.prompt import Prompt
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
-from lora.training.memory.configurations import GB, MemoryRequirements, lora_bytes, plans
+from lora.training.memory.configurations import GB, TRANSIENT_UNITS, MemoryRequirements, lora_bytes, plans
 from lora.training.memory.weights import MemoryConfiguration, weight_bytes
 from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
 
@@ -28,16 +28,19 @@ T5, CLIP, VAE = 9_524_621_312, 246_120_960, 167_639_366
 WITHIN = 0.1
 
 
-def requirements(*, pixels=1024, batch_size=1, is_preserving=False):
+def requirements(*, pixels=1024, batch_size=1, is_preserving=False, **between):
     tokens = (pixels // 16) ** 2
-    return MemoryRequirements(FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving)
+    return MemoryRequirements(
+        FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving, **between
+    )
 
 
-def plans_for(card, *, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
+def plans_for(card, *, host=1000, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
+    """The plans for a card and a free host memory of so many GB."""
     free = (card - CONTEXT) * GB
     needed = requirements(**changes)
     choices = {"precision": precision, "checkpointing": checkpointing, "engine": engine}
-    return plans(needed, free_bytes=free, on_gpu=on_gpu, **choices)
+    return plans(needed, free_bytes=free, free_host_bytes=host * GB, on_gpu=on_gpu, **choices)
 
 
 def configuration_of(plan):
@@ -52,6 +55,32 @@ def test_preservation_needs_more_memory_only_for_precomputed_modulation():
         plain, preserving = (plans_for(card, is_preserving=each)[0] for each in (False, True))
         assert preserving.configuration == plain.configuration
         assert preserving.peak_bytes - plain.peak_bytes == more
+
+
+def test_validation_and_samples_need_a_copy_of_the_lora_while_its_average_replaces_it():
+    """Only if that exceeds what a backward pass needs, as for small images."""
+    copy = ALL_LAYERS * 4
+    for pixels in (512, 1024):
+        plain, validated = (plans_for(80, pixels=pixels, is_validated=each)[0] for each in (False, True))
+        backward = TRANSIENT_UNITS * ((pixels // 16) ** 2 + 512) * FLUX_DEV.width * 2
+        assert validated.peak_bytes - plain.peak_bytes == max(copy - backward, 0)
+
+
+def test_samples_need_the_vae_beside_a_forward_pass():
+    for pixels in (256, 512):
+        tokens = (pixels // 16) ** 2
+        validated = plans_for(80, pixels=pixels, is_validated=True)[0]
+        sampled = plans_for(80, pixels=pixels, is_validated=True, sample_tokens=tokens)[0]
+        assert sampled.peak_bytes - validated.peak_bytes == VAE
+    larger = plans_for(80, pixels=512, is_validated=True, sample_tokens=64**2)[0]
+    assert larger.peak_bytes > plans_for(80, pixels=1024, is_validated=True)[0].peak_bytes
+
+
+def test_as_few_blocks_stream_as_fit_beside_samples_too():
+    for pixels in (512, 1024):
+        best = plans_for(10, pixels=pixels, is_validated=True, sample_tokens=(pixels // 16) ** 2)[0]
+        assert best.fits
+        assert 0 < best.configuration.streamed_blocks < FLUX_DEV.blocks
 
 
 @pytest.mark.parametrize(
