@@ -8,7 +8,7 @@ from bench.step_loops import RANK
 from lora.engine.precision import EightBitProduct, TimedProduct
 from lora.flux.dimensions import Dimensions
 from lora.flux.latents import TOKEN_PIXELS
-from lora.training.memory.configurations import MemoryRequirements, training_bytes
+from lora.training.memory.prediction import MemoryPrediction, MemoryRequirements
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.optimizers import bytes_per_parameter
@@ -53,4 +53,4 @@ def predicted_bytes(arm: Arm, sizes: Sizes, *, side: int, batch_size: int) -> fl
     configuration = MemoryConfiguration(
         arm.precision, arm.recomputed, arm.modulation_on_host, streamed, product=product
     )
-    return training_bytes(requirements, configuration, on_gpu=True, engine="fast")
+    return MemoryPrediction(requirements, on_gpu=True, engine="fast").running_bytes(configuration)

@@ -2,6 +2,7 @@
 process. Started by bench/tiers.py."""
 
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -78,6 +79,7 @@ def plan_for(sizes: Sizes, *, card: int, side: int, products: tuple[TimedProduct
     best, *_ = plans(
         requirements,
         free_bytes=card * GB - CONTEXT,
+        free_host_bytes=math.inf,  # the plan of a machine that has enough for its card
         on_gpu=on_gpu,
         precision="auto",
         checkpointing=None,

@@ -56,15 +56,15 @@ PROJ_OUT_GAIN = 6  # with a random proj_out, the velocity is too small to fit an
 LAYERS = 40  # linear layers in the two double and the two single blocks
 
 
-def tiny_transformer(*, dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
-    """A frozen FLUX transformer of two double and two single blocks, always the same."""
+def tiny_transformer(*, dtype: torch.dtype = torch.float32, blocks: int = 2) -> FluxTransformer2DModel:
+    """A frozen FLUX transformer of two double and two single blocks, or another number of each, always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
-            num_layers=2,
-            num_single_layers=2,
+            num_layers=blocks,
+            num_single_layers=blocks,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=TEXT_WIDTH,

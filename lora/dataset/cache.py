@@ -9,18 +9,17 @@ import uuid
 from pathlib import Path
 from typing import Protocol
 
-import psutil
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE, MEBIBYTE
 from lora.heap import trim_heap
+from lora.host_memory import free_host_bytes
 
 FOLDER_VARIABLE, CAP_VARIABLE = "FLUX_LORA_CACHE", "FLUX_LORA_CACHE_GIB"
 DEFAULT_FOLDER, DEFAULT_CAP_GIB = "~/.cache/flux-lora", "20"
 SHARE_OF_MEMORY = 1 / 2
-CONTAINER = Path("/sys/fs/cgroup")
 SHARE_AFTER_EVICTION = 0.9  # of the cap, so that not every file triggers an eviction
 BYTES_BETWEEN_TRIMS = 128 * MEBIBYTE
 SECONDS_UNFINISHED = 3600  # a partial file older than this was left by a job that was killed
@@ -43,7 +42,7 @@ class Cache(Protocol):
 def open_cache(*, on_disk: bool, needed: int) -> Cache:
     """Open the cache for a job that needs `needed` bytes; raises ValueError if there is not enough space."""
     if not on_disk:
-        free_bytes = int(_free_memory() * SHARE_OF_MEMORY)
+        free_bytes = int(free_host_bytes() * SHARE_OF_MEMORY)
         if needed > free_bytes:
             sizes = f"{_gib(needed)} of memory for its encoded images and captions: expected at most {_gib(free_bytes)}"
             raise ValueError(f"input_images needs {sizes}; set cache_latents_to_disk, or send fewer images")
@@ -157,18 +156,6 @@ class DiskCache:
                 return
             path.unlink(missing_ok=True)
             self._bytes -= size
-
-
-def _free_memory() -> int:
-    """Free bytes of the machine, or of the container if that has fewer. The page cache counts as free, because the
-    kernel reclaims it on demand."""
-    of_machine = psutil.virtual_memory().available
-    try:
-        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        statistics = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
-        return min(limit - used + int(statistics["file"]), of_machine)
-    except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
-        return of_machine
 
 
 def _cap() -> int:

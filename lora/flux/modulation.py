@@ -44,6 +44,11 @@ class PrecomputedModulation:
         self._at_once = min(max(1, fitting), MAX_PRECOMPUTED_BATCHES)
         self._outputs: dict[int, list[Tensor]] = {}  # by the number of the batch: [B, out] of each layer
 
+    @property
+    def has_layers(self) -> bool:
+        """Whether any modulation layer is on the host."""
+        return bool(self._layers)
+
     @contextmanager
     def precomputed(
         self, number: int, conditions_of: Callable[[int], Conditions | None], *, guidance: float

@@ -1,6 +1,8 @@
 """Generate one image from an encoded prompt. Shared by training, for sample images, and by serving."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from PIL import Image
 from torch import Tensor
 
+from lora.flux.forward import Forward, replaced_forward
 from lora.flux.latents import PATCH, TOKEN_PIXELS, unpack
+from lora.flux.modulation import Conditions, PrecomputedModulation
 from lora.flux.prompt import Prompt
 
 
@@ -83,14 +87,40 @@ def _run_pipeline(
         sampling.after_step()
         return kwargs
 
-    return pipeline(
-        prompt_embeds=prompt.tokens[None],
-        pooled_prompt_embeds=prompt.pooled[None],
-        width=width,
-        height=height,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        generator=torch.Generator().manual_seed(sampling.seed),  # on the CPU: the same noise on every machine
-        callback_on_step_end=on_step_end,
-        output_type=output_type,
-    ).images[0]
+    with _precomputed_modulation(pipeline, prompt, guidance=sampling.guidance):
+        return pipeline(
+            prompt_embeds=prompt.tokens[None],
+            pooled_prompt_embeds=prompt.pooled[None],
+            width=width,
+            height=height,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            generator=torch.Generator().manual_seed(sampling.seed),  # on the CPU: the same noise on every machine
+            callback_on_step_end=on_step_end,
+            output_type=output_type,
+        ).images[0]
+
+
+@contextmanager
+def _precomputed_modulation(pipeline: FluxPipeline, prompt: Prompt, *, guidance: float) -> Iterator[None]:
+    """Inside the `with` block, the pipeline may be called once, and modulation layers on the host, if there are any,
+    are precomputed for all denoising steps: otherwise their weights would move to the device in each step."""
+    transformer, scheduler = pipeline.transformer, pipeline.scheduler
+    modulation, numbers = PrecomputedModulation(transformer, batch_size=1), itertools.count()
+    if not modulation.has_layers:
+        yield
+        return
+
+    def conditions_of(step: int) -> Conditions | None:
+        sigmas = scheduler.timesteps[step : step + 1].to(prompt.pooled.dtype) / 1000  # as FluxPipeline computes them
+        return Conditions(sigmas, prompt.pooled[None]) if len(sigmas) else None
+
+    def with_modulation(forward: Forward) -> Forward:
+        def call(**inputs: object) -> Any:  # noqa: ANN401 (the transformer's output)
+            with modulation.precomputed(next(numbers), conditions_of, guidance=guidance):
+                return forward(**inputs)
+
+        return call
+
+    with replaced_forward(transformer, with_modulation):
+        yield

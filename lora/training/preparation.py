@@ -10,12 +10,14 @@ from lora.dataset.report import Report, report_on
 from lora.engine.options import chosen_engine
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
+from lora.host_memory import free_host_bytes
 from lora.training.checkpoints.identity import identity_of
 from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.validation import count_held_out
 from lora.training.learning.warm_start import match_layers
 from lora.training.memory.configurations import Plan, plans
+from lora.training.memory.refusal import refuse_too_large
 from lora.training.memory.requirements import free_bytes, memory_requirements
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
@@ -87,7 +89,7 @@ def prepare(
         recipe=recipe,
         neutral_prompts=neutral,
         processes=processes,
-        plans=_plans(config, recipe, images, layers, base),
+        plans=_plans(config, recipe, images, layers, base, processes=processes),
         store=open_store(identity, initial_state, log),
         initial_state=initial_state,
     )
@@ -98,8 +100,15 @@ def prepare(
 
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:
     """How many images are trained on: copies of an image count once, and held-out images do not count."""
-    distinct = len({image.inspection.content for image in dataset.images})
-    return distinct - (count_held_out(distinct) if config.validation else 0)
+    return _count_distinct(dataset) - _count_held_out(dataset, config)
+
+
+def _count_held_out(dataset: Dataset, config: TrainConfig) -> int:
+    return count_held_out(_count_distinct(dataset)) if config.validation else 0
+
+
+def _count_distinct(dataset: Dataset) -> int:
+    return len({image.inspection.content for image in dataset.images})
 
 
 def _layers(config: TrainConfig, base: Path) -> LayerSelection:
@@ -108,13 +117,26 @@ def _layers(config: TrainConfig, base: Path) -> LayerSelection:
 
 
 def _plans(
-    config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerSelection, base: Path
+    config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerSelection, base: Path, *, processes: int
 ) -> tuple[Plan, ...]:
-    return plans(
-        memory_requirements(base, images, recipe, layers.names, neutral_side=neutral_side(config.resolutions)),
+    requirements = memory_requirements(
+        base,
+        images,
+        recipe,
+        layers.names,
+        neutral_side=neutral_side(config.resolutions),
+        sample_side=max(config.resolutions) if config.sample_prompts else 0,
+        is_validated=_count_held_out(images, config) > 0,
+        processes=processes,
+    )
+    found = plans(
+        requirements,
         free_bytes=free_bytes(),
+        free_host_bytes=free_host_bytes(),
         on_gpu=device().type == "cuda",
         precision=config.precision,
         checkpointing=config.gradient_checkpointing or None,
         engine=chosen_engine(),
     )
+    refuse_too_large(found[0])
+    return found

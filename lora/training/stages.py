@@ -12,7 +12,7 @@ from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.resume import LAST
 from lora.training.checkpoints.store import BEST, CheckpointStore
 from lora.training.learning.trainer import Schedule
-from lora.training.memory.configurations import ENCODER_PLACEMENTS, EncoderPlacement
+from lora.training.memory.encoders import ENCODER_PLACEMENTS, EncoderPlacement
 from lora.training.memory.requirements import encoder_execution_device, encoder_offload_device
 from lora.training.preparation import Prepared
 from lora.training.progress import Log

@@ -48,6 +48,11 @@ class NoisyBatch:
         batch = Batch(self.batch.latents.pin_memory(), self.batch.prompt.map(Tensor.pin_memory))
         return NoisyBatch(batch, self.noise.pin_memory(), self.sigmas.pin_memory())
 
+    @property
+    def conditions(self) -> Conditions:
+        """What its modulation depends on."""
+        return Conditions(self.sigmas, self.batch.prompt.pooled)
+
 
 @dataclass(frozen=True, slots=True)
 class NoiseSettings:

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.prompt import Prompt
 from lora.flux.sampling import build_pipeline, generate_image
+from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.stop import Stop
 
 # As the samples of ostris/flux-dev-lora-trainer, and as FLUX.1-dev is usually run.
@@ -37,8 +38,9 @@ class SampleGenerator:
         self._folder.mkdir(parents=True, exist_ok=True)
         vae.to(transformer.device)
         try:
-            for number, prompt in enumerate(self._prompts, 1):
-                self._generate_one(prompt, self._folder / f"step-{step:06}-{number}.jpg", number, stop)
+            with as_in_a_step(transformer):
+                for number, prompt in enumerate(self._prompts, 1):
+                    self._generate_one(prompt, self._folder / f"step-{step:06}-{number}.jpg", number, stop)
         finally:
             vae.to("cpu")  # where it takes no memory from the training
 

@@ -27,6 +27,7 @@ from lora.training.learning.state import TrainingState
 from lora.training.learning.validation import (
     CheckpointSelection,
     ValidationResult,
+    read_results,
     select_checkpoint,
     validate,
     validation_steps,
@@ -118,7 +119,7 @@ class Trainer:
         values, self._initial_checkpoint = checkpoint.values, checkpoint
         try:
             self._state.restore(tensors, values)
-            self._validation_results = [ValidationResult(step, tuple(losses)) for step, losses in values["judgements"]]
+            self._validation_results = read_results(values["judgements"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"checkpoint {checkpoint.folder.name!r} has no valid training state ({error})") from error
         self._saved_step = self._state.step
@@ -205,16 +206,14 @@ class Trainer:
                 self._generate_samples(self._sample_generator, step)
 
     def _validate(self, step: int) -> None:
-        result = validate(self._transformer, self._held_out, step=step)
-        best = min(
-            (known for known in self._validation_results if known.step), key=lambda known: known.mean, default=None
-        )
+        result = validate(self._transformer, self._held_out, step=step, batch_size=self._recipe.batch_size)
+        best = min((known.mean for known in self._validation_results if known.step), default=None)
         self._validation_results.append(result)
         first = self._validation_results[0].mean
         count = len(self._held_out)
         ratio = f", {result.mean / first:.3f} times the loss before training" if step else ""
         self._log.write(f"step {step}: validation loss {result.mean:.4f} on {count} held out images{ratio}")
-        if step and (best is None or result.mean < best.mean):
+        if step and (best is None or result.mean < best):
             self._try_to_save(lambda: self._store.save_best(step, self._average(), {"mean": result.mean}))
 
     def _average(self) -> dict[str, dict[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import psutil
 import torch
 from diffusers import FluxTransformer2DModel
 
@@ -13,7 +12,10 @@ from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
-from lora.training.memory.configurations import EncoderPlacement, MemoryRequirements, Plan
+from lora.host_memory import free_host_bytes
+from lora.training.memory.configurations import Plan
+from lora.training.memory.encoders import EncoderPlacement
+from lora.training.memory.prediction import MemoryRequirements
 from lora.training.recipe.optimizers import bytes_per_parameter
 from lora.training.recipe.recipe import Recipe
 
@@ -21,9 +23,18 @@ HOST = torch.device("cpu")
 
 
 def memory_requirements(
-    base: Path, dataset: Dataset, recipe: Recipe, layers: tuple[str, ...], *, neutral_side: int
+    base: Path,
+    dataset: Dataset,
+    recipe: Recipe,
+    layers: tuple[str, ...],
+    *,
+    neutral_side: int,
+    sample_side: int,
+    is_validated: bool,
+    processes: int,
 ) -> MemoryRequirements:
-    """The numbers from which the plan is made; `neutral_side` is the side in pixels of the images for preservation."""
+    """The numbers from which the plan is made. `neutral_side` is the side in pixels of the images for preservation, and
+    `sample_side` that of samples, 0 without samples."""
     config = transformer_config(base)
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(config)
@@ -40,6 +51,9 @@ def memory_requirements(
         encoder_bytes=(_bytes_of(base / "text_encoder") + _bytes_of(base / "text_encoder_2"),),  # both at a time
         vae_bytes=_bytes_of(base / "vae"),
         is_preserving=bool(recipe.preservation),
+        is_validated=is_validated,
+        sample_tokens=(sample_side // TOKEN_PIXELS) ** 2,
+        processes=processes,
         products=fastest_products(device(), rows=trained_pixels // TOKEN_PIXELS**2 + text_tokens_of(base)),
     )
 
@@ -48,7 +62,7 @@ def free_bytes() -> int:
     """Free memory in bytes: of the GPU that has least, or of this machine if it has no GPU."""
     if device().type == "cuda":
         return min(torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count()))
-    return psutil.virtual_memory().available
+    return free_host_bytes()
 
 
 def weight_placement(plan: Plan) -> WeightPlacement:

@@ -28,10 +28,6 @@ class MemoryConfiguration:
         """The same configuration with this number of streamed blocks."""
         return replace(self, streamed_blocks=blocks)
 
-    def with_whole_blocks(self, blocks: int) -> "MemoryConfiguration":
-        """The same configuration with this number of blocks that are recomputed as a whole."""
-        return replace(self, whole_blocks=blocks)
-
     def value_bytes(self, *, on_gpu: bool) -> int:
         """Bytes of a value in the precision in which the base computes."""
         return BF16 if self.precision == "bf16" or (on_gpu and self.precision != "fp32") else FP32
@@ -45,7 +41,7 @@ def weight_bytes(shape: Dimensions, configuration: MemoryConfiguration, *, on_gp
     layers = shape.block_layers + (0 if on_host else shape.modulation_layers)
     offloaded = shape.offloaded_weights(configuration.streamed_blocks, with_modulation=not on_host)
     biases = shape.block_rows + shape.modulation_rows
-    each, scales = _code_bytes(configuration.precision, other), 0.0
+    each, scales = code_bytes(configuration.precision, other), 0.0
     if configuration.precision == "int8":
         scales = rows * INT8_ROW
     if configuration.precision == "nf4":
@@ -53,6 +49,6 @@ def weight_bytes(shape: Dimensions, configuration: MemoryConfiguration, *, on_gp
     return (weights - offloaded) * each + scales + (biases + shape.outer_parameters) * other
 
 
-def _code_bytes(precision: Precision, other: int) -> float:
+def code_bytes(precision: Precision, other: int) -> float:
     """Bytes of a weight in a block, without its share of the scales."""
     return {"int8": INT8, "nf4": NF4}.get(precision, other)

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from lora import host_memory
 from lora.dataset import cache as cache_module
 from lora.dataset.cache import DiskCache, MemoryCache, open_cache
 from tests.tiny import assert_one_sentence
@@ -149,7 +150,7 @@ def test_the_memory_limit_of_a_container_is_respected(tmp_path, monkeypatch, lim
     files = {"memory.max": limit, "memory.current": "1500000", "memory.stat": "anon 500000\nfile 1000000\n"}
     for name, content in files.items():
         (tmp_path / name).write_text(f"{content}\n" if name != "memory.stat" else content)
-    monkeypatch.setattr(cache_module, "CONTAINER", tmp_path)
+    monkeypatch.setattr(host_memory, "CONTAINER", tmp_path)
     if fits:
         open_cache(on_disk=False, needed=1_500_000)
     else:

@@ -24,6 +24,7 @@ from tests.tiny import (
 )
 
 NO_STOP = Stop(a_log(), Termination(), minutes=None)
+BLOCKS = 4
 PROMPTS = tuple(tiny_prompt(seed=seed) for seed in (1, 2))
 
 
@@ -134,3 +135,18 @@ def test_a_sample_equals_the_image_of_the_stock_pipeline(tmp_path):
     with Image.open(tmp_path / "samples/step-000000-1.jpg") as image:
         difference = np.abs(np.asarray(image, dtype=float) - np.asarray(expected, dtype=float))
     assert difference.mean() < 3, "JPEG alone"
+
+
+def test_samples_call_the_blocks_as_a_step_does(generator):
+    """With gradients, which are not kept: diffusers calls blocks that are set up for training only then."""
+    sample_generator, transformer = generator
+    calls = []
+
+    def call(block, *inputs):
+        calls.append(torch.is_grad_enabled())
+        return block(*inputs)
+
+    transformer.enable_gradient_checkpointing(call)
+    sample_generator.generate(0, stop=NO_STOP)
+    assert calls == [True] * len(PROMPTS) * STEPS * BLOCKS
+    assert all(each.grad is None for each in lora_parameters(transformer).values())

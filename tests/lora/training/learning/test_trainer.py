@@ -181,8 +181,8 @@ def test_an_exception_during_validation_leaves_the_weights_and_not_their_average
         raise KeyboardInterrupt
 
     training = a_training(tmp_path / "first", a_recipe(steps=STEPS), held_out=unseen_examples())
-    with pytest.raises(KeyboardInterrupt), on_nth_call(training.transformer, 45, fail, without_grad=True):
-        training.trainer.run()  # 20 losses each before the first step, after the second and after the third
+    with pytest.raises(KeyboardInterrupt), on_nth_call(training.transformer, 13, fail, without_grad=True):
+        training.trainer.run()  # 5 batches each before the first step, after the second and after the third
     assert training.last_checkpoint().step == 3
     later = run(a_training(tmp_path / "second", a_recipe(steps=STEPS), checkpoint=training.last_checkpoint()))
     assert_same_but_for_validation(later.last_checkpoint(), uninterrupted)

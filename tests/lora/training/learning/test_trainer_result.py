@@ -97,9 +97,9 @@ def test_the_averaged_weights_are_validated(tmp_path):
     training = run(a_training(tmp_path, a_recipe(steps=4, learning_rate=0.03), held_out=unseen_examples()))
     average, transformer = training.last_checkpoint().tensors("average"), tiny_lora_transformer()
     transformer.load_state_dict(average, strict=False)
-    expected = validate(transformer, unseen_examples(), step=4)
+    expected = validate(transformer, unseen_examples(), step=4, batch_size=2)
     assert training.trainer.result(None).summary.validation_results[-1] == expected
-    assert validate(training.transformer, unseen_examples(), step=4) != expected
+    assert validate(training.transformer, unseen_examples(), step=4, batch_size=2) != expected
 
 
 def test_the_best_step_is_exported_if_the_last_is_clearly_worse(tmp_path):

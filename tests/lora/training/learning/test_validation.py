@@ -1,22 +1,30 @@
 """Validation computes the loss on held-out images, always at the same noise and sigmas, and selects a checkpoint."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora.dataset.encoding import EncodedDataset
+from lora.engine.linears import HostLinear
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.training.learning.adapter import add_lora
 from lora.training.learning.validation import (
-    NOISES,
+    LOSSES,
+    MAX_HELD_OUT,
     SIGMAS,
     ValidationResult,
     hold_out,
+    read_results,
     select_checkpoint,
     validate,
     validation_steps,
 )
 from tests.lora.training.trainers import unseen_examples
 from tests.tiny import (
+    all_layers,
     lora_parameters,
     randomize_lora,
     recorded_calls,
@@ -26,7 +34,11 @@ from tests.tiny import (
     tiny_prompt,
 )
 
-LOSSES_PER_IMAGE = len(SIGMAS) * NOISES
+CPU = torch.device("cpu")
+MODULATION_LAYERS = 2 * 2 + 2
+# TFLOP of a forward pass of FLUX.1 for one image of 512, 768 and 1024 pixels, and of a step without recomputing, which
+# computes no gradients of the frozen weights (reference/performance.md 1.2).
+FORWARD, STEP = (21.50, 41.93, 74.38), (45.5, 92.2, 171.1)
 
 
 @pytest.mark.parametrize(
@@ -87,19 +99,86 @@ def test_validating_twice_gives_the_same_losses():
     """Trap 46."""
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
-    first, again = (validate(transformer, unseen_examples(), step=3) for _ in range(2))
+    first, again = (validate(transformer, unseen_examples(), step=3, batch_size=2) for _ in range(2))
     assert first == again
-    assert len(first.losses) == 2 * LOSSES_PER_IMAGE
-    assert len(set(first.losses)) == 2 * LOSSES_PER_IMAGE
+    assert len(first.losses) == len(set(first.losses)) == LOSSES
 
 
-def test_the_model_is_called_at_the_fixed_sigmas():
-    """Trap 46: with different noise for each image, sigma and repetition."""
+@pytest.mark.parametrize("images", range(1, MAX_HELD_OUT + 1))
+def test_the_model_is_called_at_the_fixed_sigmas(images):
+    """Trap 46: with different noise for each pair of an image and a sigma, and each image and sigma about as often."""
     transformer = tiny_lora_transformer()
     with recorded_calls(transformer) as calls:
-        validate(transformer, unseen_examples(), step=3)
-    assert [call["timestep"].item() for call in calls] == pytest.approx(list(SIGMAS) * NOISES * 2)
-    assert len({call["hidden_states"].sum().item() for call in calls}) == 2 * LOSSES_PER_IMAGE
+        validate(transformer, unseen_examples(images), step=3, batch_size=1)
+    assert [call["timestep"].item() for call in calls] == pytest.approx([*SIGMAS, *SIGMAS])
+    assert len({call["hidden_states"].sum().item() for call in calls}) == LOSSES
+    prompts = [call["pooled_projections"].sum().item() for call in calls]
+    counts = Counter(prompts).values()
+    assert len(counts) == images
+    assert max(counts) - min(counts) <= 1
+    pairs = {(call["timestep"].item(), prompt) for call, prompt in zip(calls, prompts, strict=True)}
+    assert len(pairs) == (LOSSES if images > 1 else len(SIGMAS))
+
+
+def batch_sizes(examples, batch_size):
+    """How many images each call of the model has, by their number of tokens, and the result."""
+    transformer = tiny_lora_transformer()
+    randomize_lora(transformer)
+    with recorded_calls(transformer) as calls:
+        found = validate(transformer, examples, step=3, batch_size=batch_size)
+    return [tuple(call["hidden_states"].shape[:2]) for call in calls], found
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, [1] * LOSSES), (4, [4, 3, 3]), (9, [5, 5]), (16, [10])])
+def test_images_of_one_size_are_validated_in_batches_with_the_same_losses(batch_size, expected):
+    counts, found = batch_sizes(unseen_examples(), batch_size)
+    assert [count for count, _ in counts] == expected
+    _, one_by_one = batch_sizes(unseen_examples(), 1)
+    assert found.losses == pytest.approx(one_by_one.losses, rel=1e-5)
+
+
+def test_images_of_different_sizes_are_never_in_one_batch():
+    examples = (*unseen_examples(2), tiny_example(seed=102, height=4, width=4))
+    counts, found = batch_sizes(examples, LOSSES)
+    assert counts == [(7, 24), (3, 4)]
+    assert found.losses == pytest.approx(batch_sizes(examples, 1)[1].losses, rel=1e-5)
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a value of a tensor is read, for which the host waits for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **(kwargs or {}))
+
+
+def test_no_pass_of_a_validation_waits_for_the_device():
+    """Except for the list of all losses at the end."""
+    transformer = tiny_lora_transformer()
+    with Reads() as reads:
+        validate(transformer, unseen_examples(), step=3, batch_size=1)
+    assert reads.count == 0
+
+
+def test_a_validation_copies_modulation_weights_on_the_host_once_and_has_the_same_losses(base, monkeypatch):
+    copied, weight_on = [], HostLinear.weight_on
+    monkeypatch.setattr(HostLinear, "weight_on", lambda *at: copied.append(at) or weight_on(*at))
+    results = []
+    for on_host in (True, False):
+        transformer = load_transformer(base, WeightPlacement("fp32", on_host, CPU))
+        add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
+        results.append(validate(transformer, unseen_examples(), step=3, batch_size=2))
+    assert len(copied) == MODULATION_LAYERS
+    assert results[0] == results[1]
+
+
+def test_validation_takes_less_than_a_twentieth_of_a_training_of_1000_steps():
+    """With the default resolutions, each as often as the others: at the largest size, by count of operations."""
+    for sizes in ((0, 1, 2), (0,), (1,), (2,)):
+        training = 1000 * sum(STEP[size] for size in sizes) / len(sizes)
+        assert len(validation_steps(1000)) * LOSSES * max(FORWARD[size] for size in sizes) < 0.05 * training
 
 
 def test_validation_changes_no_weight_no_gradient_and_no_random_number():
@@ -107,7 +186,7 @@ def test_validation_changes_no_weight_no_gradient_and_no_random_number():
     transformer = tiny_lora_transformer()
     before = {name: each.clone() for name, each in lora_parameters(transformer).items()}
     random = torch.get_rng_state()
-    validate(transformer, unseen_examples(), step=3)
+    validate(transformer, unseen_examples(), step=3, batch_size=2)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(each, before[name]) for name, each in lora_parameters(transformer).items())
     assert all(each.grad is None for each in lora_parameters(transformer).values())
@@ -188,3 +267,9 @@ def test_a_step_with_a_loss_that_is_not_finite_is_never_the_best():
         ).step
         == 100
     )
+
+
+def test_results_of_a_checkpoint_with_another_number_of_losses_are_left_out():
+    """Such as those of earlier versions: they cannot be compared with new ones."""
+    saved = [[0, [1.0] * 40], [4, [0.5] * LOSSES]]
+    assert read_results(saved) == [ValidationResult(4, (0.5,) * LOSSES)]

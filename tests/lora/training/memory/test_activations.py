@@ -15,7 +15,7 @@ from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, recompute_options
-from lora.training.memory.configurations import TRANSIENT_UNITS, MemoryRequirements, activation_bytes
+from lora.training.memory.prediction import TRANSIENT_UNITS, MemoryRequirements, activation_bytes
 from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
 
 CPU = torch.device("cpu")

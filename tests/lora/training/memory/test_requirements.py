@@ -48,8 +48,11 @@ def dataset(tmp_path_factory):
     return read_archive(write(folder / "a.zip", zipped(members)), into=folder / "into", resolutions=(64, 128)).dataset
 
 
+ALONE = {"neutral_side": 128, "sample_side": 0, "is_validated": False, "processes": 1}
+
+
 def requirements(transformer, dataset, **changes):
-    return memory_requirements(TINY_FLUX, dataset, a_recipe(**changes), all_layers(transformer), neutral_side=128)
+    return memory_requirements(TINY_FLUX, dataset, a_recipe(**changes), all_layers(transformer), **ALONE)
 
 
 @pytest.mark.parametrize("rank", [4, 16])
@@ -62,7 +65,7 @@ def test_the_parameters_of_the_lora_are_counted_before_it_exists(dataset, rank):
 
 def test_only_the_layers_that_are_trained_count(transformer, dataset):
     layer = transformer.transformer_blocks[0].attn.to_q
-    found = memory_requirements(TINY_FLUX, dataset, a_recipe(lora_rank=4), LAYERS, neutral_side=128).lora_parameters
+    found = memory_requirements(TINY_FLUX, dataset, a_recipe(lora_rank=4), LAYERS, **ALONE).lora_parameters
     assert found == 4 * (layer.in_features + layer.out_features)
 
 
@@ -91,7 +94,9 @@ def test_images_for_preservation_count_if_they_are_the_largest(dataset):
     sides = {0.0: [8 * 8, 8 * 8], 0.5: [8 * 8, 16 * 16]}  # tokens, of images of 64 and of 256 pixels
     for share, expected in sides.items():
         found = [
-            memory_requirements(TINY_FLUX, dataset, a_recipe(preservation=share), LAYERS, neutral_side=side)
+            memory_requirements(
+                TINY_FLUX, dataset, a_recipe(preservation=share), LAYERS, **ALONE | {"neutral_side": side}
+            )
             for side in (64, 256)
         ]
         assert [each.image_tokens for each in found] == expected
@@ -118,6 +123,7 @@ def test_the_weight_placement_is_that_of_the_plan(transformer, dataset):
     (plan, *_) = plans(
         requirements(transformer, dataset),
         free_bytes=1e12,
+        free_host_bytes=1e12,
         on_gpu=False,
         precision="auto",
         checkpointing=False,
@@ -130,3 +136,9 @@ def test_the_weight_placement_is_that_of_the_plan(transformer, dataset):
 def test_without_a_gpu_the_encoders_are_stored_and_run_on_the_host():
     assert {encoder_offload_device(placement) for placement in ("together", "in turn", "host")} == {CPU}
     assert {encoder_execution_device(placement) for placement in ("together", "in turn", "host")} == {CPU}
+
+
+def test_samples_and_processes_are_counted_as_they_are_asked_for(dataset):
+    options = {**ALONE, "sample_side": 1000, "is_validated": True, "processes": 4}
+    found = memory_requirements(TINY_FLUX, dataset, a_recipe(), LAYERS, **options)
+    assert (found.sample_tokens, found.is_validated, found.processes) == (62**2, True, 4)

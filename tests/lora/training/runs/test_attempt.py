@@ -11,6 +11,7 @@ from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
+from lora.training.memory.host import HostMemory
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.recipe.layers import block_layers
 from lora.training.runs import attempt as attempt_module
@@ -43,7 +44,7 @@ def run(folder, engine, recomputed, streamed=0):
         samples=folder / "samples",
     )
     configuration = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
-    plan = Plan(configuration, 6, "together", engine, 0.0, 0.0)
+    plan = Plan(configuration, 6, "together", engine, 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0))
     store = CheckpointStore(folder / engine / f"{recomputed}-{streamed}", {"of": "a test"}, report_damage=print)
     stop = Stop(log, Termination(), minutes=None)
     dataset = EncodedDataset(examples, examples[0].prompt)

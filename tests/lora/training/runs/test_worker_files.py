@@ -6,6 +6,7 @@ import torch
 
 from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
+from lora.training.memory.host import HostMemory
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.runs.attempt import Job
 from lora.training.runs.worker_files import (
@@ -31,7 +32,9 @@ def worker_input_for(dataset, folder):
     )
     return WorkerInput(
         job=job,
-        plan=Plan(MemoryConfiguration("fp32", "nothing", False), 6, "together", "fast", 0.0, 0.0),
+        plan=Plan(
+            MemoryConfiguration("fp32", "nothing", False), 6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0)
+        ),
         contents=tuple(example.content for example in dataset.examples),
         samples=len(dataset.samples),
         prompts=numbered_prompts(dataset),

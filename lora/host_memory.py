@@ -1,0 +1,19 @@
+"""The free memory of this machine, or of the container that it runs in."""
+
+from pathlib import Path
+
+import psutil
+
+CONTAINER = Path("/sys/fs/cgroup")
+
+
+def free_host_bytes() -> int:
+    """Free bytes of the machine, or of the container if that has fewer. The page cache counts as free, because the
+    kernel reclaims it on demand."""
+    of_machine = psutil.virtual_memory().available
+    try:
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        return min(limit - used + int(statistics["file"]), of_machine)
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
+        return of_machine

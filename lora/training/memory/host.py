@@ -1,0 +1,59 @@
+"""The host memory of a training on GPUs: pinned weights of its processes, and the encoders before them. Computes with
+numbers only."""
+
+from dataclasses import dataclass
+
+from lora.engine.options import spaced_block_indices
+from lora.flux.dimensions import DOUBLE_MODULATION, SINGLE_MODULATION, Dimensions
+from lora.training.memory.weights import MemoryConfiguration, code_bytes
+
+# Of each process, beside its weights: libraries, buffers of CUDA, checkpoints while they are written. Our estimate.
+HOST_WORKSPACE = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Host memory that a training needs in all its processes together, and the free memory; in bytes."""
+
+    pinned: float  # weights that the GPUs read from; the kernel can neither swap nor drop them
+    workspace: float
+    encoders: float  # before the training; mapped from their files, so the kernel can drop them and read them again
+    free: float
+
+    @property
+    def peak(self) -> float:
+        """The predicted peak: of the encoders, or of the training."""
+        return max(self.encoders, self.training)
+
+    @property
+    def training(self) -> float:
+        """Predicted bytes of the training itself."""
+        return self.pinned + self.workspace
+
+    @property
+    def fits(self) -> bool:
+        """Whether the training fits into the free memory. Encoders that do not fit are slow, with any plan."""
+        return self.training <= self.free
+
+
+def pinned_bytes(shape: Dimensions, configuration: MemoryConfiguration) -> int:
+    """Bytes of pinned memory for the weights of one process: those of each streamed block are one allocation, those of
+    each modulation layer another one."""
+    value = configuration.value_bytes(on_gpu=True)
+    on_host = configuration.modulation_on_host
+    indices = spaced_block_indices(configuration.streamed_blocks, of=shape.blocks)
+    codes = code_bytes(configuration.precision, value)
+    blocks = sum(_rounded(shape.weights_of_block(each, with_modulation=not on_host) * codes) for each in indices)
+    return blocks + (sum(_rounded(each * value) for each in _modulation_layers(shape)) if on_host else 0)
+
+
+def _modulation_layers(shape: Dimensions) -> list[int]:
+    """The weights of each modulation layer. A double block has two, one for the image and one for the text."""
+    double, single = (each * shape.width**2 for each in (DOUBLE_MODULATION // 2, SINGLE_MODULATION))
+    return [double] * 2 * shape.num_layers + [single] * shape.num_single_layers
+
+
+def _rounded(size: float) -> int:
+    """What torch allocates for `size` bytes of pinned memory: the next power of two (`CachingHostAllocatorImpl` in
+    ATen/core/CachingHostAllocator.h)."""
+    return 1 << (int(size) - 1).bit_length()
