@@ -13,6 +13,8 @@ from accelerate.state import AcceleratorState
 from bench import cold_start, dataset, generation, learning, preservation, rates, serving, tiers, train_step
 from bench.arms import ARMS
 
+pytestmark = pytest.mark.xdist_group("warm")  # the learning benchmark forks its worker
+
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
