@@ -86,9 +86,9 @@ def all_runs(jobs: list[Job], kept: Path, *, workers: int) -> list[Run]:
     """The results of all jobs in order; those in the file `kept` are not run again, and new ones are appended to it."""
     done = _done(kept)
     missing = [job for job in jobs if _key(identity_of(job)) not in done]
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which import torch later
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawned) as pool, kept.open("a") as file:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the process that the workers are forked from, which imports torch later
+    forking = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, mp_context=forking) as pool, kept.open("a") as file:
         for count, future in enumerate(as_completed([pool.submit(run, job) for job in missing]), start=1):
             result = future.result()
             done[_key(result)] = result

@@ -12,6 +12,7 @@ from script.cog_server import Server
 
 BUSY = 409  # Cog also returns this for a moment after a finished job
 SECONDS_TO_BE_FREE = 30
+SECONDS_BETWEEN_ATTEMPTS = 0.01
 SECONDS_FOR_A_JOB = 600
 
 Json = dict[str, Any]
@@ -47,7 +48,7 @@ def when_free(method: Method, url: str, body: Json, *, prefer: str | None = None
     """Send a request, and repeat it while the server is at capacity."""
     deadline = time.monotonic() + SECONDS_TO_BE_FREE
     while (response := call(method, url, body, prefer=prefer)).status == BUSY and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(SECONDS_BETWEEN_ATTEMPTS)
     return response
 
 

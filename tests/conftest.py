@@ -1,5 +1,6 @@
 """Shared fixtures: the training images, both real Cog servers on the tiny base, and one training."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,37 @@ from script.cog_server import ROOT, Server, running_server
 from tests.cog_client import Json, content_of, data_uri, post_training
 from tests.servers import TrainServer, isolated_train_server
 
+# The groups that take longest start first, so that no worker is left alone with one at the end.
+FIRST_GROUPS = ("learning", "servers", "warm", "soak")
 # A training that takes seconds; its learning rate is high, so that the LoRA visibly changes the images.
 SHORT = {"steps": 2, "resolution": "128", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the workers start groups in the order of the tests. By default, the largest group is first."""
+    if config.pluginmanager.hasplugin("xdist"):
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make each module without a group one, so that only one worker makes its fixtures, and put the longest first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=_rank)
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections, of which a training does several, skip the million objects that imports have made."""
+    gc.collect()
+    gc.freeze()
+
+
+def _rank(item: pytest.Item) -> int:
+    """The place of a test's group among the longest ones; all others come after them, in their own order."""
+    group = next(item.iter_markers("xdist_group")).args[0]
+    return FIRST_GROUPS.index(group) if group in FIRST_GROUPS else len(FIRST_GROUPS)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

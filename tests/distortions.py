@@ -17,13 +17,16 @@ def _autoencoder() -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(WEIGHTS / "tiny-flux" / "vae")
 
 
-@torch.no_grad()
 def decoded_again(images: list[Image.Image]) -> list[Image.Image]:
-    """Encode and decode images of one size with the autoencoder of the base model, the best quality it can generate."""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
-    decoded = _autoencoder().decode(_autoencoder().encode(pixels).latent_dist.mean).sample
-    pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-    return [Image.fromarray(array) for array in pixels.numpy()]
+    """Encode and decode images with the autoencoder of the base model, the best quality it can generate."""
+    return [*map(_decoded_again, images)]  # one by one, as a batch of many is slower on a CPU
+
+
+@torch.no_grad()
+def _decoded_again(image: Image.Image) -> Image.Image:
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+    decoded = _autoencoder().decode(_autoencoder().encode(pixels).latent_dist.mean).sample[0]
+    return Image.fromarray(((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def warped(image: Image.Image, *, amplitude: float, seed: int) -> Image.Image:

@@ -4,6 +4,7 @@ Each rule is a function from a parsed module to complaints. test_architecture.py
 """
 
 import ast
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,11 @@ def parse(path: str, text: str) -> Module:
     return Module(name, path, text, ast.parse(text))
 
 
-def modules() -> list[Module]:
+@functools.cache
+def modules() -> tuple[Module, ...]:
+    """Every module of the project; parsed once, as each rule reads all of them."""
     paths = sorted({path for pattern in FILES for path in ROOT.glob(pattern)})
-    return [parse(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+    return tuple(parse(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths)
 
 
 def complaints(rule: Rule) -> list[str]:

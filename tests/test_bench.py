@@ -16,6 +16,8 @@ from bench.arms import ARMS
 from bench.records import Record, read_records
 from bench.stages import Result, Stage
 
+pytestmark = pytest.mark.xdist_group("warm")  # the learning benchmark forks its worker
+
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

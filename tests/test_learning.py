@@ -5,14 +5,17 @@ The demo's learns the monster by the strict measure, and preservation keeps the 
 """
 
 import random
+import statistics
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from PIL import Image
 
+from lora.dataset.encoding import Example
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.loading import load_encoders, load_pipeline
 from lora.formats.reading import convert_lora
@@ -47,6 +50,15 @@ GENTLE = {"lora_type": "subject", "steps": 30, "learning_rate": 5e-4, "lr_schedu
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Images that no LoRA is trained on, and the losses of the base on them."""
+
+    monsters: list[Example]
+    world: list[Example]
+    before: tuple[learning.Losses, learning.Losses]
+
+
+@dataclass(frozen=True)
 class TrainedLora:
     """A LoRA that was trained on the bundled zip, with the losses before and after."""
 
@@ -64,21 +76,37 @@ class TrainedLora:
         return self.world[1].mean / self.world[0].mean
 
 
-def train_lora(folder: Path, **changes: object) -> TrainedLora:
+@pytest.fixture(scope="module")
+def encoders() -> FluxPipeline:
+    return load_encoders(BASE, on=CPU)
+
+
+@pytest.fixture(scope="module")
+def held_out(encoders) -> HeldOut:
+    transformer = base_transformer()
+    monsters, world = learning.monsters(encoders), learning.world(encoders)
+    before = learning.losses(transformer, monsters), learning.losses(transformer, world)
+    return HeldOut(monsters, world, before)
+
+
+def base_transformer() -> FluxTransformer2DModel:
+    return load_transformer(BASE, WeightPlacement("fp32", False, CPU))
+
+
+def train_lora(folder: Path, encoders: FluxPipeline, held_out: HeldOut, **changes: object) -> TrainedLora:
     """Train as in the demo, with changed inputs."""
-    encoders, transformer = load_encoders(BASE, on=CPU), load_transformer(BASE, WeightPlacement("fp32", False, CPU))
+    transformer = base_transformer()
     config = checked_config(**{**TRAINING, **changes})
     recipe = make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
     found = read_archive(ARCHIVE, into=folder, resolutions=config.resolutions, crops=recipe.views)
     dataset = replace(found, neutral_prompts=neutral_prompts(BASE)).encoded(encoders)
-    monsters, world = learning.monsters(encoders), learning.world(encoders)
-    before = learning.losses(transformer, monsters), learning.losses(transformer, world)
     add_lora(transformer, layers=all_layers(transformer), rank=recipe.lora_rank, seed=recipe.seed)
     trained(
         transformer, recipe, hold_out(dataset, seed=recipe.seed).train, preservation_by(dataset, transformer, recipe)
     )
-    after = learning.losses(transformer, monsters), learning.losses(transformer, world)
-    return TrainedLora(lora_tensors(transformer), (before[0], after[0]), (before[1], after[1]))
+    after = learning.losses(transformer, held_out.monsters), learning.losses(transformer, held_out.world)
+    monster, world = zip(held_out.before, after, strict=True)
+    return TrainedLora(lora_tensors(transformer), monster, world)
 
 
 def preservation_by(dataset, transformer, recipe) -> Preservation | None:
@@ -93,13 +121,13 @@ def preservation_by(dataset, transformer, recipe) -> Preservation | None:
 
 
 @pytest.fixture(scope="module")
-def gentle(tmp_path_factory) -> TrainedLora:
-    return train_lora(tmp_path_factory.mktemp("gentle"), **GENTLE)
+def gentle(tmp_path_factory, encoders, held_out) -> TrainedLora:
+    return train_lora(tmp_path_factory.mktemp("gentle"), encoders, held_out, **GENTLE)
 
 
 @pytest.fixture(scope="module")
-def demo_lora(tmp_path_factory) -> TrainedLora:
-    return train_lora(tmp_path_factory.mktemp("demo"))
+def demo_lora(tmp_path_factory, encoders, held_out) -> TrainedLora:
+    return train_lora(tmp_path_factory.mktemp("demo"), encoders, held_out)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +149,17 @@ def without_lora(pipeline, merger) -> Score:
     return score
 
 
+@pytest.fixture(scope="module")
+def demo_images(demo_lora, pipeline, merger) -> dict[float, list[Image.Image]]:
+    """Images of the prompts with the trigger word, at each scale of the demo's LoRA, with the same seeds."""
+    images = {}
+    for scale in SCALES:
+        _apply(merger, demo_lora, scale)
+        requests = [plain_request(prompt, count=IMAGES) for prompt in WITH_TRIGGER]
+        images[scale] = [image for request in requests for image in generate(pipeline, request)]
+    return images
+
+
 def test_the_loss_on_new_images_of_the_concept_falls_while_that_on_the_world_hardly_rises(gentle):
     before, after = gentle.monster
     fall, error = before.fall_to(after)
@@ -137,8 +176,8 @@ def test_the_demo_closes_most_of_the_gap(demo_lora):
     assert demo_lora.share_closed() > 0.7
 
 
-def test_the_concept_appears_more_strongly_at_a_larger_scale(demo_lora, pipeline, merger):
-    shares = [_monster_share(pipeline, merger, demo_lora, list(WITH_TRIGGER), scale) for scale in SCALES]
+def test_the_concept_appears_more_strongly_at_a_larger_scale(demo_images):
+    shares = [statistics.fmean(map(monster_share, demo_images[scale])) for scale in SCALES]
     print(f"\nshare of the image in the monster's colours at {SCALES}: {shares}")
     assert shares[0] < shares[1] < shares[2]
     assert shares[0] < 0.25 * shares[2]
@@ -156,19 +195,12 @@ def test_the_demo_lora_hardly_changes_prompts_without_the_trigger(demo_lora, wit
     assert with_lora.shape >= without_lora.shape - 0.1
 
 
-def test_the_demo_lora_generates_whole_monsters_and_the_base_none(demo_lora, pipeline, merger):
+def test_the_demo_lora_generates_whole_monsters_and_the_base_none(demo_images):
     """By the strict measure, which rejects blurred monsters, pale feet and missing horns."""
-    right = {scale: _monsters(pipeline, merger, demo_lora, scale) for scale in (0.0, 1.0)}
+    right = {scale: sum(map(is_monster, demo_images[scale])) for scale in (0.0, 1.0)}
     print(f"\nwhole monsters among {IMAGES * len(WITH_TRIGGER)} at lora_scale 0 and 1: {right}")
     assert right[0.0] == 0
     assert right[1.0] >= 0.75 * IMAGES * len(WITH_TRIGGER)
-
-
-def _monsters(pipeline: FluxPipeline, merger: LoraMerger, lora: TrainedLora, scale: float) -> int:
-    """Return how many of the images with the trigger word show the monster."""
-    _apply(merger, lora, scale)
-    requests = [plain_request(prompt, count=IMAGES) for prompt in WITH_TRIGGER]
-    return sum(is_monster(image) for request in requests for image in generate(pipeline, request))
 
 
 def _score_with(lora: TrainedLora, pipeline: FluxPipeline, merger: LoraMerger) -> Score:
@@ -181,14 +213,6 @@ def _score_with(lora: TrainedLora, pipeline: FluxPipeline, merger: LoraMerger) -
 
 def _apply(merger: LoraMerger, lora: TrainedLora, scale: float) -> None:
     merger.apply([AppliedLora(f"lora{id(lora)}", convert_lora(lora.tensors), scale, "lora_weights")])
-
-
-def _monster_share(
-    pipeline: FluxPipeline, merger: LoraMerger, lora: TrainedLora, prompts: list[str], scale: float
-) -> float:
-    _apply(merger, lora, scale)
-    images = [image for prompt in prompts for image in generate(pipeline, plain_request(prompt, count=3))]
-    return sum(monster_share(image) for image in images) / len(images)
 
 
 def test_the_bundled_zip_is_the_one_that_its_code_writes(tmp_path: Path):

@@ -5,7 +5,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 import skimage
 import torch
 from diffusers import FluxPipeline
@@ -20,7 +19,6 @@ from script.tiny_flux.learning import encoded, losses
 from tests.tiny import a_recipe, all_layers, read_archive, trained, written
 from weights.bases import WEIGHTS
 
-pytestmark = pytest.mark.xdist_group("photographs")
 BASE = WEIGHTS / "tiny-flux"
 CPU = torch.device("cpu")
 SIDE = 256

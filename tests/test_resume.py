@@ -10,13 +10,14 @@ import pytest
 
 from lora.training.checkpoints.files import SUFFIX
 from tests.servers import Tar, wait_until
-from tests.tiny import base_with_few_prompts, encoded, noisy_image, write, zipped
+from tests.tiny import base_with_few_prompts, encoded, linked_base, noisy_image, with_few_blocks, write, zipped
 from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, small_archive
 
 pytestmark = pytest.mark.xdist_group("warm")
 
 CHAINS, KILLS_IN_A_CHAIN = 5, 4
 CONCURRENT_TRAININGS = 2  # as many as there are cores on the test machine
+COMPLETE = f"*/*/step-{'[0-9]' * 6}"  # checkpoints in a folder, without those that are being written
 SHORT = {"resolution": "64", "lora_rank": 2, "batch_size": 1, "learning_rate": 0.01, "checkpoint_every": 2}
 
 
@@ -25,15 +26,20 @@ def archive(tmp_path_factory) -> Path:
     return small_archive(tmp_path_factory.mktemp("images"))
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return with_few_blocks(linked_base(tmp_path_factory.mktemp("small") / "base"))
+
+
 @pytest.fixture
-def trainer(tmp_path, archive) -> Trainer:
-    return Trainer(tmp_path, archive, SHORT)
+def trainer(tmp_path, archive, base) -> Trainer:
+    return Trainer(tmp_path, archive, SHORT, base)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, archive):
+def uninterrupted(tmp_path_factory, archive, base):
     """A training of 8 steps, and how long its steps took."""
-    trainer = Trainer(tmp_path_factory.mktemp("uninterrupted"), archive, SHORT)
+    trainer = Trainer(tmp_path_factory.mktemp("uninterrupted"), archive, SHORT, base)
     training = trainer.start(steps=8)
     training.wait_for("plan:")
     began = time.monotonic()
@@ -46,7 +52,7 @@ def train_with_kills(trainer: Trainer, seconds: float, seed: int) -> Tar:
     for _ in range(KILLS_IN_A_CHAIN):
         training = trainer.start(steps=8, checkpoint_every=1 + seed % 2, resume_from="latest")
         training.wait_for("plan:")
-        wait_until(lambda: list(trainer.checkpoints.glob("*/*/step-*")), seconds=SECONDS_TO_TRAIN)
+        wait_until(lambda: list(trainer.checkpoints.glob(COMPLETE)), seconds=SECONDS_TO_TRAIN)
         kill(training, after=chance.uniform(0, seconds / 2))
     return trainer.train(steps=8, checkpoint_every=1 + seed % 2, resume_from="latest")
 
@@ -57,9 +63,9 @@ def kill(training: Training, *, after: float) -> None:
     training.process.join()
 
 
-def test_a_training_killed_at_twenty_random_moments_gives_the_same_lora(tmp_path, archive, uninterrupted):
+def test_a_training_killed_at_twenty_random_moments_gives_the_same_lora(tmp_path, archive, base, uninterrupted):
     uninterrupted_tar, seconds = uninterrupted
-    trainers = [Trainer(tmp_path / f"{number}", archive, SHORT) for number in range(CHAINS)]
+    trainers = [Trainer(tmp_path / f"{number}", archive, SHORT, base) for number in range(CHAINS)]
     with ThreadPoolExecutor(CONCURRENT_TRAININGS) as pool:
         tars = list(pool.map(train_with_kills, trainers, itertools.repeat(seconds), range(CHAINS)))
     logs = [log.read_text() for log in tmp_path.glob("*/*/log")]
@@ -68,7 +74,7 @@ def test_a_training_killed_at_twenty_random_moments_gives_the_same_lora(tmp_path
 
 
 def test_a_killed_training_with_preservation_gives_the_same_lora(tmp_path, archive):
-    base = base_with_few_prompts(tmp_path / "base")
+    base = with_few_blocks(base_with_few_prompts(tmp_path / "base"))
     trainers = [
         Trainer(tmp_path / name, archive, SHORT | {"preservation": 0.5}, base)
         for name in ("uninterrupted", "interrupted")
@@ -87,7 +93,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def newest_checkpoint(trainer: Trainer) -> Path:
-    return max(trainer.checkpoints.glob(f"*/*/step-{'[0-9]' * 6}"), key=lambda folder: folder.name)
+    return max(trainer.checkpoints.glob(COMPLETE), key=lambda folder: folder.name)
 
 
 @pytest.mark.parametrize("name", [f"optimizer{SUFFIX}", "manifest.json"])
@@ -147,7 +153,7 @@ def test_a_tar_without_a_resume_state_is_a_warm_start_and_the_log_says_so(traine
     trainer.train(steps=4)
     training = trainer.start(steps=8, resume_from=str(trainer.folder / "1/made.tar"))
     assert not training.tar().same_lora(uninterrupted[0])
-    assert "starting from the LoRA in resume_from: 52 layers used" in training.said
+    assert "starting from the LoRA in resume_from: 20 layers used" in training.said
     assert "resuming from step" not in training.said
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic, sleep
 
 import psutil
@@ -29,6 +30,10 @@ ENDLESS = {**SHORT, "steps": 6000, "checkpoint_every": 6000}
 IMAGES = zipped({f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(4)})
 
 
+def small_images() -> bytes:
+    return IMAGES
+
+
 def large_images(count: int, side: int) -> bytes:
     """Images that differ only in bytes after the end of the JPEG data."""
     image = encoded(solid_image(side, side), "JPEG")
@@ -40,7 +45,7 @@ class Phase:
     """A phase of a training, prolonged by its inputs."""
 
     inputs: dict[str, object]
-    archive: bytes
+    archive: Callable[[], bytes]
     is_reached: Callable[["Job"], object]
 
 
@@ -73,15 +78,15 @@ class Job:
 
 WIDE = {**ENDLESS, "lora_rank": 128}
 PHASES = {
-    "reading": Phase(ENDLESS, large_images(60, 4000), lambda job: job.has_file("dataset")),
-    "loading the encoders": Phase(ENDLESS, IMAGES, lambda job: "sigma: " in job.log),
-    "encoding": Phase({**ENDLESS, "resolution": "1024"}, large_images(40, 1024), Job.is_encoding),
-    "loading the transformer": Phase(WIDE, IMAGES, lambda job: "plan: " in job.log),
+    "reading": Phase(ENDLESS, partial(large_images, 60, 4000), lambda job: job.has_file("dataset")),
+    "loading the encoders": Phase(ENDLESS, small_images, lambda job: "sigma: " in job.log),
+    "encoding": Phase({**ENDLESS, "resolution": "1024"}, partial(large_images, 40, 1024), Job.is_encoding),
+    "loading the transformer": Phase(WIDE, small_images, lambda job: "plan: " in job.log),
     "sampling": Phase(
-        {**ENDLESS, "sample_prompts": "TOK\n" * 8, "resolution": "256"}, IMAGES, lambda j: j.has_file("samples/*")
+        {**ENDLESS, "sample_prompts": "TOK\n" * 8, "resolution": "128"}, small_images, lambda j: j.has_file("samples/*")
     ),
-    "stepping": Phase(ENDLESS, IMAGES, lambda job: "step " in job.log),
-    "saving": Phase({**WIDE, "checkpoint_every": 1}, IMAGES, Job.is_saving),
+    "stepping": Phase(ENDLESS, small_images, lambda job: "step " in job.log),
+    "saving": Phase({**WIDE, "checkpoint_every": 1}, small_images, Job.is_saving),
 }
 NEXT = {
     "reading": "sigma: ",
@@ -101,7 +106,7 @@ def cancelled(place: TrainServer, name: str, phase: Phase, *, pauses: tuple[floa
     """A training that was cancelled in a phase, and again after each pause."""
     with webhook() as receiver:
         job = Job(place, len(place.log))
-        place.start(name, receiver, phase.archive, **phase.inputs)
+        place.start(name, receiver, phase.archive(), **phase.inputs)
         wait_until(lambda: phase.is_reached(job), seconds=SECONDS_TO_BEGIN, look_every=0.002)
         place.cancel(name)
         began = monotonic()
@@ -140,7 +145,7 @@ def test_a_training_cancelled_three_times_in_a_row_does_not_affect_the_next(plac
 def test_a_cancelled_training_can_be_resumed_and_gives_the_same_lora(place):
     long = {**SHORT, "steps": 100, "checkpoint_every": 250, "seed": 5}
     before = place.steps_kept()
-    cancelled(place, "to-go-on", Phase(long, IMAGES, lambda job: "/100  loss " in job.log))
+    cancelled(place, "to-go-on", Phase(long, small_images, lambda job: "/100  loss " in job.log))
     (step,) = (Counter(place.steps_kept()) - Counter(before)).elements()
     resumed = place.train(IMAGES, **long, resume_from="latest")
     assert 0 < step < 100

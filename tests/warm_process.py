@@ -27,7 +27,7 @@ IMAGES = {f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in 
 SECONDS_TO_TRAIN = 240
 SECONDS_FOR_A_COMMAND = 600
 FORKING = multiprocessing.get_context("forkserver")  # its server has run no code that a fork could break
-FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.data_parallel_steps"])
+FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.data_parallel_steps", "tests.frozen_imports"])
 
 
 @dataclass(frozen=True)

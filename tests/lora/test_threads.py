@@ -1,9 +1,15 @@
 """A job that is cancelled while it starts threads ends, because the threads are started elsewhere."""
 
+import runpy
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from lora.threads import protect_new_threads
+from script.cog_server import ROOT
+from tests.warm_process import FORKING
 
 PROTECTED = "from lora.threads import protect_new_threads; protect_new_threads()\n"
 JOBS_THAT_ARE_CANCELLED = """
@@ -50,11 +56,21 @@ threading.Thread(target=int).start()
 """
 
 
+@pytest.mark.xdist_group("warm")
 @pytest.mark.parametrize("entry", ["train", "predict"])
 def test_threads_are_protected_on_both_roads(entry):
-    assert output_of(f"import {entry}, threading; print(threading.Thread.start.__module__)").strip() == (
-        "lora.threads" if sys.version_info < (3, 12) else "threading"
-    )
+    """In a forked process, which has all modules but is not protected yet."""
+    process = FORKING.Process(target=run_entry, args=(entry,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def run_entry(entry: str) -> None:
+    assert threading.Thread.start.__module__ == "threading"
+    protect_new_threads.cache_clear()
+    runpy.run_path(str(ROOT / f"{entry}.py"), run_name=entry)
+    assert threading.Thread.start.__module__ == ("lora.threads" if sys.version_info < (3, 12) else "threading")
 
 
 def test_a_job_that_is_cancelled_while_it_starts_threads_ends():

@@ -1,5 +1,6 @@
 """Preservation penalizes differences from the frozen base's predictions, on images that the base generated."""
 
+import functools
 from dataclasses import replace
 from itertools import product
 
@@ -99,6 +100,7 @@ def test_the_target_is_the_prediction_of_the_base_without_a_lora_bit_for_bit(pre
     assert not with_lora.equal(expected)
 
 
+@functools.cache
 def real_prompt():
     encoders = load_encoders(TINY_FLUX, on=CPU)
     prompt = encode_prompt(encoders, "a red star in a meadow")
