@@ -18,3 +18,6 @@ class TimedProduct:
 
     def __str__(self) -> str:
         return self.product if self.milliseconds is None else f"{self.product} {self.milliseconds:.2f} ms"
+
+
+UNTIMED = (TimedProduct("bf16", None),)  # what is used where nothing is timed

@@ -1,11 +1,14 @@
 """Choose how layers with int8 weights are multiplied in training: by what is fastest on the GPU at hand."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
 from lora.engine.int8 import Int8Linear, W8A8Linear
-from lora.engine.precision import EightBitProduct, TimedProduct
+from lora.engine.precision import UNTIMED, EightBitProduct, TimedProduct
 
 LAYERS: dict[EightBitProduct, type[Int8Linear]] = {"int8": W8A8Linear, "bf16": Int8Linear}
 # The first GPUs that support each: from Ampere on, torch's own tests of `_int_mm` (test/test_linalg.py) require it.
@@ -21,16 +24,25 @@ def fastest_products(device: torch.device, *, rows: int) -> tuple[TimedProduct, 
     On a CPU, only weights are rounded, and nothing is timed: tests and trainings there gain nothing from rounding more.
     """
     if device.type != "cuda":
-        return (TimedProduct("bf16", None),)
-    supported = supported_products(torch.cuda.get_device_capability(device))
-    timed = [time_product(product, device, rows=rows) for product in supported]
+        return UNTIMED
+    timed = time_products(supported_products(torch.cuda.get_device_capability(device)), device, rows=rows)
     torch.cuda.empty_cache()
-    return tuple(sorted(timed, key=lambda each: each.milliseconds or 0.0))
+    return timed
 
 
 def supported_products(capability: tuple[int, int]) -> list[EightBitProduct]:
     """What a GPU of this compute capability supports."""
     return [product for product, first in FIRST_CAPABILITY.items() if capability >= first]
+
+
+def time_products(products: Iterable[EightBitProduct], device: torch.device, *, rows: int) -> tuple[TimedProduct, ...]:
+    """Time these kinds of product; leaves out those that fail. Without any, as where memory is too short even for one
+    layer, none is timed."""
+    timed = []
+    for product in products:
+        with suppress(RuntimeError):
+            timed.append(time_product(product, device, rows=rows))
+    return tuple(sorted(timed, key=lambda each: each.milliseconds or 0.0)) or UNTIMED
 
 
 def time_product(product: EightBitProduct, device: torch.device, *, rows: int) -> TimedProduct:

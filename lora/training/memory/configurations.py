@@ -10,11 +10,11 @@ from itertools import accumulate, islice
 from typing import Literal
 
 from lora.engine.options import Engine, Recomputed
-from lora.engine.precision import Precision, TimedProduct
+from lora.engine.precision import UNTIMED, Precision, TimedProduct
 from lora.training.memory.activations import recompute_options
 from lora.training.memory.encoders import ENCODER_PLACEMENTS, EncoderPlacement
 from lora.training.memory.host import HostMemory
-from lora.training.memory.prediction import NOT_TIMED, MemoryPrediction, MemoryRequirements
+from lora.training.memory.prediction import MemoryPrediction, MemoryRequirements
 from lora.training.memory.weights import MemoryConfiguration
 
 GB = 1e9
@@ -32,7 +32,7 @@ class Plan:
     least_bytes: float  # of the peak, what is counted and certain: weights and LoRA
     free_bytes: float
     host: HostMemory  # beside the device; without a GPU, the device is the host, and nothing is counted here
-    products: tuple[TimedProduct, ...] = NOT_TIMED  # of int8 layers, from the fastest, which is used
+    products: tuple[TimedProduct, ...] = UNTIMED  # of int8 layers, from the fastest, which is used
 
     @property
     def fits(self) -> bool:

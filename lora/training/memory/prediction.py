@@ -9,7 +9,7 @@ counted with tensors without data.
 from dataclasses import dataclass, replace
 
 from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
-from lora.engine.precision import EightBitProduct, TimedProduct
+from lora.engine.precision import UNTIMED, EightBitProduct, TimedProduct
 from lora.flux.dimensions import Dimensions
 from lora.training.memory.activations import most_units
 from lora.training.memory.encoders import EncoderPlacement, encoding_bytes, vae_activation_bytes
@@ -21,7 +21,6 @@ TRANSIENT_UNITS = 12  # gradients inside the widest part of a block during the b
 # The result of an int8 matmul, four times as wide as a block, in int32 and fp32 at once before it is rounded to bf16.
 UNITS_IN_8_BITS: dict[EightBitProduct, int] = {"int8": 20, "bf16": 0}
 WORKSPACE = 500_000_000  # of libraries, and fragmentation of the allocator
-NOT_TIMED = (TimedProduct("bf16", None),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class MemoryRequirements:
     is_validated: bool = False
     sample_tokens: int = 0  # of a sample image; 0 without samples
     processes: int = 1
-    products: tuple[TimedProduct, ...] = NOT_TIMED  # of int8 layers, from the fastest on
+    products: tuple[TimedProduct, ...] = UNTIMED  # of int8 layers, from the fastest on
 
     def unit_bytes(self, value_bytes: int) -> int:
         """Bytes of a value for each sample, token and channel of a block."""

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from lora.engine.precision import TimedProduct
-from lora.engine.products import FIRST_CAPABILITY, LAYERS, fastest_products, supported_products, time_product
+from lora.engine.products import (
+    FIRST_CAPABILITY,
+    LAYERS,
+    fastest_products,
+    supported_products,
+    time_product,
+    time_products,
+)
 
 CPU = torch.device("cpu")
 
@@ -14,6 +21,13 @@ def test_a_product_is_timed_in_both_directions(product):
     timed = time_product(product, CPU, rows=32)
     assert timed.product == product
     assert timed.milliseconds > 0.1  # 2.4 GFLOP in each direction
+
+
+def test_the_fastest_comes_first_and_a_product_that_fails_is_left_out():
+    timed = time_products(LAYERS, CPU, rows=32)
+    assert {each.product for each in timed} == set(LAYERS)
+    assert timed[0].milliseconds <= timed[1].milliseconds
+    assert time_products(LAYERS, CPU, rows=-1) == (TimedProduct("bf16", None),)
 
 
 def test_on_a_cpu_weights_are_dequantized_and_nothing_is_timed():
