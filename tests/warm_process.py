@@ -24,6 +24,7 @@ from tests.servers import Tar, wait_until
 from tests.tiny import encoded, noisy_image, write, zipped
 
 IMAGES = {f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(4)}
+INPUTS = training_inputs(ROOT)  # read once: Python 3.11 cannot parse in two threads at a time (cpython#106905)
 SECONDS_TO_TRAIN = 240
 SECONDS_FOR_A_COMMAND = 600
 FORKING = multiprocessing.get_context("forkserver")  # its server has run no code that a fork could break
@@ -86,7 +87,7 @@ class Trainer:
         self.count += 1
         own = self.folder / f"{self.count}"
         (own / "t").mkdir(parents=True)
-        defaults = {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
+        defaults = {name: schema.get("default") for name, schema in INPUTS.items()}
         given = defaults | {"input_images": str(self.archive)} | self.settings | inputs
         environment = {
             "FLUX_BASE": str(self.base),
