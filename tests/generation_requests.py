@@ -20,8 +20,7 @@ PROMPTS = ("a red star", "", "  ", "TOK\nin\tlines", "星 ⭐ \U0001f600", "a bl
 MODES = ("RGB", "RGBA", "L", "P", "LA", "CMYK")
 # Limits for inputs that would take minutes on a CPU; other tests check the real bounds.
 MOST = {"num_inference_steps": 2, "num_outputs": 2, "width": 144, "height": 144}
-# How often an input is given; all others in half of the requests. The default of 28 steps takes a second on a CPU.
-PROBABILITIES = {"prompt": 1.0, "num_inference_steps": 0.9}
+DEFAULT_STEPS = 0.2  # how often they stay if no steps are given: these 28 steps take a second on a CPU
 INVALID_LORAS = {
     "neither of these forms/at all": "is not a reference to a LoRA",
     "https://127.0.0.1/x.safetensors": "not allowed",
@@ -53,13 +52,15 @@ class RandomRequests:
 
     def __init__(self, openapi: Json, loras: list[str], *, seed: int) -> None:
         self._schemas: dict[str, Any] = openapi["components"]["schemas"]
-        self._loras, self._random = loras, random.Random(seed)
+        self._loras, self._random, self._random_steps = loras, random.Random(seed), random.Random(seed)
 
     def request(self) -> RandomRequest:
-        """Make a request. Most values are valid."""
+        """Make a request. Each input is given with a probability of one half, and most values are valid."""
         properties = self._schemas["Input"]["properties"]
-        given = [name for name in properties if self._random.random() < PROBABILITIES.get(name, 0.5)]
+        given = [name for name in properties if name == "prompt" or self._random.random() < 0.5]
         inputs = {name: self._value(name, properties[name]) for name in given}
+        if "num_inference_steps" not in inputs and self._random_steps.random() >= DEFAULT_STEPS:
+            inputs["num_inference_steps"] = self._random_steps.randint(1, MOST["num_inference_steps"])
         return RandomRequest(inputs, tuple(faults(inputs)))
 
     def _value(self, name: str, schema: Json) -> object:

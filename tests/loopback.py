@@ -34,8 +34,10 @@ def http_server(handler: type[QuietHandler]) -> Iterator[str]:
     """Run a server with `handler` while the context is open, and yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()  # after an error in the test too: on a closed socket, the thread would never sleep again
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, render_monster
 from script.tiny_flux.world import Scene, render
 
-QUICK = TRAINING | {"steps": 4, "batch_size": 1}
+QUICK = TRAINING | {"steps": 4, "batch_size": 1, "resolution": "64"}
 
 
 @pytest.mark.xdist_group("servers")

@@ -25,9 +25,9 @@ SECONDS_TO_CANCEL = 10  # two seconds on an idle machine
 
 
 @pytest.fixture(scope="module")
-def first_tar(place: TrainServer) -> bytes:
+def first_tar(trained_tar: bytes) -> bytes:
     """The tar that the server trained on the monster before it refused any archive."""
-    return trained(place, data_uri(MONSTER))
+    return trained_tar
 
 
 def trained(place: TrainServer, images: str, **inputs: object) -> bytes:
