@@ -99,10 +99,10 @@ def _non_finite_sentence(loras: Sequence[AppliedLora], *, go_fast: bool) -> str:
     """Name what took part in an image with NaN or infinite pixels, and what to change."""
     applied = [f"{lora.named} at scale {lora.scale:g}" for lora in loras if lora.scale]
     cause = " with ".join(applied) or "the base model without a LoRA"
-    remedies = ["a scale nearer to 0", "a LoRA that is not damaged"] if applied else ["undamaged weights"]
+    remedy = "a scale nearer to 0, or a LoRA that is not damaged" if applied else "undamaged weights"
     if go_fast:
-        cause, remedies = f"{cause} and go_fast", ["go_fast false", *remedies]
-    return f"{cause} generates NaN or infinite pixels, a black image: expected {' or '.join(remedies)}"
+        cause, remedy = f"{cause} and go_fast", f"go_fast false, {'' if applied else 'or '}{remedy}"
+    return f"{cause} generates NaN or infinite pixels, a black image: expected {remedy}"
 
 
 def _free_bytes() -> int:
