@@ -1,11 +1,13 @@
 """Generates the images of a request: text to image, image to image, and inpainting. Knows no LoRA and no file."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 from PIL import Image
+from torch import Tensor, nn
 
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.flux.sampling import generate_image
@@ -26,22 +28,26 @@ def generate(
 ) -> Iterator[Image.Image]:
     """Yield the images of a request, one at a time. Each image has its own seed and can be reproduced alone.
 
-    With a source, the images have its shape, and no more pixels than they would have without a source. `prompt` is
-    the encoded prompt of the request, if it is available; `log_line` receives the progress.
+    With a source, the images have its shape, and no more pixels than they would have without a source. With a mask,
+    they have the source's own size, and its own pixels but for the masked part and a feathered edge. `prompt` is the
+    encoded prompt of the request, if it is available; `log_line` receives the progress. Raises FloatingPointError if
+    an image has NaN or infinite pixels.
     """
     prompt = prompt or encode_prompt(pipeline, request.prompt)
     progress = Progress(log_line, images=request.num_outputs)
-    size = output_size(pipeline, request, source)
+    size = generation_size(pipeline, request, source)
     fitted = source.fitted(size) if source else None
     for seed in request.seeds:
-        if fitted is None:
-            yield _generate_from_text(pipeline, prompt, request, size, seed, progress)
-        else:
-            yield _generate_from_image(pipeline, prompt, request, fitted, seed, progress)
+        with _finite_images(pipeline):
+            if fitted is None:
+                image = _generate_from_text(pipeline, prompt, request, size, seed, progress)
+            else:
+                image = fitted.unchanged or _generate_from_image(pipeline, prompt, request, fitted, seed, progress)
+        yield image
 
 
-def output_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
-    """Return the size of the images of a request."""
+def generation_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
+    """Return the size at which the images of a request are generated, in multiples of 16 pixels."""
     native = pipeline.vae.config.sample_size
     if source is None:
         return Size(*request.size(native=native))
@@ -66,11 +72,9 @@ def _generate_from_text(
 def _generate_from_image(
     pipeline: FluxPipeline, prompt: Prompt, request: Request, source: FittedSource, seed: int, progress: Progress
 ) -> Image.Image:
-    """Run `strength` times `num_inference_steps` steps, at least one. Return the source image itself if `strength` is 0
-    or the mask is black."""
-    if source.strength == 0 or (source.mask is not None and source.mask.getextrema() == (0, 0)):
-        return source.image
-    kind = FluxImg2ImgPipeline if source.mask is None else FluxInpaintPipeline
+    """Run `strength` times `num_inference_steps` steps, at least one."""
+    inpainting = source.inpainting
+    kind = FluxInpaintPipeline if inpainting else FluxImg2ImgPipeline
     image_pipeline = kind(**pipeline.components)  # from_pipe would cast the shared weights to fp32
     image_pipeline.set_progress_bar_config(disable=True)
 
@@ -78,8 +82,8 @@ def _generate_from_image(
         progress.step(of=image_pipeline.num_timesteps)
         return kwargs
 
-    masked = {} if source.mask is None else {"mask_image": source.mask}
-    return image_pipeline(
+    masked = {"mask_image": inpainting.latent_mask()} if inpainting else {}
+    image: Image.Image = image_pipeline(
         image=source.image,
         **masked,
         prompt_embeds=prompt.tokens[None],
@@ -92,3 +96,23 @@ def _generate_from_image(
         generator=torch.Generator().manual_seed(seed),
         callback_on_step_end=on_step_end,
     ).images[0]
+    return inpainting.compose(image) if inpainting else image
+
+
+@contextmanager
+def _finite_images(pipeline: FluxPipeline) -> Iterator[None]:
+    """Inside the `with` block, decoding an image with NaN or infinite pixels raises FloatingPointError.
+
+    NaN or infinity in any latent, at any step, makes all decoded pixels NaN, as the decoder normalizes over the image;
+    they would be saved as black. So one check for each image finds them, where the GPU is waited for in any case.
+    """
+
+    def refuse(_decoder: nn.Module, _inputs: object, pixels: Tensor) -> None:
+        if not pixels.isfinite().all():
+            raise FloatingPointError("the generated image has NaN or infinite pixels")
+
+    hook = pipeline.vae.decoder.register_forward_hook(refuse)  # all three pipelines decode with it
+    try:
+        yield
+    finally:
+        hook.remove()

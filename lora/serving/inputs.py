@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from lora.checks import check_bool
+from lora.images.size import Size
 from lora.serving.request import CHECKS, SIDES, Request
 from lora.serving.requested_loras import RequestedLora, requested_loras
 from lora.serving.sources import Source, read_source
 from lora.workspace import clear_folder, uploaded_file
 
 FILES = ("image", "mask")
+LONGEST_SIDE = {"webp": 16_383}  # pixels that a format can hold; jpg holds 65,535 and png more than any image has
 LORAS = ("lora_weights", "lora_scale", "extra_lora", "extra_lora_scale", "loras", "replicate_weights")
 Inputs = Mapping[str, Any]
 
@@ -41,14 +43,28 @@ class PredictionInputs:
         the input.
         """
         image, mask = inputs["image"], inputs["mask"]
+        request = Request.checked(takes_guidance=takes_guidance, **{name: inputs[name] for name in CHECKS})
+        source = read_source(image, mask, inputs["prompt_strength"])
+        if source and source.mask:
+            _refuse_longer_than_format(source.decoded.original, request.output_format)
         return cls(
-            request=Request.checked(takes_guidance=takes_guidance, **{name: inputs[name] for name in CHECKS}),
+            request=request,
             loras=requested_loras(trained=trained, **{name: inputs[name] for name in LORAS}),
-            source=read_source(image, mask, inputs["prompt_strength"]),
+            source=source,
             image=image,
             mask=mask,
             are_sides_given=any(inputs[side] for side in SIDES),
             is_checker_disabled=check_bool("disable_safety_checker", inputs["disable_safety_checker"]),
+        )
+
+
+def _refuse_longer_than_format(size: Size, output_format: str) -> None:
+    """With a mask, the output has the size of the image, which may be longer than its file can hold."""
+    longest = LONGEST_SIDE.get(output_format)
+    if longest and max(size.width, size.height) > longest:
+        raise ValueError(
+            f"image is {size}, as large as the output with a mask, and output_format is {output_format}: "
+            f"expected at most {longest:,} pixels a side, or output_format jpg or png"
         )
 
 

@@ -49,8 +49,9 @@ class Model:
     def generate(self, request: Request, source: Source | None, loras: Sequence[AppliedLora]) -> Iterator[Image.Image]:
         """Yield the images of a request, one at a time, with these LoRAs applied and no others.
 
-        Raises ValueError if a LoRA is incompatible with this base model. Raises RuntimeError if the GPU runs out of
-        memory; this releases the int8 transformer, so the next request has more memory.
+        Raises ValueError if a LoRA is incompatible with this base model. Raises RuntimeError if an image has NaN or
+        infinite pixels, or if the GPU runs out of memory; that releases the int8 transformer, so the next request has
+        more memory.
         """
         try:
             self.pipeline.transformer = self._plain  # a cancel may have left the int8 transformer in its place
@@ -58,6 +59,8 @@ class Model:
             prompt = self._prompts.encode(request.prompt, applied=self._merger.on_text_encoders)
             with self._fast.enabled() if request.go_fast else nullcontext():
                 yield from generate(self.pipeline, request, source, prompt=prompt, log_line=self._log_line)
+        except FloatingPointError as error:
+            raise RuntimeError(_non_finite_sentence(loras, go_fast=request.go_fast)) from error
         except torch.OutOfMemoryError as error:
             self._fast = self._new_int8_transformer()  # the old one holds a copy of the model in int8
             free_memory()
@@ -90,6 +93,16 @@ class Models:
                 free_memory()
             self._loaded[path] = Model(path, self._engine, self._log_line)
         return self._loaded[path]
+
+
+def _non_finite_sentence(loras: Sequence[AppliedLora], *, go_fast: bool) -> str:
+    """Name what took part in an image with NaN or infinite pixels, and what to change."""
+    applied = [f"{lora.named} at scale {lora.scale:g}" for lora in loras if lora.scale]
+    cause = " with ".join(applied) or "the base model without a LoRA"
+    remedy = "a scale nearer to 0, or a LoRA that is not damaged" if applied else "undamaged weights"
+    if go_fast:
+        cause, remedy = f"{cause} and go_fast", f"go_fast false, {'' if applied else 'or '}{remedy}"
+    return f"{cause} generates NaN or infinite pixels, a black image: expected {remedy}"
 
 
 def _free_bytes() -> int:

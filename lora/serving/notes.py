@@ -22,7 +22,7 @@ def notes(
 ) -> Iterator[str]:
     """Yield one sentence for each input that has less effect than it seems to.
 
-    `size` is the size of the images; `are_sides_given` says whether width or height is given.
+    `size` is the size at which the images are generated; `are_sides_given` says whether width or height is given.
     """
     count, most = token_count(pipeline, request.prompt), text_tokens(pipeline)
     if count > most:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lora.serving.generation import output_size
+from lora.serving.generation import generation_size
 from lora.serving.inputs import PredictionInputs
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model
@@ -29,7 +29,8 @@ def predict(
     """Generate the images of a prediction, save them in a folder, and return their paths.
 
     Without a checker all images are saved. Raises ValueError if a LoRA is incompatible with the model, RuntimeError if
-    all images are blocked or the GPU runs out of memory, and OSError if a file cannot be written.
+    all images are blocked, an image has NaN or infinite pixels or the GPU runs out of memory, and OSError if a file
+    cannot be written.
     """
     settings = _log_settings(inputs, model, loras, base_name=base_name, log_line=log_line)
     kept = _generate_checked(inputs, model, loras, checker=checker, log_line=log_line)
@@ -41,9 +42,10 @@ def _log_settings(
 ) -> Settings:
     """Return the settings that the images depend on; log them, after a note on each input that has little effect."""
     request, source = inputs.request, inputs.source
-    size = output_size(model.pipeline, request, source)
+    size = generation_size(model.pipeline, request, source)
     for note in notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given):
         log_line(f"note: {note}")
+    size = source.output_size(size) if source else size
     settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)
     log_line(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
     return settings

@@ -7,9 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from lora.checks import check_float
-from lora.images.files import DecodedImage, open_image, quiet_pillow
+from lora.images.files import DecodedImage, ScaleNeeded, full_size, open_image, quiet_pillow
 from lora.images.masks import fit_mask, open_mask
-from lora.images.size import Size
+from lora.images.size import REDUCING_GAP, Size
+from lora.serving.inpainting import Inpainting
 
 MAX_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, because other requests wait
 PIXELS_NEEDED = 1024 * 1024  # the native size of FLUX.1
@@ -19,26 +20,47 @@ PIXELS_NEEDED = 1024 * 1024  # the native size of FLUX.1
 class Source:
     """A source image and its mask, upright."""
 
-    decoded: DecodedImage
+    decoded: DecodedImage  # at full size if there is a mask
     mask: Image.Image | None  # L, of any size, white where the image is regenerated; None regenerates all of it
     strength: float  # 0 keeps the image, 1 ignores it
 
     def fitted(self, size: Size) -> "FittedSource":
-        """Return the source at a size: the image is resized to cover it and cropped in the center."""
-        return FittedSource(self.decoded.fitted(size), self.fitted_mask(size), self.strength)
+        """Return the source at the size of generation.
+
+        Without a mask the image is resized to cover that size and cropped in the center. With a mask it is stretched,
+        because nothing of it may be lost: the result has the image's own size again.
+        """
+        mask = self.fitted_mask(size)
+        if mask is None:
+            return FittedSource(self.decoded.fitted(size), None, self.strength)
+        original = self.decoded.image
+        stretched = original.resize((size.width, size.height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+        return FittedSource(stretched, Inpainting.of(original, mask), self.strength)
 
     def fitted_mask(self, size: Size) -> Image.Image | None:
-        """Return the mask at a size, black and white."""
-        return self.mask and fit_mask(self.mask, self.decoded.original, size)
+        """Return the mask stretched to a size, black and white."""
+        return self.mask and fit_mask(self.mask, size, size)
+
+    def output_size(self, size: Size) -> Size:
+        """Return the size of the images that are generated at `size`: with a mask, the image's own."""
+        return self.decoded.original if self.mask else size
 
 
 @dataclass(frozen=True, slots=True)
 class FittedSource:
-    """A source at the size of the output."""
+    """A source at the size of generation, a multiple of 16."""
 
     image: Image.Image  # RGB
-    mask: Image.Image | None  # L, black and white
+    inpainting: Inpainting | None
     strength: float
+
+    @property
+    def unchanged(self) -> Image.Image | None:
+        """The result if nothing is to be regenerated, because the strength is 0 or the mask is black, else None."""
+        is_black = self.inpainting is not None and self.inpainting.is_black
+        if self.strength != 0 and not is_black:
+            return None
+        return self.inpainting.original if self.inpainting else self.image
 
 
 def read_source(image: Path | None, mask: Path | None, prompt_strength: object) -> Source | None:
@@ -51,13 +73,15 @@ def read_source(image: Path | None, mask: Path | None, prompt_strength: object) 
         if mask is not None:
             raise ValueError("mask is given without image: expected both, or no mask")
         return None
-    return Source(_image(image), _mask(mask) if mask else None, strength)
+    if mask is None:
+        return Source(_image(image, _scale_needed), None, strength)
+    return Source(_image(image, full_size), _mask(mask), strength)
 
 
-def _image(path: Path) -> DecodedImage:
+def _image(path: Path, scale_needed: ScaleNeeded) -> DecodedImage:
     try:
         with quiet_pillow():
-            return open_image(path, _scale_needed, most_pixels=MAX_PIXELS)
+            return open_image(path, scale_needed, most_pixels=MAX_PIXELS)
     except (OSError, ValueError) as error:
         raise ValueError(f"image cannot be used: {error}") from error
 

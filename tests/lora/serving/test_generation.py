@@ -1,6 +1,7 @@
 """Text to image, image to image, and inpainting."""
 
 import dataclasses
+import math
 import random
 
 import numpy as np
@@ -13,7 +14,9 @@ from lora.serving.generation import generate
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import all_scenes, render
 from tests.generation_requests import a_source
-from tests.tiny import TINY_FLUX, tiny_pipeline
+from tests.tiny import TINY_FLUX, noisy_image, tiny_pipeline
+
+FEATHER = 17  # from this distance to the mask on, in pixels of the generated image, the source is kept
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +74,37 @@ def test_an_image_is_generated_at_every_strength(pipeline, image, strength, step
         assert len(generated(pipeline, a_source(image, mask, strength), num_inference_steps=steps)) == 1
 
 
-def test_outside_the_mask_the_image_stays(pipeline, image):
-    (result,) = generated(pipeline, a_source(image, half(image), 1.0))
-    original = np.asarray(image, dtype=int)
-    inside, outside = np.s_[:, :24], np.s_[:, 40:]
-    assert distance(result[outside], original[outside]) < 12
-    assert distance(result[inside], original[inside]) > 2 * distance(result[outside], original[outside])
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+@pytest.mark.parametrize("size", [(64, 96), (100, 70), (300, 200)])
+def test_outside_the_mask_every_pixel_of_every_image_is_that_of_the_source_in_its_own_size(pipeline, size, strength):
+    """The sizes: one that is generated as it is, one that is no multiple of 16, one with more pixels than the base."""
+    image = noisy_image(*size)
+    native = pipeline.vae.config.sample_size
+    edge = FEATHER * max(1.0, (size[0] * size[1]) ** 0.5 / native)
+    results = generated(pipeline, a_source(image, half(image), strength), num_outputs=2, num_inference_steps=2)
+    original, kept = np.asarray(image, dtype=int), np.s_[:, math.ceil(size[0] // 2 + edge) + 1 :]
+    for result in results:
+        assert result.shape == original.shape
+        assert original[kept].size
+        assert np.array_equal(result[kept], original[kept])
+        assert distance(result[:, : size[0] // 2], original[:, : size[0] // 2]) > 10
+    assert not np.array_equal(*results)
 
 
-def test_a_black_mask_returns_the_source_image(pipeline, image):
+def test_a_spot_of_a_few_pixels_follows_the_prompt_wherever_it_is_in_a_latent(pipeline, image):
+    """Of each latent, 8 pixels square, diffusers reads the first pixel of the mask."""
+    mask = Image.new("L", image.size, 0)
+    mask.paste(255, (37, 45, 39, 47))
+    one, other = (generated(pipeline, a_source(image, mask, 1.0), prompt=prompt)[0] for prompt in ("a star", "a house"))
+    assert not np.array_equal(one[45:47, 37:39], other[45:47, 37:39])
+
+
+@pytest.mark.parametrize(("color", "strength"), [(0, 1.0), (255, 0.0)])
+@pytest.mark.parametrize("size", [(64, 96), (300, 200)])
+def test_a_black_mask_or_no_strength_returns_the_source_image_in_its_own_size(pipeline, size, color, strength):
     """D17."""
-    (result,) = generated(pipeline, a_source(image, Image.new("L", image.size, 0), 1.0))
+    image = noisy_image(*size)
+    (result,) = generated(pipeline, a_source(image, Image.new("L", size, color), strength))
     assert np.array_equal(result, np.asarray(image))
 
 
@@ -109,3 +132,15 @@ def test_image_to_image_does_not_change_the_precision_of_the_weights(image, mask
     names = ("transformer", "vae", "text_encoder", "text_encoder_2")
     components = [getattr(half_precision, name) for name in names]
     assert {parameter.dtype for each in components for parameter in each.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "mask"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_an_image_with_nan_or_infinite_latents_is_an_error_instead_of_black(image, kind, number):
+    broken = tiny_pipeline()
+    broken.transformer.proj_out.bias.data[0] = number
+    source = None if kind == "text" else a_source(image, half(image) if kind == "mask" else None, 0.5)
+    with pytest.raises(FloatingPointError):
+        generated(broken, source, num_inference_steps=2)
+    broken.transformer.proj_out.bias.data[0] = 0
+    assert generated(broken, source, num_inference_steps=2)

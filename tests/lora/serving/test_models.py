@@ -6,15 +6,18 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model, Models
+from tests.generation_requests import a_source
 from tests.lora.serving.test_generation import request
-from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, random_lora, tiny_transformer
+from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, noisy_image, random_lora, tiny_transformer
 
 PLENTY = 2**50
+HUGE = 1e12
 
 
 def silent(_line):
@@ -34,6 +37,13 @@ def model():
 @pytest.fixture(scope="module")
 def lora(model):
     return convert_lora(random_lora(model.pipeline.transformer, spread=0.1))
+
+
+@pytest.fixture(scope="module")
+def huge_lora(model):
+    """A LoRA whose weights are finite in the base's precision; activations are not."""
+    tensors = random_lora(model.pipeline.transformer, spread=0.1)
+    return convert_lora({name: tensor.float() * HUGE for name, tensor in tensors.items()})
 
 
 @pytest.fixture
@@ -147,3 +157,47 @@ def test_an_incompatible_lora_is_refused_and_the_next_image_is_generated(model):
     with pytest.raises(ValueError, match=r"^loras\[1\] 'a.tar' is incompatible with this model"):
         generated(model, loras=[AppliedLora("incompatible", incompatible, 1.0, "loras[1] 'a.tar'")])
     assert np.array_equal(generated(model), before)
+
+
+@pytest.mark.parametrize("go_fast", [False, True])
+def test_a_lora_that_generates_nan_is_named_with_its_scale_and_the_next_image_is_generated(model, huge_lora, go_fast):
+    before = generated(model, go_fast=go_fast)
+    loras = [AppliedLora("huge", huge_lora, -0.5, "lora_weights 'a.tar'"), AppliedLora("b", huge_lora, 0.0, "b")]
+    with pytest.raises(RuntimeError) as error:
+        generated(model, loras=loras, go_fast=go_fast)
+    cause, remedy = (" and go_fast", "go_fast false, ") if go_fast else ("", "")
+    assert str(error.value) == (
+        f"lora_weights 'a.tar' at scale -0.5{cause} generates NaN or infinite pixels, a black image: "
+        f"expected {remedy}a scale nearer to 0, or a LoRA that is not damaged"
+    )
+    assert np.array_equal(generated(model, go_fast=go_fast), before)
+    assert model.is_intact
+
+
+def test_several_loras_that_generate_nan_together_are_all_named(model, huge_lora, lora):
+    loras = [AppliedLora("huge", huge_lora, 1.0, "lora_weights 'a'"), AppliedLora("b", lora, 0.5, "loras[0] 'b'")]
+    with pytest.raises(
+        RuntimeError, match=r"^lora_weights 'a' at scale 1 with loras\[0\] 'b' at scale 0.5 generates NaN"
+    ):
+        generated(model, loras=loras)
+
+
+def test_a_base_that_generates_nan_without_a_lora_is_named(model):
+    bias = model.pipeline.transformer.proj_out.bias.data
+    whole = bias.clone()
+    bias[0] = float("nan")
+    try:
+        with pytest.raises(RuntimeError, match=r"^the base model without a LoRA generates NaN .* undamaged weights$"):
+            generated(model)
+    finally:
+        bias.copy_(whole)
+
+
+def test_go_fast_keeps_the_pixels_outside_of_a_mask_too(model):
+    image, mask = noisy_image(100, 70), Image.new("L", (100, 70), 0)
+    mask.paste(255, (0, 0, 30, 70))
+    fast = request(num_inference_steps=2, go_fast=True)
+    (result,) = model.generate(fast, a_source(image, mask, 0.8), [])
+    kept = (50, 0, 100, 70)
+    assert result.crop(kept).tobytes() == image.crop(kept).tobytes()
+    assert result.tobytes() != image.tobytes()

@@ -61,8 +61,8 @@ def test_a_mask_of_any_size_covers_the_image(tmp_path, image, size):
     mask = Image.new("L", size, 0)
     mask.paste(255, (0, 0, size[0] // 2, size[1]))
     source = read_source(image, write(tmp_path / "mask.png", encoded(mask)), 0.8).fitted(Size(96, 64))
-    assert source.image.size == source.mask.size == (96, 64)
-    values = np.asarray(source.mask)
+    assert source.image.size == source.inpainting.mask.size == (96, 64)
+    values = np.asarray(source.inpainting.mask)
     assert set(np.unique(values)) == {0, 255}
     assert abs(int((values == 255).sum()) - 48 * 64) <= 64
 
@@ -95,11 +95,27 @@ def test_a_large_image_is_decoded_at_about_the_size_of_the_result_and_keeps_its_
 
 @pytest.mark.parametrize("size", [(64, 96), (256, 256), (1000, 3000)])
 def test_a_mask_of_another_shape_is_stretched_over_the_whole_image(tmp_path, size):
-    """And then cropped in the center, together with the image."""
-    image = write(tmp_path / "image.png", encoded(solid_image(400, 200)))
+    """And image and mask are not cropped, because the result has the image's own size."""
+    image = solid_image(400, 200, color="black")
+    image.paste("white", (0, 0, 100, 200))
     mask = Image.new("L", size, 0)
-    mask.paste(255, (0, 0, size[0] // 4, size[1]))  # 100 of the image's 400 columns
-    square = read_source(image, write(tmp_path / "mask.png", encoded(mask)), 0.8).fitted(Size(200, 200))
-    assert np.asarray(square.mask).all(axis=0).sum() <= 1  # the crop has the columns 100 to 300, which are black
-    wider = read_source(image, tmp_path / "mask.png", 0.8).fitted(Size(320, 200))
-    assert abs(int(np.asarray(wider.mask).all(axis=0).sum()) - 60) <= 2  # 40 to 360
+    mask.paste(255, (0, 0, size[0] // 4, size[1]))  # the image's white quarter
+    files = [write(tmp_path / f"{name}.png", encoded(each)) for name, each in (("image", image), ("mask", mask))]
+    fitted = read_source(*files, 0.8).fitted(Size(192, 112))
+    for each in (fitted.image.convert("L"), fitted.inpainting.mask):
+        assert abs(int((np.asarray(each) > 127).all(axis=0).sum()) - 48) <= 1
+
+
+def test_with_a_mask_a_large_image_is_decoded_at_full_size_and_so_is_the_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PIXELS_NEEDED", 64 * 64)
+    path = write(tmp_path / "large.png", encoded(noisy_image(360, 340)))
+    source = read_source(path, write(tmp_path / "mask.png", encoded(Image.new("L", (64, 64)))), 0.8)
+    assert source.decoded.image.tobytes() == noisy_image(360, 340).tobytes()
+    assert source.output_size(Size(64, 64)) == Size(360, 340)
+    assert read_source(path, None, 0.8).output_size(Size(64, 64)) == Size(64, 64)
+
+
+def test_transparent_pixels_that_are_kept_are_white(tmp_path):
+    image = write(tmp_path / "image.png", encoded(solid_image(96, 80, color=(9, 9, 9, 0), mode="RGBA")))
+    source = read_source(image, write(tmp_path / "mask.png", encoded(Image.new("L", (96, 80), 255))), 0.8)
+    assert source.fitted(Size(96, 80)).inpainting.original.getcolors() == [(96 * 80, (255, 255, 255))]
