@@ -37,7 +37,7 @@ class StepStages:
         ours = by_name[OURS]
         others = (
             *("ours bf16, recomputing", BASELINE.name, "script", "ours int8", "ours int8, recomputing"),
-            *("ours int8, products in bf16", "ours nf4, recomputing"),
+            *("ours int8, bf16 matmul", "ours nf4, recomputing"),
         )
         return [
             Stage("reference in fp32", "reference", BUILDING_FP32, self._measure_reference, is_essential=True),

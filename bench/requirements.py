@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from bench.random_flux import Sizes
 from bench.step_arms import Arm, script_layers
 from bench.step_loops import RANK
-from lora.engine.precision import EightBitProduct, TimedProduct
+from lora.engine.precision import MatmulPrecision, TimedMatmul
 from lora.flux.dimensions import Dimensions
 from lora.flux.latents import TOKEN_PIXELS
 from lora.training.memory.prediction import MemoryPrediction, MemoryRequirements
@@ -21,7 +21,7 @@ def memory_requirements(
     side: int,
     batch_size: int,
     optimizer: str,
-    products: tuple[TimedProduct, ...],
+    matmuls: tuple[TimedMatmul, ...],
 ) -> MemoryRequirements:
     """The numbers from which plans are made, for a LoRA on these layers; texts and images are already encoded."""
     shapes = block_layers(sizes.transformer)
@@ -35,7 +35,7 @@ def memory_requirements(
         encoder_bytes=(),
         vae_bytes=0,
         is_preserving=False,
-        products=products,
+        matmuls=matmuls,
     )
 
 
@@ -44,13 +44,11 @@ def predicted_bytes(arm: Arm, sizes: Sizes, *, side: int, batch_size: int) -> fl
     if not arm.is_ours:
         return None
     layers = script_layers(sizes)
-    products = (TimedProduct(arm.product, None),)
+    matmuls = (TimedMatmul(arm.matmul, None),)
     requirements = memory_requirements(
-        sizes, layers, side=side, batch_size=batch_size, optimizer="adamw", products=products
+        sizes, layers, side=side, batch_size=batch_size, optimizer="adamw", matmuls=matmuls
     )
-    product: EightBitProduct = arm.product if arm.precision == "int8" else "bf16"
+    matmul: MatmulPrecision = arm.matmul if arm.precision == "int8" else "bf16"
     streamed = arm.placement(sizes).streamed_blocks
-    configuration = MemoryConfiguration(
-        arm.precision, arm.recomputed, arm.modulation_on_host, streamed, product=product
-    )
+    configuration = MemoryConfiguration(arm.precision, arm.recomputed, arm.modulation_on_host, streamed, matmul=matmul)
     return MemoryPrediction(requirements, on_gpu=True, engine="fast").running_bytes(configuration)

@@ -14,7 +14,7 @@ from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora, is_fused
 from lora.engine.options import Recomputed
-from lora.engine.precision import EightBitProduct, Precision
+from lora.engine.precision import MatmulPrecision, Precision
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device
 from lora.training.learning.adapter import add_lora
@@ -34,18 +34,23 @@ class Arm:
     modulation_on_host: bool = False
     encodes: bool = False  # encodes the texts in every step
     streamed: float = 0.0  # the share of blocks whose weights stream from the host
-    product: EightBitProduct = "int8"  # of layers with int8 weights
+    matmul: MatmulPrecision = "int8"  # of layers with int8 weights
 
     def placement(self, sizes: Sizes) -> WeightPlacement:
         """The precision and placement of its model."""
         blocks = sizes.transformer["num_layers"] + sizes.transformer["num_single_layers"]
         streamed = round(self.streamed * blocks)
-        return WeightPlacement(self.precision, self.modulation_on_host, device(), streamed, self.product)
+        return WeightPlacement(self.precision, self.modulation_on_host, device(), streamed, self.matmul)
 
 
 BASELINE = Arm("script, recomputing", "bf16", "blocks", is_ours=False)
 STREAMED = Arm(
-    "ours int8, the same, all blocks streamed", "int8", "blocks", True, modulation_on_host=True, streamed=1.0
+    "ours int8, recomputing, modulation on host, all blocks streamed",
+    "int8",
+    "blocks",
+    True,
+    modulation_on_host=True,
+    streamed=1.0,
 )
 ARMS = (
     BASELINE,
@@ -58,11 +63,11 @@ ARMS = (
     Arm("ours bf16", "bf16", "nothing", is_ours=True),
     Arm("ours int8, recomputing", "int8", "blocks", is_ours=True),
     Arm("ours int8", "int8", "nothing", is_ours=True),
-    Arm("ours int8, products in bf16", "int8", "nothing", is_ours=True, product="bf16"),
+    Arm("ours int8, bf16 matmul", "int8", "nothing", is_ours=True, matmul="bf16"),
     Arm("ours nf4, recomputing", "nf4", "blocks", is_ours=True),
     Arm("ours bf16, recomputing, modulation on host", "bf16", "blocks", is_ours=True, modulation_on_host=True),
     Arm("ours int8, recomputing, modulation on host", "int8", "blocks", is_ours=True, modulation_on_host=True),
-    replace(STREAMED, name="ours int8, the same, half of the blocks streamed", streamed=0.5),
+    replace(STREAMED, name="ours int8, recomputing, modulation on host, half of the blocks streamed", streamed=0.5),
     STREAMED,
     Arm("ours nf4, recomputing, modulation on host", "nf4", "blocks", is_ours=True, modulation_on_host=True),
 )

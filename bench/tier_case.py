@@ -16,8 +16,9 @@ from bench.step_loops import RANK, SEED, Inputs
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
-from lora.engine.precision import TimedProduct
-from lora.engine.products import fastest_products
+from lora.engine.matmuls import fastest_matmuls
+from lora.engine.out_of_memory import is_out_of_memory
+from lora.engine.precision import TimedMatmul
 from lora.flux.frozen_transformer import spaced_blocks
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.loading import device, precision
@@ -26,7 +27,6 @@ from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.memory.configurations import GB, Plan, plans
-from lora.training.memory.out_of_memory import is_out_of_memory
 from lora.training.memory.requirements import weight_placement
 from lora.training.recipe.layers import block_layers
 
@@ -58,8 +58,8 @@ def main() -> None:
 
 def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResult:
     """Train with the best plan only, without fallbacks."""
-    products = fastest_products(device(), rows=(side // TOKEN_PIXELS) ** 2 + sizes.text_tokens)
-    plan = plan_for(sizes, card=card, side=side, products=products, on_gpu=device().type == "cuda")
+    matmuls = fastest_matmuls(device(), rows=(side // TOKEN_PIXELS) ** 2 + sizes.text_tokens)
+    plan = plan_for(sizes, card=card, side=side, matmuls=matmuls, on_gpu=device().type == "cuda")
     try:
         seconds = sorted(_steps(plan, sizes, side, steps))[steps // 2]
     except RuntimeError as error:
@@ -72,10 +72,10 @@ def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResul
     return CardResult(card, side, plan.line(), plan.peak_bytes, *peaks, seconds)
 
 
-def plan_for(sizes: Sizes, *, card: int, side: int, products: tuple[TimedProduct, ...], on_gpu: bool) -> Plan:
+def plan_for(sizes: Sizes, *, card: int, side: int, matmuls: tuple[TimedMatmul, ...], on_gpu: bool) -> Plan:
     """The plan for a LoRA on all layers; texts and images are already encoded."""
     layers = block_layers(sizes.transformer)
-    requirements = memory_requirements(sizes, layers, side=side, batch_size=1, optimizer=OPTIMIZER, products=products)
+    requirements = memory_requirements(sizes, layers, side=side, batch_size=1, optimizer=OPTIMIZER, matmuls=matmuls)
     best, *_ = plans(
         requirements,
         free_bytes=card * GB - CONTEXT,

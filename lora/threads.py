@@ -19,10 +19,10 @@ def protect_new_threads() -> None:
     if sys.version_info >= (3, 12):
         return
     start = threading.Thread.start
-    requests: SimpleQueue[tuple[threading.Thread, SimpleQueue[RuntimeError | None]]] = SimpleQueue()
+    requests: SimpleQueue[tuple[threading.Thread, SimpleQueue[Exception | None]]] = SimpleQueue()
 
     def start_elsewhere(thread: threading.Thread) -> None:
-        result: SimpleQueue[RuntimeError | None] = SimpleQueue()  # unlike `Event`, never left locked by an exception
+        result: SimpleQueue[Exception | None] = SimpleQueue()  # unlike `Event`, never left locked by an exception
         requests.put((thread, result))
         error = result.get()
         if error is not None:
@@ -34,7 +34,7 @@ def protect_new_threads() -> None:
             try:
                 start(thread)
                 result.put(None)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 result.put(error)
 
     def restore() -> None:

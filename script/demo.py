@@ -140,8 +140,10 @@ def _log_receiver(printer: "LogPrinter") -> Iterator[str]:
 
     receiver = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{receiver.server_port}"
-    receiver.shutdown()
+    try:
+        yield f"http://127.0.0.1:{receiver.server_port}"
+    finally:
+        receiver.shutdown()
 
 
 class LogPrinter:

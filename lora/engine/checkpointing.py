@@ -15,7 +15,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from lora.engine.compilation import Compute, compile_with_dynamic_shapes, forward_contiguous
+from lora.engine.compilation import Compute, EagerFallback, compile_with_dynamic_shapes, forward_contiguous, warn
 from lora.engine.linears import NF4_MATMUL
 from lora.engine.options import Recomputed
 
@@ -45,7 +45,9 @@ def configure_blocks(
     plain = forward_contiguous if are_compiled else _forward_with_hooks
     kept = _with_selective_checkpointing(plain, recomputed) if recomputed in ("pointwise", "gelu") else plain
     if are_compiled:
-        plain, kept = map(compile_with_dynamic_shapes, (plain, kept))
+        fallback = EagerFallback(warn)
+        compiled = {each: compile_with_dynamic_shapes(each, fallback) for each in {plain, kept}}
+        plain, kept = compiled[plain], compiled[kept]
     if recomputed == "blocks":
         kept = partial(recompute, plain)
     if whole:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora.engine.linears import HostLinear
+from lora.engine.out_of_memory import is_out_of_memory
 
 Compute = Callable[..., Any]  # a block and its inputs, in the order of its parameters
 Tables = tuple[Tensor, Tensor]  # cosines and sines of positions, [tokens, head dimension]
@@ -39,17 +40,17 @@ def _without_view(tensor: Tensor) -> Tensor:
     return tensor if tensor._base is None else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def compile_with_dynamic_shapes(compute: Compute) -> Compute:
+def compile_with_dynamic_shapes(compute: Compute, fallback: "EagerFallback") -> Compute:
     """Compile a function that computes a block as `forward_contiguous` does. Sizes that vary are marked as dynamic, so
     that no graph is specialized to the first sizes.
 
     The first block's inputs get a gradient that is not used, as those of all other blocks have one: otherwise the first
     block would need a graph of its own. Batches of one have a graph of their own. Forward pre-hooks of a block run
     outside of the graph; other hooks do not run. If the compiler fails, or if the kernels of a new graph fail, in the
-    forward or the backward pass, blocks run eagerly, with a warning.
+    forward or the backward pass, blocks run eagerly.
     """
     torch._dynamo.reset()  # graphs of an earlier training would count against the limit
-    fallback, graph = EagerFallback(_warn), _trying_backward(torch.compile(compute, fullgraph=True))
+    graph = _trying_backward(torch.compile(compute, fullgraph=True))
     forwards: dict[nn.Module, Compute] = {}
     on_host: dict[nn.Module, list[HostLinear]] = {}
 
@@ -97,7 +98,7 @@ class EagerFallback:
                 try:
                     return compiled(*inputs, **named)
                 except self._errors as error:
-                    is_first_run = graphs_compiled() > before and not isinstance(error, torch.OutOfMemoryError)
+                    is_first_run = graphs_compiled() > before and not is_out_of_memory(error)
                     if not is_first_run and not isinstance(error, COMPILER_ERRORS):
                         raise
                     is_compiled = False
@@ -145,8 +146,11 @@ def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=2)
+def warn(line: str) -> None:
+    """Issue a warning, also if the same one was issued before: each training of a process needs its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn(line, stacklevel=2)
 
 
 def _mark_dynamic(image: Tensor, text: Tensor, temb: Tensor, tables: Tables, *, outputs: list[Tensor]) -> None:

@@ -116,7 +116,9 @@ class _WeightOnlyProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         codes, scales = ctx.saved_tensors
-        return grad @ _dequantize(codes, scales, grad.dtype), None, None, None
+        # not `_dequantize`: the compiler would keep the weights of the forward pass instead of computing the same again
+        transposed = codes.T.to(grad.dtype).mul_(scales)
+        return grad @ transposed.T, None, None, None
 
 
 class _Int8Product(torch.autograd.Function):

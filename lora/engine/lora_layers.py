@@ -52,9 +52,10 @@ class FusedLoraLinear(nn.Module, LoraLayer):
 def fuse_lora(transformer: ModelMixin) -> None:
     """Replace PEFT's LoRA layers by fused ones in the transformer's precision. Autocast is then neither needed nor
     wanted."""
+    dtype = transformer.dtype  # which takes a search of all modules
     for name, layer in list(transformer.named_modules()):
         if isinstance(layer, LoraLayer):
-            transformer.set_submodule(name, FusedLoraLinear(layer, dtype=transformer.dtype))
+            transformer.set_submodule(name, FusedLoraLinear(layer, dtype=dtype))
     transformer.register_forward_pre_hook(_CopyUpdate([*filter(_is_fused, transformer.modules())]))
 
 

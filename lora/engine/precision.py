@@ -6,18 +6,18 @@ from typing import Literal
 Precision = Literal["fp32", "bf16", "int8", "nf4"]
 # What int8 weights are multiplied in: int8, with rounded inputs; or bf16, after they are dequantized. Not fp8, whose
 # coarser rounding brings the gradients of the embedded base to a cosine of 0.980 with those in fp32: int8 has 0.996.
-EightBitProduct = Literal["int8", "bf16"]
+MatmulPrecision = Literal["int8", "bf16"]
 
 
 @dataclass(frozen=True, slots=True)
-class TimedProduct:
-    """A kind of product and the time that it takes."""
+class TimedMatmul:
+    """A way to multiply int8 weights, and the time that it takes."""
 
-    product: EightBitProduct
+    matmul: MatmulPrecision
     milliseconds: float | None  # of a layer, forward and for the gradient of its input; None if it was not timed
 
     def __str__(self) -> str:
-        return self.product if self.milliseconds is None else f"{self.product} {self.milliseconds:.2f} ms"
+        return f"{self.matmul} matmul" + ("" if self.milliseconds is None else f", {self.milliseconds:.2f} ms a layer")
 
 
-UNTIMED = (TimedProduct("bf16", None),)  # what is used where nothing is timed
+UNTIMED = (TimedMatmul("bf16", None),)  # what is used where nothing is timed

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lora.engine.int8 import Int8Linear
 from lora.engine.linears import HostLinear, Nf4Linear, StoredLinear
+from lora.engine.matmuls import LAYERS
 from lora.engine.options import spaced_block_indices
-from lora.engine.precision import EightBitProduct, Precision
-from lora.engine.products import LAYERS
+from lora.engine.precision import MatmulPrecision, Precision
 from lora.engine.streaming import BlockStream
 from lora.flux.components import is_sample_finite, wrap_loading_errors
 
@@ -40,7 +40,7 @@ class WeightPlacement:
     modulation_on_host: bool  # weights of modulation layers stay in host memory, always in `dtype`
     device: torch.device
     streamed_blocks: int = 0  # blocks whose other weights stay in host memory, too (lora/engine/streaming.py)
-    product: EightBitProduct = "bf16"  # how layers with 8-bit weights are multiplied
+    matmul: MatmulPrecision = "bf16"  # how layers with 8-bit weights are multiplied
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,7 +111,7 @@ def _replacement(name: str, layer: nn.Linear, placement: WeightPlacement) -> Sto
         return HostLinear(layer)
     if placement.precision == "int8" and IN_BLOCK.match(name):
         # rounding the inputs of modulation layers would cost much quality and save little time
-        kind = Int8Linear if MODULATION.fullmatch(name) else LAYERS[placement.product]
+        kind = Int8Linear if MODULATION.fullmatch(name) else LAYERS[placement.matmul]
         return (kind if kind.fits(layer) else Int8Linear)(layer, dtype=placement.dtype)
     if placement.precision == "nf4" and IN_BLOCK.match(name):
         return Nf4Linear(layer, dtype=placement.dtype)

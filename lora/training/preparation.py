@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lora.dataset.encoding import encoded_bytes
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
@@ -116,6 +117,11 @@ def _layers(config: TrainConfig, base: Path) -> LayerSelection:
     return select_layers(names, layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex)
 
 
+def _cached_bytes(config: TrainConfig, images: Dataset, base: Path) -> int:
+    """The host memory that encoded images and captions take during the training."""
+    return 0 if config.cache_latents_to_disk else encoded_bytes(images, base, extra_texts=0)
+
+
 def _plans(
     config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerSelection, base: Path, *, processes: int
 ) -> tuple[Plan, ...]:
@@ -128,11 +134,12 @@ def _plans(
         sample_side=max(config.resolutions) if config.sample_prompts else 0,
         is_validated=_count_held_out(images, config) > 0,
         processes=processes,
+        may_be_int8=config.precision in ("auto", "int8"),
     )
     found = plans(
         requirements,
         free_bytes=free_bytes(),
-        free_host_bytes=free_host_bytes(),
+        free_host_bytes=free_host_bytes() - _cached_bytes(config, images, base),
         on_gpu=device().type == "cuda",
         precision=config.precision,
         checkpointing=config.gradient_checkpointing or None,

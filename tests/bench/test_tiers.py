@@ -6,12 +6,12 @@ from bench import tier_case
 from bench.random_flux import DEV, tiny_sizes
 from bench.tier_case import CardResult, measure_card, plan_for
 from bench.tiers import as_markdown
-from lora.engine.precision import TimedProduct
+from lora.engine.precision import TimedMatmul
 
 
 @pytest.mark.parametrize(("card", "expected"), [(48, "bf16"), (16, "int8"), (8, "blocks streamed")])
 def test_a_card_is_measured_with_the_plan_of_a_training_on_it(card, expected):
-    plan = plan_for(DEV, card=card, side=1024, products=(TimedProduct("int8", 1.0),), on_gpu=True)
+    plan = plan_for(DEV, card=card, side=1024, matmuls=(TimedMatmul("int8", 1.0),), on_gpu=True)
     assert plan.fits
     assert expected in plan.line()
 

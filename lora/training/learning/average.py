@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 class Average(EMAModel):
     """diffusers' EMAModel of many small parameters. If these are views of one flat tensor, so are their averages, and a
-    step computes the same, bit for bit, with three kernels.
+    step computes the same, bit for bit, with a few kernels.
 
     With a Python loop over hundreds of parameters in every step, the GPU would wait for the host: the average is all
     that is left to queue between the optimizer and the next forward pass.

@@ -99,7 +99,7 @@ def validate(
     """`LOSSES` losses, spread evenly over the held-out images and the sigmas, each with its own noise.
 
     Images of one size are computed in batches of at most `batch_size`, as in a step, so that blocks that are compiled
-    for steps are not compiled again. Uses its own random generators only, and waits for the device only once. The
+    for steps are not compiled again. Uses its own random generators only, and reads no result before the last pass. The
     examples are on the CPU; each batch is moved to the transformer's device in its turn.
     """
     batches = list(_batches(_points(held_out), batch_size))
@@ -120,7 +120,7 @@ def validate(
 
 
 def _points(held_out: tuple[Example, ...]) -> list[_Point]:
-    """With at most four images, no pair of an image and a sigma comes twice, but for the ten pairs of a single one."""
+    """With one image each sigma is used twice, with different noise; otherwise no image and sigma repeat."""
     pairs = islice(zip(cycle(enumerate(held_out)), cycle(SIGMAS), strict=False), LOSSES)
     return [
         _Point(number, example, sigma, _noise(example, index, number))
@@ -149,8 +149,8 @@ def _noisy_batch(points: list[_Point]) -> NoisyBatch:
 
 
 def read_results(saved: list[Any]) -> list[ValidationResult]:
-    """The results that a checkpoint holds as [step, losses]; without those of earlier versions, which had another
-    number of losses and cannot be compared."""
+    """The results that a checkpoint holds as [step, losses]; without those of another number of
+    losses, as earlier versions had, which cannot be compared."""
     return [ValidationResult(step, tuple(losses)) for step, losses in saved if len(losses) == LOSSES]
 
 

@@ -7,7 +7,7 @@ that.
 from dataclasses import dataclass
 
 from lora.engine.options import Engine, Recomputed
-from lora.engine.precision import EightBitProduct, Precision
+from lora.engine.precision import MatmulPrecision, Precision
 from lora.flux.dimensions import Dimensions
 
 
@@ -49,8 +49,8 @@ def most_units(shape: Dimensions, recomputed: Recomputed, *, whole_blocks: int, 
     return units + every.double - (whole if whole_blocks else kept).double
 
 
-def recompute_options(engine: Engine, precision: Precision, product: EightBitProduct) -> tuple[Recomputed, ...]:
+def recompute_options(engine: Engine, precision: Precision, matmul: MatmulPrecision) -> tuple[Recomputed, ...]:
     """What an engine can recompute, from the fastest option to the smallest. int8 matmuls yield int32, twice the bytes
     of their rounded result, so keeping only some of the results is no option."""
-    is_int32 = precision == "int8" and product == "int8"
+    is_int32 = precision == "int8" and matmul == "int8"
     return ("nothing", "blocks") if engine == "plain" or is_int32 else tuple(KEPT)

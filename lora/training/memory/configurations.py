@@ -10,7 +10,7 @@ from itertools import accumulate, islice
 from typing import Literal
 
 from lora.engine.options import Engine, Recomputed
-from lora.engine.precision import UNTIMED, Precision, TimedProduct
+from lora.engine.precision import UNTIMED, Precision, TimedMatmul
 from lora.training.memory.activations import recompute_options
 from lora.training.memory.encoders import ENCODER_PLACEMENTS, EncoderPlacement
 from lora.training.memory.host import HostMemory
@@ -32,7 +32,7 @@ class Plan:
     least_bytes: float  # of the peak, what is counted and certain: weights and LoRA
     free_bytes: float
     host: HostMemory  # beside the device; without a GPU, the device is the host, and nothing is counted here
-    products: tuple[TimedProduct, ...] = UNTIMED  # of int8 layers, from the fastest, which is used
+    matmuls: tuple[TimedMatmul, ...] = UNTIMED  # of int8 layers, from the fastest, which is used
 
     @property
     def fits(self) -> bool:
@@ -43,7 +43,7 @@ class Plan:
         """The settings that the plan decides, by name."""
         return {
             "precision": self.configuration.precision,
-            "product": self.configuration.product,
+            "matmul": self.configuration.matmul,
             "gradient_checkpointing": self.configuration.recomputed != "nothing" or self.configuration.whole_blocks > 0,
             "recomputed": self.configuration.recomputed,
             "whole_blocks": self.configuration.whole_blocks,
@@ -65,22 +65,22 @@ class Plan:
         streamed = f", {self.configuration.streamed_blocks} of {self.blocks} blocks streamed from host memory"
         placements = {"together": "loaded together", "in turn": "loaded one at a time", "host": "in host memory"}
         peak = f"predicted peak {self.peak_bytes / GB:.1f} GB of {self.free_bytes / GB:.1f} GB free"
-        slow = ", so that encoding is slow" if self.host.encoders > self.host.free else ""
+        slow = "; too little for the text encoders, so encoding is slow" if self.host.encoders > self.host.free else ""
         host = f", host memory {self.host.peak / GB:.1f} GB of {self.host.free / GB:.1f} GB free{slow}"
         warning = "" if self.fits else ", which may not fit"
         base = (
-            f"base in {self.configuration.precision}{self._products()}, {activations}"
+            f"base in {self.configuration.precision}{self._matmul()}, {activations}"
             f"{whole if self.configuration.whole_blocks else ''}{modulation}"
             f"{streamed if self.configuration.streamed_blocks else ''}"
         )
         return f"plan: {base}, encoders {placements[self.encoders]}; {peak}{host if self.host.peak else ''}{warning}"
 
-    def _products(self) -> str:
+    def _matmul(self) -> str:
         """How int8 layers are multiplied, and the times that decided it, if they were measured."""
-        if self.configuration.precision != "int8" or self.products[0].milliseconds is None:
+        if self.configuration.precision != "int8" or self.matmuls[0].milliseconds is None:
             return ""
-        fastest, *others = map(str, self.products)
-        return f" with products in {fastest} a layer" + (f" ({', '.join(others)})" if others else "")
+        fastest, *others = map(str, self.matmuls)
+        return f" with {fastest}" + (f" ({'; '.join(others)})" if others else "")
 
 
 def plans(
@@ -148,10 +148,10 @@ def _gpu_configurations(
     """
     precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
     for each in precisions:
-        product = budget.prediction.requirements.products[0].product if each == "int8" else "bf16"
-        every = recompute_options(budget.prediction.engine, each, product)
+        matmul = budget.prediction.requirements.matmuls[0].matmul if each == "int8" else "bf16"
+        every = recompute_options(budget.prediction.engine, each, matmul)
         options = every if checkpointing is None else (_recomputed(checkpointing),)
-        smallest = MemoryConfiguration(each, options[-1], modulation_on_host=True, product=product)
+        smallest = MemoryConfiguration(each, options[-1], modulation_on_host=True, matmul=matmul)
         for recomputed in options:
             if recomputed == "blocks" and len(options) > 1:
                 yield from _partly_recomputed(budget, replace(smallest, recomputed=options[-2]))
@@ -206,7 +206,7 @@ def _plan(budget: _Budget, configuration: MemoryConfiguration) -> Plan:
         least_bytes=prediction.least_bytes(configuration),
         free_bytes=budget.free_bytes,
         host=budget.host_of(configuration),
-        products=prediction.requirements.products,
+        matmuls=prediction.requirements.matmuls,
     )
 
 

@@ -9,7 +9,7 @@ counted with tensors without data.
 from dataclasses import dataclass, replace
 
 from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
-from lora.engine.precision import UNTIMED, EightBitProduct, TimedProduct
+from lora.engine.precision import UNTIMED, MatmulPrecision, TimedMatmul
 from lora.flux.dimensions import Dimensions
 from lora.training.memory.activations import most_units
 from lora.training.memory.encoders import EncoderPlacement, encoding_bytes, vae_activation_bytes
@@ -19,7 +19,7 @@ from lora.training.memory.weights import BF16, FP32, MemoryConfiguration, weight
 LORA_BYTES = 3 * FP32  # per parameter, without the optimizer's state: its value, its gradient, its average (EMA)
 TRANSIENT_UNITS = 12  # gradients inside the widest part of a block during the backward pass
 # The result of an int8 matmul, four times as wide as a block, in int32 and fp32 at once before it is rounded to bf16.
-UNITS_IN_8_BITS: dict[EightBitProduct, int] = {"int8": 20, "bf16": 0}
+UNITS_IN_8_BITS: dict[MatmulPrecision, int] = {"int8": 20, "bf16": 0}
 WORKSPACE = 500_000_000  # of libraries, and fragmentation of the allocator
 
 
@@ -39,7 +39,7 @@ class MemoryRequirements:
     is_validated: bool = False
     sample_tokens: int = 0  # of a sample image; 0 without samples
     processes: int = 1
-    products: tuple[TimedProduct, ...] = UNTIMED  # of int8 layers, from the fastest on
+    matmuls: tuple[TimedMatmul, ...] = UNTIMED  # of int8 layers, from the fastest on
 
     def unit_bytes(self, value_bytes: int) -> int:
         """Bytes of a value for each sample, token and channel of a block."""
@@ -61,7 +61,7 @@ class MemoryPrediction:
         return max(step, self._bytes_between_steps(configuration))
 
     def least_bytes(self, configuration: MemoryConfiguration) -> float:
-        """At any time of the training: of the base, the LoRA, its optimizer and its copies."""
+        """The bytes of the base, the LoRA, its optimizer and its copies, which are there during the whole training."""
         requirements, value = self.requirements, self._value_bytes(configuration)
         base = weight_bytes(requirements.shape, configuration, on_gpu=self.on_gpu)
         lora = lora_bytes(requirements.lora_parameters, optimizer_bytes=requirements.optimizer_bytes)
@@ -82,7 +82,7 @@ class MemoryPrediction:
 
     def _bytes_between_steps(self, configuration: MemoryConfiguration) -> float:
         """Peak of validation and samples: with a copy of the LoRA's weights, while their average replaces them.
-        Both pass forward as a step does (lora/training/learning/forward_passes.py)."""
+        Both run the forward pass of a step (lora/training/learning/forward_passes.py)."""
         requirements, parts = self.requirements, [0.0]
         if requirements.is_validated:
             parts.append(self._forward_bytes(configuration))
@@ -105,7 +105,7 @@ class MemoryPrediction:
     def _forward_bytes(self, configuration: MemoryConfiguration) -> float:
         """Of the activations of a forward pass that keeps what a backward pass needs."""
         requirements, value = self.requirements, self._value_bytes(configuration)
-        int8_units = UNITS_IN_8_BITS[configuration.product] if configuration.precision == "int8" else 0
+        int8_units = UNITS_IN_8_BITS[configuration.matmul] if configuration.precision == "int8" else 0
         activations = activation_bytes(
             requirements,
             recomputed=configuration.recomputed,

@@ -6,7 +6,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lora.dataset.reading import Dataset
-from lora.engine.products import fastest_products
+from lora.engine.matmuls import fastest_matmuls
+from lora.engine.precision import UNTIMED
 from lora.flux.dimensions import Dimensions
 from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.latents import TOKEN_PIXELS
@@ -32,19 +33,23 @@ def memory_requirements(
     sample_side: int,
     is_validated: bool,
     processes: int,
+    may_be_int8: bool,
 ) -> MemoryRequirements:
     """The numbers from which the plan is made. `neutral_side` is the side in pixels of the images for preservation, and
-    `sample_side` that of samples, 0 without samples."""
+    `sample_side` that of samples, 0 without samples. The matmuls of int8 layers are timed only if the base may be int8.
+    """
     config = transformer_config(base)
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(config)
     sides = [sum(transformer.get_submodule(name).weight.shape) for name in layers]
     pixels = max(size.pixels for image in dataset.images for size in image.inspection.sizes)
     trained_pixels = max(pixels, neutral_side**2) if recipe.preservation else pixels
+    image_tokens, text_tokens = trained_pixels // TOKEN_PIXELS**2, text_tokens_of(base)
+    tokens = image_tokens + text_tokens
     return MemoryRequirements(
         shape=Dimensions.of(config),
-        image_tokens=trained_pixels // TOKEN_PIXELS**2,
-        text_tokens=text_tokens_of(base),
+        image_tokens=image_tokens,
+        text_tokens=text_tokens,
         batch_size=recipe.batch_size,
         lora_parameters=recipe.lora_rank * sum(sides),
         optimizer_bytes=bytes_per_parameter(recipe.optimizer),
@@ -54,7 +59,7 @@ def memory_requirements(
         is_validated=is_validated,
         sample_tokens=(sample_side // TOKEN_PIXELS) ** 2,
         processes=processes,
-        products=fastest_products(device(), rows=trained_pixels // TOKEN_PIXELS**2 + text_tokens_of(base)),
+        matmuls=fastest_matmuls(device(), rows=recipe.batch_size * tokens) if may_be_int8 else UNTIMED,
     )
 
 
@@ -72,7 +77,7 @@ def weight_placement(plan: Plan) -> WeightPlacement:
         plan.configuration.modulation_on_host,
         device(),
         plan.configuration.streamed_blocks,
-        plan.configuration.product,
+        plan.configuration.matmul,
     )
 
 

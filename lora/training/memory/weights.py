@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from lora.engine.options import Recomputed
-from lora.engine.precision import EightBitProduct, Precision
+from lora.engine.precision import MatmulPrecision, Precision
 from lora.flux.dimensions import Dimensions
 
 FP32, BF16 = 4, 2
@@ -22,7 +22,7 @@ class MemoryConfiguration:
     modulation_on_host: bool
     streamed_blocks: int = 0  # number of blocks whose weights stay on the host
     whole_blocks: int = 0  # number of blocks that are recomputed as a whole, if `recomputed` keeps more
-    product: EightBitProduct = "bf16"  # of layers with 8-bit weights
+    matmul: MatmulPrecision = "bf16"  # of layers with 8-bit weights
 
     def with_streamed_blocks(self, blocks: int) -> "MemoryConfiguration":
         """The same configuration with this number of streamed blocks."""

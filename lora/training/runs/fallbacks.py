@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from lora.dataset.encoding import EncodedDataset
+from lora.engine.out_of_memory import is_out_of_memory
 from lora.flux.loading import free_memory
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.trainer import TrainingResult
 from lora.training.memory.configurations import Plan
-from lora.training.memory.out_of_memory import is_out_of_memory
 from lora.training.progress import Log
 from lora.training.runs.attempt import Job, run_job
 from lora.training.runs.launch import train_data_parallel

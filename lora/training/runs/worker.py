@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from lora.engine.out_of_memory import is_out_of_memory
 from lora.training.checkpoints.files import read_checkpoint
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import DataParallel
-from lora.training.memory.out_of_memory import is_out_of_memory
 from lora.training.progress import Log, print_metric
 from lora.training.runs.attempt import run_job
 from lora.training.runs.worker_files import (

@@ -147,7 +147,11 @@ def test_the_memory_cache_returns_the_same_tensors():
 @pytest.mark.parametrize(("limit", "fits"), [("4000000", True), ("2000000", False), ("max", True)])
 def test_the_memory_limit_of_a_container_is_respected(tmp_path, monkeypatch, limit, fits):
     """Half of the free memory may be used; the page cache, for example of weights that were read, counts as free."""
-    files = {"memory.max": limit, "memory.current": "1500000", "memory.stat": "anon 500000\nfile 1000000\n"}
+    files = {
+        "memory.max": limit,
+        "memory.current": "1500000",
+        "memory.stat": "anon 500000\nfile 1100000\nshmem 100000\n",
+    }
     for name, content in files.items():
         (tmp_path / name).write_text(f"{content}\n" if name != "memory.stat" else content)
     monkeypatch.setattr(host_memory, "CONTAINER", tmp_path)

@@ -224,6 +224,17 @@ def test_only_codes_and_scales_are_kept_for_the_gradient(kind):
     assert {tensor.data_ptr() for tensor in saved} == own
 
 
+@pytest.mark.parametrize("kind", [Int8Linear, W8A8Linear])
+def test_compiled_layers_keep_no_weights_in_another_precision_either(kind):
+    """Graphs of both directions are cut by the partitioner that real compilers use."""
+    torch._dynamo.reset()
+    layer, saved = quantized(linear(), kind), []
+    compiled = torch.compile(layer.forward, backend="aot_eager_decomp_partition", fullgraph=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.append(each) or each, lambda each: each):
+        compiled(random(20, INPUTS).requires_grad_())
+    assert {each.dtype for each in saved if each.numel() == layer.weight.numel()} == {torch.int8}
+
+
 def test_recomputing_gives_the_same_bits():
     layers = nn.Sequential(quantized(linear(outputs=INPUTS)), nn.GELU(), quantized(linear()))
     x, output_gradient = random(20, INPUTS), random(20, OUTPUTS, seed=5)
@@ -266,13 +277,13 @@ def first_of(inputs):
     return LossInputs(batch, inputs.noise[:1], inputs.sigmas[:1])
 
 
-@pytest.mark.parametrize("product", ["int8", "bf16"])
-def test_loss_and_gradients_of_the_whole_model_are_near_those_in_fp32(product):
-    """At batch 1, on the embedded base and its world, for each kind of product."""
+@pytest.mark.parametrize("matmul", ["int8", "bf16"])
+def test_loss_and_gradients_of_the_whole_model_are_near_those_in_fp32(matmul):
+    """At batch 1, on the embedded base and its world, for either matmul."""
     inputs = first_of(world_inputs())
-    placement = WeightPlacement("int8", False, CPU, product=product)
+    placement = WeightPlacement("int8", False, CPU, matmul=matmul)
     found = loss_and_gradients(fused(with_lora(load_transformer(TINY_FLUX, placement))), inputs)
     exact = loss_and_gradients(tiny_flux_with_lora("fp32"), inputs)
-    print(f"\n{product}: loss {found.loss / exact.loss - 1:+.4%}, cosine {cosine(found, exact):.5f}")
+    print(f"\n{matmul}: loss {found.loss / exact.loss - 1:+.4%}, cosine {cosine(found, exact):.5f}")
     assert found.loss == pytest.approx(exact.loss, rel=0.01)
     assert cosine(found, exact) >= 0.99

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lora.engine.linears import HostLinear
 from lora.engine.options import PRECOMPUTED_BYTES
-from lora.engine.precision import TimedProduct
+from lora.engine.precision import TimedMatmul
 from lora.flux.dimensions import Dimensions
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.prompt import Prompt
@@ -30,14 +30,14 @@ ALL_LAYERS = 85_920_000  # LoRA parameters of rank 16
 CONTEXT = 0.6  # GB that CUDA itself takes of a GPU
 T5, CLIP, VAE = 9_524_621_312, 246_120_960, 167_639_366
 WITHIN = 0.1
-INT8_FIRST = (TimedProduct("int8", 1.0), TimedProduct("bf16", 1.5))
+INT8_FIRST = (TimedMatmul("int8", 1.0), TimedMatmul("bf16", 1.5))
 BF16_FIRST = INT8_FIRST[::-1]
 
 
-def requirements(*, pixels=1024, batch_size=1, is_preserving=False, products=INT8_FIRST, **between):
+def requirements(*, pixels=1024, batch_size=1, is_preserving=False, matmuls=INT8_FIRST, **between):
     tokens = (pixels // 16) ** 2
     each = FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving
-    return MemoryRequirements(*each, products=products, **between)
+    return MemoryRequirements(*each, matmuls=matmuls, **between)
 
 
 def plans_for(card, *, host=1000, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
@@ -212,13 +212,13 @@ def test_no_more_blocks_are_recomputed_as_a_whole_than_have_to_be():
 
 def test_int8_layers_are_multiplied_by_what_is_fastest():
     """In bf16 there are no results in int32, so that less can be recomputed."""
-    int8, bf16 = (plans_for(16, pixels=512, products=products)[0] for products in (INT8_FIRST, BF16_FIRST))
-    assert (int8.configuration.product, bf16.configuration.product) == ("int8", "bf16")
+    int8, bf16 = (plans_for(16, pixels=512, matmuls=matmuls)[0] for matmuls in (INT8_FIRST, BF16_FIRST))
+    assert (int8.configuration.matmul, bf16.configuration.matmul) == ("int8", "bf16")
     assert (int8.configuration.recomputed, bf16.configuration.recomputed) == ("nothing", "gelu")
-    assert "base in int8 with products in int8 1.00 ms a layer (bf16 1.50 ms), " in int8.line()
-    assert "base in int8 with products in bf16 1.50 ms a layer (int8 1.00 ms), " in bf16.line()
-    assert bf16.settings()["product"] == "bf16"
-    assert "products" not in plans_for(24)[0].line()
+    assert "base in int8 with int8 matmul, 1.00 ms a layer (bf16 matmul, 1.50 ms a layer), " in int8.line()
+    assert "base in int8 with bf16 matmul, 1.50 ms a layer (int8 matmul, 1.00 ms a layer), " in bf16.line()
+    assert bf16.settings()["matmul"] == "bf16"
+    assert "matmul" not in plans_for(24)[0].line()
 
 
 def test_the_line_describes_the_plan():

@@ -96,7 +96,7 @@ def test_more_host_memory_never_gives_a_worse_plan():
 def test_the_line_has_the_host_memory_and_says_if_encoding_is_slow():
     assert ", host memory 9.9 GB of 64.0 GB free" in plans_for(24, host=64)[0].line()
     line = plans_for(80, host=8)[0].line()
-    assert line.endswith("host memory 9.9 GB of 8.0 GB free, so that encoding is slow")
+    assert line.endswith("host memory 9.9 GB of 8.0 GB free; too little for the text encoders, so encoding is slow")
     assert "host memory" not in plans_for(80, on_gpu=False)[0].line()
 
 

@@ -41,7 +41,7 @@ def test_what_may_fit_is_not_refused(card, host):
 
 def test_a_training_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
     """In a container with a megabyte."""
-    files = {"memory.max": "1000000", "memory.current": "0", "memory.stat": "file 0\n"}
+    files = {"memory.max": "1000000", "memory.current": "0", "memory.stat": "file 0\nshmem 0\n"}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(host_memory, "CONTAINER", tmp_path)

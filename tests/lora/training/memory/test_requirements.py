@@ -48,7 +48,7 @@ def dataset(tmp_path_factory):
     return read_archive(write(folder / "a.zip", zipped(members)), into=folder / "into", resolutions=(64, 128)).dataset
 
 
-ALONE = {"neutral_side": 128, "sample_side": 0, "is_validated": False, "processes": 1}
+ALONE = {"neutral_side": 128, "sample_side": 0, "is_validated": False, "processes": 1, "may_be_int8": False}
 
 
 def requirements(transformer, dataset, **changes):
