@@ -1,0 +1,128 @@
+"""The image gets what .dockerignore lists, code, bases and safety checker, and needs nothing else of the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from script.openapi import openapi
+from tests.docker_context import files_in_context, is_let_in, parsed
+from weights.base_files import COMPONENTS, INDEX
+from weights.bases import REPOSITORIES
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMED = {"LICENSE", "cog.yaml", "predict.py", "requirements.txt", "train.py"}
+TINY = "weights/tiny-flux/"
+
+BASE = ("LICENSE.md", INDEX, *(f"{each.name}/{each.config}" for each in COMPONENTS))
+BASE += tuple(f"{each.name}/{each.weights}" for each in COMPONENTS if each.weights)
+BASE += tuple(f"{each.name}/{name}" for each in COMPONENTS for names in each.vocabularies for name in names)
+BASE += ("transformer/diffusion_pytorch_model-00001-of-00003.safetensors",)
+SAFETY = ("config.json", "preprocessor_config.json", "model.safetensors")
+INSTALLED = {f"weights/{name}/{file}" for name in REPOSITORIES for file in BASE}
+INSTALLED |= {f"weights/safety/{file}" for file in SAFETY}
+
+BESIDE_A_BASE = ("flux1-dev.safetensors", "ae.safetensors", "dev_grid.jpg", "README.md", "lora/lora.safetensors")
+BESIDE_A_BASE += (".cache/huggingface/x.json", "vae/.cache/x.json", "vae/.DS_Store", "vae/model.safetensors.incomplete")
+LITTER = {
+    *(
+        ".env",
+        ".env.local",
+        ".netrc",
+        ".cog/openapi_schema.json",
+        ".venv/bin/python",
+        ".idea/workspace.xml",
+        "lora/.env",
+    ),
+    *("photos.zip", "photos.tar.gz", "photos/me.jpg", "photos/me.txt", "me.heic", "captions.csv", "lora/photos/me.jpg"),
+    *("out.json", "trained_model.tar", "trained_model.safetensors", "lora.safetensors", "check.png", "image.0.webp"),
+    *("output.0.webp", "output/demo.png", "output/flux_train_replicate/lora.safetensors", "checkpoints/1/state.pt"),
+    *("weights/output", "weights/mine.safetensors", "weights/mine/lora.safetensors", "weights/mine/vae/config.json"),
+    *("weights/mine/model_index.json", "weights/safety/pytorch_model.bin", "weights/cache/mine.safetensors"),
+    *("lora/__pycache__/gpu.cpython-312.pyc", "lora/flux/__pycache__/x.py", "__pycache__/train.pyc", "lora/notes.md"),
+    *("train.py~", "predict.py.orig", "my_train.py", "notes/train.py", ".gpu/wheels/a.whl", "wandb/run.json"),
+    *(f"weights/dev/{file}" for file in BESIDE_A_BASE),
+}
+
+
+def tracked() -> set[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return set(filter(None, listed.split("\0")))
+
+
+def is_meant(file: str) -> bool:
+    """Whether a tracked file is part of the product: what either entry file can import, and the embedded base."""
+    return file in NAMED or file.startswith(TINY) or (file.startswith(("lora/", "weights/")) and file.endswith(".py"))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tracked files, with a person's files between them."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for file in tracked():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    for file in LITTER | INSTALLED:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("a person's")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder /src of an image that is built from that checkout."""
+    folder = tmp_path_factory.mktemp("src")
+    for file in files_in_context(checkout):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(checkout / file, folder / file)
+    return folder
+
+
+def test_only_the_code_and_the_bases_go_from_a_littered_checkout_into_the_image(checkout: Path):
+    assert files_in_context(checkout) == INSTALLED | {file for file in tracked() if is_meant(file)}
+
+
+def test_both_entry_files_can_be_imported_in_the_image_and_find_the_base(image: Path):
+    program = (
+        "import train, predict, lora, weights.bases as bases; bases.check_base(bases.find_base());"
+        "print(train.__file__, predict.__file__, lora.__path__[0])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd=image,
+        env={**environment, "FLUX_BASE": "tiny", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == [str(image / name) for name in ("train.py", "predict.py", "lora")]
+
+
+def test_the_schema_can_be_made_of_what_is_in_the_image(image: Path):
+    assert openapi(image) == openapi(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("text", "let_in"),
+    [
+        ("# nothing\n\n", {"a.py", "b/a.py", "b/c/a.py", "b/c/d.txt"}),
+        ("*\n!b", {"b/a.py", "b/c/a.py", "b/c/d.txt"}),
+        ("*\n!b/*.py", {"b/a.py"}),
+        ("*\n!/b/**/*.py", {"b/a.py", "b/c/a.py"}),
+        ("*.py", {"b/a.py", "b/c/a.py", "b/c/d.txt"}),
+        ("**/*.py", {"b/c/d.txt"}),
+        ("b/**\n!b/c/", {"a.py", "b/c/a.py", "b/c/d.txt"}),
+        ("!b\nb", {"a.py"}),
+        ("*\n!b/**/*.py\n**/c", {"b/a.py", "b/c/a.py"}),
+        ("*\n!b/**/*.py\n**/c/**", {"b/a.py"}),
+        ("b/?/[a-c].*", {"a.py", "b/a.py", "b/c/d.txt"}),
+    ],
+)
+def test_the_rules_are_those_of_docker(text: str, let_in: set[str]):
+    files = {"a.py", "b/a.py", "b/c/a.py", "b/c/d.txt"}
+    assert {file for file in files if is_let_in(file, parsed(text))} == let_in
