@@ -102,14 +102,9 @@ def images(count, *, height=8, width=8):
     return LossInputs(batch, noise, torch.linspace(0.1, 0.9, count))
 
 
-def larger_inputs():
-    """More images, each of them larger and not square."""
-    return images(3, height=12, width=16)
-
-
 IN_EVERY_RUN = ("int8, modulation on the host, blocks streamed", "one image at a time")
 SIZES = {
-    "batches": (small_inputs(), larger_inputs()),
+    "batches": (images(3), images(4, height=12, width=16)),  # with 17 tokens of text or more, as an int8 matmul needs
     "one image at a time": (images(1), images(1, height=12, width=16)),
 }
 
@@ -150,11 +145,8 @@ def assert_compiled_once(variant, compiled_and_eager, first, second):
         assert_same(precomputed_result(compiled, first), precomputed_result(eager, first), tolerance=variant.tolerance)
     assert not [str(each.message) for each in warned if "not compiled" in str(each.message)]
     assert graphs_compiled() == variant.graphs
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        assert_same(
-            precomputed_result(compiled, second), precomputed_result(eager, second), tolerance=variant.tolerance
-        )
-    assert graphs_compiled() == variant.graphs
+    assert_same(precomputed_result(compiled, second), precomputed_result(eager, second), tolerance=variant.tolerance)
+    assert graphs_compiled() == variant.graphs, "another size is compiled again"
 
 
 def assert_same(found, expected, *, tolerance=1e-5):
