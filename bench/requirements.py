@@ -35,6 +35,9 @@ def memory_requirements(
         encoder_bytes=(),
         vae_bytes=0,
         is_preserving=False,
+        is_validated=False,
+        sample_tokens=0,
+        processes=1,
         matmuls=matmuls,
     )
 

@@ -5,8 +5,15 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 512  # bytes, as torch's own allocator aligns
+from lora.engine.allocation import aligned, pinned
+
+RESERVE = 2_000_000_000  # bytes of host memory that stay free; our estimate
 BUFFER_BYTES = 2**30  # torch rounds each pinned allocation up to a power of two, so weights share buffers of this size
+
+
+def has_room_to_pin(module: nn.Module, *, free_bytes: int) -> bool:
+    """Whether enough of the host's free memory stays free: pinned memory can be neither swapped nor dropped."""
+    return free_bytes - sum(each.nbytes for each in module.parameters()) >= RESERVE
 
 
 def pin_weights(module: nn.Module) -> None:
@@ -22,12 +29,12 @@ def pack(parameters: Iterable[nn.Parameter], allocate: Callable[[int], Tensor]) 
     """Move parameters, one after the other, into buffers that `allocate` returns for a number of bytes, each a power of
     two. Raises what `allocate` raises; the parameters that are not moved yet keep their memory."""
     waiting = list(parameters)
-    remaining = sum(map(_aligned_bytes, waiting))
+    remaining = sum(aligned(each.nbytes) for each in waiting)
     buffer, used = torch.empty(0, dtype=torch.uint8), 0
     for parameter in waiting:
-        size = _aligned_bytes(parameter)
+        size = aligned(parameter.nbytes)
         if used + size > buffer.nbytes:
-            buffer, used = allocate(_power_of_two(max(size, min(remaining, BUFFER_BYTES)))), 0
+            buffer, used = allocate(pinned(max(size, min(remaining, BUFFER_BYTES)))), 0
         place = buffer[used : used + parameter.nbytes].view(parameter.dtype).view(parameter.shape)
         parameter.data = place.copy_(parameter.data)
         used, remaining = used + size, remaining - size
@@ -35,11 +42,3 @@ def pack(parameters: Iterable[nn.Parameter], allocate: Callable[[int], Tensor]) 
 
 def _pinned(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-
-
-def _aligned_bytes(tensor: Tensor) -> int:
-    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(size - 1, 0).bit_length()

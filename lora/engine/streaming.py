@@ -13,9 +13,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from lora.engine.allocation import aligned
 from lora.engine.linears import HostLinear
 
-ALIGNMENT = 512  # bytes, as torch's own allocator aligns
 HOST_WEIGHTS = "host_weights"  # attribute of a layer with a streamed weight
 
 
@@ -116,7 +116,7 @@ class _HostWeights:
         """Add one layer's weight; after the last one, all are moved to contiguous memory."""
         self.weights[layer] = weight
         if len(self.weights) == len(self.layers):
-            size = sum(map(_aligned_bytes, self.weights.values()))
+            size = sum(aligned(each.nbytes) for each in self.weights.values())
             self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._is_pinned)
             self.weights = {each: view.copy_(self.weights[each]) for each, view in self.views(self.memory)}
 
@@ -125,7 +125,7 @@ class _HostWeights:
         start = 0
         for layer, weight in self.weights.items():
             yield layer, memory[start : start + weight.nbytes].view(weight.dtype).view(weight.shape)
-            start += _aligned_bytes(weight)
+            start += aligned(weight.nbytes)
 
 
 class _Slot:
@@ -175,7 +175,3 @@ class _Slot:
         with torch.cuda.stream(self._copy_stream):
             yield
         self._copied = self._copy_stream.record_event()
-
-
-def _aligned_bytes(weight: Tensor) -> int:
-    return -(-weight.nbytes // ALIGNMENT) * ALIGNMENT

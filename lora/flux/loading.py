@@ -16,14 +16,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lora.engine.pinning import pin_weights
+from lora.engine.pinning import has_room_to_pin, pin_weights
 from lora.flux.components import load_components, load_tokenizers, wrap_loading_errors
 from lora.flux.dimensions import Dimensions
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.placement import CLIP, T5, TRANSFORMER, VAE, DeviceMap, bytes_of_components, device_map
 from lora.host_memory import free_host_bytes
 
-HOST_RESERVE = 2_000_000_000  # bytes of host memory that stay free of pinned encoders; our estimate
 WITHOUT_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"  # lets transformers load tensor by tensor (its core_model_loading.py)
 
 
@@ -55,17 +54,11 @@ def load_pipeline(base: Path) -> FluxPipeline:
     for name in devices.on_gpu:
         getattr(pipeline, name).to(here)
     for name in (CLIP, T5):
-        if here.type == "cuda" and name not in devices.on_gpu:
-            _pin_if_there_is_room(components[name])  # they move to the GPU for each new prompt
+        is_on_host = here.type == "cuda" and name not in devices.on_gpu
+        if is_on_host and has_room_to_pin(components[name], free_bytes=free_host_bytes()):
+            pin_weights(components[name])  # they move to the GPU for each new prompt
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _pin_if_there_is_room(module: nn.Module) -> None:
-    """Pin a module's weights if the host keeps enough free memory: pinned memory can be neither swapped nor dropped."""
-    needed = sum(each.nbytes for each in module.parameters())
-    if free_host_bytes() - needed >= HOST_RESERVE:
-        pin_weights(module)
 
 
 def _device_map_for(gpu: torch.device, base: Path) -> DeviceMap:

@@ -119,7 +119,7 @@ class Trainer:
         values, self._initial_checkpoint = checkpoint.values, checkpoint
         try:
             self._state.restore(tensors, values)
-            self._validation_results = read_results(values["judgements"])
+            self._validation_results = read_results(values.get("validation_results", []))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"checkpoint {checkpoint.folder.name!r} has no valid training state ({error})") from error
         self._saved_step = self._state.step
@@ -249,7 +249,7 @@ class Trainer:
         if self._process_group.rank != 0 or not is_due or not state.is_finite():
             return
         validation_results = [[result.step, result.losses] for result in self._validation_results]
-        values = {**state.values(), "judgements": validation_results}
+        values = {**state.values(), "validation_results": validation_results}
         if self._try_to_save(lambda: self._store.save(state.step, state.tensors(), values)):
             self._saved_step = state.step
         self._saved_at = time.monotonic()

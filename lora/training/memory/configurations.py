@@ -10,7 +10,7 @@ from itertools import accumulate, islice
 from typing import Literal
 
 from lora.engine.options import Engine, Recomputed
-from lora.engine.precision import UNTIMED, Precision, TimedMatmul
+from lora.engine.precision import Precision, TimedMatmul
 from lora.training.memory.activations import recompute_options
 from lora.training.memory.encoders import ENCODER_PLACEMENTS, EncoderPlacement
 from lora.training.memory.host import HostMemory
@@ -32,7 +32,7 @@ class Plan:
     least_bytes: float  # of the peak, what is counted and certain: weights and LoRA
     free_bytes: float
     host: HostMemory  # beside the device; without a GPU, the device is the host, and nothing is counted here
-    matmuls: tuple[TimedMatmul, ...] = UNTIMED  # of int8 layers, from the fastest, which is used
+    matmuls: tuple[TimedMatmul, ...]  # of int8 layers, from the fastest, which is used
 
     @property
     def fits(self) -> bool:
@@ -43,7 +43,7 @@ class Plan:
         """The settings that the plan decides, by name."""
         return {
             "precision": self.configuration.precision,
-            "matmul": self.configuration.matmul,
+            **({"int8_matmul": self.configuration.matmul} if self.configuration.precision == "int8" else {}),
             "gradient_checkpointing": self.configuration.recomputed != "nothing" or self.configuration.whole_blocks > 0,
             "recomputed": self.configuration.recomputed,
             "whole_blocks": self.configuration.whole_blocks,

@@ -3,6 +3,7 @@ numbers only."""
 
 from dataclasses import dataclass
 
+from lora.engine.allocation import pinned
 from lora.engine.options import spaced_block_indices
 from lora.flux.dimensions import DOUBLE_MODULATION, SINGLE_MODULATION, Dimensions
 from lora.training.memory.weights import MemoryConfiguration, code_bytes
@@ -43,17 +44,11 @@ def pinned_bytes(shape: Dimensions, configuration: MemoryConfiguration) -> int:
     on_host = configuration.modulation_on_host
     indices = spaced_block_indices(configuration.streamed_blocks, of=shape.blocks)
     codes = code_bytes(configuration.precision, value)
-    blocks = sum(_rounded(shape.weights_of_block(each, with_modulation=not on_host) * codes) for each in indices)
-    return blocks + (sum(_rounded(each * value) for each in _modulation_layers(shape)) if on_host else 0)
+    blocks = sum(pinned(int(shape.weights_of_block(each, with_modulation=not on_host) * codes)) for each in indices)
+    return blocks + (sum(pinned(each * value) for each in _modulation_layers(shape)) if on_host else 0)
 
 
 def _modulation_layers(shape: Dimensions) -> list[int]:
     """The weights of each modulation layer. A double block has two, one for the image and one for the text."""
     double, single = (each * shape.width**2 for each in (DOUBLE_MODULATION // 2, SINGLE_MODULATION))
     return [double] * 2 * shape.num_layers + [single] * shape.num_single_layers
-
-
-def _rounded(size: float) -> int:
-    """What torch allocates for `size` bytes of pinned memory: the next power of two (`CachingHostAllocatorImpl` in
-    ATen/core/CachingHostAllocator.h)."""
-    return 1 << (int(size) - 1).bit_length()

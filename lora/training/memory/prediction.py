@@ -9,7 +9,7 @@ counted with tensors without data.
 from dataclasses import dataclass, replace
 
 from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
-from lora.engine.precision import UNTIMED, MatmulPrecision, TimedMatmul
+from lora.engine.precision import MatmulPrecision, TimedMatmul
 from lora.flux.dimensions import Dimensions
 from lora.training.memory.activations import most_units
 from lora.training.memory.encoders import EncoderPlacement, encoding_bytes, vae_activation_bytes
@@ -36,10 +36,10 @@ class MemoryRequirements:
     encoder_bytes: tuple[int, ...]  # of each text encoder
     vae_bytes: int
     is_preserving: bool  # with preservation, a second batch follows each batch of training
-    is_validated: bool = False
-    sample_tokens: int = 0  # of a sample image; 0 without samples
-    processes: int = 1
-    matmuls: tuple[TimedMatmul, ...] = UNTIMED  # of int8 layers, from the fastest on
+    is_validated: bool
+    sample_tokens: int  # of a sample image; 0 without samples
+    processes: int
+    matmuls: tuple[TimedMatmul, ...]  # of int8 layers, from the fastest on
 
     def unit_bytes(self, value_bytes: int) -> int:
         """Bytes of a value for each sample, token and channel of a block."""

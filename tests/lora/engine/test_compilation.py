@@ -171,6 +171,10 @@ def fail_to_launch(*_):
     return make_boxed_func(fail_to_compile)
 
 
+def run_out_of_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def run_as_traced(graph, _):
     return make_boxed_func(graph.forward)
 
@@ -205,6 +209,16 @@ def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch,
     with pytest.warns(UserWarning, match="blocks are not compiled: .*no kernels for this chip"):
         found = loss_and_gradients(transformer, small_inputs())
     assert_same(found, loss_and_gradients(with_one_lora(), small_inputs()))
+
+
+def test_running_out_of_memory_is_not_taken_for_a_compiler_that_fails(monkeypatch):
+    """So that another memory configuration is tried; blocks that run eagerly would need more."""
+    failing = aot_autograd(fw_compiler=lambda *_: make_boxed_func(run_out_of_memory), bw_compiler=run_as_traced)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=failing))
+    transformer = with_one_lora()
+    configure_blocks(transformer, "blocks", are_compiled=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        loss_and_gradients(transformer, small_inputs())
 
 
 def test_blocks_are_compiled_on_a_gpu_and_not_on_a_cpu():

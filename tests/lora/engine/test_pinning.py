@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora.engine import pinning
-from lora.engine.pinning import pack, pin_weights
+from lora.engine.pinning import RESERVE, has_room_to_pin, pack, pin_weights
 from tests.tiny import without_gpu
 
 MIB = 2**20
@@ -69,3 +69,10 @@ def test_weights_are_pinned_for_a_gpu():
     module = a_module()
     pin_weights(module)
     assert all(parameter.is_pinned() for parameter in module.parameters())
+
+
+def test_weights_are_pinned_only_if_enough_memory_stays_free():
+    module = a_module()
+    size = sum(each.nbytes for each in module.parameters())
+    assert has_room_to_pin(module, free_bytes=size + RESERVE)
+    assert not has_room_to_pin(module, free_bytes=size + RESERVE - 1)

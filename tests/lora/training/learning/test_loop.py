@@ -276,7 +276,7 @@ class Queued(TorchDispatchMode):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
 def test_what_the_host_queues_after_it_has_waited_does_not_grow_with_the_layers(optimizer):
-    """The device waits meanwhile. At rank 128, where adamw8bit takes all parameters of this transformer as one."""
+    """The device waits for it. At rank 128, where adamw8bit takes all parameters of this transformer as one."""
     queued = {}
     for count in (4, LAYERS):
         transformer, recipe = tiny_transformer(), a_recipe(optimizer=optimizer, lora_rank=128)

@@ -343,7 +343,7 @@ def test_validation_does_not_change_the_training(tmp_path):
     plain = run(a_training(tmp_path / "plain", recipe)).last_checkpoint()
     validated = run(a_training(tmp_path / "validated", recipe, held_out=unseen_examples())).last_checkpoint()
     assert same(validated.tensors("lora"), plain.tensors("lora"))
-    assert validated.values["judgements"]
+    assert validated.values["validation_results"]
 
 
 def test_preservation_changes_the_lora_and_is_counted_in_the_summary(tmp_path):

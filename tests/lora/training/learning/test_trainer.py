@@ -40,7 +40,8 @@ def uninterrupted(tmp_path_factory):
 
 def assert_same_but_for_validation(checkpoint, other):
     assert_same_checkpoint(
-        checkpoint, replace(other, values=other.values | {"judgements": checkpoint.values["judgements"]})
+        checkpoint,
+        replace(other, values=other.values | {"validation_results": checkpoint.values["validation_results"]}),
     )
 
 
@@ -59,7 +60,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, base, uninterr
     assert second.last_checkpoint().step == 5
     third = run(a_training(tmp_path / "third", recipe, checkpoint=second.last_checkpoint(), **options))
     assert_same_but_for_validation(third.last_checkpoint(), uninterrupted)
-    assert len(third.last_checkpoint().values["judgements"]) == (6 if is_validated else 0)
+    assert len(third.last_checkpoint().values["validation_results"]) == (6 if is_validated else 0)
     samples = {path.name for path in tmp_path.glob("*/samples/*")}
     assert samples == ({f"step-{step:06}-1.jpg" for step in range(STEPS + 1)} if is_sampled else set())
 
@@ -72,6 +73,14 @@ def test_other_optimizers_are_resumed_bit_for_bit_too(tmp_path, optimizer):
     assert_same_checkpoint(
         run(a_training(tmp_path / "second", recipe, checkpoint=first.last_checkpoint())).last_checkpoint(), expected
     )
+
+
+def test_a_checkpoint_of_an_earlier_version_without_validation_results_is_resumed(tmp_path, uninterrupted):
+    recipe = a_recipe(steps=STEPS)
+    newest = stopped_in(a_training(tmp_path / "first", recipe), 4).last_checkpoint()
+    values = {name: value for name, value in newest.values.items() if name != "validation_results"}
+    second = run(a_training(tmp_path / "second", recipe, checkpoint=replace(newest, values=values)))
+    assert_same_checkpoint(second.last_checkpoint(), uninterrupted)
 
 
 def test_a_training_can_be_resumed_with_more_steps(tmp_path, uninterrupted):

@@ -58,7 +58,9 @@ class Alive(TorchDispatchMode):
 
 
 def requirements_of(transformer, batch_size):
-    return MemoryRequirements(Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False)
+    return MemoryRequirements(
+        Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False, False, 0, 1, ()
+    )
 
 
 def predict(transformer, requirements):

@@ -30,6 +30,7 @@ ALL_LAYERS = 85_920_000  # LoRA parameters of rank 16
 CONTEXT = 0.6  # GB that CUDA itself takes of a GPU
 T5, CLIP, VAE = 9_524_621_312, 246_120_960, 167_639_366
 WITHIN = 0.1
+ALONE = {"is_validated": False, "sample_tokens": 0, "processes": 1}
 INT8_FIRST = (TimedMatmul("int8", 1.0), TimedMatmul("bf16", 1.5))
 BF16_FIRST = INT8_FIRST[::-1]
 
@@ -37,7 +38,7 @@ BF16_FIRST = INT8_FIRST[::-1]
 def requirements(*, pixels=1024, batch_size=1, is_preserving=False, matmuls=INT8_FIRST, **between):
     tokens = (pixels // 16) ** 2
     each = FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving
-    return MemoryRequirements(*each, matmuls=matmuls, **between)
+    return MemoryRequirements(*each, **ALONE | between, matmuls=matmuls)
 
 
 def plans_for(card, *, host=1000, on_gpu=True, precision="auto", checkpointing=None, engine="fast", **changes):
@@ -217,7 +218,8 @@ def test_int8_layers_are_multiplied_by_what_is_fastest():
     assert (int8.configuration.recomputed, bf16.configuration.recomputed) == ("nothing", "gelu")
     assert "base in int8 with int8 matmul, 1.00 ms a layer (bf16 matmul, 1.50 ms a layer), " in int8.line()
     assert "base in int8 with bf16 matmul, 1.50 ms a layer (int8 matmul, 1.00 ms a layer), " in bf16.line()
-    assert bf16.settings()["matmul"] == "bf16"
+    assert bf16.settings()["int8_matmul"] == "bf16"
+    assert "int8_matmul" not in plans_for(24)[0].settings()
     assert "matmul" not in plans_for(24)[0].line()
 
 

@@ -33,7 +33,8 @@ def worker_input_for(dataset, folder):
     return WorkerInput(
         job=job,
         plan=Plan(
-            MemoryConfiguration("fp32", "nothing", False), 6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0)
+            MemoryConfiguration("fp32", "nothing", False),
+            *(6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
         ),
         contents=tuple(example.content for example in dataset.examples),
         samples=len(dataset.samples),
