@@ -126,10 +126,8 @@ class Runner(BaseRunner):
             description="Compute in 8 bits: faster on a GPU, with slightly different pixels", default=False
         ),
         seed: Optional[int] = Input(
-            description="Random seed of the first image; image i uses seed + i - 1. Random by default",
+            description="Seed of the first image; image i uses seed + i - 1. Random by default and if below 0",
             default=None,
-            ge=-1,
-            le=4294967295,
         ),
         disable_safety_checker: bool = Input(
             description="Turn off the safety checker, if the server allows it", default=False

@@ -57,9 +57,9 @@ def train(
     # How long, and how hard
     steps: int = Input(description="Number of training steps; 0 lets lora_type choose", default=1000, ge=0, le=6000),
     learning_rate: float = Input(
-        description="Learning rate, e.g. 0.0004; 0 lets lora_type choose", default=4e-4, ge=0.0, le=1.0
+        description="Learning rate, e.g. 0.0004; 0 lets lora_type choose", default=4e-4, ge=0.0
     ),
-    batch_size: int = Input(description="Images per step on each GPU", default=1, ge=1, le=16),
+    batch_size: int = Input(description="Images per step on each GPU, up to 256", default=1, ge=1),
     gradient_accumulation: int = Input(
         description="Number of batches whose gradients are added up for each step", default=1, ge=1, le=64
     ),
@@ -84,19 +84,8 @@ def train(
         le=1.0,
     ),
     optimizer: str = Input(
-        description="Optimizer; the 8-bit ones need less memory",
+        description="adamw8bit, adamw, adam8bit, adam, prodigy, lion8bit, lion, adagrad or adafactor",
         default="adamw8bit",
-        choices=[
-            "adamw8bit",
-            "adamw",
-            "adam8bit",
-            "adam",
-            "prodigy",
-            "lion8bit",
-            "lion",
-            "adagrad",
-            "adafactor",
-        ],
     ),
     lr_scheduler: str = Input(
         description="Learning rate schedule after the warm-up",
@@ -122,9 +111,7 @@ def train(
     layers_to_optimize_regex: Optional[str] = Input(
         description="Layers to train: a regex that is searched anywhere in layer names", default=None
     ),
-    seed: int = Input(
-        description="Random seed; the same seed and inputs give the same LoRA", default=42, ge=0, le=2147483647
-    ),
+    seed: int = Input(description="Seed; the same seed and inputs give the same LoRA. Random if below 0", default=42),
     # What it may take
     precision: str = Input(
         description="Precision of the frozen base; auto uses the best that fits in memory",

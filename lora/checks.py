@@ -4,54 +4,68 @@ import reprlib
 from collections.abc import Sequence
 
 LARGEST_SHOWN = 2**63
+NUL = "\0"
 
 
 def check_int(name: str, value: object, *, at_least: int, at_most: int) -> int:
     """Return `value` as an int (Cog may pass 3 as 3.0); raises ValueError unless it is whole and within the bounds."""
+    number = check_whole(name, value, expected=f"a whole number from {at_least} to {at_most}")
+    if not at_least <= number <= at_most:
+        raise ValueError(f"{name} is {short_repr(value)}: expected {at_least} to {at_most}")
+    return number
+
+
+def check_whole(name: str, value: object, *, expected: str = "a whole number") -> int:
+    """Return `value` as an int of any size (Cog may pass 3 as 3.0); raises ValueError unless it is whole."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise ValueError(f"{name} is {_short_repr(value)}: expected a whole number from {at_least} to {at_most}")
-    if not at_least <= value <= at_most:
-        raise ValueError(f"{name} is {_short_repr(value)}: expected {at_least} to {at_most}")
+        raise ValueError(f"{name} is {short_repr(value)}: expected {expected}")
     return int(value)
 
 
 def check_float(name: str, value: object, *, at_least: float, at_most: float) -> float:
     """Return `value` as a float; raises ValueError unless it is a number within the bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= at_most:
-        raise ValueError(f"{name} is {_short_repr(value)}: expected a number from {at_least:g} to {at_most:g}")
+        raise ValueError(f"{name} is {short_repr(value)}: expected a number from {at_least:g} to {at_most:g}")
     return float(value)
 
 
 def check_text(name: str, value: object, *, at_most: int) -> str:
-    """Return `value` unchanged; raises ValueError unless it is text of at most `at_most` characters."""
+    """Return `value` unchanged; raises ValueError unless it is text of at most `at_most` characters without NUL."""
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {_short_repr(value)}: expected text")
+        raise ValueError(f"{name} is {short_repr(value)}: expected text")
     if len(value) > at_most:
         raise ValueError(f"{name} has {len(value)} characters: expected at most {at_most}")
+    return check_no_nul(name, value)
+
+
+def check_no_nul(name: str, value: str) -> str:
+    """Return text unchanged; raises ValueError if it has a NUL character, which ends a text in other programs."""
+    if NUL in value:
+        raise ValueError(f"{name} has a NUL character at position {value.index(NUL)}: expected text without it")
     return value
 
 
 def check_list(name: str, value: object) -> list[object]:
     """Return `value` unchanged; raises ValueError unless it is a list."""
     if not isinstance(value, list):
-        raise ValueError(f"{name} is {_short_repr(value)}: expected a list")
+        raise ValueError(f"{name} is {short_repr(value)}: expected a list")
     return value
 
 
 def check_bool(name: str, value: object) -> bool:
     """Return `value` unchanged; raises ValueError unless it is true or false."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {_short_repr(value)}: expected true or false")
+        raise ValueError(f"{name} is {short_repr(value)}: expected true or false")
     return value
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """Return `value` unchanged; raises ValueError unless it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} is {_short_repr(value)}: expected one of {', '.join(choices)}")
+        raise ValueError(f"{name} is {short_repr(value)}: expected one of {', '.join(choices)}")
     return value
 
 
-def _short_repr(value: object) -> str:
+def short_repr(value: object) -> str:
     """The value as errors quote it: shortened. Python refuses to convert the largest integers to text."""
     return "a huge number" if isinstance(value, int) and abs(value) > LARGEST_SHOWN else reprlib.repr(value)

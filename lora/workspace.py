@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lora.checks import check_no_nul
+
 SECONDS_ABANDONED = 8 * 24 * 3600  # longer than any job: time_limit is at most a week
 A_FILE = "an https:// URL, a data URI or an uploaded file"
 
@@ -74,6 +76,7 @@ def uploaded_file(folder: Path, name: str, path: object) -> Path | None:
         return None
     if not isinstance(path, str | Path):
         raise ValueError(f"{name} is {reprlib.repr(path)}: expected {A_FILE}")
+    check_no_nul(name, str(path))
     if not Path(path).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} is the path {str(path)!r}: expected {A_FILE}")
     return Path(path)

@@ -69,6 +69,8 @@ def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
         (["--steps", 6001], "steps is 6001: expected 0 to 6000"),
         (["--resolution", "huge"], "resolution is 'huge': expected sizes in pixels"),
         (["--lora-rank", 4096], "lora_rank is 4096: expected 0 to 128"),
+        (["--seed", -1, "--optimizer", "AdamW8bit", "--batch-size", 257], "batch_size is 257: expected 1 to 256"),
+        (["--optimizer", "sgd"], "optimizer is 'sgd': expected one of adamw8bit"),
         (["--layers", "nothing.like.it"], "layers is 'nothing.like.it'"),
         (["--resume-from", "nothing.tar"], "resume_from 'nothing.tar' does not exist: expected"),
     ],

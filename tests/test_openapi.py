@@ -240,11 +240,17 @@ def test_the_inputs_of_a_training_offer_every_choice():
 
     assert choices == {
         "lora_type": list(PRESETS),
-        "optimizer": list(OPTIMIZERS),
         "lr_scheduler": list(SCHEDULES),
         "precision": list(PRECISIONS),
         "extra_layout": list(EXTRA_LAYOUTS),
     }
+
+
+def test_the_description_of_optimizer_names_every_one():
+    """It has no choices, so that a client may write AdamW8bit, as for the public trainer."""
+    names = training_inputs(ROOT)["optimizer"]["description"].replace(" or ", ", ").split(", ")
+
+    assert names == list(OPTIMIZERS)
 
 
 def test_the_document_is_written_to_where_cog_reads_it(tmp_path):

@@ -8,6 +8,7 @@ from cog import Path, Secret
 from safetensors.torch import save_file
 
 import weights.bases
+from lora.serving.inputs import complete_inputs
 from lora.serving.outputs import settings_in
 from predict import Runner
 from tests.tiny import (
@@ -92,6 +93,22 @@ def test_plain_python_needs_no_setup_and_no_other_input_than_a_prompt(runner, tm
     assert settings["num_inference_steps"] == 28
 
 
+def test_null_leaves_an_input_open(runner):
+    """Some clients send null for each input that was not filled in."""
+    left_open = dict.fromkeys(complete_inputs({}, entry=Runner.run))
+    (expected,) = generated(runner)
+    expected_bytes = expected.read_bytes()
+    (path,) = runner.generate(left_open | SMALL_REQUEST)
+    assert path.read_bytes() == expected_bytes
+
+
+@pytest.mark.parametrize("name", ["image", "mask", "prompt", "lora_weights", "loras"])
+def test_a_nul_character_is_refused_with_its_inputs_name(runner, name):
+    with pytest.raises(ValueError) as error:
+        generated(runner, **{name: ["a\0b"] if name == "loras" else "a\0b"})
+    assert_one_sentence(error.value, name, "has a NUL character", "expected")
+
+
 @pytest.mark.parametrize(
     ("inputs", "fragments"),
     [
@@ -107,9 +124,9 @@ def test_a_mapping_with_an_unknown_input_or_without_a_prompt_is_refused(runner, 
 
 
 def test_the_log_contains_the_seed_of_every_image(runner, capsys):
-    generated(runner, num_outputs=2, seed=2**32 - 1)
+    generated(runner, num_outputs=2, seed=2**31 - 1)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("settings: ")]
-    assert json.loads(line.removeprefix("settings: "))["seeds"] == [2**32 - 1, 0]
+    assert json.loads(line.removeprefix("settings: "))["seeds"] == [2**31 - 1, 0]
 
 
 def test_another_base_is_loaded_when_it_is_requested_and_both_stay_loaded(runner, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import tarfile
 import time
 from pathlib import Path
@@ -100,6 +101,39 @@ def test_an_input_out_of_bounds_is_refused_by_the_server(predict_server: Server,
     response = post_prediction(predict_server, **{**SMALL_REQUEST, name: value})
     assert response.status == UNPROCESSABLE
     assert [error["loc"] for error in response.body["detail"]] == [["body", "input", name]]
+
+
+@pytest.mark.parametrize("seed", [2**31 + 7, 2**62 + 7, -5, 10**30])
+def test_any_seed_of_another_predictors_client_is_taken(predict_server: Server, seed: int) -> None:
+    """The log has the seed that was used, which Cog's command line takes too; a larger one is reduced with a note."""
+    response = post_prediction(predict_server, **{**SMALL_REQUEST, "seed": seed})
+    assert response.body["status"] == "succeeded", response
+    (line,) = [line for line in response.body["logs"].splitlines() if line.startswith("settings: ")]
+    (used,) = json.loads(line.removeprefix("settings: "))["seeds"]
+    assert used == 7 or (seed not in (2**31 + 7, 2**62 + 7) and 0 <= used < 2**31)
+    assert (f"{used} is used" in response.body["logs"]) is (seed > 0)
+
+
+@pytest.mark.parametrize("name", ["image", "mask", "prompt"])
+def test_a_nul_character_is_refused_in_one_sentence(predict_server: Server, name: str) -> None:
+    response = post_prediction(predict_server, **{**SMALL_REQUEST, name: "a\0b"})
+    assert response.body["status"] == "failed"
+    assert f"{name} has a NUL character" in response.body["error"]
+    assert "\n" not in response.body["error"]
+
+
+def test_a_strength_of_almost_0_keeps_the_image(predict_server: Server) -> None:
+    source = data_uri(encoded(solid_image(80, 96)), media_type="image/png")
+    kept, almost = (
+        images_of(predict_server, image=source, prompt_strength=strength, **SMALL_REQUEST) for strength in (0, 1e-17)
+    )
+    assert almost == kept
+
+
+def test_an_image_with_a_chosen_aspect_ratio_is_noted_in_the_log(predict_server: Server) -> None:
+    source = data_uri(encoded(solid_image(80, 96)), media_type="image/png")
+    inputs = {**SMALL_REQUEST, "image": source, "aspect_ratio": "16:9", "prompt_strength": 0}
+    assert "note: aspect_ratio 16:9 is ignored" in post_prediction(predict_server, **inputs).body["logs"]
 
 
 def test_a_file_that_is_no_lora_is_refused_and_the_next_image_is_generated(predict_server: Server) -> None:

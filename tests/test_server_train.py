@@ -102,7 +102,6 @@ def test_a_server_trains_the_same_lora_as_a_fresh_process(monster_zip: Path, tra
         ("lora_rank", -1),
         ("lora_rank", 129),
         ("batch_size", 0),
-        ("batch_size", 17),
         ("caption_dropout_rate", -0.1),
         ("caption_dropout_rate", 1.1),
     ],
@@ -111,6 +110,31 @@ def test_an_input_out_of_bounds_starts_no_training(train_server: Server, name: s
     response = post_training(train_server, input_images="https://example.invalid/images.zip", **{name: value})
     assert response.status == UNPROCESSABLE
     assert [error["loc"] for error in response.body["detail"]] == [["body", "input", name]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "naming"),
+    [
+        ({"batch_size": 257}, "batch_size is 257: expected 1 to 256; for more images a step, raise"),
+        ({"learning_rate": 4}, "learning_rate is 4: expected at most 1 for adamw8bit"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd': expected one of adamw8bit"),
+        ({"trigger_word": "a\0b"}, "trigger_word has a NUL character at position 1"),
+    ],
+)
+def test_an_input_that_cannot_be_meant_is_refused_with_the_reason(
+    train_server: Server, inputs: Json, naming: str
+) -> None:
+    response = post_training(train_server, **{"input_images": data_uri(b"never read"), **inputs})
+    assert_refused(response, naming=naming)
+
+
+def test_the_spelling_and_the_seed_of_another_trainers_client_train_the_same_lora(
+    train_server: Server, monster_zip: Path, trained_tar: bytes
+) -> None:
+    inputs = {**SHORT, "optimizer": "AdamW8bit", "seed": 2**40 + SHORT["seed"]}
+    response = post_training(train_server, input_images=data_uri(monster_zip.read_bytes()), **inputs)
+    assert content_of(response.body["output"]["weights"]) == trained_tar
+    assert f"seed is {inputs['seed']}, beyond the largest of 2147483647: 1 is used" in response.body["logs"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from weights import adapter_metadata
 from weights.adapter_metadata import MODELS, TRANSFORMER, Adapter, read_adapters
+from weights.printed import message_of, quoted
 
 LENGTH_BYTES = 8  # a safetensors file starts with the length of its header
 MAX_HEADER_BYTES = 10 * 2**20
@@ -20,7 +21,6 @@ MAX_TENSORS = 20_000
 LONGEST_NAME = 200
 MAX_DIGITS = 20  # of an integer: more than any size has
 START_BYTES = 1024  # enough to recognise a web page
-SHOWN = 60  # characters of a name in an error
 PRECISIONS = frozenset({"F32", "F16", "BF16"})
 # Parts of the tensor keys of LoRAs, by format: PEFT, sd-scripts, old diffusers; OneTrainer, XLabs; LyCORIS
 LORA_KEYS = (
@@ -42,17 +42,12 @@ def parse_lora(content: bytes) -> dict[str, Tensor]:
     try:
         tensors = load(content)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"is a damaged safetensors file ({error})") from error
+        raise ValueError(f"is a damaged safetensors file ({message_of(error)})") from error
     folded = _fold_alpha(tensors, metadata)
     for name, tensor in folded.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"has NaN or infinity in {name}: expected finite numbers")
     return folded
-
-
-def quoted(name: str) -> str:
-    """Quote a name from an untrusted file for an error: on one line, and shortened."""
-    return repr(name if len(name) <= SHOWN else f"{name[:SHOWN]}...")
 
 
 def _read_header(content: bytes) -> dict[str, Any]:
@@ -107,7 +102,7 @@ def _check_header(header: dict[str, Any]) -> None:
         if len(name) > LONGEST_NAME or not name.isprintable():
             raise ValueError(f"has a tensor named {quoted(name)}: expected printable names")
         if str(entry.get("dtype")) not in PRECISIONS:
-            found = str(entry.get("dtype"))[:LONGEST_NAME]
+            found = quoted(str(entry.get("dtype")))
             raise ValueError(f"holds {name} as {found}: expected {', '.join(sorted(PRECISIONS))}")
         shape = entry.get("shape")
         if not isinstance(shape, list) or 0 in shape:

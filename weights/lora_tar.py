@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from weights.lora_file import quoted
+from weights.printed import quoted
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 2**30  # of one LoRA, and of everything unpacked before it

@@ -7,6 +7,8 @@ from pathlib import Path
 import safetensors
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
+from weights.printed import message_of, quoted
+
 LENGTH_BYTES = 8  # a safetensors file starts with the length of its header
 MAX_HEADER_BYTES = 10 * 2**20  # the headers of FLUX have about 200 KB
 START_BYTES = 1024  # read to describe a file in another format
@@ -104,7 +106,7 @@ def _check_layout(path: Path) -> None:
         with safetensors.safe_open(path, framework="numpy"):
             pass
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged: found an inconsistent header ({_on_one_line(error)})") from error
+        raise ValueError(f"{path} is damaged: found an inconsistent header ({message_of(error)})") from error
 
 
 def _check_for_holes(file: BufferedReader, header: Header, path: Path) -> None:
@@ -113,8 +115,4 @@ def _check_for_holes(file: BufferedReader, header: Header, path: Path) -> None:
             continue
         file.seek(header.data + entry.data_offsets[0] + (entry.bytes - SAMPLE_BYTES) // 2)
         if not any(file.read(SAMPLE_BYTES)):
-            raise ValueError(f"{path} is damaged: found only zeros in the middle of {name!r:.80}, expected weights")
-
-
-def _on_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+            raise ValueError(f"{path} is damaged: found only zeros in the middle of {quoted(name)}, expected weights")

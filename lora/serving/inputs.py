@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from lora.checks import check_bool
 from lora.images.size import Size
+from lora.seeds import seed_notes
 from lora.serving.request import CHECKS, SIDES, Request
 from lora.serving.requested_loras import RequestedLora, requested_loras
 from lora.serving.sources import Source, read_source
@@ -33,6 +34,7 @@ class PredictionInputs:
     image: Path | None  # the uploaded files of the source
     mask: Path | None
     are_sides_given: bool  # width or height, whatever the aspect ratio
+    seed_notes: tuple[str, ...]  # for the log, if another seed is used than the one that was given
     is_checker_disabled: bool
 
     @classmethod
@@ -54,6 +56,7 @@ class PredictionInputs:
             image=image,
             mask=mask,
             are_sides_given=any(inputs[side] for side in SIDES),
+            seed_notes=seed_notes(inputs["seed"], request.seed),
             is_checker_disabled=check_bool("disable_safety_checker", inputs["disable_safety_checker"]),
         )
 
@@ -69,8 +72,9 @@ def _refuse_longer_than_format(size: Size, output_format: str) -> None:
 
 
 def complete_inputs(given: Inputs, *, entry: Callable[..., object]) -> dict[str, Any]:
-    """Return the inputs of an entry point by name; those that are missing have the default of its signature.
+    """Return the inputs of an entry point by name; those that are missing or None have the default of its signature.
 
+    Some clients send null for each input that is left open; Cog's server refuses null if it has a schema.
     In plain Python a default is Cog's `Input(...)`, and is passed as it is; Cog's server has replaced it by its value.
     Raises ValueError with one sentence for a name that is not an input.
     """
@@ -79,7 +83,9 @@ def complete_inputs(given: Inputs, *, entry: Callable[..., object]) -> dict[str,
         near = difflib.get_close_matches(name, parameters, n=1)
         expected = near[0] if near else f"one of {', '.join(parameters)}"
         raise ValueError(f"{name} is not an input: expected {expected}")
-    values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+    values = {
+        name: parameter.default if given.get(name) is None else given[name] for name, parameter in parameters.items()
+    }
     return {name: getattr(value, "default", value) for name, value in values.items()}
 
 

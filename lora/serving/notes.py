@@ -10,6 +10,7 @@ from lora.serving.request import CUSTOM, Request
 from lora.serving.sources import Source
 
 BLACK = (0, 0)
+UNCHOSEN = "1:1"  # the default of aspect_ratio, which most requests with an image leave as it is
 
 
 def notes(
@@ -29,6 +30,8 @@ def notes(
         yield f"the prompt has {count} tokens, but the base reads only the first {most}"
     if request.aspect_ratio != CUSTOM and are_sides_given:
         yield f"width and height are ignored, because aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
+    if source and request.aspect_ratio not in (CUSTOM, UNCHOSEN):
+        yield f"aspect_ratio {request.aspect_ratio} is ignored, because the output has the shape of the image"
     mask = source and source.fitted_mask(size)
     if mask and mask.getextrema() == BLACK:
         yield "the mask is black everywhere, so nothing of the image is regenerated"

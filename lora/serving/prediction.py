@@ -43,7 +43,8 @@ def _log_settings(
     """Return the settings that the images depend on; log them, after a note on each input that has little effect."""
     request, source = inputs.request, inputs.source
     size = generation_size(model.pipeline, request, source)
-    for note in notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given):
+    ignored = notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given)
+    for note in (*inputs.seed_notes, *ignored):
         log_line(f"note: {note}")
     size = source.output_size(size) if source else size
     settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)

@@ -1,7 +1,6 @@
 """The inputs of a request, checked once. Knows no model."""
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any, Self
 
 from lora.checks import check_bool, check_choice, check_float, check_int, check_text
 from lora.images.size import Size
+from lora.seeds import SEEDS, check_seed
 
 # Sizes of FLUX's public predictors for a base of 1024 pixels.
 SIZES: dict[str, tuple[int, int]] = {
@@ -31,7 +31,6 @@ DEFAULT_GUIDANCE = 3.5
 DEFAULT_STEPS = {True: 28, False: 4}  # for bases that take guidance, and for schnell, which is distilled for few steps
 STEP = 16  # pixels; a token of FLUX is 16 pixels square
 FORMATS = ("webp", "jpg", "png")
-LARGEST_SEED = 2**32 - 1
 SIDES = ("width", "height")
 
 Check = Callable[[str, Any], Any]
@@ -70,8 +69,8 @@ class Request:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of each image. 0 follows `LARGEST_SEED`, because the generator takes no more bits."""
-        return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.num_outputs))
+        """The seed of each image. 0 follows the largest seed, so that each is one that a request can have."""
+        return tuple((self.seed + index) % SEEDS for index in range(self.num_outputs))
 
     def settings(self) -> dict[str, object]:
         """Return the settings that an image depends on, as plain values by name, without its seed, its size, LoRAs and
@@ -118,7 +117,8 @@ def _guidance(**given: float | None) -> float:
 
 
 def _nearest_step(pixels: float) -> int:
-    return max(STEP, round(pixels / STEP) * STEP)
+    """The nearest multiple of 16; the larger of two that are equally near, as the public predictors round up."""
+    return max(STEP, math.floor(pixels / STEP + 0.5) * STEP)
 
 
 def _optional(check: Check) -> Check:
@@ -127,13 +127,6 @@ def _optional(check: Check) -> Check:
 
 def _whole(at_least: int, at_most: int) -> Check:
     return partial(check_int, at_least=at_least, at_most=at_most)
-
-
-def _seed(name: str, seed: object) -> int:
-    """Some clients send -1 for no seed."""
-    if seed is None or seed == -1:
-        return random.SystemRandom().randint(0, LARGEST_SEED)
-    return check_int(name, seed, at_least=0, at_most=LARGEST_SEED)
 
 
 CHECKS: dict[str, Check] = {
@@ -147,7 +140,7 @@ CHECKS: dict[str, Check] = {
     "guidance_scale": _optional(partial(check_float, at_least=0.0, at_most=10.0)),
     "guidance": _optional(partial(check_float, at_least=0.0, at_most=10.0)),
     "go_fast": check_bool,
-    "seed": _seed,
+    "seed": check_seed,
     "output_format": partial(check_choice, choices=FORMATS),
     "output_quality": _whole(0, 100),
 }

@@ -13,6 +13,7 @@ from lora.images.size import REDUCING_GAP, Size
 from lora.serving.inpainting import Inpainting
 
 MAX_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, because other requests wait
+LEAST_STRENGTH = 1e-6  # less is 0, such as the rounding error 0.1 + 0.2 - 0.3; diffusers has no step for it
 PIXELS_NEEDED = 1024 * 1024  # the native size of FLUX.1
 
 
@@ -69,6 +70,7 @@ def read_source(image: Path | None, mask: Path | None, prompt_strength: object) 
     Raises ValueError with one sentence that names the input.
     """
     strength = check_float("prompt_strength", prompt_strength, at_least=0.0, at_most=1.0)
+    strength = strength if strength >= LEAST_STRENGTH else 0.0
     if image is None:
         if mask is not None:
             raise ValueError("mask is given without image: expected both, or no mask")

@@ -1,6 +1,6 @@
 """Prepare a training: check everything that can be wrong before anything expensive starts. Loads no weights."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora.dataset.encoding import encoded_bytes
@@ -50,7 +50,7 @@ class Prepared:
     def settings(self) -> dict[str, object]:
         """All inputs and all choices, by name."""
         return {
-            **asdict(self.config),
+            **self.config.settings(),
             **self.recipe.settings(),
             "base_model": self.base_name,
             "images": len(self.images.images),
@@ -74,7 +74,7 @@ def prepare(
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     recipe, reasons = make_recipe(config, images=count_trained(images, config), processes=processes)
-    log.write(report.as_text(), layers.note, *reasons)
+    log.write(*config.notes, report.as_text(), layers.note, *reasons)
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )

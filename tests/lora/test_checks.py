@@ -38,6 +38,13 @@ def test_text_is_returned_unchanged():
     assert check_text("prompt", " é\n", at_most=3) == " é\n"
 
 
+@pytest.mark.parametrize("text", ["\0", "a\0b"])
+def test_text_with_a_nul_character_is_refused(text):
+    with pytest.raises(ValueError) as error:
+        check_text("prompt", text, at_most=3)
+    assert_one_sentence(error.value, f"prompt has a NUL character at position {text.index(chr(0))}", "expected")
+
+
 @pytest.mark.parametrize("value", ["four", None, 4])
 def test_overlong_text_and_other_types_are_refused(value):
     with pytest.raises(ValueError, match=r"^prompt ") as error:

@@ -115,6 +115,12 @@ def test_a_path_that_was_not_uploaded_is_refused(temporary):
         assert_one_sentence(error.value, "mask is")
 
 
+def test_a_path_with_a_nul_character_is_refused(temporary):
+    with pytest.raises(ValueError) as error:
+        uploaded_file(temporary, "image", "a\0b")
+    assert_one_sentence(error.value, "image has a NUL character at position 1", "expected")
+
+
 @pytest.mark.parametrize("blank", [None, "", " "])
 def test_blank_text_counts_as_no_file(temporary, blank):
     """Cog passes blank text through unchanged."""

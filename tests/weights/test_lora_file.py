@@ -124,13 +124,39 @@ def test_numbers_that_are_not_finite_are_refused(value):
 )
 def test_other_precisions_are_refused(dtype, name):
     message = refusal(save(a_lora(**{DOWN: torch.ones(2, 4).to(dtype)})))
-    assert f"{DOWN} as {name}" in message
+    assert f"{DOWN} as '{name}'" in message
     assert "BF16, F16, F32" in message
 
 
 @pytest.mark.parametrize("dtype", [[], {}, None, 7])
 def test_a_precision_that_is_not_a_string_is_refused(dtype):
-    assert f"{DOWN} as {dtype}" in refusal(file_of({DOWN: entry(dtype=dtype)}, bytes(4)))
+    assert f"{DOWN} as '{dtype}'" in refusal(file_of({DOWN: entry(dtype=dtype)}, bytes(4)))
+
+
+HOSTILE = "\x1b[31m\r\n\u202e\x9b" + "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        file_of({DOWN: entry(dtype=HOSTILE)}, bytes(4)),
+        file_of({DOWN: entry(shape=[HOSTILE])}, bytes(4)),
+        file_of({DOWN: entry(offsets=[HOSTILE, 4])}, bytes(4)),
+        file_of({DOWN: entry() | {HOSTILE: 1}, UP: entry(offsets=(8, 12))}, bytes(4)),
+        file_of({DOWN: entry(), HOSTILE: entry()}, bytes(4)),
+        file_of({DOWN: entry(), "__metadata__": {HOSTILE: 5}}, bytes(4)),
+        file_of({DOWN: entry(), "__metadata__": {"format": [HOSTILE]}}, bytes(4)),
+        with_adapter_metadata({"transformer.r": HOSTILE, "transformer.lora_alpha": 1}),
+        with_adapter_metadata(
+            {"transformer.r": 2, "transformer.lora_alpha": 1, "transformer.rank_pattern": {HOSTILE: 1}}
+        ),
+    ],
+    ids=["dtype", "shape", "offset", "field", "name", "metadata key", "metadata", "rank", "pattern"],
+)
+def test_an_error_repeats_text_of_the_file_only_short_and_printable(content):
+    message = refusal(content)
+    assert message.isprintable(), ascii(message)
+    assert len(message) < 400
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0)])

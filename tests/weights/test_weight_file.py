@@ -54,6 +54,7 @@ DAMAGES = {
     "tensors that overlap": (file_bytes({"a": entry(0, 4), "b": entry(0, 4)}, data=NUMBER), "is damaged"),
     "a gap between tensors": (file_bytes({"a": entry(0, 4), "b": entry(8, 12)}, data=NUMBER * 3), "is damaged"),
     "a type that there is not": (file_bytes({"a": entry(0, 4, dtype="Q9")}, data=NUMBER), "is damaged"),
+    "a type with escape codes": (file_bytes({"a": entry(0, 4, dtype="\x1b[31m\r\n")}, data=NUMBER), "is damaged"),
     "a tensor without offsets": (file_bytes({"a": {"dtype": "F32"}}), "is damaged"),
 }
 
@@ -66,6 +67,7 @@ def test_the_error_for_a_damaged_file_describes_the_damage(tmp_path, damage):
         check_weight_file(file)
     assert type(error.value) is ValueError
     assert_one_sentence(error.value, f"{file} ", found)
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("file", sorted(TINY_FLUX.glob("*/*.safetensors")), ids=lambda file: file.parent.name)

@@ -12,6 +12,7 @@ from weights.network.client import HttpRequest
 from weights.network.download import MAX_BYTES, RemoteFile
 from weights.network.json_response import fetch_json
 from weights.network.network import Network
+from weights.printed import quoted
 
 FLUX = "flux.1"
 LORA_TYPES = frozenset({"lora", "locon", "dora"})
@@ -65,7 +66,7 @@ def _choose_file(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     primary = [file for file in loras if file.get("primary") is True] or loras
     if len(primary) == 1:
         return primary[0]
-    names = ", ".join(ascii(_text(file.get("name"))) for file in (primary or files)[:SHOWN]) or "none"
+    names = ", ".join(quoted(_text(file.get("name"))) for file in (primary or files)[:SHOWN]) or "none"
     raise ValueError(f"has {len(primary)} .safetensors files on Civitai (of {names}): expected exactly one")
 
 

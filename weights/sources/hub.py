@@ -13,10 +13,10 @@ from weights.network.download import RemoteFile
 from weights.network.failures import NotFound
 from weights.network.json_response import fetch_json
 from weights.network.network import Network
+from weights.printed import quoted
 
 SUFFIX = ".safetensors"
 SHOWN = 5  # number of names in an error message
-SHOWN_NAME = 80
 
 
 def find_on_hub(lora: HubLora, token: str, network: Network) -> RemoteFile:
@@ -65,6 +65,6 @@ def _named_file(lora: HubLora, by_name: dict[str, dict[str, Any]]) -> dict[str, 
 
 
 def _quoted_list(names: list[str]) -> str:
-    quoted = [ascii(name[:SHOWN_NAME]) for name in sorted(names)[:SHOWN]]
+    shown = [quoted(name) for name in sorted(names)[:SHOWN]]
     more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return ", ".join(quoted + more) or "none"
+    return ", ".join(shown + more) or "none"

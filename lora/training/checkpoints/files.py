@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora.dataset.names import printable
+
 Json = dict[str, Any]
 Tensors = Mapping[str, Tensor]
 
@@ -48,7 +50,7 @@ class Checkpoint:
         try:
             return load_file(self.folder / f"{name}{SUFFIX}", backend="pread")
         except SafetensorError as error:
-            reason = f"{name}{SUFFIX} is not a safetensors file ({error})"
+            reason = f"{name}{SUFFIX} is not a safetensors file ({printable(str(error))})"
             raise ValueError(f"checkpoint {self.folder.name!r}: {reason}") from error
 
 

@@ -6,6 +6,7 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
+from lora.dataset.names import printable
 from lora.dataset.reading import Dataset
 from lora.flux.fingerprint import fingerprint
 from lora.flux.prompt import MAX_TEXT_TOKENS, text_tokens_of
@@ -72,7 +73,9 @@ def refuse_mismatch(found: Json, expected: Json, named: str) -> None:
         found_value, expected_value = found.get(field), expected.get(field)
         if found_value != expected_value:
             found_and_expected = f"{reprlib.repr(found_value)}: expected {reprlib.repr(expected_value)}"
-            raise ValueError(f"{named} is from a training with {field} {found_and_expected}, as in this training")
+            raise ValueError(
+                f"{named} is from a training with {printable(field)[:60]} {found_and_expected}, as in this training"
+            )
 
 
 def folder_name(identity: Json) -> str:

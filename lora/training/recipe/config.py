@@ -1,19 +1,23 @@
 """The inputs of a training, checked once. Has no defaults: those are in the signature in train.py."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, Self
 
-from lora.checks import check_bool, check_choice, check_float, check_int, check_text
+from lora.checks import check_bool, check_choice, check_float, check_int, check_text, short_repr
 from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
 from lora.engine.precision import Precision
+from lora.seeds import check_seed, seed_notes
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from lora.training.recipe.presets import PRESETS
 
 SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
 MAX_RESOLUTIONS, MAX_STEPS, MAX_SAMPLE_PROMPTS = 8, 6000, 8
-MIN_RATE, MAX_RATE = 1e-7, 1.0  # the maximum is for prodigy, which finds its own rate
+MIN_RATE, MAX_RATE = 1e-7, 1.0
+PRODIGY, MAX_PRODIGY_RATE = "prodigy", 10.0  # a factor, usually 1, of the rate that it finds by itself
+MAX_BATCH_SIZE = 256  # our choice; whether a batch fits into memory is decided by the plan
+SEPARATORS = str.maketrans("", "", "-_ ")  # in names of optimizers: AdamW 8-bit
 
 Check = Callable[[str, Any], Any]
 
@@ -51,6 +55,7 @@ class TrainConfig:
     keep_resume_state: bool
     extra_layout: str
     seed: int
+    notes: tuple[str, ...]  # for the log, on inputs in whose place another value is used
 
     @property
     def prompt_rule(self) -> PromptRule:
@@ -65,7 +70,13 @@ class TrainConfig:
         values = {name: check(name, inputs[name]) for name, check in CHECKS.items()}
         other_name, resolutions = values.pop("training_steps"), values.pop("resolution")
         steps = values["steps"] if other_name is None else other_name
-        return cls(**{**values, "steps": steps, "resolutions": resolutions})
+        rate = _rate_within(values["learning_rate"], values["optimizer"])
+        notes = seed_notes(inputs["seed"], values["seed"])
+        return cls(**{**values, "steps": steps, "resolutions": resolutions, "learning_rate": rate, "notes": notes})
+
+    def settings(self) -> dict[str, object]:
+        """The inputs as plain values, by name."""
+        return {name: value for name, value in asdict(self).items() if name != "notes"}
 
 
 def _whole(at_least: int, at_most: int) -> Check:
@@ -85,8 +96,34 @@ def _line(at_most: int) -> Check:
 
 
 def _learning_rate(name: str, value: object) -> float:
+    """Check the rate, but for its maximum, which depends on the optimizer."""
+    if isinstance(value, int | float) and value > MAX_RATE:
+        return value
     rate = check_float(name, value, at_least=0.0, at_most=MAX_RATE)
     return rate if rate == 0 else check_float(name, value, at_least=MIN_RATE, at_most=MAX_RATE)
+
+
+def _rate_within(rate: float, optimizer: str) -> float:
+    most = MAX_PRODIGY_RATE if optimizer == PRODIGY else MAX_RATE
+    if rate <= most:
+        return float(rate)
+    usual = "1 is usual" if optimizer == PRODIGY else f"0.0004 is usual, and only {PRODIGY} takes a higher one"
+    raise ValueError(f"learning_rate is {short_repr(rate)}: expected at most {most:g} for {optimizer}; {usual}")
+
+
+def _batch_size(name: str, value: object) -> int:
+    if isinstance(value, int | float) and value > MAX_BATCH_SIZE:
+        raise ValueError(
+            f"{name} is {short_repr(value)}: expected 1 to {MAX_BATCH_SIZE}; for more images a step, raise"
+            " gradient_accumulation, which takes no more memory"
+        )
+    return check_int(name, value, at_least=1, at_most=MAX_BATCH_SIZE)
+
+
+def _optimizer(name: str, value: object) -> str:
+    """Return the optimizer's own name; the public trainer ignores its case, and other trainers write AdamW8bit."""
+    plain = value.lower().translate(SEPARATORS) if isinstance(value, str) else value
+    return check_choice(name, plain if plain in OPTIMIZERS else value, OPTIMIZERS)
 
 
 def _trigger_word(name: str, value: object) -> str:
@@ -127,7 +164,7 @@ CHECKS: dict[str, Check] = {
     "steps": _whole(0, MAX_STEPS),
     "training_steps": _optional(_whole(0, MAX_STEPS)),
     "learning_rate": _learning_rate,
-    "batch_size": _whole(1, 16),
+    "batch_size": _batch_size,
     "gradient_accumulation": _whole(1, 64),
     "resolution": _resolutions,
     "lora_rank": _whole(0, 128),
@@ -136,7 +173,7 @@ CHECKS: dict[str, Check] = {
     "preservation": _number(0.0, 1.0),
     "caption_dropout_rate": _optional(_number(0.0, 1.0)),
     "timestep_logit_mean": _optional(_number(-4.0, 4.0)),
-    "optimizer": partial(check_choice, choices=OPTIMIZERS),
+    "optimizer": _optimizer,
     "lr_scheduler": partial(check_choice, choices=SCHEDULES),
     "ema_decay": _optional(_number(0.0, 0.9999)),
     "precision": partial(check_choice, choices=PRECISIONS),
@@ -149,5 +186,5 @@ CHECKS: dict[str, Check] = {
     "time_limit": _optional(_whole(1, 7 * 24 * 60)),
     "keep_resume_state": check_bool,
     "extra_layout": partial(check_choice, choices=EXTRA_LAYOUTS),
-    "seed": _whole(0, 2**31 - 1),
+    "seed": check_seed,
 }

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import Adafactor
 
 from lora.checks import check_choice
+from lora.dataset.names import printable
 from lora.training.recipe.choices import BYTES_PER_PARAMETER, OPTIMIZERS, SCHEDULES
 
 Json = dict[str, Any]
@@ -27,6 +28,7 @@ PRODIGY_RATE, MIN_PRODIGY_RATE = 1.0, 0.1  # Prodigy finds the rate by itself an
 DIFFUSERS_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 MAX_WARM_UP_STEPS, WARM_UP_SHARE = 50, 0.05  # our choice
 
+LONGEST_NAMES = 200  # characters of the names of a saved state in an error
 INCOMPATIBLE_STATE = "the saved state does not match this optimizer"
 
 
@@ -190,9 +192,8 @@ def _make_state(optimizer: Optimizer) -> None:
 
 def _fill(state: Json, saved: Json, owner: str, count: int) -> None:
     if state.keys() != saved.keys():
-        raise ValueError(
-            f"{INCOMPATIBLE_STATE}: {owner} has {', '.join(saved) or 'nothing'}, expected {', '.join(state)}"
-        )
+        found = printable(", ".join(saved))[:LONGEST_NAMES] or "nothing"  # from a file that may be untrusted
+        raise ValueError(f"{INCOMPATIBLE_STATE}: {owner} has {found}, expected {', '.join(state)}")
     for name, value in saved.items():
         own = state[name]
         if not isinstance(own, Tensor) or not isinstance(value, Tensor):

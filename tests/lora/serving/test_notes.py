@@ -54,6 +54,13 @@ def test_a_mask_that_is_black_after_binarization_is_noted(pipeline):
     assert note == "the mask is black everywhere, so nothing of the image is regenerated"
 
 
+def test_an_image_that_overrides_a_chosen_aspect_ratio_is_noted(pipeline):
+    """1:1 is the default, which a request with an image usually leaves as it is."""
+    (note,) = noted(pipeline, source(), aspect_ratio="16:9")
+    assert note == "aspect_ratio 16:9 is ignored, because the output has the shape of the image"
+    assert noted(pipeline, source(), aspect_ratio="1:1") == noted(pipeline, aspect_ratio="16:9") == []
+
+
 def test_an_image_that_overrides_width_and_height_is_noted(pipeline):
     (note,) = noted(pipeline, source(), width=64, height=64, aspect_ratio="custom")
     assert note == "width and height are ignored, because the output has the shape of the image"

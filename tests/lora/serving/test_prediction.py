@@ -33,6 +33,7 @@ def inpainting(tmp_path):
     return PredictionInputs(
         request=request(num_inference_steps=1, output_format="png"),
         loras=(),
+        seed_notes=(),
         source=a_source(image, mask, 1.0),
         image=files[0],
         mask=files[1],

@@ -42,6 +42,11 @@ def test_a_strength_out_of_bounds_is_refused(image, strength):
         read_source(image, None, strength)
 
 
+def test_a_strength_that_is_0_but_for_rounding_is_0(image):
+    assert read_source(image, None, 0.1 + 0.2 - 0.3).strength == read_source(image, None, 1e-17).strength == 0
+    assert read_source(image, None, 1e-3).strength == 1e-3
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [((1024, 1024), (1024, 1024)), ((6000, 4000), (1248, 832)), ((100, 70), (96, 64)), ((4000, 500), (2896, 368))],

@@ -29,6 +29,13 @@ def test_a_checkpoint_can_be_read_back_from_a_tar(tmp_path):
     assert_saved_at(read_checkpoint(tmp_path / "resume/last"), 250)
 
 
+def test_the_error_for_a_field_of_an_untrusted_file_is_short_and_printable():
+    with pytest.raises(ValueError) as error:
+        refuse_mismatch(json.loads(json.dumps(IDENTITY)) | {f"\x1b[31m\r{'x' * 999}": "\x1b"}, IDENTITY, "resume_from")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 200
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -144,6 +151,17 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
 def test_a_pickle_in_place_of_a_tensor_file_is_refused(untrusted):
     """Case B45: its sha256 is right, and it is never unpickled."""
     torch.save({"a": torch.zeros(3)}, untrusted / "lora.tensors")
+    assert_lora_is_refused(untrusted)
+
+
+def test_the_error_for_a_tensor_file_does_not_repeat_its_escape_codes(untrusted):
+    header = json.dumps({"a": {"dtype": "\x1b[31m\r", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (untrusted / "lora.tensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert assert_lora_is_refused(untrusted).isprintable()
+
+
+def assert_lora_is_refused(untrusted):
+    """Record the file in the manifest, and return the error for its content."""
     files = json.loads((untrusted / "manifest.json").read_text())["files"]
     content = (untrusted / "lora.tensors").read_bytes()
     entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -151,3 +169,4 @@ def test_a_pickle_in_place_of_a_tensor_file_is_refused(untrusted):
     with pytest.raises(ValueError) as error:
         read_checkpoint(untrusted).tensors("lora")
     assert_one_sentence(error.value, "checkpoint 'step-000250'", "lora.tensors is not a safetensors file")
+    return str(error.value)

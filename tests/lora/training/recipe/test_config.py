@@ -58,17 +58,20 @@ def test_an_empty_trigger_word_is_allowed():
         ("learning_rate", 1e-8),
         ("learning_rate", -1e-4),
         ("learning_rate", 1.1),
+        pytest.param("learning_rate", 10**400, id="learning_rate-huge"),
+        ("learning_rate", float("inf")),
+        ("learning_rate", True),
         ("learning_rate", 1e300),
         ("learning_rate", float("nan")),
         ("learning_rate", None),
         ("batch_size", 0),
-        ("batch_size", 17),
+        ("batch_size", 257),
+        ("batch_size", float("inf")),
         ("lora_rank", -1),
         ("lora_rank", 129),
         ("caption_dropout_rate", -0.1),
         ("caption_dropout_rate", 1.1),
-        ("seed", -1),
-        ("seed", 2**31),
+        ("seed", 1.5),
         ("autocaption_prefix", 5),
         ("autocaption_suffix", "x" * 1001),
         ("cache_latents_to_disk", "yes"),
@@ -92,6 +95,8 @@ def test_an_empty_trigger_word_is_allowed():
         ("gradient_accumulation", 65),
         ("optimizer", "adamw9bit"),
         ("optimizer", None),
+        ("optimizer", ["adamw"]),
+        ("trigger_word", "a\0b"),
         ("lr_scheduler", "step"),
         ("layers", "x" * 513),
         ("layers_to_optimize_regex", "x" * 513),
@@ -113,6 +118,41 @@ def test_a_bad_input_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name} ") as error:
         checked(**{name: value})
     assert_one_sentence(error.value, name, "expected")
+
+
+@pytest.mark.parametrize("written", ["AdamW8bit", "ADAMW8BIT", " adamw_8bit", "AdamW 8-bit"])
+def test_an_optimizer_may_be_written_in_any_case(written):
+    assert checked(optimizer=written).optimizer == "adamw8bit"
+
+
+def test_prodigy_may_have_a_rate_above_1_as_it_is_a_factor():
+    assert checked(optimizer="prodigy", learning_rate=2).learning_rate == 2.0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "fragments"),
+    [
+        ({"learning_rate": 4}, ["learning_rate is 4", "expected at most 1 for adamw8bit", "0.0004 is usual"]),
+        ({"learning_rate": 11, "optimizer": "Prodigy"}, ["learning_rate is 11", "at most 10 for prodigy"]),
+        ({"batch_size": 1000}, ["batch_size is 1000", "expected 1 to 256", "raise gradient_accumulation"]),
+    ],
+)
+def test_the_error_for_more_than_can_be_meant_says_what_to_do(inputs, fragments):
+    with pytest.raises(ValueError) as error:
+        checked(**inputs)
+    assert_one_sentence(error.value, *fragments)
+
+
+def test_a_batch_may_be_as_large_as_the_public_trainers_clients_ask_for():
+    assert checked(batch_size=64).batch_size == 64
+
+
+def test_any_seed_of_a_client_is_taken():
+    config = checked(seed=2**40 + 7)
+    (note,) = config.notes
+    assert config.settings()["seed"] == config.seed == 7
+    assert "7 is used" in note
+    assert checked(seed=-1).seed != checked(seed=-1).seed
 
 
 def test_a_misspelled_input_is_refused():

@@ -226,6 +226,7 @@ CHANGES = {
         {"1.state1": torch.zeros(4, 8, dtype=torch.uint8)}
     ),
     "a missing tensor": lambda tensors, values: tensors.pop("0.qmap1"),
+    "a name with escape codes": lambda tensors, values: tensors.update({f"0.\x1b[31m\r{'x' * 999}": torch.zeros(1)}),
     "one too many": lambda tensors, values: tensors.update({"0.more": torch.zeros(1)}),
     "a parameter too many": lambda tensors, values: tensors.update({"4.state1": torch.zeros(1)}),
     "no number of a parameter": lambda tensors, values: tensors.update({"x": torch.zeros(1)}),
@@ -248,7 +249,9 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_invalid_state_is_refused(change):
     """The state may be untrusted, and the 8-bit kernels do not check sizes."""
-    refusal("adamw8bit", CHANGES[change])
+    message = refusal("adamw8bit", CHANGES[change])
+    assert message.isprintable()
+    assert len(message) < 600
 
 
 def test_the_state_of_another_optimizer_is_refused():
