@@ -1,14 +1,26 @@
-"""Train without Cog's server or Docker: the same training, with a flag for each of its inputs."""
+"""Train without Cog's server or Docker: the same training, with a flag for each of its inputs.
+
+Exit codes: 0 if all steps were done, 75 if the training stopped early and the LoRA so far was written, 130 after
+Ctrl-C, 2 for a wrong flag, and 1 for any other error. Each but 0 and 75 leaves the output path as it was.
+"""
 
 import argparse
+import json
 import shutil
 import sys
+import tarfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, refuse_output
+from script.whole_file import move_whole, refuse_unwritable
 
 LATEST = "latest"
+STOPPED_EARLY = 75  # EX_TEMPFAIL of sysexits.h: trying again may do better
+INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+REPORT = "output/flux_train_replicate/report/training.json"
 
 
 def main() -> None:
@@ -21,15 +33,27 @@ def main() -> None:
     output: Path = arguments.pop("output")
     if arguments.pop("resume"):
         arguments[RESUME] = LATEST
-    refuse_output(output)
+    _refuse(output)
+    began = time.time()
     try:
         with archived(arguments.pop(ARCHIVE)) as archive:
             tar = _train({ARCHIVE: archive, **arguments})
     except KeyboardInterrupt:
-        sys.exit("stopped; run the same command with --resume to continue from the last checkpoint")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-    _move_tar(tar, output)
+        print(f"stopped; {_how_to_continue(began) or 'no step was saved'}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        continued, found = _how_to_continue(began), str(error) or type(error).__name__
+        sys.exit(f"error: {found}" + (f"; {continued}" if continued else ""))
+    sys.exit(_finish(tar, output))
+
+
+def _refuse(output: Path) -> None:
+    """Exit with one sentence if the tar could not be written to this path in the end."""
+    refuse_output(output)
+    try:
+        refuse_unwritable(output)
+    except OSError as error:
+        sys.exit(f"error: --output is {str(output)!r}: expected a folder that can be written to ({error.strerror})")
 
 
 def _train(arguments: dict[str, Any]) -> Path:
@@ -38,14 +62,44 @@ def _train(arguments: dict[str, Any]) -> Path:
     return Path(str(train(**arguments).weights))
 
 
-def _move_tar(tar: Path, output: Path) -> None:
-    """Move the tar out of the job's folder and delete the folder; if the move fails, the tar stays where it is."""
+def _how_to_continue(began: float) -> str:
+    """What a new run can continue from, if this one has saved a checkpoint since it began."""
+    if "train" not in sys.modules:
+        return ""
+    from lora.training.checkpoints.earlier_runs import (  # noqa: PLC0415 - imports torch, which train.py has done
+        saved_by_this_process,
+    )
+
+    saved = saved_by_this_process(began)
+    return "" if saved is None else f"step {saved.step} is saved: the same command with --resume continues from there"
+
+
+def _finish(tar: Path, output: Path) -> int:
+    """Move the tar out of the job's folder, delete the folder, and return the exit code.
+
+    If the move fails, the tar stays where it is.
+    """
+    early = _early_end(tar)
     try:
-        shutil.move(tar, output)
+        move_whole(tar, output)
     except OSError as error:
         sys.exit(f"error: cannot write {output} ({error.strerror}); the trained LoRA is in {tar}")
     shutil.rmtree(tar.parent, ignore_errors=True)
-    print(f"wrote {output}")
+    with suppress(OSError):  # the terminal may be closed
+        print(f"wrote {output}{early}")
+    return STOPPED_EARLY if early else 0
+
+
+def _early_end(tar: Path) -> str:
+    """How the training ended, as the report in its tar says it; empty if all steps were done."""
+    with tarfile.open(tar) as opened:
+        file = opened.extractfile(REPORT)
+        assert file is not None
+        report = json.load(file)
+    if report["stopped_early"] is None:
+        return ""
+    done, asked = report["steps_done"], report["steps_asked"]
+    return f" after {done} of {asked} steps; the same command with --resume does the rest"
 
 
 if __name__ == "__main__":

@@ -149,6 +149,20 @@ def test_a_training_resumed_from_a_tar_gives_the_same_lora(trainer, uninterrupte
     assert "resuming from step 4" in training.said
 
 
+def test_a_training_resumed_after_its_last_step_keeps_its_state(trainer):
+    trainer.train(steps=4, keep_resume_state=True)
+    again = trainer.train(steps=4, keep_resume_state=True, resume_from="latest")
+    assert again.content == (trainer.folder / "1/made.tar").read_bytes(), "its result is the same, with the state"
+
+
+def test_a_new_run_is_told_of_an_earlier_one_and_of_the_input_that_keeps_it_from_resuming(trainer):
+    trainer.train(steps=2)
+    again, other = trainer.start(steps=2), trainer.start(steps=2, learning_rate=0.02, resume_from="latest")
+    again.tar(), other.tar()
+    assert "an earlier run of this training has a checkpoint at step 2" in again.said
+    assert "it differs in learning_rate (0.01 there, 0.02 here)" in other.said
+
+
 def test_a_tar_without_a_resume_state_is_a_warm_start_and_the_log_says_so(trainer, uninterrupted):
     trainer.train(steps=4)
     training = trainer.start(steps=8, resume_from=str(trainer.folder / "1/made.tar"))

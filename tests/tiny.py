@@ -36,7 +36,7 @@ from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.state import TrainingState
-from lora.training.learning.trainer import TrainingResult, TrainingSummary
+from lora.training.learning.summary import TrainingResult, TrainingSummary
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.recipe import Recipe
@@ -241,7 +241,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": fields.pop("base_model", "dev"), "images": len(dataset.images)}
     artifacts = TrainingArtifacts(
-        result=TrainingResult(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 0, 0, None, ())),
+        result=TrainingResult(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 3, 0, 0, None, ())),
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),

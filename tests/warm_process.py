@@ -131,11 +131,18 @@ def run_command(module: str, *arguments: object, **environment: str) -> subproce
     given = list(map(str, arguments))
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = (Path(folder) / name for name in ("stdout", "stderr"))
-        process = FORKING.Process(target=_run_module, args=(module, given, os.environ | environment, stdout, stderr))
-        process.start()
+        process = command(module, *arguments, stdout=stdout, stderr=stderr, **environment)
         process.join(SECONDS_FOR_A_COMMAND)
         assert process.exitcode is not None, f"{module} did not end"
         return subprocess.CompletedProcess([module, *given], process.exitcode, stdout.read_text(), stderr.read_text())
+
+
+def command(module: str, *arguments: object, stdout: Path, stderr: Path, **environment: str) -> BaseProcess:
+    """Start `python -m module` in the root of the repository, with its output in files."""
+    given, variables = list(map(str, arguments)), os.environ | environment
+    process = FORKING.Process(target=_run_module, args=(module, given, variables, stdout, stderr))
+    process.start()
+    return process
 
 
 def _run_module(module: str, arguments: list[str], environment: Mapping[str, str], stdout: Path, stderr: Path) -> None:
@@ -143,8 +150,9 @@ def _run_module(module: str, arguments: list[str], environment: Mapping[str, str
     os.environ.update(environment)
     os.chdir(ROOT)
     for descriptor, path in ((1, stdout), (2, stderr)):
-        with path.open("wb") as file:
+        with path.open("ab") as file:
             os.dup2(file.fileno(), descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have disabled it for its children
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

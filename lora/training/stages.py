@@ -10,7 +10,7 @@ from lora.dataset.encoding import EncodedDataset, ExtraTexts, encode_dataset, en
 from lora.flux.loading import free_memory, load_encoders
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.resume import LAST
-from lora.training.checkpoints.store import BEST, CheckpointStore
+from lora.training.checkpoints.store import BEST
 from lora.training.learning.trainer import Schedule
 from lora.training.memory.encoders import ENCODER_PLACEMENTS, EncoderPlacement
 from lora.training.memory.requirements import encoder_execution_device, encoder_offload_device
@@ -96,7 +96,7 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
         report=prepared.report,
         samples=folder / SAMPLES,
         layout=config.extra_layout,
-        checkpoints=_checkpoints(prepared.store) if config.keep_resume_state else {},
+        checkpoints=_checkpoints(prepared) if config.keep_resume_state else {},
     )
     tar = write_tar(artifacts, into=folder)
     check_tar(tar, result.tensors)
@@ -106,6 +106,9 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
     return tar
 
 
-def _checkpoints(store: CheckpointStore) -> dict[str, Checkpoint]:
-    found = {LAST: store.newest(), BEST: store.best()}
+def _checkpoints(prepared: Prepared) -> dict[str, Checkpoint]:
+    """The last checkpoint and the best one. A training that resumed after its last step has saved none: the one that it
+    resumed from is its last."""
+    last = prepared.store.newest() or prepared.initial_state.checkpoint
+    found = {LAST: last, BEST: prepared.store.best()}
     return {folder: checkpoint for folder, checkpoint in found.items() if checkpoint is not None}

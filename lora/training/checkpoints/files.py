@@ -61,7 +61,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     values of tensors are not checked: they may not be finite, or may not fit the training.
     """
     try:
-        step, identity, files = _manifest(folder)
+        step, identity, files = read_manifest(folder)
         for name, expected in files.items():
             _verify(folder, name, expected)
         names = tuple(name.removesuffix(SUFFIX) for name in files if name != STATE)
@@ -107,8 +107,11 @@ def write_manifest(folder: Path, step: int, identity: Json) -> None:
     sync(folder)
 
 
-def _manifest(folder: Path) -> tuple[int, Json, Json]:
-    """The step, the identity, and the size and sha256 of each file by name."""
+def read_manifest(folder: Path) -> tuple[int, Json, Json]:
+    """The step, the identity, and the size and sha256 of each file by name, none of which is read.
+
+    Raises ValueError with one sentence if it is damaged, and OSError if it is missing.
+    """
     manifest, checkpoint = _json(folder, MANIFEST), f"checkpoint {folder.name!r}"
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{checkpoint} has format {shown(manifest.get('format'))}: expected {FORMAT}")

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import reprlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,29 @@ def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_to
 def refuse_mismatch(found: Json, expected: Json, named: str) -> None:
     """Raise ValueError with the first field in which two identities differ; `named` is the input that `found` comes
     from."""
+    for each in differences(found, expected):
+        field, found_value = printable(each.field)[:60], reprlib.repr(each.found)
+        raise ValueError(
+            f"{named} is from a training with {field} {found_value}: expected {reprlib.repr(each.expected)},"
+            " as in this training"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field in which two identities differ."""
+
+    field: str
+    found: object
+    expected: object
+
+
+def differences(found: Json, expected: Json) -> Iterator[Difference]:
+    """The fields in which an identity that was read from a file differs from that of this training."""
     expected = json.loads(json.dumps(expected))  # lists in place of tuples, as in `found`
-    for field in (*expected, *found):
-        found_value, expected_value = found.get(field), expected.get(field)
-        if found_value != expected_value:
-            found_and_expected = f"{reprlib.repr(found_value)}: expected {reprlib.repr(expected_value)}"
-            raise ValueError(
-                f"{named} is from a training with {printable(field)[:60]} {found_and_expected}, as in this training"
-            )
+    for field in dict.fromkeys((*expected, *found)):
+        if found.get(field) != expected.get(field):
+            yield Difference(field, found.get(field), expected.get(field))
 
 
 def folder_name(identity: Json) -> str:

@@ -14,13 +14,17 @@ from torch import Tensor
 
 from lora.dataset.limits import BLOCK, Budget
 from lora.dataset.refusal import ContentError, naming_input
+from lora.training.checkpoints.earlier_runs import (
+    FOLDER_VARIABLE,
+    LATEST,
+    checkpoints_folder,
+    lines_on_earlier_runs,
+)
 from lora.training.checkpoints.files import IN_TAR, MANIFEST, STATE, TENSOR_FILE, Checkpoint, read_checkpoint
 from lora.training.checkpoints.identity import Json, folder_name, refuse_mismatch
 from lora.training.checkpoints.store import BEST, CheckpointStore
 from lora.training.progress import Log
 
-FOLDER_VARIABLE, DEFAULT_FOLDER = "FLUX_LORA_CHECKPOINTS", "~/.cache/flux-lora/checkpoints"
-LATEST = "latest"
 LAST = "last"  # beside BEST in a tar
 NAMED = "resume_from"
 MAX_MEMBERS = 100_000
@@ -108,11 +112,11 @@ def find_initial_state(resume_source: ResumeSource, identity: Json, *, steps: in
         refuse_mismatch(checkpoint.identity, identity, NAMED)
     if resume_source.is_latest:
         checkpoint = newest_checkpoint(identity, log)
-        if checkpoint is None:
-            log.write(f"{NAMED} {LATEST}: this training has no checkpoint yet, so it starts from step 0")
     if checkpoint is not None and checkpoint.step > steps:
         raise ValueError(f"{NAMED} is at step {checkpoint.step}: expected at most the {steps} steps of this training")
-    if checkpoint is not None:
+    if checkpoint is None:
+        log.write(*lines_on_earlier_runs(identity, is_latest=resume_source.is_latest))
+    else:
         log.write(f"resuming from step {checkpoint.step} in {checkpoint.folder}")
     return InitialState(checkpoint, resume_source.lora)
 
@@ -127,11 +131,6 @@ def newest_checkpoint(identity: Json, log: Log) -> Checkpoint | None:
     if damaged and not checkpoints:
         raise ValueError(f"{NAMED} {LATEST}: all checkpoints of this training are damaged: {damaged[0]}")
     return max(checkpoints, key=lambda checkpoint: checkpoint.step, default=None)
-
-
-def checkpoints_folder() -> Path:
-    """The folder for the checkpoints of all trainings on this machine."""
-    return Path(os.environ.get(FOLDER_VARIABLE, DEFAULT_FOLDER)).expanduser()
 
 
 def _exists(path: Path) -> bool:

@@ -109,9 +109,7 @@ class CheckpointStore:
         return final
 
     def _by_age(self) -> list[Path]:
-        """The folders of steps, newest first; of the same step, the replaced one comes last."""
-        folders = [folder for folder in self.folder.iterdir() if SAVED.fullmatch(folder.name)]
-        return sorted(filter(has_manifest, folders), key=lambda folder: (-_step(folder), folder.name))
+        return folders_by_age(self.folder)
 
     def _prune(self, step: int) -> None:
         """Delete older steps. Later steps stay: they are damaged, or of a training that this one does not continue."""
@@ -131,6 +129,12 @@ class CheckpointStore:
                     shutil.rmtree(folder, ignore_errors=True)
                 elif match[2] == "old" and has_manifest(self.folder / match[1]):
                     _discard(folder)
+
+
+def folders_by_age(store: Path) -> list[Path]:
+    """The folders of steps in a store, newest first; of the same step, the replaced one comes last."""
+    folders = [folder for folder in store.iterdir() if SAVED.fullmatch(folder.name)]
+    return sorted(filter(has_manifest, folders), key=lambda folder: (-_step(folder), folder.name))
 
 
 def best_beside(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -1,9 +1,13 @@
 """Sample images that are generated during a training, always with the same seeds."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import Tensor
 
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.prompt import Prompt
@@ -14,6 +18,7 @@ from lora.training.stop import Stop
 # As the samples of ostris/flux-dev-lora-trainer, and as FLUX.1-dev is usually run.
 STEPS, GUIDANCE, FIRST_SEED = 28, 3.5, 42
 QUALITY = 90  # of JPEG; our choice
+IMAGE = re.compile(r"step-\d{6,12}-\d{1,4}\.jpg", re.ASCII)
 
 
 class SampleGenerator:
@@ -43,6 +48,27 @@ class SampleGenerator:
                     self._generate_one(prompt, self._folder / f"step-{step:06}-{number}.jpg", number, stop)
         finally:
             vae.to("cpu")  # where it takes no memory from the training
+
+    def files(self) -> dict[str, Tensor]:
+        """The bytes of all images so far by file name, for a checkpoint."""
+        return {path.name: torch.from_numpy(np.fromfile(path, np.uint8)) for path in self._images()}
+
+    def restore(self, files: Mapping[str, Tensor]) -> None:
+        """Write the images of a checkpoint, which may be untrusted, in place of all that are there.
+
+        Raises TypeError unless they are `files()` of a sample generator.
+        """
+        for name, content in files.items():
+            if not IMAGE.fullmatch(name) or content.dtype != torch.uint8 or content.ndim != 1:
+                raise TypeError(f"{name!r:.60} is no sample image")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._images():
+            path.unlink()
+        for name, content in files.items():
+            (self._folder / name).write_bytes(content.numpy().tobytes())
+
+    def _images(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("*") if IMAGE.fullmatch(path.name))
 
     def _generate_one(self, prompt: Prompt, path: Path, number: int, stop: Stop) -> None:
         device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype

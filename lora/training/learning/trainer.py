@@ -24,6 +24,7 @@ from lora.training.learning.loop import Step, take_step
 from lora.training.learning.preservation import Preservation
 from lora.training.learning.samples import SampleGenerator
 from lora.training.learning.state import TrainingState
+from lora.training.learning.summary import TrainingResult, TrainingSummary
 from lora.training.learning.validation import (
     CheckpointSelection,
     ValidationResult,
@@ -38,6 +39,7 @@ from lora.training.stop import Stop, StopRequestedError
 
 SECONDS_BETWEEN_CHECKPOINTS = 180.0  # at most, whatever checkpoint_every is; our choice
 MAX_SKIPPED_IN_A_ROW = 20  # steps that are not finite, after which a training counts as diverged; our choice
+SAMPLES = "samples"  # a group of tensors in a checkpoint
 STOPPED_ELSEWHERE = "another process of the training was asked to stop"
 
 
@@ -58,35 +60,6 @@ class Callbacks:
     sample_generator: SampleGenerator | None
     preservation: Preservation | None
     store: CheckpointStore
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSummary:
-    """How a training went."""
-
-    exported_step: int  # the step whose weights are exported
-    exported_why: str  # the reason for that
-    steps_done: int
-    steps_skipped: int
-    steps_preserving: int  # steps with a preservation loss
-    stopped_early: str | None  # the reason to stop early, if there was one
-    validation_results: tuple[ValidationResult, ...]
-
-    def line(self) -> str:
-        """A line for the log."""
-        early = f" The training stopped early: {self.stopped_early}." if self.stopped_early else ""
-        skipped = f" {counted(self.steps_skipped, 'step')} skipped." if self.steps_skipped else ""
-        preserving = f" {counted(self.steps_preserving, 'step')} with preservation." if self.steps_preserving else ""
-        exported = f"The LoRA is from step {self.exported_step} of {self.steps_done}: {self.exported_why}."
-        return f"{exported}{early}{skipped}{preserving}"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """The result of a training."""
-
-    tensors: dict[str, Tensor]  # the LoRA as it is saved
-    summary: TrainingSummary
 
 
 class Trainer:
@@ -120,6 +93,8 @@ class Trainer:
         try:
             self._state.restore(tensors, values)
             self._validation_results = read_results(values.get("validation_results", []))
+            if self._sample_generator is not None and SAMPLES in checkpoint.names:
+                self._sample_generator.restore(checkpoint.tensors(SAMPLES))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"checkpoint {checkpoint.folder.name!r} has no valid training state ({error})") from error
         self._saved_step = self._state.step
@@ -250,7 +225,10 @@ class Trainer:
             return
         validation_results = [[result.step, result.losses] for result in self._validation_results]
         values = {**state.values(), "validation_results": validation_results}
-        if self._try_to_save(lambda: self._store.save(state.step, state.tensors(), values)):
+        tensors = state.tensors()
+        if self._sample_generator is not None:
+            tensors[SAMPLES] = self._sample_generator.files()
+        if self._try_to_save(lambda: self._store.save(state.step, tensors, values)):
             self._saved_step = state.step
         self._saved_at = time.monotonic()
 
@@ -274,7 +252,14 @@ class Trainer:
             tensors = lora_tensors(self._transformer)
         preserving = 0 if self._preservation is None else self._preservation.steps_before(done)
         summary = TrainingSummary(
-            selection.step, selection.why, done, skipped, preserving, stopped, tuple(self._validation_results)
+            exported_step=selection.step,
+            exported_why=selection.why,
+            steps_done=done,
+            steps_asked=self._recipe.steps,
+            steps_skipped=skipped,
+            steps_preserving=preserving,
+            stopped_early=stopped,
+            validation_results=tuple(self._validation_results),
         )
         return TrainingResult(tensors, summary)
 

@@ -23,7 +23,7 @@ from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
 from lora.formats.kohya import kohya_tensors
 from lora.training.checkpoints.files import Checkpoint, packed
-from lora.training.learning.trainer import TrainingResult, TrainingSummary
+from lora.training.learning.summary import TrainingResult, TrainingSummary
 from lora.training.result.metadata import lora_metadata
 from lora.training.result.notice import notice
 
@@ -135,6 +135,7 @@ def _training_report(summary: TrainingSummary) -> dict[str, object]:
         "exported_step": summary.exported_step,
         "exported_why": summary.exported_why,
         "steps_done": summary.steps_done,
+        "steps_asked": summary.steps_asked,
         "steps_skipped": summary.steps_skipped,
         "steps_preserving": summary.steps_preserving,
         "stopped_early": summary.stopped_early,

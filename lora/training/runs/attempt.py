@@ -21,7 +21,8 @@ from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.samples import SampleGenerator
-from lora.training.learning.trainer import Callbacks, Schedule, Trainer, TrainingResult
+from lora.training.learning.summary import TrainingResult
+from lora.training.learning.trainer import Callbacks, Schedule, Trainer
 from lora.training.learning.validation import DatasetSplit, hold_out
 from lora.training.learning.warm_start import load_initial_lora
 from lora.training.memory.configurations import GB, Plan

@@ -12,7 +12,7 @@ from lora.flux.loading import free_memory
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import SingleProcess
-from lora.training.learning.trainer import TrainingResult
+from lora.training.learning.summary import TrainingResult
 from lora.training.memory.configurations import Plan
 from lora.training.progress import Log
 from lora.training.runs.attempt import Job, run_job

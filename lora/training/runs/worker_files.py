@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
-from lora.training.learning.trainer import TrainingResult, TrainingSummary
+from lora.training.learning.summary import TrainingResult, TrainingSummary
 from lora.training.memory.configurations import Plan
 from lora.training.runs.attempt import Job
 

@@ -150,3 +150,32 @@ def test_samples_call_the_blocks_as_a_step_does(generator):
     sample_generator.generate(0, stop=NO_STOP)
     assert calls == [True] * len(PROMPTS) * STEPS * BLOCKS
     assert all(each.grad is None for each in lora_parameters(transformer).values())
+
+
+def test_images_of_a_checkpoint_replace_those_that_are_there(generator, tmp_path):
+    """Those of steps that the checkpoint did not reach would otherwise be in the result of a resumed training."""
+    sample_generator, _ = generator
+    sample_generator.generate(1, stop=NO_STOP)
+    saved, before = sample_generator.files(), content(tmp_path)
+    sample_generator.generate(2, stop=NO_STOP)
+    assert len(content(tmp_path)) == 4
+    sample_generator.restore(saved)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("../../step-000001-1.jpg", torch.zeros(3, dtype=torch.uint8)),
+        ("step-000001-1.png", torch.zeros(3, dtype=torch.uint8)),
+        ("step-000001-1.jpg", torch.zeros(3)),
+        ("step-000001-1.jpg", torch.zeros(3, 3, dtype=torch.uint8)),
+    ],
+)
+def test_what_is_no_image_of_a_sample_generator_is_refused_before_anything_is_written(
+    generator, tmp_path, name, values
+):
+    sample_generator, _ = generator
+    with pytest.raises(TypeError, match="is no sample image"):
+        sample_generator.restore({"step-000009-1.jpg": torch.zeros(3, dtype=torch.uint8), name: values})
+    assert not (tmp_path / "samples").exists()

@@ -38,9 +38,9 @@ def uninterrupted(tmp_path_factory):
     return run(a_training(tmp_path_factory.mktemp("plain"), a_recipe(steps=STEPS))).last_checkpoint()
 
 
-def assert_same_but_for_validation(checkpoint, other):
+def assert_same_but_for_validation_and_samples(checkpoint, other):
     assert_same_checkpoint(
-        checkpoint,
+        replace(checkpoint, names=tuple(name for name in checkpoint.names if name != "samples")),
         replace(other, values=other.values | {"validation_results": checkpoint.values["validation_results"]}),
     )
 
@@ -59,10 +59,12 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, base, uninterr
     second = stopped_in(a_training(tmp_path / "second", recipe, checkpoint=first.last_checkpoint(), **options), 3)
     assert second.last_checkpoint().step == 5
     third = run(a_training(tmp_path / "third", recipe, checkpoint=second.last_checkpoint(), **options))
-    assert_same_but_for_validation(third.last_checkpoint(), uninterrupted)
+    assert_same_but_for_validation_and_samples(third.last_checkpoint(), uninterrupted)
     assert len(third.last_checkpoint().values["validation_results"]) == (6 if is_validated else 0)
-    samples = {path.name for path in tmp_path.glob("*/samples/*")}
-    assert samples == ({f"step-{step:06}-1.jpg" for step in range(STEPS + 1)} if is_sampled else set())
+    samples = {path.name: path.read_bytes() for path in tmp_path.glob("third/samples/*")}
+    assert samples.keys() == ({f"step-{step:06}-1.jpg" for step in range(STEPS + 1)} if is_sampled else set())
+    earlier = [path for name in ("first", "second") for path in (tmp_path / name / "samples").glob("*")]
+    assert all(samples[path.name] == path.read_bytes() for path in earlier)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "prodigy"])
@@ -194,7 +196,7 @@ def test_an_exception_during_validation_leaves_the_weights_and_not_their_average
         training.trainer.run()  # 5 batches each before the first step, after the second and after the third
     assert training.last_checkpoint().step == 3
     later = run(a_training(tmp_path / "second", a_recipe(steps=STEPS), checkpoint=training.last_checkpoint()))
-    assert_same_but_for_validation(later.last_checkpoint(), uninterrupted)
+    assert_same_but_for_validation_and_samples(later.last_checkpoint(), uninterrupted)
 
 
 def test_an_interrupted_step_is_not_saved(tmp_path):

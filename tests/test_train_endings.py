@@ -1,0 +1,110 @@
+"""How script/train ends: its exit code and last line say whether all steps were done, and what can be continued."""
+
+import os
+import re
+import signal
+import tarfile
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from lora.training.result.output import LORA_NAME
+from tests.servers import wait_until
+from tests.tiny import linked_base, with_few_blocks
+from tests.warm_process import SECONDS_TO_TRAIN, command, small_archive
+
+pytestmark = pytest.mark.xdist_group("warm")
+
+STEPS = 150
+EARLY = re.compile(rf"wrote \S+ after (\d+) of {STEPS} steps; the same command with --resume does the rest")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    return small_archive(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return with_few_blocks(linked_base(tmp_path_factory.mktemp("small") / "base"))
+
+
+class Command:
+    """A running script/train, whose output is in a folder."""
+
+    def __init__(self, folder: Path, archive: Path, base: Path, *arguments: object) -> None:
+        self.output, self._log = folder / "mine.tar", folder / "log"
+        environment = {
+            "FLUX_BASE": str(base),
+            "FLUX_LORA_CHECKPOINTS": str(folder / "checkpoints"),
+            "FLUX_LORA_CACHE": str(folder / "cache"),
+        }
+        flags = ("--resolution", 64, "--lora-rank", 2, "--output", self.output, *arguments)
+        self.process: BaseProcess = command(
+            "script.train", archive, *flags, stdout=self._log, stderr=self._log, **environment
+        )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def signalled(self, number: signal.Signals, *, after: str) -> int | None:
+        """Send a signal once these words are in the output, and return the exit code."""
+        wait_until(lambda: after in self.said or not self.process.is_alive(), seconds=SECONDS_TO_TRAIN)
+        os.kill(self.process.pid, number)
+        return self.exit_code()
+
+    def exit_code(self) -> int | None:
+        self.process.join(SECONDS_TO_TRAIN)
+        return self.process.exitcode
+
+
+def test_after_sigterm_the_lora_so_far_is_written_and_resuming_does_the_rest(tmp_path, archive, base):
+    first = Command(tmp_path, archive, base, "--steps", STEPS)
+    assert first.signalled(signal.SIGTERM, after="s/step") == 75, first.said
+    done = int(EARLY.search(first.said)[1])
+    assert 0 < done < STEPS
+    with tarfile.open(first.output) as tar:
+        assert LORA_NAME in tar.getnames()
+    rest = Command(tmp_path, archive, base, "--steps", STEPS, "--resume")
+    assert rest.exit_code() == 0, rest.said
+    assert f"resuming from step {done}" in rest.said
+    assert rest.said.splitlines()[-1] == f"wrote {rest.output}"
+
+
+def test_ctrl_c_during_the_steps_names_the_step_that_is_saved(tmp_path, archive, base):
+    stopped = Command(tmp_path, archive, base, "--steps", STEPS)
+    assert stopped.signalled(signal.SIGINT, after="s/step") == 130, stopped.said
+    last = stopped.said.splitlines()[-1]
+    step = int(
+        re.fullmatch(r"stopped; step (\d+) is saved: the same command with --resume continues from there", last)[1]
+    )
+    assert list((tmp_path / "checkpoints").glob(f"*/*/step-{step:06}/manifest.json"))
+    assert not stopped.output.exists()
+
+
+def test_ctrl_c_before_the_first_step_promises_no_checkpoint(tmp_path, archive, base):
+    stopped = Command(tmp_path, archive, base, "--steps", STEPS)
+    assert stopped.signalled(signal.SIGINT, after="checkpoints are saved to") == 130, stopped.said
+    assert stopped.said.splitlines()[-1] == "stopped; no step was saved"
+
+
+def test_an_error_after_some_steps_says_what_can_be_continued(tmp_path, archive, base):
+    """The folder of the output is gone at the end, as if its disk were."""
+    other = tmp_path / "mounted"
+    other.mkdir()
+    failed = Command(tmp_path, archive, base, "--steps", STEPS, "--output", other / "mine.tar")
+    wait_until(lambda: "s/step" in failed.said, seconds=SECONDS_TO_TRAIN)
+    other.rmdir()
+    assert failed.exit_code() == 1, failed.said
+    last = failed.said.splitlines()[-1]
+    kept = re.fullmatch(r"error: cannot write \S+ \(No such file or directory\); the trained LoRA is in (\S+)", last)[1]
+    with tarfile.open(kept) as tar:
+        assert LORA_NAME in tar.getnames()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, archive, base):
+    refused = Command(tmp_path, archive, base, "--output", "/proc/mine.tar")
+    assert refused.exit_code() == 1
+    assert refused.said.startswith("error: --output is '/proc/mine.tar': expected a folder that can be written to")
