@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora.dataset.limits import DISK_TO_SPARE, GIBIBYTE, MEBIBYTE
+from lora.dataset.wording import sized
 from lora.heap import trim_heap
 from lora.host_memory import free_host_bytes
 
@@ -44,7 +45,9 @@ def open_cache(*, on_disk: bool, needed: int) -> Cache:
     if not on_disk:
         free_bytes = int(free_host_bytes() * SHARE_OF_MEMORY)
         if needed > free_bytes:
-            sizes = f"{_gib(needed)} of memory for its encoded images and captions: expected at most {_gib(free_bytes)}"
+            sizes = (
+                f"{sized(needed)} of memory for its encoded images and captions: expected at most {sized(free_bytes)}"
+            )
             raise ValueError(f"input_images needs {sizes}; set cache_latents_to_disk, or send fewer images")
         return MemoryCache()
     return DiskCache.from_environment(needed=needed)
@@ -94,12 +97,14 @@ class DiskCache:
     def require_space(self, needed: int) -> None:
         """Raise ValueError if `needed` bytes exceed the cap or the free disk space."""
         if needed > self._most_bytes:
-            limits = f"{_gib(needed)} on disk: expected at most {_gib(self._most_bytes)}, which {CAP_VARIABLE} sets"
+            limits = f"{sized(needed)} on disk: expected at most {sized(self._most_bytes)}, which {CAP_VARIABLE} sets"
             raise ValueError(f"cache_latents_to_disk needs {limits}")
         free_bytes = shutil.disk_usage(self._folder).free + self._bytes - DISK_TO_SPARE
         if needed > free_bytes:
+            kept = f"beside the {sized(DISK_TO_SPARE)} that are kept free"
             raise ValueError(
-                f"cache_latents_to_disk needs {_gib(needed)} on disk: found {_gib(max(free_bytes, 0))} free"
+                f"cache_latents_to_disk needs {sized(needed)} on disk: found {sized(max(free_bytes, 0))} {kept}; free"
+                f" some space, or set {FOLDER_VARIABLE} to another folder"
             )
 
     def get(self, key: str) -> Tensors | None:
@@ -163,7 +168,3 @@ def _cap() -> int:
     if not re.fullmatch(r"\d+(\.\d+)?", value):
         raise ValueError(f"{CAP_VARIABLE} is {value!r}: expected a number of gibibytes such as {DEFAULT_CAP_GIB}")
     return int(float(value) * GIBIBYTE)
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIBIBYTE:.1f} GiB"

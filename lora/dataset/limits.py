@@ -40,7 +40,8 @@ class Budget:
         """Count unpacked bytes; raises ContentError if the total exceeds the limit."""
         self.spent += count
         if self.spent > self.limit:
-            reason = ", because the disk is full" if self.of_disk else ""
+            kept = f"the disk has no more beside the {DISK_TO_SPARE // GIBIBYTE} GiB that are kept free"
+            reason = f", because {kept}" if self.of_disk else ""
             found = f"{self.spent:,} bytes or more"
             raise ContentError(f"unpacks to {found}: expected at most {self.limit:,}{reason}")
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from lora.dataset.names import sanitize_path
 from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
+from lora.dataset.wording import sized
 from lora.formats.kohya import kohya_tensors
 from lora.training.checkpoints.files import Checkpoint, packed
 from lora.training.learning.summary import TrainingResult, TrainingSummary
@@ -164,8 +165,9 @@ def _refuse_useless(name: str, tensor: Tensor) -> None:
 def _refuse_full_disk(folder: Path, size: int) -> None:
     """Raise OSError before anything is written, as a truncated tar would be returned as if it were complete."""
     free = shutil.disk_usage(folder).free
-    if free < DISK_MARGIN * size:
-        raise OSError(f"trained_model.tar does not fit on the disk: {free:,} bytes are free, expected {size:,}")
+    needed = int(DISK_MARGIN * size)
+    if free < needed:
+        raise OSError(f"trained_model.tar does not fit on the disk: {sized(free)} are free, expected {sized(needed)}")
 
 
 def _as_lists(value: object) -> object:

@@ -104,7 +104,7 @@ def test_the_environment_sets_the_folder_and_the_cap(tmp_path, monkeypatch):
     monkeypatch.setenv("FLUX_LORA_CACHE_GIB", "0.5")
     with pytest.raises(ValueError) as error:
         open_cache(on_disk=True, needed=2**30)
-    assert_one_sentence(error.value, "cache_latents_to_disk", "1.0 GiB", "0.5 GiB", "FLUX_LORA_CACHE_GIB")
+    assert_one_sentence(error.value, "cache_latents_to_disk", "1.0 GiB", "512.0 MiB", "FLUX_LORA_CACHE_GIB")
 
 
 @pytest.mark.parametrize("cap", ["much", "-1", "nan", "inf"])
@@ -128,7 +128,7 @@ def test_a_data_set_too_large_for_the_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "DISK_TO_SPARE", 2**62)
     with pytest.raises(ValueError) as error:
         disk_cache(tmp_path).require_space(1000)
-    assert_one_sentence(error.value, "cache_latents_to_disk", "found 0.0 GiB free")
+    assert_one_sentence(error.value, "cache_latents_to_disk", "found 0 bytes beside the 2.0 GiB that are kept free")
 
 
 def test_a_data_set_too_large_for_the_memory_is_refused_with_advice():
