@@ -241,7 +241,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": fields.pop("base_model", "dev"), "images": len(dataset.images)}
     artifacts = TrainingArtifacts(
-        result=TrainingResult(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 3, 0, 0, None, ())),
+        result=TrainingResult(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 3, 0, 0, None, (), ())),
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),

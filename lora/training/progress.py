@@ -2,14 +2,35 @@
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-SMOOTHING = 0.95  # weight of the past in the shown loss; the loss of single steps varies mostly with sigma
+SMOOTHING = 0.95  # weight of the past in the shown preservation loss
 SECONDS_BETWEEN_LINES = 1.0
 SECONDS_BETWEEN_IMAGES = 10.0  # between lines about the images that a base generates
 
 METRIC = "\x1emetric"  # prefix of a line that carries a metric for the parent process instead of text
 
 RecordMetric = Callable[[str, float], None]
+
+
+class Numbers(Protocol):
+    """The numbers of a step that are shown."""
+
+    @property
+    def step(self) -> int:
+        """The number of the step; 1 is the first."""
+
+    @property
+    def smoothed_loss(self) -> float | None:
+        """The smoothed loss of this step and those before."""
+
+    @property
+    def preservation_loss(self) -> float | None:
+        """None if the step has none."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the update."""
 
 
 class Log:
@@ -66,39 +87,36 @@ def throttle(report: Callable[[str], object]) -> Callable[[str], object]:
 
 
 class Progress:
-    """Shows step, smoothed loss, seconds per step and time left; time between steps does not count."""
+    """Shows step, smoothed loss, learning rate, seconds per step and time left; time between steps does not count."""
 
     def __init__(self, log: Log, *, steps: int) -> None:
         self._log, self._steps = log, steps
-        self._loss, self._seconds, self._count = 0.0, 0.0, 0
+        self._seconds, self._count = 0.0, 0
         self._preservation_loss, self._preserving_steps = 0.0, 0
         self._shown = time.monotonic()
 
-    def report(self, step: int, loss: float, seconds: float, *, preservation: float | None = None) -> None:
-        """Count a finished step, and show it if a line is due or it is the last step.
-
-        `preservation` is the step's preservation loss, if it has one.
-        """
+    def report(self, numbers: Numbers, seconds: float) -> None:
+        """Count a finished step, and show it if a line is due or it is the last step."""
         self._count += 1
         self._seconds += seconds
-        self._loss += max(1 - SMOOTHING, 1 / self._count) * (loss - self._loss)
-        if preservation is not None:
-            self._preserving_steps += 1
-            self._preservation_loss += max(1 - SMOOTHING, 1 / self._preserving_steps) * (
-                preservation - self._preservation_loss
-            )
+        self._add_preservation(numbers.preservation_loss)
         now = time.monotonic()
-        if now - self._shown < SECONDS_BETWEEN_LINES and step < self._steps:
+        if now - self._shown < SECONDS_BETWEEN_LINES and numbers.step < self._steps:
             return
         self._shown = now
         seconds_per_step = self._seconds / self._count
-        left = round(seconds_per_step * (self._steps - step))
-        time_left = f"{left // 60}:{left % 60:02} left"
+        left = round(seconds_per_step * (self._steps - numbers.step))
         second = f"  preservation loss {self._preservation_loss:.2e}" if self._preserving_steps else ""
         self._log.write(
-            f"step {step}/{self._steps}  loss {self._loss:.4f}{second}  {seconds_per_step:.2f} s/step  {time_left}"
+            f"step {numbers.step}/{self._steps}  loss {numbers.smoothed_loss or 0.0:.4f}{second}"
+            f"  lr {numbers.learning_rate:.2e}  {seconds_per_step:.2f} s/step  {left // 60}:{left % 60:02} left"
         )
-        self._log.record("train.step", step)
-        self._log.record("train.loss", round(self._loss, 6))
+        self._log.record("train.step", numbers.step)
+        self._log.record("train.loss", round(numbers.smoothed_loss or 0.0, 6))
         if self._preserving_steps:
             self._log.record("train.preservation_loss", float(f"{self._preservation_loss:.6g}"))
+
+    def _add_preservation(self, loss: float | None) -> None:
+        if loss is not None:
+            self._preserving_steps += 1
+            self._preservation_loss += max(1 - SMOOTHING, 1 / self._preserving_steps) * (loss - self._preservation_loss)

@@ -5,6 +5,7 @@ processes can compute its own part of a batch.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -129,6 +130,11 @@ class Batches:
         if not starts:
             return None
         return Conditions(torch.cat([each.sigma for each in starts]), torch.stack([e.prompt.pooled for e in starts]))
+
+    def mean_sigma(self, indices: Iterable[int]) -> float:
+        """The mean sigma of all samples of some batches."""
+        conditions = [each for index in indices if (each := self.conditions(index)) is not None]
+        return torch.cat([each.sigmas for each in conditions]).mean().item()
 
     def _sample(self, example: Example, index: int, position: int) -> tuple[Prompt, Tensor, Tensor]:
         """The prompt, noise [C, H, W] and sigma [1] of a sample."""

@@ -21,6 +21,9 @@ class Step:
 
     loss: float  # mean over all samples of the step in all processes, before the update; may not be finite
     preservation_loss: float | None  # None if the step has no preservation loss
+    grad_norm: float  # over all layers, before clipping; may not be finite
+    learning_rate: float
+    mean_sigma: float  # over all samples of the step in all processes
     is_finite: bool  # otherwise the step was skipped
     is_stop_requested: bool  # whether any process was asked to stop
 
@@ -55,6 +58,7 @@ def take_step(
     ]
     if preservation is not None and preservation.is_due(state.step):
         losses.append(preservation.add_gradients(state.step, process_group=process_group))
+    mean_sigma, learning_rate = batches.mean_sigma(indices), state.learning_rate()
     batches.prepare(indices.stop, part=process_group.part(len(batches.examples(indices.stop))))
     sums = process_group.all_reduce_gradients(state.parameters, losses=torch.stack(losses), should_stop=should_stop())
     stop_requests, norm, loss, *preservation_losses = torch.stack(
@@ -62,4 +66,12 @@ def take_step(
     ).tolist()
     is_finite = math.isfinite(norm)
     state.update(is_finite=is_finite)
-    return Step(loss, preservation_losses[0] if preservation_losses else None, is_finite, stop_requests > 0)
+    return Step(
+        loss=loss,
+        preservation_loss=preservation_losses[0] if preservation_losses else None,
+        grad_norm=norm,
+        learning_rate=learning_rate,
+        mean_sigma=mean_sigma,
+        is_finite=is_finite,
+        is_stop_requested=stop_requests > 0,
+    )

@@ -42,6 +42,11 @@ class TrainingState:
         self.skipped_in_a_row = 0
         self.is_consistent = True  # False during an update, which an interruption may leave half done
 
+    def learning_rate(self) -> float:
+        """The learning rate of the next update. Prodigy's is what it has estimated so far, `d`, times its own."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] * group.get("d", 1.0))
+
     def clip(self) -> Tensor:
         """Clip the gradients to the recipe's maximum norm over all layers, and return their norm before that as a
         scalar on the device."""

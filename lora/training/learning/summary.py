@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lora.dataset.wording import counted
+from lora.training.learning.history import StepNumbers
 from lora.training.learning.validation import ValidationResult
 
 
@@ -20,6 +21,7 @@ class TrainingSummary:
     steps_preserving: int  # steps with a preservation loss
     stopped_early: str | None  # the reason to stop early, if there was one
     validation_results: tuple[ValidationResult, ...]
+    steps: tuple[StepNumbers, ...]
 
     def line(self) -> str:
         """A line for the log."""

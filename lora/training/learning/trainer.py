@@ -20,6 +20,7 @@ from lora.training.checkpoints.store import CheckpointStore, best_beside
 from lora.training.learning.adapter import lora_tensors
 from lora.training.learning.batches import Batches
 from lora.training.learning.data_parallel import SingleProcess
+from lora.training.learning.history import History
 from lora.training.learning.loop import Step, take_step
 from lora.training.learning.preservation import Preservation
 from lora.training.learning.samples import SampleGenerator
@@ -83,6 +84,7 @@ class Trainer:
         self._process_group, self._log, self._stop = process_group, log, stop
         self._state = TrainingState(transformer, recipe)
         self._validation_results: list[ValidationResult] = []
+        self._history = History()
         self._initial_checkpoint: Checkpoint | None = None
         self._saved_step, self._saved_at = 0, time.monotonic()
 
@@ -93,6 +95,7 @@ class Trainer:
         try:
             self._state.restore(tensors, values)
             self._validation_results = read_results(values.get("validation_results", []))
+            self._history.restore(values.get("history", []))
             if self._sample_generator is not None and SAMPLES in checkpoint.names:
                 self._sample_generator.restore(checkpoint.tensors(SAMPLES))
         except (KeyError, TypeError, AttributeError) as error:
@@ -154,8 +157,9 @@ class Trainer:
             self._log.write(line)
 
     def _report_step(self, step: Step, progress: Progress, seconds: float) -> None:
+        numbers = self._history.add(self._state.step, step)
         if self._process_group.rank == 0 and step.is_finite:
-            progress.report(self._state.step, step.loss, seconds, preservation=step.preservation_loss)
+            progress.report(numbers, seconds)
         elif self._state.skipped_in_a_row == 1:
             self._report(f"step {self._state.step}: loss or gradients are NaN or infinite, skipping the step")
 
@@ -224,7 +228,7 @@ class Trainer:
         if self._process_group.rank != 0 or not is_due or not state.is_finite():
             return
         validation_results = [[result.step, result.losses] for result in self._validation_results]
-        values = {**state.values(), "validation_results": validation_results}
+        values = {**state.values(), "validation_results": validation_results, "history": self._history.values()}
         tensors = state.tensors()
         if self._sample_generator is not None:
             tensors[SAMPLES] = self._sample_generator.files()
@@ -244,7 +248,7 @@ class Trainer:
     def result(self, stopped: str | None) -> TrainingResult:
         """The LoRA to export, and a summary; `stopped` is what `run` returned. Raises RuntimeError if the training
         diverged and there is no checkpoint to go back to."""
-        state, done, skipped = self._state, self._state.step, self._state.skipped
+        state, done, skipped, steps = self._state, self._state.step, self._state.skipped, self._history.steps
         if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW or not state.is_finite():
             self._restore_last_checkpoint()
         selection = self._select_checkpoint()
@@ -260,6 +264,7 @@ class Trainer:
             steps_preserving=preserving,
             stopped_early=stopped,
             validation_results=tuple(self._validation_results),
+            steps=steps,
         )
         return TrainingResult(tensors, summary)
 

@@ -24,6 +24,7 @@ from lora.dataset.report import Report
 from lora.dataset.wording import sized
 from lora.formats.kohya import kohya_tensors
 from lora.training.checkpoints.files import Checkpoint, packed
+from lora.training.learning.history import json_lines
 from lora.training.learning.summary import TrainingResult, TrainingSummary
 from lora.training.result.metadata import lora_metadata
 from lora.training.result.notice import notice
@@ -102,6 +103,7 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
     for name, prompt in _caption_files(artifacts.dataset).items():
         contents[f"captions/{name}.txt"] = prompt.encode()
     contents["report/dataset.json"] = _json(artifacts.report.as_json())
+    contents["report/losses.jsonl"] = "".join(json_lines(result.summary.steps)).encode()
     contents["report/training.json"] = _json(_training_report(result.summary))
     for image in sorted(artifacts.samples.glob("*.jpg")):
         contents[f"samples/{image.name}"] = image.read_bytes()

@@ -14,6 +14,7 @@ from lora.training.learning.flow_matching import add_noise
 from lora.training.learning.loop import take_step
 from lora.training.learning.losses import loss_at
 from lora.training.learning.state import TrainingState
+from lora.training.recipe.optimizers import warm_up_steps
 from tests.tiny import (
     LAYERS,
     a_recipe,
@@ -239,6 +240,7 @@ def test_the_host_waits_for_the_device_once_per_step(monkeypatch):
     noisy_batches = [batches.noisy_batch(index) for index in range(3)]  # in advance, as that reads values on the host
     monkeypatch.setattr(batches, "noisy_batch", lambda index, **_: noisy_batches[index])
     monkeypatch.setattr(batches, "prepare", lambda index, **_: None)
+    monkeypatch.setattr(batches, "mean_sigma", lambda _: 0.5)  # of tensors on the host, too
     lists, original, scalar_reads = [], torch.Tensor.tolist, []
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (lists.append(tensor), original(tensor))[1])
     with Reads() as reads:
@@ -303,3 +305,23 @@ def test_a_batch_is_copied_to_the_device_without_waiting_for_it():
     with Copies():
         noisy_batch.to(torch.device("meta"))
     assert copies == [True] * 5, "latents, tokens, pooled, noise, sigmas"
+
+
+def test_a_step_reports_its_learning_rate_gradient_norm_and_mean_sigma():
+    transformer, recipe = tiny_lora_transformer(), a_recipe(gradient_accumulation=2)
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+    sigmas = torch.cat([batches.noisy_batch(index).sigmas for index in range(2)])
+    step = take_step(transformer, state, batches, recipe, process_group=SingleProcess())
+    assert step.learning_rate == pytest.approx(recipe.learning_rate / max(warm_up_steps(recipe.steps), 1))
+    assert step.mean_sigma == pytest.approx(sigmas.mean().item())
+    assert step.grad_norm > 0
+
+
+def test_the_learning_rate_of_prodigy_is_the_one_that_it_estimated():
+    transformer, recipe = tiny_lora_transformer(), a_recipe(optimizer="prodigy", steps=20)
+    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe)
+    for _ in range(recipe.steps):
+        step = take_step(transformer, state, batches, recipe, process_group=SingleProcess())
+    group = state.optimizer.param_groups[0]
+    assert group["d"] > group["d0"], "it has estimated one"
+    assert step.learning_rate < state.learning_rate() == pytest.approx(group["d"] * group["lr"])

@@ -56,7 +56,7 @@ def test_twenty_skipped_steps_in_a_row_end_a_training_with_its_last_checkpoint(t
     reason = "diverged: 20 steps in a row, up to 23, were not finite"
     result = run(training, stops=reason).trainer.result(reason)
     assert (result.summary.exported_step, result.summary.steps_done, result.summary.steps_skipped) == (3, 23, 20)
-    assert f"The training stopped early: {reason}." in result.summary.line()
+    assert f"The training stopped early, after 23 of 50 steps: {reason}." in result.summary.line()
     assert training.last_checkpoint().step == 3, "diverged weights are not saved"
     assert all(torch.equal(result.tensors[name], each) for name, each in good.trainer.result(None).tensors.items())
 
