@@ -16,7 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from lora.training.checkpoints.files import MANIFEST
-from lora.training.result.output import FOLDER, LORA_NAME
+from lora.training.result.output import FOLDER, LORA_NAME, RUN
 from script.cog_server import Server, running_server
 from tests.cog_client import call, content_of, data_uri, post_training, when_free
 from tests.loopback import Webhook
@@ -35,6 +35,13 @@ class Tar:
         """Return one of its files."""
         with tarfile.open(fileobj=io.BytesIO(self.content)) as opened:
             return opened.extractfile(name).read()
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """All files but the record of the run, which are the same for the same training."""
+        with tarfile.open(fileobj=io.BytesIO(self.content)) as opened:
+            names = [name for name in opened.getnames() if name != f"{FOLDER}/report/{RUN}"]
+            return {name: opened.extractfile(name).read() for name in names}
 
     @property
     def lora(self) -> bytes:

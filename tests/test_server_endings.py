@@ -129,14 +129,14 @@ def test_a_cancelled_training_ends_at_once_and_leaves_no_files_or_processes(plac
     wait_until(lambda: health(place.server)["status"] == "READY", seconds=SECONDS_TO_CANCEL)
     wait_until(lambda: place.left_over() <= before, seconds=SECONDS_TO_CANCEL)
     assert place.processes() == processes
-    assert place.train(IMAGES, **SHORT).content == first.content
+    assert place.train(IMAGES, **SHORT).files == first.files
 
 
 @pytest.mark.parametrize("name", ["stepping", "saving", "sampling"])
 def test_a_training_cancelled_three_times_in_a_row_does_not_affect_the_next(place, first, name):
     processes = place.processes()
     cancelled(place, f"thrice-{name}", PHASES[name], pauses=(0.3, 0.3))
-    assert place.train(IMAGES, **SHORT).content == first.content
+    assert place.train(IMAGES, **SHORT).files == first.files
     assert len(place.left_over()) == 1
     assert place.processes() == processes
     wait_until(lambda: health(place.server)["status"] == "READY", seconds=SECONDS_TO_CANCEL)

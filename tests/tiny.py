@@ -36,7 +36,7 @@ from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.state import TrainingState
-from lora.training.learning.summary import TrainingResult, TrainingSummary
+from lora.training.learning.summary import TrainingResult, TrainingSummary, Usage
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
 from lora.training.recipe.recipe import Recipe
@@ -236,16 +236,19 @@ def trained(
 
 def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, **changes: object) -> Path:
     """Write the tar of a training that ended with this LoRA; `changes` are fields of its artifacts or its recipe."""
-    names = {"samples", "layout", "checkpoints", "base_model", "plan"} & changes.keys()
+    names = {"result", "samples", "layout", "checkpoints", "base_model", "plan", "run"} & changes.keys()
     fields = {name: changes.pop(name) for name in names}
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": fields.pop("base_model", "dev"), "images": len(dataset.images)}
+    summary = TrainingSummary(3, "the last", 3, 3, 0, 0, None, (), ())
+    result = TrainingResult(lora_tensors(transformer), summary, Usage(3, 0.3, None))
+    others = {"result": result, "samples": into / "samples", "layout": "none", "checkpoints": {}}
+    others |= {"plan": {"precision": "bf16"}, "run": {}}
     artifacts = TrainingArtifacts(
-        result=TrainingResult(lora_tensors(transformer), TrainingSummary(3, "the last", 3, 3, 0, 0, None, (), ())),
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),
-        **{"samples": into / "samples", "layout": "none", "checkpoints": {}, "plan": {"precision": "bf16"}} | fields,
+        **others | fields,
     )
     return write_tar(artifacts, into=into)
 

@@ -40,8 +40,12 @@ class Log:
     """
 
     def __init__(self, record_metric: RecordMetric) -> None:
-        self._record_metric = record_metric
+        self._record_metric, self._began = record_metric, time.monotonic()
         self.is_closed = False
+
+    def seconds(self) -> float:
+        """Seconds since the log was opened, when the job began."""
+        return time.monotonic() - self._began
 
     def write(self, *lines: str) -> None:
         """Print lines."""

@@ -18,6 +18,7 @@ from lora.training.preparation import Prepared
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
 from lora.training.result.output import TrainingArtifacts, check_tar, write_tar
+from lora.training.result.run_record import run_record
 from lora.training.runs.attempt import Job
 from lora.training.runs.fallbacks import TrainedLora, run_with_fallbacks, train_lora
 from lora.training.stop import Stop
@@ -94,6 +95,7 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
         plan=trained.plan.settings(),
         dataset=images,
         report=prepared.report,
+        run=run_record(trained.plan, result.usage, processes=prepared.processes, seconds=log.seconds()),
         samples=folder / SAMPLES,
         layout=config.extra_layout,
         checkpoints=_checkpoints(prepared) if config.keep_resume_state else {},

@@ -34,8 +34,18 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What the steps took on this machine, which differs from run to run."""
+
+    steps: int  # that this run took, without those of the checkpoint that it resumed from
+    seconds: float  # of these steps, without validation, samples and checkpoints
+    peak_device_bytes: int | None  # reserved by PyTorch on the GPU of the first process; None without a GPU
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """The result of a training."""
 
     tensors: dict[str, Tensor]  # the LoRA as it is saved
     summary: TrainingSummary
+    usage: Usage

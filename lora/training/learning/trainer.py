@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lora.dataset.encoding import Example
 from lora.dataset.wording import counted
+from lora.flux.velocity import embedder_weight
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.store import CheckpointStore, best_beside
 from lora.training.learning.adapter import lora_tensors
@@ -25,7 +26,7 @@ from lora.training.learning.loop import Step, take_step
 from lora.training.learning.preservation import Preservation
 from lora.training.learning.samples import SampleGenerator
 from lora.training.learning.state import TrainingState
-from lora.training.learning.summary import TrainingResult, TrainingSummary
+from lora.training.learning.summary import TrainingResult, TrainingSummary, Usage
 from lora.training.learning.validation import (
     CheckpointSelection,
     ValidationResult,
@@ -87,6 +88,7 @@ class Trainer:
         self._history = History()
         self._initial_checkpoint: Checkpoint | None = None
         self._saved_step, self._saved_at = 0, time.monotonic()
+        self._steps_taken, self._seconds = 0, 0.0
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load the state of a checkpoint. Raises ValueError if it is of another training."""
@@ -158,6 +160,7 @@ class Trainer:
 
     def _report_step(self, step: Step, progress: Progress, seconds: float) -> None:
         numbers = self._history.add(self._state.step, step)
+        self._steps_taken, self._seconds = self._steps_taken + 1, self._seconds + seconds
         if self._process_group.rank == 0 and step.is_finite:
             progress.report(numbers, seconds)
         elif self._state.skipped_in_a_row == 1:
@@ -266,7 +269,11 @@ class Trainer:
             validation_results=tuple(self._validation_results),
             steps=steps,
         )
-        return TrainingResult(tensors, summary)
+        return TrainingResult(tensors, summary, Usage(self._steps_taken, self._seconds, self._peak_bytes()))
+
+    def _peak_bytes(self) -> int | None:
+        device = embedder_weight(self._transformer).device
+        return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
     def _select_checkpoint(self) -> CheckpointSelection:
         """Select the weights to export, and load them as the average."""

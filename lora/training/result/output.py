@@ -31,6 +31,7 @@ from lora.training.result.notice import notice
 
 FOLDER = "output/flux_train_replicate"  # this path is hard-coded in public clients
 LORA_NAME = f"{FOLDER}/lora.safetensors"
+RUN = "run.json"  # the only file that differs between two runs of the same training
 KOHYA_INSIDE = "lora_kohya.safetensors"
 HEADER_ALIGNMENT = 8  # safetensors pads its header with spaces to a multiple of this
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a zip stores times; a fixed time keeps the bytes reproducible
@@ -48,6 +49,7 @@ class TrainingArtifacts:
     plan: Settings  # the memory plan on this machine, which does not affect the LoRA
     dataset: Dataset
     report: Report
+    run: Settings  # seconds, memory and machine, which differ from run to run
     samples: Path  # a folder of sample images, which may be missing
     layout: str  # of a second LoRA file, or "none"
     checkpoints: Mapping[str, Checkpoint]  # the resume state: the last checkpoint and the best one
@@ -58,7 +60,7 @@ def write_tar(artifacts: TrainingArtifacts, *, into: Path) -> Path:
     state if there are checkpoints.
 
     The captions have the names of their images, so that they can be used for another training. The same training gives
-    the same bytes. Raises OSError if the disk has too little space.
+    the same bytes, except for `report/run.json`. Raises OSError if the disk has too little space.
     """
     path = into / "trained_model.tar"
     contents = _contents(artifacts)
@@ -105,6 +107,7 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
     contents["report/dataset.json"] = _json(artifacts.report.as_json())
     contents["report/losses.jsonl"] = "".join(json_lines(result.summary.steps)).encode()
     contents["report/training.json"] = _json(_training_report(result.summary))
+    contents[f"report/{RUN}"] = _json(artifacts.run)
     for image in sorted(artifacts.samples.glob("*.jpg")):
         contents[f"samples/{image.name}"] = image.read_bytes()
     return contents

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import Prompt
-from lora.training.learning.summary import TrainingResult, TrainingSummary
+from lora.training.learning.summary import TrainingResult, TrainingSummary, Usage
 from lora.training.memory.configurations import Plan
 from lora.training.runs.attempt import Job
 
-INPUT, DATA, LORA, RESULT, SUMMARY = "work.json", "data.tensors", "begin.tensors", "made.tensors", "account.json"
+INPUT, DATA, LORA = "input.json", "data.tensors", "initial.tensors"
+RESULT, SUMMARY, USAGE = "lora.tensors", "summary.json", "usage.json"
 STOP, OUT_OF_MEMORY, FAILED = "stop", "out-of-memory", "failed"  # written by the parent process; by a worker process
 
 
@@ -35,6 +36,7 @@ class WorkerInput:
 
 
 INPUT_ADAPTER, SUMMARY_ADAPTER = TypeAdapter(WorkerInput), TypeAdapter(TrainingSummary)
+USAGE_ADAPTER = TypeAdapter(Usage)
 
 
 def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
@@ -84,11 +86,15 @@ def write_result(folder: Path, result: TrainingResult) -> None:
     """Write the result for the parent process."""
     save_file(result.tensors, folder / RESULT)
     (folder / SUMMARY).write_bytes(SUMMARY_ADAPTER.dump_json(result.summary))
+    (folder / USAGE).write_bytes(USAGE_ADAPTER.dump_json(result.usage))
 
 
 def read_result(folder: Path) -> TrainingResult:
     """Read what `write_result` wrote."""
-    return TrainingResult(load_file(folder / RESULT), SUMMARY_ADAPTER.validate_json((folder / SUMMARY).read_bytes()))
+    summary = SUMMARY_ADAPTER.validate_json((folder / SUMMARY).read_bytes())
+    return TrainingResult(
+        load_file(folder / RESULT), summary, USAGE_ADAPTER.validate_json((folder / USAGE).read_bytes())
+    )
 
 
 def _prompts(dataset: EncodedDataset) -> list[Prompt]:

@@ -18,7 +18,10 @@ from safetensors import safe_open
 
 from lora.formats.kohya import kohya_tensors
 from lora.training.learning.adapter import add_lora, lora_tensors
+from lora.training.learning.history import StepNumbers
+from lora.training.learning.summary import TrainingResult, TrainingSummary, Usage
 from lora.training.result.output import LORA_NAME, check_tar, safetensors_file
+from tests.servers import Tar
 from tests.tiny import (
     LAYERS,
     a_recipe,
@@ -178,6 +181,17 @@ def test_the_tar_has_the_settings_and_the_captions(tmp_path, found):
     assert captions_in(path) == {"a.txt": "a TOK in a.png, é", "b.txt": "a TOK in b.png, é"}
     assert [image["name"] for image in report["images"]] == ["a.png", "b.png"]
     assert report["caption_sources"] == {"captions.json": 2}
+
+
+def test_the_tar_has_a_line_for_each_step_and_the_record_of_the_run(tmp_path, found):
+    transformer = tiny_lora_transformer()
+    steps = tuple(StepNumbers(step, 0.5, 0.5, 4e-4, 1.0, 0.5, None) for step in (1, 2))
+    summary = TrainingSummary(2, "the last", 2, 2, 0, 0, None, (), steps)
+    result = TrainingResult(lora_tensors(transformer), summary, Usage(2, 0.2, None))
+    tar = Tar(written(transformer, found, tmp_path, result=result, run={"steps_taken": 2}).read_bytes())
+    lines = tar.file("output/flux_train_replicate/report/losses.jsonl").decode().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert json.loads(tar.file("output/flux_train_replicate/report/run.json")) == {"steps_taken": 2}
 
 
 def test_captions_in_all_folders_have_the_names_of_their_images(tmp_path):
