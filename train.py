@@ -133,11 +133,14 @@ def train(
         description="Hold out a tenth of 12 or more images, and return the step that does best on them", default=True
     ),
     sample_prompts: Optional[str] = Input(
-        description="Prompts, one per line, for sample images before, during and after the training", default=None
+        description="Prompts of sample images, one per line; none: no images. By default two from captions",
+        default=None,
     ),
     sample_every: int = Input(
-        description="Steps between sample images; 0 generates them only before and after", default=250, ge=0, le=6000
+        description="Steps between sample images; 0 or no prompts: only before and after", default=250, ge=0, le=6000
     ),
+    sample_steps: int = Input(description="Denoising steps of sample images", default=20, ge=1, le=100),
+    sample_guidance: float = Input(description="Guidance of sample images", default=3.5, ge=0.0, le=20.0),
     checkpoint_every: int = Input(
         description="Maximum number of steps between checkpoints", default=250, ge=1, le=6000
     ),
@@ -184,6 +187,8 @@ def train(
         validation=validation,
         sample_prompts=sample_prompts,
         sample_every=sample_every,
+        sample_steps=sample_steps,
+        sample_guidance=sample_guidance,
         checkpoint_every=checkpoint_every,
         keep_resume_state=keep_resume_state,
         extra_layout=extra_layout,

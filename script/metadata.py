@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from lora.serving.outputs import settings_in
+from lora.images.metadata import settings_in
 
 
 def main() -> None:

@@ -13,7 +13,15 @@ from tests.servers import TrainServer, isolated_train_server
 # The groups that take longest start first, so that no worker is left alone with one at the end.
 FIRST_GROUPS = ("learning", "servers", "warm", "soak")
 # A training that takes seconds; its learning rate is high, so that the LoRA visibly changes the images.
-SHORT = {"steps": 2, "resolution": "64", "lora_rank": 4, "batch_size": 1, "seed": 1, "learning_rate": 0.01}
+SHORT = {
+    "steps": 2,
+    "resolution": "64",
+    "lora_rank": 4,
+    "batch_size": 1,
+    "seed": 1,
+    "learning_rate": 0.01,
+    "sample_prompts": "none",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

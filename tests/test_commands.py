@@ -59,7 +59,11 @@ def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
     run = script_train(ARCHIVE, "--steps", 3, "--resolution", 64, "--lora-rank", 2, "--output", output)
     assert run.returncode == 0, run.stderr
     with tarfile.open(output) as tar:
-        assert LORA_NAME in tar.getnames()
+        names = tar.getnames()
+    assert LORA_NAME in names
+    samples = [Path(name).name for name in names if "/samples/" in name]
+    assert sum(name.startswith("step-000000-") for name in samples) == 2, "of a caption and of the trigger word"
+    assert sum(name.startswith("step-000003-") for name in samples) == 2, "by default only before and after"
     assert re.search(r"step 3/3 .* loss \d", run.stdout)
 
 

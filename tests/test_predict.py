@@ -8,8 +8,8 @@ from cog import Path, Secret
 from safetensors.torch import save_file
 
 import weights.bases
+from lora.images.metadata import settings_in
 from lora.serving.inputs import complete_inputs
-from lora.serving.outputs import settings_in
 from predict import Runner
 from tests.tiny import (
     TINY_FLUX,

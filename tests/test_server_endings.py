@@ -25,7 +25,7 @@ SECONDS_TO_CANCEL = 5 + 2  # and a step, on a busy machine
 SECONDS_TO_STOP = 15  # the closed log is noticed at the next progress line, at most one a second
 SECONDS_TO_BEGIN = 120
 
-SHORT = {"steps": 4, "resolution": "64", "lora_rank": 2, "learning_rate": 0.01}
+SHORT = {"steps": 4, "resolution": "64", "lora_rank": 2, "learning_rate": 0.01, "sample_prompts": "none"}
 ENDLESS = {**SHORT, "steps": 6000, "checkpoint_every": 6000}
 IMAGES = zipped({f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(4)})
 

@@ -17,7 +17,14 @@ from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_
 
 pytestmark = pytest.mark.xdist_group("warm")
 
-SHORT = {"resolution": "64", "lora_rank": 2, "learning_rate": 0.01, "optimizer": "adamw", "steps": 3}
+SHORT = {
+    "resolution": "64",
+    "lora_rank": 2,
+    "learning_rate": 0.01,
+    "optimizer": "adamw",
+    "steps": 3,
+    "sample_prompts": "none",
+}
 SECONDS_TO_JOIN = 120
 PRESERVING = 0.67  # share of the steps: the second and the third of three
 

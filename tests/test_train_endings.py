@@ -40,7 +40,7 @@ class Command:
             "FLUX_LORA_CHECKPOINTS": str(folder / "checkpoints"),
             "FLUX_LORA_CACHE": str(folder / "cache"),
         }
-        flags = ("--resolution", 64, "--lora-rank", 2, "--output", self.output, *arguments)
+        flags = ("--resolution", 64, "--lora-rank", 2, "--sample-prompts", "none", "--output", self.output, *arguments)
         self.process: BaseProcess = command(
             "script.train", archive, *flags, stdout=self._log, stderr=self._log, **environment
         )

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from lora.images.metadata import Settings, text_of
 from lora.serving.generation import generation_size
 from lora.serving.inputs import PredictionInputs
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model
 from lora.serving.notes import notes
-from lora.serving.outputs import Settings, save_images, text_of
+from lora.serving.outputs import save_images
 from lora.serving.progress import LogLine
 from lora.serving.safety import SafetyChecker, remove_blocked
 from lora.serving.settings import settings_of

@@ -26,6 +26,7 @@ from lora.training.recipe.layers import LayerSelection, block_layers, select_lay
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe
+from lora.training.recipe.samples import SampleSettings, sample_settings
 from lora.training.runs.launch import count_processes
 
 
@@ -42,6 +43,7 @@ class Prepared:
     layers: LayerSelection
     recipe: Recipe
     neutral_prompts: tuple[str, ...]  # for preservation; empty without it
+    samples: SampleSettings
     processes: int
     plans: tuple[Plan, ...]
     store: CheckpointStore
@@ -52,6 +54,7 @@ class Prepared:
         return {
             **self.config.settings(),
             **self.recipe.settings(),
+            "sample_prompts": self.samples.prompts,
             "base_model": self.base_name,
             "images": len(self.images.images),
             "layers_trained": len(self.layers.names),
@@ -73,6 +76,7 @@ def prepare(
         log.write(match_layers(source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
+    samples = sample_settings(config, images.images)
     recipe, reasons = make_recipe(config, images=count_trained(images, config), processes=processes)
     log.write(*config.notes, report.as_text(), layers.note, *reasons)
     identity = identity_of(
@@ -89,8 +93,9 @@ def prepare(
         layers=layers,
         recipe=recipe,
         neutral_prompts=neutral,
+        samples=samples,
         processes=processes,
-        plans=_plans(config, recipe, images, layers, base, processes=processes),
+        plans=_plans(config, recipe, images, layers, samples, base, processes=processes),
         store=open_store(identity, initial_state, log),
         initial_state=initial_state,
     )
@@ -123,7 +128,14 @@ def _cached_bytes(config: TrainConfig, images: Dataset, base: Path) -> int:
 
 
 def _plans(
-    config: TrainConfig, recipe: Recipe, images: Dataset, layers: LayerSelection, base: Path, *, processes: int
+    config: TrainConfig,
+    recipe: Recipe,
+    images: Dataset,
+    layers: LayerSelection,
+    samples: SampleSettings,
+    base: Path,
+    *,
+    processes: int,
 ) -> tuple[Plan, ...]:
     requirements = memory_requirements(
         base,
@@ -131,7 +143,7 @@ def _plans(
         recipe,
         layers.names,
         neutral_side=neutral_side(config.resolutions),
-        sample_side=max(config.resolutions) if config.sample_prompts else 0,
+        sample_side=samples.side,
         is_validated=_count_held_out(images, config) > 0,
         processes=processes,
         may_be_int8=config.precision in ("auto", "int8"),

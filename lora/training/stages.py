@@ -11,7 +11,6 @@ from lora.flux.loading import free_memory, load_encoders
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.resume import LAST
 from lora.training.checkpoints.store import BEST
-from lora.training.learning.trainer import Schedule
 from lora.training.memory.encoders import ENCODER_PLACEMENTS, EncoderPlacement
 from lora.training.memory.requirements import encoder_execution_device, encoder_offload_device
 from lora.training.preparation import Prepared
@@ -33,7 +32,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
     the smallest placement of the encoders, and what `DiskCache.put` raises.
     """
     config, images = prepared.config, prepared.images
-    extra_texts = len(config.sample_prompts) + len(prepared.neutral_prompts)
+    extra_texts = len(prepared.samples.prompts) + len(prepared.neutral_prompts)
     needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
     cache = open_cache(on_disk=config.cache_latents_to_disk, needed=needed)
     placements = ENCODER_PLACEMENTS[ENCODER_PLACEMENTS.index(prepared.plans[0].encoders) :]
@@ -46,7 +45,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
 
 def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache) -> EncodedDataset:
     base, recipe, config = prepared.base, prepared.recipe, prepared.config
-    extra = ExtraTexts(recipe.dropped_text(config.trigger_word), config.sample_prompts, prepared.neutral_prompts)
+    extra = ExtraTexts(recipe.dropped_text(config.trigger_word), prepared.samples.prompts, prepared.neutral_prompts)
     encoders, device = load_encoders(base, on=encoder_offload_device(placement)), encoder_execution_device(placement)
     keys = Keys.of(encoders, base, on=device)
     return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=device, keys=keys, cache=cache)
@@ -64,10 +63,10 @@ def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, l
         base=prepared.base,
         layers=prepared.layers.names,
         is_validated=config.validation,
-        schedule=Schedule(config.checkpoint_every, config.sample_every),
-        sample_side=max(config.resolutions),
+        checkpoint_every=config.checkpoint_every,
+        samples=prepared.samples,
         neutral_side=neutral_side(config.resolutions),
-        samples=folder / SAMPLES,
+        samples_folder=folder / SAMPLES,
     )
     return train_lora(
         job,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +13,46 @@ from torch import Tensor
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.prompt import Prompt
 from lora.flux.sampling import build_pipeline, generate_image
+from lora.images.metadata import exif
 from lora.training.learning.forward_passes import as_in_a_step
+from lora.training.recipe.samples import SampleSettings
 from lora.training.stop import Stop
 
-# As the samples of ostris/flux-dev-lora-trainer, and as FLUX.1-dev is usually run.
-STEPS, GUIDANCE, FIRST_SEED = 28, 3.5, 42
-QUALITY = 90  # of JPEG; our choice
-IMAGE = re.compile(r"step-\d{6,12}-\d{1,4}\.jpg", re.ASCII)
+FIRST_SEED = 42  # as in ai-toolkit, which counts up from there, too
+QUALITY, SUFFIX = 90, ".jpg"  # our choice
+LONGEST_SLUG = 60  # characters of a prompt in the name of a file
+IMAGE = re.compile(r"step-\d{6,12}-\d{1,4}-seed-\d{1,10}(-[a-z0-9-]{1,60})?\.jpg", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePrompt:
+    """A prompt, as text and encoded."""
+
+    text: str
+    prompt: Prompt
 
 
 class SampleGenerator:
     """Generates images of the sample prompts with the transformer and its current LoRA."""
 
     def __init__(
-        self, transformer: FluxTransformer2DModel, base: Path, prompts: tuple[Prompt, ...], *, side: int, into: Path
+        self,
+        transformer: FluxTransformer2DModel,
+        base: Path,
+        prompts: tuple[SamplePrompt, ...],
+        settings: SampleSettings,
+        *,
+        into: Path,
     ) -> None:
         vae = AutoencoderKL.from_pretrained(base, subfolder="vae", dtype=transformer.dtype)
         self._pipeline = build_pipeline(transformer, base, vae=vae)
-        self._prompts, self._side, self._folder = prompts, side // TOKEN_PIXELS * TOKEN_PIXELS, into
+        self._prompts, self._settings, self._folder = prompts, settings, into
+        self._side = settings.side // TOKEN_PIXELS * TOKEN_PIXELS
 
     @torch.no_grad()
     def generate(self, step: int, *, stop: Stop) -> None:
-        """Write one square image of `side` pixels, rounded down to a multiple of 16, for each prompt:
-        `step-000250-1.jpg` with the seed 42, `step-000250-2.jpg` with 43 and so on.
+        """Write one square image of the settings' side, rounded down to a multiple of 16, for each prompt, with the
+        seeds 42, 43 and so on: `step-000250-1-seed-42-a-photo-of-tok.jpg`. Its metadata have prompt, seed and step.
 
         Raises StopRequestedError between two denoising steps if there is a reason to stop, OSError if a file cannot be
         written, and torch.OutOfMemoryError if the GPU runs out of memory. The VAE is on the CPU afterwards.
@@ -45,7 +63,7 @@ class SampleGenerator:
         try:
             with as_in_a_step(transformer):
                 for number, prompt in enumerate(self._prompts, 1):
-                    self._generate_one(prompt, self._folder / f"step-{step:06}-{number}.jpg", number, stop)
+                    self._generate_one(prompt, step, number, stop)
         finally:
             vae.to("cpu")  # where it takes no memory from the training
 
@@ -70,18 +88,27 @@ class SampleGenerator:
     def _images(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*") if IMAGE.fullmatch(path.name))
 
-    def _generate_one(self, prompt: Prompt, path: Path, number: int, stop: Stop) -> None:
+    def _generate_one(self, prompt: SamplePrompt, step: int, number: int, stop: Stop) -> None:
         device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype
+        settings, seed = self._settings, FIRST_SEED + number - 1
         image = generate_image(
             self._pipeline,
-            prompt.to(device, dtype),
+            prompt.prompt.to(device, dtype),
             width=self._side,
             height=self._side,
-            steps=STEPS,
-            guidance=GUIDANCE,
-            seed=FIRST_SEED + number - 1,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            seed=seed,
             after_step=stop.raise_if_requested,
         )
+        path = self._folder / _file_name(prompt.text, step=step, number=number, seed=seed)
+        described = {"prompt": prompt.text, "seed": seed, "training_step": step}
+        described |= {"num_inference_steps": settings.steps, "guidance": settings.guidance}
         unfinished = path.with_suffix(".unfinished")
-        image.save(unfinished, "JPEG", quality=QUALITY)
+        image.save(unfinished, "JPEG", quality=QUALITY, exif=exif(described))
         unfinished.replace(path)
+
+
+def _file_name(prompt: str, *, step: int, number: int, seed: int) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.casefold())[:LONGEST_SLUG].strip("-")
+    return f"step-{step:06}-{number}-seed-{seed}" + (f"-{slug}" if slug else "") + SUFFIX

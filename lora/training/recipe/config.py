@@ -16,6 +16,7 @@ SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
 MAX_RESOLUTIONS, MAX_STEPS, MAX_SAMPLE_PROMPTS = 8, 6000, 8
 MIN_RATE, MAX_RATE = 1e-7, 1.0
 PRODIGY, MAX_PRODIGY_RATE = "prodigy", 10.0  # a factor, usually 1, of the rate that it finds by itself
+NO_SAMPLES = "none"
 MAX_BATCH_SIZE = 256  # our choice; whether a batch fits into memory is decided by the plan
 SEPARATORS = str.maketrans("", "", "-_ ")  # in names of optimizers: AdamW 8-bit
 
@@ -48,8 +49,10 @@ class TrainConfig:
     gradient_checkpointing: bool
     cache_latents_to_disk: bool
     validation: bool
-    sample_prompts: tuple[str, ...]
+    sample_prompts: tuple[str, ...] | None  # None makes prompts from the captions
     sample_every: int
+    sample_steps: int
+    sample_guidance: float
     checkpoint_every: int
     time_limit: int | None  # minutes
     keep_resume_state: bool
@@ -147,13 +150,15 @@ def _resolutions(name: str, value: object) -> tuple[int, ...]:
     return sides
 
 
-def _prompts(name: str, value: object) -> tuple[str, ...]:
-    """Split into one prompt per line, without empty lines."""
+def _prompts(name: str, value: object) -> tuple[str, ...] | None:
+    """Split into one prompt per line, without empty lines: None without any, and no prompts for "none"."""
     lines = check_text(name, "" if value is None else value, at_most=8000).splitlines()
     prompts = tuple(line.strip() for line in lines if line.strip())
     if len(prompts) > MAX_SAMPLE_PROMPTS:
         raise ValueError(f"{name} has {len(prompts)} lines: expected at most {MAX_SAMPLE_PROMPTS} prompts")
-    return prompts
+    if len(prompts) == 1 and prompts[0].casefold() == NO_SAMPLES:
+        return ()
+    return prompts or None
 
 
 CHECKS: dict[str, Check] = {
@@ -182,6 +187,8 @@ CHECKS: dict[str, Check] = {
     "validation": check_bool,
     "sample_prompts": _prompts,
     "sample_every": _whole(0, MAX_STEPS),
+    "sample_steps": _whole(1, 100),
+    "sample_guidance": _number(0.0, 20.0),
     "checkpoint_every": _whole(1, MAX_STEPS),
     "time_limit": _optional(_whole(1, 7 * 24 * 60)),
     "keep_resume_state": check_bool,

@@ -4,6 +4,7 @@ A job consists of plain values, so that it can be sent to other processes.
 """
 
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.preservation import NeutralImages, Preservation
-from lora.training.learning.samples import SampleGenerator
+from lora.training.learning.samples import SampleGenerator, SamplePrompt
 from lora.training.learning.summary import TrainingResult
 from lora.training.learning.trainer import Callbacks, Schedule, Trainer
 from lora.training.learning.validation import DatasetSplit, hold_out
@@ -29,6 +30,7 @@ from lora.training.memory.configurations import GB, Plan
 from lora.training.memory.requirements import weight_placement
 from lora.training.progress import Log
 from lora.training.recipe.recipe import Recipe, steps_that_preserve
+from lora.training.recipe.samples import SampleSettings
 from lora.training.recipe.sigmas import Shift
 from lora.training.stop import Stop
 
@@ -41,10 +43,10 @@ class Job:
     base: Path
     layers: tuple[str, ...]
     is_validated: bool
-    schedule: Schedule
-    sample_side: int  # pixels
+    checkpoint_every: int  # steps
+    samples: SampleSettings
     neutral_side: int  # pixels of the images for preservation
-    samples: Path  # the folder for sample images
+    samples_folder: Path
 
 
 def run_job(
@@ -70,7 +72,8 @@ def run_job(
     batches = Batches(train_set, batch_size=size, noise_settings=noise_settings, seed=job.recipe.seed)
     sample_generator = _sample_generator(job, transformer, dataset) if process_group.rank == 0 else None
     preservation = _preservation(job, transformer, dataset, noise_settings)
-    callbacks = Callbacks(job.schedule, held_out, sample_generator, preservation, store)
+    schedule = Schedule(job.checkpoint_every, job.samples.every)
+    callbacks = Callbacks(schedule, held_out, sample_generator, preservation, store)
     trainer = Trainer(transformer, batches, job.recipe, callbacks, process_group=process_group, log=log, stop=stop)
     if initial_state.checkpoint is not None:
         trainer.load_checkpoint(initial_state.checkpoint)
@@ -121,4 +124,5 @@ def _preservation(
 def _sample_generator(job: Job, transformer: FluxTransformer2DModel, dataset: EncodedDataset) -> SampleGenerator | None:
     if not dataset.samples:
         return None
-    return SampleGenerator(transformer, job.base, dataset.samples, side=job.sample_side, into=job.samples)
+    prompts = tuple(starmap(SamplePrompt, zip(job.samples.prompts, dataset.samples, strict=True)))
+    return SampleGenerator(transformer, job.base, prompts, job.samples, into=job.samples_folder)

@@ -8,7 +8,8 @@ import zlib
 import pytest
 from PIL import ExifTags, Image
 
-from lora.serving.outputs import save_images, settings_in
+from lora.images.metadata import settings_in
+from lora.serving.outputs import save_images
 from script.tiny_flux.following import plain_request
 from tests.tiny import assert_one_sentence, encoded, noisy_image, solid_image, write
 

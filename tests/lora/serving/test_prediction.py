@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from PIL import Image
 
+from lora.images.metadata import settings_in
 from lora.serving.inputs import PredictionInputs
 from lora.serving.models import Model
-from lora.serving.outputs import settings_in
 from lora.serving.prediction import predict
 from lora.serving.safety import SafetyChecker
 from tests.classifiers import trained_classifier

@@ -15,10 +15,11 @@ from lora.dataset.encoding import EncodedDataset, Example
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import SingleProcess
-from lora.training.learning.samples import SampleGenerator
+from lora.training.learning.samples import SampleGenerator, SamplePrompt
 from lora.training.learning.trainer import Callbacks, Schedule, Trainer
 from lora.training.progress import Log
 from lora.training.recipe.recipe import Recipe
+from lora.training.recipe.samples import SampleSettings
 from lora.training.stop import Stop, Termination
 from tests.tiny import (
     CHANNELS,
@@ -30,7 +31,7 @@ from tests.tiny import (
     tiny_prompt,
 )
 
-SELDOM = 1000
+SELDOM, SAMPLE_STEPS = 1000, 4
 
 
 @dataclass
@@ -73,7 +74,8 @@ def a_training(
     sample_generator = None
     preservation = tiny_preservation(transformer, recipe) if recipe.preservation else None
     if base is not None:
-        sample_generator = SampleGenerator(transformer, base, (tiny_prompt(seed=7),), side=32, into=folder / "samples")
+        prompt, settings = SamplePrompt("TOK", tiny_prompt(seed=7)), SampleSettings(("TOK",), 32, 1, SAMPLE_STEPS, 3.5)
+        sample_generator = SampleGenerator(transformer, base, (prompt,), settings, into=folder / "samples")
     log = log or a_log()
     trainer = Trainer(
         transformer,

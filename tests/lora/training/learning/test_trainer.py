@@ -14,6 +14,7 @@ from lora.training.learning.adapter import SAVED_PRECISION
 from lora.training.progress import Log
 from lora.training.stop import Termination
 from tests.lora.training.trainers import (
+    SAMPLE_STEPS,
     a_training,
     assert_same_checkpoint,
     on_nth_call,
@@ -62,7 +63,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, base, uninterr
     assert_same_but_for_validation_and_samples(third.last_checkpoint(), uninterrupted)
     assert len(third.last_checkpoint().values["validation_results"]) == (6 if is_validated else 0)
     samples = {path.name: path.read_bytes() for path in tmp_path.glob("third/samples/*")}
-    assert samples.keys() == ({f"step-{step:06}-1.jpg" for step in range(STEPS + 1)} if is_sampled else set())
+    steps = range(STEPS + 1) if is_sampled else ()
+    assert samples.keys() == {f"step-{step:06}-1-seed-42-tok.jpg" for step in steps}
     earlier = [path for name in ("first", "second") for path in (tmp_path / name / "samples").glob("*")]
     assert all(samples[path.name] == path.read_bytes() for path in earlier)
 
@@ -215,15 +217,15 @@ def test_an_interrupted_step_is_not_saved(tmp_path):
 def test_a_stop_request_interrupts_a_sample(tmp_path, base):
     training = a_training(tmp_path, a_recipe(steps=STEPS), base=base)
     with (
-        on_nth_call(training.transformer, 30, training.request_stop, without_grad=True),
+        on_nth_call(training.transformer, SAMPLE_STEPS + 2, training.request_stop, without_grad=True),
         recorded_calls(training.transformer) as calls,
     ):
         run(training, stops="a test asked")
     assert training.last_checkpoint().step == 2, (
         "requested in the samples after the first step; noticed in the second step"
     )
-    assert len(calls) == 28 + 1 + 2 + 1, "a sample, a step, two calls for a sample, a step"
-    assert {path.name for path in (tmp_path / "samples").iterdir()} == {"step-000000-1.jpg"}
+    assert len(calls) == SAMPLE_STEPS + 1 + 2 + 1, "a sample, a step, two calls for a sample, a step"
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {"step-000000-1-seed-42-tok.jpg"}
 
 
 @contextmanager

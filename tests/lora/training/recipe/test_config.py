@@ -108,6 +108,8 @@ def test_an_empty_trigger_word_is_allowed():
         ("validation", 1),
         ("sample_prompts", "\n".join("abcdefghi")),
         ("sample_every", -1),
+        ("sample_steps", 0),
+        ("sample_guidance", 21),
         ("checkpoint_every", 0),
         ("time_limit", 0),
         ("keep_resume_state", None),
@@ -187,6 +189,11 @@ def test_the_defaults_are_those_of_the_public_trainer():
 def test_each_line_is_a_sample_prompt():
     """Trap T12: in ostris/flux-dev-lora-trainer, an empty line is a prompt."""
     assert checked(sample_prompts="a TOK\n\n  a dog  \r\n").sample_prompts == ("a TOK", "a dog")
+
+
+@pytest.mark.parametrize(("given", "prompts"), [(None, None), (" \n", None), ("none", ()), (" None\n", ())])
+def test_without_sample_prompts_they_are_made_of_the_captions_and_none_turns_samples_off(given, prompts):
+    assert checked(sample_prompts=given).sample_prompts == prompts
 
 
 def test_the_signature_and_the_checks_have_the_same_choices_and_bounds():

@@ -9,11 +9,11 @@ from lora.flux.prompt import Prompt
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import SingleProcess
-from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
 from lora.training.memory.host import HostMemory
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.recipe.layers import block_layers
+from lora.training.recipe.samples import SampleSettings
 from lora.training.runs import attempt as attempt_module
 from lora.training.runs.attempt import Job, run_job
 from lora.training.stop import Stop, Termination
@@ -38,10 +38,10 @@ def run(folder, engine, recomputed, streamed=0):
         base=TINY_FLUX,
         layers=tuple(block_layers(config)),
         is_validated=False,
-        schedule=Schedule(1000, 0),
-        sample_side=64,
+        checkpoint_every=1000,
+        samples=SampleSettings((), 64, 0, 1, 3.5),
         neutral_side=64,
-        samples=folder / "samples",
+        samples_folder=folder / "samples",
     )
     configuration = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
     plan = Plan(configuration, 6, "together", engine, 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ())

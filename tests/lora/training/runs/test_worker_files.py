@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from lora.training.learning.trainer import Schedule
 from lora.training.memory.configurations import Plan
 from lora.training.memory.host import HostMemory
 from lora.training.memory.weights import MemoryConfiguration
+from lora.training.recipe.samples import SampleSettings
 from lora.training.runs.attempt import Job
 from lora.training.runs.worker_files import (
     WorkerInput,
@@ -25,10 +25,10 @@ def worker_input_for(dataset, folder):
         base=TINY_FLUX,
         layers=(),
         is_validated=False,
-        schedule=Schedule(1, 0),
-        sample_side=64,
+        checkpoint_every=1,
+        samples=SampleSettings((), 64, 0, 1, 3.5),
         neutral_side=64,
-        samples=folder,
+        samples_folder=folder,
     )
     return WorkerInput(
         job=job,
