@@ -66,12 +66,5 @@ def take_step(
     ).tolist()
     is_finite = math.isfinite(norm)
     state.update(is_finite=is_finite)
-    return Step(
-        loss=loss,
-        preservation_loss=preservation_losses[0] if preservation_losses else None,
-        grad_norm=norm,
-        learning_rate=learning_rate,
-        mean_sigma=mean_sigma,
-        is_finite=is_finite,
-        is_stop_requested=stop_requests > 0,
-    )
+    preserving = preservation_losses[0] if preservation_losses else None
+    return Step(loss, preserving, norm, learning_rate, mean_sigma, is_finite, stop_requests > 0)
