@@ -55,7 +55,11 @@ def tracked() -> set[str]:
 
 def is_meant(file: str) -> bool:
     """Whether a tracked file is part of the product: what either entry file can import, and the embedded base."""
-    return file in NAMED or file.startswith(TINY) or (file.startswith(("lora/", "weights/")) and file.endswith(".py"))
+    return (
+        file in NAMED
+        or file.startswith(TINY)
+        or (file.startswith(("lora/", "weights/")) and file.endswith((".py", ".html", ".css", ".js")))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -236,14 +236,14 @@ def trained(
 
 def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, **changes: object) -> Path:
     """Write the tar of a training that ended with this LoRA; `changes` are fields of its artifacts or its recipe."""
-    names = {"result", "samples", "layout", "checkpoints", "base_model", "plan", "run"} & changes.keys()
+    names = {"result", "samples", "layout", "checkpoints", "base_model", "plan", "run", "page"} & changes.keys()
     fields = {name: changes.pop(name) for name in names}
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": fields.pop("base_model", "dev"), "images": len(dataset.images)}
     summary = TrainingSummary(3, "the last", 3, 3, 0, 0, None, (), ())
     result = TrainingResult(lora_tensors(transformer), summary, Usage(3, 0.3, None))
     others = {"result": result, "samples": into / "samples", "layout": "none", "checkpoints": {}}
-    others |= {"plan": {"precision": "bf16"}, "run": {}}
+    others |= {"plan": {"precision": "bf16"}, "run": {}, "page": "<!doctype html>"}
     artifacts = TrainingArtifacts(
         settings=settings,
         dataset=dataset,

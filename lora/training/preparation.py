@@ -44,6 +44,7 @@ class Prepared:
     recipe: Recipe
     neutral_prompts: tuple[str, ...]  # for preservation; empty without it
     samples: SampleSettings
+    reasons: tuple[str, ...]  # for the choices of the recipe
     processes: int
     plans: tuple[Plan, ...]
     store: CheckpointStore
@@ -94,6 +95,7 @@ def prepare(
         recipe=recipe,
         neutral_prompts=neutral,
         samples=samples,
+        reasons=reasons,
         processes=processes,
         plans=_plans(config, recipe, images, layers, samples, base, processes=processes),
         store=open_store(identity, initial_state, log),

@@ -16,9 +16,10 @@ from lora.training.memory.requirements import encoder_execution_device, encoder_
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
+from lora.training.report import LIVE_PAGE, final_page, write_fixed, write_thumbnails
 from lora.training.result.output import TrainingArtifacts, check_tar, write_tar
 from lora.training.result.run_record import run_record
-from lora.training.runs.attempt import Job
+from lora.training.runs.attempt import Job, PageFiles
 from lora.training.runs.fallbacks import TrainedLora, run_with_fallbacks, train_lora
 from lora.training.stop import Stop
 
@@ -39,6 +40,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
     dataset = run_with_fallbacks(placements, lambda placement: _encoded(prepared, placement, cache), log)
     log.write(dataset.summary())
     free_memory()
+    write_thumbnails(images, prepared.inspector, into=folder)
     shutil.rmtree(folder / "dataset")
     return dataset
 
@@ -58,6 +60,8 @@ def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, l
     before its first step; and ValueError (RuntimeError with several processes) if a checkpoint does not match.
     """
     config, store = prepared.config, prepared.store
+    page = PageFiles(write_fixed(prepared, dataset, folder=folder), store.folder / LIVE_PAGE)
+    log.write(f"report page, rewritten at every sample image and validation: {page.page}")
     job = Job(
         recipe=prepared.recipe,
         base=prepared.base,
@@ -67,6 +71,7 @@ def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, l
         samples=prepared.samples,
         neutral_side=neutral_side(config.resolutions),
         samples_folder=folder / SAMPLES,
+        page=page,
     )
     return train_lora(
         job,
@@ -88,6 +93,7 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
     not finite or is all zero. Checkpoints that cannot be deleted afterwards raise no error.
     """
     config, images, result = prepared.config, prepared.images, trained.result
+    page = final_page(result.summary, folder=folder, samples=folder / SAMPLES)
     artifacts = TrainingArtifacts(
         result=result,
         settings=prepared.settings(),
@@ -95,6 +101,7 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
         dataset=images,
         report=prepared.report,
         run=run_record(trained.plan, result.usage, processes=prepared.processes, seconds=log.seconds()),
+        page=page,
         samples=folder / SAMPLES,
         layout=config.extra_layout,
         checkpoints=_checkpoints(prepared) if config.keep_resume_state else {},
@@ -103,6 +110,7 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
     check_tar(tar, result.tensors)
     with suppress(OSError):  # the LoRA is written; checkpoints that cannot be deleted may stay
         prepared.store.keep_only_newest()
+        (prepared.store.folder / LIVE_PAGE).write_text(page, encoding="utf-8")
     log.write(result.summary.line())
     return tar
 

@@ -5,13 +5,12 @@ neither the origin of data and weights nor what happens to the LoRA.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from diffusers import FluxTransformer2DModel
-from torch import Tensor
 
 from lora.dataset.encoding import Example
 from lora.dataset.wording import counted
@@ -22,9 +21,11 @@ from lora.training.learning.adapter import lora_tensors
 from lora.training.learning.batches import Batches
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.history import History
+from lora.training.learning.live_page import LivePage
 from lora.training.learning.loop import Step, take_step
 from lora.training.learning.preservation import Preservation
 from lora.training.learning.samples import SampleGenerator
+from lora.training.learning.saving import CheckpointSaver, Contents
 from lora.training.learning.state import TrainingState
 from lora.training.learning.summary import TrainingResult, TrainingSummary, Usage
 from lora.training.learning.validation import (
@@ -39,7 +40,6 @@ from lora.training.progress import Log, Progress, throttle
 from lora.training.recipe.recipe import Recipe
 from lora.training.stop import Stop, StopRequestedError
 
-SECONDS_BETWEEN_CHECKPOINTS = 180.0  # at most, whatever checkpoint_every is; our choice
 MAX_SKIPPED_IN_A_ROW = 20  # steps that are not finite, after which a training counts as diverged; our choice
 SAMPLES = "samples"  # a group of tensors in a checkpoint
 STOPPED_ELSEWHERE = "another process of the training was asked to stop"
@@ -62,6 +62,7 @@ class Callbacks:
     sample_generator: SampleGenerator | None
     preservation: Preservation | None
     store: CheckpointStore
+    page: LivePage | None
 
 
 class Trainer:
@@ -87,7 +88,8 @@ class Trainer:
         self._validation_results: list[ValidationResult] = []
         self._history = History()
         self._initial_checkpoint: Checkpoint | None = None
-        self._saved_step, self._saved_at = 0, time.monotonic()
+        self._saver = CheckpointSaver(callbacks.store, log, every=callbacks.schedule.checkpoint_every)
+        self._page, self._is_first_process = callbacks.page, process_group.rank == 0
         self._steps_taken, self._seconds = 0, 0.0
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -102,12 +104,10 @@ class Trainer:
                 self._sample_generator.restore(checkpoint.tensors(SAMPLES))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"checkpoint {checkpoint.folder.name!r} has no valid training state ({error})") from error
-        self._saved_step = self._state.step
+        self._saver.saved_step = self._state.step
         best = best_beside(checkpoint)
-        if best is not None and self._process_group.rank == 0:
-            self._try_to_save(
-                lambda: self._store.save_best(best.step, {"average": best.tensors("average")}, best.values)
-            )
+        if best is not None and self._is_first_process:
+            self._saver.save_best(best.step, best.tensors("average"), best.values)
 
     def run(self) -> str | None:
         """Train to the last step, and return None, or the reason for an early stop. However the training ends, also by
@@ -135,7 +135,8 @@ class Trainer:
                 stopped = self._reason_to_stop(step)
                 if stopped is None:
                     self._validate_and_sample(is_first=False)
-                    self._save_if_due()
+                    if self._is_first_process:
+                        self._saver.save_if_due(state, self._checkpoint)
         return stopped
 
     def _generate_neutral_images(self) -> str | None:
@@ -155,13 +156,13 @@ class Trainer:
         return reason
 
     def _report(self, line: str) -> None:
-        if self._process_group.rank == 0:
+        if self._is_first_process:
             self._log.write(line)
 
     def _report_step(self, step: Step, progress: Progress, seconds: float) -> None:
         numbers = self._history.add(self._state.step, step)
         self._steps_taken, self._seconds = self._steps_taken + 1, self._seconds + seconds
-        if self._process_group.rank == 0 and step.is_finite:
+        if self._is_first_process and step.is_finite:
             progress.report(numbers, seconds)
         elif self._state.skipped_in_a_row == 1:
             self._report(f"step {self._state.step}: loss or gradients are NaN or infinite, skipping the step")
@@ -179,13 +180,15 @@ class Trainer:
         every = self._schedule.sample_every or steps
         is_validated = bool(self._held_out) and step in validation_steps(steps)
         is_sampled = self._sample_generator is not None and (is_first or step == steps or step % every == 0)
-        if self._process_group.rank != 0 or not (is_validated or is_sampled) or (step == 0 and not is_first):
+        if not self._is_first_process or not (is_validated or is_sampled) or (step == 0 and not is_first):
             return
         with self._state.averaged():
             if is_validated and not any(known.step == step for known in self._validation_results):
                 self._validate(step)
             if is_sampled and self._sample_generator is not None:
                 self._generate_samples(self._sample_generator, step)
+        if self._page is not None:
+            self._page.write(self._history.steps, self._validation_results)
 
     def _validate(self, step: int) -> None:
         result = validate(self._transformer, self._held_out, step=step, batch_size=self._recipe.batch_size)
@@ -196,10 +199,7 @@ class Trainer:
         ratio = f", {result.mean / first:.3f} times the loss before training" if step else ""
         self._log.write(f"step {step}: validation loss {result.mean:.4f} on {count} held out images{ratio}")
         if step and (best is None or result.mean < best):
-            self._try_to_save(lambda: self._store.save_best(step, self._average(), {"mean": result.mean}))
-
-    def _average(self) -> dict[str, dict[str, Tensor]]:
-        return {"average": self._state.average_tensors()}
+            self._saver.save_best(step, self._state.average_tensors(), {"mean": result.mean})
 
     def _generate_samples(self, sample_generator: SampleGenerator, step: int) -> None:
         try:
@@ -211,42 +211,22 @@ class Trainer:
             return
         self._log.write(f"step {step}: generated sample images")
 
-    def _save_if_due(self) -> None:
-        is_due = self._state.step % self._schedule.checkpoint_every == 0
-        if is_due or time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            self._save()
-
     @contextmanager
     def _save_at_end(self) -> Iterator[None]:
         try:
             yield
         finally:
-            if self._state.is_consistent:
-                self._save(most_skipped=MAX_SKIPPED_IN_A_ROW - 1)
+            if self._state.is_consistent and self._is_first_process:
+                self._saver.save(self._state, self._checkpoint, most_skipped=MAX_SKIPPED_IN_A_ROW - 1)
 
-    def _save(self, *, most_skipped: int = 0) -> None:
-        """Save a checkpoint, unless nothing has changed or the training may be diverging."""
-        state = self._state
-        is_due = state.step != self._saved_step and state.skipped_in_a_row <= most_skipped
-        if self._process_group.rank != 0 or not is_due or not state.is_finite():
-            return
+    def _checkpoint(self) -> Contents:
+        """What a checkpoint holds."""
         validation_results = [[result.step, result.losses] for result in self._validation_results]
-        values = {**state.values(), "validation_results": validation_results, "history": self._history.values()}
-        tensors = state.tensors()
+        history = {"validation_results": validation_results, "history": self._history.values()}
+        tensors = self._state.tensors()
         if self._sample_generator is not None:
             tensors[SAMPLES] = self._sample_generator.files()
-        if self._try_to_save(lambda: self._store.save(state.step, tensors, values)):
-            self._saved_step = state.step
-        self._saved_at = time.monotonic()
-
-    def _try_to_save(self, save: Callable[[], object]) -> bool:
-        """Save, and return whether that worked; a full disk costs the checkpoint, but does not end the training."""
-        try:
-            save()
-        except OSError as error:
-            self._log.write(f"could not save a checkpoint at step {self._state.step}: {error.strerror or error}")
-            return False
-        return True
+        return tensors, {**self._state.values(), **history}
 
     def result(self, stopped: str | None) -> TrainingResult:
         """The LoRA to export, and a summary; `stopped` is what `run` returned. Raises RuntimeError if the training

@@ -168,7 +168,7 @@ def select_checkpoint(validation_results: list[ValidationResult], *, last: int) 
     if not validation_results:
         return CheckpointSelection(last, "the last, as no images were held out to compare it on")
     if not trained or trained[-1].step != last:
-        return CheckpointSelection(last, "the last, which was not judged on the held out images")
+        return CheckpointSelection(last, "the last, which was not validated")
     best = min(trained, key=lambda result: result.mean)
     if best.step == last:
         return CheckpointSelection(last, "the last, which does best on the held out images")

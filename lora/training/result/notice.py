@@ -7,6 +7,7 @@ one.
 from dataclasses import dataclass
 from pathlib import PurePath
 
+OWNER = "black-forest-labs"  # on the Hub
 APACHE = "Apache-2.0"
 APACHE_LINK = "https://www.apache.org/licenses/LICENSE-2.0"
 NON_COMMERCIAL = "flux-1-dev-non-commercial-license"  # its name on Hugging Face
@@ -30,23 +31,33 @@ class Terms:
     """The licence terms of a base model and of LoRAs for it."""
 
     model: str
+    repository: str | None  # on the Hub
     licence: str
     body: str
 
 
 def _non_commercial(model: str, repository: str) -> Terms:
-    link = f"https://huggingface.co/black-forest-labs/{repository}/blob/main/LICENSE.md\n"
-    return Terms(model, NON_COMMERCIAL, f"{UNOFFICIAL}\n{ATTRIBUTION}{MODIFIED}\n{GRANTED}{link}")
+    link = f"https://huggingface.co/{OWNER}/{repository}/blob/main/LICENSE.md\n"
+    return Terms(
+        model, f"{OWNER}/{repository}", NON_COMMERCIAL, f"{UNOFFICIAL}\n{ATTRIBUTION}{MODIFIED}\n{GRANTED}{link}"
+    )
 
 
-def _apache(model: str, *, owner: str, more: str = "") -> Terms:
-    return Terms(model, APACHE, f"{more}\nThe base model is {owner}, under the Apache License 2.0:\n{APACHE_LINK}\n")
+def _apache(model: str, *, owner: str, more: str = "", repository: str | None = None) -> Terms:
+    return Terms(
+        model, repository, APACHE, f"{more}\nThe base model is {owner}, under the Apache License 2.0:\n{APACHE_LINK}\n"
+    )
 
 
 TERMS = {
     "dev": _non_commercial("FLUX.1 [dev] of Black Forest Labs", "FLUX.1-dev"),
     "krea": _non_commercial("FLUX.1 Krea [dev] of Black Forest Labs and Krea", "FLUX.1-Krea-dev"),
-    "schnell": _apache("FLUX.1 [schnell] of Black Forest Labs", owner="by Black Forest Labs, Inc.", more=UNOFFICIAL),
+    "schnell": _apache(
+        "FLUX.1 [schnell] of Black Forest Labs",
+        owner="by Black Forest Labs, Inc.",
+        more=UNOFFICIAL,
+        repository=f"{OWNER}/FLUX.1-schnell",
+    ),
     "tiny": _apache(
         "tiny-flux, the small model that the trainer brings along", owner="part of the trainer that made this LoRA"
     ),
@@ -55,15 +66,29 @@ TERMS = {
 
 def notice(base: str) -> str:
     """The NOTICE file of a LoRA for this base, which is a name in `TERMS` or a folder."""
-    terms = TERMS.get(base) or _unknown(PurePath(base).name)
+    terms = _terms(base)
     return f"This LoRA was trained on {terms.model}: it is a Derivative, which modifies that model.\n{terms.body}"
 
 
 def licence(base: str) -> str:
     """The short name of the licence of a LoRA for this base, as in `modelspec.license` and in model cards."""
-    return (TERMS.get(base) or _unknown(PurePath(base).name)).licence
+    return _terms(base).licence
+
+
+def model(base: str) -> str:
+    """The name of the base in a sentence."""
+    return _terms(base).model
+
+
+def repository(base: str) -> str | None:
+    """The repository of the base on the Hub; None if it is not known."""
+    return _terms(base).repository
+
+
+def _terms(base: str) -> Terms:
+    return TERMS.get(base) or _unknown(PurePath(base).name)
 
 
 def _unknown(name: str) -> Terms:
     body = f"\nThe licence of {name} itself holds for this LoRA too: look it up where {name} comes from.\n"
-    return Terms(f"the base model {name}", f"that of the base model {name}", body)
+    return Terms(f"the base model {name}", None, f"that of the base model {name}", body)

@@ -50,6 +50,7 @@ class TrainingArtifacts:
     dataset: Dataset
     report: Report
     run: Settings  # seconds, memory and machine, which differ from run to run
+    page: str  # HTML
     samples: Path  # a folder of sample images, which may be missing
     layout: str  # of a second LoRA file, or "none"
     checkpoints: Mapping[str, Checkpoint]  # the resume state: the last checkpoint and the best one
@@ -107,6 +108,7 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
     contents["report/dataset.json"] = _json(artifacts.report.as_json())
     contents["report/losses.jsonl"] = "".join(json_lines(result.summary.steps)).encode()
     contents["report/training.json"] = _json(_training_report(result.summary))
+    contents["report/index.html"] = artifacts.page.encode()
     contents[f"report/{RUN}"] = _json(artifacts.run)
     for image in sorted(artifacts.samples.glob("*.jpg")):
         contents[f"samples/{image.name}"] = image.read_bytes()

@@ -15,11 +15,13 @@ from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
 from lora.flux.frozen_transformer import load_transformer, spaced_blocks
+from lora.reporting.contents import FIXED
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
+from lora.training.learning.live_page import LivePage
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.learning.samples import SampleGenerator, SamplePrompt
 from lora.training.learning.summary import TrainingResult
@@ -35,6 +37,14 @@ from lora.training.recipe.sigmas import Shift
 from lora.training.stop import Stop
 
 
+@dataclass(frozen=True, slots=True)
+class PageFiles:
+    """The files of the report page."""
+
+    fixed: Path  # what is known before the first step, as JSON
+    page: Path  # HTML, rewritten while the training runs
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What to train, on which base, and what to do between the steps."""
@@ -47,6 +57,7 @@ class Job:
     samples: SampleSettings
     neutral_side: int  # pixels of the images for preservation
     samples_folder: Path
+    page: PageFiles | None
 
 
 def run_job(
@@ -73,7 +84,8 @@ def run_job(
     sample_generator = _sample_generator(job, transformer, dataset) if process_group.rank == 0 else None
     preservation = _preservation(job, transformer, dataset, noise_settings)
     schedule = Schedule(job.checkpoint_every, job.samples.every)
-    callbacks = Callbacks(schedule, held_out, sample_generator, preservation, store)
+    page = _live_page(job) if process_group.rank == 0 else None
+    callbacks = Callbacks(schedule, held_out, sample_generator, preservation, store, page)
     trainer = Trainer(transformer, batches, job.recipe, callbacks, process_group=process_group, log=log, stop=stop)
     if initial_state.checkpoint is not None:
         trainer.load_checkpoint(initial_state.checkpoint)
@@ -119,6 +131,12 @@ def _preservation(
         return None
     images = NeutralImages(job.base, dataset.neutral, job.neutral_side)
     return Preservation(transformer, job.recipe, noise_settings, images)
+
+
+def _live_page(job: Job) -> LivePage | None:
+    if job.page is None:
+        return None
+    return LivePage(FIXED.validate_json(job.page.fixed.read_bytes()), job.samples_folder, job.page.page)
 
 
 def _sample_generator(job: Job, transformer: FluxTransformer2DModel, dataset: EncodedDataset) -> SampleGenerator | None:

@@ -81,7 +81,7 @@ def a_training(
         transformer,
         tiny_batches(recipe, dataset),
         recipe,
-        Callbacks(Schedule(checkpoint_every, sample_every), held_out, sample_generator, preservation, store),
+        Callbacks(Schedule(checkpoint_every, sample_every), held_out, sample_generator, preservation, store, None),
         process_group=SingleProcess(),
         log=log,
         stop=Stop(log, termination or Termination(), minutes=minutes, stop_file=folder / "stop"),

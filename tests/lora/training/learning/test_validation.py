@@ -207,7 +207,7 @@ def test_without_held_out_images_the_last_step_is_selected():
 def test_a_last_step_that_was_not_validated_is_selected_with_that_reason():
     for validation_results in ([BEFORE_TRAINING], [BEFORE_TRAINING, result(4, 0.1, 0.1, 0.1, 0.1)]):
         selection = select_checkpoint(validation_results, last=5)
-        assert (selection.step, selection.why) == (5, "the last, which was not judged on the held out images")
+        assert (selection.step, selection.why) == (5, "the last, which was not validated")
 
 
 def test_the_last_step_is_selected_if_it_is_the_best():

@@ -42,6 +42,7 @@ def run(folder, engine, recomputed, streamed=0):
         samples=SampleSettings((), 64, 0, 1, 3.5),
         neutral_side=64,
         samples_folder=folder / "samples",
+        page=None,
     )
     configuration = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
     plan = Plan(configuration, 6, "together", engine, 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ())

@@ -29,6 +29,7 @@ def worker_input_for(dataset, folder):
         samples=SampleSettings((), 64, 0, 1, 3.5),
         neutral_side=64,
         samples_folder=folder,
+        page=None,
     )
     return WorkerInput(
         job=job,

@@ -1,0 +1,1 @@
+"""What a training shows: its report page and its trackers."""

@@ -1,0 +1,103 @@
+"""The report page of a prepared training: what is known before its first step, and thumbnails of its images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from lora.dataset.encoding import EncodedDataset
+from lora.dataset.inspection import Inspector
+from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.workers import map_in_order
+from lora.images.files import quiet_pillow
+from lora.reporting.contents import FIXED, Base, Fixed, Outcome, Setting, TrainedImage
+from lora.reporting.page import page_of
+from lora.reporting.pictures import MOST_THUMBNAILS, thumbnail
+from lora.training.learning.live_page import contents_of
+from lora.training.learning.summary import TrainingSummary
+from lora.training.learning.validation import hold_out
+from lora.training.preparation import Prepared
+from lora.training.result.notice import licence, model, notice, repository
+
+THUMBNAILS, FIXED_FILE, LIVE_PAGE = "thumbnails", "page.json", "report.html"
+LEFT_OPEN = {"steps": 0, "learning_rate": 0.0, "lora_rank": 0}  # inputs whose zero leaves the choice to the recipe
+
+
+def write_thumbnails(dataset: Dataset, inspector: Inspector, *, into: Path) -> None:
+    """Write small JPEGs of the first images, named by their content, while the image files are still there."""
+    folder = into / THUMBNAILS
+    folder.mkdir(exist_ok=True)
+
+    def write(image: CaptionedImage) -> None:
+        inspection = image.inspection
+        (pixels,) = inspector.pixels(image.path, inspection.content, inspection.crops[:1])  # the smallest
+        (folder / f"{inspection.content}.jpg").write_bytes(thumbnail(Image.fromarray(pixels)))
+
+    with quiet_pillow():
+        for _ in map_in_order(write, dataset.images[:MOST_THUMBNAILS]):
+            pass
+
+
+def write_fixed(prepared: Prepared, dataset: EncodedDataset, *, folder: Path) -> Path:
+    """Write what is known before the first step as JSON, for the process that rewrites the page; return its path."""
+    base = prepared.base_name
+    fixed = Fixed(
+        trigger_word=prepared.config.trigger_word,
+        base=Base(model(base), repository(base), licence(base), notice(base)),
+        steps=prepared.recipe.steps,
+        images=tuple(_images(prepared, dataset, folder / THUMBNAILS)),
+        warnings=prepared.report.warnings,
+        settings=tuple(_settings(prepared)),
+        reasons=prepared.reasons,
+    )
+    path = folder / FIXED_FILE
+    path.write_bytes(FIXED.dump_json(fixed))
+    return path
+
+
+def final_page(summary: TrainingSummary, *, folder: Path, samples: Path) -> str:
+    """The page of a training that has ended, with what `write_fixed` wrote into the folder."""
+    fixed = FIXED.validate_json((folder / FIXED_FILE).read_bytes())
+    outcome = Outcome(summary.exported_step, summary.line())
+    return page_of(contents_of(fixed, samples, summary.steps, summary.validation_results, outcome))
+
+
+def _images(prepared: Prepared, dataset: EncodedDataset, thumbnails: Path) -> Iterator[TrainedImage]:
+    held_out = hold_out(dataset, seed=prepared.recipe.seed).held_out if prepared.config.validation else ()
+    contents = {example.content for example in held_out}
+    for image in prepared.images.images:
+        inspection = image.inspection
+        file = thumbnails / f"{inspection.content}.jpg"
+        yield TrainedImage(
+            name=image.name,
+            prompt=image.prompt,
+            size=str(inspection.original),
+            trained_at=", ".join(map(str, inspection.sizes)),
+            is_held_out=inspection.content in contents,
+            notes=(),
+            thumbnail=file.read_bytes() if file.exists() else None,
+        )
+
+
+def _settings(prepared: Prepared) -> Iterator[Setting]:
+    """All settings, those first that were chosen here."""
+    asked = prepared.config.settings()
+    rows = [
+        Setting(name, _asked(name, asked[name]) if name in asked else "", _shown(value))
+        for name, value in prepared.settings().items()
+    ]
+    yield from sorted(rows, key=lambda row: row.asked == row.chosen)
+
+
+def _asked(name: str, value: object) -> str:
+    return "left open" if value is None or LEFT_OPEN.get(name) == value else _shown(value)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value or "none" if value != 0 else 0)

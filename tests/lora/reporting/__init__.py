@@ -1,0 +1,1 @@
+"""Tests of lora.reporting: the report page and its chart."""

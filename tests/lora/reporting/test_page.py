@@ -1,0 +1,91 @@
+"""The report page: self-contained, the same for the same training, and safe whatever its texts are."""
+
+import dataclasses
+import re
+
+import pytest
+
+from lora.reporting.contents import FIXED
+from lora.reporting.page import page_of, write_page
+from tests.lora.reporting.reports import HOSTILE, RIGHT_TO_LEFT, some_contents
+
+LOADS = re.compile(r"""(?:src|href|action|srcset)\s*=\s*["'](?!data:)|url\(""")
+
+
+def text_of(page):
+    """The page without styles, scripts and tags."""
+    return re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
+
+
+def test_the_page_says_what_came_of_the_training_and_how_to_use_it(tmp_path):
+    text = text_of(page_of(some_contents(tmp_path)))
+    for part in (
+        "The LoRA is from step 550 of 1000.",
+        "0.5000 at step 0, 0.4000 at step 550",
+        "held out for validation",
+        "blurred",
+        "worth a look",
+        "1000 steps for 3 images",
+        "FluxPipeline.from_pretrained",
+        "ComfyUI/models/loras",
+        "script/serve",
+        "Licence: flux-1-dev-non-commercial-license",
+    ):
+        assert part in text
+
+
+def test_the_trigger_word_is_in_the_examples(tmp_path):
+    assert page_of(some_contents(tmp_path)).count("a photo of TOK") == 2
+
+
+def test_the_same_contents_give_the_same_page(tmp_path):
+    assert page_of(some_contents(tmp_path)) == page_of(some_contents(tmp_path))
+
+
+def test_the_page_loads_nothing_from_elsewhere(tmp_path):
+    page = page_of(some_contents(tmp_path))
+    markup = re.sub(r"<(style|script)>.*?</\1>|<pre.*?</pre>", "", page, flags=re.DOTALL)
+    assert not LOADS.search(markup)
+    assert "default-src &#39;none&#39;" in markup
+
+
+@pytest.mark.parametrize("prompt", [HOSTILE, RIGHT_TO_LEFT])
+def test_texts_of_a_user_are_shown_and_never_become_markup(tmp_path, prompt):
+    hostile, harmless = page_of(some_contents(tmp_path, prompt=prompt)), page_of(some_contents(tmp_path))
+    assert hostile.count("<script>") == harmless.count("<script>") == 1
+    assert hostile.count("<") == harmless.count("<")
+
+
+def test_a_page_of_a_running_training_reloads_itself_and_a_final_one_does_not(tmp_path):
+    assert 'http-equiv="refresh"' in page_of(some_contents(tmp_path, ended=False))
+    assert 'http-equiv="refresh"' not in page_of(some_contents(tmp_path))
+
+
+@pytest.mark.parametrize(("samples", "compared", "shown"), [(0, 0, 0), (1, 0, 2), (2, 2, 4), (5, 2, 10)])
+def test_the_first_and_the_last_sample_are_compared_and_all_are_shown(tmp_path, samples, compared, shown):
+    page = page_of(some_contents(tmp_path, samples=samples))
+    assert page.count('type="range"') == compared
+    assert len(re.findall(r'alt="(?:Before the training|At step)', page)) == shown
+
+
+def test_a_training_without_any_step_has_a_page_without_a_chart(tmp_path):
+    contents = dataclasses.replace(some_contents(tmp_path, samples=0, ended=False), points=(), validations=())
+    assert "<svg" not in page_of(contents)
+
+
+def test_what_is_known_before_the_first_step_survives_the_way_to_another_process(tmp_path):
+    fixed = some_contents(tmp_path).fixed
+    assert FIXED.validate_json(FIXED.dump_json(fixed)) == fixed
+
+
+def test_a_page_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "report.html"
+    write_page(some_contents(tmp_path, ended=False), path)
+    before = path.read_text()
+    broken = some_contents(tmp_path)
+    broken.samples[0].path.unlink()
+    with pytest.raises(OSError, match=r"42-0\.jpg"):
+        write_page(broken, path)
+    assert path.read_text() == before
+    write_page(some_contents(tmp_path), path)
+    assert "The LoRA is from step 550" in path.read_text()
