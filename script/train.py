@@ -21,6 +21,8 @@ LATEST = "latest"
 STOPPED_EARLY = 75  # EX_TEMPFAIL of sysexits.h: trying again may do better
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 REPORT = "output/flux_train_replicate/report/training.json"
+PAGE = "output/flux_train_replicate/report/index.html"
+START = 4096  # characters of a file, in which a page of ours has its mark
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def _finish(tar: Path, output: Path) -> int:
 
     If the move fails, the tar stays where it is.
     """
-    early = _early_end(tar)
+    early, page = _early_end(tar), _file_in(tar, PAGE)
     try:
         move_whole(tar, output)
     except OSError as error:
@@ -87,19 +89,37 @@ def _finish(tar: Path, output: Path) -> int:
     shutil.rmtree(tar.parent, ignore_errors=True)
     with suppress(OSError):  # the terminal may be closed
         print(f"wrote {output}{early}")
+        print(_keep_page(page, output.with_suffix(".html")))
     return STOPPED_EARLY if early else 0
 
 
 def _early_end(tar: Path) -> str:
     """How the training ended, as the report in its tar says it; empty if all steps were done."""
-    with tarfile.open(tar) as opened:
-        file = opened.extractfile(REPORT)
-        assert file is not None
-        report = json.load(file)
+    report = json.loads(_file_in(tar, REPORT))
     if report["stopped_early"] is None:
         return ""
     done, asked = report["steps_done"], report["steps_asked"]
     return f" after {done} of {asked} steps; the same command with --resume does the rest"
+
+
+def _file_in(tar: Path, name: str) -> bytes:
+    with tarfile.open(tar) as opened:
+        file = opened.extractfile(name)
+        assert file is not None
+        return file.read()
+
+
+def _keep_page(page: bytes, path: Path) -> str:
+    """Write the report page beside the tar, unless another file is there, and return a line about it."""
+    from lora.reporting.page import MARK  # noqa: PLC0415 - train.py has imported it
+
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:START]:
+        return f"the report page is report/index.html in the tar, as {path} is another file"
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        return f"the report page is report/index.html in the tar, as {path} cannot be written ({error.strerror})"
+    return f"wrote {path}: open it in a browser"
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
     samples = [Path(name).name for name in names if "/samples/" in name]
     assert sum(name.startswith("step-000000-") for name in samples) == 2, "of a caption and of the trigger word"
     assert sum(name.startswith("step-000003-") for name in samples) == 2, "by default only before and after"
+    assert "TOK: training report" in output.with_suffix(".html").read_text()
+    assert run.stdout.splitlines()[-1] == f"wrote {output.with_suffix('.html')}: open it in a browser"
     assert re.search(r"step 3/3 .* loss \d", run.stdout)
 
 

@@ -70,7 +70,7 @@ def test_after_sigterm_the_lora_so_far_is_written_and_resuming_does_the_rest(tmp
     rest = Command(tmp_path, archive, base, "--steps", STEPS, "--resume")
     assert rest.exit_code() == 0, rest.said
     assert f"resuming from step {done}" in rest.said
-    assert rest.said.splitlines()[-1] == f"wrote {rest.output}"
+    assert rest.said.splitlines()[-2] == f"wrote {rest.output}"
 
 
 def test_ctrl_c_during_the_steps_names_the_step_that_is_saved(tmp_path, archive, base):
@@ -102,6 +102,14 @@ def test_an_error_after_some_steps_says_what_can_be_continued(tmp_path, archive,
     kept = re.fullmatch(r"error: cannot write \S+ \(No such file or directory\); the trained LoRA is in (\S+)", last)[1]
     with tarfile.open(kept) as tar:
         assert LORA_NAME in tar.getnames()
+
+
+def test_a_page_of_somebody_else_beside_the_tar_is_not_replaced(tmp_path, archive, base):
+    (tmp_path / "mine.html").write_text("<!doctype html>my own page")
+    trained = Command(tmp_path, archive, base, "--steps", 1)
+    assert trained.exit_code() == 0, trained.said
+    assert (tmp_path / "mine.html").read_text() == "<!doctype html>my own page"
+    assert trained.said.splitlines()[-1].startswith("the report page is report/index.html in the tar, as ")
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, archive, base):
