@@ -67,6 +67,7 @@ def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
     assert "TOK: training report" in output.with_suffix(".html").read_text()
     assert run.stdout.splitlines()[-1] == f"wrote {output.with_suffix('.html')}: open it in a browser"
     assert re.search(r"step 3/3 .* loss \d", run.stdout)
+    assert re.search(r"held out for validation: '\S+'", run.stdout)
 
 
 @pytest.mark.parametrize(

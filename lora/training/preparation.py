@@ -21,6 +21,7 @@ from lora.training.memory.configurations import Plan, plans
 from lora.training.memory.refusal import refuse_too_large
 from lora.training.memory.requirements import free_bytes, memory_requirements
 from lora.training.progress import Log
+from lora.training.recipe.comparison import recipe_lines
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerSelection, block_layers, select_layers
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
@@ -78,13 +79,15 @@ def prepare(
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     samples = sample_settings(config, images.images)
-    recipe, reasons = make_recipe(config, images=count_trained(images, config), processes=processes)
+    count = count_trained(images, config)
+    recipe, reasons = make_recipe(config, images=count, processes=processes)
     log.write(*config.notes, report.as_text(), layers.note, *reasons)
+    log.write(*recipe_lines(config, recipe, images=count, processes=processes), recipe.sigma_line())
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )
     initial_state = find_initial_state(source, identity, steps=recipe.steps, log=log)
-    prepared = Prepared(
+    return Prepared(
         config=config,
         base=base,
         base_name=base_name,
@@ -101,9 +104,6 @@ def prepare(
         store=open_store(identity, initial_state, log),
         initial_state=initial_state,
     )
-    settings = ", ".join(f"{name} {value}" for name, value in prepared.settings().items())
-    log.write(f"settings: {settings}", recipe.sigma_line())
-    return prepared
 
 
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:

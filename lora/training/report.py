@@ -8,6 +8,7 @@ from PIL import Image
 from lora.dataset.encoding import EncodedDataset
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.wording import named
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 from lora.reporting.contents import FIXED, Base, Fixed, Outcome, Setting, TrainedImage
@@ -38,6 +39,13 @@ def write_thumbnails(dataset: Dataset, inspector: Inspector, *, into: Path) -> N
             pass
 
 
+def held_out_line(prepared: Prepared, dataset: EncodedDataset) -> str | None:
+    """A line for the log that names the images that are held out for validation; None without any."""
+    contents = _held_out(prepared, dataset)
+    names = [image.name for image in prepared.images.images if image.inspection.content in contents]
+    return f"held out for validation: {named(names)}" if names else None
+
+
 def write_fixed(prepared: Prepared, dataset: EncodedDataset, *, folder: Path) -> Path:
     """Write what is known before the first step as JSON, for the process that rewrites the page; return its path."""
     base = prepared.base_name
@@ -63,8 +71,7 @@ def final_page(summary: TrainingSummary, *, folder: Path, samples: Path) -> str:
 
 
 def _images(prepared: Prepared, dataset: EncodedDataset, thumbnails: Path) -> Iterator[TrainedImage]:
-    held_out = hold_out(dataset, seed=prepared.recipe.seed).held_out if prepared.config.validation else ()
-    contents = {example.content for example in held_out}
+    contents = _held_out(prepared, dataset)
     for image in prepared.images.images:
         inspection = image.inspection
         file = thumbnails / f"{inspection.content}.jpg"
@@ -77,6 +84,12 @@ def _images(prepared: Prepared, dataset: EncodedDataset, thumbnails: Path) -> It
             notes=(),
             thumbnail=file.read_bytes() if file.exists() else None,
         )
+
+
+def _held_out(prepared: Prepared, dataset: EncodedDataset) -> set[str]:
+    """The contents of the held-out images."""
+    held_out = hold_out(dataset, seed=prepared.recipe.seed).held_out if prepared.config.validation else ()
+    return {example.content for example in held_out}
 
 
 def _settings(prepared: Prepared) -> Iterator[Setting]:

@@ -16,7 +16,7 @@ from lora.training.memory.requirements import encoder_execution_device, encoder_
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
-from lora.training.report import LIVE_PAGE, final_page, write_fixed, write_thumbnails
+from lora.training.report import LIVE_PAGE, final_page, held_out_line, write_fixed, write_thumbnails
 from lora.training.result.output import TrainingArtifacts, check_tar, write_tar
 from lora.training.result.run_record import run_record
 from lora.training.runs.attempt import Job, PageFiles
@@ -61,6 +61,7 @@ def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, l
     """
     config, store = prepared.config, prepared.store
     page = PageFiles(write_fixed(prepared, dataset, folder=folder), store.folder / LIVE_PAGE)
+    log.write(*filter(None, [held_out_line(prepared, dataset)]))
     log.write(f"report page, rewritten at every sample image and validation: {page.page}")
     job = Job(
         recipe=prepared.recipe,
