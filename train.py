@@ -195,7 +195,7 @@ def train(
         training_steps=training_steps,
     )
     with workspace("train") as folder, TERMINATION.during_job():
-        log = Log(current_scope().record_metric)
+        log = Log(current_scope().record_metric, None)
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
         base = find_trainable_base(check_gpu)
         source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)

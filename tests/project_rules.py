@@ -40,6 +40,7 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "lora.flux": ("lora.formats", "lora.images", *LORA_PACKAGES[4:]),
     "lora.training": ("lora.serving",),
     "lora.training.progress": TRAINING_PACKAGES,
+    "lora.training.relay": TRAINING_PACKAGES,
     "lora.training.stop": TRAINING_PACKAGES,
     **{package: TRAINING_PACKAGES[place:] for place, package in enumerate(TRAINING_PACKAGES, start=1)},
     "lora.reporting": ("lora.engine", "lora.formats", "lora.flux", "lora.training", "lora.serving", "torch"),

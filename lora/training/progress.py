@@ -1,14 +1,13 @@
 """The log of a training: at most one progress line a second, and other lines and metrics as they come."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 SMOOTHING = 0.95  # weight of the past in the shown preservation loss
 SECONDS_BETWEEN_LINES = 1.0
 SECONDS_BETWEEN_IMAGES = 10.0  # between lines about the images that a base generates
-
-METRIC = "\x1emetric"  # prefix of a line that carries a metric for the parent process instead of text
 
 RecordMetric = Callable[[str, float], None]
 
@@ -33,14 +32,25 @@ class Numbers(Protocol):
         """The learning rate of the update."""
 
 
+class Recorder(Protocol):
+    """Records numbers and images of steps, without waiting and without raising."""
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers of a step by their names."""
+
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Record an image of a step."""
+
+
 class Log:
     """Prints lines and records metrics. If neither can be written any more, the training goes on.
 
     Cog closes the log of a job when the server shuts down and gives no other sign; `is_closed` is true from then on.
     """
 
-    def __init__(self, record_metric: RecordMetric) -> None:
-        self._record_metric, self._began = record_metric, time.monotonic()
+    def __init__(self, record_metric: RecordMetric, recorder: Recorder | None) -> None:
+        """`recorder` is that of trackers, or None without any."""
+        self._record_metric, self._recorder, self._began = record_metric, recorder, time.monotonic()
         self.is_closed = False
 
     def seconds(self) -> float:
@@ -51,7 +61,7 @@ class Log:
         """Print lines."""
         try:
             for line in lines:
-                print(line, flush=True)
+                print_line(line)
         except OSError:
             self.is_closed = True
 
@@ -62,19 +72,20 @@ class Log:
         except OSError:
             self.is_closed = True
 
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers of a step with the trackers."""
+        if self._recorder is not None:
+            self._recorder.numbers(step, values)
 
-def print_metric(name: str, value: float) -> None:
-    """Record a metric from a process whose output the parent process reads."""
-    print(METRIC, name, value, flush=True)
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Record an image of a step with the trackers."""
+        if self._recorder is not None:
+            self._recorder.image(step, name, path)
 
 
-def relay_line(line: str, log: Log) -> None:
-    """Write the line, or record the metric, that a worker process printed."""
-    if line.startswith(METRIC):
-        name, value = line.removeprefix(METRIC).split()
-        log.record(name, float(value))
-    else:
-        log.write(line)
+def print_line(line: str) -> None:
+    """Print a line at once. Raises OSError if nobody reads any more."""
+    print(line, flush=True)
 
 
 def throttle(report: Callable[[str], object]) -> Callable[[str], object]:

@@ -77,6 +77,11 @@ class History:
         return last + max(1 - SMOOTHING, 1 / self._count) * (loss - last)
 
 
+def curves(step: StepNumbers) -> dict[str, float]:
+    """The numbers of a step that exist, for trackers."""
+    return {name: value for name, value in asdict(step).items() if name != "step" and value is not None}
+
+
 def json_lines(steps: tuple[StepNumbers, ...]) -> Iterator[str]:
     """The steps as lines of JSON, each with a line break."""
     for step in steps:

@@ -1,7 +1,7 @@
 """Sample images that are generated during a training, always with the same seeds."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,12 @@ class SampleGenerator:
                     self._generate_one(prompt, step, number, stop)
         finally:
             vae.to("cpu")  # where it takes no memory from the training
+
+    def images_of(self, step: int) -> Iterator[tuple[SamplePrompt, Path]]:
+        """The prompts and their images of a step."""
+        for number, prompt in enumerate(self._prompts, 1):
+            name = _file_name(prompt.text, step=step, number=number, seed=FIRST_SEED + number - 1)
+            yield prompt, self._folder / name
 
     def files(self) -> dict[str, Tensor]:
         """The bytes of all images so far by file name, for a checkpoint."""

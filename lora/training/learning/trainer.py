@@ -20,7 +20,7 @@ from lora.training.checkpoints.store import CheckpointStore, best_beside
 from lora.training.learning.adapter import lora_tensors
 from lora.training.learning.batches import Batches
 from lora.training.learning.data_parallel import SingleProcess
-from lora.training.learning.history import History
+from lora.training.learning.history import History, curves
 from lora.training.learning.live_page import LivePage
 from lora.training.learning.loop import Step, take_step
 from lora.training.learning.preservation import Preservation
@@ -164,6 +164,7 @@ class Trainer:
         self._steps_taken, self._seconds = self._steps_taken + 1, self._seconds + seconds
         if self._is_first_process and step.is_finite:
             progress.report(numbers, seconds)
+            self._log.numbers(self._state.step, curves(numbers))
         elif self._state.skipped_in_a_row == 1:
             self._report(f"step {self._state.step}: loss or gradients are NaN or infinite, skipping the step")
 
@@ -197,6 +198,7 @@ class Trainer:
         first = self._validation_results[0].mean
         count = len(self._held_out)
         ratio = f", {result.mean / first:.3f} times the loss before training" if step else ""
+        self._log.numbers(step, {"validation_loss": result.mean})
         self._log.write(f"step {step}: validation loss {result.mean:.4f} on {count} held out images{ratio}")
         if step and (best is None or result.mean < best):
             self._saver.save_best(step, self._state.average_tensors(), {"mean": result.mean})
@@ -210,6 +212,8 @@ class Trainer:
             self._log.write(f"step {step}: could not generate sample images: {str(error).splitlines()[0]}")
             return
         self._log.write(f"step {step}: generated sample images")
+        for sample, path in sample_generator.images_of(step):
+            self._log.image(step, f"samples/{sample.text}", path)
 
     @contextmanager
     def _save_at_end(self) -> Iterator[None]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.summary import TrainingResult
-from lora.training.progress import Log, relay_line
+from lora.training.progress import Log
+from lora.training.relay import relay_line
 from lora.training.runs.worker_files import FAILED, OUT_OF_MEMORY, STOP, WorkerInput, read_result, write_worker_input
 from lora.training.stop import Stop
 

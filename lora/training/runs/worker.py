@@ -14,7 +14,8 @@ from lora.training.checkpoints.files import read_checkpoint
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import DataParallel
-from lora.training.progress import Log, print_metric
+from lora.training.progress import Log
+from lora.training.relay import PrintedRecorder, print_metric
 from lora.training.runs.attempt import run_job
 from lora.training.runs.worker_files import (
     FAILED,
@@ -48,7 +49,7 @@ def main() -> None:
 
 def _train(folder: Path, termination: Termination, *, rank: int, size: int) -> None:
     worker_input = read_worker_input(folder)
-    log = Log(print_metric)
+    log = Log(print_metric, PrintedRecorder())
     with termination.during_job():
         result = run_job(
             worker_input.job,

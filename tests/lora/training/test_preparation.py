@@ -40,7 +40,7 @@ def prepared(archive, folder, *, resume_source=None, **inputs):
         base=TINY_FLUX,
         base_name="tiny",
         into=folder,
-        log=Log(lambda _name, _value: None),
+        log=Log(lambda _name, _value: None, None),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from lora.training import progress as progress_module
 from lora.training.learning.history import StepNumbers
-from lora.training.progress import Log, Progress, print_metric, relay_line
+from lora.training.progress import Log, Progress
 from tests.lora.training.trainers import a_log
 
 
@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 def test_there_is_at_most_one_line_a_second_and_always_one_for_the_last_step(capsys):
     metrics = []
-    progress = Progress(Log(lambda *metric: metrics.append(metric)), steps=1000)
+    progress = Progress(Log(lambda *metric: metrics.append(metric), None), steps=1000)
     for step in range(1, 1001):
         progress.report(numbers(step), 0.001)
     lines = capsys.readouterr().out.splitlines()
@@ -57,7 +57,7 @@ def test_a_resumed_training_knows_how_many_steps_are_left(clock, capsys):
 
 def test_the_loss_of_preservation_is_shown_from_the_first_step_that_has_one(clock, capsys):
     metrics = []
-    progress = Progress(Log(lambda *metric: metrics.append(metric)), steps=100)
+    progress = Progress(Log(lambda *metric: metrics.append(metric), None), steps=100)
     for step, preservation in enumerate([None, 0.02, None, 0.04], 1):
         clock.now += 5
         progress.report(numbers(step, preservation=preservation), 1.0)
@@ -82,22 +82,11 @@ def test_a_closed_log_does_not_end_a_training(monkeypatch):
     def closed(*_args, **_options):
         raise BrokenPipeError
 
-    log = Log(closed)
+    log = Log(closed, None)
     assert not log.is_closed
     monkeypatch.setattr("builtins.print", closed)
     log.write("a line")
     assert log.is_closed
-    other = Log(closed)
+    other = Log(closed, None)
     other.record("train.loss", 1.0)
     assert other.is_closed
-
-
-def test_lines_and_metrics_of_another_process_are_relayed_separately(capsys):
-    print_metric("train.loss", 0.25)
-    print("step 3: generated sample images")
-    metrics, lines = [], capsys.readouterr().out.removesuffix("\n").split("\n")
-    log = Log(lambda *metric: metrics.append(metric))
-    for line in lines:
-        relay_line(line, log)
-    assert metrics == [("train.loss", 0.25)]
-    assert capsys.readouterr().out == "step 3: generated sample images\n"

@@ -84,7 +84,7 @@ def test_a_closed_log_is_a_reason_to_stop():
     def closed(_name, _value):
         raise BrokenPipeError
 
-    log = Log(closed)
+    log = Log(closed, None)
     stop = Stop(log, Termination(), minutes=None)
     assert stop.reason() is None
     log.record("train.loss", 1.0)

@@ -93,7 +93,7 @@ def a_training(
 
 def a_log() -> Log:
     """A log that drops metrics."""
-    return Log(lambda _name, _value: None)
+    return Log(lambda _name, _value: None, None)
 
 
 def unseen_examples(count: int = 2) -> tuple[Example, ...]:

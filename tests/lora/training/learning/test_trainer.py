@@ -142,7 +142,7 @@ def test_a_closed_log_ends_a_training_within_a_step(tmp_path):
     def closed(_name, _value):
         raise BrokenPipeError
 
-    log = Log(closed)
+    log = Log(closed, None)
     training = a_training(tmp_path, a_recipe(steps=STEPS), log=log)
     with on_nth_call(training.transformer, 3, lambda: log.record("train.loss", 1.0)):
         run(training, stops="the server is shutting down")
