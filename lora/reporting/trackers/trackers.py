@@ -3,8 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from queue import Full, Queue
 
 from lora.reporting.trackers.tracker import Settings, Tracker
 
@@ -66,32 +66,31 @@ class Trackers:
 
 
 class _Track:
-    """One tracker, its thread, and the calls that wait for it."""
+    """One tracker, and the thread that runs its calls in order."""
 
     def __init__(self, name: str, tracker: Tracker) -> None:
         self.name = name
         self.started, self.ended = threading.Event(), threading.Event()
-        self._tracker, self._calls = tracker, Queue[Call | None](MOST_WAITING)
+        self._tracker, self._waiting = tracker, 0
         self._reason: str | None = None
         self._is_reported = False
+        self._pool = ThreadPool(1)  # of daemons: a tracker that hangs must not keep the process alive
 
     def begin(self, settings: Settings) -> None:
-        """Start the thread. It is a daemon, as a tracker that hangs must not keep the process alive."""
-        threading.Thread(target=self._run, args=(settings,), name=f"tracker {self.name}", daemon=True).start()
+        """Start the tracker."""
+        self._submit(lambda tracker: tracker.start(settings), self.started)
 
-    def put(self, call: Call | None) -> None:
+    def put(self, call: Call) -> None:
         """Add a call without waiting; it is dropped if the tracker is muted or far behind."""
-        if self._reason is None:
-            try:
-                self._calls.put_nowait(call)
-            except Full:
-                self.mute(f"it is {MOST_WAITING:,} calls behind")
+        if self._waiting >= MOST_WAITING:
+            self.mute(f"it is {MOST_WAITING:,} calls behind")
+        else:
+            self._submit(call, None)
 
     def finish(self) -> None:
         """Add the last call."""
-        self.put(None)
-        if self._reason is not None:
-            self.ended.set()
+        self._submit(lambda tracker: tracker.end(), self.ended)
+        self._pool.close()
 
     def mute(self, reason: str) -> None:
         """Call the tracker no more; the first reason counts."""
@@ -104,17 +103,17 @@ class _Track:
         self._is_reported = True
         return self._reason
 
-    def _run(self, settings: Settings) -> None:
-        try:
-            self._tracker.start(settings)
-            self.started.set()
-            while (call := self._calls.get()) is not None and self._reason is None:
-                call(self._tracker)
-            if self._reason is None:
-                self._tracker.end()
-        except Exception as error:  # whatever a tracker raises must not end the training
-            words = " ".join(str(error).split())[:LONGEST_REASON]
-            self.mute(f"it failed ({type(error).__name__}: {words})")
-        finally:
-            self.started.set()
-            self.ended.set()
+    def _submit(self, call: Call, then: threading.Event | None) -> None:
+        def done(error: BaseException | None) -> None:
+            self._waiting -= 1
+            if error is not None:
+                self.mute(f"it failed ({type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]})")
+            if then is not None:
+                then.set()
+
+        self._waiting += 1
+        self._pool.apply_async(self._run, (call,), callback=done, error_callback=done)
+
+    def _run(self, call: Call) -> None:
+        if self._reason is None:
+            call(self._tracker)

@@ -48,7 +48,7 @@ class WandbRun:
                 dir=self._folder.name,
                 settings=options,
             )
-        except Exception as error:  # of several classes, and with the key in none of our words
+        except (wandb.Error, OSError, ValueError) as error:
             raise RuntimeError(_without(target.api_key, str(error))) from None
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
