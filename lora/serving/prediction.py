@@ -12,6 +12,7 @@ from lora.serving.models import Model
 from lora.serving.notes import notes
 from lora.serving.outputs import Settings, save_images, text_of
 from lora.serving.progress import LogLine
+from lora.serving.requested_loras import repetition_notes
 from lora.serving.safety import SafetyChecker, remove_blocked
 from lora.serving.settings import settings_of
 
@@ -44,7 +45,7 @@ def _log_settings(
     request, source = inputs.request, inputs.source
     size = generation_size(model.pipeline, request, source)
     ignored = notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given)
-    for note in (*inputs.seed_notes, *ignored):
+    for note in (*inputs.seed_notes, *repetition_notes(inputs.loras), *ignored):
         log_line(f"note: {note}")
     size = source.output_size(size) if source else size
     settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)

@@ -1,5 +1,6 @@
 """Prepare a training: check everything that can be wrong before anything expensive starts. Loads no weights."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def prepare(
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     recipe, reasons = make_recipe(config, images=count_trained(images, config), processes=processes)
-    log.write(*config.notes, report.as_text(), layers.note, *reasons)
+    log.write(*config.notes, *_caption_notes(config, images), report.as_text(), layers.note, *reasons)
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )
@@ -102,6 +103,11 @@ def prepare(
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:
     """How many images are trained on: copies of an image count once, and held-out images do not count."""
     return _count_distinct(dataset) - _count_held_out(dataset, config)
+
+
+def _caption_notes(config: TrainConfig, dataset: Dataset) -> Iterator[str]:
+    captioned = sum(image.caption is not None for image in dataset.images)
+    return config.public_trainer.caption_notes(images=len(dataset.images), captioned=captioned)
 
 
 def _count_held_out(dataset: Dataset, config: TrainConfig) -> int:
