@@ -1,6 +1,7 @@
 """Runs a prediction: logs its settings, generates the images, checks them and saves them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -33,9 +34,18 @@ def predict(
     all images are blocked, an image has NaN or infinite pixels or the GPU runs out of memory, and OSError if a file
     cannot be written.
     """
+    inputs = _without_impossible_speed(inputs, model, log_line)
     settings = _log_settings(inputs, model, loras, base_name=base_name, log_line=log_line)
     kept = _generate_checked(inputs, model, loras, checker=checker, log_line=log_line)
     return save_images(kept, inputs.request, settings, into=into)
+
+
+def _without_impossible_speed(inputs: PredictionInputs, model: Model, log_line: LogLine) -> PredictionInputs:
+    """Turn go_fast off where the model cannot do it, as the public predictors do: their clients send it by default."""
+    if not (inputs.request.go_fast and model.streams):
+        return inputs
+    log_line("note: go_fast is ignored, because the GPU has no memory for a second copy of the model in 8 bits")
+    return replace(inputs, request=replace(inputs.request, go_fast=False))
 
 
 def _log_settings(
