@@ -15,14 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from lora.flux.weightless import weightless_pipeline
-from lora.formats.shapes import linear_shapes
 from script.cog_server import ROOT, Server, health, running_server
 from script.openapi import training_inputs
 from tests.cog_client import CogResponse, Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT
 from tests.loopback import Webhook, served_file, webhook
-from tests.tiny import TINY_FLUX
+from tests.tiny import one_layer_lora
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -163,9 +161,7 @@ SKIP_TRAINING = "skip_training_and_use_pretrained_hf_lora_url"
 
 
 def test_an_existing_lora_is_returned_without_a_training(train_server: Server) -> None:
-    (name, shape), *_ = linear_shapes(weightless_pipeline(TINY_FLUX).transformer).items()
-    halves = {"A": torch.ones(4, shape.inputs), "B": torch.ones(shape.outputs, 4)}
-    lora = {f"transformer.{name}.lora_{half}.weight": tensor for half, tensor in halves.items()}
+    lora = one_layer_lora()
     body = post_training(train_server, **{SKIP_TRAINING: data_uri(save(lora)), "hf_token": "hf_s3cret"}).body
     with tarfile.open(fileobj=io.BytesIO(content_of(body["output"]["weights"]))) as tar:
         assert tar.getnames() == [f"{FOLDER}/lora.safetensors"]
