@@ -215,5 +215,8 @@ def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
     with open_lora(reference, named=SKIP_TRAINING, tokens=Tokens(inputs.hf_token)) as file:
         tensors = file.read().tensors
         refuse_unusable(tensors, base.path)
-    log.write(f"no training: {file.named} is returned; it is compatible with the base {base.name}")
+    log.write(
+        f"{file.named} is returned without a training, so that no other input has an effect;"
+        f" it is compatible with the base {base.name}"
+    )
     return Path(write_lora_tar(tensors, into=into))
