@@ -105,9 +105,8 @@ class RandomRequests:
             case "boolean":
                 return pick.random() < 0.5
             case "integer":
-                return pick.choice(
-                    (schema["minimum"], schema["maximum"], pick.randint(schema["minimum"], schema["maximum"]))
-                )
+                least, most = schema.get("minimum", -1), schema.get("maximum", 2**40)  # only seeds have no bounds
+                return pick.choice((least, most, pick.randint(least, most)))
             case "number":
                 return pick.choice(
                     (schema["minimum"], schema["maximum"], pick.uniform(schema["minimum"], schema["maximum"]))
