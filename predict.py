@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from cog import BaseRunner, Input, Path, Secret
 
+from lora.checks import check_secret
 from lora.gpu import check_gpu
 from lora.heap import trim_heap
 from lora.serving.inputs import PredictionInputs, complete_inputs, receive_uploads
@@ -121,7 +122,6 @@ class Runner(BaseRunner):
         guidance_scale: Optional[float] = Input(
             description="How closely to follow the prompt; 3.5 by default", default=None, ge=0.0, le=10.0
         ),
-        guidance: Optional[float] = Input(description="Alias of guidance_scale", default=None, ge=0.0, le=10.0),
         go_fast: bool = Input(
             description="Compute in 8 bits: faster on a GPU, with slightly different pixels", default=False
         ),
@@ -135,6 +135,28 @@ class Runner(BaseRunner):
         # How to save it
         output_format: str = Input(description="File format", default="webp", choices=["webp", "jpg", "png"]),
         output_quality: int = Input(description="Quality of webp and jpg, from 0 to 100", default=90, ge=0, le=100),
+        # For clients of other predictors
+        guidance: Optional[float] = Input(
+            description="Another name for guidance_scale, as in black-forest-labs/flux-dev-lora",
+            default=None,
+            ge=0.0,
+            le=10.0,
+        ),
+        hf_lora: Optional[str] = Input(
+            description="Another name for lora_weights, as in lucataco/flux-dev-lora", default=None
+        ),
+        hf_loras: list[str] = Input(
+            description="More LoRAs by reference, as in lucataco/flux-dev-multi-lora", default=[]
+        ),
+        lora_scales: list[float] = Input(
+            description="Strengths of hf_loras, in the same order, or one for all; 0.8 by default", default=[]
+        ),
+        lora_strength: Optional[float] = Input(
+            description="Another name for lora_scale, as in black-forest-labs/flux-kontext-dev-lora",
+            default=None,
+            ge=-1.0,
+            le=3.0,
+        ),
     ) -> list[Path]:
         """Generate images from a prompt."""
         return self.generate({name: value for name, value in locals().items() if name != "self"})
@@ -154,7 +176,7 @@ class Runner(BaseRunner):
             inputs, takes_guidance=takes_guidance(base), trained=self.trained_reference
         )
         checker = None if prediction.is_checker_disabled and self.can_disable_checker else self.checker
-        tokens = Tokens(*(_token(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
+        tokens = Tokens(*(check_secret(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
         loras = [self._load_lora(lora, tokens) for lora in prediction.loras]
         model = self._load_model(base)
         with workspace("predict") as folder:
@@ -175,11 +197,3 @@ class Runner(BaseRunner):
         with open_lora(requested.reference, named=requested.named, tokens=tokens) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read)
         return AppliedLora(cached.digest, cached.lora, requested.scale, file.named)
-
-
-def _token(name: str, given: object) -> str:
-    """Return a token as text. The error for a value of another type does not contain the value."""
-    value = given.get_secret_value() if isinstance(given, Secret) else given
-    if not isinstance(value, str | None):
-        raise ValueError(f"{name} is of type {type(value).__name__}: expected text")
-    return (value or "").strip()

@@ -2,24 +2,31 @@
 
 from typing import Optional
 
-from cog import BaseModel, Input, Path, current_scope
+from cog import BaseModel, Input, Path, Secret, current_scope
 
 from lora.dataset.reading import Archives
 from lora.gpu import check_gpu
+from lora.serving.compatibility import refuse_unusable
 from lora.threads import protect_new_threads
 from lora.training.checkpoints.resume import find_resume_source
 from lora.training.preparation import prepare
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
+from lora.training.recipe.public_trainer import PublicTrainerInputs
+from lora.training.result.output import write_lora_tar
 from lora.training.stages import encode, run_training, write_output
 from lora.training.stop import Stop, Termination
 from lora.workspace import workspace
 from weights.base_files import weight_files
-from weights.bases import find_trainable_base
+from weights.bases import find_base, find_trainable_base
+from weights.network.network import Tokens
 from weights.readahead import read_ahead
-from weights.references import read_lora
+from weights.references import open_lora, read_lora
 
 protect_new_threads()
+
+FILES = ("input_images", "input_captions", "resume_from")  # inputs that are no settings
+SKIP_TRAINING = "skip_training_and_use_pretrained_hf_lora_url"
 
 # Only the main thread can install signal handlers, and Cog's worker runs Python in it only while it imports this file.
 TERMINATION = Termination.install()
@@ -33,8 +40,8 @@ class TrainingOutput(BaseModel):
 
 def train(
     # What to learn
-    input_images: Path = Input(
-        description="A zip, tar or tar.gz of images; optional captions in .txt files with the same names"
+    input_images: Optional[Path] = Input(
+        description="A zip, tar or tar.gz of images; optional captions in .txt files with the same names", default=None
     ),
     trigger_word: str = Input(
         description="The word that stands for your subject or style in prompts, e.g. TOK", default="TOK"
@@ -157,45 +164,42 @@ def train(
         default="none",
         choices=["none", "kohya"],
     ),
-    training_steps: Optional[int] = Input(description="Alias of steps", default=None, ge=0, le=6000),
+    # For clients of other trainers; what is not there yet is noted in the log, or refused before the training
+    training_steps: Optional[int] = Input(
+        description="Another name for steps, as in replicate/fast-flux-trainer", default=None, ge=0, le=6000
+    ),
+    skip_training_and_use_pretrained_hf_lora_url: Optional[str] = Input(
+        description="An existing LoRA to return instead of training one: a URL, or as lora_weights", default=None
+    ),
+    hf_token: Optional[Secret] = Input(
+        description="Hugging Face token for an existing LoRA that is private", default=None
+    ),
+    autocaption: bool = Input(
+        description="Not there yet: images without a caption are trained with the trigger word alone", default=True
+    ),
+    hf_repo_id: Optional[str] = Input(description="Not there yet, and refused: upload to Hugging Face", default=None),
+    wandb_api_key: Optional[Secret] = Input(
+        description="Not there yet: log to Weights & Biases; turns wandb_sample_prompts on", default=None
+    ),
+    wandb_sample_prompts: Optional[str] = Input(
+        description="Another name for sample_prompts, used only with wandb_api_key", default=None
+    ),
+    wandb_sample_interval: int = Input(
+        description="Another name for sample_every, used only with wandb_sample_prompts", default=100, ge=1
+    ),
+    wandb_project: str = Input(description="Not there yet: project in W&B", default="flux_train_replicate"),
+    wandb_run: Optional[str] = Input(description="Not there yet: name of the run in W&B", default=None),
+    wandb_entity: Optional[str] = Input(description="Not there yet: entity in W&B", default=None),
+    wandb_save_interval: int = Input(
+        description="Not there yet: steps between LoRAs in W&B; checkpoint_every saves them here", default=100, ge=1
+    ),
 ) -> TrainingOutput:
     """Teach FLUX.1 a subject or a style from an archive of images."""
-    config = TrainConfig.checked(
-        trigger_word=trigger_word,
-        lora_type=lora_type,
-        autocaption_prefix=autocaption_prefix,
-        autocaption_suffix=autocaption_suffix,
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        resolution=resolution,
-        lora_rank=lora_rank,
-        caption_dropout_rate=caption_dropout_rate,
-        preservation=preservation,
-        optimizer=optimizer,
-        lr_scheduler=lr_scheduler,
-        timestep_logit_mean=timestep_logit_mean,
-        ema_decay=ema_decay,
-        layers=layers,
-        layers_to_optimize_regex=layers_to_optimize_regex,
-        seed=seed,
-        precision=precision,
-        gradient_checkpointing=gradient_checkpointing,
-        cache_latents_to_disk=cache_latents_to_disk,
-        time_limit=time_limit,
-        validation=validation,
-        sample_prompts=sample_prompts,
-        sample_every=sample_every,
-        sample_steps=sample_steps,
-        sample_guidance=sample_guidance,
-        checkpoint_every=checkpoint_every,
-        keep_resume_state=keep_resume_state,
-        extra_layout=extra_layout,
-        training_steps=training_steps,
-    )
+    config = TrainConfig.checked(**{name: value for name, value in locals().items() if name not in FILES})
     with workspace("train") as folder, TERMINATION.during_job():
         log = Log(current_scope().record_metric, None)
+        if config.public_trainer.skip_training_and_use_pretrained_hf_lora_url:
+            return TrainingOutput(weights=_repackage(config.public_trainer, into=Path(folder), log=log))
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
         base = find_trainable_base(check_gpu)
         source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
@@ -206,3 +210,16 @@ def train(
         stop.raise_if_requested()
         trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)
         return TrainingOutput(weights=Path(write_output(prepared, trained, folder=folder, log=log)))
+
+
+def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
+    """Return an existing LoRA in the form of a training's output; it is read and checked as for a prediction."""
+    base, reference = find_base(), inputs.skip_training_and_use_pretrained_hf_lora_url
+    with open_lora(reference, named=SKIP_TRAINING, tokens=Tokens(inputs.hf_token)) as file:
+        tensors = file.read().tensors
+        refuse_unusable(tensors, base.path)
+    log.write(
+        f"{file.named} is returned without a training, so that no other input has an effect;"
+        f" it is compatible with the base {base.name}"
+    )
+    return Path(write_lora_tar(tensors, into=into))

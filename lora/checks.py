@@ -38,6 +38,18 @@ def check_text(name: str, value: object, *, at_most: int) -> str:
     return check_no_nul(name, value)
 
 
+def check_secret(name: str, value: object) -> str:
+    """Return a secret as text without spaces around it; None is an empty one.
+
+    `value` is text, or a record such as Cog's Secret that hides it behind `get_secret_value`. Raises ValueError for
+    another type; the error does not contain the value.
+    """
+    secret = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+    if not isinstance(secret, str | None):
+        raise ValueError(f"{name} is of type {type(secret).__name__}: expected text")
+    return (secret or "").strip()
+
+
 def check_no_nul(name: str, value: str) -> str:
     """Return text unchanged; raises ValueError if it has a NUL character, which ends a text in other programs."""
     if NUL in value:

@@ -22,7 +22,8 @@ TYPES = {"integer": int, "number": float, "string": str}
 def add_inputs(parser: argparse.ArgumentParser, *, only: Iterable[str] | None = None) -> None:
     """Add the archive as an argument, and a flag for each other input, or for the inputs in `only`."""
     inputs = training_inputs(ROOT)
-    parser.add_argument(ARCHIVE, metavar="photos.zip", help=f"{inputs[ARCHIVE]['description']}; or a folder of these")
+    archive = f"{inputs[ARCHIVE]['description']}; or a folder of these"
+    parser.add_argument(ARCHIVE, metavar="photos.zip", nargs="?", help=archive)  # its absence is refused later
     for name in inputs if only is None else only:
         if name != ARCHIVE:
             _add_flag(parser, f"--{name.replace('_', '-')}", inputs[name])
@@ -45,13 +46,13 @@ def refuse_output(path: Path) -> None:
 
 
 @contextmanager
-def archived(path: str) -> Iterator[str]:
+def archived(path: str | None) -> Iterator[str | None]:
     """The path of an archive; a folder is packed into a temporary tar for the duration of the context.
 
     So the training reads only archives, and a client of a server cannot name a folder on the server.
     """
-    folder = Path(path)
-    if not folder.is_dir():
+    folder = Path(path or "")
+    if path is None or not folder.is_dir():
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary, naming_input(ARCHIVE):

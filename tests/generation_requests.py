@@ -21,6 +21,7 @@ MODES = ("RGB", "RGBA", "L", "P", "LA", "CMYK")
 # Limits for inputs that would take minutes on a CPU; other tests check the real bounds.
 MOST = {"num_inference_steps": 2, "num_outputs": 2, "width": 144, "height": 144}
 DEFAULT_STEPS = 0.2  # how often they stay if no steps are given: these 28 steps take a second on a CPU
+OTHER_NAMES = ("hf_lora", "hf_loras", "lora_scales", "lora_strength")  # never given: most pairs of names contradict
 INVALID_LORAS = {
     "neither of these forms/at all": "is not a reference to a LoRA",
     "https://127.0.0.1/x.safetensors": "not allowed",
@@ -57,7 +58,8 @@ class RandomRequests:
     def request(self) -> RandomRequest:
         """Make a request. Each input is given with a probability of one half, and most values are valid."""
         properties = self._schemas["Input"]["properties"]
-        given = [name for name in properties if name == "prompt" or self._random.random() < 0.5]
+        names = [name for name in properties if name not in OTHER_NAMES]
+        given = [name for name in names if name == "prompt" or self._random.random() < 0.5]
         inputs = {name: self._value(name, properties[name]) for name in given}
         if "num_inference_steps" not in inputs and self._random_steps.random() >= DEFAULT_STEPS:
             inputs["num_inference_steps"] = self._random_steps.randint(1, MOST["num_inference_steps"])
@@ -103,9 +105,8 @@ class RandomRequests:
             case "boolean":
                 return pick.random() < 0.5
             case "integer":
-                return pick.choice(
-                    (schema["minimum"], schema["maximum"], pick.randint(schema["minimum"], schema["maximum"]))
-                )
+                least, most = schema.get("minimum", -1), schema.get("maximum", 2**40)  # only seeds have no bounds
+                return pick.choice((least, most, pick.randint(least, most)))
             case "number":
                 return pick.choice(
                     (schema["minimum"], schema["maximum"], pick.uniform(schema["minimum"], schema["maximum"]))

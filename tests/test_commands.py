@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from lora.training.result.output import LORA_NAME
 from script import train as train_command
 from script.tiny_flux.monster import ARCHIVE
-from tests.tiny import assert_one_sentence, read_archive, without_gpu, without_network
+from tests.tiny import assert_one_sentence, one_layer_lora, read_archive, without_gpu, without_network
 from tests.warm_process import run_command
 
 pytestmark = pytest.mark.xdist_group("warm")
@@ -90,6 +91,24 @@ def test_train_refuses_a_bad_flag_in_one_sentence(monkeypatch, arguments, senten
         train_command.main()
     assert str(ended.value.code).startswith(f"error: {sentence}")
     assert "\n" not in str(ended.value.code)
+
+
+def test_train_without_images_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    monkeypatch.setattr(sys, "argv", ["script/train"])
+    with pytest.raises(SystemExit) as ended:
+        train_command.main()
+    assert_one_sentence(ended.value.code, "error: input_images is missing", "expected a zip")
+
+
+def test_train_returns_an_existing_lora_without_images(monkeypatch, tmp_path: Path):
+    save_file(one_layer_lora(), tmp_path / "a.safetensors")
+    arguments = ["--skip-training-and-use-pretrained-hf-lora-url", str(tmp_path / "a.safetensors")]
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    monkeypatch.setattr(sys, "argv", ["script/train", *arguments, "--output", str(tmp_path / "mine.tar")])
+    train_command.main()
+    with tarfile.open(tmp_path / "mine.tar") as tar:
+        assert tar.getnames() == [LORA_NAME]
 
 
 def test_a_refusal_ends_the_process_with_an_error_and_without_a_traceback():

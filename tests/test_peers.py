@@ -52,7 +52,8 @@ PLAIN: Inputs = {"prompt": "a red star", "num_inference_steps": 2, "seed": 3, "o
 def platform(predict_server: Server) -> Iterator[Replicate]:
     """A small Replicate in which the names of the public predictors run our predictor; nothing is trained."""
     with fake_replicate(trainer=predict_server, predictor=predict_server) as replicate:
-        for name in ("me/tuned", "black-forest-labs/flux-dev-lora"):
+        names = ("black-forest-labs/flux-dev-lora", "lucataco/flux-dev-lora", "lucataco/flux-dev-multi-lora")
+        for name in ("me/tuned", *names):
             replicate.latest[name] = name
         yield replicate
 
@@ -119,6 +120,16 @@ def test_a_request_to_flux_dev_lora_means_the_same_with_its_own_input_names(
 def test_a_request_to_flux_dev_lora_works_unchanged(client: Client, loras: list[str], tmp_path: Path) -> None:
     image = generate(client, "black-forest-labs/flux-dev-lora", {**DEV_LORA, "lora_weights": loras[0]})
     assert settings_of(image, tmp_path)["go_fast"] is True
+
+
+def test_a_request_to_lucatacos_predictor_means_the_same_with_its_own_input_names(
+    client: Client, loras: list[str]
+) -> None:
+    theirs = generate(client, "lucataco/flux-dev-lora", {**PLAIN, "hf_lora": loras[0], "lora_scale": 0.8})
+    several = generate(client, "lucataco/flux-dev-multi-lora", {**PLAIN, "hf_loras": [loras[0]]})
+    ours = generate(client, "lucataco/flux-dev-lora", {**PLAIN, "lora_weights": loras[0], "lora_scale": 0.8})
+    assert np.array_equal(pixels(theirs), pixels(ours))
+    assert np.array_equal(pixels(several), pixels(ours))
 
 
 def test_a_client_sends_an_image_and_a_mask_as_files(client: Client, tmp_path: Path) -> None:

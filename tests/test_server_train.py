@@ -12,12 +12,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load, save
 
 from script.cog_server import ROOT, Server, health, running_server
 from script.openapi import training_inputs
 from tests.cog_client import CogResponse, Json, call, content_of, data_uri, post_training, when_free
 from tests.conftest import SHORT
 from tests.loopback import Webhook, served_file, webhook
+from tests.tiny import one_layer_lora
 from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -50,8 +53,7 @@ def assert_refused(response: CogResponse, *, naming: str) -> None:
 
 def test_the_schema_shows_the_inputs_of_both_modes(train_server: Server) -> None:
     schemas = call("GET", f"{train_server.url}/openapi.json").body["components"]["schemas"]
-    assert schemas["TrainingInput"]["required"] == ["input_images"]
-    assert {"steps", "lora_rank", "resolution"} <= schemas["TrainingInput"]["properties"].keys()
+    assert {"input_images", "steps", "lora_rank", "resolution"} <= schemas["TrainingInput"]["properties"].keys()
     assert schemas["Input"]["required"] == ["prompt"]
     assert {"lora_weights", "lora_scale", "replicate_weights"} <= schemas["Input"]["properties"].keys()
 
@@ -119,6 +121,7 @@ def test_an_input_out_of_bounds_starts_no_training(train_server: Server, name: s
         ({"learning_rate": 4}, "learning_rate is 4: expected at most 1 for adamw8bit"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd': expected one of adamw8bit"),
         ({"trigger_word": "a\0b"}, "trigger_word has a NUL character at position 1"),
+        ({"hf_repo_id": "me/lora"}, "hf_repo_id is 'me/lora': this trainer does not upload to Hugging Face yet"),
     ],
 )
 def test_an_input_that_cannot_be_meant_is_refused_with_the_reason(
@@ -137,6 +140,10 @@ def test_the_spelling_and_the_seed_of_another_trainers_client_train_the_same_lor
     assert f"seed is {inputs['seed']}, beyond the largest of 2147483647: 1 is used" in response.body["logs"]
 
 
+def test_a_training_without_images_is_refused(train_server: Server) -> None:
+    assert_refused(post_training(train_server, **SHORT), naming="input_images is missing: expected a zip")
+
+
 @pytest.mark.parametrize(
     "archive",
     [b"", b"not a zip", zip_of(readme_md=b"no images"), zip_of(a_png=b"no png"), zip_of(a_png=b"x" * 4096)[:2048]],
@@ -148,6 +155,37 @@ def test_an_archive_without_usable_images_is_refused_and_the_server_keeps_runnin
     response = post_training(train_server, input_images=data_uri(archive), **SHORT)
     assert_refused(response, naming="input_images")
     assert health(train_server)["status"] in {"READY", "BUSY"}
+
+
+SKIP_TRAINING = "skip_training_and_use_pretrained_hf_lora_url"
+
+
+def test_an_existing_lora_is_returned_without_a_training(train_server: Server) -> None:
+    lora = one_layer_lora()
+    body = post_training(train_server, **{SKIP_TRAINING: data_uri(save(lora)), "hf_token": "hf_s3cret"}).body
+    with tarfile.open(fileobj=io.BytesIO(content_of(body["output"]["weights"]))) as tar:
+        assert tar.getnames() == [f"{FOLDER}/lora.safetensors"]
+        returned = load(tar.extractfile(f"{FOLDER}/lora.safetensors").read())
+    assert returned.keys() == lora.keys()
+    assert all(returned[name].equal(tensor) for name, tensor in lora.items())
+    assert "is compatible with the base tiny" in body["logs"]
+    assert "s3cret" not in json.dumps(body["logs"])
+
+
+@pytest.mark.parametrize(
+    ("lora", "naming"),
+    [
+        (b"<html>", "found a web page, expected a LoRA"),
+        (save({f"transformer.proj_out.lora_{half}.weight": torch.ones(3, 3) for half in "AB"}), "is incompatible"),
+    ],
+    ids=["a web page", "a LoRA of another model"],
+)
+def test_an_existing_lora_is_refused_for_what_a_prediction_would_refuse(
+    train_server: Server, lora: bytes, naming: str
+) -> None:
+    response = post_training(train_server, **{SKIP_TRAINING: data_uri(lora)})
+    assert_refused(response, naming=SKIP_TRAINING)
+    assert naming in response.body["error"]
 
 
 def test_a_cancelled_training_does_not_affect_the_next(

@@ -30,6 +30,8 @@ from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.flux.prompt import Prompt
+from lora.flux.weightless import weightless_pipeline
+from lora.formats.shapes import linear_shapes
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Batch, Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
@@ -150,6 +152,13 @@ def random_lora(bare: FluxTransformer2DModel, *, rank: int = 4, seed: int = 0, s
     add_lora(transformer, layers=all_layers(transformer), rank=rank, seed=seed)
     randomize_lora(transformer, seed=seed, spread=spread)
     return lora_tensors(transformer)
+
+
+def one_layer_lora() -> dict[str, torch.Tensor]:
+    """The saved tensors of a LoRA on one layer of weights/tiny-flux, which is not loaded."""
+    (name, shape), *_ = linear_shapes(weightless_pipeline(TINY_FLUX).transformer).items()
+    halves = {"A": torch.ones(4, shape.inputs), "B": torch.ones(shape.outputs, 4)}
+    return {f"transformer.{name}.lora_{half}.weight": tensor for half, tensor in halves.items()}
 
 
 def tiny_prompt(*, seed: int) -> Prompt:

@@ -36,7 +36,9 @@ class Archives:
 
     @classmethod
     def from_inputs(cls, images: object, *, captions: object) -> "Archives":
-        """Create it from raw inputs: path objects or text."""
+        """Create it from raw inputs: path objects or text. Raises ValueError if there are no images."""
+        if not str(images or "").strip():
+            raise ValueError("input_images is missing: expected a zip, tar or tar.gz of images")
         return cls(Path(str(images)), Path(str(captions)) if captions else None)
 
 

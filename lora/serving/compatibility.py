@@ -1,12 +1,15 @@
 """Checks that a LoRA is compatible with the models of a pipeline, before any weight changes."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
-from torch import nn
+from torch import Tensor, nn
 
+from lora.flux.weightless import weightless_pipeline
 from lora.formats.foreign_models import foreign_model_hint
+from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import FluxLora, WeightDelta
 
@@ -41,6 +44,14 @@ def refuse_incompatible(lora: FluxLora, layers: Layers) -> None:
         layer = layers.get(name)
         if layer is None or delta.shape != Shape(layer.in_features, layer.out_features):
             raise ValueError(f"is incompatible with this model: {_incompatibility(name, delta.shape, layer)}")
+
+
+def refuse_unusable(tensors: Mapping[str, Tensor], base: Path) -> None:
+    """Check that the tensors of a file are a LoRA for the base in a folder, without loading the base's weights.
+
+    Raises ValueError otherwise; its message is the end of a sentence.
+    """
+    refuse_incompatible(convert_lora(tensors), linear_layers(weightless_pipeline(base)))
 
 
 def _incompatibility(name: str, shape: Shape, layer: nn.Linear | None) -> str:

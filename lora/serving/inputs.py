@@ -13,14 +13,14 @@ from typing import Any, Self
 from lora.checks import check_bool
 from lora.images.size import Size
 from lora.seeds import seed_notes
+from lora.serving.other_names import loras_by_any_name
 from lora.serving.request import CHECKS, SIDES, Request
-from lora.serving.requested_loras import RequestedLora, requested_loras
+from lora.serving.requested_loras import RequestedLora
 from lora.serving.sources import Source, read_source
 from lora.workspace import clear_folder, uploaded_file
 
 FILES = ("image", "mask")
 LONGEST_SIDE = {"webp": 16_383}  # pixels that a format can hold; jpg holds 65,535 and png more than any image has
-LORAS = ("lora_weights", "lora_scale", "extra_lora", "extra_lora_scale", "loras", "replicate_weights")
 Inputs = Mapping[str, Any]
 
 
@@ -51,7 +51,7 @@ class PredictionInputs:
             _refuse_longer_than_format(source.decoded.original, request.output_format)
         return cls(
             request=request,
-            loras=requested_loras(trained=trained, **{name: inputs[name] for name in LORAS}),
+            loras=loras_by_any_name(inputs, trained=trained),
             source=source,
             image=image,
             mask=mask,

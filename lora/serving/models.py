@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from lora.engine.options import Engine, chosen_engine
+from lora.engine.streaming import is_streamed
 from lora.flux.loading import device, free_memory, load_pipeline, precision
 from lora.flux.placement import GENERATION_BYTES, bytes_of_components
 from lora.serving.compiled import compile_for_all_sizes
@@ -41,6 +42,11 @@ class Model:
     def is_intact(self) -> bool:
         """Whether the weights that were loaded were restored exactly each time that LoRAs were removed."""
         return self._merger.is_intact
+
+    @property
+    def streams(self) -> bool:
+        """Whether weights are streamed from host memory, which leaves no memory for go_fast."""
+        return any(map(is_streamed, self._plain.modules()))
 
     def apply(self, loras: Sequence[AppliedLora]) -> None:
         """Apply these LoRAs and remove all others. Raises ValueError if a LoRA is incompatible with this base model."""

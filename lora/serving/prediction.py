@@ -1,6 +1,7 @@
 """Runs a prediction: logs its settings, generates the images, checks them and saves them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +14,7 @@ from lora.serving.models import Model
 from lora.serving.notes import notes
 from lora.serving.outputs import save_images
 from lora.serving.progress import LogLine
+from lora.serving.requested_loras import repetition_notes
 from lora.serving.safety import SafetyChecker, remove_blocked
 from lora.serving.settings import settings_of
 
@@ -33,9 +35,18 @@ def predict(
     all images are blocked, an image has NaN or infinite pixels or the GPU runs out of memory, and OSError if a file
     cannot be written.
     """
+    inputs = _without_impossible_speed(inputs, model, log_line)
     settings = _log_settings(inputs, model, loras, base_name=base_name, log_line=log_line)
     kept = _generate_checked(inputs, model, loras, checker=checker, log_line=log_line)
     return save_images(kept, inputs.request, settings, into=into)
+
+
+def _without_impossible_speed(inputs: PredictionInputs, model: Model, log_line: LogLine) -> PredictionInputs:
+    """Turn go_fast off where the model cannot do it, as the public predictors do: their clients send it by default."""
+    if not (inputs.request.go_fast and model.streams):
+        return inputs
+    log_line("note: go_fast is ignored, because the GPU has no memory for a second copy of the model in 8 bits")
+    return replace(inputs, request=replace(inputs.request, go_fast=False))
 
 
 def _log_settings(
@@ -45,7 +56,7 @@ def _log_settings(
     request, source = inputs.request, inputs.source
     size = generation_size(model.pipeline, request, source)
     ignored = notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given)
-    for note in (*inputs.seed_notes, *ignored):
+    for note in (*inputs.seed_notes, *repetition_notes(inputs.loras), *ignored):
         log_line(f"note: {note}")
     size = source.output_size(size) if source else size
     settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)

@@ -1,5 +1,6 @@
 """Prepare a training: check everything that can be wrong before anything expensive starts. Loads no weights."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def prepare(
     samples = sample_settings(config, images.images)
     count = count_trained(images, config)
     recipe, reasons = make_recipe(config, images=count, processes=processes)
-    log.write(*config.notes, report.as_text(), layers.note, *reasons)
+    log.write(*config.notes, *_caption_notes(config, images), report.as_text(), layers.note, *reasons)
     log.write(*recipe_lines(config, recipe, images=count, processes=processes), recipe.sigma_line())
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
@@ -109,6 +110,11 @@ def prepare(
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:
     """How many images are trained on: copies of an image count once, and held-out images do not count."""
     return _count_distinct(dataset) - _count_held_out(dataset, config)
+
+
+def _caption_notes(config: TrainConfig, dataset: Dataset) -> Iterator[str]:
+    captioned = sum(image.caption is not None for image in dataset.images)
+    return config.public_trainer.caption_notes(images=len(dataset.images), captioned=captioned)
 
 
 def _count_held_out(dataset: Dataset, config: TrainConfig) -> int:

@@ -1,8 +1,9 @@
 """Validation of inputs: the value is returned, or the error gives the name, the value and what was expected."""
 
 import pytest
+from cog import Secret
 
-from lora.checks import check_choice, check_float, check_int, check_list, check_text
+from lora.checks import check_choice, check_float, check_int, check_list, check_secret, check_text
 from tests.tiny import assert_one_sentence
 
 
@@ -81,3 +82,13 @@ def test_the_error_for_a_huge_value_is_short(value):
     with pytest.raises(ValueError, match=r"^steps is ") as error:
         check_int("steps", value, at_least=3, at_most=6000)
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("value", [" s3cret\n", "s3cret", Secret("s3cret")])
+def test_a_secret_is_returned_as_text(value):
+    assert check_secret("hf_token", value) == "s3cret"
+
+
+@pytest.mark.parametrize("value", [None, "", " ", Secret(""), Secret(None)])
+def test_a_blank_secret_is_empty(value):
+    assert check_secret("hf_token", value) == ""

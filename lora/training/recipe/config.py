@@ -11,6 +11,7 @@ from lora.engine.precision import Precision
 from lora.seeds import check_seed, seed_notes
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from lora.training.recipe.presets import PRESETS
+from lora.training.recipe.public_trainer import PublicTrainerInputs, public_trainer_checks
 
 SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
 MAX_RESOLUTIONS, MAX_STEPS, MAX_SAMPLE_PROMPTS = 8, 6000, 8
@@ -58,7 +59,8 @@ class TrainConfig:
     keep_resume_state: bool
     extra_layout: str
     seed: int
-    notes: tuple[str, ...]  # for the log, on inputs in whose place another value is used
+    public_trainer: PublicTrainerInputs
+    notes: tuple[str, ...]  # for the log, on inputs that have another effect than they seem to
 
     @property
     def prompt_rule(self) -> PromptRule:
@@ -74,12 +76,15 @@ class TrainConfig:
         other_name, resolutions = values.pop("training_steps"), values.pop("resolution")
         steps = values["steps"] if other_name is None else other_name
         rate = _rate_within(values["learning_rate"], values["optimizer"])
-        notes = seed_notes(inputs["seed"], values["seed"])
-        return cls(**{**values, "steps": steps, "resolutions": resolutions, "learning_rate": rate, "notes": notes})
+        theirs = PublicTrainerInputs(**{name: values.pop(name) for name in PUBLIC_TRAINER_CHECKS})
+        values |= theirs.samples(values["sample_prompts"])
+        notes = (*seed_notes(inputs["seed"], values["seed"]), *theirs.notes())
+        own = {**values, "steps": steps, "resolutions": resolutions, "learning_rate": rate}
+        return cls(**own, public_trainer=theirs, notes=notes)
 
     def settings(self) -> dict[str, object]:
-        """The inputs as plain values, by name."""
-        return {name: value for name, value in asdict(self).items() if name != "notes"}
+        """The inputs that have an effect on the LoRA or its files as plain values, by name."""
+        return {name: value for name, value in asdict(self).items() if name not in ("public_trainer", "notes")}
 
 
 def _whole(at_least: int, at_most: int) -> Check:
@@ -161,7 +166,9 @@ def _prompts(name: str, value: object) -> tuple[str, ...] | None:
     return prompts or None
 
 
+PUBLIC_TRAINER_CHECKS = public_trainer_checks(_prompts)
 CHECKS: dict[str, Check] = {
+    **PUBLIC_TRAINER_CHECKS,
     "trigger_word": _trigger_word,
     "autocaption_prefix": _line(1000),
     "autocaption_suffix": _line(1000),

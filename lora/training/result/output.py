@@ -77,6 +77,16 @@ def write_tar(artifacts: TrainingArtifacts, *, into: Path) -> Path:
     return path
 
 
+def write_lora_tar(tensors: Mapping[str, Tensor], *, into: Path) -> Path:
+    """Write `trained_model.tar` with an existing LoRA and nothing else, as the public trainer does if it skips the
+    training, and return its path. Raises OSError if the disk has too little space."""
+    path, content = into / "trained_model.tar", safetensors_file(tensors, {"format": "pt"})
+    _refuse_full_disk(into, len(content))
+    with tarfile.open(path, "w") as tar:
+        _add(tar, LORA_NAME, io.BytesIO(content), len(content))
+    return path
+
+
 def check_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Read the tar back. Raises RuntimeError unless it holds every tensor, and each is finite and not all zero."""
     with tarfile.open(path) as tar:

@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+import torch
 from PIL import Image
 
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.images.metadata import settings_in
 from lora.serving.inputs import PredictionInputs
 from lora.serving.models import Model
@@ -60,3 +62,13 @@ def test_the_safety_checker_sees_the_image_with_the_source_pasted_back(inpaintin
     folder = trained_classifier(tmp_path / "classifier", allowed=others, blocked=[source])
     with pytest.raises(RuntimeError, match="the safety checker blocked the image"):
         predicted(inpainting, model, tmp_path, checker=SafetyChecker(folder))
+
+
+def test_go_fast_is_ignored_with_a_note_where_weights_are_streamed(inpainting, model, tmp_path, monkeypatch, capsys):
+    """black-forest-labs/flux-dev-lora has it on by default, so its clients send it."""
+    inputs = dataclasses.replace(inpainting, request=dataclasses.replace(inpainting.request, go_fast=True))
+    placement = WeightPlacement("fp32", False, torch.device("cpu"), 1)
+    monkeypatch.setattr(model, "_plain", load_transformer(TINY_FLUX, placement))
+    path = predicted(inputs, model, tmp_path)
+    assert settings_in(path)["go_fast"] is False
+    assert "note: go_fast is ignored, because the GPU has no memory" in capsys.readouterr().out

@@ -84,6 +84,7 @@ def test_every_choice_is_logged_once_before_anything_is_loaded(tmp_path, capsys)
     prepared(archive_of(["red", "blue"], tmp_path), tmp_path, steps=0, learning_rate=0, lora_rank=0)
     lines = capsys.readouterr().out.splitlines()
     for prefix in (
+        "autocaption: this trainer does not write captions yet; 2 of 2 images",
         "LoRA on",
         "steps ",
         "learning_rate ",

@@ -1,0 +1,110 @@
+"""The inputs that only the public trainer has, ostris/flux-dev-lora-trainer (train.py of replicate/flux-fine-tuner).
+
+Cog drops an input that a signature lacks, and the job succeeds without its effect. So each of them is declared here,
+and works, is noted in the log, or is refused before anything starts. Clients send defaults too, so these are accepted.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora.checks import check_bool, check_secret, check_text, check_whole, short_repr
+
+LONGEST_REFERENCE = 150 * 2**20  # characters: it may be a data URI as large as a request to Cog
+
+Check = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicTrainerInputs:
+    """These inputs, checked; text that was not given is empty."""
+
+    skip_training_and_use_pretrained_hf_lora_url: str  # any reference to a LoRA, which is returned without a training
+    autocaption: bool
+    hf_repo_id: str
+    hf_token: str = field(repr=False)
+    wandb_api_key: str = field(repr=False)
+    wandb_project: str
+    wandb_run: str
+    wandb_entity: str
+    wandb_sample_interval: int  # steps
+    wandb_sample_prompts: tuple[str, ...]
+    wandb_save_interval: int  # steps
+
+    def samples(self, sample_prompts: tuple[str, ...]) -> Mapping[str, object]:
+        """The values of `sample_prompts` and `sample_every` that these inputs set; none if the public trainer would
+        not generate samples, which it only does with a key for Weights & Biases.
+
+        `sample_prompts` are the prompts of our own input. Raises ValueError with one sentence if they differ.
+        """
+        if not (self.wandb_sample_prompts and self.wandb_api_key):
+            return {}
+        if sample_prompts and sample_prompts != self.wandb_sample_prompts:
+            raise ValueError(
+                "sample_prompts and wandb_sample_prompts are both given and differ: expected only one of them, because"
+                " they are two names of one input"
+            )
+        return {"sample_prompts": self.wandb_sample_prompts, "sample_every": self.wandb_sample_interval}
+
+    def notes(self) -> Iterator[str]:
+        """Yield one sentence for the log for each input that has less effect than it seems to."""
+        if self.wandb_api_key:
+            yield (
+                "wandb_api_key: this trainer does not log to Weights & Biases yet; the losses are in this log, and"
+                " samples of wandb_sample_prompts in the tar"
+            )
+        elif self.wandb_sample_prompts:
+            yield (
+                "wandb_sample_prompts has no effect without wandb_api_key, as in the public trainer; sample_prompts"
+                " needs no key"
+            )
+        if self.hf_token and not self.skip_training_and_use_pretrained_hf_lora_url:
+            yield "hf_token has no effect: this trainer does not upload to Hugging Face yet"
+
+    def caption_notes(self, *, images: int, captioned: int) -> Iterator[str]:
+        """Yield one sentence for the log if the public trainer would write captions for some of the images."""
+        if self.autocaption and captioned < images:
+            yield (
+                f"autocaption: this trainer does not write captions yet; {images - captioned} of {images} images have"
+                " none, and are trained with the trigger word alone"
+            )
+
+
+def _refused_upload(name: str, value: object) -> str:
+    """Refuse an upload: without it, a client would miss what it expects only after the whole training."""
+    repository = check_text(name, "" if value is None else value, at_most=1000).strip()
+    if repository:
+        raise ValueError(
+            f"{name} is {short_repr(repository)}: this trainer does not upload to Hugging Face yet, expected none;"
+            " upload lora.safetensors from the tar with `hf upload`"
+        )
+    return repository
+
+
+def _text(at_most: int) -> Check:
+    return lambda name, value: check_text(name, "" if value is None else value, at_most=at_most).strip()
+
+
+def _steps_between(name: str, value: object) -> int:
+    """Check an interval. The public trainer has no upper bound: one beyond the number of steps means never."""
+    steps = check_whole(name, value)
+    if steps < 1:
+        raise ValueError(f"{name} is {short_repr(value)}: expected 1 or more steps")
+    return steps
+
+
+def public_trainer_checks(prompts: Check) -> dict[str, Check]:
+    """The check of each input by name; `prompts` is the check of our own `sample_prompts`."""
+    return {
+        "skip_training_and_use_pretrained_hf_lora_url": _text(LONGEST_REFERENCE),
+        "autocaption": check_bool,
+        "hf_repo_id": _refused_upload,
+        "hf_token": check_secret,
+        "wandb_api_key": check_secret,
+        "wandb_project": _text(1000),
+        "wandb_run": _text(1000),
+        "wandb_entity": _text(1000),
+        "wandb_sample_interval": _steps_between,
+        "wandb_sample_prompts": prompts,
+        "wandb_save_interval": _steps_between,
+    }
