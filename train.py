@@ -6,6 +6,8 @@ from cog import BaseModel, Input, Path, Secret, current_scope
 
 from lora.dataset.reading import Archives
 from lora.gpu import check_gpu
+from lora.reporting.trackers.choosing import chosen_trackers
+from lora.reporting.trackers.trackers import Trackers
 from lora.serving.compatibility import refuse_unusable
 from lora.threads import protect_new_threads
 from lora.training.checkpoints.resume import find_resume_source
@@ -179,7 +181,7 @@ def train(
     ),
     hf_repo_id: Optional[str] = Input(description="Not there yet, and refused: upload to Hugging Face", default=None),
     wandb_api_key: Optional[Secret] = Input(
-        description="Not there yet: log to Weights & Biases; turns wandb_sample_prompts on", default=None
+        description="Key for Weights & Biases, to which the training is logged then", default=None
     ),
     wandb_sample_prompts: Optional[str] = Input(
         description="Another name for sample_prompts, used only with wandb_api_key", default=None
@@ -187,17 +189,18 @@ def train(
     wandb_sample_interval: int = Input(
         description="Another name for sample_every, used only with wandb_sample_prompts", default=100, ge=1
     ),
-    wandb_project: str = Input(description="Not there yet: project in W&B", default="flux_train_replicate"),
-    wandb_run: Optional[str] = Input(description="Not there yet: name of the run in W&B", default=None),
-    wandb_entity: Optional[str] = Input(description="Not there yet: entity in W&B", default=None),
+    wandb_project: str = Input(description="Project in Weights & Biases", default="flux_train_replicate"),
+    wandb_run: Optional[str] = Input(description="Name of the run in Weights & Biases", default=None),
+    wandb_entity: Optional[str] = Input(description="Entity in Weights & Biases", default=None),
     wandb_save_interval: int = Input(
-        description="Not there yet: steps between LoRAs in W&B; checkpoint_every saves them here", default=100, ge=1
+        description="Has no effect: LoRAs are not sent to W&B; checkpoint_every saves them here", default=100, ge=1
     ),
 ) -> TrainingOutput:
     """Teach FLUX.1 a subject or a style from an archive of images."""
     config = TrainConfig.checked(**{name: value for name, value in locals().items() if name not in FILES})
     with workspace("train") as folder, TERMINATION.during_job():
-        log = Log(current_scope().record_metric, None)
+        trackers = Trackers(chosen_trackers(config.public_trainer.wandb_target()))
+        log = Log(current_scope().record_metric, trackers)
         if config.public_trainer.skip_training_and_use_pretrained_hf_lora_url:
             return TrainingOutput(weights=_repackage(config.public_trainer, into=Path(folder), log=log))
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
@@ -208,7 +211,8 @@ def train(
             prepared = prepare(config, archives, source, base=base.path, base_name=base.name, into=folder, log=log)
             dataset = encode(prepared, folder=folder, log=log)
         stop.raise_if_requested()
-        trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)
+        with trackers.recording(prepared.settings(), log.write):
+            trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)
         return TrainingOutput(weights=Path(write_output(prepared, trained, folder=folder, log=log)))
 
 

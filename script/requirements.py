@@ -36,7 +36,18 @@ def main() -> None:
 
 def exported() -> str:
     """One `name==version` a line, as the image needs them."""
-    export = ["uv", "export", "--locked", "--quiet", "--no-dev", "--no-hashes", "--no-annotate", "--no-header"]
+    export = [
+        "uv",
+        "export",
+        "--locked",
+        "--quiet",
+        "--no-dev",
+        "--extra",
+        "wandb",
+        "--no-hashes",
+        "--no-annotate",
+        "--no-header",
+    ]
     lines = subprocess.run(export, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     requirements = [Requirement(line) for line in lines if line.strip()]
     pins = [f"{each.name}{each.specifier}" for each in requirements if _is_for_image(each)]

@@ -6,6 +6,7 @@ Ctrl-C, 2 for a wrong flag, and 1 for any other error. Each but 0 and 75 leaves 
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tarfile
@@ -18,6 +19,7 @@ from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, refuse_
 from script.whole_file import move_whole, refuse_unwritable
 
 LATEST = "latest"
+TRACKERS = ("tensorboard", "wandb", "trackio")
 STOPPED_EARLY = 75  # EX_TEMPFAIL of sysexits.h: trying again may do better
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 REPORT = "output/flux_train_replicate/report/training.json"
@@ -30,12 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this training")
+    parser.add_argument("--log", action="append", choices=TRACKERS, default=[], help="record the training with this")
     add_inputs(parser)
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
     if arguments.pop("resume"):
         arguments[RESUME] = LATEST
     _refuse(output)
+    _choose_trackers(arguments.pop("log"), output)
     began = time.time()
     try:
         with archived(arguments.pop(ARCHIVE)) as archive:
@@ -56,6 +60,13 @@ def _refuse(output: Path) -> None:
         refuse_unwritable(output)
     except OSError as error:
         sys.exit(f"error: --output is {str(output)!r}: expected a folder that can be written to ({error.strerror})")
+
+
+def _choose_trackers(names: list[str], output: Path) -> None:
+    """Choose trackers as a deployment does, by the environment; TensorBoard's files lie beside the tar."""
+    if names:
+        os.environ["FLUX_LORA_TRACKERS"] = ",".join(names)
+        os.environ.setdefault("FLUX_LORA_TENSORBOARD", str(output.with_name(f"{output.stem}-tensorboard")))
 
 
 def _train(arguments: dict[str, Any]) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lora.reporting.trackers.wandb_run import WandbTarget
 from lora.seeds import check_seed
 from lora.serving.inputs import PredictionInputs, complete_inputs
 from lora.serving.request import SIZES
@@ -159,11 +160,11 @@ ANOTHER_NAME = {
     **{"lora_scales": "loras", "training_steps": "steps"},
     **{"wandb_sample_prompts": "sample_prompts", "wandb_sample_interval": "sample_every"},
 }
-NOTED = {"autocaption", "wandb_api_key"}
-NOTED_BY_THE_KEY = {"wandb_project", "wandb_run", "wandb_entity", "wandb_save_interval"}
+NOTED = {"autocaption", "wandb_save_interval"}
+WANDB = {"wandb_api_key", "wandb_project", "wandb_run", "wandb_entity"}
 REFUSED = {"hf_repo_id"}
 FOR_AN_EXISTING_LORA = {SKIP_TRAINING, "hf_token"}
-ONLY_FOR_CLIENTS = {*ANOTHER_NAME, *NOTED, *NOTED_BY_THE_KEY, *REFUSED, *FOR_AN_EXISTING_LORA}
+ONLY_FOR_CLIENTS = {*ANOTHER_NAME, *NOTED, *WANDB, *REFUSED, *FOR_AN_EXISTING_LORA}
 
 # Values that the schema refuses, as only FLUX.1 Fill, another base, has a use for them.
 REFUSED_VALUES = {
@@ -236,7 +237,7 @@ def test_names_that_only_other_clients_need_come_last(schemas):
         description = inputs[name]["description"]
         if name in ANOTHER_NAME and name not in ("hf_loras", "lora_scales"):
             assert description.startswith(f"Another name for {ANOTHER_NAME[name]}")
-        elif name not in FOR_AN_EXISTING_LORA and name not in ANOTHER_NAME:
+        elif name not in {*FOR_AN_EXISTING_LORA, *ANOTHER_NAME, *WANDB, "wandb_save_interval"}:
             assert description.startswith("Not there yet")
 
 
@@ -265,12 +266,17 @@ def test_blank_text_for_an_input_of_the_public_trainer_is_none(blank):
     assert checked_config(**dict.fromkeys(names, blank)) == checked_config()
 
 
-def test_a_key_of_weights_and_biases_and_an_unused_token_are_noted_and_never_shown():
+def test_a_key_of_weights_and_biases_and_a_token_are_never_shown():
     config = checked_config(wandb_api_key="wb_s3cret", hf_token="hf_s3cret", wandb_run="mine")
-    first, second = config.notes
-    assert first.startswith("wandb_api_key: this trainer does not log to Weights & Biases yet; the losses are in")
-    assert second.startswith("hf_token has no effect")
-    assert "s3cret" not in f"{config!r} {config.settings()}"
+    (note,) = config.notes
+    assert note.startswith("hf_token has no effect")
+    assert "s3cret" not in f"{config!r} {config.settings()} {config.public_trainer.wandb_target()!r}"
+
+
+def test_a_run_of_weights_and_biases_goes_where_the_inputs_say():
+    config = checked_config(wandb_api_key="key", wandb_project="p", wandb_run="r", wandb_entity="e")
+    assert config.public_trainer.wandb_target() == WandbTarget("key", "p", "e", "r")
+    assert checked_config().public_trainer.wandb_target() == WandbTarget(None, "flux_train_replicate", None, None)
 
 
 @pytest.mark.parametrize("name", ["hf_token", "wandb_api_key"])
@@ -290,7 +296,7 @@ def test_sample_prompts_for_weights_and_biases_are_sample_prompts():
 
 def test_sample_prompts_for_weights_and_biases_have_no_effect_without_a_key():
     config = checked_config(wandb_sample_prompts="a red star")
-    assert config.sample_prompts == ()
+    assert config.sample_prompts is None
     (note,) = config.notes
     assert note.startswith("wandb_sample_prompts has no effect without wandb_api_key, as in the public trainer")
 

@@ -14,7 +14,7 @@ from replicate.exceptions import ModelError
 from safetensors.torch import save
 
 from lora.flux.loading import load_pipeline
-from lora.serving.outputs import settings_in
+from lora.images.metadata import settings_in
 from script.cog_server import Server
 from tests.cog_client import data_uri
 from tests.fake_replicate import Replicate, fake_replicate

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lora.serving.outputs import settings_in
+from lora.images.metadata import settings_in
 from script.cog_server import Server, running_server
 from tests.cog_client import call, data_uri, images_of, post_prediction, when_free
 from tests.loopback import webhook

@@ -8,9 +8,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lora.training.result.output import LORA_NAME
-from tests.servers import wait_until
+from tests.servers import Tar, wait_until
 from tests.tiny import linked_base, with_few_blocks
 from tests.warm_process import SECONDS_TO_TRAIN, command, small_archive
 
@@ -102,6 +103,25 @@ def test_an_error_after_some_steps_says_what_can_be_continued(tmp_path, archive,
     kept = re.fullmatch(r"error: cannot write \S+ \(No such file or directory\); the trained LoRA is in (\S+)", last)[1]
     with tarfile.open(kept) as tar:
         assert LORA_NAME in tar.getnames()
+
+
+def test_a_training_with_every_tracker_gives_the_same_lora_and_its_records(tmp_path, archive, base, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    loras = []
+    for name, flags in (("without", ()), ("with", ("--log", "tensorboard", "--log", "wandb", "--log", "trackio"))):
+        (tmp_path / name).mkdir()
+        trained = Command(tmp_path / name, archive, base, "--steps", 3, *flags)
+        assert trained.exit_code() == 0, trained.said
+        assert "the training goes on without it" not in trained.said
+        loras.append(Tar(trained.output.read_bytes()).lora)
+    assert loras[0] == loras[1]
+    events = EventAccumulator(str(tmp_path / "with" / "mine-tensorboard"))
+    events.Reload()
+    assert [each.step for each in events.Scalars("loss")] == [1, 2, 3]
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert list((tmp_path / "trackio").glob("*.db"))
 
 
 def test_a_page_of_somebody_else_beside_the_tar_is_not_replaced(tmp_path, archive, base):

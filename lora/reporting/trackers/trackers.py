@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -15,15 +16,29 @@ MOST_WAITING = 10_000  # calls that wait for a slow tracker; more are dropped
 LONGEST_REASON = 200
 
 Call = Callable[[Tracker], None]
+Report = Callable[[str], None]
 
 
 class Trackers:
     """The trackers of a training, by name. The training's own thread never waits for them but at the start and end."""
 
-    def __init__(self, trackers: Mapping[str, Tracker], report: Callable[[str], None]) -> None:
-        """`report` is called from the training's thread with a line for each tracker that is muted."""
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self._tracks = [_Track(name, tracker) for name, tracker in trackers.items()]
-        self._report = report
+        self._report: Report = _nobody
+
+    @contextmanager
+    def recording(self, settings: Settings, report: Report) -> Iterator[None]:
+        """A context in which they record, from their start to their end.
+
+        `report` is called from the training's thread with a line for each tracker that is muted.
+        """
+        self._report, is_whole = report, False
+        try:
+            self.start(settings)
+            yield
+            is_whole = True
+        finally:
+            self.end(is_whole=is_whole)
 
     def start(self, settings: Settings) -> None:
         """Start all of them, and wait until they are ready, at most 20 seconds in all."""
@@ -65,6 +80,10 @@ class Trackers:
                 self._report(f"{track.name}: {reason}; the training goes on without it")
 
 
+def _nobody(_line: str) -> None:
+    """Reports to nobody."""
+
+
 class _Track:
     """One tracker, and the thread that runs its calls in order."""
 
@@ -73,7 +92,7 @@ class _Track:
         self.started, self.ended = threading.Event(), threading.Event()
         self._tracker, self._waiting = tracker, 0
         self._reason: str | None = None
-        self._is_reported = False
+        self._is_reported = self._has_failed = False
         self._pool = ThreadPool(1)  # of daemons: a tracker that hangs must not keep the process alive
 
     def begin(self, settings: Settings) -> None:
@@ -115,5 +134,8 @@ class _Track:
         self._pool.apply_async(self._run, (call,), callback=done, error_callback=done)
 
     def _run(self, call: Call) -> None:
-        if self._reason is None:
+        """Runs in the pool's thread, and is never run again after a call that raised."""
+        if self._reason is None and not self._has_failed:
+            self._has_failed = True
             call(self._tracker)
+            self._has_failed = False

@@ -1,8 +1,9 @@
 """Records a training as a run of Weights & Biases. Neither code, console, machine nor packages are sent."""
 
+import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ SECONDS_TO_CONNECT = 15.0  # less than the training waits for
 class WandbTarget:
     """Where a run goes. The key is a secret, and never in a message."""
 
-    api_key: str | None  # None leaves it to WANDB_API_KEY, or to `wandb login`
+    api_key: str | None = field(repr=False)  # None leaves it to WANDB_API_KEY, or to `wandb login`
     project: str
     entity: str | None
     name: str | None
 
 
 class WandbRun:
-    """A run of Weights & Biases, whose files are deleted at the end. WANDB_MODE and WANDB_BASE_URL have their usual
-    meaning."""
+    """A run of Weights & Biases. WANDB_MODE, WANDB_BASE_URL and WANDB_DIR have their usual meaning; files of a run that
+    is sent are deleted at the end, and those of an offline run stay for `wandb sync`."""
 
     def __init__(self, target: WandbTarget) -> None:
         self._target = target
@@ -35,18 +36,28 @@ class WandbRun:
         import wandb  # noqa: PLC0415 - an optional package
 
         target = self._target
-        quiet: dict[str, Any] = {"save_code": False, "console": "off", "silent": True, "disable_git": True}
-        quiet |= {"x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True}
-        key = {"api_key": target.api_key} if target.api_key else {}
-        options = wandb.Settings(init_timeout=SECONDS_TO_CONNECT, **key, **quiet)
+        options: dict[str, Any] = {
+            "init_timeout": SECONDS_TO_CONNECT,
+            "save_code": False,
+            "console": "off",
+            "silent": True,
+            "disable_git": True,
+        }
+        options |= {
+            "x_disable_meta": True,
+            "x_disable_stats": True,
+            "x_disable_machine_info": True,
+            "x_save_requirements": False,
+        }
+        options |= {"api_key": target.api_key} if target.api_key else {}
         try:
             self._run = wandb.init(
                 project=target.project,
                 entity=target.entity,
                 name=target.name,
                 config=dict(settings),
-                dir=self._folder.name,
-                settings=options,
+                dir=None if _keeps_files() else self._folder.name,
+                settings=wandb.Settings(**options),
             )
         except (wandb.Error, OSError, ValueError) as error:
             raise RuntimeError(_without(target.api_key, str(error))) from None
@@ -65,6 +76,10 @@ class WandbRun:
         """Send the rest, and end the run."""
         self._run.finish()
         self._folder.cleanup()
+
+
+def _keeps_files() -> bool:
+    return os.environ.get("WANDB_MODE") == "offline" or "WANDB_DIR" in os.environ
 
 
 def _without(secret: str | None, text: str) -> str:

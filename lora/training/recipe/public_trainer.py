@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora.checks import check_bool, check_secret, check_text, check_whole, short_repr
+from lora.reporting.trackers.wandb_run import WandbTarget
 
 LONGEST_REFERENCE = 150 * 2**20  # characters: it may be a data URI as large as a request to Cog
 
@@ -28,10 +29,10 @@ class PublicTrainerInputs:
     wandb_run: str
     wandb_entity: str
     wandb_sample_interval: int  # steps
-    wandb_sample_prompts: tuple[str, ...]
+    wandb_sample_prompts: tuple[str, ...] | None
     wandb_save_interval: int  # steps
 
-    def samples(self, sample_prompts: tuple[str, ...]) -> Mapping[str, object]:
+    def samples(self, sample_prompts: tuple[str, ...] | None) -> Mapping[str, object]:
         """The values of `sample_prompts` and `sample_every` that these inputs set; none if the public trainer would
         not generate samples, which it only does with a key for Weights & Biases.
 
@@ -46,14 +47,15 @@ class PublicTrainerInputs:
             )
         return {"sample_prompts": self.wandb_sample_prompts, "sample_every": self.wandb_sample_interval}
 
+    def wandb_target(self) -> WandbTarget:
+        """Where a run of Weights & Biases goes."""
+        return WandbTarget(
+            self.wandb_api_key or None, self.wandb_project, self.wandb_entity or None, self.wandb_run or None
+        )
+
     def notes(self) -> Iterator[str]:
         """Yield one sentence for the log for each input that has less effect than it seems to."""
-        if self.wandb_api_key:
-            yield (
-                "wandb_api_key: this trainer does not log to Weights & Biases yet; the losses are in this log, and"
-                " samples of wandb_sample_prompts in the tar"
-            )
-        elif self.wandb_sample_prompts:
+        if self.wandb_sample_prompts and not self.wandb_api_key:
             yield (
                 "wandb_sample_prompts has no effect without wandb_api_key, as in the public trainer; sample_prompts"
                 " needs no key"
