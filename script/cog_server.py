@@ -64,7 +64,7 @@ def started_server(
         write_schema(ROOT)
     with tempfile.TemporaryDirectory(prefix="flux-lora-server-") as folder:
         output = Path(folder) / "output.log"
-        with output.open("wb") as log:
+        with output.open("ab") as log:  # not "wb": several processes write to it
             process = subprocess.Popen(
                 [sys.executable, "-m", "cog.server.http", "--host", HOST, *MODES[mode]],
                 cwd=cwd or ROOT,

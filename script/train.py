@@ -1,12 +1,14 @@
 """Train without Cog's server or Docker: the same training, with a flag for each of its inputs."""
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, refuse_output
+from weights.local_files import VARIABLE as FILES_VARIABLE
 
 LATEST = "latest"
 
@@ -33,6 +35,7 @@ def main() -> None:
 
 
 def _train(arguments: dict[str, Any]) -> Path:
+    os.environ[FILES_VARIABLE] = "/"  # whoever runs this command owns the machine
     from train import train  # noqa: PLC0415 - takes seconds, which --help and a wrong flag should not cost
 
     return Path(str(train(**arguments).weights))

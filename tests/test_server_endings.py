@@ -16,7 +16,7 @@ import pytest
 from script.cog_server import health
 from tests.cog_client import content_of, data_uri, post_training
 from tests.loopback import webhook
-from tests.servers import Tar, TrainServer, end_of, isolated_train_server, wait_until
+from tests.servers import OF_WORKER, Tar, TrainServer, end_of, isolated_train_server, wait_until
 from tests.tiny import encoded, noisy_image, solid_image, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -63,7 +63,7 @@ class Job:
 
     def has_file(self, pattern: str) -> bool:
         """Whether the training's folder has such a file."""
-        return any(self.place.temporary.glob(f"flux-lora-train-*/{pattern}"))
+        return any(self.place.temporary.glob(f"{OF_WORKER}*/flux-lora-train-*/{pattern}"))
 
     def is_saving(self) -> bool:
         """Whether a checkpoint is being written."""

@@ -25,11 +25,12 @@ from lora.training.stop import Stop
 SAMPLES = "samples"
 
 
-def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
+def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> EncodedDataset:
     """Encode images and texts once; then free the encoders and delete the image files. The tensors are on the CPU.
 
     Raises ValueError if the encoders cannot be loaded or the cache lacks space, RuntimeError if memory runs out with
-    the smallest placement of the encoders, and what `DiskCache.put` raises.
+    the smallest placement of the encoders, StopRequestedError if there is a reason to stop, and what
+    `DiskCache.put` raises.
     """
     config, images = prepared.config, prepared.images
     extra_texts = len(config.sample_prompts) + len(prepared.neutral_prompts)
@@ -40,6 +41,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
     log.write(dataset.summary())
     free_memory()
     shutil.rmtree(folder / "dataset")
+    stop.raise_if_requested()
     return dataset
 
 
