@@ -58,7 +58,7 @@ def started_server(
     `base` is its FLUX_BASE; without a port, it uses a free one. The server checks inputs by the schema in its working
     folder. In the folder of the project, the schema is written first; in another `cwd`, it is used if it exists.
     """
-    port = _free_port() if port is None else port
+    port = free_port() if port is None else port
     _refuse_taken(port)
     if cwd is None:
         write_schema(ROOT)
@@ -88,7 +88,8 @@ def health(server: Server) -> dict[str, Any]:
         return {"status": "STARTING"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that no process listens on at the moment."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return listener.getsockname()[1]

@@ -29,7 +29,7 @@ def main() -> int:
         signal.signal(stop, signal.default_int_handler)
     try:
         with started_server(arguments.mode, port=arguments.port) as server:
-            _follow(server, announcement=_announcement(arguments.mode, server.url))
+            follow(server, announcement=_announcement(arguments.mode, server.url))
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -42,7 +42,7 @@ def _announcement(mode: str, url: str) -> str:
     return f"\nReady: POST {url}/{path}\n  inputs: {url}/openapi.json\n  health: {url}/health-check\n"
 
 
-def _follow(server: Server, *, announcement: str) -> None:
+def follow(server: Server, *, announcement: str) -> None:
     """Print the output of the server until it ends, fails to start or loses its worker; print the announcement when it
     is ready."""
     status, worker = "STARTING", None
