@@ -54,13 +54,17 @@ def test_serve_says_that_the_worker_has_died_and_ends_and_so_does_the_server_by_
     assert "The worker has died, as when the system runs out of memory" in server.output.read_text()
 
 
-def test_serve_says_nothing_of_the_sort_if_the_server_is_told_to_end(
+def test_a_server_that_is_told_to_end_is_left_alone_and_nothing_is_said_about_its_worker(
     server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
     following = threading.Thread(target=follow, args=(server,), kwargs={"announcement": "Ready"})
     following.start()
     wait_until(lambda: "Ready" in capfd.readouterr().out, seconds=SECONDS)
+    family = psutil.Process(server.process.pid).children(recursive=True)
     server.process.terminate()
     following.join(SECONDS)
+    assert server.process.returncode == 0
+    assert len(family) >= 2, "its worker, and what waits for the end of the worker"
+    assert not psutil.wait_procs(family, timeout=SECONDS)[1]
     assert capfd.readouterr().err == ""
     assert "has died" not in server.output.read_text()

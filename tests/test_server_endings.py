@@ -231,5 +231,5 @@ def worker_of(place: TrainServer) -> psutil.Process:
 
 
 def test_the_server_ends_if_its_worker_is_killed(place):
-    """tests/lora/test_parent_server.py and tests/test_serve.py show how."""
+    """tests/test_serve.py shows how."""
     assert [child.cmdline()[-2] for child in worker_of(place).children()] == [str(place.server.process.pid)]

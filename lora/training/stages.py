@@ -37,7 +37,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> Encoded
     needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
     cache = open_cache(on_disk=config.cache_latents_to_disk, needed=needed)
     placements = ENCODER_PLACEMENTS[ENCODER_PLACEMENTS.index(prepared.plans[0].encoders) :]
-    dataset = run_with_fallbacks(placements, lambda placement: _encoded(prepared, placement, cache), log)
+    dataset = run_with_fallbacks(placements, lambda placement: _encoded(prepared, placement, cache, stop), log)
     log.write(dataset.summary())
     free_memory()
     shutil.rmtree(folder / "dataset")
@@ -45,12 +45,13 @@ def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> Encoded
     return dataset
 
 
-def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache) -> EncodedDataset:
+def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache, stop: Stop) -> EncodedDataset:
     base, recipe, config = prepared.base, prepared.recipe, prepared.config
     extra = ExtraTexts(recipe.dropped_text(config.trigger_word), config.sample_prompts, prepared.neutral_prompts)
     encoders, device = load_encoders(base, on=encoder_offload_device(placement)), encoder_execution_device(placement)
     keys = Keys.of(encoders, base, on=device)
-    return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=device, keys=keys, cache=cache)
+    images, inspector, check = prepared.images, prepared.inspector, stop.raise_if_requested
+    return encode_dataset(encoders, images, inspector, extra, on=device, keys=keys, cache=cache, check=check)
 
 
 def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> TrainedLora:
