@@ -155,7 +155,9 @@ def _open_inline(record: Inline) -> _OpenLora:
 
 def _open_local(record: LocalFile, readable: ReadableFolders) -> _OpenLora:
     if not readable.contain(record.path):
-        raise ValueError(f"is outside of the folders that requests may read: expected {readable.expected}; or hf://owner/name")
+        raise ValueError(
+            f"is outside of the folders that requests may read: expected {readable.expected}; or hf://owner/name"
+        )
     file = _open_path(record.path)
     status = os.fstat(file.fileno())
     times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # ctime too, because `cp -p` and tar set the mtime
