@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
+import coglet
 from cog import BaseRunner, Input, Path, Secret
 
 from lora.checks import check_secret
 from lora.gpu import check_gpu
 from lora.heap import trim_heap
+from lora.parent_server import ParentServer
 from lora.serving.inputs import PredictionInputs, complete_inputs, receive_uploads
 from lora.serving.lora_cache import LoraCache
 from lora.serving.lora_merger import AppliedLora
@@ -21,6 +23,7 @@ from lora.threads import protect_new_threads
 from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
+from weights.local_files import EVERYWHERE, ReadableFolders
 from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora
@@ -37,7 +40,10 @@ class Runner(BaseRunner):
     def setup(self, weights: Optional[Path] = None) -> None:
         """Load the base model, and the LoRA of a trained version (COG_WEIGHTS) if there is one."""
         timer = StageTimer("setup")
+        if coglet.server.active:
+            ParentServer().end_if_this_process_dies()
         self.files = own_temporary_folder("inputs")
+        self.readable = ReadableFolders.of_deployment()
         self.lora_cache, self.models = LoraCache(), Models(log_line=print)
         self.trained_reference = str(weights or "").strip()
         self.trained_lora: AppliedLora | None = None
@@ -170,7 +176,8 @@ class Runner(BaseRunner):
         if not self.is_set_up:
             self.setup()
         trim_heap()
-        inputs = receive_uploads(complete_inputs(inputs, entry=Runner.run), folder=self.files)
+        uploads = ReadableFolders.of_uploads(self.files)
+        inputs = receive_uploads(complete_inputs(inputs, entry=Runner.run), folder=self.files, readable=uploads)
         base = requested_base(inputs["model"], served=self.base, check=check_gpu)
         prediction = PredictionInputs.checked(
             inputs, takes_guidance=takes_guidance(base), trained=self.trained_reference
@@ -194,6 +201,7 @@ class Runner(BaseRunner):
         """Read a requested LoRA; the LoRA of a trained version was read in the setup, and its file may be gone."""
         if self.trained_lora and requested.named == TRAINED:
             return replace(self.trained_lora, scale=requested.scale)
-        with open_lora(requested.reference, named=requested.named, tokens=tokens) as file:
+        readable = EVERYWHERE if requested.named == TRAINED else self.readable  # the deployment gave it, no client
+        with open_lora(requested.reference, named=requested.named, tokens=tokens, readable=readable) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read)
         return AppliedLora(cached.digest, cached.lora, requested.scale, file.named)

@@ -1,16 +1,20 @@
 """The training interface: one signature, then the stages of the job from top to bottom."""
 
+from functools import partial
 from typing import Optional
 
+import coglet
 from cog import BaseModel, Input, Path, Secret, current_scope
 
 from lora.dataset.reading import Archives
 from lora.gpu import check_gpu
+from lora.parent_server import ParentServer
 from lora.reporting.trackers.choosing import chosen_trackers
 from lora.reporting.trackers.trackers import Trackers
 from lora.serving.compatibility import refuse_unusable
 from lora.threads import protect_new_threads
-from lora.training.checkpoints.resume import find_resume_source
+from lora.training.checkpoints.folder import checkpoints_folder
+from lora.training.checkpoints.resume import ResumeSource, find_resume_source
 from lora.training.preparation import prepare
 from lora.training.progress import Log
 from lora.training.recipe.config import TrainConfig
@@ -18,9 +22,10 @@ from lora.training.recipe.public_trainer import PublicTrainerInputs
 from lora.training.result.output import write_lora_tar
 from lora.training.stages import encode, run_training, write_output
 from lora.training.stop import Stop, Termination
-from lora.workspace import workspace
+from lora.workspace import clear_folder, named_file, own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import find_base, find_trainable_base
+from weights.local_files import ReadableFolders
 from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora, read_lora
@@ -32,6 +37,12 @@ SKIP_TRAINING = "skip_training_and_use_pretrained_hf_lora_url"
 
 # Only the main thread can install signal handlers, and Cog's worker runs Python in it only while it imports this file.
 TERMINATION = Termination.install()
+
+# In Cog's worker. Cog writes the uploads of a request before it calls `train`, so they need their folder now.
+SERVER = ParentServer() if coglet.server.active else None
+UPLOADS = own_temporary_folder("inputs") if coglet.server.active else None
+if SERVER:
+    SERVER.end_if_this_process_dies()
 
 
 class TrainingOutput(BaseModel):
@@ -203,13 +214,12 @@ def train(
         log = Log(current_scope().record_metric, trackers)
         if config.public_trainer.skip_training_and_use_pretrained_hf_lora_url:
             return TrainingOutput(weights=_repackage(config.public_trainer, into=Path(folder), log=log))
-        stop = Stop(log, TERMINATION, minutes=config.time_limit)
+        stop = Stop(log, TERMINATION, minutes=config.time_limit, server=SERVER)
         base = find_trainable_base(check_gpu)
-        source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
-        archives = Archives.from_inputs(input_images, captions=input_captions)
+        archives, source = _find_files(input_images, input_captions, resume_from, folder=folder)
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's
             prepared = prepare(config, archives, source, base=base.path, base_name=base.name, into=folder, log=log)
-            dataset = encode(prepared, folder=folder, log=log)
+            dataset = encode(prepared, folder=folder, log=log, stop=stop)
         stop.raise_if_requested()
         with trackers.recording(prepared.settings(), log.write):
             trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)
@@ -227,3 +237,20 @@ def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
         f" it is compatible with the base {base.name}"
     )
     return Path(write_lora_tar(tensors, into=into))
+
+
+def _find_files(
+    images: object, captions: object, resume_from: object, *, folder: Path
+) -> tuple[Archives, ResumeSource]:
+    """Find the files that a request names, and delete all other uploads; `folder` is that of the job.
+
+    Raises ValueError if one of them is outside of the folders that requests may read, whether or not it exists.
+    """
+    if UPLOADS:
+        clear_folder(UPLOADS, keep=[folder, *(Path(str(given)) for given in (images, captions, resume_from) if given)])
+    readable = ReadableFolders.of_deployment(checkpoints_folder(), *filter(None, [UPLOADS]))
+    named_file("input_images", images, readable)
+    named_file("input_captions", captions, readable)
+    read = partial(read_lora, readable=readable)
+    source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read, readable=readable)
+    return Archives.from_inputs(images, captions=captions), source

@@ -14,6 +14,7 @@ from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_cache import LoraCache
 from lora.serving.lora_merger import AppliedLora, LoraMerger
+from weights.local_files import EVERYWHERE
 from weights.references import open_lora
 
 
@@ -57,7 +58,7 @@ class Ours:
             yield
 
     def _load_lora(self, path: Path, scale: float) -> AppliedLora:
-        with open_lora(str(path), named="lora_weights") as file:
+        with open_lora(str(path), named="lora_weights", readable=EVERYWHERE) as file:
             cached = self._lora_cache.lora(file.cache_key, file.read)
         return AppliedLora(cached.digest, cached.lora, scale, file.named)
 

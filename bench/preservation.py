@@ -32,6 +32,7 @@ from script.tiny_flux.monster_measure import is_monster
 from script.tiny_flux.shape_measure import classify_strictly
 from script.tiny_flux.world import Scene, caption, held_out_scenes
 from weights.bases import WEIGHTS
+from weights.local_files import EVERYWHERE
 from weights.references import read_lora
 
 BASE = WEIGHTS / "tiny-flux"
@@ -96,7 +97,7 @@ def train(share: float, extent: Extent, tar: Path) -> None:
 
 def with_lora(pipeline: FluxPipeline, tar: Path, arm: str, seconds: float, extent: Extent) -> Counts:
     """Count with a LoRA at lora_scale 1; the pipeline is unchanged afterwards."""
-    lora, merger = read_lora(str(tar), named="lora_weights"), LoraMerger(pipeline)
+    lora, merger = read_lora(str(tar), named="lora_weights", readable=EVERYWHERE), LoraMerger(pipeline)
     merger.apply([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
     try:
         return count_images(pipeline, arm, seconds, extent)

@@ -3,18 +3,29 @@
 import atexit
 import fcntl
 import os
-import reprlib
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
-from lora.checks import check_no_nul
+from lora.checks import check_no_nul, short_repr
 
 SECONDS_ABANDONED = 8 * 24 * 3600  # longer than any job: time_limit is at most a week
-A_FILE = "an https:// URL, a data URI or an uploaded file"
+LONGEST_SHOWN = 300  # characters of a path in an error
+
+
+class Readable(Protocol):
+    """The folders whose files a request may name."""
+
+    @property
+    def expected(self) -> str:
+        """What can be given, for errors."""
+
+    def contain(self, path: Path) -> bool:
+        """Whether a path leads into one of the folders."""
 
 
 @contextmanager
@@ -66,19 +77,22 @@ def clear_folder(folder: Path, *, keep: Iterable[Path | None]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def uploaded_file(folder: Path, name: str, path: object) -> Path | None:
-    """The file that a client uploaded as the input `name`; None if the input is missing or blank.
+def named_file(name: str, path: object, readable: Readable) -> Path | None:
+    """The file that a request gives as the input `name`; None if the input is missing or blank.
 
     Cog stores uploads in the temporary folder of the process, and passes any other value through unchanged. Raises
-    ValueError for such a value.
+    ValueError for a path that is not readable, whether or not a file is there.
     """
     if path is None or (isinstance(path, str) and not path.strip()):
         return None
     if not isinstance(path, str | Path):
-        raise ValueError(f"{name} is {reprlib.repr(path)}: expected {A_FILE}")
+        raise ValueError(f"{name} is {short_repr(path)}: expected {readable.expected}")
     check_no_nul(name, str(path))
-    if not Path(path).resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{name} is the path {str(path)!r}: expected {A_FILE}")
+    if not readable.contain(Path(path)):
+        shown = str(path)[:LONGEST_SHOWN]
+        raise ValueError(
+            f"{name} is the path {shown!r}, outside of the folders that requests may read: expected {readable.expected}"
+        )
     return Path(path)
 
 

@@ -58,13 +58,13 @@ def started_server(
     `base` is its FLUX_BASE; without a port, it uses a free one. The server checks inputs by the schema in its working
     folder. In the folder of the project, the schema is written first; in another `cwd`, it is used if it exists.
     """
-    port = _free_port() if port is None else port
+    port = free_port() if port is None else port
     _refuse_taken(port)
     if cwd is None:
         write_schema(ROOT)
     with tempfile.TemporaryDirectory(prefix="flux-lora-server-") as folder:
         output = Path(folder) / "output.log"
-        with output.open("wb") as log:
+        with output.open("ab") as log:  # not "wb": several processes write to it
             process = subprocess.Popen(
                 [sys.executable, "-m", "cog.server.http", "--host", HOST, *MODES[mode]],
                 cwd=cwd or ROOT,
@@ -88,7 +88,8 @@ def health(server: Server) -> dict[str, Any]:
         return {"status": "STARTING"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that no process listens on at the moment."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return listener.getsockname()[1]

@@ -4,6 +4,7 @@ import argparse
 import base64
 import io
 import json
+import os
 import threading
 import time
 import urllib.error
@@ -22,6 +23,7 @@ from script.contact_sheet import Row, contact_sheet
 from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE
 from script.tiny_flux.world import Scene, caption
+from weights.local_files import VARIABLE as FILES_VARIABLE
 
 BASE = "tiny"
 TRAINING = {
@@ -53,6 +55,7 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     lora = output.with_name("trained_model.tar")
+    os.environ[FILES_VARIABLE] = str(lora.parent.resolve())  # the server reads the LoRA there
     print(f"Starting two Cog servers on the embedded base ({BASE}), one to train and one to generate ...")
     with started_server("predict", base=BASE) as predict_server:
         with running_server("train", base=BASE) as train_server:

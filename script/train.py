@@ -17,6 +17,7 @@ from typing import Any
 
 from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, refuse_output
 from script.whole_file import move_whole, refuse_unwritable
+from weights.local_files import VARIABLE as FILES_VARIABLE
 
 LATEST = "latest"
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -70,6 +71,7 @@ def _choose_trackers(names: list[str], output: Path) -> None:
 
 
 def _train(arguments: dict[str, Any]) -> Path:
+    os.environ[FILES_VARIABLE] = "/"  # whoever runs this command owns the machine
     from train import train  # noqa: PLC0415 - takes seconds, which --help and a wrong flag should not cost
 
     return Path(str(train(**arguments).weights))

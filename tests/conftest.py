@@ -58,10 +58,11 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def checkpoints_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Let the tests keep their checkpoints in this folder instead of the user's home."""
+    """Let the tests keep their checkpoints in this folder instead of the user's home, and name files beside it."""
     folder = tmp_path_factory.mktemp("all-checkpoints")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLUX_LORA_CHECKPOINTS", str(folder))
+        patch.setenv("FLUX_LORA_FILES", str(tmp_path_factory.getbasetemp()))  # requests may name files in here
         yield folder
 
 

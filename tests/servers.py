@@ -22,6 +22,7 @@ from tests.cog_client import call, content_of, data_uri, post_training, when_fre
 from tests.loopback import Webhook
 
 ACCEPTED = 202
+OF_WORKER = "flux-lora-inputs-"
 IGNORED_PREFIXES = ("coglet", "flux-lora-server-")  # empty folders that Cog keeps for every job; the log of the server
 
 
@@ -79,8 +80,10 @@ class TrainServer:
         return self.server.output.read_text(errors="replace")
 
     def left_over(self) -> set[str]:
-        """Return the names of everything in the temporary folder that belongs to a job."""
-        return {path.name for path in self.temporary.iterdir() if not path.name.startswith(IGNORED_PREFIXES)}
+        """Return the names of everything in the temporary folders that belongs to a job."""
+        (inside,) = self.temporary.glob(f"{OF_WORKER}*")  # which the worker has for itself
+        found = (path.name for folder in (self.temporary, inside) for path in folder.iterdir())
+        return {name for name in found if not name.startswith((*IGNORED_PREFIXES, OF_WORKER))}
 
     def steps_kept(self) -> list[int]:
         """Return the steps of all complete checkpoints, in order."""

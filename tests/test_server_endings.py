@@ -16,7 +16,7 @@ import pytest
 from script.cog_server import health
 from tests.cog_client import content_of, data_uri, post_training
 from tests.loopback import webhook
-from tests.servers import Tar, TrainServer, end_of, isolated_train_server, wait_until
+from tests.servers import OF_WORKER, Tar, TrainServer, end_of, isolated_train_server, wait_until
 from tests.tiny import encoded, noisy_image, solid_image, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
@@ -63,7 +63,7 @@ class Job:
 
     def has_file(self, pattern: str) -> bool:
         """Whether the training's folder has such a file."""
-        return any(self.place.temporary.glob(f"flux-lora-train-*/{pattern}"))
+        return any(self.place.temporary.glob(f"{OF_WORKER}*/flux-lora-train-*/{pattern}"))
 
     def is_saving(self) -> bool:
         """Whether a checkpoint is being written."""
@@ -189,17 +189,47 @@ def last_logged_step(place: TrainServer) -> int:
     return int(lines[-1].split("/6000")[0].rpartition("step ")[2])
 
 
-@pytest.mark.parametrize("ending", [end_server, end_group])
-def test_a_client_that_waits_gets_the_lora_trained_so_far_when_the_server_ends(tmp_path_factory, ending):
-    with own_server(tmp_path_factory) as (place, processes), ThreadPoolExecutor(1) as pool:
-        inputs = {"input_images": data_uri(IMAGES), **SHORT, "steps": 40, "checkpoint_every": 250}
-        waiting = pool.submit(post_training, place.server, **inputs)
-        wait_until(lambda: "/40  loss " in place.log, seconds=SECONDS_TO_BEGIN)
-        ending(place)
-        response = waiting.result(SECONDS_TO_BEGIN)
-        print(ending.__name__, str(response)[:300])
-        assert response.body["status"] == "succeeded"
-        tar = Tar(content_of(response.body["output"]["weights"]))
-        assert all(each.isfinite().all() for each in tar.tensors.values())
-        assert tar.account["stopped_early"] == (None if ending is end_server else "SIGTERM came")
+@pytest.mark.parametrize(
+    ("ending", "reason"), [(end_server, "the server is shutting down"), (end_group, "SIGTERM came")]
+)
+def test_a_client_that_waits_gets_the_lora_trained_so_far_when_the_server_ends(tmp_path_factory, ending, reason):
+    """`docker stop` ends the server's process alone."""
+    with own_server(tmp_path_factory) as (place, processes):
+        tar = ended_early(place, lambda: ending(place))
+        assert tar.account["stopped_early"] == reason
+        assert place.steps_kept() == [tar.account["steps_done"]]
         assert not psutil.wait_procs(processes, timeout=SECONDS_TO_STOP)[1]
+
+
+def test_sigterm_to_the_worker_alone_gives_the_client_a_lora_and_the_server_goes_on(place, first):
+    worker = worker_of(place)
+    tar = ended_early(place, worker.terminate)
+    assert tar.account["stopped_early"] == "SIGTERM came"
+    assert tar.account["steps_done"] in place.steps_kept()
+    assert worker.is_running()
+    assert place.train(IMAGES, **SHORT).content == first.content
+
+
+def ended_early(place: TrainServer, ending: Callable[[], None]) -> Tar:
+    """The output of a training that would last minutes, whose end was asked for while its client was waiting."""
+    job = Job(place, len(place.log))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post_training, place.server, input_images=data_uri(IMAGES), **ENDLESS)
+        wait_until(lambda: "/6000  loss " in job.log, seconds=SECONDS_TO_BEGIN)
+        ending()
+        response = waiting.result(SECONDS_TO_STOP)
+    assert response.body["status"] == "succeeded"
+    tar = Tar(content_of(response.body["output"]["weights"]))
+    assert all(each.isfinite().all() for each in tar.tensors.values())
+    return tar
+
+
+def worker_of(place: TrainServer) -> psutil.Process:
+    """The process of a server that trains."""
+    (worker,) = psutil.Process(place.server.process.pid).children()
+    return worker
+
+
+def test_the_server_ends_if_its_worker_is_killed(place):
+    """tests/test_serve.py shows how."""
+    assert [child.cmdline()[-2] for child in worker_of(place).children()] == [str(place.server.process.pid)]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -198,6 +199,23 @@ def test_a_client_cannot_read_an_image_on_the_servers_disk(predict_server: Serve
     response = post_prediction(predict_server, image=str(tmp_path / "private.png"), **SMALL_REQUEST)
     assert response.body["status"] == "failed"
     assert f"image is the path '{tmp_path / 'private.png'}'" in response.body["error"]
+
+
+@pytest.mark.parametrize("name", ["lora_weights", "extra_lora", "replicate_weights", "loras"])
+def test_a_client_cannot_learn_which_loras_are_on_the_servers_disk(
+    predict_server: Server, trained_tar: bytes, name: str
+) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".tar") as file:  # not in the folder of the tests, which is allowed
+        file.write(trained_tar)
+        file.flush()
+        missing = file.name.replace(".tar", "-not.tar")
+        answers = [
+            post_prediction(predict_server, **{name: [path] if name == "loras" else path}, **SMALL_REQUEST).body
+            for path in (file.name, missing)
+        ]
+    assert f": {name}" in answers[0]["error"]
+    assert f" {file.name!r} is outside of the folders that requests may read" in answers[0]["error"]
+    assert answers[0]["error"].replace(file.name, missing) == answers[1]["error"]
 
 
 def test_guidance_by_either_name_is_the_same(predict_server: Server) -> None:

@@ -31,6 +31,7 @@ def server(loras: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Iter
     file.write_bytes(loras[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COG_WEIGHTS", str(file))
+        patch.delenv("FLUX_LORA_FILES")  # only requests may not name any file: this one comes from the deployment
         with running_server("predict", base="tiny") as it:
             file.unlink()
             yield it

@@ -8,7 +8,7 @@ import random
 import shutil
 import socket
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,12 +284,19 @@ class ReadArchive:
     sample_prompts: tuple[str, ...] = ()
     neutral_prompts: tuple[str, ...] = ()
 
-    def encoded(self, encoders: FluxPipeline, *, base: Path = TINY_FLUX, cache: Cache | None = None) -> EncodedDataset:
+    def encoded(
+        self,
+        encoders: FluxPipeline,
+        *,
+        base: Path = TINY_FLUX,
+        cache: Cache | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> EncodedDataset:
         """Encode the data set as a training does."""
         on = encoders.device
         keys, cache = Keys.of(encoders, base, on=on), cache or MemoryCache()
         extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts)
-        return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache)
+        return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache, check=check)
 
 
 def read_archive(

@@ -17,6 +17,7 @@ from weights.cache.store import CacheLimits, Store, default_folder
 from weights.fetching import Fetched, Fetcher
 from weights.grammar.grammar import parse_reference
 from weights.grammar.records import Inline, LocalFile, Remote
+from weights.local_files import ReadableFolders
 from weights.lora_file import parse_lora
 from weights.lora_tar import START_BYTES, is_tar, lora_in_tar
 from weights.network.network import Network, Tokens
@@ -62,11 +63,13 @@ def open_lora(
     tokens: Tokens = NO_TOKENS,
     network: Network = INTERNET,
     store: Store | None = None,
+    readable: ReadableFolders | None = None,
 ) -> Iterator[LoraFile]:
     """Open the file of a LoRA by any reference that weights.grammar knows.
 
     `named` is the input that contains the reference, for errors; `tokens` give access to private LoRAs; downloads are
-    kept in `store`, by default this machine's cache. Raises ValueError, and OSError if a download cannot be written,
+    kept in `store`, by default this machine's cache; a file of this machine must be `readable`, by default what the
+    deployment allows. Raises ValueError, and OSError if a download cannot be written,
     each with one sentence. `named` and the reference are also put before the message of a ValueError or OSError of the
     block.
     """
@@ -76,7 +79,7 @@ def open_lora(
         if isinstance(record, Inline):
             opened = _open_inline(record)
         elif isinstance(record, LocalFile):
-            opened = _open_local(record)
+            opened = _open_local(record, readable or ReadableFolders.of_deployment())
         else:
             opened = _open_remote(record, Fetcher(network, tokens, store or Store(default_folder(), CacheLimits())))
         with opened.file:
@@ -90,9 +93,10 @@ def read_lora(
     tokens: Tokens = NO_TOKENS,
     network: Network = INTERNET,
     store: Store | None = None,
+    readable: ReadableFolders | None = None,
 ) -> Lora:
     """Open and read a LoRA. Takes the arguments and raises the errors of `open_lora`."""
-    with open_lora(reference, named=named, tokens=tokens, network=network, store=store) as file:
+    with open_lora(reference, named=named, tokens=tokens, network=network, store=store, readable=readable) as file:
         return file.read()
 
 
@@ -149,7 +153,11 @@ def _open_inline(record: Inline) -> _OpenLora:
     return _OpenLora(hashlib.sha256(content).hexdigest(), file, lambda: _read_file(file))
 
 
-def _open_local(record: LocalFile) -> _OpenLora:
+def _open_local(record: LocalFile, readable: ReadableFolders) -> _OpenLora:
+    if not readable.contain(record.path):
+        raise ValueError(
+            f"is outside of the folders that requests may read: expected {readable.expected}; or hf://owner/name"
+        )
     file = _open_path(record.path)
     status = os.fstat(file.fileno())
     times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # ctime too, because `cp -p` and tar set the mtime

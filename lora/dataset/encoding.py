@@ -1,6 +1,7 @@
 """Encodes captioned images into latents and text embeddings. Knows the encoders, not the transformer."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,16 +77,21 @@ def encode_dataset(
     on: torch.device,
     keys: Keys,
     cache: Cache,
+    check: Callable[[], None],
 ) -> EncodedDataset:
     """Encode every crop of every image, and each distinct text once. The resulting tensors are on the CPU.
 
-    The encoders run on the device `on`; encoders that are stored elsewhere are moved there only while they run.
+    The encoders run on the device `on`; encoders that are stored elsewhere are moved there only while they run. `check`
+    is called often, and ends the encoding by an exception.
     """
     with on_device(on, encoders.vae):
-        latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache)
+        latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache, check=check)
     texts = {image.prompt for image in dataset.images} | {extra.dropped, *extra.samples, *extra.neutral}
     with on_device(on, encoders.text_encoder, encoders.text_encoder_2):
-        prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
+        prompts = {}
+        for text in sorted(texts):
+            check()
+            prompts[text] = _encoded_text(encoders, text, keys=keys, cache=cache)
     examples = [
         Example(latents[ImageCrop(image.inspection.content, crop)], prompts[image.prompt], image.inspection.content)
         for image in dataset.images

@@ -1,6 +1,6 @@
 """Encodes image crops into latents, in batches of equal size, while threads load the next images."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -50,9 +50,16 @@ def encode_pixels(vae: AutoencoderKL, pixels: Pixels) -> Tensor:
 
 
 def encode_images(
-    vae: AutoencoderKL, images: Iterable[CaptionedImage], inspector: Inspector, *, keys: Keys, cache: Cache
+    vae: AutoencoderKL,
+    images: Iterable[CaptionedImage],
+    inspector: Inspector,
+    *,
+    keys: Keys,
+    cache: Cache,
+    check: Callable[[], None],
 ) -> dict[ImageCrop, Tensor]:
-    """Encode every crop of every image into latents [C, h, w], each distinct one once."""
+    """Encode every crop of every image into latents [C, h, w], each distinct one once. `check` is called before each
+    batch, and ends the encoding by an exception."""
     latents, cache_keys, missing = {}, {}, []
     for image in images:
         content, crops = image.inspection.content, image.inspection.crops
@@ -65,6 +72,7 @@ def encode_images(
     # The last bits of an image's latents depend on the other images in its batch.
     per_call = 1 if cache.outlives_job else PIXELS_PER_CALL
     for batch in _batches(missing, inspector, per_call):
+        check()
         for each, latent in zip(batch.crops, encode_pixels(vae, batch.pixels), strict=True):
             latents[each] = cache.put(cache_keys[each], {"latents": latent})["latents"]
     return latents

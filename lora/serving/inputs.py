@@ -17,7 +17,7 @@ from lora.serving.other_names import loras_by_any_name
 from lora.serving.request import CHECKS, SIDES, Request
 from lora.serving.requested_loras import RequestedLora
 from lora.serving.sources import Source, read_source
-from lora.workspace import clear_folder, uploaded_file
+from lora.workspace import Readable, clear_folder, named_file
 
 FILES = ("image", "mask")
 LONGEST_SIDE = {"webp": 16_383}  # pixels that a format can hold; jpg holds 65,535 and png more than any image has
@@ -89,11 +89,11 @@ def complete_inputs(given: Inputs, *, entry: Callable[..., object]) -> dict[str,
     return {name: getattr(value, "default", value) for name, value in values.items()}
 
 
-def receive_uploads(inputs: Inputs, *, folder: Path) -> dict[str, Any]:
+def receive_uploads(inputs: Inputs, *, folder: Path, readable: Readable) -> dict[str, Any]:
     """Return the inputs with each uploaded file as a path or None, and delete all older uploads in the folder.
 
-    Raises ValueError with one sentence if a value is not a file that was uploaded there.
+    Raises ValueError with one sentence if a value is not a file in a readable folder.
     """
-    files = {name: uploaded_file(folder, name, inputs[name]) for name in FILES}
+    files = {name: named_file(name, inputs[name], readable) for name in FILES}
     clear_folder(folder, keep=files.values())
     return {**inputs, **files}

@@ -26,31 +26,34 @@ from lora.training.stop import Stop
 SAMPLES = "samples"
 
 
-def encode(prepared: Prepared, *, folder: Path, log: Log) -> EncodedDataset:
+def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> EncodedDataset:
     """Encode images and texts once; then free the encoders and delete the image files. The tensors are on the CPU.
 
     Raises ValueError if the encoders cannot be loaded or the cache lacks space, RuntimeError if memory runs out with
-    the smallest placement of the encoders, and what `DiskCache.put` raises.
+    the smallest placement of the encoders, StopRequestedError if there is a reason to stop, and what
+    `DiskCache.put` raises.
     """
     config, images = prepared.config, prepared.images
     extra_texts = len(prepared.samples.prompts) + len(prepared.neutral_prompts)
     needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
     cache = open_cache(on_disk=config.cache_latents_to_disk, needed=needed)
     placements = ENCODER_PLACEMENTS[ENCODER_PLACEMENTS.index(prepared.plans[0].encoders) :]
-    dataset = run_with_fallbacks(placements, lambda placement: _encoded(prepared, placement, cache), log)
+    dataset = run_with_fallbacks(placements, lambda placement: _encoded(prepared, placement, cache, stop), log)
     log.write(dataset.summary())
     free_memory()
     write_thumbnails(images, prepared.inspector, into=folder)
     shutil.rmtree(folder / "dataset")
+    stop.raise_if_requested()
     return dataset
 
 
-def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache) -> EncodedDataset:
+def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache, stop: Stop) -> EncodedDataset:
     base, recipe, config = prepared.base, prepared.recipe, prepared.config
     extra = ExtraTexts(recipe.dropped_text(config.trigger_word), prepared.samples.prompts, prepared.neutral_prompts)
     encoders, device = load_encoders(base, on=encoder_offload_device(placement)), encoder_execution_device(placement)
     keys = Keys.of(encoders, base, on=device)
-    return encode_dataset(encoders, prepared.images, prepared.inspector, extra, on=device, keys=keys, cache=cache)
+    images, inspector, check = prepared.images, prepared.inspector, stop.raise_if_requested
+    return encode_dataset(encoders, images, inspector, extra, on=device, keys=keys, cache=cache, check=check)
 
 
 def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> TrainedLora:

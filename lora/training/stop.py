@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from lora.parent_server import ParentServer
 from lora.training.progress import Log
 
 SECONDS_OF_A_MINUTE = 60
@@ -74,10 +75,18 @@ class Stop:
     """All reasons to end a training early. Cancellation is not one of them: it is an exception."""
 
     def __init__(
-        self, log: Log, termination: Termination, *, minutes: int | None, stop_file: Path | None = None
+        self,
+        log: Log,
+        termination: Termination,
+        *,
+        minutes: int | None,
+        server: ParentServer | None = None,
+        stop_file: Path | None = None,
     ) -> None:
-        """`stop_file` is a file that the parent process writes to stop this process; its content is the reason."""
+        """`server` is the server whose request this process handles. `stop_file` is a file that the parent process
+        writes to stop this process; its content is the reason."""
         self._log, self._termination, self._minutes, self._stop_file = log, termination, minutes, stop_file
+        self._server = server
         self._deadline = None if minutes is None else time.monotonic() + minutes * SECONDS_OF_A_MINUTE
         self._parent = os.getppid()
 
@@ -85,7 +94,7 @@ class Stop:
         """The reason to stop, or None."""
         if self._termination.was_received():
             return "SIGTERM came"
-        if self._log.is_closed:
+        if self._log.is_closed or (self._server is not None and self._server.is_shutting_down()):
             return "the server is shutting down"
         if self._stop_file is not None and self._stop_file.exists():
             return self._stop_file.read_text()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lora.workspace import clear_folder, own_temporary_folder, uploaded_file, workspace
+from lora.workspace import clear_folder, named_file, own_temporary_folder, workspace
 from tests.project_rules import ROOT
 from tests.tiny import assert_one_sentence
+from weights.local_files import ReadableFolders
 
 
 @pytest.fixture(autouse=True)
@@ -108,20 +109,21 @@ def test_a_path_that_was_not_uploaded_is_refused(temporary):
     other.write_text("")
     (own_folder / "sent").write_text("")
     (own_folder / "link").symlink_to(other)
-    assert uploaded_file(own_folder, "image", own_folder / "sent") == own_folder / "sent"
+    readable = ReadableFolders.of_uploads(own_folder)
+    assert named_file("image", own_folder / "sent", readable) == own_folder / "sent"
     for path in (other, own_folder / ".." / "other", own_folder / "link", Path("other"), "other", 5, ["x"]):
-        with pytest.raises(ValueError, match="expected an https:// URL") as error:
-            uploaded_file(own_folder, "mask", path)
+        with pytest.raises(ValueError, match="expected an https:// URL, a data URI or an uploaded file") as error:
+            named_file("mask", path, readable)
         assert_one_sentence(error.value, "mask is")
 
 
 def test_a_path_with_a_nul_character_is_refused(temporary):
     with pytest.raises(ValueError) as error:
-        uploaded_file(temporary, "image", "a\0b")
+        named_file("image", "a\0b", ReadableFolders.of_uploads(temporary))
     assert_one_sentence(error.value, "image has a NUL character at position 1", "expected")
 
 
 @pytest.mark.parametrize("blank", [None, "", " "])
 def test_blank_text_counts_as_no_file(temporary, blank):
     """Cog passes blank text through unchanged."""
-    assert uploaded_file(temporary, "image", blank) is None
+    assert named_file("image", blank, ReadableFolders.of_uploads(temporary)) is None

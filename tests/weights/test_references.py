@@ -185,7 +185,7 @@ def test_an_error_quotes_the_end_of_a_long_path():
     [
         "",
         "lora",
-        "/none/lora.safetensors",
+        "none/lora.safetensors",
         "/etc/passwd",
         "/tmp",
         "a\0b.safetensors",

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from lora.dataset.names import printable
 from lora.training.checkpoints.files import read_manifest
+from lora.training.checkpoints.folder import checkpoints_folder
 from lora.training.checkpoints.identity import Difference, Json, differences
 from lora.training.checkpoints.store import folders_by_age
 
-FOLDER_VARIABLE, DEFAULT_FOLDER = "FLUX_LORA_CHECKPOINTS", "~/.cache/flux-lora/checkpoints"
 LATEST = "latest"
 MOST_DIFFERENCES = 3  # between trainings that are probably meant to be the same; our choice
 
@@ -26,11 +26,6 @@ class EarlierRun:
     checkpoint: Path
     step: int
     identity: Json
-
-
-def checkpoints_folder() -> Path:
-    """The folder for the checkpoints of all trainings on this machine."""
-    return Path(os.environ.get(FOLDER_VARIABLE, DEFAULT_FOLDER)).expanduser()
 
 
 def saved_by_this_process(since: float) -> EarlierRun | None:

@@ -14,16 +14,13 @@ from torch import Tensor
 
 from lora.dataset.limits import BLOCK, Budget
 from lora.dataset.refusal import ContentError, naming_input
-from lora.training.checkpoints.earlier_runs import (
-    FOLDER_VARIABLE,
-    LATEST,
-    checkpoints_folder,
-    lines_on_earlier_runs,
-)
+from lora.training.checkpoints.earlier_runs import LATEST, lines_on_earlier_runs
 from lora.training.checkpoints.files import IN_TAR, MANIFEST, STATE, TENSOR_FILE, Checkpoint, read_checkpoint
+from lora.training.checkpoints.folder import VARIABLE, checkpoints_folder, is_lasting
 from lora.training.checkpoints.identity import Json, folder_name, refuse_mismatch
 from lora.training.checkpoints.store import BEST, CheckpointStore
 from lora.training.progress import Log
+from lora.workspace import Readable, named_file
 
 LAST = "last"  # beside BEST in a tar
 NAMED = "resume_from"
@@ -64,17 +61,19 @@ class InitialState:
     lora: Mapping[str, Tensor] | None
 
 
-def find_resume_source(given: str, *, into: Path, read_lora: ReadLora) -> ResumeSource:
+def find_resume_source(given: str, *, into: Path, read_lora: ReadLora, readable: Readable) -> ResumeSource:
     """Read what `resume_from` names: "latest", the folder of a checkpoint, a tar with a resume state, or a LoRA.
 
-    Raises ValueError if it is none of these, or if it is damaged.
+    Raises ValueError if it is none of these, if it is damaged, or if it is a path that is not readable.
     """
     if given in {"", "."}:
         return ResumeSource()
     path = Path(given)
     if given == LATEST:
         return ResumeSource(is_latest=True)
-    if not _exists(path):
+    if path.is_absolute():
+        named_file(NAMED, path, readable)
+    if not readable.contain(path) or not _exists(path):  # it may be the name of a LoRA elsewhere, as hf://owner/name
         return ResumeSource(lora=read_lora(given, named=NAMED).tensors)
     if (path / MANIFEST).is_file():
         return ResumeSource(checkpoint=_checkpoint(path))
@@ -95,11 +94,11 @@ def open_store(identity: Json, initial_state: InitialState, log: Log) -> Checkpo
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        reason = f"{error.strerror}; set {FOLDER_VARIABLE} to another folder"
+        reason = f"{error.strerror}; set {VARIABLE} to another folder"
         raise ValueError(f"the checkpoint folder {str(root)!r} cannot be created: {reason}") from error
     _delete_old_runs(root, keep=initial_state.checkpoint.folder.parent if initial_state.checkpoint else None)
     run = root / folder_name(identity) / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    hint = "" if os.environ.get(FOLDER_VARIABLE) else f"; set {FOLDER_VARIABLE} to a persistent volume to keep them"
+    hint = "" if is_lasting() else f"; set {VARIABLE} to a persistent volume to keep them"
     log.write(f"checkpoints are saved to {run}{hint}")
     return CheckpointStore(run, identity, report_damage=log.write)
 

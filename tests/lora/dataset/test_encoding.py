@@ -11,6 +11,7 @@ from lora.dataset.encoding import encoded_bytes
 from lora.dataset.latents import encode_pixels
 from lora.flux.loading import load_encoders
 from lora.flux.prompt import encode_prompt, token_count
+from lora.training.stop import StopRequestedError
 from tests.tiny import (
     TINY_FLUX,
     TINY_TEXT_TOKENS,
@@ -216,3 +217,16 @@ class UnusableEncoder:
 
     def to(self, _device):
         return self
+
+
+@pytest.mark.parametrize("passed", [0, 7])
+def test_the_encoding_ends_as_soon_as_a_check_raises_an_error(pipeline, tmp_path, passed):
+    """Here are eight: before two batches of images and six texts. A request to stop need not wait for all of them."""
+    checks = iter([None] * passed)
+
+    def check():
+        if next(checks, "over") == "over":
+            raise StopRequestedError("enough")
+
+    with pytest.raises(StopRequestedError, match="enough"):
+        read(tmp_path, shades(), 64).encoded(pipeline, check=check)

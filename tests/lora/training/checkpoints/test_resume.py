@@ -24,6 +24,7 @@ from lora.training.checkpoints.resume import (
 from lora.training.checkpoints.store import BEST, CheckpointStore, best_beside
 from tests.lora.training.trainers import a_log
 from tests.tiny import assert_one_sentence, random_lora, tiny_transformer, write
+from weights.local_files import ReadableFolders
 from weights.references import read_lora
 
 IDENTITY = {"base_model": "tiny", "lora_rank": 4, "resolutions": [64]}
@@ -77,7 +78,8 @@ def members_of(checkpoint, folder=LAST, *, before=FOLDER):
 
 
 def source_of(given, tmp_path):
-    return find_resume_source(str(given), into=tmp_path / "resume", read_lora=read_lora)
+    readable = ReadableFolders.of_deployment()
+    return find_resume_source(str(given), into=tmp_path / "resume", read_lora=read_lora, readable=readable)
 
 
 def refusal(given, tmp_path):
@@ -231,7 +233,7 @@ def test_latest_is_the_highest_step_of_all_runs_of_this_training(root, capsys):
     a_run(root, "first", 3, 9)
     a_run(root, "second", 2)
     a_run(root, "third", 20, identity=IDENTITY | {"lora_rank": 8})
-    resume_source = find_resume_source("latest", into=root / "resume", read_lora=read_lora)
+    resume_source = source_of("latest", root)
     checkpoint = find_initial_state(resume_source, IDENTITY, steps=1000, log=a_log()).checkpoint
     assert (checkpoint.step, checkpoint.folder.parent.name) == (9, "first")
     assert "resuming from step 9" in capsys.readouterr().out
