@@ -13,7 +13,9 @@ from typing import Protocol
 
 from lora.checks import check_no_nul, short_repr
 
-SECONDS_ABANDONED = 8 * 24 * 3600  # longer than any job: time_limit is at most a week
+FINISHED = ".finished"  # marks a folder whose job has ended well: somebody may still want the result
+# After which a result counts as abandoned; and after which a folder is locked, so that an unlocked one is abandoned.
+SECONDS_ABANDONED, SECONDS_TO_LOCK = 8 * 24 * 3600, 2
 LONGEST_SHOWN = 300  # characters of a path in an error
 
 
@@ -33,17 +35,22 @@ def workspace(name: str) -> Iterator[Path]:
     """Create a folder for a job of this name, and delete it if the job fails or is cancelled.
 
     After a successful job the folder stays. Folders that earlier jobs of this process left, even after an interrupted
-    cleanup, are deleted first, and so are those that any process left more than eight days ago.
+    cleanup, are deleted first, and so are those of killed processes, and results that are eight days old.
     """
     prefix = f"flux-lora-{name}-{os.getpid()}-"
     _delete_old_folders(prefix, name)
     folder, is_successful = Path(tempfile.mkdtemp(prefix=prefix)), False
+    descriptor = _lock(folder)
     try:
         yield folder
         is_successful = True
     finally:
-        if not is_successful:
+        if is_successful:
+            with suppress(OSError):  # the disk is full: the folder is only deleted sooner
+                (folder / FINISHED).touch()
+        else:
             shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def own_temporary_folder(name: str) -> Path:
@@ -99,14 +106,19 @@ def named_file(name: str, path: object, readable: Readable) -> Path | None:
 def _delete_old_folders(prefix: str, name: str) -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"flux-lora-{name}-*"):
         with suppress(OSError):
-            is_abandoned = time.time() - folder.stat().st_mtime > SECONDS_ABANDONED
+            is_result = (folder / FINISHED).exists()
+            age = time.time() - folder.stat().st_mtime
+            is_abandoned = age > (SECONDS_ABANDONED if is_result else SECONDS_TO_LOCK) and not _is_locked(folder)
             if is_abandoned or folder.name.startswith(prefix):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(folder: Path) -> None:
-    """Lock until the process ends: the operating system closes the descriptor, and with it releases the lock."""
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+def _lock(folder: Path) -> int:
+    """Lock a folder, and return the descriptor. The lock ends with the descriptor, or with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # the file system has no locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def _is_locked(folder: Path) -> bool:

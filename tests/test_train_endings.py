@@ -74,6 +74,13 @@ def test_after_sigterm_the_lora_so_far_is_written_and_resuming_does_the_rest(tmp
     assert rest.said.splitlines()[-2] == f"wrote {rest.output}"
 
 
+def test_a_closed_terminal_stops_the_training_after_the_step_and_saves(tmp_path, archive, base):
+    stopped = Command(tmp_path, archive, base, "--steps", STEPS)
+    assert stopped.signalled(signal.SIGHUP, after="s/step") == 75, stopped.said
+    assert "SIGHUP came" in stopped.said
+    assert list((tmp_path / "checkpoints").glob(f"*/*/step-{int(EARLY.search(stopped.said)[1]):06}/manifest.json"))
+
+
 def test_ctrl_c_during_the_steps_names_the_step_that_is_saved(tmp_path, archive, base):
     stopped = Command(tmp_path, archive, base, "--steps", STEPS)
     assert stopped.signalled(signal.SIGINT, after="s/step") == 130, stopped.said

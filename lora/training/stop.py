@@ -14,6 +14,7 @@ from lora.parent_server import ParentServer
 from lora.training.progress import Log
 
 SECONDS_OF_A_MINUTE = 60
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequestedError(RuntimeError):
@@ -21,11 +22,11 @@ class StopRequestedError(RuntimeError):
 
 
 class Termination:
-    """Whether the process received SIGTERM during a job.
+    """Whether the process received SIGTERM, or SIGHUP of a terminal that was closed, during a job.
 
     Only the main thread can install signal handlers. In Cog's worker that thread runs no Python after the import of
     train.py, so no handler is ever called; but Python writes the signal's number to a socket (`signal.set_wakeup_fd`),
-    which any thread can read. While no job runs, SIGTERM ends the process as usual.
+    which any thread can read. While no job runs, these signals end the process as usual.
     """
 
     def __init__(self) -> None:
@@ -33,39 +34,44 @@ class Termination:
         self._received.setblocking(False)
         self._written.setblocking(False)
         self._has_job = False
-        self._was_received = False
+        self._received_signal: signal.Signals | None = None
 
     @classmethod
     def install(cls) -> "Termination":
-        """Install the signal handler. In a thread other than the main thread, this does nothing."""
+        """Install the signal handler. In a thread other than the main thread, this does nothing; a SIGHUP that is
+        ignored, as `nohup` has it, stays so."""
         termination = cls()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, termination._handle)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, termination._handle)
             signal.set_wakeup_fd(termination._written.fileno(), warn_on_full_buffer=False)
         return termination
 
     @contextmanager
     def during_job(self) -> Iterator[None]:
-        """A context in which SIGTERM only requests a stop, which takes effect at the end of a step."""
-        self._has_job, self._was_received = True, False
+        """A context in which a signal only requests a stop, which takes effect at the end of a step."""
+        self._has_job = True
         self._read_signals()
-        self._was_received = False
+        self._received_signal = None
         try:
             yield
         finally:
             self._has_job = False
 
-    def was_received(self) -> bool:
-        """Whether SIGTERM came during the job."""
+    def received(self) -> signal.Signals | None:
+        """The signal that came during the job, if one came."""
         self._read_signals()
-        return self._was_received
+        return self._received_signal
 
     def _read_signals(self) -> None:
         with suppress(BlockingIOError):  # there was no signal
-            self._was_received |= signal.SIGTERM in self._received.recv(4096)
+            for number in self._received.recv(4096):
+                if number in STOPPING:
+                    self._received_signal = self._received_signal or signal.Signals(number)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._was_received = True
+        self._received_signal = self._received_signal or signal.Signals(number)
         if not self._has_job:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -92,8 +98,8 @@ class Stop:
 
     def reason(self) -> str | None:
         """The reason to stop, or None."""
-        if self._termination.was_received():
-            return "SIGTERM came"
+        if received := self._termination.received():
+            return f"{received.name} came"
         if self._log.is_closed or (self._server is not None and self._server.is_shutting_down()):
             return "the server is shutting down"
         if self._stop_file is not None and self._stop_file.exists():

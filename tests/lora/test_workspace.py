@@ -39,14 +39,55 @@ def test_a_failed_or_cancelled_job_leaves_no_files(temporary, error):
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize(("hours", "stays"), [(7 * 24, True), (8 * 24 + 1, False)])
-def test_the_folder_of_another_process_is_deleted_after_more_than_a_week(temporary, hours, stays):
-    """The other process may have been killed, or may still be running."""
-    left = temporary / f"flux-lora-train-{os.getpid() + 1}-x"
-    left.mkdir()
-    os.utime(left, (time.time() - 3600 * hours,) * 2)
+KILLED = """
+import os, signal
+from lora.workspace import workspace
+with workspace("train") as folder:
+    (folder / "photo.jpg").touch()
+    print(folder, flush=True)
+    {how}
+"""
+
+
+def folder_of(how):
+    """The folder of a job in another process, and that process, which has ended its job like this or is in it."""
+    environment = {**os.environ, "TMPDIR": tempfile.gettempdir()}
+    command = [sys.executable, "-c", KILLED.format(how=how)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    return Path(process.stdout.readline().strip()), process
+
+
+def age(folder, seconds):
+    os.utime(folder, (time.time() - seconds,) * 2)
+
+
+def test_the_folder_of_a_killed_process_is_deleted_at_the_next_start():
+    folder, process = folder_of("os.kill(os.getpid(), signal.SIGKILL)")
+    process.wait()
+    assert (folder / "photo.jpg").exists()
+    age(folder, 3)
     with workspace("train"):
-        assert left.exists() is stays
+        assert not folder.exists()
+
+
+def test_the_folder_of_a_running_process_stays():
+    folder, process = folder_of("input()")
+    age(folder, 9 * 24 * 3600)
+    with workspace("train"):
+        assert folder.exists()
+    process.communicate("\n")
+
+
+@pytest.mark.parametrize(("hours", "stays"), [(7 * 24, True), (8 * 24 + 1, False)])
+def test_a_result_of_another_process_is_deleted_after_more_than_a_week(hours, stays):
+    """Somebody may still want it: script/train leaves the tar there if it cannot be moved."""
+    folder, process = folder_of("pass")
+    process.wait()
+    age(folder, 3600 * hours)
+    with workspace("train"):
+        assert folder.exists() is stays
 
 
 def test_each_process_has_its_own_temporary_folder(temporary):

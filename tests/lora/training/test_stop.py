@@ -10,7 +10,7 @@ import pytest
 
 from lora.training import stop as stop_module
 from lora.training.progress import Log
-from lora.training.stop import Stop, StopRequestedError, Termination
+from lora.training.stop import STOPPING, Stop, StopRequestedError, Termination
 from script.cog_server import ROOT
 from tests.lora.training.trainers import a_log
 
@@ -24,15 +24,24 @@ def job():
         time.sleep(0.5)  # until the main thread waits
         os.kill(os.getpid(), signal.SIGTERM)
         deadline = time.monotonic() + 5
-        while not termination.was_received() and time.monotonic() < deadline:
+        while not termination.received() and time.monotonic() < deadline:
             time.sleep(0.01)
-        print(termination.was_received(), flush=True)
+        print(termination.received() == signal.SIGTERM, flush=True)
     os._exit(0)
 threading.Thread(target=job).start()
 mutex = ctypes.create_string_buffer(64)
 lock = ctypes.CDLL(None).pthread_mutex_lock
 lock(mutex)
 lock(mutex)
+"""
+IGNORED = """
+import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from lora.training.stop import Termination
+termination = Termination.install()
+with termination.during_job():
+    os.kill(os.getpid(), signal.SIGHUP)
+    print(termination.received())
 """
 IDLE = """
 import os, signal, time
@@ -55,10 +64,11 @@ def run(program):
 @pytest.fixture
 def termination():
     """A Termination that is installed in this process."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in STOPPING}
     yield Termination.install()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def a_stop(**changes):
@@ -110,20 +120,27 @@ def test_a_worker_process_stops_when_its_parent_process_is_gone(tmp_path, monkey
     assert alone.reason() is None
 
 
-def test_sigterm_during_a_job_is_a_reason_to_stop_and_does_not_end_the_process(termination):
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_during_a_job_is_a_reason_to_stop_and_does_not_end_the_process(termination, number):
+    """SIGTERM, and SIGHUP, which a terminal that is closed or an SSH connection that is lost sends."""
     stop = Stop(a_log(), termination, minutes=None)
     with termination.during_job():
         assert stop.reason() is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.reason() == "SIGTERM came"
-        assert stop.reason() == "SIGTERM came", "the signal is remembered"
+        os.kill(os.getpid(), number)
+        assert stop.reason() == f"{number.name} came"
+        assert stop.reason() == f"{number.name} came", "the signal is remembered"
+
+
+def test_a_sighup_that_is_ignored_stays_ignored():
+    """As `nohup` starts a process."""
+    assert run(IGNORED).stdout == "None\n"
 
 
 def test_a_job_ignores_the_sigterm_of_the_job_before(termination):
     with termination.during_job():
         os.kill(os.getpid(), signal.SIGTERM)
     with termination.during_job():
-        assert not termination.was_received()
+        assert not termination.received()
 
 
 def test_other_signals_do_not_count_as_sigterm(termination):
@@ -131,7 +148,7 @@ def test_other_signals_do_not_count_as_sigterm(termination):
     try:
         with termination.during_job():
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert not termination.was_received()
+            assert not termination.received()
     finally:
         signal.signal(signal.SIGUSR1, before)
 
