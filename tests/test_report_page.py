@@ -1,5 +1,6 @@
 """The report page in a real browser, opened from disk, without any network."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +9,32 @@ import pytest
 
 from lora.reporting.page import page_of
 from tests.lora.reporting.reports import HOSTILE, RIGHT_TO_LEFT, some_contents
+from tests.servers import wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SECONDS_TO_INSTALL = 120
 
 WHOLE = "[...document.images].map(image => image.complete && image.naturalWidth > 0)"
 WIDTHS = "[document.documentElement.scrollWidth, innerWidth]"
 CUT = "document.querySelector('.compare').style.getPropertyValue('--cut')"
 
 
+def installed_browser() -> str | None:
+    """The path of a browser, which script/test may still be installing."""
+    installer = os.environ.get("BROWSER_INSTALLER")
+    if installer:
+        wait_until(lambda: not Path(f"/proc/{installer}").exists(), seconds=SECONDS_TO_INSTALL)
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator["playwright.Browser"]:
+    chromium = installed_browser()
+    if chromium is None:
+        pytest.skip("there is no Chromium, and script/test could not install it: apt-get install chromium")
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
