@@ -192,7 +192,7 @@ def train(
     with workspace("train") as folder, TERMINATION.during_job():
         log = Log(current_scope().record_metric)
         stop = Stop(log, TERMINATION, minutes=config.time_limit)
-        base = find_trainable_base(check_gpu)
+        base = find_trainable_base(check_gpu, log_line=log.write)
         source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read_lora)
         archives = Archives.from_inputs(input_images, captions=input_captions)
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's

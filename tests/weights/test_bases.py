@@ -1,12 +1,6 @@
 """The base that a setting or a request names is found. The error for a missing base says how to get it."""
 
-import contextlib
-import re
-import shlex
-import sys
-
 import pytest
-from huggingface_hub.cli import download, hf
 
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace, write
 from weights import bases
@@ -46,27 +40,6 @@ def test_a_base_without_guidance_is_not_trained(monkeypatch, tmp_path):
 def test_a_base_with_guidance_is_trained(monkeypatch):
     monkeypatch.setenv("FLUX_BASE", "tiny")
     assert find_trainable_base() == find_base()
-
-
-def test_the_download_command_in_the_error_is_valid(monkeypatch):
-    """Runs the real command line tool of Hugging Face, with its two download functions replaced by recorders."""
-    monkeypatch.setenv("FLUX_BASE", "dev")
-    if (WEIGHTS / "dev").exists():
-        pytest.skip("weights/dev is there")
-    command = re.search(r"`(hf download [^`]+)`", refusal(FileNotFoundError))
-    assert command
-    calls = []
-    for function in ("snapshot_download", "hf_hub_download"):
-        monkeypatch.setattr(
-            download, function, lambda *_, _name=function, **kwargs: calls.append((_name, kwargs)) or ""
-        )
-    monkeypatch.setattr(sys, "argv", shlex.split(command[1]))
-    with contextlib.suppress(SystemExit):
-        hf.main()
-    [(function, settings)] = calls
-    assert function == "snapshot_download"
-    assert settings["repo_id"] == "black-forest-labs/FLUX.1-dev"
-    assert settings["ignore_patterns"] == ["flux1-*", "ae.safetensors"]
 
 
 def test_spaces_around_a_name_are_ignored(monkeypatch):
@@ -136,7 +109,7 @@ def test_the_error_for_a_missing_base_says_how_to_get_it(monkeypatch, name):
     message = refusal(FileNotFoundError)
     assert "model_index.json" in message
     assert str(WEIGHTS / name) in message
-    assert f"hf download {REPOSITORIES[name]} --local-dir weights/{name}" in message
+    assert f"accept the licence at huggingface.co/{REPOSITORIES[name]}, then run `script/download {name}`" in message
 
 
 @pytest.mark.parametrize("setting", [None, "", "  "])
@@ -203,7 +176,9 @@ def test_a_request_can_name_any_base_on_this_machine(weights):
 def test_the_error_for_a_request_of_a_missing_base_says_how_to_get_it(weights):
     with pytest.raises(FileNotFoundError) as error:
         requested_base("krea", served=weights["dev"])
-    assert_one_sentence(error.value, "model is krea: weights/krea is not installed", "server has dev", "`hf download")
+    assert_one_sentence(
+        error.value, "model is krea: weights/krea is not installed", "server has dev", "`script/download krea`"
+    )
 
 
 def test_the_error_for_an_unknown_model_lists_the_known_ones(weights):
