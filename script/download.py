@@ -28,7 +28,10 @@ def main() -> None:
 
 
 def _source(name: str) -> HubBase:
-    source = parse_base_source(name if "://" in name else f"hf://{REPOSITORIES.get(name, name)}")
+    try:
+        source = parse_base_source(name if "://" in name else f"hf://{REPOSITORIES.get(name, name)}")
+    except ValueError as error:
+        raise ValueError(f"base {error}; or {', '.join(REPOSITORIES)}") from error
     if not isinstance(source, HubBase):
         raise ValueError("base is the URL of a tar: expected a name on Hugging Face; FLUX_BASE_URL takes tars")
     return source

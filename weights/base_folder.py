@@ -1,6 +1,7 @@
 """The folder into which a base is downloaded: its lock, the room on its disk, and files that are not complete yet."""
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +15,14 @@ from filelock import FileLock, Timeout
 
 from weights.base_files import UNFINISHED
 from weights.network.network import Network
+from weights.printed import size_text
 
 SPARE_BYTES = 2 * 2**30  # of the disk that must stay free
 LOCK = ".lock"
 VALIDATOR = ".version"  # suffix of the file with the version of an incomplete one
 SECONDS_BETWEEN_TRIES = 0.2
 CHUNK_BYTES = 8 * 2**20
-GB = 1e9
+LARGE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,10 @@ class FilePart:
         return digest
 
     def finish(self) -> None:
-        """Give the complete file its name."""
+        """Give the complete file its name; a large one must be on the disk then; a small one is read again."""
+        with self.path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size >= LARGE_BYTES:
+                os.fsync(file.fileno())
         self.path.replace(self.final)
         self._validator.unlink(missing_ok=True)
 
@@ -114,6 +119,6 @@ def check_room(folder: Path, needed: int) -> None:
     """Raise OSError, whose message completes a sentence, if `needed` more bytes do not fit on the disk."""
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE_BYTES:
-        expected = f"expected {needed / GB:.2f} GB and {SPARE_BYTES / GB:.1f} GB to spare"
-        where = f"on the disk of {folder}: {free / GB:.2f} GB are free, {expected}"
+        expected = f"expected {size_text(needed)} and {size_text(SPARE_BYTES)} to spare"
+        where = f"on the disk of {folder}: {size_text(free)} are free, {expected}"
         raise OSError(f"does not fit {where}; make room, for example by deleting other bases in {folder.parent}")

@@ -3,18 +3,18 @@
 What an interrupted download has left is continued.
 """
 
-import os
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 from weights.base_folder import Destination, FilePart, check_room
 from weights.base_kind import check_kind
-from weights.base_manifest import Manifest, ManifestEntry, checked_entry, hash_files, read_manifest
+from weights.base_manifest import Manifest, ManifestEntry, checked_entry, hash_files
 from weights.grammar.base_source import HubBase
 from weights.network.failures import AccessDenied
 from weights.network.stream import Changed, RemoteStream
 from weights.parallel import Progress, run_in_parallel
+from weights.printed import size_text
 from weights.sources.hub_base import HubFile, HubListing, how_to_get_access, list_base
 
 CONNECTIONS = 4  # at a time
@@ -34,8 +34,8 @@ def fetch_from_hub(source: HubBase, destination: Destination) -> Manifest:
     parts = sum(FilePart(destination.folder / file.path).size for file in missing)
     check_room(destination.folder, sum(file.size for file in missing) - parts)
     if missing:
-        size, of = sum(file.size for file in missing) - parts, f"into {destination.folder}"
-        destination.log_line(f"downloading {size / 1e9:.1f} GB {of}; {len(entries)} files are there already")
+        size, where = size_text(sum(file.size for file in missing) - parts), f"into {destination.folder}"
+        destination.log_line(f"downloading {size} {where}; {len(entries)} of the large files are there already")
     download = _Download(destination, Progress("download of the base", listing.bytes, destination.log_line))
     download.progress.add(listing.bytes - sum(file.size for file in missing))
     try:
@@ -49,13 +49,10 @@ def fetch_from_hub(source: HubBase, destination: Destination) -> Manifest:
 
 
 def _verified(listing: HubListing, destination: Destination) -> list[ManifestEntry]:
-    """Return the entries of the files that are there with the right content; hash those that were never checked."""
-    folder, manifest = destination.folder, read_manifest(destination.folder)
-    known = {entry.path: entry for entry in manifest.files if entry.is_unchanged(folder)} if manifest else {}
+    """Return the entries of the files that are there with the right content; all of them are hashed."""
+    folder = destination.folder
     there = [each for each in listing.files if _size(folder / each.path) == each.size and each.sha256]
-    unknown = [each.path for each in there if each.path not in known]
-    digests = {path: entry.sha256 for path, entry in known.items()}
-    digests |= hash_files(folder, unknown, log_line=destination.log_line)
+    digests = hash_files(folder, [each.path for each in there], log_line=destination.log_line)
     return [checked_entry(folder, each.path, each.sha256) for each in there if digests[each.path] == each.sha256]
 
 
@@ -104,7 +101,6 @@ class _Download:
                     opened.flush()  # nothing may be left to write once another process has the lock
                     digest.update(chunk)
                     self.progress.add(len(chunk))
-                os.fsync(opened.fileno())
             if not stop.is_set():
                 _check_size(file, stream.offset)
                 _check_digest(file, digest.hexdigest())

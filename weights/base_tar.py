@@ -5,8 +5,8 @@ member that was cut off, if the server can send a part of the tar.
 """
 
 import hashlib
+import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,7 +22,7 @@ from weights.grammar.base_source import TarBase
 from weights.network.client import HttpRequest
 from weights.network.stream import Changed, RemoteStream
 from weights.parallel import Progress
-from weights.printed import quoted
+from weights.printed import quoted, size_text
 from weights.tar_stream import GZIP, RefusedTar, open_tar, unpacked
 
 MAX_MEMBERS = 10_000
@@ -30,7 +30,7 @@ MAX_BYTES = 100 * 2**30  # of all members together; FLUX.1-dev has 34 GB
 STATE = f"tar{UNFINISHED}"  # what an interrupted download has finished
 CHUNK_BYTES = 2**20
 COMPONENT_DEPTH = 2  # of a file in the folder of a component
-MAX_MANIFEST_BYTES = 2**20
+MAX_TEXTS, MAX_TEXT_BYTES = 20, 2**20
 MAX_RESTARTS = 2  # from the first byte, after a change at the source
 
 
@@ -61,8 +61,7 @@ class _State:
     total: int | None = None
     files: dict[str, ManifestEntry] = field(default_factory=dict)
     root: str | None = None  # the folder of the tar that holds the base
-    is_root_sure: bool = False  # whether a file that only a base has was found in it
-    promised: dict[str, str] = field(default_factory=dict)  # sha256 by path, from the manifest in the tar
+    texts: dict[str, str] = field(default_factory=dict)  # licences and the like by path in the tar; bytes as Latin-1
 
     @classmethod
     def read(cls, folder: Path) -> "_State":
@@ -73,7 +72,8 @@ class _State:
             state = cls(**{**found, "files": files})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
-        return state if state.validator and all(entry.is_unchanged(folder) for entry in files.values()) else cls()
+        is_usable = state.validator and (state.total is None or state.offset < state.total)
+        return state if is_usable and all(entry.is_unchanged(folder) for entry in files.values()) else cls()
 
     def write(self, folder: Path) -> None:
         """Store the state."""
@@ -92,6 +92,7 @@ class _Download:
         token = destination.token if source.url.startswith(f"{destination.network.hugging_face}/") else ""
         request, state = HttpRequest(source.url, token=token), self.state
         self.stream = RemoteStream(request, destination.network, state.offset, state.validator, state.total)
+        self.promised: dict[str, str] = {}  # sha256 by path, from the manifest in the tar
         self.arriving = _Arriving(self.stream, is_hashed=bool(source.sha256))
 
     def run(self) -> dict[str, ManifestEntry]:
@@ -111,6 +112,7 @@ class _Download:
                 raise
             while self.arriving.read(CHUNK_BYTES):
                 pass
+        self._write_texts()
         self._check_whole()
         return self.state.files
 
@@ -120,42 +122,45 @@ class _Download:
         if total is not None:
             _check_bytes(total)
             check_room(self.folder, total - begun)
-            self.log_line(f"downloading {(total - begun) / 1e9:.1f} GB into {self.folder}")
+            self.log_line(f"downloading {size_text(total - begun)} into {self.folder}")
         self.arriving.progress = Progress("download of the base", total, self.log_line, done=begun)
         self.state.validator, self.state.total = self.stream.validator, total
 
     def _write_members(self, tar: tarfile.TarFile, *, begun: int, is_plain: bool) -> None:
         for member in _members(tar):
-            path, file = self._layout_path(member), tar.extractfile(member) if member.isreg() else None
-            if path is None or file is None:
+            root, path = _place(member.name)
+            file = tar.extractfile(member) if path and member.isreg() else None
+            if file is None:
                 continue
-            if path == MANIFEST:
-                self.state.promised = _promises(file.read(MAX_MANIFEST_BYTES))
-            else:
+            if _is_text(path):
+                self._keep_text(f"{root}/{path}", file.read(min(member.size, MAX_TEXT_BYTES)))
+            elif self._is_root(root):
                 self.state.files[path] = self._write(path, member.size, file)
-            if path.endswith(".json"):
-                self._check_kind()
+                if path.endswith(".json"):
+                    self._check_kind()
             if is_plain:
                 self.state.offset = begun + member.offset_data + _blocks(member.size)
                 self.state.write(self.folder)
 
-    def _layout_path(self, member: tarfile.TarInfo) -> str | None:
-        """Return the path of a member in the base, None if it is no file of a base or lies in another folder."""
-        parts = tuple(part for part in member.name.split("/") if part not in {"", "."})
-        for depth in (COMPONENT_DEPTH, 1):
-            path, root = "/".join(parts[-depth:]), "/".join(parts[:-depth])
-            if len(parts) >= depth and ".." not in parts and (is_layout_file(path) or path == MANIFEST):
-                self._note_root(root, is_sure=depth == COMPONENT_DEPTH or path == INDEX)
-                return path if root == self.state.root else None
-        return None
+    def _is_root(self, root: str) -> bool:
+        """Whether a folder of the tar is the one with the base: the first with a file that only a base has."""
+        if self.state.root is None:
+            self.state.root = root
+        return root == self.state.root
 
-    def _note_root(self, root: str, *, is_sure: bool) -> None:
-        """Note the folder of the tar that holds the base; a licence or a list of prompts may lie outside of it."""
-        state = self.state
-        if state.root is None or (is_sure and not state.is_root_sure):
-            if state.root != root:
-                state.files, state.promised = {}, {}
-            state.root, state.is_root_sure = root, is_sure
+    def _keep_text(self, path: str, content: bytes) -> None:
+        """Keep a text until the end: it may come before anything tells which folder holds the base."""
+        if len(self.state.texts) < MAX_TEXTS:
+            self.state.texts[path] = content.decode("latin-1")
+
+    def _write_texts(self) -> None:
+        for path, text in self.state.texts.items():
+            root, _, name = path.rpartition("/")
+            content = text.encode("latin-1")
+            if root == self.state.root and name == MANIFEST:
+                self.promised = _promises(content)
+            elif root == self.state.root:
+                self.state.files[name] = self._write(name, len(content), io.BytesIO(content))
 
     def _write(self, path: str, size: int, file: IO[bytes]) -> ManifestEntry:
         check_room(self.folder, size)
@@ -169,8 +174,6 @@ class _Download:
                 opened.write(chunk)
                 digest.update(chunk)
                 left -= len(chunk)
-            opened.flush()
-            os.fsync(opened.fileno())
         part.finish()
         return checked_entry(self.folder, path, digest.hexdigest())
 
@@ -187,12 +190,27 @@ class _Download:
             raise ValueError(f"arrived with the sha256 {found[:12]}..., but its reference says {expected[:12]}...")
         if INDEX not in self.state.files:
             raise ValueError(f"is a tar without {INDEX}: expected a folder in diffusers layout")
-        for path, sha256 in self.state.promised.items():
+        for path, sha256 in self.promised.items():
             entry = self.state.files.get(path)
             if entry is None or entry.sha256 != sha256:
                 raise ValueError(
                     f"is a tar whose {quoted(path)} is not what its {MANIFEST} says: expected the same file"
                 )
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Split the name of a member into a folder and the path of a file of a base in it; empty if it is none."""
+    parts = [part for part in name.split("/") if part not in {"", "."}]
+    for depth in (COMPONENT_DEPTH, 1):
+        path = "/".join(parts[-depth:])
+        if len(parts) >= depth and (is_layout_file(path) or path == MANIFEST):
+            return "/".join(parts[:-depth]), path
+    return "", ""
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file may lie beside anything: a licence, a list of prompts, a manifest."""
+    return "/" not in path and path != INDEX
 
 
 def _promises(content: bytes) -> dict[str, str]:

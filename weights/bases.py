@@ -204,6 +204,10 @@ def _existing_base(name: str, folder: Path, *, remedy: str) -> Base:
     if not (folder / INDEX).is_file():
         expected = "expected a folder in diffusers layout"
         raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}, {expected}; {remedy}")
+    try:
+        check_kind(folder)
+    except ValueError as error:
+        raise ValueError(f"{SETTING} is {name}: {error}") from error
     return Base(name, folder, remedy)
 
 

@@ -6,10 +6,11 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TypeVar
 
+from weights.printed import size_text
+
 Item = TypeVar("Item")
 POLL_SECONDS = 0.1
 SECONDS_BETWEEN_LINES = 10.0
-GB = 1e9
 
 
 class Progress:
@@ -33,9 +34,9 @@ class Progress:
             return
         speed = (self._done - self._logged) / seconds
         self._logged_at, self._logged = time.monotonic(), self._done
-        of = f" of {self._total / GB:.1f}" if self._total else ""
+        of = f" of {size_text(self._total)}" if self._total else ""
         left = f", {_duration((self._total - self._done) / speed)} left" if self._total and speed > 0 else ""
-        self._log_line(f"{self._what}: {self._done / GB:.1f}{of} GB, {speed / 1e6:.0f} MB/s{left}")
+        self._log_line(f"{self._what}: {size_text(self._done)}{of}, {size_text(speed)}/s{left}")
 
 
 def run_in_parallel(

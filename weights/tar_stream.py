@@ -67,7 +67,9 @@ class _Tar(tarfile.TarFile):
 def unpacked(source: Readable, start: bytes) -> Readable:
     """Return the tar in a source that may be gzipped, whose first bytes are `start` and were read already."""
     whole = _Prefixed(start, source)
-    return gzip.GzipFile(fileobj=whole) if start.startswith(GZIP) else whole  # type: ignore[call-overload]
+    if start.startswith(GZIP):
+        return gzip.GzipFile(fileobj=whole)  # type: ignore[call-overload] # it only reads
+    return whole
 
 
 class _Prefixed:

@@ -30,6 +30,7 @@ from weights import base_folder
 from weights.base_fetching import cache_folder, ensure_base, fetch_base
 from weights.base_files import check_folder
 from weights.grammar.base_source import HubBase, TarBase
+from weights.printed import size_text
 
 HUB = HubBase(REPOSITORY, "main")
 
@@ -68,7 +69,7 @@ def test_the_log_says_size_licence_and_gate_first(files, tmp_path):
         fetch_base(HUB, destination(server, tmp_path / "base", token="mine", lines=where_lines))
     first = where_lines[1]
     assert first.startswith(
-        f"{REPOSITORY} at commit {COMMIT[:12]}: 0.0 GB in {len(files)} files, licence small-licence"
+        f"{REPOSITORY} at commit {COMMIT[:12]}: 864.2 kB in {len(files)} files, licence small-licence"
     )
     assert first.endswith(f"gated: it must be accepted at huggingface.co/{REPOSITORY}")
     assert "is complete" in where_lines[-1]
@@ -180,7 +181,7 @@ def test_too_little_disk_is_refused_before_anything_is_downloaded(files, tmp_pat
     with service(Hub(Files(files))) as server:
         message = refusal(HUB, destination(server, tmp_path / "base"), OSError)
     assert "does not fit on the disk" in message
-    assert re.search(r"[\d.]+ GB are free, expected [\d.]+ GB and [\d.]+ GB to spare; make room", message)
+    assert re.search(r"[\d.]+ GB are free, expected [\d.]+ [kM]B and [\d.]+ GB to spare; make room", message)
     assert downloads(server) == []
 
 
@@ -274,6 +275,15 @@ def test_a_base_in_a_tar_is_written_wherever_it_lies_in_it(files, tmp_path, root
     check_folder(tmp_path / "base")
 
 
+def test_a_licence_beside_the_base_is_not_taken_for_its_folder(files, tmp_path):
+    members = {"LICENSE": b"of the archive", "model_index.json.bak": b""}
+    members |= {f"deep/small/{name}": content for name, content in files.items()}
+    with serve_tar(tar_of(members, root="")) as server:
+        fetch_base(tar_source(server), destination(server, tmp_path / "base"))
+    manifest = manifest_of(tmp_path / "base")
+    assert {entry["path"] for entry in manifest["files"]} == files.keys()
+
+
 def test_names_in_a_tar_lead_nowhere_else(files, tmp_path):
     evil = {
         "../../evil.json": b"{}",
@@ -313,7 +323,8 @@ def test_a_tar_that_was_interrupted_is_continued_with_the_member_that_was_cut_of
 
 
 def test_a_tar_that_changes_during_its_download_is_begun_anew(files, tmp_path):
-    other = {**files, LARGE: files[LARGE][:-4] + b"more"}
+    other = {**files, "model_index.json": files["model_index.json"] + b" ", LARGE: files[LARGE][:-4] + b"more"}
+    assert len(tar_of(other)) == len(tar_of(files))
     sent = [Files({"/base.tar": tar_of(files)}, {"/base.tar": 300_000}), *[Files({"/base.tar": tar_of(other)})] * 3]
     with service(lambda request, _: sent.pop(0).send(request, "/base.tar")) as server:
         fetch_base(tar_source(server), destination(server, tmp_path / "base"))
@@ -360,10 +371,10 @@ def test_a_tar_that_holds_no_base_is_refused(files, tmp_path, content, found):
 
 def test_a_tar_with_too_little_disk_is_refused_before_it_is_written(files, tmp_path, monkeypatch):
     monkeypatch.setattr(base_folder, "SPARE_BYTES", shutil.disk_usage(tmp_path).free + 10**9)
-    with serve_tar(tar_of(files)) as server:
-        assert "does not fit on the disk" in refusal(
-            tar_source(server), destination(server, tmp_path / "base"), OSError
-        )
+    content = tar_of(files)
+    with serve_tar(content) as server:
+        message = refusal(tar_source(server), destination(server, tmp_path / "base"), OSError)
+    assert f"expected {size_text(len(content))} and " in message
     assert files_of(tmp_path / "base") == {}
 
 

@@ -13,11 +13,10 @@ from weights.network.client import HttpRequest
 from weights.network.failures import AccessDenied, NotFound
 from weights.network.json_response import fetch_json
 from weights.network.network import Network
-from weights.printed import quoted
+from weights.printed import quoted, size_text
 
 MAX_FILES = 500
 MAX_BYTES = 100 * 2**30  # FLUX.1-dev has 34 GB; 68 GB in fp32
-GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class HubListing:
     def line(self) -> str:
         """Return what a person should know before a download."""
         gate = f"; gated: it must be accepted at huggingface.co/{self.repository}" if self.is_gated else ""
-        size = f"{self.bytes / GB:.1f} GB in {len(self.files)} files"
+        size = f"{size_text(self.bytes)} in {len(self.files)} files"
         return f"{self.repository} at commit {self.commit[:12]}: {size}, licence {self.licence}{gate}"
 
 
