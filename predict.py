@@ -47,9 +47,10 @@ class Runner(BaseRunner):
         self.lora_cache, self.models = LoraCache(), Models(log_line=print)
         self.trained_reference = str(weights or "").strip()
         self.trained_lora: AppliedLora | None = None
-        self.base, safety = find_base(check_gpu), find_safety()
+        with timer.stage("base found"):
+            self.base, safety = find_base(check_gpu, log_line=print), find_safety()
         with timer.stage("weights checked"):
-            check_base(self.base)
+            check_base(self.base, log_line=print)
         with read_ahead(weight_files(self.base.path)):
             if self.trained_reference:
                 with timer.stage("LoRA of this version read"):
@@ -193,7 +194,7 @@ class Runner(BaseRunner):
     def _load_model(self, base: Base) -> Model:
         """Return a base model; check its files before it is loaded."""
         if base != self.base:
-            check_base(base)
+            check_base(base, log_line=print)
         with with_remedy(base):
             return self.models.model(base.path)
 

@@ -215,7 +215,7 @@ def train(
         if config.public_trainer.skip_training_and_use_pretrained_hf_lora_url:
             return TrainingOutput(weights=_repackage(config.public_trainer, into=Path(folder), log=log))
         stop = Stop(log, TERMINATION, minutes=config.time_limit, server=SERVER)
-        base = find_trainable_base(check_gpu)
+        base = find_trainable_base(check_gpu, log_line=log.write)
         archives, source = _find_files(input_images, input_captions, resume_from, folder=folder)
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's
             prepared = prepare(config, archives, source, base=base.path, base_name=base.name, into=folder, log=log)
@@ -228,7 +228,7 @@ def train(
 
 def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
     """Return an existing LoRA in the form of a training's output; it is read and checked as for a prediction."""
-    base, reference = find_base(), inputs.skip_training_and_use_pretrained_hf_lora_url
+    base, reference = find_base(log_line=log.write), inputs.skip_training_and_use_pretrained_hf_lora_url
     with open_lora(reference, named=SKIP_TRAINING, tokens=Tokens(inputs.hf_token)) as file:
         tensors = file.read().tensors
         refuse_unusable(tensors, base.path)

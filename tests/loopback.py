@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,12 +31,14 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def http_server(handler: type[QuietHandler]) -> Iterator[str]:
+def http_server(handler: type[QuietHandler], *, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Run a server with `handler` while the context is open, and yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()  # after an error in the test too: on a closed socket, the thread would never sleep again
 

@@ -2,9 +2,15 @@
 
 import contextlib
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
 
 from tests.loopback import QuietHandler, http_server
 from weights.network.network import Network, NetworkTimeouts
@@ -49,7 +55,7 @@ Reply = Callable[[QuietHandler, Service], None]
 
 
 @contextlib.contextmanager
-def service(reply: Reply) -> Iterator[Service]:
+def service(reply: Reply, *, tls: ssl.SSLContext | None = None) -> Iterator[Service]:
     """Run a server that responds to every GET with `reply`, and to every HEAD with the headers of that response."""
     server = Service()
 
@@ -62,7 +68,7 @@ def service(reply: Reply) -> Iterator[Service]:
 
         do_HEAD = do_GET  # noqa: N815 - http.server's name
 
-    with http_server(Handler) as url:
+    with http_server(Handler, tls=tls) as url:
         server.url = url
         yield server
 
@@ -114,3 +120,19 @@ def send_from(request: QuietHandler, content: bytes, *, etag: str) -> None:
         send(request, content[start:], status=206, ETag=etag, Content_Range=content_range)
         return
     send(request, content, ETag=etag)
+
+
+def tls_context(folder: Path, name: str, patch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A context of a server with a certificate for a name, such as DNS:a.test, that this process trusts, and so do the
+    processes that it starts."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subject = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key)]
+    subprocess.run([*command, "-out", str(certificate), *subject], check=True, capture_output=True)
+    patch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context

@@ -142,7 +142,7 @@ def test_the_error_for_a_missing_base_has_its_path_and_what_to_do():
         "model_index.json",
         f"{ROOT}/weights/dev",
         "black-forest-labs/FLUX.1-dev",
-        "hf download",
+        "script/download dev",
     ):
         assert part in last
 

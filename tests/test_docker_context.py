@@ -10,14 +10,14 @@ import pytest
 
 from script.openapi import openapi
 from tests.docker_context import files_in_context, is_let_in, parsed
-from weights.base_files import COMPONENTS, INDEX
+from weights.base_files import COMPONENTS, INDEX, MANIFEST
 from weights.bases import REPOSITORIES
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = {"LICENSE", "cog.yaml", "predict.py", "requirements.txt", "train.py"}
 TINY = "weights/tiny-flux/"
 
-BASE = ("LICENSE.md", INDEX, *(f"{each.name}/{each.config}" for each in COMPONENTS))
+BASE = ("LICENSE.md", INDEX, MANIFEST, *(f"{each.name}/{each.config}" for each in COMPONENTS))
 BASE += tuple(f"{each.name}/{each.weights}" for each in COMPONENTS if each.weights)
 BASE += tuple(f"{each.name}/{name}" for each in COMPONENTS for names in each.vocabularies for name in names)
 BASE += ("transformer/diffusion_pytorch_model-00001-of-00003.safetensors",)

@@ -12,9 +12,13 @@ from typing import Any
 from weights.weight_file import check_weight_file, refuse_pointer
 
 INDEX = "model_index.json"  # contained in every folder in diffusers layout
+MANIFEST = "manifest.json"  # of a downloaded base: the sha256 of each file
 UNFINISHED = ".incomplete"  # suffix of an unfinished download
 MAX_JSON_BYTES = 64 * 2**20
 FILE_NAME = re.compile(r"\w[\w.-]*\.safetensors")  # a file in the same folder
+# Beside the components: a base may bring neutral prompts of its own, and its licence
+ROOT_FILE = re.compile(r"(model_index|neutral_prompts)\.json|LICENSE[\w.-]{0,40}", re.ASCII)
+CONFIG_FILE = re.compile(r"\w[\w.-]{0,80}\.(json|txt|model|jinja)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,30 @@ COMPONENTS = (
 )
 
 
+def is_layout_file(path: str) -> bool:
+    """Whether a path, relative to a base, is one of the files that a base in diffusers layout consists of.
+
+    It is not for weights in other layouts or precisions, for images and for whatever else repositories hold.
+    """
+    folder, _, name = path.rpartition("/")
+    if not folder:
+        return ROOT_FILE.fullmatch(name) is not None
+    component = next((each for each in COMPONENTS if each.name == folder), None)
+    if component is None:
+        return False
+    stem = re.escape((component.weights or "").removesuffix(".safetensors"))
+    weights = component.weights is not None and re.fullmatch(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors", name)
+    index = component.weights is None or not name.endswith(".index.json") or name == f"{component.weights}.index.json"
+    return bool(weights) or (index and CONFIG_FILE.fullmatch(name) is not None)
+
+
 def check_folder(folder: Path) -> None:
     """Check all files of a folder.
 
     Raises FileNotFoundError for a missing file and ValueError for a damaged one, with a sentence that starts with the
     path of the file. Takes milliseconds for weights of any size: it reads their headers and a few pages of 4 KiB.
     """
-    index = _json_object(folder / INDEX)
+    index = json_object(folder / INDEX)
     for component in COMPONENTS:
         entry = index.get(component.name)
         if not (isinstance(entry, list) and entry and all(isinstance(word, str) for word in entry)):
@@ -71,7 +92,7 @@ def _check_component(folder: Path, component: ComponentFiles) -> None:
             raise ValueError(f"{file} is an incomplete download: expected the whole file")
         refuse_pointer(file)
         if file.suffix == ".json":
-            _json_object(file)
+            json_object(file)
     if component.vocabularies and not any(_all_exist(folder, names) for names in component.vocabularies):
         expected = " or ".join(" and ".join(names) for names in component.vocabularies)
         raise FileNotFoundError(f"{folder} has no vocabulary: expected {expected}")
@@ -97,7 +118,7 @@ def _weight_files(folder: Path, component: ComponentFiles) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    weight_map = _json_object(index).get("weight_map")
+    weight_map = json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} names no files: expected a weight_map")
     for name in weight_map.values():
@@ -111,7 +132,8 @@ def _shards(index: Path) -> list[Path]:
     return shards
 
 
-def _json_object(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
+    """Read a JSON file; raises ValueError, with a sentence that starts with the path, if it holds no object."""
     size = file.stat().st_size
     if size > MAX_JSON_BYTES:
         raise ValueError(f"{file} has {size:,} bytes: expected a JSON object of at most {MAX_JSON_BYTES:,}")

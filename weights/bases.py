@@ -7,10 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from weights.base_files import INDEX, check_folder
+from weights.base_fetching import cache_folder, destination_of, ensure_base
+from weights.base_files import INDEX, check_folder, weight_files
+from weights.base_kind import check_kind
+from weights.base_manifest import check_digests
+from weights.grammar.base_source import BaseSource, is_hub_name, parse_base_source
 
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"
+URL_SETTING = "FLUX_BASE_URL"
 DEFAULT = "dev"
 # The published bases on Hugging Face. `tiny` is part of this project and needs no download.
 REPOSITORIES = {
@@ -20,10 +25,12 @@ REPOSITORIES = {
 }
 WITHOUT_GUIDANCE = frozenset({"schnell"})
 TINY = "tiny"
+FETCHED_AGAIN = "start again, which downloads it"
 
 # Called with the name of a base, and whether it is a published one, before its files are looked for; raises an error if
 # this machine cannot run it. So nobody is told to download gigabytes in vain.
 Check = Callable[[str, bool], None]
+LogLine = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +46,35 @@ def accept(_name: str, _is_published: bool) -> None:
     """The check that accepts every base."""
 
 
-def find_base(check: Check = accept) -> Base:
+def log_nothing(_line: str) -> None:
+    """The log of a caller that has none."""
+
+
+def find_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
     """Return the base that FLUX_BASE names: a name of the catalogue, or a folder in diffusers layout; `dev` if unset.
 
+    A base that is not on this machine is downloaded from FLUX_BASE_URL, if that is set: a tar at an https URL, or
+    hf://owner/name@revision, which names the base if FLUX_BASE is unset. It is kept in a cache, and a start that finds
+    it there asks no server. Nothing is ever downloaded otherwise.
+
     Raises what `check` raises, ValueError for an unknown name and FileNotFoundError for missing weights; the message
-    says where they were expected and how to get them. Never falls back to another base.
+    says where they were expected and how to get them. Raises ValueError and OSError if the download fails. Never falls
+    back to another base.
     """
-    name = os.environ.get(SETTING, "").strip() or DEFAULT
+    setting, source = os.environ.get(SETTING, "").strip(), _source()
+    name = setting or (_name_of(source) if source else DEFAULT)
     check(name, name in REPOSITORIES)
     if name == TINY:
         return _existing_base(name, WEIGHTS / "tiny-flux", remedy="run script/build-tiny-flux")
     if name in REPOSITORIES:
+        if source and not (WEIGHTS / name / INDEX).is_file():
+            return _fetched_base(name, source, log_line)
+        if source:
+            log_line(f"{URL_SETTING} is not used: the base {name} is in {WEIGHTS / name}")
         return _existing_base(name, WEIGHTS / name, remedy=_download_steps(name))
-    if os.sep in name:
-        return _existing_base(f"folder {Path(name).name}", Path(name), remedy="copy that file again from its source")
-    raise ValueError(f"{SETTING} is {name!r}: expected {', '.join(REPOSITORIES)}, {TINY}, or the path of a folder")
+    if source and not setting:
+        return _fetched_base(name, source, log_line)
+    return _named_folder(name)
 
 
 def requested_base(model: str | None, *, served: Base, check: Check = accept) -> Base:
@@ -79,14 +100,21 @@ def requested_base(model: str | None, *, served: Base, check: Check = accept) ->
     )
 
 
-def check_base(base: Base) -> None:
-    """Check the files of a base before they are loaded, within milliseconds; see `check_folder`.
+def check_base(base: Base, log_line: LogLine = log_nothing) -> None:
+    """Check the files of a base before they are loaded, within milliseconds; see `check_folder`. Files whose sha256 is
+    known are compared with it once, which reads all of them.
 
     Raises FileNotFoundError for a missing file and ValueError for a damaged one, with one sentence: the path, what was
-    found, what was expected and what to do.
+    found, what was expected and what to do. Raises ValueError for another model than FLUX.1.
     """
+    try:
+        check_kind(base.path)
+    except ValueError as error:
+        raise ValueError(f"the base {base.name} cannot be used: {error}") from error
     with with_remedy(base):
         check_folder(base.path)
+        published = weight_files(base.path) if base.name in REPOSITORIES else []
+        check_digests(base.path, published=published, log_line=log_line)
 
 
 @contextmanager
@@ -109,28 +137,85 @@ def takes_guidance(base: Base) -> bool:
     return bool(config.get("guidance_embeds"))
 
 
-def find_trainable_base(check: Check = accept) -> Base:
+def find_trainable_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
     """Return the base that FLUX_BASE names after checking its files.
 
     Raises the errors of `find_base` and `check_base`, and ValueError for a base without a guidance embedding.
     """
-    base = find_base(check)
-    check_base(base)
+    base = find_base(check, log_line)
+    check_base(base, log_line)
     if not takes_guidance(base):
         raise ValueError(f"{SETTING} is {base.name}: this base can generate, but not be trained: expected dev or krea")
     return base
+
+
+def _source() -> BaseSource | None:
+    setting = os.environ.get(URL_SETTING, "").strip()
+    try:
+        return parse_base_source(setting) if setting else None
+    except ValueError as error:
+        raise ValueError(f"{URL_SETTING} {error}") from error
+
+
+def _name_of(source: BaseSource) -> str:
+    """Return the name of a base in the catalogue, or what its source calls it."""
+    return next((name for name, repository in REPOSITORIES.items() if repository == source.name), source.name)
+
+
+def _fetched_base(name: str, source: BaseSource, log_line: LogLine) -> Base:
+    """Return the base that FLUX_BASE_URL names, from the cache of this machine, or downloaded into it."""
+    if _name_of(source) in REPOSITORIES and _name_of(source) != name:
+        raise ValueError(f"{SETTING} is {name}, and {URL_SETTING} names {source.name}: expected the same base in both")
+    folder = cache_folder(source)
+    try:
+        ensure_base(source, destination_of(source, folder, log_line))
+    except ValueError as error:
+        raise ValueError(f"{URL_SETTING} {error}") from error
+    except OSError as error:
+        raise OSError(f"{URL_SETTING} {error}") from error
+    return Base(name, folder, FETCHED_AGAIN)
+
+
+def _named_folder(name: str) -> Base:
+    """Return the base in a folder; raises ValueError for what is neither a folder nor a known name."""
+    folder = Path(name)
+    if "://" in name or name.lower().startswith("hf:"):
+        raise ValueError(f"{SETTING} is a URL: expected {_names()}; a URL belongs into {URL_SETTING}")
+    if is_hub_name(name) and not folder.exists():
+        known = next((each for each, repository in REPOSITORIES.items() if repository == name), None)
+        expected = f"expected {_names()}; `script/download {known or name}` downloads it"
+        raise ValueError(f"{SETTING} is {name!r}, which is no folder: {expected}, then set {_setting_for(name, known)}")
+    if os.sep not in name:
+        raise ValueError(f"{SETTING} is {name!r}: expected {_names()}")
+    if folder.is_file():
+        raise ValueError(f"{SETTING} is the file {name}: expected {_names()} in diffusers layout")
+    return _existing_base(f"folder {folder.name}", folder, remedy="copy that file again from its source")
+
+
+def _names() -> str:
+    return f"{', '.join(REPOSITORIES)}, {TINY}, or the path of a folder"
+
+
+def _setting_for(repository: str, known: str | None) -> str:
+    return f"{SETTING}={known}" if known else f"{SETTING}={download_folder(repository)}"
 
 
 def _existing_base(name: str, folder: Path, *, remedy: str) -> Base:
     if not (folder / INDEX).is_file():
         expected = "expected a folder in diffusers layout"
         raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}, {expected}; {remedy}")
+    try:
+        check_kind(folder)
+    except ValueError as error:
+        raise ValueError(f"{SETTING} is {name}: {error}") from error
     return Base(name, folder, remedy)
+
+
+def download_folder(name: str) -> Path:
+    """Return the folder into which `script/download` puts a base: weights/ and the last part of its name."""
+    return WEIGHTS / name.rpartition("/")[2]
 
 
 def _download_steps(name: str) -> str:
     """Return instructions to download a published base. The licence must be accepted first."""
-    repository = REPOSITORIES[name]
-    exclude = "--exclude 'flux1-*' --exclude 'ae.safetensors'"  # duplicates of the weights in another layout
-    steps = f"hf download {repository} --local-dir weights/{name} {exclude}"
-    return f"accept the licence at huggingface.co/{repository}, log in with `hf auth login`, then `{steps}`"
+    return f"accept the licence at huggingface.co/{REPOSITORIES[name]}, then run `script/download {name}`"

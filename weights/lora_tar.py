@@ -3,22 +3,18 @@
 import gzip
 import io
 import tarfile
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from weights.printed import quoted
+from weights.tar_stream import GZIP, RefusedTar, open_tar
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 2**30  # of one LoRA, and of everything unpacked before it
 UNCHECKED_BYTES = 50 * 2**20  # may be unpacked from a file of any size; reference/reliability.md, section 4
 MAX_TIMES = 200  # the packed size, above UNCHECKED_BYTES; weights are hardly compressible
-MAX_HEADER_BYTES = 2**20  # of long names and PAX records together; a file usually has about a hundred bytes of them
-HEADERS = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
-HEADERS |= {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
 SHOWN = 3  # number of names in an error
 START_BYTES = 512  # of a file, enough to recognise its format
-GZIP = b"\x1f\x8b"
 
 
 def is_tar(start: bytes) -> bool:
@@ -36,41 +32,8 @@ def lora_in_tar(file: BinaryIO) -> bytes:
     packed = file.seek(0, io.SEEK_END)
     file.seek(0)
     source = _LimitedReader(gzip.GzipFile(fileobj=file) if gzipped else file, packed)
-    try:
-        with _Tar.open(fileobj=source, mode="r|") as tar:  # type: ignore[call-overload]
-            return _only_lora(tar)
-    except _RefusedError:
-        raise
-    except (tarfile.TarError, EOFError, OSError, zlib.error, RecursionError) as error:
-        raise ValueError(f"is a damaged tar ({error})") from error
-    except (ValueError, LookupError) as error:  # of tarfile itself, for an invalid number or text
-        raise ValueError("is a damaged tar (a header cannot be read)") from error
-
-
-class _RefusedError(ValueError):
-    """An error of this module, as opposed to a ValueError of tarfile."""
-
-
-class _Member(tarfile.TarInfo):
-    """A member of a tar, checked before tarfile reads more of it into memory than a LoRA needs."""
-
-    def _proc_member(self, tar: "_Tar") -> tarfile.TarInfo:
-        """The hook that tarfile documents for subclasses."""
-        if self.type in HEADERS:
-            tar.header_bytes += self.size
-        if tar.header_bytes > MAX_HEADER_BYTES:
-            raise _RefusedError(f"is a tar with over {MAX_HEADER_BYTES:,} bytes of headers: expected a LoRA")
-        return super()._proc_member(tar)  # type: ignore[misc]
-
-    def _refuse_sparse(self, *_: object) -> tarfile.TarInfo:
-        raise _RefusedError("is a tar with a sparse file: expected plain files")
-
-    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
-
-
-class _Tar(tarfile.TarFile):
-    tarinfo = _Member
-    header_bytes = 0  # so far
+    with open_tar(source) as tar:
+        return _only_lora(tar)
 
 
 class _LimitedReader:
@@ -85,9 +48,9 @@ class _LimitedReader:
         chunk = self.file.read(size)
         self.count += len(chunk)
         if self.count > MAX_BYTES:
-            raise _RefusedError(f"is a tar that unpacks to more than {MAX_BYTES:,} bytes: expected a LoRA and captions")
+            raise RefusedTar(f"is a tar that unpacks to more than {MAX_BYTES:,} bytes: expected a LoRA and captions")
         if self.count > max(UNCHECKED_BYTES, MAX_TIMES * self.packed):
-            raise _RefusedError(f"is a tar that unpacks to more than {MAX_TIMES} times its size: expected a LoRA")
+            raise RefusedTar(f"is a tar that unpacks to more than {MAX_TIMES} times its size: expected a LoRA")
         return chunk
 
 
@@ -102,16 +65,16 @@ def _only_lora(tar: tarfile.TarFile) -> bytes:
             content = file.read() if file else b""
     if len(names) != 1:
         found = ", ".join(quoted(name) for name in names[:SHOWN]) or "none"
-        raise _RefusedError(f"is a tar with {len(names)} .safetensors files ({found}): expected exactly one")
+        raise RefusedTar(f"is a tar with {len(names)} .safetensors files ({found}): expected exactly one")
     return content
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for count, member in enumerate(tar, start=1):
         if count > MAX_MEMBERS:
-            raise _RefusedError(f"is a tar with more than {MAX_MEMBERS:,} files: expected a LoRA and its captions")
+            raise RefusedTar(f"is a tar with more than {MAX_MEMBERS:,} files: expected a LoRA and its captions")
         if member.size > MAX_BYTES or member.size < 0:
-            raise _RefusedError(f"is a tar with a file of {member.size:,} bytes: expected at most {MAX_BYTES:,}")
+            raise RefusedTar(f"is a tar with a file of {member.size:,} bytes: expected at most {MAX_BYTES:,}")
         yield member
 
 

@@ -1,13 +1,9 @@
 """The base that a setting or a request names is found. The error for a missing base says how to get it."""
 
-import contextlib
-import re
-import shlex
-import sys
-
 import pytest
-from huggingface_hub.cli import download, hf
 
+from tests.base_services import REPOSITORY, Files, Hub, files_of, small_base
+from tests.services import service
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace, write
 from weights import bases
 from weights.bases import (
@@ -46,27 +42,6 @@ def test_a_base_without_guidance_is_not_trained(monkeypatch, tmp_path):
 def test_a_base_with_guidance_is_trained(monkeypatch):
     monkeypatch.setenv("FLUX_BASE", "tiny")
     assert find_trainable_base() == find_base()
-
-
-def test_the_download_command_in_the_error_is_valid(monkeypatch):
-    """Runs the real command line tool of Hugging Face, with its two download functions replaced by recorders."""
-    monkeypatch.setenv("FLUX_BASE", "dev")
-    if (WEIGHTS / "dev").exists():
-        pytest.skip("weights/dev is there")
-    command = re.search(r"`(hf download [^`]+)`", refusal(FileNotFoundError))
-    assert command
-    calls = []
-    for function in ("snapshot_download", "hf_hub_download"):
-        monkeypatch.setattr(
-            download, function, lambda *_, _name=function, **kwargs: calls.append((_name, kwargs)) or ""
-        )
-    monkeypatch.setattr(sys, "argv", shlex.split(command[1]))
-    with contextlib.suppress(SystemExit):
-        hf.main()
-    [(function, settings)] = calls
-    assert function == "snapshot_download"
-    assert settings["repo_id"] == "black-forest-labs/FLUX.1-dev"
-    assert settings["ignore_patterns"] == ["flux1-*", "ae.safetensors"]
 
 
 def test_spaces_around_a_name_are_ignored(monkeypatch):
@@ -136,7 +111,7 @@ def test_the_error_for_a_missing_base_says_how_to_get_it(monkeypatch, name):
     message = refusal(FileNotFoundError)
     assert "model_index.json" in message
     assert str(WEIGHTS / name) in message
-    assert f"hf download {REPOSITORIES[name]} --local-dir weights/{name}" in message
+    assert f"accept the licence at huggingface.co/{REPOSITORIES[name]}, then run `script/download {name}`" in message
 
 
 @pytest.mark.parametrize("setting", [None, "", "  "])
@@ -203,7 +178,9 @@ def test_a_request_can_name_any_base_on_this_machine(weights):
 def test_the_error_for_a_request_of_a_missing_base_says_how_to_get_it(weights):
     with pytest.raises(FileNotFoundError) as error:
         requested_base("krea", served=weights["dev"])
-    assert_one_sentence(error.value, "model is krea: weights/krea is not installed", "server has dev", "`hf download")
+    assert_one_sentence(
+        error.value, "model is krea: weights/krea is not installed", "server has dev", "`script/download krea`"
+    )
 
 
 def test_the_error_for_an_unknown_model_lists_the_known_ones(weights):
@@ -229,3 +206,99 @@ def test_the_embedded_base_does_not_replace_schnell(monkeypatch, tmp_path):
     assert requested_base("dev", served=tiny) == tiny
     with pytest.raises(FileNotFoundError, match="model is schnell"):
         requested_base("schnell", served=tiny)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on this machine with a small base in two repositories, and an empty weights/ and cache."""
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("FLUX_BASE", raising=False)
+    files = Files(files_of(small_base(tmp_path / "small")))
+    hubs = [Hub(files), Hub(files, repository=REPOSITORIES["dev"])]
+
+    def reply(request, server):
+        next((hub for hub in hubs if hub.repository in request.path), hubs[0])(request, server)
+
+    with service(reply) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def test_a_base_that_is_not_here_comes_from_the_url_once(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORY}@v1")
+    lines = []
+    first = find_trainable_base(log_line=lines.append)
+    asked = len(hub.requests)
+    assert find_trainable_base() == first
+    assert (len(hub.requests), first.name) == (asked, REPOSITORY)
+    assert first.path.parent == tmp_path / "cache/flux-lora-bases"
+    assert any("licence small-licence" in line for line in lines)
+
+
+@pytest.mark.usefixtures("hub")
+def test_the_url_of_a_published_base_names_it(monkeypatch):
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORIES['dev']}")
+    asked = []
+    assert find_base(lambda name, is_published: asked.append((name, is_published))).name == "dev"
+    assert asked == [("dev", True)], "before gigabytes are downloaded"
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_setting_names_the_base_that_a_url_holds(monkeypatch):
+    monkeypatch.setenv("FLUX_BASE", "krea")
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORY}")
+    assert find_base().name == "krea"
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORIES['dev']}")
+    assert "FLUX_BASE is krea, and FLUX_BASE_URL names black-forest-labs/FLUX.1-dev" in refusal(ValueError)
+
+
+def test_nothing_is_downloaded_unasked_or_if_the_base_is_here(hub, monkeypatch, tmp_path):
+    (tmp_path / "weights/dev").mkdir(parents=True)
+    write(tmp_path / "weights/dev/model_index.json", b"{}")
+    lines = []
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORIES['dev']}")
+    assert find_base(log_line=lines.append).path == tmp_path / "weights/dev"
+    assert lines == [f"FLUX_BASE_URL is not used: the base dev is in {tmp_path / 'weights/dev'}"]
+    monkeypatch.setenv("FLUX_BASE", "schnell")
+    monkeypatch.delenv("FLUX_BASE_URL")
+    refusal(FileNotFoundError)
+    assert hub.requests == []
+
+
+def test_the_token_of_the_deployment_is_sent(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORY}")
+    find_base()
+    assert {request.headers["authorization"] for request in hub.requests} == {"Bearer mine"}
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [("http://h.test/a.tar", "is neither a repository"), ("hf://o/none", "hf://o/none@main was not found")],
+)
+def test_a_url_that_does_not_work_is_refused_under_its_name(monkeypatch, url, found):
+    monkeypatch.setenv("FLUX_BASE_URL", url)
+    with pytest.raises(ValueError) as error:
+        find_base()
+    assert_one_sentence(error.value, "FLUX_BASE_URL ", found)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("black-forest-labs/FLUX.1-dev", "`script/download dev` downloads it, then set FLUX_BASE=dev"),
+        ("o/my-flux", f"`script/download o/my-flux` downloads it, then set FLUX_BASE={WEIGHTS / 'my-flux'}"),
+        ("hf://o/my-flux", "a URL belongs into FLUX_BASE_URL"),
+        ("https://h.test/a.tar?sig=s3cret", "a URL belongs into FLUX_BASE_URL"),
+        (__file__, "is the file"),
+    ],
+)
+def test_what_is_no_folder_gets_the_command_or_setting_that_would_do(monkeypatch, name, found):
+    monkeypatch.setenv("FLUX_BASE", name)
+    message = refusal(ValueError)
+    assert found in message
+    assert "s3cret" not in message

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from weights import lora_tar
+from weights import lora_tar, tar_stream
 from weights.lora_tar import START_BYTES, is_tar, lora_in_tar
 
 CONTENT = b"the LoRA"
@@ -165,7 +165,7 @@ def test_headers_over_the_limit_are_not_read(kind):
 
 
 def test_the_limit_applies_to_all_headers_together(monkeypatch):
-    monkeypatch.setattr(lora_tar, "MAX_HEADER_BYTES", 3000)
+    monkeypatch.setattr(tar_stream, "MAX_HEADER_BYTES", 3000)
     tar = with_header({"comment": "x" * 1000})
     assert "over 3,000 bytes of headers" in refusal(tar[: -tarfile.RECORDSIZE] * 4)
 

@@ -19,6 +19,10 @@ class NotFound(ValueError):  # noqa: N818 - a definite response, not an error of
     """The service does not have the requested file or model (404, 410)."""
 
 
+class AccessDenied(ValueError):  # noqa: N818 - a definite response, not an error of the request
+    """The service refuses this token, or wants one (401, 403)."""
+
+
 class TransientFailure(Exception):  # noqa: N818 - a retry may succeed
     """A failure that may not occur again on a retry."""
 

@@ -1,7 +1,7 @@
 """The meaning of HTTP status codes: accepted, refused, or worth a retry. Reads no body."""
 
 from weights.network.client import HttpResponse
-from weights.network.failures import NotFound, TransientFailure
+from weights.network.failures import AccessDenied, NotFound, TransientFailure
 
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE = 401, 403, 404, 410
 TRANSIENT = frozenset({408, 429})  # request timeout, too many requests
@@ -9,7 +9,7 @@ SERVER_ERRORS = 500
 
 
 def check_status(response: HttpResponse, *, accepted: frozenset[int], token_given: bool) -> None:
-    """Raise ValueError, NotFound or TransientFailure for a status that is not accepted.
+    """Raise ValueError, AccessDenied, NotFound or TransientFailure for a status that is not accepted.
 
     The messages repeat nothing of the body.
     """
@@ -17,7 +17,7 @@ def check_status(response: HttpResponse, *, accepted: frozenset[int], token_give
     if status in accepted:
         return
     if status in {UNAUTHORIZED, FORBIDDEN}:
-        raise ValueError(_access_denied(host, status, token_given=token_given))
+        raise AccessDenied(_access_denied(host, status, token_given=token_given))
     if status in {NOT_FOUND, GONE}:
         raise NotFound(f"was not found: {host} returned {status}")
     if status in TRANSIENT or status >= SERVER_ERRORS:

@@ -96,6 +96,15 @@ class TrainingState:
         """Whether all weights and their average are finite; finite gradients do not guarantee that."""
         return all(bool(torch.isfinite(each).all()) for each in [*self.parameters, *self.average.shadow_params])
 
+    def refuse_if_all_were_skipped(self) -> None:
+        """Raise RuntimeError, with what to do, if no step was finite. The first step shows what the base computes, as a
+        new LoRA changes nothing yet: neither more steps nor another learning rate would help."""
+        if self.step and self.skipped == self.step:
+            found = f"the loss or the gradients of all {self.step} steps were NaN or infinite, from the first on"
+            damaged = "the weights of the base are probably damaged, or the LoRA that it started from"
+            compare = "`script/download` compares a published base with its sha256 and replaces what differs"
+            raise RuntimeError(f"the training learned nothing: {found}; {damaged}: {compare}")
+
     def values(self) -> Json:
         """All values that are no tensors, as JSON."""
         _, optimizer = self._flat_optimizer.state()

@@ -233,9 +233,10 @@ class Trainer:
         return tensors, {**self._state.values(), **history}
 
     def result(self, stopped: str | None) -> TrainingResult:
-        """The LoRA to export, and a summary; `stopped` is what `run` returned. Raises RuntimeError if the training
-        diverged and there is no checkpoint to go back to."""
+        """The LoRA to export, and a summary; `stopped` is what `run` returned. Raises RuntimeError if every step was
+        skipped, or if the training diverged and there is no checkpoint to go back to."""
         state, done, skipped, steps = self._state, self._state.step, self._state.skipped, self._history.steps
+        state.refuse_if_all_were_skipped()
         if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW or not state.is_finite():
             self._restore_last_checkpoint()
         selection = self._select_checkpoint()

@@ -1,17 +1,14 @@
 """HTTP requests: every redirect is checked, and a token is sent to its own origin only; C26, C28."""
 
 import ctypes
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 import time
 from dataclasses import replace
 
 import pytest
 
-from tests.services import SHORT_TIMEOUTS, a_network, redirect, send, send_head, service, silent_port
+from tests.services import SHORT_TIMEOUTS, a_network, redirect, send, send_head, service, silent_port, tls_context
 from weights.network.client import HttpRequest, send_request
 from weights.network.failures import TransientFailure
 from weights.network.network import Network
@@ -257,16 +254,7 @@ def test_each_attempt_uses_the_next_address():
 @pytest.fixture
 def tls_service(tmp_path, monkeypatch):
     """The port of a TLS server with a trusted certificate for lora.test only, and the names that clients requested."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    name = ["-subj", "/CN=lora.test", "-addext", "subjectAltName=DNS:lora.test"]
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key)]
-    subprocess.run([*command, "-out", str(certificate), *name], check=True, capture_output=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context = tls_context(tmp_path, "DNS:lora.test", monkeypatch)
     names = []
     context.sni_callback = lambda connected, name, _: names.append(name)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -9,7 +9,15 @@ from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.adapter import SAVED_PRECISION
 from lora.training.learning.validation import validate
 from tests.lora.training.trainers import a_training, assert_same_checkpoint, run, stopped_in, unseen_examples
-from tests.tiny import a_recipe, tiny_batches, tiny_dataset, tiny_example, tiny_lora_transformer, tiny_prompt
+from tests.tiny import (
+    a_recipe,
+    assert_one_sentence,
+    tiny_batches,
+    tiny_dataset,
+    tiny_example,
+    tiny_lora_transformer,
+    tiny_prompt,
+)
 
 
 def broken(seed):
@@ -61,12 +69,24 @@ def test_twenty_skipped_steps_in_a_row_end_a_training_with_its_last_checkpoint(t
     assert all(torch.equal(result.tensors[name], each) for name, each in good.trainer.result(None).tensors.items())
 
 
+@pytest.mark.parametrize("steps", [3, 50])
+def test_the_error_after_skipped_steps_alone_blames_the_base_and_not_the_number_of_steps(tmp_path, steps):
+    training = a_training(tmp_path, a_recipe(steps=steps), dataset=all_broken())
+    with pytest.raises(RuntimeError) as error:
+        training.trainer.result(training.trainer.run())
+    skipped = f"all {min(steps, 20)} steps were NaN or infinite, from the first on"
+    assert_one_sentence(
+        error.value, "the training learned nothing", skipped, "base are probably damaged", "script/down"
+    )
+
+
 def test_twenty_skipped_steps_in_a_row_without_a_checkpoint_are_an_error(tmp_path):
-    training = a_training(tmp_path, a_recipe(steps=50), dataset=all_broken())
+    training = a_training(tmp_path, a_recipe(steps=50, batch_size=1), dataset=all_broken())
+    training.trainer._state.step = 1
     reason = training.trainer.run()
     with pytest.raises(RuntimeError) as error:
         training.trainer.result(reason)
-    found = "the training diverged by step 20, before its first checkpoint"
+    found = "the training diverged by step 21, before its first checkpoint"
     assert str(error.value) == f"{found}: use a learning_rate lower than 0.001"
 
 

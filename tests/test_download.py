@@ -1,0 +1,95 @@
+"""`script/download` fetches a base into weights/, says what it is first, and repeats nothing."""
+
+import sys
+
+import pytest
+
+from script import download as download_command
+from tests.base_services import LARGE, REPOSITORY, Files, Hub, downloads, files_of, small_base
+from tests.services import service
+from tests.tiny import assert_one_sentence
+from weights import bases
+from weights.bases import REPOSITORIES, find_base
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on this machine with a small base in place of FLUX.1-dev, which is gated, and an empty weights/."""
+    files = files_of(small_base(tmp_path / "small"))
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    with service(Hub(Files(files), repository=REPOSITORIES["dev"], token="mine")) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["script/download", *arguments])
+    download_command.main()
+
+
+def refusal(monkeypatch, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *arguments)
+    return str(ended.value.code)
+
+
+def test_the_command_that_an_error_names_makes_the_base_available(hub, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("FLUX_BASE", "dev")
+    with pytest.raises(FileNotFoundError, match="then run `script/download dev`"):
+        find_base()
+    run(monkeypatch, "dev")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("black-forest-labs/FLUX.1-dev at commit ")
+    assert "licence small-licence; gated: it must be accepted at huggingface.co/black-forest-labs/FLUX.1-dev" in first
+    assert last == "use it with FLUX_BASE=dev"
+    assert find_base().path == tmp_path / "weights/dev"
+    count = len(downloads(hub))
+    run(monkeypatch, f"hf://{REPOSITORIES['dev']}")
+    assert [path for path in downloads(hub)[count:] if path.endswith(".safetensors")] == []
+
+
+def test_a_base_that_was_damaged_since_is_repaired(hub, monkeypatch, tmp_path):
+    run(monkeypatch, "dev")
+    whole = files_of(tmp_path / "weights/dev")
+    (tmp_path / "weights/dev" / LARGE).write_bytes(whole[LARGE][:-1] + b"?")
+    run(monkeypatch, "dev")
+    assert files_of(tmp_path / "weights/dev") == whole
+    assert downloads(hub).count(LARGE) == 2
+
+
+@pytest.mark.usefixtures("hub")
+def test_without_access_it_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "theirs")
+    message = refusal(monkeypatch, "dev")
+    assert_one_sentence(message, "error: hf://black-forest-labs/FLUX.1-dev@main is not accessible", "HF_TOKEN")
+
+
+@pytest.mark.usefixtures("hub")
+def test_another_repository_goes_into_a_folder_of_its_name(monkeypatch, tmp_path, capsys):
+    with service(Hub(Files(files_of(tmp_path / "small")))) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        run(monkeypatch, REPOSITORY)
+    assert capsys.readouterr().out.splitlines()[-1] == f"use it with FLUX_BASE={tmp_path / 'weights/small'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("devv", "is not a model on Hugging Face"),
+        ("https://h.test/a.tar", "the URL of a tar: expected a name on Hugging Face; FLUX_BASE_URL takes tars"),
+    ],
+)
+def test_what_is_no_repository_is_refused(monkeypatch, name, found):
+    assert_one_sentence(refusal(monkeypatch, name), "error: base ", found)
+
+
+@pytest.mark.usefixtures("hub")
+def test_ctrl_c_says_that_it_continues(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("weights.base_fetching.check_folder", interrupted)
+    assert refusal(monkeypatch, "dev") == "130"
+    assert capsys.readouterr().err == "stopped; `script/download dev` continues\n"
