@@ -32,7 +32,7 @@ def main() -> int:
         sys.exit("error: found no command cog: install Cog, see https://github.com/replicate/cog#install")
     try:
         with staged(ROOT) as folder:
-            print("\n".join(f"{name}: {size / 1e9:.2f} GB" for name, size in sizes(folder).items()), flush=True)
+            print("\n".join(f"{name}: {size / 1e9:.2f} GB" for name, size in bases(folder).items()), flush=True)
             command = ["cog", arguments.command, "--separate-weights", *arguments.arguments]
             return subprocess.run(command, cwd=folder, check=False).returncode
     except OSError as error:
@@ -59,15 +59,13 @@ def staged(root: Path) -> Iterator[Path]:
         shutil.rmtree(root / STAGED, ignore_errors=True)  # links would keep weights on the disk that a person deletes
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """The bytes of each folder in weights/, and of all the rest together."""
+def bases(folder: Path) -> dict[str, int]:
+    """The folders in weights/ that have more than code in them, and how many bytes."""
+    files = [file for file in folder.glob("weights/*/**/*") if file.is_file() and file.suffix != ".py"]
     found: Counter[str] = Counter()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            parts = file.relative_to(folder).parts
-            is_weights = parts[0] == "weights" and len(parts) > 2  # noqa: PLR2004 - weights/, a folder, a file
-            found["/".join(parts[:2]) if is_weights else "the rest"] += file.stat().st_size
-    return dict(found)
+    for file in files:
+        found["/".join(file.relative_to(folder).parts[:2])] += file.stat().st_size
+    return dict(sorted(found.items()))
 
 
 def _place(source: Path, target: Path) -> None:
