@@ -1,6 +1,5 @@
 """The cases of cog-safe-push.yaml are valid for that tool, and hold on the real server with the embedded base."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,18 +41,14 @@ def assert_holds(case: dict[str, Any], response: dict[str, Any]) -> None:
 
 
 def test_the_file_has_the_keys_that_the_tool_allows():
-    assert TOP >= CONFIG.keys()
-    assert PREDICT >= CONFIG["predict"].keys()
-    assert TRAIN >= CONFIG["train"].keys()
-    assert FUZZ >= CONFIG["predict"]["fuzz"].keys()
+    assert CONFIG.keys() <= TOP
+    assert CONFIG["predict"].keys() <= PREDICT
+    assert CONFIG["train"].keys() <= TRAIN
+    assert CONFIG["predict"]["fuzz"].keys() <= FUZZ
     for case in cases("predict") + cases("train"):
         assert len(case.keys() & CHECKS) == 1
         assert case.keys() - CHECKS == {"inputs"}
         assert all(isinstance(value, bool | int | float | str) for value in case["inputs"].values())
-
-
-def test_the_image_does_not_have_it():
-    assert "!cog-safe-push.yaml" not in Path(ROOT, ".dockerignore").read_text()
 
 
 @pytest.mark.parametrize("case", cases("predict"), ids=range(len(cases("predict"))))
