@@ -21,10 +21,10 @@ from lora.threads import protect_new_threads
 from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
+from weights.checker import find_safety
 from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora
-from weights.safety import find_safety
 
 protect_new_threads()
 

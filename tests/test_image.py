@@ -67,6 +67,15 @@ def test_weights_behind_a_link_are_in_it(checkout: Path, tmp_path: Path):
         assert not weights.is_symlink()
 
 
+def test_each_folder_of_weights_can_be_a_layer_of_its_own():
+    """Cog refuses one if the path of a code file only begins with its path: `filterDirsContainingCode`."""
+    lines = [line.removeprefix("!") for line in (ROOT / FILE).read_text().splitlines() if line.startswith("!weights/")]
+    code = [file for file in files_in_context(ROOT) if file.endswith(".py")]
+    folders = {line.rpartition("/")[0] for line in lines if not line.endswith(".py")} - {"weights"}
+    assert {"weights/dev", "weights/safety"} < folders
+    assert [file for file in code if file.startswith(tuple(folders))] == []
+
+
 def test_script_image_runs_cog_with_separate_weights_there_and_returns_its_exit_code(checkout: Path):
     run = commanded(checkout, "image", 'echo "$PWD: $*"; ls; exit 3', "push", "r8.im/you/model", "--no-cache")
     assert run.returncode == 3

@@ -12,7 +12,7 @@ from tests.cog_client import Json, content_of, images_of, when_free
 from tests.loopback import webhook
 from tests.servers import end_of
 from tests.test_server_predict import SMALL_REQUEST
-from weights.safety import REPOSITORY
+from weights.checker import REPOSITORY
 
 pytestmark = pytest.mark.xdist_group("servers")
 
