@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 import coglet
-from cog import BaseRunner, Input, Path, Secret
+from cog import BaseRunner, Input, Path, Secret, current_scope
 
 from lora.checks import check_secret
 from lora.gpu import check_gpu
@@ -19,15 +19,16 @@ from lora.serving.prediction import predict
 from lora.serving.requested_loras import TRAINED, RequestedLora
 from lora.serving.safety import SafetyChecker
 from lora.serving.setup_times import StageTimer
+from lora.serving.usage import Usage
 from lora.threads import protect_new_threads
 from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
+from weights.checker import find_safety
 from weights.local_files import EVERYWHERE, ReadableFolders
 from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora
-from weights.safety import find_safety
 
 protect_new_threads()
 
@@ -185,10 +186,22 @@ class Runner(BaseRunner):
         )
         checker = None if prediction.is_checker_disabled and self.can_disable_checker else self.checker
         tokens = Tokens(*(check_secret(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
-        loras = [self._load_lora(lora, tokens) for lora in prediction.loras]
+        usage = Usage()
+        with usage.on_loras():
+            loras = [self._load_lora(lora, tokens) for lora in prediction.loras]
         model = self._load_model(base)
         with workspace("predict") as folder:
-            paths = predict(prediction, model, loras, base_name=base.name, checker=checker, log_line=print, into=folder)
+            paths = predict(
+                prediction,
+                model,
+                loras,
+                base_name=base.name,
+                checker=checker,
+                log_line=print,
+                usage=usage,
+                record_metric=current_scope().record_metric,
+                into=folder,
+            )
         return [Path(path) for path in paths]
 
     def _load_model(self, base: Base) -> Model:

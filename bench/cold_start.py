@@ -23,8 +23,8 @@ from lora.flux.frozen_transformer import WeightPlacement
 from lora.flux.loading import device, free_memory
 from weights.base_files import weight_files
 from weights.bases import SETTING
-from weights.safety import OFF
-from weights.safety import SETTING as SAFETY
+from weights.checker import OFF
+from weights.checker import SETTING as SAFETY
 
 SIDE, SMALL_SIDE = 1024, 64  # pixels
 GB = 1e9

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from script.docker_context import files_in_context, is_let_in, parsed
 from script.openapi import openapi
-from tests.docker_context import files_in_context, is_let_in, parsed
 from weights.base_files import COMPONENTS, INDEX, MANIFEST
 from weights.bases import REPOSITORIES
 

@@ -79,6 +79,18 @@ def test_a_lora_changes_the_image_at_scale_1_and_not_at_scale_0_or_without_it(
     assert images_of(predict_server, **SMALL_REQUEST) == bare
 
 
+def test_a_prediction_has_metrics_of_its_images_steps_and_seconds(predict_server: Server, trained_tar: bytes) -> None:
+    """The steps are those that were computed: half of them with a source at half strength, for each image."""
+    inputs = {**SMALL_REQUEST, "num_inference_steps": 4, "num_outputs": 2, "prompt_strength": 0.5}
+    image = data_uri(encoded(solid_image(64, 64)), media_type="image/png")
+    uri = data_uri(trained_tar, media_type="application/x-tar")
+    response = post_prediction(predict_server, image=image, lora_weights=uri, **inputs)
+    metrics = response.body["metrics"]["predict"]
+    lora_seconds, image_seconds = metrics.pop("lora_seconds"), metrics.pop("image_seconds")
+    assert metrics == {"image_count": 2, "megapixels": 2 * 64 * 64 / 1e6, "steps": 4}
+    assert 0 < lora_seconds < image_seconds + lora_seconds < response.body["metrics"]["predict_time"]
+
+
 def test_images_of_one_call_equal_those_of_single_calls_with_the_next_seeds(predict_server: Server) -> None:
     together = images_of(predict_server, **{**SMALL_REQUEST, "num_outputs": 2})
     apart = [images_of(predict_server, **{**SMALL_REQUEST, "seed": seed})[0] for seed in (7, 8)]

@@ -16,7 +16,7 @@ from tests.servers import end_of
 from tests.services import send, service, tls_context
 from tests.test_server_predict import SMALL_REQUEST
 from tests.tiny import TINY_FLUX
-from weights.safety import REPOSITORY
+from weights.checker import REPOSITORY
 
 pytestmark = pytest.mark.xdist_group("servers")
 

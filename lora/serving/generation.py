@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lora.flux.prompt import Prompt, encode_prompt
 from lora.flux.sampling import generate_image
 from lora.images.size import Size
-from lora.serving.progress import LogLine, Progress
+from lora.serving.progress import Progress
 from lora.serving.request import Request, size_for_image
 from lora.serving.sources import FittedSource, Source
 
@@ -24,17 +24,17 @@ def generate(
     source: Source | None = None,
     *,
     prompt: Prompt | None = None,
-    log_line: LogLine = lambda _: None,
+    progress: Progress | None = None,
 ) -> Iterator[Image.Image]:
     """Yield the images of a request, one at a time. Each image has its own seed and can be reproduced alone.
 
     With a source, the images have its shape, and no more pixels than they would have without a source. With a mask,
     they have the source's own size, and its own pixels but for the masked part and a feathered edge. `prompt` is the
-    encoded prompt of the request, if it is available; `log_line` receives the progress. Raises FloatingPointError if
+    encoded prompt of the request, if it is available; `progress` counts the steps. Raises FloatingPointError if
     an image has NaN or infinite pixels.
     """
     prompt = prompt or encode_prompt(pipeline, request.prompt)
-    progress = Progress(log_line, images=request.num_outputs)
+    progress = progress or Progress(lambda _: None, images=request.num_outputs)
     size = generation_size(pipeline, request, source)
     fitted = source.fitted(size) if source else None
     for seed in request.seeds:

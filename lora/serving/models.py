@@ -16,10 +16,11 @@ from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.generation import generate
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
-from lora.serving.progress import LogLine
+from lora.serving.progress import LogLine, Progress
 from lora.serving.prompts import Prompts
 from lora.serving.request import Request
 from lora.serving.sources import Source
+from lora.serving.usage import Usage
 
 
 class Model:
@@ -52,19 +53,25 @@ class Model:
         """Apply these LoRAs and remove all others. Raises ValueError if a LoRA is incompatible with this base model."""
         self._merger.apply(loras)
 
-    def generate(self, request: Request, source: Source | None, loras: Sequence[AppliedLora]) -> Iterator[Image.Image]:
-        """Yield the images of a request, one at a time, with these LoRAs applied and no others.
+    def generate(
+        self, request: Request, source: Source | None, loras: Sequence[AppliedLora], usage: Usage | None = None
+    ) -> Iterator[Image.Image]:
+        """Yield the images of a request, one at a time, with these LoRAs applied and no others; count it in `usage`.
 
         Raises ValueError if a LoRA is incompatible with this base model. Raises RuntimeError if an image has NaN or
         infinite pixels, or if the GPU runs out of memory; that releases the int8 transformer, so the next request has
         more memory.
         """
+        usage, progress = usage or Usage(), Progress(self._log_line, images=request.num_outputs)
         try:
             self.pipeline.transformer = self._plain  # a cancel may have left the int8 transformer in its place
-            self.apply(loras)
-            prompt = self._prompts.encode(request.prompt, applied=self._merger.on_text_encoders)
-            with self._fast.enabled() if request.go_fast else nullcontext():
-                yield from generate(self.pipeline, request, source, prompt=prompt, log_line=self._log_line)
+            with usage.on_loras():
+                self.apply(loras)
+            with usage.on_images():
+                prompt = self._prompts.encode(request.prompt, applied=self._merger.on_text_encoders)
+                with self._fast.enabled() if request.go_fast else nullcontext():
+                    yield from generate(self.pipeline, request, source, prompt=prompt, progress=progress)
+            usage.steps += progress.done
         except FloatingPointError as error:
             raise RuntimeError(_non_finite_sentence(loras, go_fast=request.go_fast)) from error
         except torch.OutOfMemoryError as error:

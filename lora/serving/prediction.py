@@ -17,6 +17,7 @@ from lora.serving.progress import LogLine
 from lora.serving.requested_loras import repetition_notes
 from lora.serving.safety import SafetyChecker, remove_blocked
 from lora.serving.settings import settings_of
+from lora.serving.usage import RecordMetric, Usage
 
 
 def predict(
@@ -27,18 +28,23 @@ def predict(
     base_name: str,
     checker: SafetyChecker | None,
     log_line: LogLine,
+    usage: Usage,
+    record_metric: RecordMetric,
     into: Path,
 ) -> list[Path]:
     """Generate the images of a prediction, save them in a folder, and return their paths.
 
+    `usage` has what reading the LoRAs took; the rest is added, and all of it recorded if the prediction succeeds.
     Without a checker all images are saved. Raises ValueError if a LoRA is incompatible with the model, RuntimeError if
     all images are blocked, an image has NaN or infinite pixels or the GPU runs out of memory, and OSError if a file
     cannot be written.
     """
     inputs = _without_impossible_speed(inputs, model, log_line)
     settings = _log_settings(inputs, model, loras, base_name=base_name, log_line=log_line)
-    kept = _generate_checked(inputs, model, loras, checker=checker, log_line=log_line)
-    return save_images(kept, inputs.request, settings, into=into)
+    kept = _generate_checked(inputs, model, loras, checker=checker, log_line=log_line, usage=usage)
+    paths = save_images(kept, inputs.request, settings, into=into)
+    usage.record(record_metric, kept.values())
+    return paths
 
 
 def _without_impossible_speed(inputs: PredictionInputs, model: Model, log_line: LogLine) -> PredictionInputs:
@@ -71,9 +77,10 @@ def _generate_checked(
     *,
     checker: SafetyChecker | None,
     log_line: LogLine,
+    usage: Usage,
 ) -> Mapping[int, Image.Image]:
     """Generate the images with these LoRAs, and return those that the checker allows, by their index."""
-    images = list(model.generate(inputs.request, inputs.source, loras))
+    images = list(model.generate(inputs.request, inputs.source, loras, usage))
     kept = remove_blocked(images, checker)
     if blocked := [index + 1 for index in range(len(images)) if index not in kept]:
         log_line(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {len(images)}")

@@ -16,6 +16,11 @@ class Progress:
         self._log_line, self._images = log_line, images
         self._done, self._logged = 0, time.monotonic()
 
+    @property
+    def done(self) -> int:
+        """The number of denoising steps so far, of all images together."""
+        return self._done
+
     def step(self, *, of: int) -> None:
         """Count one denoising step; each image takes `of` steps."""
         self._done, total, now = self._done + 1, of * self._images, time.monotonic()

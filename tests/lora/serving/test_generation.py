@@ -11,6 +11,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from lora.serving.generation import generate
+from lora.serving.progress import Progress
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import all_scenes, render
 from tests.generation_requests import a_source
@@ -121,8 +122,10 @@ def test_the_same_seed_gives_the_same_pixels(pipeline, image):
 def test_each_step_of_each_image_is_counted(pipeline, image, strength, masked, steps):
     source = strength and a_source(image, half(image) if masked else None, strength)
     lines = []
-    list(generate(pipeline, request(num_outputs=2), source, log_line=lines.append))
+    progress = Progress(lines.append, images=2)
+    list(generate(pipeline, request(num_outputs=2), source, progress=progress))
     assert lines[-1].endswith(f"| {steps}/{steps}")
+    assert progress.done == steps
 
 
 @pytest.mark.parametrize("masked", [False, True])

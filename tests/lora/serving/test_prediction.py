@@ -12,6 +12,7 @@ from lora.serving.inputs import PredictionInputs
 from lora.serving.models import Model
 from lora.serving.prediction import predict
 from lora.serving.safety import SafetyChecker
+from lora.serving.usage import Usage
 from tests.classifiers import trained_classifier
 from tests.generation_requests import a_source
 from tests.lora.serving.test_generation import request
@@ -44,15 +45,27 @@ def inpainting(tmp_path):
     )
 
 
-def predicted(inputs, model, folder, *, checker=None):
-    (path,) = predict(inputs, model, [], base_name="tiny", checker=checker, log_line=print, into=folder)
+def predicted(inputs, model, folder, *, checker=None, record_metric=lambda *_: None):
+    (path,) = predict(
+        inputs,
+        model,
+        [],
+        base_name="tiny",
+        checker=checker,
+        log_line=print,
+        usage=Usage(),
+        record_metric=record_metric,
+        into=folder,
+    )
     return path
 
 
-def test_an_inpainted_image_and_its_settings_have_the_size_of_the_source(inpainting, model, tmp_path):
-    path = predicted(inpainting, model, tmp_path)
+def test_an_inpainted_image_its_settings_and_its_metrics_have_the_size_of_the_source(inpainting, model, tmp_path):
+    metrics = {}
+    path = predicted(inpainting, model, tmp_path, record_metric=metrics.__setitem__)
     settings = settings_in(path)
     assert Image.open(path).size == (settings["width"], settings["height"]) == SIZE
+    assert metrics["predict.megapixels"] == 0.007
 
 
 def test_the_safety_checker_sees_the_image_with_the_source_pasted_back(inpainting, model, tmp_path):

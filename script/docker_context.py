@@ -5,8 +5,10 @@ above it decides, but for what `is_let_in` says; `!` lets in; `*` and `?` match 
 any number of folders.
 """
 
+import os
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +21,30 @@ class Pattern:
 
     matches: re.Pattern[str]
     lets_in: bool
+    first: re.Pattern[str]  # what the first part of a path that matches is
 
 
-def files_in_context(root: Path) -> set[str]:
-    """The paths, relative to the root, of all files that a build of this folder sees."""
-    patterns = parsed((root / FILE).read_text())
-    files = (path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir())
-    return {file for file in files if is_let_in(file, patterns)}
+def files_in_context(root: Path, *, follow_links: bool = False) -> set[str]:
+    """The paths, relative to the root, of all files that a build of this folder sees.
+
+    Docker does not follow links to folders; `follow_links` does.
+    """
+    patterns = parsed((root / FILE).read_text(encoding="utf-8"))
+    return {file for file in _files(root, patterns, follow_links=follow_links) if is_let_in(file, patterns)}
+
+
+def _files(root: Path, patterns: list[Pattern], *, follow_links: bool) -> Iterator[str]:
+    """All files but those in a folder of the root, such as an environment, that is out with all that is in it."""
+    for folder, folders, files in os.walk(root, followlinks=follow_links):
+        where = Path(folder).relative_to(root)
+        if folder == str(root):
+            folders[:] = [name for name in folders if _may_let_in(name, patterns)]
+        yield from ((where / name).as_posix() for name in files)
+
+
+def _may_let_in(name: str, patterns: list[Pattern]) -> bool:
+    lets_in = any(pattern.lets_in and pattern.first.fullmatch(name) for pattern in patterns)
+    return lets_in or is_let_in(name, patterns)
 
 
 def is_let_in(file: str, patterns: list[Pattern]) -> bool:
@@ -56,7 +75,11 @@ def parsed(text: str) -> list[Pattern]:
 def _pattern(line: str) -> Pattern:
     lets_in = line.startswith("!")
     cleaned = posixpath.normpath(line.removeprefix("!").strip()).lstrip("/")
-    return Pattern(re.compile("".join(map(_expression, re.findall(r"\*\*/?|\[[^]]*\]|.", cleaned)))), lets_in)
+    return Pattern(_compiled(cleaned), lets_in, _compiled(cleaned.partition("/")[0]))
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile("".join(map(_expression, re.findall(r"\*\*/?|\[[^]]*\]|.", pattern))))
 
 
 def _expression(token: str) -> str:

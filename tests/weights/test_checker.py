@@ -10,8 +10,8 @@ from safetensors.torch import save
 from tests.loopback import QuietHandler
 from tests.services import Service, send, send_json, service
 from tests.tiny import assert_one_sentence
-from weights import safety
-from weights.safety import find_safety
+from weights import checker as safety
+from weights.checker import find_safety
 
 COMMIT = "a" * 40
 HUB_FILES = {
