@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, refuse_output
+from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, is_trained_tar, refuse_output
 
 LATEST = "latest"
 
@@ -21,7 +21,7 @@ def main() -> None:
     output: Path = arguments.pop("output")
     if arguments.pop("resume"):
         arguments[RESUME] = LATEST
-    refuse_output(output)
+    refuse_output(output, is_ours=is_trained_tar)
     try:
         with archived(arguments.pop(ARCHIVE)) as archive:
             tar = _train({ARCHIVE: archive, **arguments})

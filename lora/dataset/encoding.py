@@ -28,6 +28,7 @@ class Example:
     latents: Tensor  # [C, H, W] fp32, shifted and scaled as the transformer expects them
     prompt: Prompt
     content: str  # sha256 of the image file: equal for all crops and all copies of an image
+    repeats: int = 1  # how often it is in each epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,12 @@ def encode_dataset(
     with on_device(on, encoders.text_encoder, encoders.text_encoder_2):
         prompts = {text: _encoded_text(encoders, text, keys=keys, cache=cache) for text in sorted(texts)}
     examples = [
-        Example(latents[ImageCrop(image.inspection.content, crop)], prompts[image.prompt], image.inspection.content)
+        Example(
+            latents[ImageCrop(image.inspection.content, crop)],
+            prompts[image.prompt],
+            image.inspection.content,
+            image.repeats,
+        )
         for image in dataset.images
         for crop in image.inspection.crops
     ]

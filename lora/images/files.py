@@ -24,6 +24,8 @@ BOX_HEADER, MAX_ITEM_BYTES = 8, 64 * 1024
 START_OF_SCAN, MAX_SCANS = b"\xff\xda", 500  # a progressive JPEG has about ten
 MAX_PIXELS_OF_SCANS = 2_500_000_000  # in total, which takes a few seconds
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+IMAGE_BRANDS = HEIC_BRANDS | {b"avif", b"avis"}
+MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
 MAX_PIXELS = 178_956_970  # above twice Image.MAX_IMAGE_PIXELS Pillow raises DecompressionBombError
@@ -119,6 +121,13 @@ def decoding_errors(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         reason = " ".join(str(error).replace(str(path), "it").split())
         raise ValueError(f"cannot be decoded ({reason or 'it is damaged'})") from error
+
+
+def may_be_image(head: bytes) -> bool:
+    """Whether a file that starts with these bytes (at least 64, if it has them) may be of a supported format."""
+    if head[4:8] == b"ftyp":  # videos too are files of this kind
+        return any(head[at : at + 4] in IMAGE_BRANDS for at in range(8, len(head), 4))
+    return head.startswith(MAGICS)
 
 
 def is_image(path: Path) -> bool:

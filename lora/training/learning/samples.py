@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.prompt import Prompt
 from lora.flux.sampling import build_pipeline, generate_image
+from lora.images.products import exif_mark
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.stop import Stop
 
@@ -57,5 +58,5 @@ class SampleGenerator:
             after_step=stop.raise_if_requested,
         )
         unfinished = path.with_suffix(".unfinished")
-        image.save(unfinished, "JPEG", quality=QUALITY)
+        image.save(unfinished, "JPEG", quality=QUALITY, exif=exif_mark("sample of a training"))
         unfinished.replace(path)
