@@ -210,7 +210,7 @@ def _searched_boxes(content: bytes) -> Iterator[bytes]:
     try:
         for kind, inner in boxes(content):
             has_metadata |= kind == b"meta"
-            if kind not in OPAQUE_BOXES and kind.decode("latin-1").isprintable():
+            if kind not in OPAQUE_BOXES and kind.isascii() and kind.decode().isprintable():
                 yield (len(inner) + 8).to_bytes(4) + kind + inner
     except ValueError:
         if not has_metadata:
