@@ -12,9 +12,10 @@ from typing import Any
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
+from lora.images.products import png_mark
 from lora.training.recipe.config import TrainConfig
 from script.dataset_sheet import dataset_sheet
-from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, refuse_output
+from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, is_our_image, refuse_output
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     output: Path = arguments.pop("output")
     arguments.pop(RESUME)  # does not affect the images
-    refuse_output(output)
+    refuse_output(output, is_ours=is_our_image)
     try:
         with (
             archived(arguments.pop(ARCHIVE)) as archive,
@@ -46,7 +47,7 @@ def _check(archives: Archives, settings: dict[str, Any], folder: Path, output: P
 
 def _write_sheet(dataset: Dataset, inspector: Inspector, output: Path) -> None:
     sheet, shown = dataset_sheet(dataset, inspector)
-    sheet.save(output, "PNG")
+    sheet.save(output, "PNG", pnginfo=png_mark("script/check"))
     which = "all images" if shown == len(dataset.images) else f"the first {shown} of {len(dataset.images)} images"
     print(f"wrote {output}: {which}, cropped as in training")
 

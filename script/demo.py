@@ -18,11 +18,13 @@ from typing import Any
 
 from PIL import Image
 
+from lora.images.products import png_mark
 from script.cog_server import DIRECT, SECONDS_BETWEEN_POLLS, Server, running_server, started_server, wait_until_ready
 from script.contact_sheet import Row, contact_sheet
 from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE
 from script.tiny_flux.world import Scene, caption
+from script.training_flags import is_our_image, is_trained_tar, refuse_output
 from weights.local_files import VARIABLE as FILES_VARIABLE
 
 BASE = "tiny"
@@ -53,8 +55,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/demo.png"), help="where to write the contact sheet")
     output: Path = parser.parse_args().output
     output.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     lora = output.with_name("trained_model.tar")
+    refuse_output(output, is_ours=is_our_image)
+    refuse_output(lora, is_ours=is_trained_tar)
+    started = time.monotonic()
     os.environ[FILES_VARIABLE] = str(lora.parent.resolve())  # the server reads the LoRA there
     print(f"Starting two Cog servers on the embedded base ({BASE}), one to train and one to generate ...")
     with started_server("predict", base=BASE) as predict_server:
@@ -64,7 +68,7 @@ def main() -> None:
         wait_until_ready(predict_server)
         rows = generate(predict_server, lora, SAMPLING)
     title = "Trained in this demo: TOK, from these 15 images"
-    contact_sheet(training_images(ARCHIVE), rows, title=title).save(output)
+    contact_sheet(training_images(ARCHIVE), rows, title=title).save(output, pnginfo=png_mark("script/demo"))
     print(f"\nDone in {time.monotonic() - started:.0f} s. {findings(rows, WITHOUT_TRIGGER)}")
     print(f"The contact sheet is {output}, the LoRA {lora}")
 

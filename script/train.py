@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, refuse_output
+from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, is_trained_tar, refuse_output
 from script.whole_file import move_whole, refuse_unwritable
 from weights.local_files import VARIABLE as FILES_VARIABLE
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _refuse(output: Path) -> None:
     """Exit with one sentence if the tar could not be written to this path in the end."""
-    refuse_output(output)
+    refuse_output(output, is_ours=is_trained_tar)
     try:
         refuse_unwritable(output)
     except OSError as error:

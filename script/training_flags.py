@@ -4,18 +4,22 @@ import argparse
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lora.dataset.limits import Budget
-from lora.dataset.names import is_user_file
+from lora.dataset.limits import HEAD, Budget
+from lora.dataset.names import Listed, is_user_file
 from lora.dataset.refusal import naming_input
+from lora.dataset.selection import is_known, select_files
+from lora.dataset.tars import LISTED_SIZE
+from lora.images.products import maker_of
 from script.openapi import training_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE, CAPTIONS, RESUME = "input_images", "input_captions", "resume_from"
+TRAINED = "output/flux_train_replicate/"  # the folder in the tar of a training
 TYPES = {"integer": int, "number": float, "string": str}
 
 
@@ -39,10 +43,28 @@ def _add_flag(parser: argparse.ArgumentParser, flag: str, schema: dict[str, Any]
     parser.add_argument(flag, type=TYPES[schema["type"]], choices=schema.get("enum"), default=default, help=help_text)
 
 
-def refuse_output(path: Path) -> None:
-    """Exit with one sentence if a file cannot be written to this path."""
+def refuse_output(path: Path, *, is_ours: Callable[[Path], bool]) -> None:
+    """Exit with one sentence if a file cannot be written to this path, or if the file there is not one of ours."""
     if not path.parent.is_dir() or path.is_dir():
         sys.exit(f"error: --output is {str(path)!r}: expected a file in an existing folder")
+    if path.is_file() and path.stat().st_size and not is_ours(path):
+        found = f"{str(path)!r}, a file that this project did not make"
+        sys.exit(f"error: --output is {found}: expected a new name; or delete that file first")
+
+
+def is_trained_tar(path: Path) -> bool:
+    """Whether a file is the tar of a training, by the name of its first file."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            first = tar.next()
+    except (tarfile.TarError, OSError):
+        return False
+    return first is not None and first.name.startswith(TRAINED)
+
+
+def is_our_image(path: Path) -> bool:
+    """Whether a file is an image that a command of this project made."""
+    return maker_of(path) is not None
 
 
 @contextmanager
@@ -57,11 +79,36 @@ def archived(path: str | None) -> Iterator[str | None]:
         return
     with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary, naming_input(ARCHIVE):
         tar = Path(temporary) / "folder.tar"
-        files = sorted(
-            file for file in folder.rglob("*") if file.is_file() and is_user_file(f"{file.relative_to(folder)}")
-        )
-        Budget.of_folder(Path(temporary)).check(sum(file.stat().st_size for file in files))
-        with tarfile.open(tar, "w", dereference=True) as output:
+        files = list_folder(folder)
+        selection = select_files(files)
+        packed = [file for file in files if selection.unpacks(file.name)]
+        Budget.of_folder(Path(temporary)).check(sum(file.size for file in packed))
+        with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as output:
             for file in files:
-                output.add(file, arcname=file.relative_to(folder))
+                _add(output, folder / file.name, file, is_used=selection.unpacks(file.name))
         yield str(tar)
+
+
+def list_folder(folder: Path) -> list[Listed]:
+    """The user's files in a folder and the folders in it, sorted by their paths."""
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file())
+    return [_listed(folder / name, name) for name in names if is_user_file(name)]
+
+
+def _listed(path: Path, name: str) -> Listed:
+    if is_known(name):
+        return Listed(name, path.stat().st_size, b"")
+    with path.open("rb") as file:
+        return Listed(name, path.stat().st_size, file.read(HEAD))
+
+
+def _add(output: tarfile.TarFile, path: Path, file: Listed, *, is_used: bool) -> None:
+    """Add a file to a tar, and of one that is not used only the name and the size, which a report needs."""
+    info = tarfile.TarInfo(file.name)
+    if not is_used:
+        info.pax_headers = {LISTED_SIZE: str(file.size)}
+        output.addfile(info)
+        return
+    info.size = file.size
+    with path.open("rb") as content:
+        output.addfile(info, content)

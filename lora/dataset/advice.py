@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from lora.dataset.captions import PromptRule
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.role_advice import warnings_about_roles
 from lora.dataset.sizes import MAX_UPSCALING
 from lora.dataset.wording import SHOWN, counted, named
 
@@ -25,6 +26,7 @@ def warnings_about(
     yield from _about_quality(images, min(resolutions))
     yield from _about_captions(images, rule)
     yield from _about_caption_files(dataset)
+    yield from warnings_about_roles(dataset, rule)
 
 
 def _about_duplicates(images: Images, similar: list[Images]) -> Iterator[str]:

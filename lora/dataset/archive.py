@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.dataset.limits import MAX_ARCHIVE_BYTES, MAX_BYTES_OF_A_MEMBER, MAX_NAME_LENGTH, Budget
-from lora.dataset.names import NameFilter, PackedFile, is_user_file, quoted
+from lora.dataset.names import Listed, NameFilter, PackedFile, is_user_file, quoted
 from lora.dataset.refusal import EXPECTED, ContentError
-from lora.dataset.tars import GZIP_MAGIC, is_tar_header, tar_files
-from lora.dataset.zips import is_zip, zip_files
+from lora.dataset.tars import GZIP_MAGIC, is_tar_header, list_tar, tar_files
+from lora.dataset.zips import is_zip, list_zip, zip_files
 
-Reader = Callable[[Path, NameFilter, Budget], Iterator[PackedFile]]
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    lists: Callable[[Path, NameFilter], Iterator[Listed]]
+    files: Callable[[Path, NameFilter, Budget], Iterator[PackedFile]]
+
+
+ZIP, TAR = _Format(list_zip, zip_files), _Format(list_tar, tar_files)
 OTHER_FORMATS = {  # by their first bytes
     b"Rar!": "a rar archive",
     b"7z\xbc\xaf": "a 7z archive",
@@ -46,20 +53,35 @@ class Skipped:
     reason: str
 
 
+def list_archive(archive: Path, *, known: NameFilter) -> list[Listed]:
+    """The user's files in a zip, tar or tar.gz, in its order, without unpacking them.
+
+    The first bytes are read of the files whose names the filter `known` rejects. Raises ContentError as
+    `unpack_archive` does, but for the sizes of files, which only matter if they are unpacked.
+    """
+    listed = []
+    for file in _format(archive).lists(archive, known):
+        _refuse_long_name(file.name)
+        listed.append(file)
+    return listed
+
+
 def unpack_archive(archive: Path, *, into: Path, wanted: NameFilter = is_user_file) -> list[Member]:
     """Stream the regular files of a zip, tar or tar.gz into the new folder `into`, in the order of the archive.
 
     Skips files whose names the filter `wanted` rejects. Raises ContentError if the file is no such archive, or if it is
     damaged, encrypted, or larger than limits.py allows.
     """
-    reader = _reader(archive)
+    files = _format(archive).files
     into.mkdir(parents=True)
-    files = reader(archive, wanted, Budget.of_folder(into))
-    return [_write_member(file, into / f"{index:06}") for index, file in enumerate(files)]
+    budget = Budget.of_folder(into)
+    return [
+        _write_member(file, into / f"{index:06}", budget) for index, file in enumerate(files(archive, wanted, budget))
+    ]
 
 
-def _reader(archive: Path) -> Reader:
-    """Choose the reader by the content, because an upload may have no file name."""
+def _format(archive: Path) -> _Format:
+    """Recognize the format by the content, because an upload may have no file name."""
     _refuse_missing_file(archive)
     size = archive.stat().st_size
     if size > MAX_ARCHIVE_BYTES:
@@ -67,9 +89,9 @@ def _reader(archive: Path) -> Reader:
     with archive.open("rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
     if start.startswith(GZIP_MAGIC) or is_tar_header(start):
-        return tar_files
+        return TAR
     if is_zip(archive):
-        return zip_files
+        return ZIP
     raise ContentError(f"is {_describe(start, size)}: {EXPECTED}")
 
 
@@ -94,15 +116,18 @@ def _describe(start: bytes, size: int) -> str:
     return f"{named[0] if named else 'something else'} of {size:,} bytes"
 
 
-def _write_member(file: PackedFile, path: Path) -> Member:
+def _refuse_long_name(name: str) -> None:
+    if len(name) > MAX_NAME_LENGTH:
+        raise ContentError(f"holds {quoted(name)}, a name of {len(name):,} characters: expected a shorter one")
+
+
+def _write_member(file: PackedFile, path: Path, budget: Budget) -> Member:
     """Copy a file in blocks, counting the bytes that are actually unpacked."""
-    if len(file.name) > MAX_NAME_LENGTH:
-        raise ContentError(
-            f"holds {quoted(file.name)}, a name of {len(file.name):,} characters: expected a shorter one"
-        )
+    _refuse_long_name(file.name)
     copied = 0
     with path.open("wb") as output:
         for block in file.blocks:
+            budget.spend(len(block))
             copied += len(block)
             if copied > MAX_BYTES_OF_A_MEMBER:
                 limit = f"{MAX_BYTES_OF_A_MEMBER:,} bytes"

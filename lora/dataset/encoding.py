@@ -29,6 +29,7 @@ class Example:
     latents: Tensor  # [C, H, W] fp32, shifted and scaled as the transformer expects them
     prompt: Prompt
     content: str  # sha256 of the image file: equal for all crops and all copies of an image
+    repeats: int = 1  # how often it is in each epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,12 @@ def encode_dataset(
             check()
             prompts[text] = _encoded_text(encoders, text, keys=keys, cache=cache)
     examples = [
-        Example(latents[ImageCrop(image.inspection.content, crop)], prompts[image.prompt], image.inspection.content)
+        Example(
+            latents[ImageCrop(image.inspection.content, crop)],
+            prompts[image.prompt],
+            image.inspection.content,
+            image.repeats,
+        )
         for image in dataset.images
         for crop in image.inspection.crops
     ]

@@ -6,15 +6,19 @@ from pathlib import Path
 
 from lora.dataset.refusal import ContentError
 
+KIBIBYTE = 2**10
 MEBIBYTE = 2**20
 GIBIBYTE = 2**30
 BLOCK = MEBIBYTE  # bytes copied at a time: small enough that a job can be cancelled between two blocks
+HEAD = 64  # bytes at the start of a file that say whether it may be an image
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY_BYTES = 16 * MEBIBYTE  # of a zip, which is read at once: 800 per member
 MAX_NAME_LENGTH = 4_096  # no operating system supports longer paths
 MAX_ARCHIVE_BYTES = 4 * GIBIBYTE
 MAX_BYTES = 8 * GIBIBYTE
 MAX_BYTES_OF_A_MEMBER = 256 * MEBIBYTE
+# Of files that are left out of a tar.gz, which have to be decompressed to find what follows them: half a minute.
+MAX_BYTES_SKIPPED = 16 * GIBIBYTE
 # Photographs hardly compress: a file beyond such a size and ratio is a decompression bomb.
 SUSPECT_BYTES, SUSPECT_RATIO = 50 * MEBIBYTE, 200
 SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO = GIBIBYTE, 100

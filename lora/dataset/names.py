@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon?"})  # "icon?": Icon and \r, from macOS
-JUNK_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
+JUNK_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information", "@eadir", "#recycle"})
 MAX_BYTES_OF_A_PART = 200  # file systems allow 255, and a suffix is appended
 # Unicode categories: controls, format characters, surrogates, line and paragraph separators.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -21,6 +21,15 @@ NameFilter = Callable[[str], bool]  # takes the name of a file
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A file that an archive holds, before it is unpacked."""
+
+    name: str
+    size: int  # bytes, as the archive declares it
+    head: bytes  # its first bytes, or none if they were not asked for or cannot be read
+
+
+@dataclass(frozen=True, slots=True)
 class PackedFile:
     """A file inside an archive. The iterator over its content can be consumed once."""
 
@@ -29,7 +38,7 @@ class PackedFile:
 
 
 def is_user_file(name: str) -> bool:
-    """Whether a file belongs to the user: neither hidden nor added by macOS or Windows, at any depth."""
+    """Whether a file belongs to the user: neither hidden nor added by macOS, Windows or a NAS, at any depth."""
     parts = path_of(name).parts
     if not parts or any(part.startswith(".") and part != ".." for part in parts):
         return False

@@ -1,30 +1,26 @@
 """Reads a user's archive into validated, captioned images. Knows no tensors."""
 
-import re
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora.dataset.archive import Member, Skipped, unpack_archive
+from lora.dataset.archive import Member, Skipped, list_archive, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, GuessedEncoding, is_caption_file, read_captions
 from lora.dataset.captions import PromptRule
+from lora.dataset.file_kinds import ARCHIVE_NAME, NEITHER, has_image_name
+from lora.dataset.folder_names import KohyaFolder, kohya_folders, relative_repeats
 from lora.dataset.inspection import Inspection, Inspector
 from lora.dataset.limits import MAX_IMAGES
-from lora.dataset.names import is_user_file
+from lora.dataset.names import Listed, is_user_file, quoted
 from lora.dataset.pairing import Caption, Pairing, pair_captions
 from lora.dataset.refusal import ContentError, naming_input
+from lora.dataset.selection import is_known, select_files
+from lora.dataset.sorting import SortedFiles, sort_by_role, without_captions_of
 from lora.dataset.workers import map_in_order
 from lora.images.files import READABLE, is_image, quiet_pillow
 
-# A file with such a name counts as an image, whatever its content.
-IMAGE_NAME = re.compile(
-    r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|avif|hei[cf]|hif|jp2|jxl|tga|ico)$", re.IGNORECASE
-)
-# Source files of photographs. Some are TIFF files whose first image is a thumbnail.
-SOURCE_NAME = re.compile(
-    r"\.(dng|cr[23w]|nef|nrw|arw|srf|sr2|raf|orf|rw2|pef|raw|3fr|iiq|psd|psb|xcf|ai|svg|exr|hdr)$", re.IGNORECASE
-)
-ARCHIVE_NAME = re.compile(r"\.(zip|tar|gz|tgz|bz2|xz|rar|7z)$", re.IGNORECASE)
+LAST_RANK = 100  # of the words of a folder: after any caption file
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,9 @@ class CaptionedImage:
     caption: Caption | None  # as written by the user
     prompt: str  # used in training
     inspection: Inspection
+    mask: Member | None
+    repeats: int  # how often it is trained, relative to the other images
+    folder: KohyaFolder | None  # the folder around it, if its name has repeats and words
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,8 @@ class Dataset:
     """The content of an archive."""
 
     images: tuple[CaptionedImage, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Skipped, ...]  # those below too
+    not_trained: tuple[Skipped, ...]  # images that have another role: masks, samples and so on
     pairing: Pairing
     guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
 
@@ -71,25 +71,53 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     with naming_input("input_captions"):
         separate = _read_separate_captions(archives.captions, into=into / "captions")
     with naming_input("input_images"), quiet_pillow():
-        members = unpack_archive(archives.images, into=into / "images")
+        listed = list_archive(archives.images, known=is_known)
+        selection = select_files(listed)
+        members = unpack_archive(archives.images, into=into / "images", wanted=selection.unpacks)
         texts = read_captions(member for member in members if is_caption_file(member.name))
         files = [member for member in members if not is_caption_file(member.name)]
         images = [file for file in files if _is_candidate(file)]
-        _refuse_count(images, members)
-        inspected, bad = _inspect(images, inspector)
+        by_role = sort_by_role(images, selection)
+        not_trained = [*selection.not_trained, *by_role.not_trained]
+        _refuse_count(by_role.trained, not_trained, listed)
+        inspected, bad = _inspect(by_role.trained, inspector)
+    texts = without_captions_of(texts, not_trained, by_role.trained)
     pairing = _paired([member.name for member, _ in inspected], separate, texts)
-    skipped = [*bad, *_others(files, images), *separate.unreadable, *texts.unreadable]
-    captioned = [
-        CaptionedImage(member.name, member.path, caption, rule.prompt(caption.text if caption else ""), inspection)
-        for (member, inspection), caption in zip(inspected, pairing.captions, strict=True)
-    ]
-    return Dataset(tuple(captioned), tuple(skipped), pairing, separate.guessed_encodings + texts.guessed_encodings)
+    others = [*_others(files, images), *selection.unused]
+    return Dataset(
+        _captioned(inspected, pairing, by_role, rule),
+        skipped=(*bad, *others, *not_trained, *separate.unreadable, *texts.unreadable),
+        not_trained=tuple(not_trained),
+        pairing=pairing,
+        guessed_encodings=separate.guessed_encodings + texts.guessed_encodings,
+    )
+
+
+def _captioned(
+    inspected: list[tuple[Member, Inspection]], pairing: Pairing, by_role: SortedFiles, rule: PromptRule
+) -> tuple[CaptionedImage, ...]:
+    """The records of the images. An image without a caption has the words of its kohya folder."""
+    folders = kohya_folders(member.name for member, _ in inspected)
+    repeats = relative_repeats(folders, (member.name for member, _ in inspected))
+    records = []
+    for (member, inspection), found in zip(inspected, pairing.captions, strict=True):
+        folder = folders.get(member.name)
+        caption = found or (_folder_caption(folder) if folder else None)
+        prompt = rule.prompt(caption.text if caption else "")
+        mask = by_role.masks.get(member.name)
+        record = CaptionedImage(
+            member.name, member.path, caption, prompt, inspection, mask, repeats[member.name], folder
+        )
+        records.append(record)
+    return tuple(records)
+
+
+def _folder_caption(folder: KohyaFolder) -> Caption:
+    return Caption(folder.words, f"{folder.path}/", folder.path, rank=LAST_RANK)
 
 
 def _is_candidate(file: Member) -> bool:
-    if SOURCE_NAME.search(file.name):
-        return False
-    return IMAGE_NAME.search(file.name) is not None or is_image(file.path)
+    return has_image_name(file.name) or is_image(file.path)
 
 
 def _read_separate_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
@@ -102,18 +130,20 @@ def _read_separate_captions(archive: Path | None, *, into: Path) -> CaptionFiles
     return texts
 
 
-def _refuse_count(images: list[Member], members: list[Member]) -> None:
+def _refuse_count(images: Sequence[Member], not_trained: Sequence[Skipped], listed: Sequence[Listed]) -> None:
     if len(images) > MAX_IMAGES:
         raise ContentError(f"holds {len(images):,} images: expected at most {MAX_IMAGES:,}")
-    inner = [member.name for member in members if ARCHIVE_NAME.search(member.name)]
+    inner = [file.name for file in listed if ARCHIVE_NAME.search(file.name)]
     if not images and inner:
         raise ContentError(f"holds no images, only the archive {inner[0]!r}: expected the images themselves; send that")
+    if not images and (first := next((file for file in not_trained if has_image_name(file.name)), None)):
+        raise ContentError(f"holds no images to train; the first is {quoted(first.name)}: {first.reason}")
     if not images:
-        others = f"only {len(members)} other files such as {members[0].name!r}" if members else "no files at all"
+        others = f"only {len(listed)} other files such as {listed[0].name!r}" if listed else "no files at all"
         raise ContentError(f"holds no images, {others}: expected {READABLE} images")
 
 
-def _inspect(images: list[Member], inspector: Inspector) -> tuple[list[tuple[Member, Inspection]], list[Skipped]]:
+def _inspect(images: Sequence[Member], inspector: Inspector) -> tuple[list[tuple[Member, Inspection]], list[Skipped]]:
     """The images that can be used, and those that cannot; raises ContentError if the latter are more than half."""
 
     def inspected_or_skipped(member: Member) -> Inspection | Skipped:
@@ -142,14 +172,6 @@ def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles) -> Pair
 
 
 def _others(files: list[Member], images: list[Member]) -> list[Skipped]:
-    """The files that are neither images nor captions."""
+    """The unpacked files that are neither images nor captions."""
     known = set(images)
-    return [Skipped(file.name, _kind(file.name)) for file in files if file not in known]
-
-
-def _kind(name: str) -> str:
-    if ARCHIVE_NAME.search(name):
-        return "an archive inside the archive: add its images directly"
-    if SOURCE_NAME.search(name):
-        return "an unsupported image format: convert it to JPEG or PNG"
-    return "neither an image nor a caption"
+    return [Skipped(file.name, NEITHER) for file in files if file not in known]

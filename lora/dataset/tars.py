@@ -6,6 +6,7 @@ that describes another, and in older Pythons takes quadratic time for long heade
 
 import contextlib
 import gzip
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from typing import BinaryIO
 
 from lora.dataset.limits import (
     BLOCK,
+    HEAD,
     MAX_BYTES_OF_A_MEMBER,
+    MAX_BYTES_SKIPPED,
     MAX_MEMBERS,
     SUSPECT_BYTES,
     SUSPECT_RATIO,
@@ -23,7 +26,7 @@ from lora.dataset.limits import (
     SUSPECT_TOTAL_RATIO,
     Budget,
 )
-from lora.dataset.names import NameFilter, PackedFile, printable, quoted
+from lora.dataset.names import Listed, NameFilter, PackedFile, is_user_file, printable, quoted
 from lora.dataset.refusal import EXPECTED, ContentError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -34,9 +37,22 @@ EMPTY = {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tar
 PAX = {tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}
 IGNORED = {tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK}  # headers that change neither the name nor the size of a file
 DESCRIBES_NEXT = PAX | IGNORED | {tarfile.GNUTYPE_LONGNAME}
+LISTED_SIZE = "FLUX-LORA.size"  # the pax keyword with which script/train packs a file that is not used, without content
+LISTED = LISTED_SIZE.encode()
 MAX_HEADERS_PER_FILE = 8  # headers; ordinary tars have two or three
 MAX_DIGITS = 20  # in a number of bytes
 MORE_IN_HEADER, MORE_IN_MAP = 482, 504  # offsets of the flags that an old GNU sparse map continues
+
+
+def list_tar(archive: Path, known: NameFilter) -> Iterator[Listed]:
+    """Yield the user's regular files in a tar or tar.gz. The first bytes are read of those that `known` rejects.
+
+    Raises ContentError if the archive is damaged.
+    """
+    for entry, stream in _walk(archive, wanted=lambda _: False):
+        if entry.is_file and is_user_file(entry.name):
+            head = b"" if known(entry.name) else stream.read_exactly(min(entry.size, HEAD))
+            yield Listed(entry.name, entry.listed_size, head)
 
 
 def tar_files(archive: Path, wanted: NameFilter, budget: Budget) -> Iterator[PackedFile]:
@@ -44,17 +60,10 @@ def tar_files(archive: Path, wanted: NameFilter, budget: Budget) -> Iterator[Pac
 
     Skips links, devices and sparse files. Raises ContentError if the archive is damaged or a decompression bomb.
     """
-    with archive.open("rb") as raw, _damage_reported():
-        stream = _ForwardStream(raw, budget)
-        for number, entry in enumerate(_entries(stream), 1):
-            if number > MAX_MEMBERS:
-                raise ContentError(f"holds more than {MAX_MEMBERS:,} files: expected at most that")
-            end = stream.position + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            if entry.is_file and wanted(entry.name):
-                _refuse_size(entry)
-                yield PackedFile(entry.name, _blocks(stream, entry.size))
-            stream.skip_to(end)
-        stream.skip_to_end()
+    for entry, stream in _walk(archive, wanted):
+        if entry.is_file and wanted(entry.name):
+            _refuse_size(entry, budget)
+            yield PackedFile(entry.name, _blocks(stream, entry.size))
 
 
 def is_tar_header(block: bytes) -> bool:
@@ -70,6 +79,7 @@ def is_tar_header(block: bytes) -> bool:
 class _Entry:
     name: str
     size: int  # bytes of content, without the padding to whole blocks
+    listed_size: int  # of the file outside of the archive, where that has only its name
     is_file: bool  # a regular file that is not sparse
 
 
@@ -81,10 +91,28 @@ def _damage_reported() -> Iterator[None]:
         raise ContentError(f"is a tar or gzip file that cannot be read ({error}): {EXPECTED}") from error
 
 
-def _refuse_size(entry: _Entry) -> None:
+def _walk(archive: Path, wanted: NameFilter) -> Iterator[tuple[_Entry, "_ForwardStream"]]:
+    """Yield each entry with the stream at its content, and skip what the caller leaves of it.
+
+    What is skipped of a user's file that is not wanted counts towards no limit but that of skipped bytes.
+    """
+    with archive.open("rb") as raw, _damage_reported():
+        stream = _ForwardStream(raw)
+        for number, entry in enumerate(_entries(stream), 1):
+            if number > MAX_MEMBERS:
+                raise ContentError(f"holds more than {MAX_MEMBERS:,} files: expected at most that")
+            end = stream.position + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            yield entry, stream
+            stream.skip_to(end, is_free=entry.is_file and is_user_file(entry.name) and not wanted(entry.name))
+        stream.skip_to_end()
+
+
+def _refuse_size(entry: _Entry, budget: Budget) -> None:
+    """Check a declared size before anything is read."""
     if entry.size > MAX_BYTES_OF_A_MEMBER:
         sizes = f"{entry.size:,} bytes: expected at most {MAX_BYTES_OF_A_MEMBER:,}"
         raise ContentError(f"holds {quoted(entry.name)}, which unpacks to {sizes}")
+    budget.check(budget.spent + entry.size)
 
 
 def _blocks(stream: "_ForwardStream", size: int) -> Iterator[bytes]:
@@ -131,7 +159,9 @@ def _entry(header: tarfile.TarInfo, block: bytes, metadata: dict[bytes, bytes], 
     size = _number(metadata[b"size"]) if b"size" in metadata else header.size
     is_sparse = any(keyword.startswith(b"GNU.sparse.") for keyword in metadata)
     is_file = header.type in FILES and not is_sparse and not name.endswith("/")
-    return _Entry(printable(name), 0 if header.type in EMPTY else size, is_file)
+    size = 0 if header.type in EMPTY else size
+    listed_size = _number(metadata[LISTED]) if LISTED in metadata else size
+    return _Entry(printable(name), size, listed_size, is_file)
 
 
 def _decode_name(name: bytes) -> str:
@@ -180,14 +210,16 @@ def _number(digits: bytes) -> int:
 
 
 class _ForwardStream:
-    """A stream that is only read forward, in blocks of bounded size, and counts bytes against a budget."""
+    """A stream that is only read forward, in blocks of bounded size."""
 
-    def __init__(self, raw: BinaryIO, budget: Budget) -> None:
+    def __init__(self, raw: BinaryIO) -> None:
         is_compressed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        self._length = None if is_compressed else raw.seek(0, os.SEEK_END)
         raw.seek(0)
-        self._raw, self._budget = raw, budget
+        self._raw = raw
         self._source = gzip.GzipFile(fileobj=raw) if is_compressed else raw
         self.position = 0
+        self._free = 0  # bytes that were skipped and do not count
 
     def header(self) -> bytes:
         """The next block, or no bytes at the end of the tar: a block of zeros, or the end of the file."""
@@ -203,10 +235,19 @@ class _ForwardStream:
             raise tarfile.ReadError("unexpected end of data")
         return content
 
-    def skip_to(self, position: int) -> None:
-        """Read up to a position."""
+    def skip_to(self, position: int, *, is_free: bool) -> None:
+        """Go to a position; what is skipped does not count as unpacked if it `is_free`."""
+        if self._length is not None:
+            if position > self._length:
+                raise tarfile.ReadError("unexpected end of data")
+            self.position = self._raw.seek(position)
         while self.position < position:
-            self.read_exactly(min(BLOCK, position - self.position))
+            size = min(BLOCK, position - self.position)
+            self._free += size if is_free else 0
+            if self._free > MAX_BYTES_SKIPPED:
+                found = f"more than {MAX_BYTES_SKIPPED:,} bytes of files that are not images"
+                raise ContentError(f"holds {found}: expected an archive without them, or a zip")
+            self.read_exactly(size)
 
     def skip_to_end(self) -> None:
         """Read up to the end, where a gzip file has its checksum."""
@@ -218,8 +259,7 @@ class _ForwardStream:
         self.position += len(content)
         compressed = self._raw.tell()
         most = max(SUSPECT_BYTES, SUSPECT_RATIO * compressed), max(SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO * compressed)
-        if self.position > min(most):
-            sizes = f"{self.position:,} bytes or more from {compressed:,}"
+        if self.position - self._free > min(most):
+            sizes = f"{self.position - self._free:,} bytes or more from {compressed:,}"
             raise ContentError(f"unpacks to {sizes}: expected photographs, not a decompression bomb")
-        self._budget.spend(len(content))
         return content

@@ -1,5 +1,6 @@
 """Reads an untrusted zip: checks its directory first, and counts every unpacked byte."""
 
+import contextlib
 import io
 import itertools
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from lora.dataset.limits import (
     BLOCK,
+    HEAD,
     MAX_DIRECTORY_BYTES,
     MAX_MEMBERS,
     SUSPECT_BYTES,
@@ -19,7 +21,7 @@ from lora.dataset.limits import (
     SUSPECT_TOTAL_RATIO,
     Budget,
 )
-from lora.dataset.names import NameFilter, PackedFile, quoted
+from lora.dataset.names import Listed, NameFilter, PackedFile, is_user_file, quoted
 from lora.dataset.refusal import ContentError
 from lora.dataset.zip_names import decode_names
 
@@ -34,19 +36,30 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, OS
 MAX_OF_A_REASON = 200  # letters of a message of zipfile, which may contain long names
 
 
+def list_zip(archive: Path, known: NameFilter) -> Iterator[Listed]:
+    """Yield the user's files in a zip. The first bytes are read of those that `known` rejects.
+
+    Raises ContentError if the directory of the zip is damaged.
+    """
+    with _opened(archive) as (source, infos):
+        for info in infos:
+            if _is_file(info) and is_user_file(info.filename):
+                head = b"" if known(info.filename) else _head(source, info)
+                yield Listed(info.filename, info.file_size, head)
+
+
 def zip_files(archive: Path, wanted: NameFilter, budget: Budget) -> Iterator[PackedFile]:
     """Yield the regular files of a zip that `wanted` accepts. Read each file before requesting the next.
 
     Raises ContentError if the zip is damaged, encrypted, a decompression bomb, or compressed by an unsupported method.
+    Files that are not wanted are not read, so they may be as large as they like.
     """
-    with _BoundedReader(io.FileIO(archive)) as file, _open(file) as source:
-        infos = source.infolist()
+    with _opened(archive) as (source, members):
+        infos = [info for info in members if _is_file(info) and wanted(info.filename)]
         _refuse_bombs(infos, budget)
-        decode_names(infos)
-        infos = [info for info in infos if _is_file(info) and wanted(info.filename)]
         _refuse_unreadable(infos)
         for info in infos:
-            yield PackedFile(info.filename, _blocks(source, info, budget))
+            yield PackedFile(info.filename, _blocks(source, info))
 
 
 def is_zip(archive: Path) -> bool:
@@ -71,6 +84,29 @@ class _BoundedReader(io.BufferedReader):
         return super().read(size)
 
 
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """A zip and its members, with decoded names. Their number and their places are checked, not their sizes."""
+    with _BoundedReader(io.FileIO(archive)) as file, _open(file) as source:
+        infos = source.infolist()
+        if len(infos) > MAX_MEMBERS:
+            raise ContentError(f"holds {len(infos):,} files: expected at most {MAX_MEMBERS:,}")
+        decode_names(infos)
+        _refuse_overlaps(infos)
+        yield source, infos
+
+
+def _head(source: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The first bytes of a file; none if it cannot be read, as it may not be needed."""
+    if info.flag_bits & ENCRYPTED or info.compress_type not in READABLE:
+        return b""
+    try:
+        with source.open(info) as compressed:
+            return compressed.read(HEAD)
+    except (NotImplementedError, *DAMAGE):
+        return b""
+
+
 def _open(file: io.BufferedReader) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
@@ -90,8 +126,6 @@ def _is_file(info: zipfile.ZipInfo) -> bool:
 
 def _refuse_bombs(infos: list[zipfile.ZipInfo], budget: Budget) -> None:
     """Check the declared sizes before anything is decompressed. They may be wrong, so the bytes are counted again."""
-    if len(infos) > MAX_MEMBERS:
-        raise ContentError(f"holds {len(infos):,} files: expected at most {MAX_MEMBERS:,}")
     total, compressed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
     budget.check(total)
     if total > max(SUSPECT_TOTAL, SUSPECT_TOTAL_RATIO * compressed):
@@ -103,7 +137,6 @@ def _refuse_bombs(infos: list[zipfile.ZipInfo], budget: Budget) -> None:
             sizes = f"{info.file_size:,} bytes from {info.compress_size:,}"
             found = f"holds {quoted(info.filename)}, which unpacks to {sizes}"
             raise ContentError(f"{found}: expected photographs, not a decompression bomb")
-    _refuse_overlaps(infos)
 
 
 def _refuse_overlaps(infos: list[zipfile.ZipInfo]) -> None:
@@ -124,15 +157,12 @@ def _refuse_unreadable(infos: list[zipfile.ZipInfo]) -> None:
             raise ContentError(f"holds {quoted(info.filename)}, which uses {compression}: zip it again")
 
 
-def _blocks(source: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
+def _blocks(source: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     name = quoted(info.filename)
     try:
         with source.open(info) as compressed:
             while block := compressed.read(BLOCK):
-                budget.spend(len(block))
                 yield block
-    except ContentError:
-        raise
     except NotImplementedError as error:  # patched data, or strong encryption
         raise ContentError(f"holds {name}, which cannot be read ({_reason(error)}): zip it again") from error
     except DAMAGE as error:

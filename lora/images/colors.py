@@ -7,15 +7,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lora.images.profiles import Convert, to_srgb
+from lora.images.signals import Signal
+from lora.images.tone_mapping import tone_mapped
 
 BAND_PIXELS = 4_000_000  # converted at a time, so that a large image is never in memory twice
 WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # usual values of white in formats that do not define it
 OVERSHOOT = 1.5  # values up to this multiple of white are highlights or sharpening artifacts
 
 
-def rgb_on_white(image: Image.Image, *, shrink_by: int) -> Image.Image:
-    """Convert the image to sRGB, in bands of rows, and reduce it by a whole factor (means of squares)."""
+def rgb_on_white(image: Image.Image, *, shrink_by: int, signal: Signal | None = None) -> Image.Image:
+    """Convert the image to sRGB, in bands of rows, and reduce it by a whole factor (means of squares).
+
+    An image with an HDR signal is tone-mapped instead of being converted by its ICC profile.
+    """
     rgb = _rgb(image, shrink_by)
+    if signal is not None:
+        return tone_mapped(rgb, signal)
     convert_to_srgb = None if image.mode == "CMYK" else to_srgb("RGB", image.info.get("icc_profile"))
     return convert_to_srgb(rgb) if convert_to_srgb else rgb
 

@@ -12,18 +12,26 @@ from typing import BinaryIO
 
 from pi_heif import HeifImageFile
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from lora.images.boxes import boxes
 from lora.images.colors import rgb_on_white
+from lora.images.jpeg import MAGIC as JPEG_MAGIC
+from lora.images.jpeg import count_scans
+from lora.images.signals import Signal, hdr_signal
 from lora.images.size import Box, Size, fit
 
-BLOCK = 2**20  # bytes read at a time: small enough that a job can be cancelled between two blocks
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 ANIMATIONS = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")  # further images in a JPEG or HEIC are previews and the like
-BOX_HEADER, MAX_ITEM_BYTES = 8, 64 * 1024
-START_OF_SCAN, MAX_SCANS = b"\xff\xda", 500  # a progressive JPEG has about ten
+MAX_ITEM_BYTES = 64 * 1024
+# Pixels, and the video of a motion photo. `free` too may hold anything, but is searched as decoders may look into it.
+OPAQUE_BOXES = {b"mdat", b"mpvd", b"sefd"}
+MAX_SCANS = 500  # a progressive JPEG has about ten
 MAX_PIXELS_OF_SCANS = 2_500_000_000  # in total, which takes a few seconds
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+IMAGE_BRANDS = HEIC_BRANDS | {b"avif", b"avis"}
+MAGICS = (JPEG_MAGIC, b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SHORTEST_SIDE = 64
 LONGEST_RATIO = 8
 MAX_PIXELS = 178_956_970  # above twice Image.MAX_IMAGE_PIXELS Pillow raises DecompressionBombError
@@ -98,11 +106,12 @@ def open_image(
     with decoding_errors(path), open_header(path) as image:
         original = Size(*image.size)
         refuse_size(original, most_pixels=most_pixels)
-        if image.format in ("JPEG", "MPO"):
+        if image.format == "JPEG":
             _refuse_scans(path, original)
+        signal = hdr_signal(image, path)
         is_large = original.width * original.height > LARGE_PIXELS
         with large if is_large else NO_LOCK:
-            return _decode(image, original, needed=scale_needed(original))
+            return _decode(image, original, signal, needed=scale_needed(original))
 
 
 @contextmanager
@@ -119,6 +128,13 @@ def decoding_errors(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         reason = " ".join(str(error).replace(str(path), "it").split())
         raise ValueError(f"cannot be decoded ({reason or 'it is damaged'})") from error
+
+
+def may_be_image(head: bytes) -> bool:
+    """Whether a file that starts with these bytes (at least 64, if it has them) may be of a supported format."""
+    if head[4:8] == b"ftyp":  # videos too are files of this kind
+        return any(head[at : at + 4] in IMAGE_BRANDS for at in range(8, len(head), 4))
+    return head.startswith(MAGICS)
 
 
 def is_image(path: Path) -> bool:
@@ -147,23 +163,35 @@ class _UnsupportedSizeError(ValueError):
 
 @contextmanager
 def open_header(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open an image file of a supported format, without decoding it. HEIC is opened with its own class instead of being
-    registered with Pillow. Raises one of DAMAGE."""
-    with path.open("rb") as file, _heic(file) if _is_heic(file) else Image.open(file, formats=FORMATS) as image:
+    """Open an image file of a supported format, without decoding it. Raises one of DAMAGE."""
+    with path.open("rb") as file, _opened(file) as image:
         yield image
 
 
-def _is_heic(file: BinaryIO) -> bool:
-    """Whether a file is HEIC, by its brands; AVIF files may also have the brand `mif1`."""
+def _opened(file: BinaryIO) -> ImageFile.ImageFile:
+    """Open HEIC and JPEG with their own classes: one is not registered with Pillow, and a JPEG with further images
+    behind it is to Pillow a file of another format, which fails if their index is stale, as editors leave it."""
     start = file.read(64)
     file.seek(0)
+    if _is_heic(start):
+        return _heic(file)
+    if not start.startswith(JPEG_MAGIC):
+        return Image.open(file, formats=FORMATS)
+    try:
+        return JpegImageFile(file)
+    except SyntaxError as error:
+        raise UnidentifiedImageError(str(error)) from error
+
+
+def _is_heic(start: bytes) -> bool:
+    """Whether a file is HEIC, by its brands; AVIF files may also have the brand `mif1`."""
     brands = start[8 : int.from_bytes(start[:4])]
     return start[4:8] == b"ftyp" and brands[:4] in HEIC_BRANDS and b"avif" not in brands
 
 
 def _heic(file: BinaryIO) -> HeifImageFile:
     """Open a HEIC file; raises ValueError if an item name is not UTF-8, which would crash pi-heif and the process."""
-    for box in _boxes(file.read()):
+    for box in _searched_boxes(file.read()):
         for item in re.finditer(b"infe", box):
             start, version = item.start() - 4, box[item.end() : item.end() + 1]
             size = int.from_bytes(box[max(start, 0) : item.start()])
@@ -173,28 +201,25 @@ def _heic(file: BinaryIO) -> HeifImageFile:
     return HeifImageFile(file)
 
 
-def _boxes(content: bytes) -> Iterator[bytes]:
-    """Yield the top-level boxes of a HEIC file, except those with pixel data."""
-    position = 0
-    while position < len(content):
-        size, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
-        if size == 1:
-            size = int.from_bytes(content[position + 8 : position + 16])
-        size = size or len(content) - position
-        if size < BOX_HEADER:
-            raise ValueError("its boxes have inconsistent sizes")
-        if kind != b"mdat":
-            yield content[position : position + size]
-        position += size
+def _searched_boxes(content: bytes) -> Iterator[bytes]:
+    """Yield the top-level boxes of a HEIC file that may hold names, with their headers.
+
+    Phones append data of their own behind the metadata, as boxes or not.
+    """
+    has_metadata = False
+    try:
+        for kind, inner in boxes(content):
+            has_metadata |= kind == b"meta"
+            if kind not in OPAQUE_BOXES and kind.isascii() and kind.decode().isprintable():
+                yield (len(inner) + 8).to_bytes(4) + kind + inner
+    except ValueError:
+        if not has_metadata:
+            raise
 
 
 def _refuse_scans(path: Path, size: Size) -> None:
     """Refuse a JPEG with too many scans: each is decoded over the whole image, and takes only a few bytes."""
-    scans, last = 0, b""
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            scans += (last + block).count(START_OF_SCAN)
-            last = block[-1:]
+    scans = count_scans(path)
     most = min(MAX_SCANS, MAX_PIXELS_OF_SCANS // size.pixels)
     if scans > most:
         raise ValueError(f"it has {scans:,} scans: expected at most {most}")
@@ -208,7 +233,7 @@ def _is_text(content: bytes) -> bool:
     return True
 
 
-def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> DecodedImage:
+def _decode(image: ImageFile.ImageFile, original: Size, signal: Signal | None, *, needed: float) -> DecodedImage:
     is_animated = image.format in ANIMATIONS and getattr(image, "is_animated", False)  # counting the frames is slow
     least = needed * HEADROOM_OF_DRAFTS  # draft mode has an effect on JPEG only
     drafted = image.draft(None, (math.ceil(original.width * least), math.ceil(original.height * least)))
@@ -217,7 +242,8 @@ def _decode(image: ImageFile.ImageFile, original: Size, *, needed: float) -> Dec
     factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)
     box = 0.0, 0.0, width / factor, height / factor
     decoded_pixels = image.width * image.height
-    decoded = DecodedImage(rgb_on_white(image, shrink_by=factor), box, original, decoded_pixels, is_animated)
+    rgb = rgb_on_white(image, shrink_by=factor, signal=signal)
+    decoded = DecodedImage(rgb, box, original, decoded_pixels, is_animated)
     transpose = upright_transpose(image)  # after load, which rotates a TIFF itself
     return decoded if transpose is None else _transposed(decoded, transpose)
 

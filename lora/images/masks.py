@@ -1,14 +1,18 @@
-"""Decodes inpainting masks from any supported image file: white selects. Knows nothing about the image to inpaint."""
+"""Decodes masks from any supported image file: white selects. Knows nothing about the image that a mask belongs to."""
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from lora.images.colors import bands, rgb_on_white
-from lora.images.files import MAX_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
+from lora.images.files import DAMAGE, MAX_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
 from lora.images.size import Size, center_crop_box
 
 BRIGHT = 128  # of 255: from this level on a pixel is white
+# What tells a photograph from a mask or a map, all our choice: of the pixels of a reduced image, the share that is
+# colored, and the share that the most frequent of 4,096 colors cover, which are most of a map of flat colors.
+REDUCED_SIDE, COLORED, LEAST_COLORED, FLAT_COLORS, MOST_FLAT = 64, 24, 0.05, 16, 0.9
 
 
 def open_mask(path: Path, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -22,6 +26,25 @@ def open_mask(path: Path, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
         image.load()
         mask, transpose = _gray(image), upright_transpose(image)
     return mask if transpose is None else mask.transpose(transpose)
+
+
+def is_color_photograph(path: Path) -> bool:
+    """Whether an image file shows many colors, as photographs do and masks, depth maps and segmentations do not.
+
+    A file that cannot be decoded is none.
+    """
+    try:
+        with open_header(path) as image:
+            image.draft("RGB", (REDUCED_SIDE * 2, REDUCED_SIDE * 2))
+            # without averaging, which would mix colors at borders
+            reduced = image.convert("RGB").resize((REDUCED_SIDE, REDUCED_SIDE), Image.Resampling.NEAREST)
+    except (*DAMAGE, Image.DecompressionBombError):
+        return False
+    pixels = np.asarray(reduced).reshape(-1, 3).astype(int)
+    colored = np.mean(np.ptp(pixels, axis=1) > COLORED)
+    _, counts = np.unique(pixels // 16 @ (256, 16, 1), return_counts=True)
+    flat = np.sort(counts)[-FLAT_COLORS:].sum() / len(pixels)
+    return bool(colored >= LEAST_COLORED and flat < MOST_FLAT)
 
 
 def binarize(mask: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora.dataset.names import printable
-from lora.dataset.reading import Dataset
+from lora.dataset.reading import CaptionedImage, Dataset
 from lora.flux.fingerprint import fingerprint
 from lora.flux.prompt import MAX_TEXT_TOKENS, text_tokens_of
 from lora.training.recipe.config import TrainConfig
@@ -41,7 +41,8 @@ def identity_of(
         del settings["steps"]
         settings["warm_up_steps"] = warm_up_steps(recipe.steps)
     images = [
-        (image.inspection.content, list(map(str, image.inspection.sizes)), image.prompt) for image in dataset.images
+        (image.inspection.content, list(map(str, image.inspection.sizes)), image.prompt, *_repeats(image))
+        for image in dataset.images
     ]
     return {
         "base_model": base,
@@ -55,6 +56,11 @@ def identity_of(
         "images": len(dataset.images),
         "images_and_captions": _digest(sorted(images)),
     }
+
+
+def _repeats(image: CaptionedImage) -> list[int]:
+    """How often an image is repeated; nothing for once, so that older checkpoints can still be resumed."""
+    return [image.repeats] if image.repeats > 1 else []
 
 
 def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_tokens: int) -> Json:

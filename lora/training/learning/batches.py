@@ -84,7 +84,8 @@ class _Prepared:
 
 
 class Batches:
-    """The batches of a training by index: each example once per epoch, in a new order in each epoch.
+    """The batches of a training by index: each example once per epoch, or as often as it is repeated, in a new order in
+    each epoch.
 
     A batch has examples of one size; the last batch of a size may be smaller.
     """
@@ -155,7 +156,7 @@ class Batches:
 
     def _ordered(self, epoch: int) -> list[list[Example]]:
         generator, size = generator_for(self._seed, "order", epoch), self._batch_size
-        examples = self._dataset.examples
+        examples = [example for example in self._dataset.examples for _ in range(example.repeats)]
         by_size: dict[torch.Size, list[Example]] = defaultdict(list)
         for position in torch.randperm(len(examples), generator=generator).tolist():
             by_size[examples[position].latents.shape].append(examples[position])

@@ -14,6 +14,7 @@ from lora.flux.latents import TOKEN_PIXELS
 from lora.flux.prompt import Prompt
 from lora.flux.sampling import build_pipeline, generate_image
 from lora.images.metadata import exif
+from lora.images.products import marked
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.recipe.samples import SampleSettings
 from lora.training.stop import Stop
@@ -111,7 +112,8 @@ class SampleGenerator:
         described = {"prompt": prompt.text, "seed": seed, "training_step": step}
         described |= {"num_inference_steps": settings.steps, "guidance": settings.guidance}
         unfinished = path.with_suffix(".unfinished")
-        image.save(unfinished, "JPEG", quality=QUALITY, exif=exif(described))
+        tags = marked(exif(described), "sample of a training")
+        image.save(unfinished, "JPEG", quality=QUALITY, exif=tags)
         unfinished.replace(path)
 
 

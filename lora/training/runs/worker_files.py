@@ -26,7 +26,7 @@ class WorkerInput:
 
     job: Job
     plan: Plan
-    contents: tuple[str, ...]  # of the examples
+    examples: tuple[tuple[str, int], ...]  # content and repeats of each
     samples: int  # number of sample prompts
     prompts: tuple[int, ...]  # number of the prompt of each example, each sample, a dropped caption, each neutral image
     checkpoint: Path | None  # the folder of the checkpoint from which to resume
@@ -69,8 +69,8 @@ def read_data(folder: Path, worker_input: WorkerInput) -> EncodedDataset:
     tensors = load_file(folder / DATA)
     prompts = [Prompt(tensors[f"tokens.{number}"], tensors[f"pooled.{number}"]) for number in worker_input.prompts]
     examples = tuple(
-        Example(tensors[f"latents.{number}"], prompts[number], content)
-        for number, content in enumerate(worker_input.contents)
+        Example(tensors[f"latents.{number}"], prompts[number], content, repeats)
+        for number, (content, repeats) in enumerate(worker_input.examples)
     )
     rest = iter(prompts[len(examples) :])
     samples = tuple(itertools.islice(rest, worker_input.samples))

@@ -123,6 +123,12 @@ def test_copies_of_an_image_share_latents_but_not_captions(pipeline, tmp_path):
     assert not torch.equal(one.prompt.tokens, other.prompt.tokens)
 
 
+def test_an_image_in_a_folder_with_more_repeats_is_in_an_epoch_more_often(pipeline, tmp_path):
+    members = {"20_a/1.png": encoded(solid_image()), "10_b/1.png": encoded(solid_image(color=(0, 0, 0)))}
+    found = read_archive(write(tmp_path / "a.zip", zipped(members)), into=tmp_path / "into").encoded(pipeline)
+    assert [example.repeats for example in found.examples] == [2, 1]
+
+
 @pytest.mark.parametrize("trigger_word", ["TOK", ""])
 def test_a_dropped_caption_is_the_trigger_word(pipeline, tmp_path, trigger_word):
     """Trap 33: without a trigger word it is the encoded empty prompt, never zeros."""

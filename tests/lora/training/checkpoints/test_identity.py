@@ -1,5 +1,6 @@
 """Two trainings have the same identity exactly if one can resume from the other's checkpoint and give the same LoRA."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -174,3 +175,12 @@ def test_a_batch_of_two_is_the_same_training_as_one_image_in_each_of_two_process
 def test_inputs_that_do_not_affect_the_lora_do_not_count(dataset, base, inputs):
     """A training may be resumed on another machine with another GPU."""
     assert identity(dataset, base, **inputs) == identity(dataset, base)
+
+
+def test_repeats_are_part_of_the_identity_and_their_absence_changes_no_old_one(dataset, base):
+    first, second = dataset.images
+    repeated = replace(dataset, images=(replace(first, repeats=2), second))
+    assert difference(identity(repeated, base), identity(dataset, base)) == "images_and_captions"
+    content = [(each.inspection.content, list(map(str, each.inspection.sizes)), each.prompt) for each in dataset.images]
+    digest = hashlib.sha256(json.dumps(sorted(content)).encode()).hexdigest()[:16]
+    assert identity(dataset, base)["images_and_captions"] == digest

@@ -1,5 +1,7 @@
 """Batches have each example once per epoch, one size each, and each image's own caption or none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -54,6 +56,16 @@ def test_each_image_keeps_its_own_caption():
     for batch in batches_of(dataset, count=3 * 5):
         assert torch.equal(batch.prompt.tokens.mean(dim=(1, 2)), batch.latents.mean(dim=(1, 2, 3)))
         assert torch.equal(batch.prompt.pooled.mean(dim=1), batch.latents.mean(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_a_repeated_image_is_used_as_often_in_each_epoch(batch_size):
+    once = numbered_dataset(*[(4, 6)] * 4)
+    dataset = replace(once, examples=(replace(once.examples[0], repeats=3), *once.examples[1:]))
+    per_epoch = -(-6 // batch_size)
+    batches = batches_of(dataset, count=2 * per_epoch, batch_size=batch_size)
+    for epoch in (batches[:per_epoch], batches[per_epoch:]):
+        assert sorted(number for batch in epoch for number in numbers(batch)) == [0, 0, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])

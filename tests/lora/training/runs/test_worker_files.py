@@ -37,7 +37,7 @@ def worker_input_for(dataset, folder):
             MemoryConfiguration("fp32", "nothing", False),
             *(6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
         ),
-        contents=tuple(example.content for example in dataset.examples),
+        examples=tuple((each.content, each.repeats) for each in dataset.examples),
         samples=len(dataset.samples),
         prompts=numbered_prompts(dataset),
         checkpoint=None,
@@ -50,12 +50,15 @@ def worker_input_for(dataset, folder):
 def test_prompts_keep_their_order_and_equal_prompts_are_written_once(tmp_path):
     sample, neutral = tiny_prompt(seed=1), tuple(tiny_prompt(seed=seed) for seed in (2, 3))
     dataset = tiny_dataset(3)
+    repeated = replace(dataset.examples[1], repeats=5)
+    dataset = replace(dataset, examples=(dataset.examples[0], repeated, dataset.examples[2]))
     dataset = replace(dataset, samples=(sample, dataset.dropped), neutral=(*neutral, sample))
     write_worker_input(tmp_path, worker_input_for(dataset, tmp_path), dataset, None)
     found = read_data(tmp_path, read_worker_input(tmp_path))
     for ours, theirs in zip(all_prompts(found), all_prompts(dataset), strict=True):
         assert torch.equal(ours.tokens, theirs.tokens)
         assert torch.equal(ours.pooled, theirs.pooled)
+    assert [example.repeats for example in found.examples] == [1, 5, 1]
     assert (len(found.samples), len(found.neutral)) == (2, 3)
     assert found.neutral[2].tokens is found.samples[0].tokens
 

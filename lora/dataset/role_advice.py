@@ -1,0 +1,45 @@
+"""Warnings about images that are not trained because of their role, and about what names of folders mean."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from lora.dataset.captions import PromptRule
+from lora.dataset.folder_names import KohyaFolder
+from lora.dataset.reading import Dataset
+from lora.dataset.wording import counted, named
+
+
+def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
+    """Yield a warning for each role of images that are not trained, then those about folders of sd-scripts."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for file in dataset.not_trained:
+        by_reason[file.reason].append(file.name)
+    for reason, names in by_reason.items():
+        yield f"{counted(len(names), 'image')} not trained, {reason}: {named(names)}"
+    folders = {image.folder for image in dataset.images if image.folder}
+    subjects = sorted({folder.words for folder in folders})
+    if len(subjects) > 1:
+        trigger = f", all under {rule.trigger_word!r}" if rule.trigger_word else ""
+        yield (
+            f"the names of folders are those of {len(subjects)} subjects, {named(subjects)}: one LoRA learns them"
+            f"{trigger}; train each alone, or name it in every caption and leave trigger_word empty"
+        )
+    yield from _about_repeats(dataset, folders)
+
+
+def _about_repeats(dataset: Dataset, folders: set[KohyaFolder]) -> Iterator[str]:
+    if len({folder.repeats for folder in folders}) < 1 or max(folder.repeats for folder in folders) == 1:
+        return
+    shares = {image.folder: image.repeats for image in dataset.images if image.folder}
+    if len(set(shares.values())) > 1:
+        weights = named([f"{folder.path.name}: {shares[folder]}" for folder in sorted(shares, key=str)])
+        yield f"an image of each folder is trained as often as its repeats say, relative to the others: {weights}"
+    elif any(image.folder is None for image in dataset.images):
+        yield f"repeats are not used, as some images are in no such folder: {named(_names(folders))}"
+    else:
+        reason = "they are the same for all images, and steps sets the length"
+        yield f"repeats are not used, as {reason}: {named(_names(folders))}"
+
+
+def _names(folders: set[KohyaFolder]) -> list[str]:
+    return sorted(folder.path.name for folder in folders)

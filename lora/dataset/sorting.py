@@ -1,0 +1,57 @@
+"""Sorts the unpacked image files by their roles: trained, masks of trained images, and others."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from lora.dataset.archive import Member, Skipped
+from lora.dataset.caption_files import CaptionFiles
+from lora.dataset.names import sanitize_path
+from lora.dataset.pairing import Caption
+from lora.dataset.roles import Role
+from lora.dataset.selection import Selection
+from lora.images.masks import is_color_photograph
+from lora.images.products import maker_of
+
+
+@dataclass(frozen=True, slots=True)
+class SortedFiles:
+    """The image files of an archive, by role."""
+
+    trained: tuple[Member, ...]
+    masks: Mapping[str, Member]  # by the name of the trained image that each belongs to
+    not_trained: tuple[Skipped, ...]  # masks too
+
+
+def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
+    """Sort image files, by the roles that their names have and, in doubt, by their content."""
+    trained: list[Member] = []
+    masks: dict[str, Member] = {}
+    not_trained: list[Skipped] = []
+    for image in images:
+        assigned = selection.roles.get(image.name)
+        maker = maker_of(image.path)
+        if maker is not None:
+            not_trained.append(Skipped(image.name, f"made by this project ({maker})"))
+        elif assigned is None or (assigned.is_doubtful and is_color_photograph(image.path)):
+            trained.append(image)
+        else:
+            not_trained.append(Skipped(image.name, assigned.role.value))
+            if assigned.role is Role.MASK and assigned.partner is not None:
+                masks.setdefault(assigned.partner, image)
+    return SortedFiles(tuple(trained), masks, tuple(not_trained))
+
+
+def without_captions_of(texts: CaptionFiles, not_trained: Sequence[Skipped], trained: Sequence[Member]) -> CaptionFiles:
+    """The captions without those of images that are not trained, which could else be taken for others of that name."""
+    paths = _caption_paths(file.name for file in not_trained) - _caption_paths(file.name for file in trained)
+
+    def is_used(caption: Caption) -> bool:
+        return caption.target not in paths
+
+    return replace(texts, captions=tuple(filter(is_used, texts.captions)))
+
+
+def _caption_paths(images: Iterable[str]) -> set[PurePosixPath]:
+    """The paths by which captions name these images: with the suffix, and without."""
+    return {target for name in images for target in (sanitize_path(name), sanitize_path(name).with_suffix(""))}
