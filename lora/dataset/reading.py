@@ -2,12 +2,14 @@
 
 import re
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora.dataset.archive import Member, Skipped, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, GuessedEncoding, is_caption_file, read_captions
+from lora.dataset.caption_hints import NO_CAPTION, SEEM_TO_BE, hint_on
 from lora.dataset.captions import PromptRule
+from lora.dataset.image_names import IMAGE_NAME, ImageNames
 from lora.dataset.inspection import Inspection, Inspector
 from lora.dataset.limits import MAX_IMAGES
 from lora.dataset.names import is_user_file
@@ -16,10 +18,6 @@ from lora.dataset.refusal import ContentError, naming_input
 from lora.dataset.workers import map_in_order
 from lora.images.files import READABLE, is_image, quiet_pillow
 
-# A file with such a name counts as an image, whatever its content.
-IMAGE_NAME = re.compile(
-    r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|avif|hei[cf]|hif|jp2|jxl|tga|ico)$", re.IGNORECASE
-)
 # Source files of photographs. Some are TIFF files whose first image is a thumbnail.
 SOURCE_NAME = re.compile(
     r"\.(dng|cr[23w]|nef|nrw|arw|srf|sr2|raf|orf|rw2|pef|raw|3fr|iiq|psd|psb|xcf|ai|svg|exr|hdr)$", re.IGNORECASE
@@ -59,6 +57,8 @@ class Dataset:
     skipped: tuple[Skipped, ...]
     pairing: Pairing
     guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
+    suspected: tuple[Skipped, ...]  # files that seem to hold captions, and what to do with them
+    empty_captions: tuple[str, ...]  # caption files without a word
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
@@ -67,21 +67,29 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     Raises ValueError if an archive cannot be read, if there is no image, or if more than half of them are unusable.
     """
     with naming_input("input_captions"):
-        separate = _read_separate_captions(archives.captions, into=into / "captions")
+        caption_members = _unpack_captions(archives.captions, into=into / "captions")
     with naming_input("input_images"), quiet_pillow():
         members = unpack_archive(archives.images, into=into / "images")
-        texts = read_captions(member for member in members if is_caption_file(member.name))
         files = [member for member in members if not is_caption_file(member.name)]
         images = [file for file in files if _is_candidate(file)]
         _refuse_count(images, members)
+        names = ImageNames.of(image.name for image in images)
+        own = read_captions((member for member in members if is_caption_file(member.name)), names)
+    with naming_input("input_captions"):
+        separate = _read_separate_captions(caption_members, names)
+    with naming_input("input_images"), quiet_pillow():
         inspected, bad = _inspect(images, inspector)
-    pairing = _paired([member.name for member, _ in inspected], separate, texts)
-    skipped = [*bad, *_others(files, images), *separate.unreadable, *texts.unreadable]
+    pairing = _paired([member.name for member, _ in inspected], separate, own)
+    texts = CaptionFiles.joined([separate, own])
+    suspected = [*_hints(files, images, names), *texts.suspected]
+    unused = [file for file in _others(files, images) if file.name not in {hint.name for hint in suspected}]
+    skipped = [*bad, *unused, *texts.unreadable, *map(_skipped_hint, suspected)]
     captioned = [
         CaptionedImage(member.name, member.path, caption, rule.prompt(caption.text if caption else ""), inspection)
         for (member, inspection), caption in zip(inspected, pairing.captions, strict=True)
     ]
-    return Dataset(tuple(captioned), tuple(skipped), pairing, separate.guessed_encodings + texts.guessed_encodings)
+    found = tuple(captioned), tuple(skipped), pairing, texts.guessed_encodings
+    return Dataset(*found, suspected=tuple(suspected), empty_captions=texts.empty)
 
 
 def _is_candidate(file: Member) -> bool:
@@ -90,14 +98,19 @@ def _is_candidate(file: Member) -> bool:
     return IMAGE_NAME.search(file.name) is not None or is_image(file.path)
 
 
-def _read_separate_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
+def _unpack_captions(archive: Path | None, *, into: Path) -> list[Member] | None:
     if archive is None:
-        return CaptionFiles((), (), ())
-    members = unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
-    texts = read_captions(members)
+        return None
+    return unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
+
+
+def _read_separate_captions(members: list[Member] | None, images: ImageNames) -> CaptionFiles:
+    if members is None:
+        return CaptionFiles()
+    texts = read_captions(members, images)
     if not texts.captions:
         raise ContentError("holds no captions: expected the tar of a training, or an archive with .txt files")
-    return texts
+    return replace(texts, unreadable=tuple(file for file in texts.unreadable if file.reason != NO_CAPTION))
 
 
 def _refuse_count(images: list[Member], members: list[Member]) -> None:
@@ -145,9 +158,20 @@ def _others(files: list[Member], images: list[Member]) -> list[Skipped]:
     return [Skipped(file.name, _kind(file.name)) for file in files if file not in known]
 
 
+def _hints(files: list[Member], images: list[Member], names: ImageNames) -> list[Skipped]:
+    """What to do with files that seem to hold captions."""
+    known = set(images)
+    hints = (hint_on(file, names) for file in files if file not in known)
+    return [hint for hint in hints if hint]
+
+
+def _skipped_hint(hint: Skipped) -> Skipped:
+    return Skipped(hint.name, f"{SEEM_TO_BE} it: {hint.reason}")
+
+
 def _kind(name: str) -> str:
     if ARCHIVE_NAME.search(name):
         return "an archive inside the archive: add its images directly"
     if SOURCE_NAME.search(name):
         return "an unsupported image format: convert it to JPEG or PNG"
-    return "neither an image nor a caption"
+    return NO_CAPTION
