@@ -59,6 +59,7 @@ class Dataset:
     guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
     suspected: tuple[Skipped, ...]  # files that seem to hold captions, and what to do with them
     empty_captions: tuple[str, ...]  # caption files without a word
+    size_note: str  # how sizes were chosen so that batches fill; empty if each image has its own
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
@@ -78,6 +79,7 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     with naming_input("input_captions"):
         separate = _read_separate_captions(caption_members, names)
     with naming_input("input_images"), quiet_pillow():
+        size_note = inspector.share_sizes(image.path for image in images)
         inspected, bad = _inspect(images, inspector)
     pairing = _paired([member.name for member, _ in inspected], separate, own)
     texts = CaptionFiles.joined([separate, own])
@@ -89,7 +91,7 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
         for (member, inspection), caption in zip(inspected, pairing.captions, strict=True)
     ]
     found = tuple(captioned), tuple(skipped), pairing, texts.guessed_encodings
-    return Dataset(*found, suspected=tuple(suspected), empty_captions=texts.empty)
+    return Dataset(*found, suspected=tuple(suspected), empty_captions=texts.empty, size_note=size_note)
 
 
 def _is_candidate(file: Member) -> bool:

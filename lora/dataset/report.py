@@ -26,6 +26,7 @@ class Report:
     skipped: tuple[Skipped, ...]
     caption_sources: dict[str, int]
     buckets: dict[str, int]
+    size_note: str  # on sizes that images share
     look_alikes: tuple[tuple[str, ...], ...]
     prompts: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -42,6 +43,7 @@ class Report:
         lines = [f"{counted(len(self.images), 'image')}, {with_caption}"]
         sizes = [f"{size}: {counted(count, 'image')}" for size, count in self.buckets.items()]
         lines += _section("sizes in training", sizes, shown=SIZES_SHOWN)
+        lines += [self.size_note] if self.size_note else []
         lines += _section("skipped", [f"{file.name!r}: {file.reason}" for file in self.skipped], shown=SHOWN)
         lines += _section("training prompts, such as", list(self.prompts), shown=PROMPTS_SHOWN)
         lines += _section("worth a look", list(self.warnings), shown=len(self.warnings))
@@ -59,6 +61,7 @@ def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...
         skipped=dataset.skipped,
         caption_sources=dict(sources),
         buckets={str(size): count for size, count in sorted(buckets.items())},
+        size_note=dataset.size_note,
         look_alikes=tuple(tuple(image.name for image in group) for group in similar),
         prompts=_some_prompts(dataset.images),
         warnings=tuple(warnings_about(dataset, similar, rule=rule, resolutions=resolutions)),
