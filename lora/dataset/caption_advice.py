@@ -50,8 +50,9 @@ def missing_captions(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
     in all captions that is not the one given."""
     texts = _texts(dataset)
     empty = dataset.empty_captions if len(texts) < len(dataset.images) else ()
-    if not texts and (dataset.suspected or empty):
+    if not texts and (dataset.suspected or empty or dataset.pairing.unused):
         yield "no image has a caption, although files for captions are there:"
+        yield from _about_unused(dataset)
     yield from _about_unread_files(dataset.suspected)
     if empty:
         yield f"{counted(len(empty), 'caption file')} without a word: {named(list(empty))}"
@@ -80,6 +81,8 @@ def warnings_about_captions(dataset: Dataset, rule: PromptRule) -> Iterator[str]
     sharing = [image.name for image in dataset.images if shared[id(image.caption)] > 1]
     if sharing:
         yield f"one caption is used for several images of the same name: {named(sharing)}"
+    if captions:
+        yield from _about_unused(dataset)
     yield from _about_caption_files(dataset)
 
 
@@ -120,11 +123,15 @@ def _texts(dataset: Dataset) -> list[str]:
     return [one_line(image.caption.text) for image in dataset.images if image.caption]
 
 
-def _about_caption_files(dataset: Dataset) -> Iterator[str]:
-    unused, conflicting = dataset.pairing.unused, dataset.pairing.conflicting
+def _about_unused(dataset: Dataset) -> Iterator[str]:
+    unused = dataset.pairing.unused
     if unused:
         targets = named([f"{caption.target} in {caption.source}" for caption in unused])
         yield f"{counted(len(unused), 'caption')} without an image of that name: {targets}"
+
+
+def _about_caption_files(dataset: Dataset) -> Iterator[str]:
+    conflicting = dataset.pairing.conflicting
     if conflicting:
         sources = named(sorted({caption.source for caption in conflicting}))
         yield f"some images have two different captions; those in {sources} are not used"

@@ -27,6 +27,7 @@ MAX_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
 MAX_TABLE_BYTES = 32 * MEBIBYTE
 MAX_TEXT_BYTES = 64 * MEBIBYTE  # in total
 MAX_CAPTIONS = 100_000  # a table may belong to a larger data set
+WEB_PAGE = ("<!doc", "<html")  # as a server sends in place of a file that it does not have
 ENOUGH = 0.5  # of the rows, or of the images, if the name of a table does not tell that it has captions; our choice
 
 
@@ -120,7 +121,10 @@ def _text(member: Member) -> Text:
     size = member.path.stat().st_size
     if size > most:
         raise ValueError(f"it has {size:,} bytes: expected at most {most:,}")
-    return decode_text(member.path.read_bytes())
+    text = decode_text(member.path.read_bytes())
+    if text.content.lstrip()[:5].lower() in WEB_PAGE:
+        raise ValueError("it is a web page")
+    return text
 
 
 def _captions(name: str, text: str, images: ImageNames) -> Iterator[Caption]:

@@ -15,6 +15,7 @@ MAX_BYTES = 64 * 1024  # of a text that may be a caption
 MENTION = re.compile(r"\bcaptions?\b|_captions?\b|\bprompt\b", re.IGNORECASE)  # not caption_dropout_rate
 NAMED_FOR_CAPTIONS = re.compile("caption|prompt|meta_cap", re.IGNORECASE)
 SENTENCE = re.compile(r"[^\W\d]+ [^\W\d]+ [^\W\d]+")
+BETWEEN_NAMES = re.compile(r"[\n\t\"',;|:]+")
 LETTERS_SEARCHED = 4096  # at the beginning of a file: enough for the heading of a table or the keys of a record
 OF_OUR_REPORT = ("caption_sources", "look_alikes")  # keys of report/dataset.json, which holds prompts, not captions
 
@@ -26,7 +27,7 @@ def seems_to_have_captions(name: str, text: str, images: ImageNames) -> bool:
     head = text[:LETTERS_SEARCHED]
     if NAMED_FOR_CAPTIONS.search(path_of(name).name) or MENTION.search(head):
         return True
-    return SENTENCE.search(head) is not None and any(whole in head.casefold() for whole in images.whole)
+    return SENTENCE.search(head) is not None and any(map(images.has_whole, BETWEEN_NAMES.split(head)))
 
 
 def hint_on(file: Member, images: ImageNames) -> Skipped | None:

@@ -161,15 +161,20 @@ def _with_name(record: Record, naming: str | None) -> Record:
 
 def _names(records: Iterable[Record], key: str) -> list[str]:
     """The values under a key that may be names."""
-    values = (record.values.get(key) for record in records)
-    return [str(value) for value in values if isinstance(value, str) or _is_number(value)]
+    return [name for record in records if (name := _name(record, key)) is not None]
+
+
+def _name(record: Record, key: str) -> str | None:
+    value = record.values.get(key)
+    return str(value) if isinstance(value, str) or _is_number(value) else None
 
 
 def _meant(records: Iterable[Record], key: str, images: ImageNames) -> dict[int, str]:
     """The images that the values under a key mean, by the number of the record."""
     found = {}
     for number, record in enumerate(records):
-        stem = next((images.stem(name) for name in _names([record], key)), None)
+        name = _name(record, key)
+        stem = None if name is None else images.stem(name)
         if stem is not None:
             found[number] = stem
     return found

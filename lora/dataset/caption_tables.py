@@ -31,6 +31,8 @@ NAMES = frozenset({f"captions{suffix}" for suffix in SUFFIXES} | {"metadata.json
 OF_COCO = {"images", "annotations"}
 DELIMITERS = ",;\t|"
 QUOTED = re.compile('"[^"]*"')
+JSON_LINES = re.compile(r"\s*\{.*\}[ \t]*\n\s*\{")  # the first line is an object, and another one follows
+SEPARATOR_LINE = re.compile(r"\s*sep=.\n", re.IGNORECASE)  # tells Excel the delimiter
 COLUMN = "column {}"
 WORDS_OF_A_KEY = 2  # a caption that mentions captions has more
 
@@ -65,6 +67,8 @@ def parsed_json(text: str) -> object:
 
 
 def _json_lines(text: str, images: ImageNames) -> list[Row]:
+    if text.lstrip().startswith("[{"):
+        return _json(text, images)
     records = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -76,6 +80,8 @@ def _json_lines(text: str, images: ImageNames) -> list[Row]:
 
 
 def _json(text: str, images: ImageNames) -> list[Row]:
+    if JSON_LINES.match(text):
+        return _json_lines(text, images)
     content = parsed_json(text)
     if isinstance(content, dict):
         return _json_object(content, images)
@@ -94,7 +100,8 @@ def _json_object(content: dict[str, object], images: ImageNames) -> list[Row]:
     if len(lists) == 1:
         return rows_of([Record.of(entry) for entry in lists[0]], images)
     keys = {normalized(key) for key in content}
-    if keys & set(NAME_KEYS) and keys & set(TEXT_KEYS):
+    is_record = keys & set(NAME_KEYS) and keys & set(TEXT_KEYS)
+    if is_record and not any(images.stem(key) for key in content):
         return rows_of([Record.of(content)], images)
     named_records = {name: value for name, value in content.items() if isinstance(value, dict)}
     rows = rows_of([Record.of(_with_key(name, value)) for name, value in named_records.items()], images)
@@ -133,6 +140,7 @@ def _unique_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _csv(text: str, images: ImageNames) -> list[Row]:
     """Parse a table with a heading, or one of two columns. In many locales, spreadsheets use `;` as the delimiter, and
     captions often contain unquoted commas."""
+    text = SEPARATOR_LINE.sub("", text, count=1) if SEPARATOR_LINE.match(text) else text
     delimiter = _delimiter(text, images)
     lines = [cells for cells in csv.reader(io.StringIO(f"{text.strip()}\n"), delimiter=delimiter) if any(cells)]
     _refuse_misread(text, lines)

@@ -37,13 +37,14 @@ class ImageNames:
         folded = _folded(name)
         if folded in self.stems:
             return folded
-        stem = PurePosixPath(folded).stem
+        stem = folded.rpartition(".")[0]
         return stem if stem in self.stems and IMAGE_NAME.search(folded) else None
 
     def target(self, path: PurePosixPath) -> PurePosixPath:
         """The path, without its suffix if the image has that name in another image format."""
-        is_exact = self.has_whole(path.name) or _folded(path.name) in self.stems
-        return path if is_exact or self.stem(path.name) is None else path.with_suffix("")
+        folded = _folded(path.name)
+        is_exact = folded in self.whole or folded in self.stems
+        return path if is_exact or self.stem(folded) is None else path.with_suffix("")
 
 
 def _folded(name: str) -> str:

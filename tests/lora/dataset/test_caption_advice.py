@@ -42,6 +42,10 @@ def captions(form):
                 " and text"
             ],
         ),
+        (
+            {"a.txt": "a dog", "readme.txt": "a cat"},
+            ["2 captions without an image of that name: 'a in a.txt', 'readme in readme.txt'"],
+        ),
         ({"0.txt": "", "1.txt": " "}, ["2 caption files without a word: '0.txt', '1.txt'"]),
     ],
 )

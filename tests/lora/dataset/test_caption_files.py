@@ -121,6 +121,7 @@ def test_only_encodings_other_than_unicode_are_reported(tmp_path):
     [
         (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "it is not text"),
         (b"a dog\0", "it is not text"),
+        (b"<!DOCTYPE html><p>404", "it is a web page"),
         (b"x" * 65_537, "it has 65,537 bytes: expected at most 65,536"),
     ],
 )

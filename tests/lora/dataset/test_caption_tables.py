@@ -185,6 +185,7 @@ CAPTIONS = ("a dog, red", "a cat, blue", "a fox")
         ("caption|path", "{1}|C:\\me\\{0}"),
         ("", "{0}.jpg,{1}"),
         ("", '"{1}",{0}.jpg'),
+        ("sep=;\nfile_name;text", "{0}.jpg;{1}"),
     ],
 )
 def test_the_column_of_names_is_the_one_whose_values_are_names_of_images(heading, row):
@@ -233,3 +234,15 @@ def test_json_of_other_tools_is_read(content):
         ("0", "a dog"),
         ("1", "a cat"),
     ]
+
+
+def test_json_lines_and_a_json_list_are_told_apart_by_their_content():
+    records = [json.dumps({"file_name": row.file_name, "text": row.text}) for row in (A, B)]
+    assert rows("metadata.json", "\n".join(records)) == [A, B]
+    assert rows("metadata.jsonl", f"[{', '.join(records)}]") == [A, B]
+
+
+def test_captions_by_name_are_no_record_although_their_names_are_known_keys():
+    content = {"image": "a dog", "text": "a cat"}
+    found = rows("captions.json", json.dumps(content), images=("image.jpg", "text.jpg"))
+    assert found == [Row("image", "a dog"), Row("text", "a cat")]
