@@ -248,3 +248,10 @@ def test_a_table_whose_columns_name_different_images_is_refused_whatever_its_nam
 def test_caption_files_without_a_word_are_named(tmp_path):
     files = {"0.txt": " ", "1.json": '{"caption": ""}', "captions.csv": "file_name,text\n0.jpg,"}
     assert found(tmp_path, files, images=IMAGES).empty == tuple(files)
+
+
+@pytest.mark.parametrize(("names", "is_read"), [("01234", True), ("012ab", True), ("0abcd", False)])
+def test_a_table_with_any_name_must_name_half_of_the_images_or_be_half_of_images(tmp_path, names, is_read):
+    content = json.dumps(dict.fromkeys(names, "a dog"))
+    captions = found(tmp_path, {"my.json": content}, images=[f"{index}.jpg" for index in range(5)]).captions
+    assert bool(captions) is is_read

@@ -57,6 +57,17 @@ def test_the_sizes_are_few():
     assert f"{len(own)} sizes became {len(few)}" in shared(2).note
 
 
+def test_the_sizes_are_few_even_if_batches_are_full():
+    originals = free_shapes() * 8
+    found = share_sizes(originals, resolutions=(1024,), batch_size=2)
+    own = [training_size(original, resolution=1024) for original in free_shapes()]
+    shared_sizes = {
+        size for original, each in zip(free_shapes(), own, strict=True) for size in found.sizes(original, [each])
+    }
+    assert len(set(own)) > 90
+    assert len(shared_sizes) <= 32
+
+
 def pairs():
     """Each image's own and shared size at each resolution."""
     for original in free_shapes():
@@ -108,8 +119,11 @@ def test_an_image_that_is_not_known_has_its_own_size():
     assert sizes(Size(4001, 2903), shared(4)) == training_sizes(Size(4001, 2903), resolutions=RESOLUTIONS)
 
 
-@pytest.mark.parametrize(("batch_size", "count"), [(1, 4), (4, 1)])
-def test_a_data_set_is_trained_at_the_shared_sizes_and_the_report_says_so(tmp_path, batch_size, count):
+@pytest.mark.parametrize(
+    ("batch_size", "count", "note"),
+    [(1, 4, ""), (4, 1, "batches of 4: 4 sizes became 1, so that a batch holds 4.0 images instead of 1.0; at most")],
+)
+def test_a_data_set_is_trained_at_the_shared_sizes_and_the_report_says_so(tmp_path, batch_size, count, note):
     """The image on its side by EXIF has the sides of the others after it is turned."""
     exif = solid_image().getexif()
     exif[0x0112] = 6
@@ -119,7 +133,7 @@ def test_a_data_set_is_trained_at_the_shared_sizes_and_the_report_says_so(tmp_pa
     archive = Archives(write(tmp_path / "images.zip", zipped(members)), None)
     dataset = read_dataset(archive, into=tmp_path / "into", inspector=inspector, rule=rule)
     found = {size for image in dataset.images for size in image.inspection.sizes}
-    assert (len(found), bool(dataset.size_note)) == (count, count == 1)
+    assert (len(found), dataset.size_note[: len(note) or None]) == (count, note)
     assert dataset.size_note in report_on(dataset, rule=rule, resolutions=(256,)).as_text()
     for image in dataset.images:
         (pixels,) = inspector.pixels(image.path, image.inspection.content, image.inspection.crops)
