@@ -39,7 +39,7 @@ def main() -> None:
 
 def _check(archives: Archives, settings: dict[str, Any], folder: Path, output: Path) -> None:
     config = TrainConfig.checked(**settings)
-    inspector = Inspector(config.resolutions, None, crops=1)
+    inspector = Inspector(config.resolutions, None, crops=1, batch_size=config.batch_size)  # as on one GPU
     dataset = read_dataset(archives, into=folder, inspector=inspector, rule=config.prompt_rule)
     print(report_on(dataset, rule=config.prompt_rule, resolutions=config.resolutions).as_text())
     _write_sheet(dataset, inspector, output)

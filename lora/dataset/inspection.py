@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from PIL import Image
 
 from lora.dataset.crops import SMALLEST_CROP, WHOLE, Crop, crop_box, crops_of
 from lora.dataset.pixels import Pixels, PixelStore
+from lora.dataset.shared_sizes import OWN_SIZES, share_sizes
 from lora.dataset.similarity import PerceptualHash, perceptual_hash, sharpness
 from lora.dataset.sizes import training_sizes
-from lora.images.files import DecodedImage, open_image
+from lora.images.files import DecodedImage, open_image, upright_size
 from lora.images.size import Size, cover_scale
 
 STORE_RATIO = 2.0  # decoded pixels per stored pixel, above which crops are stored instead of decoded again; our choice
@@ -40,10 +41,22 @@ class Inspection:
 class Inspector:
     """Decodes images into their training crops. Thread-safe; only one large image is decoded at a time."""
 
-    def __init__(self, resolutions: tuple[int, ...], store: PixelStore | None, *, crops: int) -> None:
-        """`crops` is the number of crops of each image at each size."""
-        self._resolutions, self._store, self._crops = resolutions, store, crops
+    def __init__(
+        self, resolutions: tuple[int, ...], store: PixelStore | None, *, crops: int, batch_size: int = 1
+    ) -> None:
+        """`crops` is the number of crops of each image at each size, and `batch_size` that of images of one size that
+        are trained together."""
+        self._resolutions, self._store, self._crops, self._batch_size = resolutions, store, crops, batch_size
+        self._shared = OWN_SIZES
         self._large = threading.Lock()
+
+    def share_sizes(self, paths: Iterable[Path]) -> str:
+        """Choose sizes that fill batches with these images, before any of them is inspected; returns what was done for
+        the log, or an empty text. With a batch size of 1 every image has its own size."""
+        if self._batch_size > 1:
+            sizes = (size for size in map(upright_size, paths) if size)
+            self._shared = share_sizes(sizes, resolutions=self._resolutions, batch_size=self._batch_size)
+        return self._shared.note
 
     def inspect(self, path: Path) -> Inspection:
         """Decode an image, and store its crops if reading them is faster than decoding the image again.
@@ -53,7 +66,7 @@ class Inspector:
         decoded = self._open(path)
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        crops = crops_of(training_sizes(decoded.original, resolutions=self._resolutions), count=self._crops)
+        crops = crops_of(self._sizes(decoded.original), count=self._crops)
         stored_pixels = sum(crop.size.pixels for crop in crops if crop.number == WHOLE)
         if self._store and decoded.decoded_pixels > STORE_RATIO * stored_pixels:
             for crop in crops:
@@ -76,9 +89,11 @@ class Inspector:
         return open_image(path, self._scale_needed, large=self._large)
 
     def _scale_needed(self, original: Size) -> float:
-        sizes = training_sizes(original, resolutions=self._resolutions)
         enlarged = 1.0 if self._crops == 1 else 1 / SMALLEST_CROP
-        return max(cover_scale(original, size) for size in sizes) * enlarged
+        return max(cover_scale(original, size) for size in self._sizes(original)) * enlarged
+
+    def _sizes(self, original: Size) -> list[Size]:
+        return self._shared.sizes(original, training_sizes(original, resolutions=self._resolutions))
 
 
 def _cropped(decoded: DecodedImage, crop: Crop, content: str) -> Image.Image:

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora.dataset.archive import Member, Skipped, list_archive, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, GuessedEncoding, is_caption_file, read_captions
+from lora.dataset.caption_hints import SEEM_TO_BE, hint_on, hint_on_table
 from lora.dataset.captions import PromptRule
 from lora.dataset.file_kinds import ARCHIVE_NAME, NEITHER, has_image_name
 from lora.dataset.folder_names import KohyaFolder, kohya_folders, relative_repeats
+from lora.dataset.image_names import ImageNames
 from lora.dataset.inspection import Inspection, Inspector
 from lora.dataset.limits import MAX_IMAGES
 from lora.dataset.names import Listed, is_user_file, quoted
@@ -61,6 +63,9 @@ class Dataset:
     not_trained: tuple[Skipped, ...]  # images that have another role: masks, samples and so on
     pairing: Pairing
     guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
+    suspected: tuple[Skipped, ...]  # files that seem to hold captions, and what to do with them
+    empty_captions: tuple[str, ...]  # caption files without a word
+    size_note: str  # how sizes were chosen so that batches fill; empty if each image has its own
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
@@ -69,27 +74,38 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     Raises ValueError if an archive cannot be read, if there is no image, or if more than half of them are unusable.
     """
     with naming_input("input_captions"):
-        separate = _read_separate_captions(archives.captions, into=into / "captions")
+        caption_members = _unpack_captions(archives.captions, into=into / "captions")
     with naming_input("input_images"), quiet_pillow():
         listed = list_archive(archives.images, known=is_known)
         selection = select_files(listed)
         members = unpack_archive(archives.images, into=into / "images", wanted=selection.unpacks)
-        texts = read_captions(member for member in members if is_caption_file(member.name))
         files = [member for member in members if not is_caption_file(member.name)]
         images = [file for file in files if _is_candidate(file)]
         by_role = sort_by_role(images, selection)
-        not_trained = [*selection.not_trained, *by_role.not_trained]
+        not_trained = (*selection.not_trained, *by_role.not_trained)
         _refuse_count(by_role.trained, not_trained, listed)
+        names = ImageNames.of(image.name for image in by_role.trained)
+        own = read_captions((member for member in members if is_caption_file(member.name)), names)
+    with naming_input("input_captions"):
+        separate = _read_separate_captions(caption_members, names)
+    with naming_input("input_images"), quiet_pillow():
+        size_note = inspector.share_sizes(image.path for image in by_role.trained)
         inspected, bad = _inspect(by_role.trained, inspector)
-    texts = without_captions_of(texts, not_trained, by_role.trained)
-    pairing = _paired([member.name for member, _ in inspected], separate, texts)
-    others = [*_others(files, images), *selection.unused]
+    own = without_captions_of(own, not_trained, by_role.trained)
+    pairing = _paired([member.name for member, _ in inspected], separate, own)
+    texts = CaptionFiles.joined([separate, own])
+    others = [file for file in files if file not in set(images)]
+    suspected = (*_hints(others, selection.unused, names), *texts.suspected)
+    unused = _unused([Skipped(file.name, NEITHER) for file in others], selection.unused, suspected)
     return Dataset(
         _captioned(inspected, pairing, by_role, rule),
-        skipped=(*bad, *others, *not_trained, *separate.unreadable, *texts.unreadable),
-        not_trained=tuple(not_trained),
+        skipped=(*bad, *unused, *not_trained, *texts.unreadable, *map(_skipped_hint, suspected)),
+        not_trained=not_trained,
         pairing=pairing,
-        guessed_encodings=separate.guessed_encodings + texts.guessed_encodings,
+        guessed_encodings=texts.guessed_encodings,
+        suspected=suspected,
+        empty_captions=texts.empty,
+        size_note=size_note,
     )
 
 
@@ -120,14 +136,19 @@ def _is_candidate(file: Member) -> bool:
     return has_image_name(file.name) or is_image(file.path)
 
 
-def _read_separate_captions(archive: Path | None, *, into: Path) -> CaptionFiles:
+def _unpack_captions(archive: Path | None, *, into: Path) -> list[Member] | None:
     if archive is None:
-        return CaptionFiles((), (), ())
-    members = unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
-    texts = read_captions(members)
+        return None
+    return unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
+
+
+def _read_separate_captions(members: list[Member] | None, images: ImageNames) -> CaptionFiles:
+    if members is None:
+        return CaptionFiles()
+    texts = read_captions(members, images)
     if not texts.captions:
         raise ContentError("holds no captions: expected the tar of a training, or an archive with .txt files")
-    return texts
+    return replace(texts, unreadable=tuple(file for file in texts.unreadable if file.reason != NEITHER))
 
 
 def _refuse_count(images: Sequence[Member], not_trained: Sequence[Skipped], listed: Sequence[Listed]) -> None:
@@ -171,7 +192,17 @@ def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles) -> Pair
     return Pairing(captions, first.unused + second.unused, first.conflicting + second.conflicting)
 
 
-def _others(files: list[Member], images: list[Member]) -> list[Skipped]:
-    """The unpacked files that are neither images nor captions."""
-    known = set(images)
-    return [Skipped(file.name, NEITHER) for file in files if file not in known]
+def _hints(files: Sequence[Member], not_unpacked: Sequence[Skipped], names: ImageNames) -> list[Skipped]:
+    """What to do with files that seem to hold captions, unpacked or not."""
+    hints = [hint_on(file, names) for file in files] + [hint_on_table(file.name) for file in not_unpacked]
+    return [hint for hint in hints if hint]
+
+
+def _unused(files: Sequence[Skipped], not_unpacked: Sequence[Skipped], suspected: Sequence[Skipped]) -> list[Skipped]:
+    """The files that are neither images nor captions, without those of which there is more to say."""
+    named = {hint.name for hint in suspected}
+    return [file for file in (*files, *not_unpacked) if file.name not in named]
+
+
+def _skipped_hint(hint: Skipped) -> Skipped:
+    return Skipped(hint.name, f"{SEEM_TO_BE} it: {hint.reason}")

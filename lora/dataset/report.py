@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 
 from lora.dataset.advice import warnings_about
 from lora.dataset.archive import Skipped
-from lora.dataset.caption_files import SUFFIXES
+from lora.dataset.caption_files import is_of_one_image
 from lora.dataset.captions import PromptRule
 from lora.dataset.names import suffix_of
+from lora.dataset.pairing import Caption
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.similarity import near_duplicates
 from lora.dataset.wording import SHOWN, counted
@@ -25,6 +26,7 @@ class Report:
     skipped: tuple[Skipped, ...]
     caption_sources: dict[str, int]
     buckets: dict[str, int]
+    size_note: str  # on sizes that images share
     look_alikes: tuple[tuple[str, ...], ...]
     prompts: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -37,11 +39,11 @@ class Report:
         """The report as text for the log."""
         captioned = sum(self.caption_sources.values())
         sources = ", ".join(f"{count} from {source}" for source, count in self.caption_sources.items())
-        lines = [
-            f"{counted(len(self.images), 'image')}, {captioned} with a caption" + (f": {sources}" if sources else "")
-        ]
+        with_caption = f"{captioned} with a caption: {sources}" if captioned else "none with a caption"
+        lines = [f"{counted(len(self.images), 'image')}, {with_caption}"]
         sizes = [f"{size}: {counted(count, 'image')}" for size, count in self.buckets.items()]
         lines += _section("sizes in training", sizes, shown=SIZES_SHOWN)
+        lines += [self.size_note] if self.size_note else []
         lines += _section("skipped", [f"{file.name!r}: {file.reason}" for file in self.skipped], shown=SHOWN)
         lines += _section("training prompts, such as", list(self.prompts), shown=PROMPTS_SHOWN)
         lines += _section("worth a look", list(self.warnings), shown=len(self.warnings))
@@ -52,13 +54,14 @@ def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...
     """Report on a data set that is to be trained at `resolutions`."""
     groups = near_duplicates([image.inspection.perceptual_hash for image in dataset.images])
     similar = [[dataset.images[index] for index in group] for group in groups]
-    sources = Counter(_kind_of_source(image.caption.source) for image in dataset.images if image.caption)
+    sources = Counter(_kind_of_source(image.caption) for image in dataset.images if image.caption)
     buckets = Counter(size for image in dataset.images for size in image.inspection.sizes)
     return Report(
         images=tuple(_image_entry(image) for image in dataset.images),
         skipped=dataset.skipped,
         caption_sources=dict(sources),
         buckets={str(size): count for size, count in sorted(buckets.items())},
+        size_note=dataset.size_note,
         look_alikes=tuple(tuple(image.name for image in group) for group in similar),
         prompts=_some_prompts(dataset.images),
         warnings=tuple(warnings_about(dataset, similar, rule=rule, resolutions=resolutions)),
@@ -78,14 +81,15 @@ def _image_entry(image: CaptionedImage) -> Json:
     }
 
 
-def _kind_of_source(name: str) -> str:
-    return f"{suffix_of(name)} files" if suffix_of(name) in SUFFIXES else name
+def _kind_of_source(caption: Caption) -> str:
+    return f"{suffix_of(caption.source)} files" if is_of_one_image(caption) else caption.source
 
 
 def _some_prompts(images: tuple[CaptionedImage, ...]) -> tuple[str, ...]:
-    """The training prompts of the first, the middle and the last image."""
-    indices = sorted({0, len(images) // 2, len(images) - 1})
-    return tuple(images[index].prompt for index in indices)
+    """The training prompts of the first, the middle and the last image that have words in them."""
+    prompts = [image.prompt for image in images if image.prompt]
+    indices = sorted({0, len(prompts) // 2, len(prompts) - 1}) if prompts else []
+    return tuple(dict.fromkeys(prompts[index] for index in indices))
 
 
 def _section(heading: str, items: list[str], *, shown: int) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lora.dataset.archive import Skipped
-from lora.dataset.caption_files import is_caption_file
+from lora.dataset.caption_files import is_caption_file, is_meant_for_captions
 from lora.dataset.file_kinds import NEITHER, has_image_name, is_text, unused_reason
 from lora.dataset.limits import KIBIBYTE, MAX_BYTES_OF_A_MEMBER, MEBIBYTE
 from lora.dataset.names import Listed, is_user_file
@@ -62,7 +62,7 @@ def _is_text(name: str) -> bool:
 
 def _reason(file: Listed) -> str | None:
     """Why a file is left out whatever role it would have."""
-    if is_caption_file(file.name):
+    if is_meant_for_captions(file.name):
         return None  # the caption reader has limits of its own
     if reason := unused_reason(file.name):
         return reason

@@ -146,6 +146,18 @@ def is_image(path: Path) -> bool:
         return isinstance(error, Image.DecompressionBombError)
 
 
+def upright_size(path: Path) -> Size | None:
+    """The size of an image with its EXIF orientation applied, from its header; None if it cannot be read or is not
+    supported."""
+    try:
+        with open_header(path) as image:
+            size, transpose = Size(*image.size), upright_transpose(image)
+        refuse_size(size, most_pixels=MAX_PIXELS)
+    except (*DAMAGE, Image.DecompressionBombError):
+        return None
+    return Size(size.height, size.width) if transpose in SWAPS_SIDES else size
+
+
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Suppress Pillow's warnings about large images and unusual tags; errors are still raised.

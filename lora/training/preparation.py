@@ -73,8 +73,8 @@ def prepare(
     layers = _layers(config, base)
     neutral = neutral_prompts(base) if config.preservation else ()
     text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
-    crops = PRESETS[config.lora_type].views
-    inspector = Inspector(config.resolutions, PixelStore(into / "dataset/pixels"), crops=crops)
+    store, batch_size = PixelStore(into / "dataset/pixels"), config.batch_size * processes
+    inspector = Inspector(config.resolutions, store, crops=PRESETS[config.lora_type].views, batch_size=batch_size)
     if source.lora is not None:
         log.write(match_layers(source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)

@@ -107,3 +107,12 @@ def test_copies_of_an_image_count_once_and_held_out_images_do_not_count(tmp_path
 def test_only_subjects_are_trained_on_crops(tmp_path, lora_type, crops):
     images = prepared(archive_of(["red", "blue"], tmp_path), tmp_path, lora_type=lora_type).images.images
     assert [len(image.inspection.crops) for image in images] == [crops, crops]
+
+
+@pytest.mark.parametrize(("processes", "note"), [("1", ""), ("2", "batches of 2: 2 sizes became 1, so that")])
+def test_images_share_sizes_if_batches_of_all_processes_have_more_than_one(tmp_path, monkeypatch, processes, note):
+    monkeypatch.setenv("FLUX_LORA_PROCESSES", processes)
+    archive = write(
+        tmp_path / "a.zip", zipped({f"{width}.png": encoded(solid_image(width, 300)) for width in (310, 340)})
+    )
+    assert prepared(archive, tmp_path / "into", batch_size=1).report.size_note[: len(note) or None] == note
