@@ -54,7 +54,9 @@ def _about_copies(images: Images) -> Iterator[Finding]:
 
 
 def _about_near_duplicates(similar: Sequence[Images]) -> Iterator[Finding]:
-    distinct = [list({image.inspection.content: image for image in group}.values()) for group in similar]
+    distinct = [
+        list({image.inspection.content: image for image in reversed(group)}.values())[::-1] for group in similar
+    ]
     problem = "look almost the same: keep the best one, or their background is learned too"
     yield from _about_groups(distinct, problem, mark="looks like")
 
@@ -84,12 +86,10 @@ def _about_small_images(images: Images, resolution: int) -> Iterator[Finding]:
 
 
 def _about_blur(images: Images) -> Iterator[Finding]:
-    blurs = {image.name: image.inspection.blur for image in images}
-    blurred = {name: blur for name, blur in blurs.items() if blur is not None and blur > BLURRED}
+    blurred = [image.name for image in images if (image.inspection.blur or 0.0) > BLURRED]
     if blurred:
-        names = named([f"{name} ({blur:.1f} pixels)" for name, blur in blurred.items()])
-        sentence = f"blurred at the size they are trained at, which the LoRA will learn: {names}"
-        yield Finding(sentence, tuple(Mark(name, f"blurred: {blur:.1f} pixels") for name, blur in blurred.items()))
+        sentence = f"blurred at the size they are trained at, which the LoRA will learn: {named(blurred)}"
+        yield Finding(sentence, tuple(Mark(name, "blurred") for name in blurred))
 
 
 def _about_tones(images: Images) -> Iterator[Finding]:

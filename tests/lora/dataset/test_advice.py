@@ -1,7 +1,6 @@
 """Problems of a data set are reported before training, in one sentence each; a good data set has no warnings."""
 
 import json
-import re
 
 import pytest
 from PIL import ImageFilter
@@ -84,10 +83,10 @@ def test_an_image_that_is_enlarged_by_less_than_a_tenth_is_not_small(tmp_path):
     assert warnings(tmp_path, images() | {"small.png": encoded(noisy_image(117, 117, seed=9))}) == []
 
 
-def test_blurred_images_are_named_with_their_blur(tmp_path):
+def test_blurred_images_are_named(tmp_path):
     blurred = photograph("astronaut").filter(ImageFilter.GaussianBlur(4))
     warning = the_warning(tmp_path, images(side=512) | {"b.png": encoded(blurred)}, resolutions=(512,))
-    assert re.fullmatch(r"blurred at the size .*, which the LoRA will learn: 'b.png \([34]\.\d pixels\)'", warning)
+    assert warning == "blurred at the size they are trained at, which the LoRA will learn: 'b.png'"
 
 
 def test_an_image_that_is_sharp_at_its_training_size_is_not_blurred(tmp_path):

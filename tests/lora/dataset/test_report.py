@@ -55,7 +55,7 @@ def test_a_report_lists_images_that_look_the_same(tmp_path):
     report = make_report(tmp_path, members)
     assert report.look_alikes == (("large.png", "small.jpg"),)
     assert any("'large.png', 'small.jpg'" in warning for warning in report.warnings)
-    assert report.worth_a_look["large.png"] == ("looks like small.jpg", "blurred: 3.8 pixels")
+    assert report.worth_a_look["large.png"] == ("looks like small.jpg", "blurred")
     assert report.worth_a_look["small.jpg"][0] == "looks like large.png"
 
 
