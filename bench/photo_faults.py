@@ -17,10 +17,23 @@ from lora.dataset.photo_advice import BLURRED
 from lora.dataset.similarity import near_duplicates
 from lora.dataset.tones import FADED_TONES
 
-SMALL = 2  # photographs, to check that it runs
 FOCUSED_SHARES = (0.05, 0.1, 0.2)
 
 Inspect = Callable[[Image.Image], Inspection]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What is planted, and in which photographs."""
+
+    photographs: tuple[str, ...]
+    blurs: tuple[float, ...]  # pixels
+    noises: tuple[float, ...]
+    copies: tuple[str, ...]
+
+
+FULL = Extent(PHOTOGRAPHS, BLURS, NOISES, tuple(COPIES))
+SMALL = Extent(PHOTOGRAPHS[:2], BLURS[-1:], NOISES[:1], tuple(COPIES)[:1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +59,17 @@ class Row:
 def main() -> None:
     """Plant the faults, count what is found, print a table."""
     arguments = argument_parser("photo_faults", __doc__, small="two photographs, to check that it runs").parse_args()
-    photographs = [photograph(name) for name in PHOTOGRAPHS[: SMALL if arguments.small else None]]
+    extent = SMALL if arguments.small else FULL
+    photographs = [photograph(name) for name in extent.photographs]
     with tempfile.TemporaryDirectory(prefix="flux-lora-bench-") as folder:
         inspect = _inspection_in(Path(folder))
-        rows = [*_blur_rows(photographs, inspect), *_copy_rows(photographs, inspect), *_tone_rows(photographs, inspect)]
+        rows = [
+            *_blur_rows(photographs, extent, inspect),
+            *_copy_rows(photographs, extent, inspect),
+            *_tone_rows(photographs, inspect),
+        ]
     path = write_results(
-        {"photographs": PHOTOGRAPHS, "rows": [asdict(row) for row in rows]},
+        {"photographs": extent.photographs, "rows": [asdict(row) for row in rows]},
         name="photo_faults",
         output=arguments.output,
     )
@@ -70,11 +88,11 @@ def _inspection_in(folder: Path) -> Inspect:
     return inspect
 
 
-def _blur_rows(photographs: Sequence[Image.Image], inspect: Inspect) -> list[Row]:
+def _blur_rows(photographs: Sequence[Image.Image], extent: Extent, inspect: Inspect) -> list[Row]:
     rows = []
-    for noise in NOISES:
+    for noise in extent.noises:
         alarms = sum(_is_blurred(inspect(blurred(image, 0, noise))) for image in photographs)
-        for radius in BLURS:
+        for radius in extent.blurs:
             found = sum(_is_blurred(inspect(blurred(image, radius, noise))) for image in photographs)
             fault = f"{radius:g} px" + (f", then noise of {noise:g}" if noise else "")
             rows.append(Row("blur", fault, len(photographs), found, alarms, len(photographs)))
@@ -88,12 +106,12 @@ def _is_blurred(inspection: Inspection) -> bool:
     return inspection.blur is not None and inspection.blur > BLURRED
 
 
-def _copy_rows(photographs: Sequence[Image.Image], inspect: Inspect) -> list[Row]:
+def _copy_rows(photographs: Sequence[Image.Image], extent: Extent, inspect: Inspect) -> list[Row]:
     """For each kind of copy, a set of the photographs and their copies."""
     count, rows = len(photographs), []
     originals = [inspect(image).thumbnail for image in photographs]
-    for fault, change in COPIES.items():
-        copies = [inspect(change(image)).thumbnail for image in photographs]
+    for fault in extent.copies:
+        copies = [inspect(COPIES[fault](image)).thumbnail for image in photographs]
         groups = near_duplicates([*originals, *copies])
         found = sum({index % count for index in group} == {group[0]} for group in groups)
         rows.append(Row("near-duplicate", fault, count, found, len(groups) - found, count * (count - 1) // 2))

@@ -16,7 +16,7 @@ RESOLUTION = 512
 
 @pytest.fixture(scope="module")
 def photographs():
-    images = map(photograph, PHOTOGRAPHS)
+    images = map(photograph, PHOTOGRAPHS[::2])
     return [fit(image, training_size(Size(*image.size), resolution=RESOLUTION)) for image in images]
 
 
@@ -25,7 +25,7 @@ def test_photographs_in_focus_are_sharp(photographs, noise):
     assert max(blur_of(blurred(image, 0, noise)) for image in photographs) < BLURRED
 
 
-@pytest.mark.parametrize(("radius", "noise"), [(3, 0), (4, 8), (6, 4), (10, 0)])
+@pytest.mark.parametrize(("radius", "noise"), [(3, 0), (4, 8), (10, 0)])
 def test_blurred_photographs_are_not_sharp_whatever_their_noise(photographs, radius, noise):
     found = [blur_of(blurred(image, radius, noise)) for image in photographs]
     assert sum(blur is not None and blur > BLURRED for blur in found) >= len(found) - 1
@@ -39,7 +39,7 @@ def test_the_blur_of_an_edge_is_measured_in_pixels():
 
 
 def test_compression_does_not_sharpen_a_blurred_photograph(photographs):
-    image = photographs[PHOTOGRAPHS.index("astronaut")]
+    image = photographs[0]
     assert blur_of(compressed(blurred(image, 5, 0), 60)) > BLURRED
 
 
