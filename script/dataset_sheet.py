@@ -1,76 +1,125 @@
-"""A contact sheet of a data set: each image as cropped for training, with its sizes, prompt and caption source."""
+"""A contact sheet of a data set: each image as cropped for training, with its sizes, prompt and caption source.
 
-from collections.abc import Iterator
+Images that are worth a look come first, marked with the reason; near-duplicates stand side by side.
+"""
 
-from PIL import Image, ImageDraw, ImageFont
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from lora.dataset.crops import WHOLE
+from PIL import Image
+
+from lora.dataset.crops import WHOLE, crop_box
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.report import Report
+from lora.dataset.wording import counted
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
+from lora.images.size import Box
+from script.progress import Progress
+from script.sheet_card import CARD, THUMBNAIL, Card, card_height, draw_card, draw_heading, draw_title, title_height
+from script.training_outline import Outline
 
-COLUMNS, MAX_IMAGES = 5, 100
-TILE, THUMBNAIL, GAP = 250, 210, 14
-LINES, LINE = 8, 17
-PAPER, CARD, INK, FAINT = (244, 243, 239), (255, 255, 255), (30, 30, 36), (120, 120, 128)
-
-
-def dataset_sheet(dataset: Dataset, inspector: Inspector) -> tuple[Image.Image, int]:
-    """Draw the contact sheet; returns it with the number of images on it."""
-    images = dataset.images[:MAX_IMAGES]
-    columns, rows = min(COLUMNS, len(images)), -(-len(images) // COLUMNS)
-    height = THUMBNAIL + LINES * LINE + 2 * GAP
-    sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
-    for index, (image, thumbnail) in enumerate(zip(images, _thumbnails(images, inspector), strict=True)):
-        row, column = divmod(index, COLUMNS)
-        position = GAP + column * (TILE + GAP), GAP + row * (height + GAP)
-        ImageDraw.Draw(sheet).rectangle((*position, position[0] + TILE, position[1] + height), fill=CARD)
-        _draw(sheet, image, thumbnail, position)
-    return sheet, len(images)
+COLUMNS, MAX_IMAGES = 5, 120
+GAP, HEADING = 14, 34
+PAPER = (244, 243, 239)
 
 
-def _thumbnails(images: tuple[CaptionedImage, ...], inspector: Inspector) -> Iterator[Image.Image]:
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, and images below it."""
+
+    heading: str
+    images: tuple[CaptionedImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """The contact sheet, and how many of the images are on it."""
+
+    picture: Image.Image
+    shown: int
+
+
+def dataset_sheet(
+    dataset: Dataset, inspector: Inspector, report: Report, outline: Outline, progress: Progress
+) -> Sheet:
+    """Draw the contact sheet of the images that are worth a look, and of as many others as there is space for."""
+    sections, rows = _sections(dataset, report), []
+    images = [image for section in sections for image in section.images]
+    cards = zip(images, _thumbnails(images, inspector), strict=True)
+    for section in sections:
+        drawn = []
+        for image, thumbnail in (next(cards) for _ in section.images):
+            drawn.append(_card(image, thumbnail, report, outline))
+            progress.add()
+        rows.append((section.heading, [drawn[start : start + COLUMNS] for start in range(0, len(drawn), COLUMNS)]))
+    title = f"{counted(len(dataset.images), 'image')}, {len(report.worth_a_look)} worth a look"
+    return Sheet(_drawn(title, outline.lines(), rows), len(images))
+
+
+def _sections(dataset: Dataset, report: Report) -> list[Section]:
+    flagged = [image for image in _side_by_side(dataset, report) if image.name in report.worth_a_look][:MAX_IMAGES]
+    others = [image for image in dataset.images if image.name not in report.worth_a_look][: MAX_IMAGES - len(flagged)]
+    found = Section("Worth a look", tuple(flagged)), Section("Other images" if flagged else "Images", tuple(others))
+    return [section for section in found if section.images]
+
+
+def _side_by_side(dataset: Dataset, report: Report) -> list[CaptionedImage]:
+    """The images, each near-duplicate after the first image of its group."""
+    places = {image.name: place for place, image in reversed(list(enumerate(dataset.images)))}
+    group_of = {name: group[0] for group in report.look_alikes for name in group}
+    return sorted(dataset.images, key=lambda image: (places[group_of.get(image.name, image.name)], places[image.name]))
+
+
+def _card(image: CaptionedImage, thumbnail: Image.Image, report: Report, outline: Outline) -> Card:
+    return Card(
+        thumbnail=thumbnail,
+        crops=tuple(_crop_boxes(image, thumbnail)),
+        marks=report.worth_a_look.get(image.name, ()),
+        is_held_out=image.name in outline.held_out,
+        name=image.name,
+        sizes=" · ".join(str(size) for size in reversed(image.inspection.sizes)),
+        prompt=image.prompt or "(no prompt)",
+        source=image.caption.source if image.caption else "no caption",
+    )
+
+
+def _crop_boxes(image: CaptionedImage, thumbnail: Image.Image) -> Iterator[Box]:
+    """Yield where the random crops of the largest size lie on the thumbnail, which shows the whole image."""
+    inspection, whole = image.inspection, (0.0, 0.0, float(thumbnail.width), float(thumbnail.height))
+    for crop in inspection.crops:
+        if crop.size == inspection.sizes[-1] and crop.number != WHOLE:
+            yield crop_box(whole, crop, content=inspection.content)
+
+
+def _thumbnails(images: Sequence[CaptionedImage], inspector: Inspector) -> Iterator[Image.Image]:
     """Yield thumbnails of the images, cropped for the largest size that each is trained at."""
 
     def thumbnail(image: CaptionedImage) -> Image.Image:
         whole = [crop for crop in image.inspection.crops if crop.number == WHOLE]
         (pixels,) = inspector.pixels(image.path, image.inspection.content, whole[-1:])
         reduced = Image.fromarray(pixels)
-        reduced.thumbnail((TILE - GAP, THUMBNAIL - GAP))
+        reduced.thumbnail((THUMBNAIL, THUMBNAIL))
         return reduced
 
     with quiet_pillow():
         yield from map_in_order(thumbnail, images)
 
 
-def _draw(sheet: Image.Image, image: CaptionedImage, thumbnail: Image.Image, position: tuple[int, int]) -> None:
-    left, top = position
-    draw = ImageDraw.Draw(sheet)
-    sheet.paste(thumbnail, (left + (TILE - thumbnail.width) // 2, top + GAP + (THUMBNAIL - thumbnail.height) // 2))
-    source = image.caption.source if image.caption else "no caption"
-    sizes = "  ".join(str(size) for size in reversed(image.inspection.sizes))
-    texts = [
-        (image.name, FAINT, 1),
-        (sizes, FAINT, 1),
-        (image.prompt or "(no prompt)", INK, LINES - 3),
-        (source, FAINT, 1),
-    ]
-    line = top + GAP + THUMBNAIL
-    for text, ink, most in texts:
-        for shown in _wrapped(text, most=most):
-            draw.text((left + GAP, line), shown, fill=ink, font=ImageFont.load_default(13))
-            line += LINE
-
-
-def _wrapped(text: str, *, most: int) -> list[str]:
-    """Wrap text into at most `most` lines, with an ellipsis if it is longer."""
-    font, lines = ImageFont.load_default(13), [""]
-    for character in text:
-        if font.getlength(lines[-1] + character) > TILE - 2 * GAP:
-            if len(lines) == most:
-                return [*lines[:-1], f"{lines[-1][:-1]}…"]
-            head, space, tail = lines[-1].rpartition(" ")
-            lines[-1:] = [head, tail] if space and character != " " else [lines[-1], ""]
-        lines[-1] += character
-    return [line.strip() for line in lines]
+def _drawn(title: str, lines: list[str], sections: list[tuple[str, list[list[Card]]]]) -> Image.Image:
+    columns = max(len(row) for _, rows in sections for row in rows)
+    width = max(columns, 3) * (CARD + GAP) + GAP
+    heights = [HEADING + sum(max(map(card_height, row)) + GAP for row in rows) for _, rows in sections]
+    sheet = Image.new("RGB", (width, title_height(lines) + sum(heights) + GAP), PAPER)
+    draw_title(sheet, title, lines, left=GAP)
+    top = title_height(lines)
+    for heading, rows in sections:
+        draw_heading(sheet, heading, (GAP, top))
+        top += HEADING
+        for row in rows:
+            height = max(map(card_height, row))
+            for column, card in enumerate(row):
+                draw_card(sheet, card, (GAP + column * (CARD + GAP), top), height=height)
+            top += height + GAP
+    return sheet

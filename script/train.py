@@ -102,24 +102,25 @@ def _finish(tar: Path, output: Path) -> int:
     shutil.rmtree(tar.parent, ignore_errors=True)
     with suppress(OSError):  # the terminal may be closed
         print(f"wrote {output}{early}")
-        print(_keep_page(page, output.with_suffix(".html")))
+        if page:
+            print(_keep_page(page, output.with_suffix(".html")))
     return STOPPED_EARLY if early else 0
 
 
 def _early_end(tar: Path) -> str:
     """How the training ended, as the report in its tar says it; empty if all steps were done."""
-    report = json.loads(_file_in(tar, REPORT))
-    if report["stopped_early"] is None:
+    content = _file_in(tar, REPORT)
+    report = json.loads(content) if content else {}  # an existing LoRA that is returned has none
+    if not report.get("stopped_early"):
         return ""
     done, asked = report["steps_done"], report["steps_asked"]
     return f" after {done} of {asked} steps; the same command with --resume does the rest"
 
 
-def _file_in(tar: Path, name: str) -> bytes:
+def _file_in(tar: Path, name: str) -> bytes | None:
     with tarfile.open(tar) as opened:
-        file = opened.extractfile(name)
-        assert file is not None
-        return file.read()
+        file = opened.extractfile(name) if name in opened.getnames() else None
+        return file.read() if file else None
 
 
 def _keep_page(page: bytes, path: Path) -> str:

@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from bench import cold_start, dataset, generation, gpu_run, learning, preservation, rates, serving, tiers, train_step
+from bench import (
+    cold_start,
+    dataset,
+    generation,
+    gpu_run,
+    learning,
+    photo_faults,
+    preservation,
+    rates,
+    serving,
+    tiers,
+    train_step,
+)
 from bench.arms import ARMS
 from bench.records import Record, read_records
 from bench.stages import Result, Stage
@@ -40,6 +52,14 @@ def test_the_dataset_benchmark_compares_the_same_work(small):
     assert row["runs"]["plain"][0]["tensors"] == row["runs"]["ours"][0]["tensors"] == 6
     assert numbers["machine"]["pillow"]
     assert "| archive | plain loop | ours |" in printed
+
+
+def test_the_benchmark_of_planted_faults_finds_the_plain_ones_without_false_alarms(small):
+    numbers, printed = small(photo_faults)
+    rows = {row["fault"]: row for row in numbers["rows"]}
+    assert rows["12 px"]["found"] == rows["half the size"]["found"] == rows["contrast of 15 %"]["found"] >= 1
+    assert all(row["false_alarms"] == 0 for row in numbers["rows"] if row["planted"])
+    assert "| kind | planted fault | found |" in printed
 
 
 def test_the_serving_benchmark_times_all_tasks_of_both_contenders(small, monkeypatch: pytest.MonkeyPatch):

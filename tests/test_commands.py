@@ -181,9 +181,7 @@ def test_a_server_refuses_a_folder(tmp_path: Path):
 
 def script_check(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`script/check` without a base."""
-    command = [sys.executable, "-m", "script.check", *map(str, arguments)]
-    environment = {**os.environ, "FLUX_BASE": "none"}
-    return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return run_command("script.check", *arguments, FLUX_BASE="none")
 
 
 def test_check_shows_the_images_and_prompts_of_a_training(tmp_path: Path):

@@ -12,13 +12,15 @@ from PIL import Image
 from lora.dataset.crops import SMALLEST_CROP, WHOLE, Crop, crop_box, crops_of
 from lora.dataset.pixels import Pixels, PixelStore
 from lora.dataset.shared_sizes import OWN_SIZES, share_sizes
-from lora.dataset.similarity import PerceptualHash, perceptual_hash, sharpness
+from lora.dataset.sharpness import blur_of
 from lora.dataset.sizes import training_sizes
+from lora.dataset.thumbnails import Thumbnail
+from lora.dataset.tones import Tones
 from lora.images.files import DecodedImage, open_image, upright_size
 from lora.images.size import Size, cover_scale
 
 STORE_RATIO = 2.0  # decoded pixels per stored pixel, above which crops are stored instead of decoded again; our choice
-INSPECTED_SIDE = 512  # pixels: enough to measure sharpness and to find near-duplicates; our choice
+INSPECTED_SIDE = 512  # pixels: enough to judge tones and to find near-duplicates; our choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,9 @@ class Inspection:
     content: str  # sha256 of the file
     original: Size  # upright
     crops: tuple[Crop, ...]  # used in training, smallest first
-    sharpness: float
-    perceptual_hash: PerceptualHash
+    blur: float | None  # at its sharpest edges, in pixels of its largest training size; None without edges
+    tones: Tones
+    thumbnail: Thumbnail
     is_animated: bool
 
     @property
@@ -67,14 +70,24 @@ class Inspector:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         crops = crops_of(self._sizes(decoded.original), count=self._crops)
+        self._store_crops(decoded, crops, content)
+        largest, reduced = [crop for crop in crops if crop.number == WHOLE][-1], _reduced(decoded.image)
+        return Inspection(
+            content=content,
+            original=decoded.original,
+            crops=crops,
+            blur=blur_of(_cropped(decoded, largest, content)),
+            tones=Tones.of(reduced),
+            thumbnail=Thumbnail.of(reduced),
+            is_animated=decoded.is_animated,
+        )
+
+    def _store_crops(self, decoded: DecodedImage, crops: Sequence[Crop], content: str) -> None:
+        """Store the crops if reading them is faster than decoding the image again."""
         stored_pixels = sum(crop.size.pixels for crop in crops if crop.number == WHOLE)
         if self._store and decoded.decoded_pixels > STORE_RATIO * stored_pixels:
             for crop in crops:
                 self._store.put(content, crop, _cropped(decoded, crop, content))
-        reduced = _reduced(decoded.image)
-        return Inspection(
-            content, decoded.original, crops, sharpness(reduced), perceptual_hash(reduced), decoded.is_animated
-        )
 
     def pixels(self, path: Path, content: str, crops: Sequence[Crop]) -> list[Pixels]:
         """Pixels [H, W, 3] of some crops of an image: read from the store, or decoded again with the same result."""
@@ -101,6 +114,6 @@ def _cropped(decoded: DecodedImage, crop: Crop, content: str) -> Image.Image:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The image, reduced by a whole factor to the size that sharpness and perceptual hash need."""
+    """The image, reduced by a whole factor to the size that tones and thumbnail need."""
     factor = -(-max(image.size) // INSPECTED_SIDE)
     return image.reduce(factor) if factor > 1 else image

@@ -1,6 +1,7 @@
 """The report on a data set before training: counts, sizes, prompts and warnings."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from lora.dataset.advice import warnings_about
@@ -9,6 +10,7 @@ from lora.dataset.caption_files import is_of_one_image
 from lora.dataset.captions import PromptRule
 from lora.dataset.names import suffix_of
 from lora.dataset.pairing import Caption
+from lora.dataset.photo_advice import Finding, findings_about_photos
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.similarity import near_duplicates
 from lora.dataset.wording import SHOWN, counted
@@ -28,6 +30,7 @@ class Report:
     buckets: dict[str, int]
     size_note: str  # on sizes that images share
     look_alikes: tuple[tuple[str, ...], ...]
+    worth_a_look: dict[str, tuple[str, ...]]  # by the name of the image, in a few words each
     prompts: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -52,8 +55,9 @@ class Report:
 
 def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...]) -> Report:
     """Report on a data set that is to be trained at `resolutions`."""
-    groups = near_duplicates([image.inspection.perceptual_hash for image in dataset.images])
+    groups = near_duplicates([image.inspection.thumbnail for image in dataset.images])
     similar = [[dataset.images[index] for index in group] for group in groups]
+    findings = findings_about_photos(dataset.images, similar, resolution=min(resolutions))
     sources = Counter(_kind_of_source(image.caption) for image in dataset.images if image.caption)
     buckets = Counter(size for image in dataset.images for size in image.inspection.sizes)
     return Report(
@@ -63,9 +67,17 @@ def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...
         buckets={str(size): count for size, count in sorted(buckets.items())},
         size_note=dataset.size_note,
         look_alikes=tuple(tuple(image.name for image in group) for group in similar),
+        worth_a_look=_marks(findings),
         prompts=_some_prompts(dataset.images),
         warnings=tuple(warnings_about(dataset, similar, rule=rule, resolutions=resolutions)),
     )
+
+
+def _marks(findings: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
+    marks: dict[str, list[str]] = defaultdict(list)
+    for mark in (mark for finding in findings for mark in finding.marks):
+        marks[mark.image].append(mark.text)
+    return {image: tuple(texts) for image, texts in marks.items()}
 
 
 def _image_entry(image: CaptionedImage) -> Json:
@@ -77,7 +89,8 @@ def _image_entry(image: CaptionedImage) -> Json:
         "trained_at": [str(size) for size in inspection.sizes],
         "caption_from": image.caption.source if image.caption else None,
         "prompt": image.prompt,
-        "sharpness": round(inspection.sharpness, 5),
+        "blur": None if inspection.blur is None else round(inspection.blur, 2),
+        "tones": round(inspection.tones.range),
     }
 
 

@@ -16,7 +16,7 @@ from lora.host_memory import free_host_bytes
 from lora.training.checkpoints.identity import identity_of
 from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
 from lora.training.checkpoints.store import CheckpointStore
-from lora.training.learning.validation import count_held_out
+from lora.training.learning.held_out import count_held_out
 from lora.training.learning.warm_start import match_layers
 from lora.training.memory.configurations import Plan, plans
 from lora.training.memory.refusal import refuse_too_large

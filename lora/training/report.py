@@ -5,7 +5,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from lora.dataset.encoding import EncodedDataset
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import named
@@ -14,9 +13,9 @@ from lora.images.files import quiet_pillow
 from lora.reporting.contents import FIXED, Base, Fixed, Outcome, Setting, TrainedImage
 from lora.reporting.page import page_of
 from lora.reporting.pictures import MOST_THUMBNAILS, thumbnail
+from lora.training.learning.held_out import held_out_contents
 from lora.training.learning.live_page import contents_of
 from lora.training.learning.summary import TrainingSummary
-from lora.training.learning.validation import hold_out
 from lora.training.preparation import Prepared
 from lora.training.result.notice import licence, model, notice, repository
 
@@ -39,21 +38,21 @@ def write_thumbnails(dataset: Dataset, inspector: Inspector, *, into: Path) -> N
             pass
 
 
-def held_out_line(prepared: Prepared, dataset: EncodedDataset) -> str | None:
+def held_out_line(prepared: Prepared) -> str | None:
     """A line for the log that names the images that are held out for validation; None without any."""
-    contents = _held_out(prepared, dataset)
+    contents = _held_out(prepared)
     names = [image.name for image in prepared.images.images if image.inspection.content in contents]
     return f"held out for validation: {named(names)}" if names else None
 
 
-def write_fixed(prepared: Prepared, dataset: EncodedDataset, *, folder: Path) -> Path:
+def write_fixed(prepared: Prepared, *, folder: Path) -> Path:
     """Write what is known before the first step as JSON, for the process that rewrites the page; return its path."""
     base = prepared.base_name
     fixed = Fixed(
         trigger_word=prepared.config.trigger_word,
         base=Base(model(base), repository(base), licence(base), notice(base)),
         steps=prepared.recipe.steps,
-        images=tuple(_images(prepared, dataset, folder / THUMBNAILS)),
+        images=tuple(_images(prepared, folder / THUMBNAILS)),
         warnings=prepared.report.warnings,
         settings=tuple(_settings(prepared)),
         reasons=prepared.reasons,
@@ -70,8 +69,8 @@ def final_page(summary: TrainingSummary, *, folder: Path, samples: Path) -> str:
     return page_of(contents_of(fixed, samples, summary.steps, summary.validation_results, outcome))
 
 
-def _images(prepared: Prepared, dataset: EncodedDataset, thumbnails: Path) -> Iterator[TrainedImage]:
-    contents = _held_out(prepared, dataset)
+def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:
+    contents = _held_out(prepared)
     for image in prepared.images.images:
         inspection = image.inspection
         file = thumbnails / f"{inspection.content}.jpg"
@@ -81,15 +80,15 @@ def _images(prepared: Prepared, dataset: EncodedDataset, thumbnails: Path) -> It
             size=str(inspection.original),
             trained_at=", ".join(map(str, inspection.sizes)),
             is_held_out=inspection.content in contents,
-            notes=(),
+            notes=tuple(prepared.report.worth_a_look.get(image.name, ())),
             thumbnail=file.read_bytes() if file.exists() else None,
         )
 
 
-def _held_out(prepared: Prepared, dataset: EncodedDataset) -> set[str]:
+def _held_out(prepared: Prepared) -> frozenset[str]:
     """The contents of the held-out images."""
-    held_out = hold_out(dataset, seed=prepared.recipe.seed).held_out if prepared.config.validation else ()
-    return {example.content for example in held_out}
+    contents = {image.inspection.content for image in prepared.images.images}
+    return held_out_contents(contents, seed=prepared.recipe.seed) if prepared.config.validation else frozenset()
 
 
 def _settings(prepared: Prepared) -> Iterator[Setting]:

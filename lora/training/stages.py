@@ -63,8 +63,8 @@ def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, l
     before its first step; and ValueError (RuntimeError with several processes) if a checkpoint does not match.
     """
     config, store = prepared.config, prepared.store
-    page = PageFiles(write_fixed(prepared, dataset, folder=folder), store.folder / LIVE_PAGE)
-    log.write(*filter(None, [held_out_line(prepared, dataset)]))
+    page = PageFiles(write_fixed(prepared, folder=folder), store.folder / LIVE_PAGE)
+    log.write(*filter(None, [held_out_line(prepared)]))
     log.write(f"report page, rewritten at every sample image and validation: {page.page}")
     job = Job(
         recipe=prepared.recipe,

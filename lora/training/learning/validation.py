@@ -20,11 +20,11 @@ from lora.flux.modulation import Conditions, PrecomputedModulation
 from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batch, NoisyBatch
 from lora.training.learning.forward_passes import as_in_a_step
+from lora.training.learning.held_out import held_out_contents
 from lora.training.learning.losses import TRAINING_GUIDANCE, training_losses
 from lora.training.learning.randomness import generator_for
 
 # All our choice.
-MIN_IMAGES, SHARE_HELD_OUT, MAX_HELD_OUT = 12, 0.1, 4
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 LOSSES = 10  # so many at each validation, however many images: six validations take less than 5 % of 1,000 steps
 SEED = 1234  # of the noise, the same for every training
@@ -62,12 +62,9 @@ class ValidationResult:
 
 def hold_out(dataset: EncodedDataset, *, seed: int) -> DatasetSplit:
     """Hold out a tenth of twelve or more images, at most four, and none of fewer. Copies of an image stay together."""
-    contents = sorted({example.content for example in dataset.examples})
-    count = count_held_out(len(contents))
-    if not count:
+    held_out = held_out_contents({example.content for example in dataset.examples}, seed=seed)
+    if not held_out:
         return DatasetSplit(dataset, ())
-    order = torch.randperm(len(contents), generator=generator_for(seed, "held out")).tolist()
-    held_out = {contents[index] for index in order[:count]}
     train = tuple(example for example in dataset.examples if example.content not in held_out)
     largest: dict[str, Example] = {}
     for example in dataset.examples:
@@ -75,11 +72,6 @@ def hold_out(dataset: EncodedDataset, *, seed: int) -> DatasetSplit:
         if example.content in held_out and is_larger:
             largest[example.content] = example
     return DatasetSplit(replace(dataset, examples=train), tuple(largest[content] for content in sorted(largest)))
-
-
-def count_held_out(images: int) -> int:
-    """How many of `images` distinct images are held out."""
-    return min(round(SHARE_HELD_OUT * images), MAX_HELD_OUT) if images >= MIN_IMAGES else 0
 
 
 @dataclass(frozen=True, slots=True)

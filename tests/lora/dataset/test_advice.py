@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import ImageFilter
 
+from bench.planted import faded, photograph
 from lora.dataset.advice import warnings_about
 from lora.dataset.captions import PromptRule
 from lora.dataset.similarity import near_duplicates
@@ -25,7 +26,7 @@ def warnings(tmp_path, members, *, trigger_word="TOK", prefix="", suffix="", res
     wrapped = {"trigger_word": trigger_word, "prefix": prefix, "suffix": suffix}
     into = tmp_path / "into"
     dataset = read_archive(archive, into=into, resolutions=resolutions, captions=caption_archive, **wrapped).dataset
-    groups = near_duplicates([image.inspection.perceptual_hash for image in dataset.images])
+    groups = near_duplicates([image.inspection.thumbnail for image in dataset.images])
     similar = [[dataset.images[index] for index in group] for group in groups]
     rule = PromptRule(trigger_word, prefix, suffix)
     found = list(warnings_about(dataset, similar, rule=rule, resolutions=resolutions))
@@ -83,13 +84,30 @@ def test_an_image_that_is_enlarged_by_less_than_a_tenth_is_not_small(tmp_path):
 
 
 def test_blurred_images_are_named(tmp_path):
-    blurred = noisy_image(128, 128, seed=9).filter(ImageFilter.GaussianBlur(8))
-    warning = the_warning(tmp_path, images() | {"b.png": encoded(blurred)})
-    assert warning == "very blurred, which the LoRA will learn: 'b.png'"
+    blurred = photograph("astronaut").filter(ImageFilter.GaussianBlur(4))
+    warning = the_warning(tmp_path, images(side=512) | {"b.png": encoded(blurred)}, resolutions=(512,))
+    assert warning == "blurred at the size they are trained at, which the LoRA will learn: 'b.png'"
 
 
-def test_an_image_of_one_color_is_not_blurred(tmp_path):
-    assert warnings(tmp_path, images() | {"white.png": encoded(solid_image(128, 128))}) == []
+def test_an_image_that_is_sharp_at_its_training_size_is_not_blurred(tmp_path):
+    """A blur of 4 pixels is one of 1 pixel in a quarter of the size."""
+    blurred = photograph("astronaut").filter(ImageFilter.GaussianBlur(4))
+    assert warnings(tmp_path, images() | {"b.png": encoded(blurred)}, resolutions=(128,)) == []
+
+
+def test_images_of_one_color_are_named_and_are_neither_blurred_nor_duplicates(tmp_path):
+    members = images() | {
+        "w.png": encoded(solid_image(128, 128, color="white")),
+        "v.png": encoded(solid_image(128, 128, color=(250, 250, 250))),
+        "b.png": encoded(solid_image(128, 128, color="black")),
+    }
+    expected = "of one color, with nothing to learn from: remove 'w.png (white)', 'v.png (white)', 'b.png (black)'"
+    assert the_warning(tmp_path, members) == expected
+
+
+def test_faded_images_are_named(tmp_path):
+    warning = the_warning(tmp_path, images() | {"f.png": encoded(faded(photograph("astronaut"), 0.2))})
+    assert warning == "faded, with hardly any contrast, which the LoRA will learn: 'f.png'"
 
 
 def test_animations_are_named(tmp_path):

@@ -55,18 +55,21 @@ def test_a_report_lists_images_that_look_the_same(tmp_path):
     report = make_report(tmp_path, members)
     assert report.look_alikes == (("large.png", "small.jpg"),)
     assert any("'large.png', 'small.jpg'" in warning for warning in report.warnings)
+    assert report.worth_a_look["large.png"] == ("looks like small.jpg", "blurred")
+    assert report.worth_a_look["small.jpg"][0] == "looks like large.png"
 
 
 def test_a_report_as_json_contains_every_image_and_its_prompt(tmp_path):
     report = json.loads(json.dumps(make_report(tmp_path, images(2) | {"0.txt": "é"}).as_json()))
-    assert report["images"][0] | {"sha256": "", "sharpness": 0} == {
+    assert report["images"][0] | {"sha256": "", "tones": 0} == {
         "name": "0.png",
         "sha256": "",
         "size": "96x96",
         "trained_at": ["64x64", "96x96"],
         "caption_from": "0.txt",
         "prompt": "TOK é",
-        "sharpness": 0,
+        "blur": None,  # noise has no edges
+        "tones": 0,
     }
     assert report["buckets"] == {"64x64": 2, "96x96": 2}
 

@@ -11,9 +11,9 @@ from lora.dataset.encoding import EncodedDataset
 from lora.engine.linears import HostLinear
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
+from lora.training.learning.held_out import MAX_HELD_OUT
 from lora.training.learning.validation import (
     LOSSES,
-    MAX_HELD_OUT,
     SIGMAS,
     ValidationResult,
     hold_out,
