@@ -174,6 +174,8 @@ class Runner(BaseRunner):
             return replace(self.trained_lora, scale=requested.scale)
         with open_lora(requested.reference, named=requested.named, tokens=tokens) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read)
+        for note in cached.notes:
+            print(f"{file.named} {note}")
         return AppliedLora(cached.digest, cached.lora, requested.scale, file.named)
 
 

@@ -51,13 +51,13 @@ def refusal(content):
 
 
 def test_a_lora_is_read_unchanged():
-    tensors = parse_lora(save(a_lora()))
+    tensors = parse_lora(save(a_lora())).tensors
     assert all(torch.equal(tensors[name], tensor) for name, tensor in a_lora().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_three_precisions_are_read(dtype):
-    assert parse_lora(save({DOWN: torch.ones(2, 4, dtype=dtype)}))[DOWN].dtype == dtype
+    assert parse_lora(save({DOWN: torch.ones(2, 4, dtype=dtype)})).tensors[DOWN].dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_file_with_truncated_data_is_refused():
 
 def test_the_alpha_in_diffusers_metadata_is_folded_into_b():
     """Trap 24."""
-    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 4}))
+    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 4})).tensors
     assert torch.equal(tensors[UP], 2 * a_lora()[UP])
     assert torch.equal(tensors[DOWN], a_lora()[DOWN])
 
@@ -205,7 +205,7 @@ def test_the_alphas_of_the_transformer_and_of_a_text_encoder_are_distinguished()
     name = "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_{}.weight"
     tensors = a_lora() | {name.format("A"): torch.ones(2, 4), name.format("B"): torch.ones(3, 2)}
     alphas = {"text_encoder.r": 2, "text_encoder.lora_alpha": 6, "transformer.r": 2, "transformer.lora_alpha": 4}
-    read = parse_lora(save(tensors, metadata={"lora_adapter_metadata": json.dumps(alphas)}))
+    read = parse_lora(save(tensors, metadata={"lora_adapter_metadata": json.dumps(alphas)})).tensors
     assert torch.equal(read[name.format("B")], 3 * torch.ones(3, 2))
     assert torch.equal(read[UP], 2 * a_lora()[UP])
 
@@ -224,18 +224,18 @@ def test_a_lora_of_any_layout_is_read(name):
         "single_transformer_blocks.0.proj_mlp": Shape(8, 8),
     }
     tensors = LAYOUTS[name].make(shapes).tensors
-    assert parse_lora(save(tensors)).keys() == tensors.keys()
+    assert parse_lora(save(tensors)).tensors.keys() == tensors.keys()
 
 
 def test_an_alpha_equal_to_the_rank_changes_nothing():
-    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 2}))
+    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 2})).tensors
     assert torch.equal(tensors[UP], a_lora()[UP])
 
 
 def test_a_folded_alpha_is_not_rounded_to_the_precision_of_the_file():
     tensors = a_lora(**{UP: torch.full((3, 2), 0.7).bfloat16()})
     metadata = {"lora_adapter_metadata": json.dumps({"transformer.r": 2, "transformer.lora_alpha": 1.4})}
-    assert torch.equal(parse_lora(save(tensors, metadata=metadata))[UP], tensors[UP].float() * 0.7)
+    assert torch.equal(parse_lora(save(tensors, metadata=metadata)).tensors[UP], tensors[UP].float() * 0.7)
 
 
 def test_metadata_that_contradicts_the_file_is_refused():

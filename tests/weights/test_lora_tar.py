@@ -26,7 +26,7 @@ def a_tar(*files, mode="w", **changes):
 
 
 def read(content):
-    return lora_in_tar(io.BytesIO(content))
+    return lora_in_tar(io.BytesIO(content)).content
 
 
 def refusal(content):
