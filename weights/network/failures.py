@@ -97,7 +97,8 @@ def retry(attempt: Callable[[int], Result], timeouts: NetworkTimeouts, patience:
 
 def _last_failure(error: TransientFailure, attempts: int, seconds: float) -> str:
     times = f", {attempts} times" if attempts > 1 else ""
-    return f"{error}{times}; this server gave up after {seconds:.0f} seconds of waiting"
+    waited = f"; this program gave up after waiting for {seconds:.0f} s" if round(seconds) else ""
+    return f"{error}{times}{waited}"
 
 
 def _sleep(seconds: float) -> None:
