@@ -1,6 +1,7 @@
 """Weight deltas that depend on the weights of the base model: DoRA and GLoRA. Knows no layout."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,17 +17,21 @@ class DependsOnBase:
     """The part of a weight delta that has no meaning without the base."""
 
     __slots__ = ()
+    because: ClassVar[str]  # of what it depends on the base
 
     def matrix(self, device: torch.device) -> Tensor:  # noqa: ARG002 - of the protocol
         """Raises ValueError: call `resolved` first."""
-        raise ValueError(self._refusal())
+        raise ValueError(self.refusal)
 
     def low_rank(self) -> LowRankFactors:
         """Raises ValueError: call `resolved` first."""
-        raise ValueError(self._refusal())
+        raise ValueError(self.refusal)
 
-    def _refusal(self) -> str:
-        return f"is a {type(self).__name__}, which depends on the base's weights: expected a LoRA, a LoHa or a LoKr"
+    @property
+    def refusal(self) -> str:
+        """Why it cannot be used without the base; the end of a sentence."""
+        why = f"{self.because} depends on the base's weights"
+        return f"is a {type(self).__name__}, whose {why}: expected a plain LoRA, a LoHa or a LoKr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class DoRA(DependsOnBase):
     trained. PEFT's `set_scale` instead scales only the delta within, so that 0 is not the base.
     """
 
+    because: ClassVar[str] = "dora_scale or lora_magnitude_vector"
     delta: WeightDelta  # of all rows of the layer in the file
     magnitude: Tensor  # fp32 [all rows, 1]: a length for each row, or [1, in]: for each column
     of_file: LayerRows
@@ -95,6 +101,7 @@ class DoRA(DependsOnBase):
 class GLoRA(DependsOnBase):
     """A GLoRA as in LyCORIS (lycoris/modules/glora.py): W a1 a2 + b1 b2, where W are the base's weights."""
 
+    because: ClassVar[str] = "product of the input"
     a1: Tensor  # [in, rank] fp32, with alpha / rank folded in
     a2: Tensor  # [rank, in] fp32
     b: LowRankFactors  # b2 and b1, with alpha / rank folded in; of all rows of the layer in the file

@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora.dataset.wording import counted
+from lora.formats.decompositions.relative import DependsOnBase
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import LowRankFactors, WeightDelta
@@ -70,6 +71,8 @@ def _refuse_incompatible(name: str, delta: WeightDelta, shape: Shape) -> None:
     if delta.shape != shape:
         found, expected = (f"{each.outputs} x {each.inputs}" for each in (delta.shape, shape))
         raise ValueError(f"resume_from has {name} of shape {found}: expected {expected}")
+    if isinstance(delta, DependsOnBase):
+        raise ValueError(f"resume_from cannot be used: the LoRA has {name}, which {delta.refusal}")
     try:
         factors = delta.low_rank()
     except ValueError as error:

@@ -119,4 +119,4 @@ def test_it_has_no_matrices_without_the_base(kind):
     (delta,) = convert_lora(tensors).transformer.values()
     with pytest.raises(ValueError) as error:
         delta.low_rank()
-    assert_one_sentence(error.value, f"is a {kind}, which depends on the base's weights", "expected a LoRA")
+    assert_one_sentence(error.value, f"is a {kind}, whose", "depends on the base's weights: expected a plain LoRA")

@@ -66,15 +66,6 @@ def test_biases_are_ignored_and_reported(lora):
     assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 1 ignored"
 
 
-def test_a_dora_is_refused_as_it_has_no_matrices_of_its_own(lora):
-    magnitude = {"transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector": torch.ones(32)}
-    with pytest.raises(ValueError) as error:
-        match_layers(lora | magnitude, shapes_of(tiny_transformer()))
-    assert_one_sentence(
-        error.value, "resume_from has transformer_blocks.0.attn.to_q, which is a DoRA", "expected a LoRA"
-    )
-
-
 def test_at_a_higher_rank_the_deltas_are_equal_and_the_rest_can_be_trained(lora):
     transformer = with_initial_lora(lora, rank=16)
     for name, parameter in lora_parameters(transformer).items():
