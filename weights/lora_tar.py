@@ -115,8 +115,7 @@ def _opened(file: BinaryIO) -> _Tar:
 
 def _chosen(loras: Sequence[str], names: Sequence[str]) -> str:
     chosen = preferred_lora(loras) if loras else None
-    # two members of the same name are two files
-    if chosen is None or loras.count(chosen) > 1:
+    if chosen is None:
         found = ", ".join(quoted(name) for name in loras[:SHOWN]) or "none"
         pickles = "" if loras else pickles_note(names)
         raise _RefusedError(f"is a tar with {len(loras)} {SUFFIX} files ({found}){pickles}: expected exactly one")

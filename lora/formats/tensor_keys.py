@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 MATRIX = 2  # dimensions
@@ -29,7 +28,6 @@ KEY = re.compile(  # the shortest layer
     rf"(?P<layer>.+?)\.(?:{'|'.join(f'(?P<{kind}>{suffix})' for kind, suffix in KEY_KINDS.items())})"
 )
 OF_BIAS = frozenset({"bias_difference", "bias_down", "bias_up"})
-COMMON = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +110,7 @@ def group_by_layer(tensors: Mapping[str, Tensor]) -> FileLayers:
         if match is None or match.lastgroup is None:
             unknown.append(key)
             continue
-        # fp64, fp8 and whole numbers lack operations that every kind needs
-        found = KeyedTensor(key, tensor if tensor.dtype in COMMON else tensor.float())
+        found = KeyedTensor(key, tensor)
         first = named.setdefault(match["layer"], {}).setdefault(match.lastgroup, found)
         if first is not found:
             raise ValueError(f"has both {first.key} and {key}: expected only one of them")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lora.formats.reading import convert_lora
-from tests.services import a_network, send, send_json, service
+from tests.services import a_network, send, send_from, send_json, service
 from tests.tiny import assert_one_sentence
 from weights.cache.store import CacheLimits, Store
 from weights.references import open_lora, read_lora
@@ -198,7 +198,7 @@ class Repository:
             siblings = [{"rfilename": name, "size": len(content)} for name, content in self.files.items()]
             send_json(request, {"sha": "c0ffee", "siblings": siblings})
         elif name in self.files:
-            send(request, self.files[name])
+            send_from(request, self.files[name], etag='"1"')
         else:
             send(request, status=404)
 
