@@ -218,4 +218,6 @@ class Runner(BaseRunner):
         readable = EVERYWHERE if requested.named == TRAINED else self.readable  # the deployment gave it, no client
         with open_lora(requested.reference, named=requested.named, tokens=tokens, readable=readable) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read)
+        for note in cached.notes:
+            print(f"{file.named} {note}")
         return AppliedLora(cached.digest, cached.lora, requested.scale, file.named)

@@ -230,13 +230,14 @@ def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
     """Return an existing LoRA in the form of a training's output; it is read and checked as for a prediction."""
     base, reference = find_base(log_line=log.write), inputs.skip_training_and_use_pretrained_hf_lora_url
     with open_lora(reference, named=SKIP_TRAINING, tokens=Tokens(inputs.hf_token)) as file:
-        tensors = file.read().tensors
-        refuse_unusable(tensors, base.path)
+        lora = file.read()
+        refuse_unusable(lora.tensors, base.path)
+    log.write(*(f"{file.named} {note}" for note in lora.notes))
     log.write(
         f"{file.named} is returned without a training, so that no other input has an effect;"
         f" it is compatible with the base {base.name}"
     )
-    return Path(write_lora_tar(tensors, into=into))
+    return Path(write_lora_tar(lora.tensors, into=into))
 
 
 def _find_files(

@@ -51,7 +51,9 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         continued, found = _how_to_continue(began), str(error) or type(error).__name__
         sys.exit(f"error: {found}" + (f"; {continued}" if continued else ""))
-    sys.exit(_finish(tar, output))
+    code = _finish(tar, output)
+    if code:
+        sys.exit(code)
 
 
 def _refuse(output: Path) -> None:

@@ -129,6 +129,19 @@ def test_the_log_contains_the_seed_of_every_image(runner, capsys):
     assert json.loads(line.removeprefix("settings: "))["seeds"] == [2**31 - 1, 0]
 
 
+def test_the_log_says_how_a_lora_was_read_in_every_request(runner, tmp_path, capsys):
+    """A lone file of PEFT has no alpha."""
+    tensors = random_lora(tiny_pipeline().transformer)
+    save_file(
+        {name.replace("transformer.", "base_model.model.", 1): each for name, each in tensors.items()},
+        tmp_path / "adapter_model.safetensors",
+    )
+    for _ in range(2):
+        generated(runner, lora_weights=str(tmp_path))
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "alpha is not known" in line]
+        assert line.startswith(f"lora_weights {str(tmp_path)!r} was saved by PEFT without its adapter_config.json")
+
+
 def test_another_base_is_loaded_when_it_is_requested_and_both_stay_loaded(runner, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
     monkeypatch.setenv("FLUX_GPU", "optional")

@@ -4,13 +4,15 @@ The source decides who may have a file. The cache serves a file for a new creden
 credential too, which takes one request and, if the file is unchanged, no download.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from weights.cache.store import Entry, Store
 from weights.grammar.records import Remote
 from weights.network.download import download
 from weights.network.failures import NotFound
+from weights.network.json_response import fetch_json
 from weights.network.network import Network, Tokens
 from weights.sources.access import Access, access_to
 from weights.sources.finding import KnownSource, find_file, possible_sources
@@ -23,6 +25,8 @@ class Fetched:
     file: BinaryIO
     sha256: str
     key: str
+    config: str  # text of PEFT's settings beside it; may be empty
+    note: str  # what to log if it was chosen among several
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,13 @@ class Fetcher:
         remote_file = find_file(record, self.tokens, self.network)
         # the cached file must be the one at the source, if the source publishes a sha256
         known_etag = cached.etag if cached and remote_file.sha256 in {"", cached.sha256} else ""
+        config = json.dumps(fetch_json(remote_file.config, self.network)) if remote_file.config else ""
         new = download(remote_file, entry.partial, self.store.make_room, self.network, known_etag=known_etag)
         if new:
-            entry.commit(new.sha256, new.size, new.etag, credential=access.credential)
+            credential, note = access.credential, remote_file.note
+            entry.commit(new.sha256, new.size, new.etag, credential=credential, settings=config, note=note)
         elif cached:
-            entry.grant_access(access.credential, cached)
+            entry.grant_access(access.credential, replace(cached, settings=config, note=remote_file.note))
         return _open(entry, access)
 
 
@@ -97,4 +103,4 @@ def _open(entry: Entry, access: Access) -> Fetched:
     cached = entry.cached_file()
     if cached is None:
         raise OSError("another process deleted it from the cache")
-    return Fetched(entry.open(cached), cached.sha256, access.key)
+    return Fetched(entry.open(cached), cached.sha256, access.key, cached.settings, cached.note)

@@ -2,17 +2,18 @@
 
 import codecs
 import json
+import re
 import reprlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import safetensors
 import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from weights import adapter_metadata
-from weights.adapter_metadata import MODELS, TRANSFORMER, Adapter, read_adapters
+from weights.adapter_metadata import CONFIG, read_adapter_config, read_adapters
+from weights.alpha_folding import Settings, fold_alpha, is_of_peft
 from weights.printed import message_of, quoted
 
 LENGTH_BYTES = 8  # a safetensors file starts with the length of its header
@@ -21,18 +22,31 @@ MAX_TENSORS = 20_000
 LONGEST_NAME = 200
 MAX_DIGITS = 20  # of an integer: more than any size has
 START_BYTES = 1024  # enough to recognise a web page
-PRECISIONS = frozenset({"F32", "F16", "BF16"})
-# Parts of the tensor keys of LoRAs, by format: PEFT, sd-scripts, old diffusers; OneTrainer, XLabs; LyCORIS
-LORA_KEYS = (
-    *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up."),
-    *(f"{lora}.{half}." for lora in ("_lora", "_lora1", "_lora2", ".lora_linear_layer") for half in ("down", "up")),
-    *(".hada_w", ".lokr_w"),
+PRECISIONS = frozenset({"F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2"})
+WHOLE_NUMBERS = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})  # of an alpha: sd-scripts' default is
+ALPHA = ".alpha"
+# Parts of the tensor keys of LoRAs, by format: PEFT, sd-scripts, old diffusers; OneTrainer, XLabs; LyCORIS; ComfyUI
+LORA_KEYS = re.compile(
+    r"\.lora_(A|B|down|up)(\.|$)|\.lora\.(down|up)\.|_lora[12]?\.(down|up)\.|\.lora_linear_layer\.(down|up)\."
+    r"|\.hada_w|\.lokr_w|\.[ab][12]\.weight$|\.(diff|diff_b|w_norm|b_norm)$"
 )
-MATRIX_DIMENSIONS = 2
+# Of what lora.formats refuses under its own name: OFT, (IA)^3, VeRA, replaced weights, embeddings
+OTHER_ADAPTERS = re.compile(
+    r"(^|[._])b?oft(_|\b)|\.on_input$|ia3_l|vera_lambda|\.set_weight$|^(emb_params|string_to_|bundle_emb|clip_[lg]$|t5xxl$)"
+)
 
 
-def parse_lora(content: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a LoRA file. An alpha that is stored only in the metadata is folded into B.
+class ParsedLora(NamedTuple):
+    """The tensors of a LoRA file, and what to log about how they were read."""
+
+    tensors: dict[str, Tensor]
+    uses_config: bool  # whether they depend on the adapter_config.json
+    notes: tuple[str, ...]  # each completes a sentence that starts with the name of the file
+
+
+def parse_lora(content: bytes, config: str = "") -> ParsedLora:
+    """Return the tensors of a LoRA file. An alpha that is stored only in the metadata, or in PEFT's settings beside the
+    file (`config`, the text of its adapter_config.json), is folded in.
 
     Raises ValueError; the message completes a sentence that starts with the name of the file.
     """
@@ -43,11 +57,22 @@ def parse_lora(content: bytes) -> dict[str, Tensor]:
         tensors = load(content)
     except safetensors.SafetensorError as error:
         raise ValueError(f"is a damaged safetensors file ({message_of(error)})") from error
-    folded = _fold_alpha(tensors, metadata)
+    by_model = read_adapters(metadata)
+    uses_config = bool(config) and not by_model and is_of_peft(tensors)
+    folded = fold_alpha(tensors, Settings(by_model, read_adapter_config(config) if uses_config else None))
     for name, tensor in folded.items():
-        if not torch.isfinite(tensor).all():
+        # an alpha may have no effect; lora.formats checks those that have one
+        if not name.endswith(ALPHA) and not torch.isfinite(tensor.float()).all():
             raise ValueError(f"has NaN or infinity in {name}: expected finite numbers")
-    return folded
+    return ParsedLora(folded, uses_config, _notes(tensors, has_settings=bool(by_model) or uses_config))
+
+
+def _notes(tensors: Mapping[str, Tensor], *, has_settings: bool) -> tuple[str, ...]:
+    if has_settings or not is_of_peft(tensors) or any(name.endswith(ALPHA) for name in tensors):
+        return ()
+    return (
+        f"was saved by PEFT without its {CONFIG}: its alpha is not known, and taken to be its rank, a strength of 1",
+    )
 
 
 def _read_header(content: bytes) -> dict[str, Any]:
@@ -96,37 +121,14 @@ def _describe(content: bytes) -> str:
 def _check_header(header: dict[str, Any]) -> None:
     if len(header) > MAX_TENSORS:
         raise ValueError(f"holds {len(header):,} tensors: expected a LoRA with at most {MAX_TENSORS:,}")
-    if not any(key in name for name in header for key in LORA_KEYS):
+    if not any(LORA_KEYS.search(name) or OTHER_ADAPTERS.search(name) for name in header):
         raise ValueError(f"is not a LoRA: none of its {len(header)} tensors is a lora_A, lora_down, hada_w1 or lokr_w1")
     for name, entry in header.items():
         if len(name) > LONGEST_NAME or not name.isprintable():
             raise ValueError(f"has a tensor named {quoted(name)}: expected printable names")
-        if str(entry.get("dtype")) not in PRECISIONS:
+        if str(entry.get("dtype")) not in PRECISIONS | (WHOLE_NUMBERS if name.endswith(ALPHA) else frozenset()):
             found = quoted(str(entry.get("dtype")))
             raise ValueError(f"holds {name} as {found}: expected {', '.join(sorted(PRECISIONS))}")
         shape = entry.get("shape")
         if not isinstance(shape, list) or 0 in shape:
             raise ValueError(f"has {name} of the shape {reprlib.repr(shape)}: expected a usual shape")
-
-
-def _fold_alpha(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
-    """Multiply every B by the scaling in diffusers' metadata, in fp32; without metadata the scaling is 1."""
-    adapters = read_adapters(metadata)
-    scalings = {name: _scaling(name, tensor, adapters) for name, tensor in tensors.items()}
-    if all(scaling == 1 for scaling in scalings.values()):
-        return tensors
-    if alpha := next((name for name in tensors if name.endswith(".alpha")), None):
-        raise ValueError(f"has an alpha in its {adapter_metadata.KEY} and another in {alpha}: expected one of them")
-    return {
-        name: tensor if scalings[name] == 1 else tensor.float() * scalings[name] for name, tensor in tensors.items()
-    }
-
-
-def _scaling(name: str, tensor: Tensor, adapters: dict[str, Adapter]) -> float:
-    """Return the factor for a tensor. A name without the prefix of a model belongs to the transformer."""
-    layer, is_up, _ = name.partition(".lora_B.")
-    first, _, rest = layer.partition(".")
-    model, layer = (first, rest) if first in MODELS else (TRANSFORMER, layer)
-    if not is_up or tensor.ndim != MATRIX_DIMENSIONS or model not in adapters:
-        return 1.0
-    return adapters[model].scaling(layer, tensor.shape[1])

@@ -1,11 +1,15 @@
-"""Finds the only LoRA in a tar. Extracts nothing, and reads the tar once from start to end."""
+"""Finds the LoRA in a tar, and PEFT's settings beside it. Extracts nothing, and reads the tar from start to end, once
+for its names and once for its content."""
 
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO
 
+from weights.adapter_metadata import LONGEST_CONFIG
+from weights.file_choice import SUFFIX, choice_note, config_beside, loras_in, pickles_note, preferred_lora
 from weights.printed import quoted
 from weights.tar_stream import GZIP, RefusedTar, open_tar
 
@@ -22,18 +26,27 @@ def is_tar(start: bytes) -> bool:
     return start[257:262] == b"ustar" or start.startswith(GZIP)
 
 
-def lora_in_tar(file: BinaryIO) -> bytes:
-    """Return the content of the only regular .safetensors file in a tar, gzipped or not.
+@dataclass(frozen=True, slots=True)
+class LoraInTar:
+    """A LoRA in a tar."""
 
-    Raises ValueError if there is none or several, and for a tar that is too large or damaged; the message completes a
-    sentence.
+    content: bytes
+    config: str  # of PEFT, from beside it; may be empty
+    note: str  # what to log if it was chosen among several; may be empty
+
+
+def lora_in_tar(file: BinaryIO) -> LoraInTar:
+    """Return the only regular .safetensors file in a tar, gzipped or not, or the final one beside checkpoints.
+
+    Raises ValueError if there is none or it is not clear which, and for a tar that is too large or damaged; the message
+    completes a sentence.
     """
-    gzipped = file.read(len(GZIP)) == GZIP
-    packed = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    source = _LimitedReader(gzip.GzipFile(fileobj=file) if gzipped else file, packed)
-    with open_tar(source) as tar:
-        return _only_lora(tar)
+    with open_tar(_source(file)) as tar:
+        names = [member.name for member in _members(tar) if member.isreg()]
+    loras = loras_in(names)
+    chosen = _chosen(loras, names)
+    with open_tar(_source(file)) as tar:
+        return _read(tar, chosen, choice_note(loras, chosen))
 
 
 class _LimitedReader:
@@ -54,19 +67,34 @@ class _LimitedReader:
         return chunk
 
 
-def _only_lora(tar: tarfile.TarFile) -> bytes:
-    names, content = [], b""
+def _source(file: BinaryIO) -> _LimitedReader:
+    """The tar in a file from its beginning, unpacked if it is gzipped."""
+    file.seek(0)
+    gzipped = file.read(len(GZIP)) == GZIP
+    packed = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return _LimitedReader(gzip.GzipFile(fileobj=file) if gzipped else file, packed)
+
+
+def _chosen(loras: Sequence[str], names: Sequence[str]) -> str:
+    chosen = preferred_lora(loras) if loras else None
+    if chosen is None:
+        found = ", ".join(quoted(name) for name in loras[:SHOWN]) or "none"
+        pickles = "" if loras else pickles_note(names)
+        raise RefusedTar(f"is a tar with {len(loras)} {SUFFIX} files ({found}){pickles}: expected exactly one")
+    return chosen
+
+
+def _read(tar: tarfile.TarFile, chosen: str, note: str) -> LoraInTar:
+    """Read the chosen LoRA and the settings beside it, which may come before or after it."""
+    config = config_beside(chosen)
+    limits = {chosen: MAX_BYTES, config: LONGEST_CONFIG}
+    found: dict[str, bytes] = {}
     for member in _members(tar):
-        if not _is_lora(member):
-            continue
-        names.append(member.name)
-        if len(names) == 1:
+        if member.isreg() and member.size <= limits.get(member.name, -1):
             file = tar.extractfile(member)
-            content = file.read() if file else b""
-    if len(names) != 1:
-        found = ", ".join(quoted(name) for name in names[:SHOWN]) or "none"
-        raise RefusedTar(f"is a tar with {len(names)} .safetensors files ({found}): expected exactly one")
-    return content
+            found[member.name] = file.read() if file else b""
+    return LoraInTar(found[chosen], found.get(config, b"").decode(errors="replace"), note)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -76,9 +104,3 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member.size > MAX_BYTES or member.size < 0:
             raise RefusedTar(f"is a tar with a file of {member.size:,} bytes: expected at most {MAX_BYTES:,}")
         yield member
-
-
-def _is_lora(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a regular .safetensors file. Links, devices and the ._ files of macOS are ignored."""
-    name = member.name.rsplit("/", 1)[-1]
-    return member.isreg() and name.endswith(".safetensors") and not name.startswith("._")

@@ -18,6 +18,7 @@ from weights.fetching import Fetched, Fetcher
 from weights.grammar.grammar import parse_reference
 from weights.grammar.records import Inline, LocalFile, Remote
 from weights.local_files import ReadableFolders
+from weights.local_folder import lora_in_folder, names_folder, read_config_beside
 from weights.lora_file import parse_lora
 from weights.lora_tar import START_BYTES, is_tar, lora_in_tar
 from weights.network.network import Network, Tokens
@@ -34,8 +35,9 @@ NO_TOKENS, INTERNET = Tokens(), Network()
 class Lora(NamedTuple):
     """A LoRA that was read and checked."""
 
-    digest: str  # sha256 of its file, the same for the same LoRA from any source
+    digest: str  # sha256 of its file and of the settings that it was read with; the same from any source
     tensors: dict[str, Tensor]
+    notes: tuple[str, ...]  # what to log about how it was read; each completes a sentence like an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def open_lora(
     store: Store | None = None,
     readable: ReadableFolders | None = None,
 ) -> Iterator[LoraFile]:
-    """Open the file of a LoRA by any reference that weights.grammar knows.
+    """Open the file of a LoRA by any reference that weights.grammar knows, or by the absolute path of its folder.
 
     `named` is the input that contains the reference, for errors; `tokens` give access to private LoRAs; downloads are
     kept in `store`, by default this machine's cache; a file of this machine must be `readable`, by default what the
@@ -75,11 +77,14 @@ def open_lora(
     """
     name = f"{named} {_redacted(reference)!r}"
     with _naming_reference(name):
-        record = parse_reference(reference)
+        path, readable = reference.strip(), readable or ReadableFolders.of_deployment()
+        # a folder that may not be read is no reference at all, so that nobody learns whether it exists
+        is_folder = Path(path).is_absolute() and readable.contain(Path(path)) and names_folder(path)
+        record = LocalFile(Path(path)) if is_folder else parse_reference(reference)
         if isinstance(record, Inline):
             opened = _open_inline(record)
         elif isinstance(record, LocalFile):
-            opened = _open_local(record, readable or ReadableFolders.of_deployment())
+            opened = _open_local(record, readable)
         else:
             opened = _open_remote(record, Fetcher(network, tokens, store or Store(default_folder(), CacheLimits())))
         with opened.file:
@@ -98,6 +103,17 @@ def read_lora(
     """Open and read a LoRA. Takes the arguments and raises the errors of `open_lora`."""
     with open_lora(reference, named=named, tokens=tokens, network=network, store=store, readable=readable) as file:
         return file.read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What was found beside the file of a LoRA."""
+
+    config: str  # text of PEFT's adapter_config.json; may be empty
+    note: str  # what to log if the file was chosen among several; may be empty
+
+
+NOTHING_BESIDE = _Beside("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +143,7 @@ class _Download:
 
     def _read(self, fetched: Fetched) -> Lora:
         try:
-            return _read_file(fetched.file, fetched.sha256)
+            return _read_file(fetched.file, _Beside(fetched.config, fetched.note), fetched.sha256)
         except ValueError:
             self.fetcher.remove(fetched.key)
             raise
@@ -158,29 +174,44 @@ def _open_local(record: LocalFile, readable: ReadableFolders) -> _OpenLora:
         raise ValueError(
             f"is outside of the folders that requests may read: expected {readable.expected}; or hf://owner/name"
         )
-    file = _open_path(record.path)
+    path, note = lora_in_folder(record.path)
+    file = _open_path(path)
     status = os.fstat(file.fileno())
     times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # ctime too, because `cp -p` and tar set the mtime
-    return _OpenLora(f"{status.st_dev}-{status.st_ino}-{times}-{status.st_size}", file, lambda: _read_file(file))
+    config = read_config_beside(path)
+    key = f"{status.st_dev}-{status.st_ino}-{times}-{status.st_size}{_key_of(config)}"
+    return _OpenLora(key, file, lambda: _read_file(file, _Beside(config, note)))
 
 
 def _open_remote(record: Remote, fetcher: Fetcher) -> _OpenLora:
     fetched = fetcher.fetch(record)
-    return _OpenLora(fetched.sha256, fetched.file, _Download(fetcher, record, fetched).load)
+    key = f"{fetched.sha256}{_key_of(fetched.config)}"
+    return _OpenLora(key, fetched.file, _Download(fetcher, record, fetched).load)
 
 
-def _read_file(file: BinaryIO, sha256: str = "") -> Lora:
+def _read_file(file: BinaryIO, beside: _Beside = NOTHING_BESIDE, sha256: str = "") -> Lora:
     """Read a LoRA from a file. `sha256` is the expected digest of the file, or empty if it is not known."""
     in_tar = is_tar(file.read(START_BYTES))
     file.seek(0)
-    if in_tar and sha256:
-        _check_digest(hashlib.file_digest(file, "sha256").hexdigest(), sha256)  # type: ignore[arg-type]
-        file.seek(0)
-    content = lora_in_tar(file) if in_tar else file.read()
+    if in_tar:
+        if sha256:
+            _check_digest(hashlib.file_digest(file, "sha256").hexdigest(), sha256)  # type: ignore[arg-type]
+        member = lora_in_tar(file)
+        content, beside = member.content, _Beside(member.config, member.note)
+    else:
+        content = file.read()
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and not in_tar:
         _check_digest(digest, sha256)
-    return Lora(digest, parse_lora(content))
+    parsed = parse_lora(content, beside.config)
+    if parsed.uses_config:
+        digest = hashlib.sha256(f"{digest}{_key_of(beside.config)}".encode()).hexdigest()
+    return Lora(digest, parsed.tensors, (*([beside.note] if beside.note else []), *parsed.notes))
+
+
+def _key_of(config: str) -> str:
+    """The part of a cache key for settings; empty if there are none."""
+    return f"-{hashlib.sha256(config.encode()).hexdigest()}" if config else ""
 
 
 def _check_digest(found: str, expected: str) -> None:

@@ -8,10 +8,7 @@ from torch import Tensor
 CONTROL = "a FLUX.1 Control model, such as Depth or Canny"
 # Patterns of tensor names -> model; the first pattern that matches any name counts.
 NAMES = (
-    (
-        r"query_norm\.scale|key_norm\.scale|\bnorm_(added_)?[qk]\.weight",
-        "a FLUX.1 Control model, such as Depth or Canny",
-    ),
+    (r"(query|key)_norm\.scale$|\bnorm_(added_)?[qk]\.weight", CONTROL),
     (r"lora_te2_text_model|text_encoder_2\.text_model|label_emb|conditioner", "SDXL"),
     (r"(in|out)put_blocks|down_blocks|up_blocks|mid(dle)?_block|^unet\.", "Stable Diffusion"),
     (r"joint_blocks|context_block", "SD3"),

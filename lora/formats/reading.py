@@ -6,71 +6,100 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lora.formats.bias_deltas import bias_deltas, norm_deltas
 from lora.formats.foreign_models import foreign_model_hint
 from lora.formats.fused_layers import split_fused
 from lora.formats.layer_delta import weight_delta_of
-from lora.formats.layer_names.mapping import find_layer
+from lora.formats.layer_names.mapping import find_layer, find_norm
+from lora.formats.other_adapters import other_adapter_hint
 from lora.formats.tensor_keys import FileLayer, group_by_layer
-from lora.formats.weight_deltas import FluxLora, LayerMapping, Model, WeightDelta
+from lora.formats.weight_deltas import FluxLora, LayerMapping, Model, VectorName, WeightDelta
 
 
 @dataclass(frozen=True, slots=True)
 class MappedLayer:
-    """A layer of a file, and the layers of FLUX.1 that it applies to."""
+    """A layer of a file, and the layers of FLUX.1, or the norm, that it applies to."""
 
     layer: FileLayer
-    mapping: LayerMapping
+    mapping: LayerMapping | VectorName
 
 
 def convert_lora(tensors: Mapping[str, Tensor]) -> FluxLora:
     """Convert the tensors of a LoRA file to weight deltas; every tensor must be used, or change nothing.
 
     Known layouts are those of diffusers and PEFT with any prefix or none, ai-toolkit, sd-scripts, ComfyUI, Black Forest
-    Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr), mixed or not.
+    Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr, GLoRA), mixed or not, with or without the magnitudes of a DoRA, and
+    differences of weights, biases and norms.
 
     Raises ValueError with the end of a sentence that begins with the LoRA's name: a layer or tensor that FLUX.1 does
     not have, one matrix of two, tensors that do not match each other, an unknown decomposition, an infinite delta.
     """
     deltas: dict[Model, dict[str, WeightDelta]] = {"transformer": {}, "clip": {}, "t5": {}}
+    vectors: dict[VectorName, Tensor] = {}
     for mapped in _map_layers(tensors):
-        of_model = deltas[mapped.mapping.model]
-        for layer, delta in _deltas(mapped, tensors):
-            _refuse_different(of_model.setdefault(layer, delta), delta, layer)
-    if not any(deltas.values()):
+        if isinstance(mapped.mapping, LayerMapping):
+            of_model = deltas[mapped.mapping.model]
+            for layer, delta in _deltas(mapped.layer, mapped.mapping, tensors):
+                first = of_model.setdefault(layer, delta)
+                _refuse_different(first is delta or _are_equal(first, delta), layer)
+        for name, vector in _vectors(mapped.layer, mapped.mapping):
+            _refuse_different(
+                torch.equal(vectors.setdefault(name, vector), vector), f"the {name.parameter} of {name.layer}"
+            )
+    if not any(deltas.values()) and not vectors:
         raise ValueError("changes nothing: expected a LoRA on layers of FLUX.1")
-    return FluxLora(**deltas)
+    return FluxLora(**deltas, vectors=vectors)
 
 
 def _map_layers(tensors: Mapping[str, Tensor]) -> Iterator[MappedLayer]:
     """The layers of FLUX.1 in a file; raises ValueError if other layers change anything."""
     file = group_by_layer(tensors)
-    mappings = {layer.name: find_layer(layer.name) for layer in file.layers}
+    mappings = {layer.name: _mapping(layer) for layer in file.layers}
     unmapped = (layer for layer in file.layers if not mappings[layer.name] and not layer.is_zero)
     unknown = [*file.unknown_keys, *(key for layer in unmapped for key in layer.keys)]
     if unknown:
         which = f" and {len(unknown) - 1} more, which do" if unknown[1:] else ", which does"
-        raise ValueError(f"has {unknown[0]}{which} not match any layer of FLUX.1{foreign_model_hint(tensors)}")
+        hints = f"{foreign_model_hint(tensors)}{other_adapter_hint(unknown)}"
+        raise ValueError(f"has {unknown[0]}{which} not match any layer of FLUX.1{hints}")
     for layer in file.layers:
-        if (mapping := mappings[layer.name]) and not (layer.is_zero and not layer.tensors):
+        if (mapping := mappings[layer.name]) and not (layer.is_zero and layer.has_only_differences):
             yield MappedLayer(layer, mapping)
 
 
-def _deltas(mapped: MappedLayer, tensors: Mapping[str, Tensor]) -> list[tuple[str, WeightDelta]]:
-    delta = weight_delta_of(mapped.layer)
-    if mapped.mapping.model != "transformer" and not all(tensor.any() for tensor in delta.tensors):
+def _mapping(layer: FileLayer) -> LayerMapping | VectorName | None:
+    return find_layer(layer.name) or (find_norm(layer.name) if layer.has_only_differences else None)
+
+
+def _deltas(layer: FileLayer, mapping: LayerMapping, tensors: Mapping[str, Tensor]) -> list[tuple[str, WeightDelta]]:
+    delta = weight_delta_of(layer, mapping)
+    if delta is None or not mapping.layers or (mapping.model != "transformer" and delta.is_zero):
         return []  # ComfyUI saves zeros for a text encoder that was not trained
-    if not all(tensor.isfinite().all() for tensor in delta.tensors):
-        raise ValueError(f"has an alpha that makes {mapped.layer.name} infinite: expected finite weights")
+    _refuse_infinite(layer, delta.tensors)
     try:
-        return list(split_fused(delta, mapped.mapping))
+        return list(split_fused(delta, mapping))
     except ValueError as error:
         raise ValueError(f"{error}{foreign_model_hint(tensors)}") from error
 
 
-def _refuse_different(first: WeightDelta, second: WeightDelta, layer: str) -> None:
+def _vectors(layer: FileLayer, mapping: LayerMapping | VectorName) -> list[tuple[VectorName, Tensor]]:
+    deltas = bias_deltas(layer, mapping) if isinstance(mapping, LayerMapping) else norm_deltas(layer, mapping)
+    found = list(deltas)
+    _refuse_infinite(layer, tuple(vector for _, vector in found))
+    return found
+
+
+def _refuse_infinite(layer: FileLayer, tensors: tuple[Tensor, ...]) -> None:
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        what = "an alpha that makes" if "alpha" in layer.tensors else "numbers that make"
+        raise ValueError(f"has {what} {layer.name} infinite: expected finite weights")
+
+
+def _are_equal(first: WeightDelta, second: WeightDelta) -> bool:
     """Some files hold a layer in two layouts, which is accepted if both are equal."""
-    if first is second:
-        return
     is_same_kind = type(first) is type(second) and len(first.tensors) == len(second.tensors)
-    if not is_same_kind or not all(map(torch.equal, first.tensors, second.tensors)):
+    return is_same_kind and all(map(torch.equal, first.tensors, second.tensors))
+
+
+def _refuse_different(are_equal: bool, layer: str) -> None:
+    if not are_equal:
         raise ValueError(f"has two different weight deltas for {layer}: expected only one")

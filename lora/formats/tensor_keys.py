@@ -8,21 +8,26 @@ from dataclasses import dataclass
 from torch import Tensor
 
 MATRIX = 2  # dimensions
-# The suffix of a key, after the layer and a dot -> the kind of the tensor.
+ADAPTER = r"(?:\.(?!(?:weight|bias)(?:\.|$))[\w-]+)?"  # PEFT's name of an adapter, which has no dot; often `default`
+# The suffix of a key, after the layer and a dot, by the kind of the tensor.
 KEY_KINDS = {
-    **dict.fromkeys(("lora_A.weight", "lora_A.default.weight", "lora_down.weight", "lora.down.weight"), "lora_down"),
-    **dict.fromkeys(("lora_linear_layer.down.weight", "down.weight"), "lora_down"),
-    **dict.fromkeys(("lora_B.weight", "lora_B.default.weight", "lora_up.weight", "lora.up.weight"), "lora_up"),
-    **dict.fromkeys(("lora_linear_layer.up.weight", "up.weight"), "lora_up"),
-    "alpha": "alpha",
-    **{f"hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b")},
-    **{f"lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
-    **dict.fromkeys(("lora_mid.weight", "hada_t1", "hada_t2", "lokr_t1", "lokr_t2"), "convolution"),
-    **dict.fromkeys(("dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight"), "magnitude"),
-    **dict.fromkeys(("lora_magnitude_vector.default.weight", "magnitude"), "magnitude"),
-    **dict.fromkeys(("diff", "diff_b", "lora_A.bias", "lora_B.bias", "lora_down.bias", "lora_up.bias"), "addition"),
+    "lora_down": rf"lora_A{ADAPTER}(?:\.weight)?|(?:lora_down|lora\.down|lora_linear_layer\.down|down)\.weight",
+    "lora_up": rf"lora_B{ADAPTER}(?:\.weight)?|(?:lora_up|lora\.up|lora_linear_layer\.up|up)\.weight",
+    "alpha": r"alpha",
+    **{f"hada_{part}": rf"hada_{part}{ADAPTER}" for part in ("w1_a", "w1_b", "w2_a", "w2_b")},
+    **{f"lokr_{part}": rf"lokr_{part}{ADAPTER}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
+    **{f"glora_{part}": rf"{part}\.weight" for part in ("a1", "a2", "b1", "b2")},
+    "magnitude": rf"dora_scale|lora_magnitude_vector{ADAPTER}(?:\.weight)?|magnitude",
+    "convolution": r"lora_mid\.weight|bm\.weight|(?:hada|lokr)_t[12]",
+    "difference": r"diff|w_norm",  # of ComfyUI's saver; of LyCORIS' norms
+    "bias_difference": r"diff_b|b_norm",
+    "bias_down": rf"(?:lora_A{ADAPTER}|lora_down)\.bias",
+    "bias_up": rf"(?:lora_B{ADAPTER}|lora_up)\.bias",
 }
-KEY = re.compile(rf"(?P<layer>.+?)\.(?P<suffix>{'|'.join(map(re.escape, KEY_KINDS))})")  # the shortest layer
+KEY = re.compile(  # the shortest layer
+    rf"(?P<layer>.+?)\.(?:{'|'.join(f'(?P<{kind}>{suffix})' for kind, suffix in KEY_KINDS.items())})"
+)
+OF_BIAS = frozenset({"bias_difference", "bias_down", "bias_up"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +44,44 @@ class FileLayer:
 
     name: str
     tensors: Mapping[str, KeyedTensor]  # by kind
-    additions: tuple[KeyedTensor, ...]  # biases and full differences: not part of a LoRA, and often 0
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys of its tensors."""
-        return tuple(each.key for each in (*self.tensors.values(), *self.additions))
+        return tuple(each.key for each in self.tensors.values())
 
     @property
     def is_zero(self) -> bool:
         """Whether it changes nothing because all of it is 0: ComfyUI saves such layers for what was not trained."""
-        factors = [*self.additions, *(each for kind, each in self.tensors.items() if kind != "alpha")]
+        factors = [each for kind, each in self.tensors.items() if kind != "alpha"]
         return "magnitude" not in self.tensors and not any(each.tensor.any() for each in factors)
 
+    @property
+    def has_only_differences(self) -> bool:
+        """Whether it has a difference of the weights or of the bias, and no decomposition, as layers of norms have."""
+        return self.tensors.keys() <= {"difference", "bias_difference"}
+
+    def changed_by(self, kind: str) -> bool:
+        """Whether there is a tensor of this kind that is not all 0."""
+        return kind in self.tensors and bool(self.tensors[kind].tensor.any())
+
     def matrix(self, kind: str) -> Tensor:
-        """The tensor of one kind, in fp32; raises ValueError if it is missing or not a matrix."""
+        """The tensor of one kind, in fp32; that of a 1x1 convolution is a matrix too. Raises ValueError if it is
+        missing or not a matrix."""
         if kind not in self.tensors:
             raise ValueError(f"is incomplete: it has {self.keys[0]} without the {kind} of that layer")
         found = self.tensors[kind]
-        if found.tensor.ndim != MATRIX:
-            size = "x".join(map(str, found.tensor.shape)) or "a single number"
-            raise ValueError(f"has {found.key} of shape {size}: expected a matrix")
-        return found.tensor.float()
+        tensor = found.tensor.flatten(1) if _is_pointwise(found.tensor) else found.tensor
+        if tensor.ndim != MATRIX:
+            raise ValueError(f"has {found.key} of shape {_size(tensor)}: expected a matrix")
+        return tensor.float()
+
+    def vector(self, kind: str) -> Tensor:
+        """The tensor of one kind as a vector, in fp32; raises ValueError if it is a matrix."""
+        found = self.tensors[kind]
+        if found.tensor.numel() != max(found.tensor.shape, default=1):
+            raise ValueError(f"has {found.key} of shape {_size(found.tensor)}: expected a vector")
+        return found.tensor.flatten().float()
 
     def scaling(self, rank: int) -> float:
         """alpha / rank, or 1 if the file has no alpha; raises ValueError unless alpha is one finite number."""
@@ -82,20 +103,23 @@ class FileLayers:
 
 def group_by_layer(tensors: Mapping[str, Tensor]) -> FileLayers:
     """Group the tensors of a file by layer. Raises ValueError if a layer has two tensors of one kind."""
-    named: dict[str, dict[str, list[KeyedTensor]]] = {}
+    named: dict[str, dict[str, KeyedTensor]] = {}
     unknown = []
     for key, tensor in tensors.items():
-        if match := KEY.fullmatch(key):
-            kind = KEY_KINDS[match["suffix"]]
-            named.setdefault(match["layer"], {}).setdefault(kind, []).append(KeyedTensor(key, tensor))
-        else:
+        match = KEY.fullmatch(key)
+        if match is None or match.lastgroup is None:
             unknown.append(key)
-    return FileLayers(tuple(_layer(name, by_kind) for name, by_kind in named.items()), tuple(unknown))
+            continue
+        found = KeyedTensor(key, tensor)
+        first = named.setdefault(match["layer"], {}).setdefault(match.lastgroup, found)
+        if first is not found:
+            raise ValueError(f"has both {first.key} and {key}: expected only one of them")
+    return FileLayers(tuple(FileLayer(name, by_kind) for name, by_kind in named.items()), tuple(unknown))
 
 
-def _layer(name: str, by_kind: dict[str, list[KeyedTensor]]) -> FileLayer:
-    additions = by_kind.pop("addition", [])
-    for first, *others in by_kind.values():
-        if others:
-            raise ValueError(f"has both {first.key} and {others[0].key}: expected only one of them")
-    return FileLayer(name, {kind: found[0] for kind, found in by_kind.items()}, tuple(additions))
+def _is_pointwise(tensor: Tensor) -> bool:
+    return tensor.ndim > MATRIX and all(size == 1 for size in tensor.shape[MATRIX:])
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"

@@ -1,7 +1,9 @@
 """Checks that a LoRA is compatible with the models of a pipeline, before any weight changes."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import FluxPipeline
@@ -14,17 +16,51 @@ from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import FluxLora, WeightDelta
 
 Layers = Mapping[str, nn.Linear]  # by model and layer name: transformer.single_transformer_blocks.0.proj_out
+Vectors = Mapping[
+    str, nn.Parameter
+]  # by model and parameter name: transformer.single_transformer_blocks.0.proj_out.bias
 CLIP_ROOT = "text_model."  # prefix in LoRA files and older versions of transformers; the newest version has none
 
 
+@dataclass(frozen=True, slots=True)
+class Changeable:
+    """What a LoRA can change in the transformer and the text encoders of a pipeline."""
+
+    layers: Layers  # all linear layers, for their weights
+    vectors: Vectors  # all biases, and the scales of all norms
+
+    @classmethod
+    def of(cls, pipeline: FluxPipeline) -> Self:
+        """Those of a pipeline."""
+        return cls(linear_layers(pipeline), _vectors(pipeline))
+
+
 def linear_layers(pipeline: FluxPipeline) -> dict[str, nn.Linear]:
-    """Return all linear layers of the transformer and the text encoders: the layers that a LoRA can change."""
-    models = {"transformer": pipeline.transformer, "clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
+    """Return all linear layers of the transformer and the text encoders."""
     return {
-        f"{model}.{name.removeprefix(CLIP_ROOT)}": layer
-        for model, module in models.items()
+        name_in_model(model, name): layer
+        for model, module in _models(pipeline)
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
+    }
+
+
+def name_in_model(model: str, name: str) -> str:
+    """The name of a layer or a parameter with that of its model, whatever the version of transformers."""
+    return f"{model}.{name.removeprefix(CLIP_ROOT)}"
+
+
+def _models(pipeline: FluxPipeline) -> tuple[tuple[str, nn.Module], ...]:
+    return ("transformer", pipeline.transformer), ("clip", pipeline.text_encoder), ("t5", pipeline.text_encoder_2)
+
+
+def _vectors(pipeline: FluxPipeline) -> dict[str, nn.Parameter]:
+    return {
+        name_in_model(model, f"{name}.{key}"): parameter
+        for model, module in _models(pipeline)
+        for name, layer in module.named_modules()
+        for key, parameter in layer.named_parameters(recurse=False)
+        if parameter.ndim == 1 and (key == "bias" or not isinstance(layer, nn.Linear))  # a streamed weight is empty
     }
 
 
@@ -32,16 +68,28 @@ def deltas_by_layer(lora: FluxLora) -> Iterator[tuple[str, WeightDelta]]:
     """Yield the weight deltas of a LoRA with their layer names, as in `linear_layers`."""
     for model, deltas in (("transformer", lora.transformer), ("clip", lora.clip), ("t5", lora.t5)):
         for name, delta in deltas.items():
-            yield f"{model}.{name.removeprefix(CLIP_ROOT)}", delta
+            yield name_in_model(model, name), delta
 
 
-def refuse_incompatible(lora: FluxLora, layers: Layers) -> None:
-    """Check that each weight delta has a layer of the same shape.
+def vectors_by_name(lora: FluxLora) -> Iterator[tuple[str, Tensor]]:
+    """Yield the deltas of biases and norms of a LoRA with their names, as in `Changeable`."""
+    for name, delta in lora.vectors.items():
+        yield name_in_model(name.model, f"{name.layer}.{name.parameter}"), delta
+
+
+def refuse_incompatible(lora: FluxLora, changeable: Changeable) -> None:
+    """Check that each delta has a layer or a vector of the same shape.
 
     Raises ValueError otherwise; its message is the end of a sentence.
     """
+    for name, vector in vectors_by_name(lora):
+        found = changeable.vectors.get(name)
+        if found is None or found.shape != vector.shape:
+            expected = "none" if found is None else f"one of {len(found)}"
+            what = f"it has {len(vector)} numbers for {name}, this model has {expected}"
+            raise ValueError(f"is incompatible with this model: {what}")
     for name, delta in deltas_by_layer(lora):
-        layer = layers.get(name)
+        layer = changeable.layers.get(name)
         if layer is None or delta.shape != Shape(layer.in_features, layer.out_features):
             raise ValueError(f"is incompatible with this model: {_incompatibility(name, delta.shape, layer)}")
 
@@ -51,7 +99,7 @@ def refuse_unusable(tensors: Mapping[str, Tensor], base: Path) -> None:
 
     Raises ValueError otherwise; its message is the end of a sentence.
     """
-    refuse_incompatible(convert_lora(tensors), linear_layers(weightless_pipeline(base)))
+    refuse_incompatible(convert_lora(tensors), Changeable.of(weightless_pipeline(base)))
 
 
 def _incompatibility(name: str, shape: Shape, layer: nn.Linear | None) -> str:

@@ -8,20 +8,22 @@ from torch import Tensor
 
 from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import FluxLora
-from lora.serving.compatibility import deltas_by_layer
+from lora.serving.compatibility import deltas_by_layer, vectors_by_name
 
 MAX_BYTES = 4 * 2**30
 MAX_CACHE_KEYS = 1000
 
-Read = Callable[[], tuple[str, Mapping[str, Tensor]]]  # returns a file's digest and tensors
+# Returns a file's digest, its tensors, and what to log about how it was read.
+Read = Callable[[], tuple[str, Mapping[str, Tensor], tuple[str, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
 class CachedLora:
-    """A converted LoRA and the digest of its file."""
+    """A converted LoRA, the digest of its file, and what to log about how it was read."""
 
     digest: str
     lora: FluxLora
+    notes: tuple[str, ...]  # each is the end of a sentence
 
 
 class LoraCache:
@@ -38,8 +40,8 @@ class LoraCache:
         """
         cached = self._cached.get(self._digests.get(cache_key, ""))
         if cached is None:
-            digest, tensors = read()
-            cached = self._cached.get(digest) or CachedLora(digest, convert_lora(tensors))
+            digest, tensors, notes = read()
+            cached = self._cached.get(digest) or CachedLora(digest, convert_lora(tensors), notes)
         self._store(cache_key, cached)
         return cached
 
@@ -54,4 +56,5 @@ class LoraCache:
 
 
 def _bytes(cached: CachedLora) -> int:
-    return sum(tensor.nbytes for _, delta in deltas_by_layer(cached.lora) for tensor in delta.tensors)
+    of_layers = sum(tensor.nbytes for _, delta in deltas_by_layer(cached.lora) for tensor in delta.tensors)
+    return of_layers + sum(vector.nbytes for _, vector in vectors_by_name(cached.lora))

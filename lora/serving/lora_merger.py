@@ -2,12 +2,13 @@
 
 Weights are always written as original + deltas, never as an update of what was applied before. So the same LoRAs give
 the same weights bit for bit, whatever was applied before, and without LoRAs the weights are the originals. Merged LoRAs
-add no time to generation.
+add no time to generation. A delta that depends on the base's weights, as of a DoRA, is computed from the originals too,
+so that several LoRAs add up in any order.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import FluxPipeline
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from lora.engine.streaming import invalidate_device_copies, stored_weight
 from lora.formats.weight_deltas import FluxLora, LowRankFactors, WeightDelta
-from lora.serving.compatibility import Layers, deltas_by_layer, linear_layers, refuse_incompatible
+from lora.serving.compatibility import (
+    Changeable,
+    deltas_by_layer,
+    name_in_model,
+    refuse_incompatible,
+    vectors_by_name,
+)
 
 RESERVE = 8 * 2**30  # bytes of GPU memory that stay free for generation; further copies go to the host or are dropped
 
@@ -32,9 +39,9 @@ class AppliedLora:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A layer's weights before any LoRA was applied."""
+    """A layer's weights, or a bias or the scale of a norm, before any LoRA was applied."""
 
-    weight: Tensor  # [out, in], on the layer's device or the host
+    weight: Tensor  # [out, in] or [width], on the layer's device or the host
     hash: int
 
 
@@ -55,17 +62,38 @@ class ScaledFactors:
     scale: float
 
 
-Deltas = Mapping[str, Sequence[ScaledDelta]]  # by layer name
+@dataclass(frozen=True, slots=True)
+class ScaledVector:
+    """A LoRA's delta of a bias or of the scale of a norm [width], fp32, and its scale."""
+
+    delta: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Deltas:
+    """What to add to the original weights."""
+
+    layers: Mapping[str, Sequence[ScaledDelta]]  # by layer name
+    vectors: Mapping[str, Sequence[ScaledVector]]  # by parameter name
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all layers and vectors that change."""
+        return {*self.layers, *self.vectors}
+
+
+NOTHING = Deltas({}, {})
 
 
 class LoraMerger:
     """Merges LoRAs into a pipeline and removes them. Stays valid if a call is interrupted at any point."""
 
     def __init__(self, pipeline: FluxPipeline) -> None:
-        self._layers = linear_layers(pipeline)
-        self._originals: dict[str, Original] = {}  # of every layer that was ever written
+        self._changeable = Changeable.of(pipeline)
+        self._originals: dict[str, Original] = {}  # of every layer and vector that was ever written
         self._device_factors: dict[tuple[str, str], LowRankFactors] = {}  # of applied LoRAs, by digest and layer
-        self._merged: set[str] = set()  # layers whose weights may differ from the originals
+        self._merged: set[str] = set()  # layers and vectors that may differ from the originals
         self._applied: tuple[tuple[str, float], ...] | None = ()  # None while the weights are being written
         self._on_text: tuple[tuple[str, float], ...] = ()
         self.is_intact = True  # whether the original weights were restored exactly each time
@@ -78,7 +106,7 @@ class LoraMerger:
         weights become infinite; after that, and after any other exception, no LoRA is applied.
         """
         for lora in loras:
-            _refuse_incompatible(lora, self._layers)
+            _refuse_incompatible(lora, self._changeable)
         effective = [lora for lora in loras if lora.scale != 0]
         wanted = tuple((lora.digest, lora.scale) for lora in effective)
         if wanted == self._applied:
@@ -87,11 +115,11 @@ class LoraMerger:
         try:
             self._merge(_scaled_deltas(effective))
             self._refuse_infinite(effective)
-            self._on_text = tuple((each.digest, each.scale) for each in effective if each.lora.clip or each.lora.t5)
+            self._on_text = tuple((each.digest, each.scale) for each in effective if each.lora.changes_text_encoders)
             self._applied = wanted
         finally:
             if self._applied is None:  # an error or a cancel
-                self._merge({})
+                self._merge(NOTHING)
                 self._applied, self._on_text = (), ()
             digests = {digest for digest, _ in self._applied}
             self._device_factors = {key: each for key, each in self._device_factors.items() if key[0] in digests}
@@ -103,31 +131,51 @@ class LoraMerger:
 
     @torch.no_grad()
     def _merge(self, deltas: Deltas) -> None:
-        """Write original + deltas to these layers, and restore the originals of all other merged layers."""
-        for name in self._merged - deltas.keys():
-            self.writes[name] += 1
-            invalidate_device_copies(self._layers[name])
-            stored_weight(self._layers[name]).copy_(self._originals[name].weight)
-        for name, scaled in deltas.items():
+        """Write original + deltas, and restore the originals of all other merged layers and vectors."""
+        for name in self._merged - deltas.names:
+            self._stored_for_writing(name).copy_(self._originals[name].weight)
+        for name, scaled in deltas.layers.items():
             self._merge_into(name, scaled)
-        self._merged = self._merged & deltas.keys()
-        if not deltas:
-            hashes = {name: _hash(stored_weight(self._layers[name])) for name in self._originals}
+        for name, vectors in deltas.vectors.items():
+            vector = self._stored_for_writing(name)
+            total = self._originals[name].weight.to(vector.device, torch.float32, copy=True)
+            for each in vectors:
+                total.add_(each.delta.to(total.device), alpha=each.scale)
+            vector.copy_(total)
+        self._merged &= deltas.names
+        if not self._merged:
+            hashes = {name: _hash(self._stored(name)) for name in self._originals}
             self.is_intact &= all(hashes[name] == original.hash for name, original in self._originals.items())
 
-    def _merge_into(self, name: str, scaled: Sequence[ScaledDelta]) -> None:
-        layer = self._layers[name]
-        weight = stored_weight(layer)
+    def _stored(self, name: str) -> Tensor:
+        layer = self._changeable.layers.get(name)
+        return self._changeable.vectors[name] if layer is None else stored_weight(layer)
+
+    def _stored_for_writing(self, name: str) -> Tensor:
+        """Return a stored weight or vector, after what has to happen before it is written."""
+        stored = self._stored(name)
         if name not in self._originals:
-            self._originals[name] = Original(_copy(weight), _hash(weight))
+            self._originals[name] = Original(_copy(stored), _hash(stored))
         self._merged.add(name)
         self.writes[name] += 1
-        original = self._originals[name].weight.to(layer.weight.device)
-        low_rank = [
-            self._factors(name, each, original.device) for each in scaled if isinstance(each.delta, LowRankFactors)
-        ]
-        invalidate_device_copies(layer)
-        _write(weight, original, low_rank, [each for each in scaled if not isinstance(each.delta, LowRankFactors)])
+        if name in self._changeable.layers:
+            invalidate_device_copies(self._changeable.layers[name])
+        return stored
+
+    def _merge_into(self, name: str, scaled: Sequence[ScaledDelta]) -> None:
+        weight = self._stored_for_writing(name)
+        device = self._changeable.layers[name].weight.device
+        model, _, _ = name.partition(".")
+
+        def base(layer: str) -> Tensor:
+            other = name_in_model(model, layer)
+            kept = self._originals.get(other)
+            return (self._stored(other) if kept is None else kept.weight).to(device, torch.float32)
+
+        resolved = [replace(each, delta=each.delta.resolved(base)) for each in scaled]
+        low_rank = [self._factors(name, each, device) for each in resolved if isinstance(each.delta, LowRankFactors)]
+        others = [each for each in resolved if not isinstance(each.delta, LowRankFactors)]
+        _write(weight, self._originals[name].weight.to(device), low_rank, others)
 
     def _factors(self, name: str, scaled: ScaledDelta, device: torch.device) -> ScaledFactors:
         """Return the factors on the device. They are kept there, memory permitting, for when only the scale changes."""
@@ -141,26 +189,29 @@ class LoraMerger:
         return ScaledFactors(factors, scaled.scale)
 
     def _refuse_infinite(self, loras: Sequence[AppliedLora]) -> None:
-        if not _are_finite(stored_weight(self._layers[name]) for name in self._merged):
+        if not _are_finite(self._stored(name) for name in self._merged):
             names = " with ".join(lora.named for lora in loras)
             raise ValueError(
                 f"{names} makes weights of the model infinite: expected a smaller scale, or a LoRA that is not damaged"
             )
 
 
-def _refuse_incompatible(applied: AppliedLora, layers: Layers) -> None:
+def _refuse_incompatible(applied: AppliedLora, changeable: Changeable) -> None:
     try:
-        refuse_incompatible(applied.lora, layers)
+        refuse_incompatible(applied.lora, changeable)
     except ValueError as error:
         raise ValueError(f"{applied.named} {error}") from error
 
 
 def _scaled_deltas(loras: Sequence[AppliedLora]) -> Deltas:
-    deltas: defaultdict[str, list[ScaledDelta]] = defaultdict(list)
+    layers: defaultdict[str, list[ScaledDelta]] = defaultdict(list)
+    vectors: defaultdict[str, list[ScaledVector]] = defaultdict(list)
     for applied in loras:
         for name, delta in deltas_by_layer(applied.lora):
-            deltas[name].append(ScaledDelta(applied.digest, delta, applied.scale))
-    return deltas
+            layers[name].append(ScaledDelta(applied.digest, delta, applied.scale))
+        for name, vector in vectors_by_name(applied.lora):
+            vectors[name].append(ScaledVector(vector, applied.scale))
+    return Deltas(layers, vectors)
 
 
 def _write(weight: Tensor, original: Tensor, low_rank: Sequence[ScaledFactors], others: Sequence[ScaledDelta]) -> None:

@@ -63,10 +63,6 @@ def test_a_rank_without_an_alpha_is_refused_and_the_reverse():
     assert "no transformer.lora_alpha" in refusal(lambda: adapters({"transformer.r": 16}))
 
 
-def test_the_error_for_a_dora_names_it():
-    assert "is a DoRA, by transformer.use_dora" in refusal(lambda: adapters(PLAIN | {"transformer.use_dora": True}))
-
-
 @pytest.mark.parametrize(
     "settings",
     [

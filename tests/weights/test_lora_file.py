@@ -15,6 +15,7 @@ from tests.tiny import assert_one_sentence
 from weights import lora_file
 from weights.lora_file import parse_lora
 
+ALPHA = "transformer.x_embedder.alpha"
 DOWN, UP = "transformer.x_embedder.lora_A.weight", "transformer.x_embedder.lora_B.weight"
 
 
@@ -51,13 +52,19 @@ def refusal(content):
 
 
 def test_a_lora_is_read_unchanged():
-    tensors = parse_lora(save(a_lora()))
+    tensors = parse_lora(save(a_lora())).tensors
     assert all(torch.equal(tensors[name], tensor) for name, tensor in a_lora().items())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_three_precisions_are_read(dtype):
-    assert parse_lora(save({DOWN: torch.ones(2, 4, dtype=dtype)}))[DOWN].dtype == dtype
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+        *(torch.float8_e4m3fn, torch.float8_e5m2),
+    ],
+)
+def test_every_float_is_read(dtype):
+    assert parse_lora(save({DOWN: torch.ones(2, 4, dtype=dtype)})).tensors[DOWN].dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -119,13 +126,40 @@ def test_numbers_that_are_not_finite_are_refused(value):
     assert f"NaN or infinity in {DOWN}" in refusal(save(a_lora(**{DOWN: broken})))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "name"), [(torch.int8, "I8"), (torch.float64, "F64"), (torch.float8_e4m3fn, "F8_E4M3")]
-)
-def test_other_precisions_are_refused(dtype, name):
-    message = refusal(save(a_lora(**{DOWN: torch.ones(2, 4).to(dtype)})))
-    assert f"{DOWN} as '{name}'" in message
+def test_weights_that_are_whole_numbers_are_refused():
+    message = refusal(save(a_lora(**{DOWN: torch.ones(2, 4, dtype=torch.int8)})))
+    assert f"{DOWN} as 'I8'" in message
     assert "BF16, F16, F32" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_an_alpha_may_be_a_whole_number(dtype):
+    """The default of sd-scripts is one of 64 bits."""
+    assert parse_lora(save(a_lora() | {ALPHA: torch.tensor(1, dtype=dtype)})).tensors[ALPHA] == 1
+
+
+def test_an_alpha_may_be_infinite_if_it_has_no_effect():
+    """ai-toolkit stores 1e10 in fp16 with a LoKr; lora.formats refuses one that has an effect."""
+    infinite = torch.tensor(1e10).half()
+    assert parse_lora(save(a_lora() | {ALPHA: infinite})).tensors[ALPHA] == infinite
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_infinity_is_found_in_8_bits(dtype):
+    broken = torch.tensor([[float("nan"), 1]]).to(dtype)
+    assert f"NaN or infinity in {DOWN}" in refusal(save(a_lora(**{DOWN: broken})))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lora_unet_img_in.oft_blocks", "lora_unet_img_in.on_input", "emb_params", "transformer.x_embedder.diff"),
+        *("transformer.x_embedder.diff_b", "lycoris_x_embedder.a1.weight", "lycoris_norm.w_norm", "x_embedder.lora_A"),
+        *("diffusion_model.img_in.set_weight", "base_model.model.x_embedder.lora_A.person.weight"),
+    ],
+)
+def test_what_formats_reads_or_names_is_not_refused_before(name):
+    assert parse_lora(save({name: torch.ones(2, 4)})).tensors.keys() == {name}
 
 
 @pytest.mark.parametrize("dtype", [[], {}, None, 7])
@@ -196,7 +230,7 @@ def test_a_file_with_truncated_data_is_refused():
 
 def test_the_alpha_in_diffusers_metadata_is_folded_into_b():
     """Trap 24."""
-    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 4}))
+    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 4})).tensors
     assert torch.equal(tensors[UP], 2 * a_lora()[UP])
     assert torch.equal(tensors[DOWN], a_lora()[DOWN])
 
@@ -205,9 +239,16 @@ def test_the_alphas_of_the_transformer_and_of_a_text_encoder_are_distinguished()
     name = "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_{}.weight"
     tensors = a_lora() | {name.format("A"): torch.ones(2, 4), name.format("B"): torch.ones(3, 2)}
     alphas = {"text_encoder.r": 2, "text_encoder.lora_alpha": 6, "transformer.r": 2, "transformer.lora_alpha": 4}
-    read = parse_lora(save(tensors, metadata={"lora_adapter_metadata": json.dumps(alphas)}))
+    read = parse_lora(save(tensors, metadata={"lora_adapter_metadata": json.dumps(alphas)})).tensors
     assert torch.equal(read[name.format("B")], 3 * torch.ones(3, 2))
     assert torch.equal(read[UP], 2 * a_lora()[UP])
+
+
+def test_the_alpha_in_metadata_is_folded_into_the_bias_of_b_too():
+    bias = "transformer.x_embedder.lora_B.bias"
+    metadata = {"lora_adapter_metadata": json.dumps({"transformer.r": 2, "transformer.lora_alpha": 4})}
+    tensors = parse_lora(save(a_lora() | {bias: torch.ones(3)}, metadata=metadata)).tensors
+    assert torch.equal(tensors[bias], 2 * torch.ones(3))
 
 
 def test_two_alphas_of_one_layer_are_refused():
@@ -224,18 +265,18 @@ def test_a_lora_of_any_layout_is_read(name):
         "single_transformer_blocks.0.proj_mlp": Shape(8, 8),
     }
     tensors = LAYOUTS[name].make(shapes).tensors
-    assert parse_lora(save(tensors)).keys() == tensors.keys()
+    assert parse_lora(save(tensors)).tensors.keys() == tensors.keys()
 
 
 def test_an_alpha_equal_to_the_rank_changes_nothing():
-    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 2}))
+    tensors = parse_lora(with_adapter_metadata({"transformer.r": 2, "transformer.lora_alpha": 2})).tensors
     assert torch.equal(tensors[UP], a_lora()[UP])
 
 
 def test_a_folded_alpha_is_not_rounded_to_the_precision_of_the_file():
     tensors = a_lora(**{UP: torch.full((3, 2), 0.7).bfloat16()})
     metadata = {"lora_adapter_metadata": json.dumps({"transformer.r": 2, "transformer.lora_alpha": 1.4})}
-    assert torch.equal(parse_lora(save(tensors, metadata=metadata))[UP], tensors[UP].float() * 0.7)
+    assert torch.equal(parse_lora(save(tensors, metadata=metadata)).tensors[UP], tensors[UP].float() * 0.7)
 
 
 def test_metadata_that_contradicts_the_file_is_refused():

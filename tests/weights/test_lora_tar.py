@@ -26,7 +26,7 @@ def a_tar(*files, mode="w", **changes):
 
 
 def read(content):
-    return lora_in_tar(io.BytesIO(content))
+    return lora_in_tar(io.BytesIO(content)).content
 
 
 def refusal(content):
@@ -61,6 +61,34 @@ def test_no_lora_and_two_loras_are_refused():
     assert "2 .safetensors files ('a.safetensors', 'b.safetensors')" in refusal(
         a_tar(("a.safetensors", CONTENT), ("b.safetensors", CONTENT))
     )
+
+
+def test_the_final_lora_is_chosen_beside_checkpoints_wherever_it_is():
+    files = [(f"checkpoint-{step}/lora.safetensors", b"step") for step in (100, 200)]
+    files.insert(1, ("lora.safetensors", CONTENT))
+    found = lora_in_tar(io.BytesIO(a_tar(*files)))
+    assert found.content == CONTENT
+    assert found.note == "has 3 .safetensors files: 'lora.safetensors' is used"
+
+
+def test_two_files_of_one_name_are_refused():
+    assert "2 .safetensors files" in refusal(a_tar(("lora.safetensors", b"a"), ("lora.safetensors", b"b")))
+
+
+def test_the_error_for_pickles_says_that_they_are_not_read():
+    assert "(none); pickles, such as 'a.ckpt', are not read" in refusal(a_tar(("a.ckpt", b"x")))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_settings_of_peft_are_read_from_the_same_folder(before):
+    files = [("a/x.safetensors", CONTENT), ("a/adapter_config.json", b"{}"), ("adapter_config.json", b"[]")]
+    assert lora_in_tar(io.BytesIO(a_tar(*(files[::-1] if before else files)))).config == "{}"
+
+
+def test_settings_that_are_too_large_are_not_read(monkeypatch):
+    monkeypatch.setattr(lora_tar, "LONGEST_CONFIG", 1)
+    files = ("x.safetensors", CONTENT), ("adapter_config.json", b"{}")
+    assert lora_in_tar(io.BytesIO(a_tar(*files))).config == ""
 
 
 @pytest.mark.parametrize("name", ["../../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+BESIDE = frozenset({"settings", "note"})  # few files have them
 MAX_VISITORS = 1000  # the most recent ones are kept
 
 
@@ -17,6 +18,8 @@ class Manifest:
     size: int  # bytes
     etag: str
     visitors: Mapping[str, float]  # hash of a credential -> Unix time at which the source last accepted it
+    settings: str = ""  # text that was beside the file at its source
+    note: str = ""  # why this file was chosen
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -24,7 +27,8 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         visitors = {str(credential): float(when) for credential, when in found["visitors"].items()}
-        return Manifest(str(found["sha256"]), int(found["size"]), str(found["etag"]), visitors)
+        beside = str(found.get("settings", "")), str(found.get("note", ""))  # older manifests have neither
+        return Manifest(str(found["sha256"]), int(found["size"]), str(found["etag"]), visitors, *beside)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -34,7 +38,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     newest = sorted(manifest.visitors.items(), key=lambda visit: visit[1])[-MAX_VISITORS:]
     partial = path.with_suffix(".json.part")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(asdict(manifest) | {"visitors": dict(newest)}, file)
+        found = asdict(manifest) | {"visitors": dict(newest)}
+        json.dump({name: value for name, value in found.items() if name not in BESIDE or value}, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -121,7 +121,7 @@ class Entry:
     def grant_access(self, credential: str, manifest: Manifest) -> None:
         """Record that the source has just accepted a credential."""
         visitors = {**manifest.visitors, credential: time.time()}
-        write_manifest(Manifest(manifest.sha256, manifest.size, manifest.etag, visitors), self._manifest)
+        write_manifest(replace(manifest, visitors=visitors), self._manifest)
 
     def is_known_missing(self, credential: str) -> bool:
         """Whether the source recently responded that it has no such file."""
@@ -143,13 +143,13 @@ class Entry:
         if manifest is not None and manifest.size == 0:
             self.remove()
 
-    def commit(self, sha256: str, size: int, etag: str, *, credential: str) -> None:
+    def commit(self, sha256: str, size: int, etag: str, *, credential: str, settings: str = "", note: str = "") -> None:
         """Make the file at `partial` the one of this key, accessible with this credential only."""
         with self.partial.open("rb") as file:
             os.fsync(file.fileno())
         content = self._content(sha256)
         self.partial.replace(content)
-        write_manifest(Manifest(sha256, size, etag, {credential: time.time()}), self._manifest)
+        write_manifest(Manifest(sha256, size, etag, {credential: time.time()}, settings, note), self._manifest)
         for old in self.store.folder.glob(f"{self.key}-*{CONTENT}"):
             if old != content:
                 old.unlink(missing_ok=True)

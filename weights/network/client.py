@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from urllib.parse import urljoin
 
@@ -15,13 +15,14 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from weights.network.failures import TransientFailure
-from weights.network.network import Network
+from weights.network.network import Network, NetworkTimeouts
 from weights.network.slices import SlicedResponse
 from weights.network.url_policy import PORTS, CheckedUrl, check_url, origin_of
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 DEFAULT_HEADERS = {"User-Agent": "flux-lora", "Accept-Encoding": "identity"}  # compression would hide the size
+SHORTEST = 0.001  # seconds, as a timeout of 0 means none
 UNREACHABLE_RETRIES = 1  # two connection attempts take less than half a minute
 
 RawResponse = urllib3.response.BaseHTTPResponse
@@ -34,6 +35,7 @@ class HttpRequest:
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     token: str = field(default="", repr=False)
+    token_input: str = ""  # the user's input that holds the token, for errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def send_request(request: HttpRequest, network: Network, *, attempt: int) -> Ite
     """
     if not request.token.isascii() or not request.token.isprintable() or " " in request.token:
         raise ValueError("was requested with a token that contains spaces or characters that tokens do not have")
-    deadline = time.monotonic() + network.timeouts.total
+    started, timeouts = time.monotonic(), network.timeouts
     origin, url, token = origin_of(request.url), request.url, request.token
     for _ in range(MAX_REDIRECTS + 1):
         checked = check_url(url, network)
@@ -89,9 +91,11 @@ def send_request(request: HttpRequest, network: Network, *, attempt: int) -> Ite
             token = ""  # also if it redirects back: another host must not choose what the token opens
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        with _open_response(checked, headers, network, attempt, deadline) as raw:
+        silence = started + timeouts.max_total_delay - time.monotonic()  # of all redirects together
+        left = replace(timeouts, read=min(timeouts.read, max(silence, SHORTEST)))
+        with _open_response(checked, headers, left, attempt, started + timeouts.total) as raw:
             if raw.status not in REDIRECTS:
-                yield HttpResponse(checked.host, raw, deadline)
+                yield HttpResponse(checked.host, raw, started + timeouts.total)
                 return
             url = _redirect_url(url, checked, raw)
     raise ValueError(f"was redirected more than {MAX_REDIRECTS} times: expected the file")
@@ -107,21 +111,21 @@ def _redirect_url(url: str, checked: CheckedUrl, raw: RawResponse) -> str:
 
 @contextlib.contextmanager
 def _open_response(
-    url: CheckedUrl, headers: Mapping[str, str], network: Network, attempt: int, deadline: float
+    url: CheckedUrl, headers: Mapping[str, str], timeouts: NetworkTimeouts, attempt: int, deadline: float
 ) -> Iterator[RawResponse]:
-    connection = _connection(url, network, attempt)
+    connection = _connection(url, timeouts, attempt)
     try:
-        raw, sock = _send_once(connection, url, headers, network)
+        raw, sock = _send_once(connection, url, headers, timeouts)
         with _close_after(sock, seconds=deadline - time.monotonic()):
             yield raw
     finally:
         connection.close()
 
 
-def _connection(url: CheckedUrl, network: Network, attempt: int) -> HTTPConnection:
+def _connection(url: CheckedUrl, timeouts: NetworkTimeouts, attempt: int) -> HTTPConnection:
     """Create a connection to a checked address. The certificate is verified against the host name, not the address."""
     address = url.addresses[attempt % len(url.addresses)]
-    timeout = network.timeouts.connect
+    timeout = timeouts.connect
     if url.scheme == "http":
         return HTTPConnection(address, url.port, timeout=timeout)
     return HTTPSConnection(
@@ -134,7 +138,7 @@ def _connection(url: CheckedUrl, network: Network, attempt: int) -> HTTPConnecti
 
 
 def _send_once(
-    connection: HTTPConnection, url: CheckedUrl, headers: Mapping[str, str], network: Network
+    connection: HTTPConnection, url: CheckedUrl, headers: Mapping[str, str], timeouts: NetworkTimeouts
 ) -> tuple[RawResponse, socket.socket]:
     """Return the response, its headers read, and the socket from which the body comes."""
     host_header = {"Host": _host_header(url)}
@@ -145,10 +149,10 @@ def _send_once(
     except (HTTPError, OSError) as error:
         raise TransientFailure(f"needs {url.host}, which cannot be reached", max_retries=UNREACHABLE_RETRIES) from error
     sock = connection.sock  # the connection drops its reference if the server closes after this response
-    connection.timeout = network.timeouts.read  # urllib3 sets it on the socket for every request and response
+    connection.timeout = timeouts.read  # urllib3 sets it on the socket for every request and response
     connection.response_class = SlicedResponse
     try:
-        with _close_after(sock, seconds=network.timeouts.read):
+        with _close_after(sock, seconds=timeouts.read):
             connection.request(
                 "GET", url.target, headers={**host_header, **headers}, preload_content=False, decode_content=False
             )

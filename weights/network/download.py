@@ -7,12 +7,12 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from weights.network.client import HttpRequest, HttpResponse, send_request
-from weights.network.failures import TransientFailure, retry
+from weights.network.failures import Patience, TransientFailure, retry
 from weights.network.network import Network, NetworkTimeouts
 from weights.network.statuses import check_status
 
@@ -33,6 +33,8 @@ class RemoteFile:
 
     request: HttpRequest
     sha256: str = ""  # in lowercase hexadecimal
+    config: HttpRequest | None = None  # of PEFT's settings beside it, if there are any
+    note: str = ""  # what to log if it was chosen among several
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class _Progress:
     file: BinaryIO
     known_etag: str  # of the version in the cache: the server does not send it again if it is unchanged
     network: Network
+    patience: Patience
     started: float
     etag: str = ""
     size: int = 0
@@ -77,8 +80,9 @@ def download(
     reference, and OSError if the disk is full.
     """
     with into.open("wb") as file:
-        progress = _Progress(file, known_etag, network, time.monotonic())
-        is_new = retry(lambda attempt: _attempt(remote_file, progress, make_room, attempt), network.timeouts)
+        patience = Patience(network.timeouts)
+        progress = _Progress(file, known_etag, network, patience, time.monotonic())
+        is_new = retry(lambda attempt: _attempt(remote_file, progress, make_room, attempt), network.timeouts, patience)
         if not is_new:
             return None
         found = progress.digest.hexdigest()
@@ -91,18 +95,18 @@ def download(
 
 def _attempt(remote_file: RemoteFile, progress: _Progress, make_room: MakeRoom, attempt: int) -> bool:
     """Return True after downloading a new version, False if the known one is the newest."""
-    request = HttpRequest(remote_file.request.url, _conditions(progress), remote_file.request.token)
-    with send_request(request, progress.network, attempt=attempt) as response:
+    request = replace(remote_file.request, headers=_conditions(progress))
+    with send_request(request, progress.patience.limited(progress.network), attempt=attempt) as response:
         accepted = frozenset({OK, PARTIAL, NOT_MODIFIED} if progress.known_etag else {OK, PARTIAL})
         if response.status == OUT_OF_RANGE and progress.size:
             progress.restart()
             raise TransientFailure(f"could not be resumed at {response.host}")
-        check_status(response, accepted=accepted, token_given=bool(request.token))
+        check_status(response, accepted=accepted, token_given=bool(request.token), token_input=request.token_input)
         if response.status == NOT_MODIFIED:
             return False
         if response.status == OK and progress.known_etag and _etag(response) == progress.known_etag:
             return False  # the server ignores If-None-Match and sends the unchanged file
-        _start(response, progress)
+        _start(response, progress, request.token_input)
         _receive(response, progress, make_room)
         return True
 
@@ -114,7 +118,7 @@ def _conditions(progress: _Progress) -> dict[str, str]:
     return {"If-None-Match": progress.known_etag} if progress.known_etag else {}
 
 
-def _start(response: HttpResponse, progress: _Progress) -> None:
+def _start(response: HttpResponse, progress: _Progress, token_input: str) -> None:
     """Check the headers of a response, and discard what was written unless the response continues it."""
     if response.status == PARTIAL:
         _check_continues(response, progress)
@@ -124,7 +128,8 @@ def _start(response: HttpResponse, progress: _Progress) -> None:
     if response.header("Content-Encoding").lower() not in {"", "identity"}:
         raise ValueError(f"was sent compressed by {response.host}: expected the uncompressed file")
     if response.header("Content-Type").lower().startswith("text/html"):
-        raise ValueError(f"is not a LoRA: {response.host} sent a web page, perhaps a login or an error")
+        login = f"; a login may need {token_input}" if token_input else ""
+        raise ValueError(f"is not a LoRA: {response.host} sent a web page, perhaps a login or an error{login}")
     length = response.header("Content-Length")
     progress.total = int(length) if LENGTH.fullmatch(length) else None
     _check_size(progress.total or 0)
@@ -159,6 +164,7 @@ def _receive(response: HttpResponse, progress: _Progress, make_room: MakeRoom) -
             make_room(more)
             reserved = progress.size + more
         progress.add(chunk)
+        progress.patience.receive()
         _check_size(progress.size)
         now = time.monotonic()
         if now - progress.started > timeouts.total:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from weights.network.client import HttpRequest, HttpResponse, send_request
-from weights.network.failures import TransientFailure, retry
+from weights.network.failures import Patience, TransientFailure, retry
 from weights.network.network import Network
 from weights.network.statuses import check_status
 
@@ -20,12 +20,13 @@ def fetch_json(request: HttpRequest, network: Network) -> dict[str, Any]:
     Raises ValueError (also its subclass NotFound) with a message that completes a sentence that starts with the
     reference.
     """
-    return retry(lambda attempt: _attempt(request, network, attempt), network.timeouts)
+    patience = Patience(network.timeouts)
+    return retry(lambda attempt: _attempt(request, patience.limited(network), attempt), network.timeouts, patience)
 
 
 def _attempt(request: HttpRequest, network: Network, attempt: int) -> dict[str, Any]:
     with send_request(request, network, attempt=attempt) as response:
-        check_status(response, accepted=OK, token_given=bool(request.token))
+        check_status(response, accepted=OK, token_given=bool(request.token), token_input=request.token_input)
         content = _read_body(response, deadline=time.monotonic() + network.timeouts.speed_window)
         try:
             found = json.loads(content)

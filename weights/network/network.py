@@ -24,7 +24,7 @@ class NetworkTimeouts:
     min_bytes_per_second: float = 100_000  # on average over a `speed_window`
     speed_window: float = 60
     retry_delays: tuple[float, ...] = (1, 2, 4, 8, 16)  # one before each retry; their number limits the retries
-    max_total_delay: float = 60  # of all retries together, also if a server requests longer delays
+    max_total_delay: float = 60  # of failed attempts, silences and pauses together, also if a server requests more
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,16 @@ TRANSIENT = frozenset({408, 429})  # request timeout, too many requests
 SERVER_ERRORS = 500
 
 
-def check_status(response: HttpResponse, *, accepted: frozenset[int], token_given: bool) -> None:
+def check_status(response: HttpResponse, *, accepted: frozenset[int], token_given: bool, token_input: str = "") -> None:
     """Raise ValueError, AccessDenied, NotFound or TransientFailure for a status that is not accepted.
 
-    The messages repeat nothing of the body.
+    `token_input` is the input that holds a token for this service. The messages repeat nothing of the body.
     """
     status, host = response.status, response.host
     if status in accepted:
         return
     if status in {UNAUTHORIZED, FORBIDDEN}:
-        raise AccessDenied(_access_denied(host, status, token_given=token_given))
+        raise AccessDenied(_access_denied(host, status, token_given=token_given, token_input=token_input))
     if status in {NOT_FOUND, GONE}:
         raise NotFound(f"was not found: {host} returned {status}")
     if status in TRANSIENT or status >= SERVER_ERRORS:
@@ -25,14 +25,15 @@ def check_status(response: HttpResponse, *, accepted: frozenset[int], token_give
     raise ValueError(f"was refused: {host} returned {status}")
 
 
-def _access_denied(host: str, status: int, *, token_given: bool) -> str:
+def _access_denied(host: str, status: int, *, token_given: bool, token_input: str) -> str:
+    where = f" in {token_input}" if token_input else ""
     if token_given:
         return (
-            f"is not accessible with this token: {host} returned {status}; expected a token with read access, "
+            f"is not accessible with this token: {host} returned {status}; expected a token with read access{where}, "
             "from someone who has accepted its licence"
         )
     why = "it is private, gated by a licence or missing, or its link has expired"
-    return f"needs a token: {host} returned {status}; {why}"
+    return f"needs a token{where}: {host} returned {status}; {why}"
 
 
 def _retry_after(response: HttpResponse) -> float | None:

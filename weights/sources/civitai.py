@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from weights.file_choice import pickles_note
 from weights.grammar.records import CivitaiLora
 from weights.network.client import HttpRequest
 from weights.network.download import MAX_BYTES, RemoteFile
@@ -15,6 +16,7 @@ from weights.network.network import Network
 from weights.printed import quoted
 
 FLUX = "flux.1"
+TOKEN_INPUT = "civitai_api_token"
 LORA_TYPES = frozenset({"lora", "locon", "dora"})
 SHOWN = 5
 SHOWN_TEXT = 60
@@ -37,15 +39,19 @@ def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> RemoteFi
         raise ValueError(f"has {size * KILOBYTE:,.0f} bytes: expected at most {MAX_BYTES:,}")
     hashes = file.get("hashes")
     sha256 = _text(hashes.get("SHA256"), max_length=64).lower() if isinstance(hashes, dict) else ""
-    return RemoteFile(HttpRequest(_download_url(file, version, network), token=token), sha256)
+    return RemoteFile(_request(_download_url(file, version, network), token), sha256)
+
+
+def _request(url: str, token: str) -> HttpRequest:
+    return HttpRequest(url, token=token, token_input=TOKEN_INPUT)
 
 
 def _version(lora: CivitaiLora, token: str, network: Network) -> dict[str, Any]:
     if lora.version is not None:
-        found = fetch_json(HttpRequest(f"{network.civitai}/api/v1/model-versions/{lora.version}", token=token), network)
+        found = fetch_json(_request(f"{network.civitai}/api/v1/model-versions/{lora.version}", token), network)
         _check_type(found.get("model"))
         return found
-    model = fetch_json(HttpRequest(f"{network.civitai}/api/v1/models/{lora.model}", token=token), network)
+    model = fetch_json(_request(f"{network.civitai}/api/v1/models/{lora.model}", token), network)
     _check_type(model)
     versions = _dicts(model.get("modelVersions"))
     if not versions:
@@ -67,7 +73,8 @@ def _choose_file(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if len(primary) == 1:
         return primary[0]
     names = ", ".join(quoted(_text(file.get("name"))) for file in (primary or files)[:SHOWN]) or "none"
-    raise ValueError(f"has {len(primary)} .safetensors files on Civitai (of {names}): expected exactly one")
+    pickles = "" if primary else pickles_note(_text(file.get("name")) for file in files)
+    raise ValueError(f"has {len(primary)} .safetensors files on Civitai (of {names}){pickles}: expected exactly one")
 
 
 def _format(file: dict[str, Any]) -> str:

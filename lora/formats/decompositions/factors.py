@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lora.formats.shapes import Shape
-from lora.formats.weight_deltas import LowRankFactors
+from lora.formats.weight_deltas import BaseWeights, LowRankFactors, any_is_zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,18 @@ class Hadamard:
         """All four matrices."""
         return *self.first.tensors, *self.second.tensors
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether one of the matrices is 0."""
+        return any_is_zero(self.tensors)
+
     def rows(self, *ranges: range) -> "Hadamard":
         """These rows of the delta."""
         return Hadamard(self.first.rows(*ranges), self.second.rows(*ranges))
+
+    def resolved(self, base: BaseWeights) -> "Hadamard":  # noqa: ARG002 - of the protocol
+        """Itself."""
+        return self
 
     def matrix(self, device: torch.device) -> Tensor:
         """[out, in] fp32."""
@@ -94,9 +103,18 @@ class Kronecker:
         """The matrices of both factors."""
         return *self.first.tensors, *self.second.tensors
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether one of the matrices is 0."""
+        return any_is_zero(self.tensors)
+
     def rows(self, *ranges: range) -> "Kronecker":
         """These rows of a delta that has all its rows."""
         return Kronecker(self.first, self.second, ranges)
+
+    def resolved(self, base: BaseWeights) -> "Kronecker":  # noqa: ARG002 - of the protocol
+        """Itself."""
+        return self
 
     def matrix(self, device: torch.device) -> Tensor:
         """[out, in] fp32: row r is kron of the rows r // m and r % m of the factors, where m is the height of the
@@ -117,6 +135,44 @@ class Kronecker:
 
     def _rows(self, device: torch.device) -> Tensor:
         return torch.cat([torch.arange(each.start, each.stop, device=device) for each in self.row_ranges])
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A whole matrix."""
+
+    weight: Tensor  # [out, in] fp32
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the layer that it applies to."""
+        return Shape(inputs=self.weight.shape[1], outputs=len(self.weight))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The matrix."""
+        return (self.weight,)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether all of it is 0."""
+        return any_is_zero(self.tensors)
+
+    def rows(self, *ranges: range) -> "Dense":
+        """These rows of the delta."""
+        return Dense(torch.cat([self.weight[each.start : each.stop] for each in ranges]))
+
+    def resolved(self, base: BaseWeights) -> "Dense":  # noqa: ARG002 - of the protocol
+        """Itself."""
+        return self
+
+    def matrix(self, device: torch.device) -> Tensor:
+        """[out, in] fp32."""
+        return self.weight.to(device)
+
+    def low_rank(self) -> LowRankFactors:
+        """The matrix and an identity on its shorter side."""
+        return Factor(self.weight, None).low_rank()
 
 
 def _refuse_rank(rank: int, *, at_most: int) -> None:

@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora.dataset.wording import counted
+from lora.formats.decompositions.relative import DependsOnBase
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import LowRankFactors, WeightDelta
@@ -20,7 +21,7 @@ class MatchedLora:
     """The part of an existing LoRA that is on the layers of a training."""
 
     deltas: Mapping[str, WeightDelta]  # by layer name
-    left_out: int  # number of layers of the LoRA that are not trained
+    left_out: int  # number of layers, biases and norms of the LoRA that are not trained
 
     def line(self) -> str:
         """A line for the log."""
@@ -29,22 +30,24 @@ class MatchedLora:
 
 
 def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> MatchedLora:
-    """The part of a LoRA of any known layout that is on these layers. Layers of the text encoders are ignored, as they
-    are not trained.
+    """The part of a LoRA of any known layout that is on the weights of these layers. Biases, norms and the layers of
+    the text encoders are ignored, as they are not trained.
 
     Raises ValueError if the LoRA is not for FLUX.1, if no layer matches, or if a layer has another shape.
     """
     try:
-        given = convert_lora(tensors).transformer
+        lora = convert_lora(tensors)
     except ValueError as error:
         raise ValueError(f"resume_from cannot be used: the LoRA {error}") from error
+    given = lora.transformer
     deltas = {name: given[name] for name in shapes if name in given}
     if not deltas:
         found = f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which is trained"
         raise ValueError(f"{found}: expected at least one of the trained layers")
     for name, delta in deltas.items():
         _refuse_incompatible(name, delta, shapes[name])
-    return MatchedLora(deltas, len(given) - len(deltas))
+    vectors = [name for name in lora.vectors if name.model == "transformer"]
+    return MatchedLora(deltas, len(given) - len(deltas) + len(vectors))
 
 
 @torch.no_grad()
@@ -68,6 +71,8 @@ def _refuse_incompatible(name: str, delta: WeightDelta, shape: Shape) -> None:
     if delta.shape != shape:
         found, expected = (f"{each.outputs} x {each.inputs}" for each in (delta.shape, shape))
         raise ValueError(f"resume_from has {name} of shape {found}: expected {expected}")
+    if isinstance(delta, DependsOnBase):
+        raise ValueError(f"resume_from cannot be used: the LoRA has {name}, which {delta.refusal}")
     try:
         factors = delta.low_rank()
     except ValueError as error:

@@ -64,7 +64,8 @@ def test_an_unknown_layer_is_refused_by_its_name(layout, shapes):
 @by_layout()
 def test_a_tensor_that_is_no_part_of_a_lora_is_refused_by_its_name(layout, shapes):
     tensors = layout.make(shapes).tensors | {"emb_params": torch.ones(3, 4), "string_to_param": torch.ones(3)}
-    assert refusal(tensors) == "has emb_params and 1 more, which do not match any layer of FLUX.1"
+    message = refusal(tensors)
+    assert message.startswith("has emb_params and 1 more, which do not match any layer of FLUX.1; it is an embedding")
 
 
 @by_layout()
@@ -123,12 +124,38 @@ def test_zeros_for_what_was_not_trained_are_ignored(shapes):
     assert_deltas(convert_lora(written.tensors | zeros).transformer, written.deltas)
 
 
+def test_a_full_difference_beside_the_matrices_is_refused(shapes):
+    name = "diffusion_model.double_blocks.0.img_mlp.0"
+    message = refusal(LAYOUTS["ComfyUI"].make(shapes).tensors | {f"{name}.diff": torch.ones(128, 32)})
+    assert message == f"has difference and lora for {name}: expected one of lora, hada, lokr, glora, difference"
+
+
 @pytest.mark.parametrize(
-    "name", ["diffusion_model.double_blocks.0.img_mlp.0.diff_b", "diffusion_model.double_blocks.0.img_mlp.0.diff"]
+    "prefix",
+    [
+        *("transformer.base_model.model.", "base_model.model.transformer.", "base_model.model.diffusion_model."),
+        *("_orig_mod.", "transformer._orig_mod.", "module.", "base_model.model._orig_mod."),
+    ],
 )
-def test_a_difference_beside_the_matrices_is_refused_by_its_name(name, shapes):
-    message = refusal(LAYOUTS["ComfyUI"].make(shapes).tensors | {name: torch.ones(128)})
-    assert message.startswith(f"has {name}")
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        *(("lora_A.weight", "lora_B.weight"), ("lora_A", "lora_B"), ("lora_A.my-style_2", "lora_B.my-style_2")),
+        ("lora_A.person.weight", "lora_B.person.weight"),
+    ],
+)
+def test_wrappers_and_names_of_adapters_make_no_difference(prefix, down, up, shapes):
+    only = r"^transformer_blocks\.1\.attn\.to_q$"
+    written = LAYOUTS["PEFT with the adapter's name"].make(shapes, only=only)
+    factors = dict(zip((down, up), written.tensors.values(), strict=True))
+    tensors = {f"{prefix}transformer_blocks.1.attn.to_q.{key}": tensor for key, tensor in factors.items()}
+    assert_deltas(convert_lora(tensors).transformer, written.deltas)
+
+
+def test_two_adapters_in_a_file_are_refused():
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    tensors = {f"{name}.lora_{half}.{adapter}.weight": torch.ones(2, 2) for adapter in "ab" for half in "AB"}
+    assert refusal(tensors).startswith(f"has both {name}.lora_A.a.weight and {name}.lora_A.b.weight")
 
 
 def test_layers_of_hunyuan_video_are_not_mistaken_for_those_of_flux():

@@ -10,6 +10,7 @@ from tests.tiny import assert_one_sentence
 CLIP = "text_model.encoder.layers.3"
 T5 = "encoder.block.5.layer"
 OLD = low_rank("down.weight", "up.weight")
+PROJECTIONS = ("lora_te1_text_projection", "text_encoder.text_projection", "clip_l.transformer.text_projection")
 NAMES = [
     ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj", KOHYA, "clip", f"{CLIP}.self_attn.q_proj"),
     ("lora_te1_text_model_encoder_layers_3_self_attn_out_proj", KOHYA, "clip", f"{CLIP}.self_attn.out_proj"),
@@ -24,6 +25,10 @@ NAMES = [
         f"{CLIP}.self_attn.v_proj",
     ),
     ("clip_l.text_model.encoder.layers.3.mlp.fc1", KOHYA, "clip", f"{CLIP}.mlp.fc1"),
+    ("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1", KOHYA, "clip", f"{CLIP}.mlp.fc1"),
+    ("base_model.model.text_model.encoder.layers.3.mlp.fc1", PEFT, "clip", f"{CLIP}.mlp.fc1"),
+    ("text_encoder.base_model.model.text_model.encoder.layers.3.mlp.fc1", PEFT, "clip", f"{CLIP}.mlp.fc1"),
+    ("base_model.model.encoder.block.5.layer.0.SelfAttention.q", PEFT, "t5", f"{T5}.0.SelfAttention.q"),
     ("t5.encoder.block.5.layer.0.SelfAttention.q", KOHYA, "t5", f"{T5}.0.SelfAttention.q"),
     ("lora_te3_encoder_block_5_layer_0_SelfAttention_q", KOHYA, "t5", f"{T5}.0.SelfAttention.q"),
     ("lora_te2_encoder_block_5_layer_1_DenseReluDense_wi_0", KOHYA, "t5", f"{T5}.1.DenseReluDense.wi_0"),
@@ -70,3 +75,29 @@ def test_a_layer_of_zeros_is_ignored():
     lora = convert_lora(clip | {name: torch.zeros_like(t) if "up" in name else t for name, t in t5.items()})
     assert not lora.t5
     assert len(lora.clip) == 1
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_the_projection_of_clip_is_left_out_as_flux_does_not_use_it(name):
+    layer, _ = KOHYA(NAMES[0][0], 12, 8, torch.Generator().manual_seed(0))
+    projection, _ = KOHYA(name, 12, 8, torch.Generator().manual_seed(0))
+    lora = convert_lora(layer | projection)
+    assert len(lora.clip) == 1
+    with pytest.raises(ValueError, match="changes nothing"):
+        convert_lora(projection)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "norm"),
+    [
+        ("text_encoders.clip_l.transformer.text_model.encoder.layers.3.layer_norm1", "clip", f"{CLIP}.layer_norm1"),
+        ("lora_te1_text_model_encoder_layers_3_layer_norm2", "clip", f"{CLIP}.layer_norm2"),
+        ("clip_l.text_model.final_layer_norm", "clip", "text_model.final_layer_norm"),
+        ("text_encoders.t5xxl.transformer.encoder.block.5.layer.1.layer_norm", "t5", f"{T5}.1.layer_norm"),
+        ("lora_te3_encoder_final_layer_norm", "t5", "encoder.final_layer_norm"),
+    ],
+)
+def test_a_norm_is_found(name, model, norm):
+    (found, delta), *_ = convert_lora({f"{name}.diff": torch.tensor([1.0, -2.0])}).vectors.items()
+    assert (found.model, found.layer, found.parameter) == (model, norm, "weight")
+    assert delta.tolist() == [1, -2]

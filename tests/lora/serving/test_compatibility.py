@@ -5,7 +5,7 @@ import torch
 
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
-from lora.serving.compatibility import linear_layers, refuse_incompatible
+from lora.serving.compatibility import Changeable, refuse_incompatible
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from tests.lora.formats.made import KOHYA, LAYOUTS
 from tests.tiny import assert_one_sentence, tiny_pipeline
@@ -37,7 +37,7 @@ def weights(pipeline, shapes):
 
 def refusal(pipeline, tensors):
     with pytest.raises(ValueError) as error:
-        refuse_incompatible(convert_lora(tensors), linear_layers(pipeline))
+        refuse_incompatible(convert_lora(tensors), Changeable.of(pipeline))
     return error.value
 
 

@@ -16,7 +16,7 @@ class Reader:
     """Returns a digest and tensors, and counts its calls."""
 
     def __init__(self, digest, tensors):
-        self.result, self.calls = (digest, tensors), 0
+        self.result, self.calls = (digest, tensors, ()), 0
 
     def __call__(self):
         self.calls += 1

@@ -1,7 +1,10 @@
 """Whatever was applied before, a request finds the base or exactly its own LoRAs; a refused LoRA has no effect."""
 
+import copy
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
 from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import LowRankFactors
@@ -81,11 +84,34 @@ def without(tensors, *names):
     return {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
+def every_kind(transformer):
+    """A LoRA with a bias, a norm, a full difference, a DoRA of rows, one of columns, and a GLoRA."""
+    generator = torch.Generator().manual_seed(5)
+
+    def randn(*size):
+        return 0.1 * torch.randn(*size, generator=generator)
+
+    block, width = "transformer.transformer_blocks.0.attn", transformer.get_submodule(LAYER).in_features
+    tensors = {f"{block}.to_q.lora_A.weight": randn(2, width), f"{block}.to_q.lora_B.weight": randn(width, 2)}
+    tensors |= {f"{block}.to_q.magnitude": 2 + randn(width), f"{block}.to_q.diff_b": randn(width)}
+    tensors |= {f"{block}.norm_q.diff": randn(len(transformer.get_submodule(f"{LAYER[:-4]}norm_q").weight))}
+    tensors |= {f"{block}.to_out.0.diff": randn(width, width)}
+    qkv = "lora_unet_double_blocks_1_img_attn_qkv"
+    tensors |= {f"{qkv}.lora_down.weight": randn(2, width), f"{qkv}.lora_up.weight": randn(3 * width, 2)}
+    tensors |= {f"{qkv}.dora_scale": 2 + randn(1, width)}
+    glora = "lycoris_transformer_blocks_0_attn_to_k"
+    tensors |= {f"{glora}.a1.weight": randn(width, 2), f"{glora}.a2.weight": randn(2, width)}
+    return tensors | {f"{glora}.b1.weight": randn(width, 2), f"{glora}.b2.weight": randn(2, width)}
+
+
 def incompatible(lora):
     """Return LoRAs that are almost compatible, each with what its error has to name."""
     down, up = lora[DOWN], lora[UP]
     other = lora | {DOWN: torch.ones(4, 7)}, lora | {UP: torch.ones(7, 4)}
+    bias, norm = f"transformer.{LAYER}.diff_b", "transformer.transformer_blocks.0.attn.norm_q.diff"
     return {
+        "a bias of another length": (lora | {bias: torch.ones(7)}, f"7 numbers for transformer.{LAYER}.bias"),
+        "a norm too many": (lora | {norm.replace(".0.", ".99."): torch.ones(16)}, "this model has none"),
         "wrong inputs": (other[0], LAYER),
         "wrong outputs": (other[1], LAYER),
         "a block too many": (lora | {DOWN.replace(".0.", ".99."): down, UP.replace(".0.", ".99."): up}, ".99."),
@@ -147,6 +173,69 @@ def test_loras_of_all_decompositions_together_are_rounded_once(dtype):
     eps = torch.finfo(dtype).eps
     assert ((weight.double() - exact).abs() <= eps / 2 * exact.abs() + 1e-5).all()
     assert not torch.equal(weight, original)
+
+
+def test_every_kind_of_change_is_linear_in_the_scale_and_restored_bit_for_bit(pipeline, merger, apply, base):
+    """Also those that depend on the base: their deltas are computed from the original weights."""
+    before, kinds = weights(pipeline), every_kind(pipeline.transformer)
+    changes = {}
+    for scale in (1.0, -1.0, 0.5):
+        apply(b=1.0)
+        merger.apply([applied(kinds, name="kinds", scale=scale)])
+        after = weights(pipeline)
+        changes[scale] = {name: after[name] - before[name] for name in before if not after[name].equal(before[name])}
+    block = "transformer_blocks.0.attn"
+    parts = {f"{block}.to_q.weight", f"{block}.to_q.bias", f"{block}.norm_q.weight", f"{block}.to_out.0.weight"}
+    parts |= {f"{block}.to_k.weight", *(f"transformer_blocks.1.attn.to_{part}.weight" for part in "qkv")}
+    assert changes[1.0].keys() == parts
+    for scale, changed in changes.items():
+        for name, whole in changes[1.0].items():
+            assert torch.allclose(changed[name], scale * whole, atol=1e-6), name
+    assert not torch.equal(generated(pipeline), base)
+    merger.apply([])
+    assert all(torch.equal(before[name], after) for name, after in weights(pipeline).items())
+    assert torch.equal(generated(pipeline), base)
+
+
+def test_a_change_that_depends_on_the_base_is_added_to_other_loras_in_any_order(pipeline, merger, loras):
+    before, kinds = weights(pipeline), applied(every_kind(pipeline.transformer), name="kinds")
+    changes = []
+    for stack in ([kinds], [applied(loras["a"], name="a")], [kinds, applied(loras["a"], name="a")]):
+        merger.apply(stack)
+        changes.append({name: after - before[name] for name, after in weights(pipeline).items()})
+    merger.apply([applied(loras["a"], name="a"), kinds])
+    changes.append({name: after - before[name] for name, after in weights(pipeline).items()})
+    for name in before:
+        assert torch.allclose(changes[0][name] + changes[1][name], changes[2][name], atol=1e-5), name
+        assert torch.allclose(changes[2][name], changes[3][name], atol=1e-6), name
+
+
+def test_a_dora_has_the_weights_that_peft_merges(pipeline, merger):
+    config = LoraConfig(r=2, lora_alpha=6, use_dora=True, target_modules=["transformer_blocks.0.attn.to_q"])
+    peft = get_peft_model(copy.deepcopy(pipeline.transformer), config)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in peft.named_parameters():
+        if "lora_" in name:
+            parameter.data.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    tensors = get_peft_model_state_dict(peft)
+    up = next(name for name in tensors if name.endswith("lora_B.weight"))
+    merger.apply([applied(tensors | {up: 3 * tensors[up]}, name="peft")])  # alpha / r, from adapter_config.json
+    expected = peft.merge_and_unload().state_dict()
+    found = pipeline.transformer.state_dict()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+    assert torch.dist(expected[f"{LAYER}.weight"], merger._originals[f"transformer.{LAYER}"].weight) > 0.1
+
+
+@pytest.mark.parametrize("key", ["diff_b", "diff"])
+def test_prompts_are_encoded_anew_for_a_vector_of_a_text_encoder(merger, pipeline, key):
+    layer = "self_attn.q_proj" if key == "diff_b" else "layer_norm1"
+    tensors = {
+        f"text_encoder.text_model.encoder.layers.0.{layer}.{key}": torch.ones(pipeline.text_encoder.config.hidden_size)
+    }
+    merger.apply([applied(tensors, name="clip", scale=0.5)])
+    assert merger.on_text_encoders == (("clip", 0.5),)
+    merger.apply([])
+    assert merger.on_text_encoders == ()
 
 
 def test_factors_stay_on_the_device_while_their_lora_is_applied_at_any_scale(merger, loras):
@@ -224,7 +313,9 @@ def test_a_lora_on_a_text_encoder_is_applied_and_removed(pipeline, merger, base)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
-@pytest.mark.parametrize("kind", ["wrong inputs", "wrong outputs", "a block too many"])
+@pytest.mark.parametrize(
+    "kind", ["wrong inputs", "wrong outputs", "a block too many", "a bias of another length", "a norm too many"]
+)
 def test_an_incompatible_lora_is_refused_and_the_applied_loras_stay(pipeline, merger, apply, loras, kind, scale):
     """C68, C73."""
     apply(b=1.0)

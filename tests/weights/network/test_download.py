@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.services import SHORT_TIMEOUTS, a_network, send, send_from, send_head, service, silent_port
+from tests.services import SHORT_TIMEOUTS, a_network, redirect, send, send_from, send_head, service, silent_port
 from weights.network import download as download_module
 from weights.network.client import HttpRequest
 from weights.network.download import RemoteFile, download
@@ -140,6 +140,36 @@ def test_a_server_that_never_responds_is_retried_and_then_reported(tmp_path):
         assert "no response from 127.0.0.1" in refusal(
             url, tmp_path, timeouts=replace(SHORT_TIMEOUTS, retry_delays=(0.01,))
         )
+
+
+def test_a_silent_server_is_given_up_within_the_time_for_all_attempts(tmp_path):
+    started = time.monotonic()
+    with silent_port() as url:
+        message = refusal(url, tmp_path, timeouts=replace(SHORT_TIMEOUTS, max_total_delay=0.7))
+    assert message.startswith("got no response from 127.0.0.1, ")
+    assert message.endswith(" times; this program gave up after waiting for 1 s")
+    assert time.monotonic() - started < 1.2
+
+
+def test_redirects_share_the_time_that_a_server_may_be_silent(tmp_path):
+    """Each would otherwise have the timeout of its own."""
+
+    def slow(request, _):
+        time.sleep(0.3)
+        redirect(request, f"{request.path}x")
+
+    started = time.monotonic()
+    with service(slow) as server:
+        timeouts = replace(SHORT_TIMEOUTS, max_total_delay=0.7)
+        assert "got no response" in refusal(server, tmp_path, timeouts=timeouts)
+    assert time.monotonic() - started < 1.2
+
+
+def test_the_error_for_a_web_page_names_the_token(tmp_path):
+    with service(lambda request, _: send(request, b"<html>", Content_Type="text/html")) as server:
+        remote_file = RemoteFile(HttpRequest(f"{server.url}/x", token_input="civitai_api_token"))
+        with pytest.raises(ValueError, match="a login may need civitai_api_token"):
+            download(remote_file, tmp_path / "x", lambda _: None, a_network(server))
 
 
 def test_a_length_over_the_limit_is_refused_before_the_body_is_read(tmp_path):

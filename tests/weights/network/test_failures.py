@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from tests.services import SHORT_TIMEOUTS
-from weights.network.failures import NotFound, TransientFailure, retry
-from weights.network.network import NetworkTimeouts
+from weights.network.failures import NotFound, Patience, TransientFailure, retry
+from weights.network.network import Network, NetworkTimeouts
 
 
 def failing(failures, **options):
@@ -86,3 +86,62 @@ def test_a_delay_is_as_long_as_the_server_requests():
     started = time.monotonic()
     assert retry(attempt, SHORT_TIMEOUTS) == "done"
     assert 0.5 <= time.monotonic() - started < 2
+
+
+class Clock:
+    """A clock that only moves when something waits."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.wait)
+
+    def wait(self, seconds):
+        self.now += seconds
+
+
+def test_attempts_silences_and_pauses_share_one_budget(monkeypatch):
+    """Six attempts of a silent host took 218 seconds, where the limit is one minute."""
+    clock, attempts = Clock(monkeypatch), []
+    patience = Patience(NetworkTimeouts())
+
+    def silent(number):
+        attempts.append(number)
+        clock.wait(patience.limited(Network()).timeouts.read)
+        raise TransientFailure("got no response from h.example")
+
+    with pytest.raises(ValueError) as error:
+        retry(silent, NetworkTimeouts(), patience)
+    assert len(attempts) == 2
+    assert clock.now == pytest.approx(60, abs=0.5)
+    message = "got no response from h.example, 2 times; this program gave up after waiting for 60 s"
+    assert str(error.value) == message
+
+
+def test_time_in_which_data_arrives_is_not_counted(monkeypatch):
+    """A download of ten minutes may still be resumed after each of five interruptions."""
+    clock, attempts = Clock(monkeypatch), []
+    patience = Patience(NetworkTimeouts())
+
+    def interrupted(number):
+        attempts.append(number)
+        clock.wait(100)
+        patience.receive()
+        clock.wait(2)
+        if number < 5:
+            raise TransientFailure("was cut off")
+        return "done"
+
+    assert retry(interrupted, NetworkTimeouts(), patience) == "done"
+    assert len(attempts) == 6
+
+
+def test_timeouts_are_never_longer_than_what_is_left(monkeypatch):
+    clock = Clock(monkeypatch)
+    patience = Patience(NetworkTimeouts())
+    assert patience.limited(Network()) == Network()
+    clock.wait(57)
+    timeouts = patience.limited(Network()).timeouts
+    assert (timeouts.connect, timeouts.read, timeouts.max_total_delay) == (3, 3, 3)
+    clock.wait(100)
+    assert patience.limited(Network()).timeouts.read > 0

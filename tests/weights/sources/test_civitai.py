@@ -101,7 +101,17 @@ def test_the_error_for_several_files_without_a_primary_one_lists_them():
 
 
 def test_a_version_with_only_pickles_is_refused():
-    assert "0 .safetensors files" in refusal(a_version(files=[a_file("x.pt", metadata={"format": "PickleTensor"})]))
+    message = refusal(a_version(files=[a_file("x.pt", metadata={"format": "PickleTensor"})]))
+    assert "0 .safetensors files on Civitai (of 'x.pt'); pickles, such as 'x.pt', are not read" in message
+
+
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_an_error_about_access_names_the_input(token):
+    with (
+        service(lambda request, _: send(request, status=401)) as server,
+        pytest.raises(ValueError, match="civitai_api_token"),
+    ):
+        find_on_civitai(CivitaiLora(None, VERSION), token, a_network(server, civitai=server.url))
 
 
 def test_a_file_over_the_limit_is_refused_before_it_is_downloaded():

@@ -59,6 +59,49 @@ def test_a_repository_without_a_lora_is_refused():
     assert "0 .safetensors files (none)" in refusal(HubLora("o/r"), "model.bin")
 
 
+def test_the_error_for_pickles_says_that_they_are_not_read():
+    message = refusal(HubLora("o/r"), "model.bin", "README.md")
+    assert "0 .safetensors files (none); pickles, such as 'model.bin', are not read" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (("x.safetensors", "checkpoint-500/x.safetensors"), "x.safetensors"),
+        (("a.safetensors", "pytorch_lora_weights.safetensors"), "pytorch_lora_weights.safetensors"),
+        (("a.safetensors", "comfyui/a.safetensors", "other/b.safetensors"), "a.safetensors"),
+    ],
+)
+def test_the_final_file_of_several_is_chosen_and_noted(names, chosen):
+    path, remote_file, _ = find_file(HubLora("o/r"), *names)
+    assert path == f"/o/r/resolve/{COMMIT}/{chosen}"
+    assert remote_file.note == f"has {len(names)} .safetensors files: {chosen!r} is used"
+
+
+@pytest.mark.parametrize("folder", ["", "a/"])
+def test_the_settings_of_peft_beside_the_file_are_found(folder):
+    names = f"{folder}adapter_model.safetensors", f"{folder}adapter_config.json", "b/adapter_config.json"
+    _, remote_file, server = find_file(HubLora("o/r"), *names, token="s3cret")
+    assert remote_file.config.url == f"{server.url}/o/r/resolve/{COMMIT}/{folder}adapter_config.json"
+    assert remote_file.config.token == "s3cret"
+
+
+def test_settings_that_are_too_large_or_elsewhere_are_not_downloaded():
+    siblings = [sibling("a/x.safetensors"), sibling("adapter_config.json")]
+    assert find_file(HubLora("o/r"), siblings=siblings)[1].config is None
+    siblings = [sibling("x.safetensors"), sibling("adapter_config.json") | {"size": 2**21}]
+    assert find_file(HubLora("o/r"), siblings=siblings)[1].config is None
+
+
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_an_error_about_access_names_the_input(token):
+    with (
+        service(lambda request, _: send(request, status=401)) as server,
+        pytest.raises(ValueError, match="hf_api_token"),
+    ):
+        find_on_hub(HubLora("o/r"), token, a_network(server, hugging_face=server.url))
+
+
 @pytest.mark.parametrize("path", ["no.safetensors", "README.md"])
 def test_the_error_for_a_missing_file_or_another_format_lists_the_loras(path):
     assert "expected one of 'x.safetensors'" in refusal(HubLora("o/r", "main", path), "x.safetensors", "README.md")

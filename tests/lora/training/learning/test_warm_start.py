@@ -60,6 +60,12 @@ def test_the_number_of_matched_layers_is_reported(lora):
     assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 0 ignored"
 
 
+def test_biases_are_ignored_and_reported(lora):
+    bias = {"transformer.transformer_blocks.0.attn.to_q.diff_b": torch.ones(32)}
+    line = match_layers(lora | bias, shapes_of(tiny_transformer())).line()
+    assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 1 ignored"
+
+
 def test_at_a_higher_rank_the_deltas_are_equal_and_the_rest_can_be_trained(lora):
     transformer = with_initial_lora(lora, rank=16)
     for name, parameter in lora_parameters(transformer).items():
