@@ -207,7 +207,7 @@ def test_sigterm_to_the_worker_alone_gives_the_client_a_lora_and_the_server_goes
     assert tar.account["stopped_early"] == "SIGTERM came"
     assert tar.account["steps_done"] in place.steps_kept()
     assert worker.is_running()
-    assert place.train(IMAGES, **SHORT).content == first.content
+    assert place.train(IMAGES, **SHORT).files == first.files
 
 
 def ended_early(place: TrainServer, ending: Callable[[], None]) -> Tar:

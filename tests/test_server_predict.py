@@ -164,7 +164,7 @@ def test_a_server_without_weights_fails_and_says_what_is_missing_and_how_to_get_
         pass
     sentence = str(failure.value).splitlines()[-1]
     assert f"no model_index.json in {WEIGHTS / 'dev'}" in sentence
-    assert "hf download black-forest-labs/FLUX.1-dev" in sentence
+    assert "script/download dev" in sentence
 
 
 def test_a_server_with_truncated_weights_fails_and_says_which_file_and_what_to_do(tmp_path: Path) -> None:

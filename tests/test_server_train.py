@@ -238,7 +238,7 @@ def test_without_weights_the_error_says_which_are_missing_and_how_to_get_them(
 ) -> None:
     response = post_training(bare_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
     assert_refused(response, naming=f"no model_index.json in {WEIGHTS / 'dev'}")
-    assert "hf download" in response.body["error"]
+    assert "script/download dev" in response.body["error"]
 
 
 def all_inputs(*, name: str, value: object) -> Json:

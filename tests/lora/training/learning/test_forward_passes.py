@@ -21,9 +21,10 @@ from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.learning.loop import take_step
-from lora.training.learning.samples import SampleGenerator
+from lora.training.learning.samples import SampleGenerator, SamplePrompt
 from lora.training.learning.state import TrainingState
 from lora.training.learning.validation import LOSSES, validate
+from lora.training.recipe.samples import SampleSettings
 from lora.training.stop import Stop, Termination
 from tests.lora.training.trainers import a_log, small_base, unseen_examples
 from tests.tiny import (
@@ -104,8 +105,9 @@ def test_samples_need_no_graph_beside_those_of_a_step(after_a_step, base, tmp_pa
 
 
 def sample(transformer: FluxTransformer2DModel, base: Path, folder: Path) -> Image.Image:
-    SampleGenerator(transformer, base, (tiny_prompt(seed=7),), side=64, into=folder).generate(1, stop=NO_STOP)
-    return Image.open(folder / "step-000001-1.jpg")
+    prompt, settings = SamplePrompt("TOK", tiny_prompt(seed=7)), SampleSettings(("TOK",), 64, 0, 28, 3.5)
+    SampleGenerator(transformer, base, (prompt,), settings, into=folder).generate(1, stop=NO_STOP)
+    return Image.open(folder / "step-000001-1-seed-42-tok.jpg")
 
 
 def test_a_pass_as_in_a_step_calls_the_blocks_with_gradients_and_has_none_itself():
