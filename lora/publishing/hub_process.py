@@ -112,7 +112,11 @@ def _refusal(error: HfHubHTTPError) -> Reply:
     said = f" ({_line(error.server_message)})" if error.server_message else ""
     if status == UNAUTHORIZED:
         return Reply(error=f"{{token}} is not accepted by Hugging Face{said}: expected a valid token with write access")
-    if status in (PAYMENT_REQUIRED, FORBIDDEN, NOT_FOUND):
+    if status == NOT_FOUND:
+        return Reply(
+            error="Hugging Face has no such repository, or {token} gives no access to it: expected one of yours"
+        )
+    if status in (PAYMENT_REQUIRED, FORBIDDEN):
         return Reply(
             error=f"{{token}} does not give write access to it{said}: expected a repository of the token's user, or of"
             " an organization in which the user may write"

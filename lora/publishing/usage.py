@@ -16,10 +16,13 @@ class BaseModel:
     folder: str  # what stands for the repository where there is none
     steps: int  # of denoising
     guidance: float
+    side: int | None  # pixels; None for that of the pipeline
 
 
 def diffusers_usage(base: BaseModel, repository: str | None, prompt: str) -> Iterator[str]:
     """A program that runs as it stands, with the LoRA from the Hub, or from the unpacked tar without a repository."""
+    size = "" if base.side is None else f", height={base.side}, width={base.side}"
+    base_source, lora_source = _quoted(base.repository or base.folder), _quoted(repository or TAR_FOLDER)
     yield "### diffusers\n"
     if repository is None:
         yield "In the folder in which the tar is unpacked (`tar -xf trained_model.tar`):\n"
@@ -28,11 +31,12 @@ def diffusers_usage(base: BaseModel, repository: str | None, prompt: str) -> Ite
         "import torch\n"
         "from diffusers import FluxPipeline\n\n"
         'device = "cuda" if torch.cuda.is_available() else "cpu"\n'
-        f"pipe = FluxPipeline.from_pretrained({(base.repository or base.folder)!r}, torch_dtype=torch.bfloat16)\n"
+        f"pipe = FluxPipeline.from_pretrained({base_source}, torch_dtype=torch.bfloat16)\n"
         "pipe.to(device)  # with too little GPU memory: pipe.enable_model_cpu_offload()\n"
-        f"pipe.load_lora_weights({repository or TAR_FOLDER!r}, weight_name={LORA_FILE!r}, adapter_name='lora')\n"
+        f'pipe.load_lora_weights({lora_source}, weight_name="{LORA_FILE}", adapter_name="lora")\n'
         'pipe.set_adapters(["lora"], [1.0])  # the strength\n'
-        f"image = pipe({prompt!r}, guidance_scale={base.guidance}, num_inference_steps={base.steps}).images[0]\n"
+        f"prompt = {_quoted(prompt)}\n"
+        f"image = pipe(prompt, guidance_scale={base.guidance}, num_inference_steps={base.steps}{size}).images[0]\n"
         'image.save("image.png")\n'
         "```\n"
     )
@@ -51,3 +55,8 @@ def comfyui_usage(repository: str | None) -> Iterator[str]:
         "Add the node LoraLoaderModelOnly between the node that loads the FLUX model and the sampler, with `lora_name`"
         f" {LORA_FILE} and `strength_model` 1.0.\n"
     )
+
+
+def _quoted(text: str) -> str:
+    """Text as a literal of Python, in double quotes as in the rest of the program where that is possible."""
+    return f'"{text}"' if text.isprintable() and not set(text) & {'"', "\\"} else repr(text)

@@ -25,9 +25,9 @@ REPORTED = (  # in report/training.json, as `TrainingSummary` has them
     *("exported_step", "exported_why", "steps_done", "steps_asked", "steps_skipped", "steps_preserving"),
     "stopped_early",
 )
-TINY_FOLDER = "weights/tiny-flux"  # in this project
+TINY, TINY_FOLDER, TINY_SIDE = "tiny", "weights/tiny-flux", 128  # in this project; pixels, which it was trained with
 STEPS, GUIDANCE = 28, 3.5  # of FLUX.1 [dev]: diffusers' own example
-OTHER_SAMPLING = {"schnell": (4, 0.0), "krea": (28, 4.5)}  # their model cards
+OTHER_SAMPLING = {"schnell": (4, 0.0), "krea": (28, 4.5), "tiny": (20, 3.5)}  # their model cards, and script/demo
 
 
 def training_card(
@@ -92,8 +92,8 @@ def shown_settings(settings: Values) -> Iterator[tuple[str, str]]:
 
 def _base(base: str) -> BaseModel:
     steps, guidance = OTHER_SAMPLING.get(base, (STEPS, GUIDANCE))
-    folder = TINY_FOLDER if base == "tiny" else f"path/to/{PurePath(base).name}"
-    return BaseModel(model(base), repository(base), folder, steps, guidance)
+    folder = TINY_FOLDER if base == TINY else f"path/to/{PurePath(base).name}"
+    return BaseModel(model(base), repository(base), folder, steps, guidance, TINY_SIDE if base == TINY else None)
 
 
 def _example(images: tuple[CardImage, ...], settings: Values) -> str:
