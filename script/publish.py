@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from lora.publishing.hub import HubTarget, check_repository, open_repository
+from lora.publishing.hub import HubTarget, check_repository, check_token, open_repository
 from lora.training.publishing import upload_tar
 from lora.training.result.publication import read_publication
 
@@ -46,7 +46,7 @@ def _target(repository: str, *, is_private: bool) -> HubTarget:
         raise ValueError(f"{REPOSITORY} is empty: expected owner/name on Hugging Face, such as me/my-lora")
     if not token:
         raise ValueError(f"{TOKEN} is missing: expected one with write access to {name}")
-    return HubTarget(name, token, is_private, named=REPOSITORY, token_named=TOKEN)
+    return HubTarget(name, check_token(TOKEN, token), is_private, named=REPOSITORY, token_named=TOKEN)
 
 
 def _publish(tar: Path, target: HubTarget, *, with_captions: bool) -> None:

@@ -78,6 +78,13 @@ def check_repository(name: str, value: object) -> str:
     return repository
 
 
+def check_token(name: str, token: str) -> str:
+    """Return a token unchanged. Raises ValueError if it cannot be one: libraries would quote it in their errors."""
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ValueError(f"{name} has characters that no token has: expected hf_ with letters and digits after it")
+    return token
+
+
 def open_repository(target: HubTarget, *, seconds: float = SECONDS_TO_OPEN) -> str:
     """Create the repository unless it exists, check that the token can write to it, and return a line for the log.
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from lora.publishing.hub import HubTarget, Interrupted, Patience, UploadError, open_repository, upload
+from lora.publishing.hub import HubTarget, Interrupted, Patience, UploadError, check_token, open_repository, upload
 from lora.training.progress import Log
 from lora.training.recipe.public_trainer import PublicTrainerInputs
 from lora.training.result.publication import read_publication, write_publication
@@ -25,7 +25,8 @@ def open_hub(inputs: PublicTrainerInputs, log: Log) -> HubTarget | None:
             f"{TOKEN} is missing: expected a token with write access to {inputs.hf_repo_id}, which {REPOSITORY} names;"
             " make one at https://huggingface.co/settings/tokens"
         )
-    target = HubTarget(inputs.hf_repo_id, inputs.hf_token, inputs.hf_private, named=REPOSITORY, token_named=TOKEN)
+    token = check_token(TOKEN, inputs.hf_token)
+    target = HubTarget(inputs.hf_repo_id, token, inputs.hf_private, named=REPOSITORY, token_named=TOKEN)
     try:
         log.write(open_repository(target))
     except ValueError:

@@ -11,6 +11,7 @@ from lora.publishing.hub import (
     Patience,
     UploadError,
     check_repository,
+    check_token,
     open_repository,
     upload,
 )
@@ -200,6 +201,14 @@ def test_a_larger_lora_has_more_time(folder):
     small = Patience.for_folder(folder)
     write(folder / "large", b"x" * 1_000_000)
     assert Patience.for_folder(folder).seconds == pytest.approx(small.seconds + 2)
+
+
+@pytest.mark.parametrize("token", ["hf_s3cret\nx", "hf s3cret", "hf_s3crét", "hf_s3cret\0"])
+def test_a_text_that_cannot_be_a_token_is_refused_and_not_shown(token):
+    with pytest.raises(ValueError) as error:
+        check_token("hf_token", token)
+    assert_one_sentence(error.value, "hf_token has characters that no token has: expected")
+    assert "s3cr" not in str(error.value)
 
 
 def test_a_token_is_never_shown():
