@@ -17,6 +17,7 @@ from lora.training.checkpoints.folder import checkpoints_folder
 from lora.training.checkpoints.resume import ResumeSource, find_resume_source
 from lora.training.preparation import prepare
 from lora.training.progress import Log
+from lora.training.publishing import open_hub, publish
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.public_trainer import PublicTrainerInputs
 from lora.training.result.output import write_lora_tar
@@ -185,12 +186,17 @@ def train(
         description="An existing LoRA to return instead of training one: a URL, or as lora_weights", default=None
     ),
     hf_token: Optional[Secret] = Input(
-        description="Hugging Face token for an existing LoRA that is private", default=None
+        description="Hugging Face token with write access for hf_repo_id, or for an existing LoRA", default=None
     ),
     autocaption: bool = Input(
         description="Not there yet: images without a caption are trained with the trigger word alone", default=True
     ),
-    hf_repo_id: Optional[str] = Input(description="Not there yet, and refused: upload to Hugging Face", default=None),
+    hf_repo_id: Optional[str] = Input(
+        description="Repository on Hugging Face to upload the LoRA to, e.g. me/my-lora", default=None
+    ),
+    hf_private: bool = Input(
+        description="Create hf_repo_id as private; that of the public trainer is always public", default=True
+    ),
     wandb_api_key: Optional[Secret] = Input(
         description="Key for Weights & Biases, to which the training is logged then", default=None
     ),
@@ -214,6 +220,7 @@ def train(
         log = Log(current_scope().record_metric, trackers)
         if config.public_trainer.skip_training_and_use_pretrained_hf_lora_url:
             return TrainingOutput(weights=_repackage(config.public_trainer, into=Path(folder), log=log))
+        hub = open_hub(config.public_trainer, log)
         stop = Stop(log, TERMINATION, minutes=config.time_limit, server=SERVER)
         base = find_trainable_base(check_gpu, log_line=log.write)
         archives, source = _find_files(input_images, input_captions, resume_from, folder=folder)
@@ -223,7 +230,9 @@ def train(
         stop.raise_if_requested()
         with trackers.recording(prepared.settings(), log.write):
             trained = run_training(prepared, dataset, folder=folder, log=log, stop=stop)
-        return TrainingOutput(weights=Path(write_output(prepared, trained, folder=folder, log=log)))
+        tar = write_output(prepared, trained, folder=folder, log=log)
+        publish(tar, hub, into=folder, log=log, interrupted=stop.interruption)
+        return TrainingOutput(weights=Path(tar))
 
 
 def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:

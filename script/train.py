@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_token
+
 from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, is_trained_tar, refuse_output
 from script.whole_file import move_whole, refuse_unwritable
 from weights.local_files import VARIABLE as FILES_VARIABLE
@@ -74,6 +76,8 @@ def _choose_trackers(names: list[str], output: Path) -> None:
 
 def _train(arguments: dict[str, Any]) -> Path:
     os.environ[FILES_VARIABLE] = "/"  # whoever runs this command owns the machine
+    if arguments["hf_repo_id"] and not arguments["hf_token"]:
+        arguments["hf_token"] = get_token()  # of HF_TOKEN or `hf auth login`
     from train import train  # noqa: PLC0415 - takes seconds, which --help and a wrong flag should not cost
 
     return Path(str(train(**arguments).weights))

@@ -162,9 +162,8 @@ ANOTHER_NAME = {
 }
 NOTED = {"autocaption", "wandb_save_interval"}
 WANDB = {"wandb_api_key", "wandb_project", "wandb_run", "wandb_entity"}
-REFUSED = {"hf_repo_id"}
-FOR_AN_EXISTING_LORA = {SKIP_TRAINING, "hf_token"}
-ONLY_FOR_CLIENTS = {*ANOTHER_NAME, *NOTED, *WANDB, *REFUSED, *FOR_AN_EXISTING_LORA}
+HUB = {"hf_repo_id", "hf_token", "hf_private"}
+ONLY_FOR_CLIENTS = {*ANOTHER_NAME, *NOTED, *WANDB, *HUB, SKIP_TRAINING}
 
 # Values that the schema refuses, as only FLUX.1 Fill, another base, has a use for them.
 REFUSED_VALUES = {
@@ -237,7 +236,7 @@ def test_names_that_only_other_clients_need_come_last(schemas):
         description = inputs[name]["description"]
         if name in ANOTHER_NAME and name not in ("hf_loras", "lora_scales"):
             assert description.startswith(f"Another name for {ANOTHER_NAME[name]}")
-        elif name not in {*FOR_AN_EXISTING_LORA, *ANOTHER_NAME, *WANDB, "wandb_save_interval"}:
+        elif name not in {*HUB, SKIP_TRAINING, *ANOTHER_NAME, *WANDB, "wandb_save_interval"}:
             assert description.startswith("Not there yet")
 
 
@@ -252,12 +251,24 @@ def test_the_public_trainers_defaults_change_nothing_and_need_no_note():
     assert own.notes == ()
 
 
-@pytest.mark.parametrize("repository", ["me/lora", " me/lora "])
-def test_an_upload_is_refused(repository):
+def test_an_upload_goes_where_the_inputs_say_and_is_no_setting_of_the_lora():
+    config = checked_config(hf_repo_id=" me/lora ", hf_token="hf_s3cret", hf_private=False)
+    theirs = config.public_trainer
+    assert (theirs.hf_repo_id, theirs.hf_token, theirs.hf_private) == ("me/lora", "hf_s3cret", False)
+    assert config.notes == ()
+    assert config.settings() == checked_config().settings()
+
+
+def test_an_upload_to_something_else_than_a_repository_is_refused():
     with pytest.raises(ValueError) as error:
-        checked_config(hf_repo_id=repository, hf_token="hf_s3cret")
-    assert_one_sentence(error.value, "hf_repo_id is 'me/lora'", "expected none", "hf upload")
+        checked_config(hf_repo_id="my-lora", hf_token="hf_s3cret")
+    assert_one_sentence(error.value, "hf_repo_id is 'my-lora'", "expected owner/name on Hugging Face")
     assert "s3cret" not in str(error.value)
+
+
+def test_an_upload_is_private_unless_asked_otherwise():
+    """That of the public trainer is always public."""
+    assert checked_config().public_trainer.hf_private
 
 
 @pytest.mark.parametrize("blank", [None, "", " "])

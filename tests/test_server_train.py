@@ -63,7 +63,7 @@ def test_a_training_returns_the_tar_that_replicate_expects(trained_tar: bytes) -
     with tarfile.open(fileobj=io.BytesIO(trained_tar), mode="r:") as tar:
         names = tar.getnames()
     captions = [f"{FOLDER}/captions/monster-{index:02}.txt" for index in range(15)]
-    files = [f"{FOLDER}/{name}" for name in ("lora.safetensors", "config.yaml", "NOTICE")]
+    files = [f"{FOLDER}/{name}" for name in ("lora.safetensors", "config.yaml", "NOTICE", "README.md")]
     reports = ("dataset.json", "losses.jsonl", "training.json", "index.html", "run.json")
     assert names == [*files, *captions, *(f"{FOLDER}/report/{name}" for name in reports)]
 

@@ -98,6 +98,14 @@ class Stop:
 
     def reason(self) -> str | None:
         """The reason to stop, or None."""
+        if interruption := self.interruption():
+            return interruption
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return f"time_limit of {self._minutes} minutes is over"
+        return None
+
+    def interruption(self) -> str | None:
+        """The reason to return what there is at once, or None: one that ends this process soon."""
         if received := self._termination.received():
             return f"{received.name} came"
         if self._log.is_closed or (self._server is not None and self._server.is_shutting_down()):
@@ -106,8 +114,6 @@ class Stop:
             return self._stop_file.read_text()
         if self._stop_file is not None and os.getppid() != self._parent:
             return "the process that started this one is gone"
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            return f"time_limit of {self._minutes} minutes is over"
         return None
 
     def raise_if_requested(self) -> None:

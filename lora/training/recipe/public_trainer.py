@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora.checks import check_bool, check_secret, check_text, check_whole, short_repr
+from lora.publishing.hub import check_repository
 from lora.reporting.trackers.wandb_run import WandbTarget
 
 LONGEST_REFERENCE = 150 * 2**20  # characters: it may be a data URI as large as a request to Cog
@@ -22,8 +23,9 @@ class PublicTrainerInputs:
 
     skip_training_and_use_pretrained_hf_lora_url: str  # any reference to a LoRA, which is returned without a training
     autocaption: bool
-    hf_repo_id: str
+    hf_repo_id: str  # owner/name
     hf_token: str = field(repr=False)
+    hf_private: bool
     wandb_api_key: str = field(repr=False)
     wandb_project: str
     wandb_run: str
@@ -60,8 +62,8 @@ class PublicTrainerInputs:
                 "wandb_sample_prompts has no effect without wandb_api_key, as in the public trainer; sample_prompts"
                 " needs no key"
             )
-        if self.hf_token and not self.skip_training_and_use_pretrained_hf_lora_url:
-            yield "hf_token has no effect: this trainer does not upload to Hugging Face yet"
+        if self.hf_token and not (self.hf_repo_id or self.skip_training_and_use_pretrained_hf_lora_url):
+            yield "hf_token has no effect without hf_repo_id, as in the public trainer"
 
     def caption_notes(self, *, images: int, captioned: int) -> Iterator[str]:
         """Yield one sentence for the log if the public trainer would write captions for some of the images."""
@@ -70,17 +72,6 @@ class PublicTrainerInputs:
                 f"autocaption: this trainer does not write captions yet; {images - captioned} of {images} images have"
                 " none, and are trained with the trigger word alone"
             )
-
-
-def _refused_upload(name: str, value: object) -> str:
-    """Refuse an upload: without it, a client would miss what it expects only after the whole training."""
-    repository = check_text(name, "" if value is None else value, at_most=1000).strip()
-    if repository:
-        raise ValueError(
-            f"{name} is {short_repr(repository)}: this trainer does not upload to Hugging Face yet, expected none;"
-            " upload lora.safetensors from the tar with `hf upload`"
-        )
-    return repository
 
 
 def _text(at_most: int) -> Check:
@@ -100,8 +91,9 @@ def public_trainer_checks(prompts: Check) -> dict[str, Check]:
     return {
         "skip_training_and_use_pretrained_hf_lora_url": _text(LONGEST_REFERENCE),
         "autocaption": check_bool,
-        "hf_repo_id": _refused_upload,
+        "hf_repo_id": check_repository,
         "hf_token": check_secret,
+        "hf_private": check_bool,
         "wandb_api_key": check_secret,
         "wandb_project": _text(1000),
         "wandb_run": _text(1000),

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import PurePath
 from typing import Literal
 
 from safetensors.torch import save
@@ -20,6 +21,8 @@ from lora.training.result.notice import licence
 
 Layout = Literal["diffusers", "kohya"]
 
+TAGS = "ss_tag_frequency"
+PRIVATE_SETTINGS = ("sample_prompts", "autocaption_prefix", "autocaption_suffix")  # captions, and parts of them
 MAX_TAGS, LONGEST_TAG = 200, 100  # sentences are no tags, and the header of the file stays small
 DOWNS = (".lora_A.weight", ".lora_down.weight")  # each layer has one of these
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header
@@ -47,6 +50,22 @@ def lora_metadata(
         "sshs_legacy_hash": legacy_hash,
         "trainer_config": json.dumps(dict(settings)),
     }
+
+
+def without_captions(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The metadata of a LoRA for others: without tags other than the trigger word, and without prompts and paths.
+
+    Raises ValueError if the metadata are not those that `lora_metadata` returns.
+    """
+    settings = {k: v for k, v in json.loads(metadata["trainer_config"]).items() if k not in PRIVATE_SETTINGS}
+    settings["base_model"] = PurePath(str(settings["base_model"])).name
+    training = {name: value for name, value in metadata.items() if name.startswith("ss_")}
+    trigger = settings["trigger_word"]
+    tags = {tag: count for tag, count in json.loads(training[TAGS])["img"].items() if tag == trigger}
+    training[TAGS] = json.dumps({"img": tags})
+    model_hash, legacy_hash = _hashes(tensors, training)
+    hashes = {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
+    return {**metadata, **training, **hashes, "trainer_config": json.dumps(settings)}
 
 
 def _modelspec(settings: Mapping[str, object]) -> dict[str, str]:
@@ -89,7 +108,7 @@ def _training(settings: Mapping[str, object], captions: Sequence[str], tensors: 
         "ss_caption_dropout_rate": str(settings["caption_dropout_rate"]),
         "ss_seed": str(settings["seed"]),
         "ss_resolution": json.dumps(settings["resolutions"]),
-        "ss_tag_frequency": json.dumps({"img": _tags(captions, trigger)}),
+        TAGS: json.dumps({"img": _tags(captions, trigger)}),
     }
 
 

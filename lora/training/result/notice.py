@@ -33,20 +33,19 @@ class Terms:
     model: str
     repository: str | None  # on the Hub
     licence: str
+    link: str | None  # to the text of the licence
     body: str
 
 
 def _non_commercial(model: str, repository: str) -> Terms:
-    link = f"https://huggingface.co/{OWNER}/{repository}/blob/main/LICENSE.md\n"
-    return Terms(
-        model, f"{OWNER}/{repository}", NON_COMMERCIAL, f"{UNOFFICIAL}\n{ATTRIBUTION}{MODIFIED}\n{GRANTED}{link}"
-    )
+    link = f"https://huggingface.co/{OWNER}/{repository}/blob/main/LICENSE.md"
+    body = f"{UNOFFICIAL}\n{ATTRIBUTION}{MODIFIED}\n{GRANTED}{link}\n"
+    return Terms(model, f"{OWNER}/{repository}", NON_COMMERCIAL, link, body)
 
 
 def _apache(model: str, *, owner: str, more: str = "", repository: str | None = None) -> Terms:
-    return Terms(
-        model, repository, APACHE, f"{more}\nThe base model is {owner}, under the Apache License 2.0:\n{APACHE_LINK}\n"
-    )
+    body = f"{more}\nThe base model is {owner}, under the Apache License 2.0:\n{APACHE_LINK}\n"
+    return Terms(model, repository, APACHE, APACHE_LINK, body)
 
 
 TERMS = {
@@ -75,6 +74,11 @@ def licence(base: str) -> str:
     return _terms(base).licence
 
 
+def licence_link(base: str) -> str | None:
+    """The address of the licence of a LoRA for this base; None if it is not known."""
+    return _terms(base).link
+
+
 def model(base: str) -> str:
     """The name of the base in a sentence."""
     return _terms(base).model
@@ -91,4 +95,4 @@ def _terms(base: str) -> Terms:
 
 def _unknown(name: str) -> Terms:
     body = f"\nThe licence of {name} itself holds for this LoRA too: look it up where {name} comes from.\n"
-    return Terms(f"the base model {name}", None, f"that of the base model {name}", body)
+    return Terms(f"the base model {name}", None, f"that of the base model {name}", None, body)

@@ -26,6 +26,7 @@ from lora.formats.kohya import kohya_tensors
 from lora.training.checkpoints.files import Checkpoint, packed
 from lora.training.learning.history import json_lines
 from lora.training.learning.summary import TrainingResult, TrainingSummary
+from lora.training.result.card import CARD, training_card
 from lora.training.result.metadata import lora_metadata
 from lora.training.result.notice import notice
 
@@ -57,8 +58,8 @@ class TrainingArtifacts:
 
 
 def write_tar(artifacts: TrainingArtifacts, *, into: Path) -> Path:
-    """Write `trained_model.tar`: the LoRA, its NOTICE and settings, all captions, reports and samples, and the resume
-    state if there are checkpoints.
+    """Write `trained_model.tar`: the LoRA, its NOTICE, model card and settings, all captions, reports and samples, and
+    the resume state if there are checkpoints.
 
     The captions have the names of their images, so that they can be used for another training. The same training gives
     the same bytes, except for `report/run.json`. Raises OSError if the disk has too little space.
@@ -110,6 +111,9 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
         "lora.safetensors": safetensors_file(result.tensors, metadata),
         "config.yaml": yaml.safe_dump(_as_lists({**settings, "plan": artifacts.plan}), sort_keys=False).encode(),
         "NOTICE": notice(str(settings["base_model"])).encode(),
+        CARD: training_card(
+            settings, _training_report(result.summary), artifacts.samples, captions=captions, repository=None
+        ).encode(),
     }
     if artifacts.layout == "kohya":
         contents["lora_kohya.zip"] = _kohya_zip(artifacts, captions)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,15 @@ def termination():
 
 def a_stop(**changes):
     return Stop(a_log(), Termination(), **{"minutes": None} | changes)
+
+
+def test_a_time_limit_ends_the_steps_but_not_what_comes_after_them(monkeypatch):
+    """So the LoRA of a training with a limit is uploaded, and that of a server that shuts down is not waited for."""
+    stop = a_stop(minutes=1)
+    monkeypatch.setattr(stop_module.time, "monotonic", lambda: time.perf_counter() + 1e9)
+    assert stop.reason() == "time_limit of 1 minutes is over"
+    assert stop.interruption() is None
+    assert a_stop(server=SimpleNamespace(is_shutting_down=lambda: True)).interruption() == "the server is shutting down"
 
 
 def test_without_a_reason_there_is_no_stop(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora.training.result.notice import licence, notice
+from lora.training.result.notice import licence, licence_link, notice
 from weights.bases import REPOSITORIES, TINY
 
 NAMES = [*REPOSITORIES, TINY]
@@ -19,6 +19,7 @@ def test_a_lora_for_dev_carries_the_attribution_notice(base):
     assert "no official product" in text
     assert f"https://huggingface.co/{REPOSITORIES[base]}/blob/main/LICENSE.md" in text
     assert licence(base) == "flux-1-dev-non-commercial-license"
+    assert licence_link(base) == f"https://huggingface.co/{REPOSITORIES[base]}/blob/main/LICENSE.md"
 
 
 @pytest.mark.parametrize("base", ["schnell", "tiny"])

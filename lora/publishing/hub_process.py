@@ -1,0 +1,145 @@
+"""The process that talks to Hugging Face. Its parent can kill it at any time: most requests of huggingface_hub have no
+timeout, and a thread that waits for one cannot be ended.
+
+It reads a `Request` as JSON from standard input, and writes a `Reply` as JSON to standard output.
+"""
+
+import json
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # that of httpx or httpx2, as this version uses
+
+UNAUTHORIZED, PAYMENT_REQUIRED, FORBIDDEN, NOT_FOUND = 401, 402, 403, 404
+# Timeout, conflict, precondition failed (another commit came first), too many requests, and all errors of a server.
+TRANSIENT, FIRST_SERVER_ERROR = (408, 409, 412, 429), 500
+COMMIT_MESSAGE = "Upload the LoRA"
+LONGEST_SHOWN = 200  # characters of a server's message
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to do. Without a folder, the repository is created and the access to it is checked."""
+
+    repository: str  # owner/name
+    token: str
+    is_private: bool  # if it has to be created
+    folder: str | None  # is uploaded
+
+    def encoded(self) -> bytes:
+        """The request as JSON."""
+        return json.dumps(asdict(self)).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of it; `error` completes a sentence that starts with the repository, in which {token} stands for what
+    the user calls the token."""
+
+    url: str = ""
+    is_private: bool | None = None  # None if the server does not say
+    error: str = ""
+    is_transient: bool = False  # the same may succeed if it is tried again
+
+    @classmethod
+    def decoded(cls, text: bytes) -> "Reply":
+        """The reply from JSON. Raises ValueError for anything else."""
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError("no reply") from error
+
+
+def answer(api: HfApi, request: Request) -> Reply:
+    """Do what is requested. Errors are in the reply, without the token and without URLs, which may be signed."""
+    try:
+        return _upload(api, request) if request.folder else _open(api, request)
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        return _failure(error)
+
+
+def _open(api: HfApi, request: Request) -> Reply:
+    """Create the repository unless it exists. A token that cannot write is refused before that."""
+    user = api.whoami()
+    if _role(user) == "read":
+        return Reply(error="{token} has the role read: expected a token with write access" + _more(api))
+    url = api.create_repo(request.repository, private=request.is_private, exist_ok=True)
+    api.auth_check(request.repository, write=True)
+    return Reply(url=str(url), is_private=_is_private(api, request.repository))
+
+
+def _upload(api: HfApi, request: Request) -> Reply:
+    assert request.folder is not None
+    api.upload_folder(repo_id=request.repository, folder_path=Path(request.folder), commit_message=COMMIT_MESSAGE)
+    return Reply(url=f"{api.endpoint}/{request.repository}")
+
+
+def _role(user: object) -> str:
+    """The role of the token: read, write or fineGrained; empty if the server does not say."""
+    found: object = user
+    for name in ("auth", "accessToken", "role"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _is_private(api: HfApi, repository: str) -> bool | None:
+    """Whether a repository, which may be older than this training, is private."""
+    with suppress(HTTPError, OSError, ValueError):
+        found = api.repo_info(repository).private
+        return bool(found) if found is not None else None
+    return None
+
+
+def _failure(error: Exception) -> Reply:
+    """The reply for an error. huggingface_hub wraps that of a file's upload in a RuntimeError."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    if cause is not None:
+        return _refusal(cause)
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        return Reply(error=f"Hugging Face gave an unexpected response ({type(error).__name__})", is_transient=True)
+    root = error.__cause__ or error
+    return Reply(error=f"Hugging Face cannot be reached ({_line(root) or type(root).__name__})", is_transient=True)
+
+
+def _refusal(error: HfHubHTTPError) -> Reply:
+    """The reply for a response with an error status."""
+    status = error.response.status_code
+    said = f" ({_line(error.server_message)})" if error.server_message else ""
+    if status == UNAUTHORIZED:
+        return Reply(error=f"{{token}} is not accepted by Hugging Face{said}: expected a valid token with write access")
+    if status == NOT_FOUND:
+        return Reply(
+            error="Hugging Face has no such repository, or {token} gives no access to it: expected one of yours"
+        )
+    if status in (PAYMENT_REQUIRED, FORBIDDEN):
+        return Reply(
+            error=f"{{token}} does not give write access to it{said}: expected a repository of the token's user, or of"
+            " an organization in which the user may write"
+        )
+    is_transient = status in TRANSIENT or status >= FIRST_SERVER_ERROR
+    return Reply(error=f"Hugging Face responded with status {status}{said}", is_transient=is_transient)
+
+
+def _more(api: HfApi) -> str:
+    return f"; make one at {api.endpoint}/settings/tokens"
+
+
+def _line(text: object) -> str:
+    """Text of somebody else on one line."""
+    return " ".join(str(text).split())[:LONGEST_SHOWN].replace("{", "(").replace("}", ")")
+
+
+def main() -> None:
+    """Answer one request."""
+    request = Request(**json.load(sys.stdin))
+    reply = answer(HfApi(token=request.token), request)
+    sys.stdout.write(json.dumps(asdict(reply)))
+
+
+if __name__ == "__main__":
+    main()
