@@ -13,6 +13,7 @@ from lora.dataset.inspection import Inspector
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.training.recipe.config import TrainConfig
+from script.config_flag import parse_with_config
 from script.dataset_sheet import dataset_sheet
 from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, refuse_output
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="script/check", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("check.png"), help="the contact sheet (default: check.png)")
     add_inputs(parser)
-    arguments = vars(parser.parse_args())
+    arguments = parse_with_config(parser, names_output=False)
     output: Path = arguments.pop("output")
     arguments.pop(RESUME)  # does not affect the images
     refuse_output(output)
