@@ -240,6 +240,12 @@ def test_a_flag_wins_over_a_value_even_one_that_would_be_refused(tmp_path):
     assert "--steps 500, which is given, wins" in row_of(config, f"{PROCESS}.train.steps")
 
 
+def test_a_weight_decay_that_ai_toolkit_does_not_have_is_noted(tmp_path):
+    for name, is_noted in (("adamw", False), ("AdamW8bit", False), ("prodigy", True), ("adam8bit", True)):
+        config = read_job(job(tmp_path, train__optimizer=name))
+        assert ("weight decay 0.01, which is 0 in" in row_of(config, f"{PROCESS}.train.optimizer")) == is_noted
+
+
 def test_gradient_accumulation_steps_divide_the_steps_which_ai_toolkit_counts_by_batches(tmp_path):
     config = read_job(job(tmp_path, train__gradient_accumulation_steps=4))
     names = ("steps", "gradient_accumulation", "checkpoint_every", "sample_every")

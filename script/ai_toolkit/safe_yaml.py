@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 LARGEST = 256 * 1024  # bytes, our choice: the examples of ai-toolkit have up to 6 KiB
-MOST_VALUES, MOST_LEVELS = 10_000, 50  # our choice, too
+MOST_VALUES, MOST_LEVELS = 4_000, 50  # our choice, too
 EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 VARIABLE = re.compile(r"\$\{([^}\n]+)\}")
 EXPECTED = "expected the job file of ai-toolkit (YAML or JSON), or the config.yaml out of the tar of a training"
@@ -32,7 +32,7 @@ class Extent(NamedTuple):
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the numbers of YAML 1.2, no tags, and bounds, for which an alias is what it stands for."""
+    """PyYAML's safe loader with the numbers of YAML 1.2, no tags, and bounds on what aliases stand for."""
 
     def __init__(self, stream: str) -> None:
         """Read from text."""

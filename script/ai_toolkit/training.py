@@ -76,7 +76,7 @@ def read_train(train: Section) -> None:
     train.report.give("lora_type", RECIPE, path=train.path, found=None, remark="ai-toolkit's recipe")
     _steps(train)
     _rate(train)
-    train.give("optimizer", train.get("optimizer", "adamw"), field="optimizer")
+    _optimizer(train)
     _optimizer_params(train.inner("optimizer_params"))
     _schedule(train)
     _average(train.inner("ema_config"))
@@ -106,6 +106,14 @@ def _rate(train: Section) -> None:
     if own != rate:
         train.report.refuse(train.at("unet_lr"), own, f"{rate}, as lr: set lr to it and remove unet_lr")
     train.positive("learning_rate", rate, field="lr")
+
+
+def _optimizer(train: Section) -> None:
+    name = train.get("optimizer", "adamw")
+    is_adamw = str(name).lower().startswith("adamw")
+    decay = _preset(train).weight_decay
+    remark = "" if is_adamw else f"with weight decay {decay:g}, which is 0 in ai-toolkit"
+    train.give("optimizer", name, field="optimizer", remark=remark)
 
 
 def _optimizer_params(params: Section) -> None:
