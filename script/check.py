@@ -17,6 +17,7 @@ from lora.dataset.report import Report, report_on
 from lora.images.products import png_mark
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.presets import PRESETS
+from script.config_flag import parse_with_config
 from script.dataset_sheet import dataset_sheet
 from script.progress import Progress, ReportingInspector
 from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, is_our_image, refuse_output
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("check.png"), help="the contact sheet (default: check.png)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, on stdout")
     add_inputs(parser)
-    arguments = vars(parser.parse_args())
+    arguments = parse_with_config(parser, names_output=False)
     output, as_json = arguments.pop("output"), arguments.pop("json")
     arguments.pop(RESUME)  # does not affect the images
     refuse_output(output, is_ours=is_our_image)

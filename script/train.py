@@ -17,6 +17,7 @@ from typing import Any
 
 from huggingface_hub import get_token
 
+from script.config_flag import parse_with_config
 from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, is_trained_tar, refuse_output
 from script.whole_file import move_whole, refuse_unwritable
 from weights.local_files import VARIABLE as FILES_VARIABLE
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this training")
     parser.add_argument("--log", action="append", choices=TRACKERS, default=[], help="record the training with this")
     add_inputs(parser)
-    arguments = vars(parser.parse_args())
+    arguments = parse_with_config(parser, names_output=True)
     output: Path = arguments.pop("output")
     if arguments.pop("resume"):
         arguments[RESUME] = LATEST

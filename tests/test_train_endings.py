@@ -11,9 +11,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lora.training.result.output import LORA_NAME
+from tests.ai_toolkit_jobs import read, typed_job
 from tests.servers import Tar, wait_until
-from tests.tiny import linked_base, with_few_blocks
-from tests.warm_process import SECONDS_TO_TRAIN, command, small_archive
+from tests.tiny import linked_base, with_few_blocks, write
+from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, command, run_command, small_archive
 
 pytestmark = pytest.mark.xdist_group("warm")
 
@@ -143,3 +144,27 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp
     refused = Command(tmp_path, archive, base, "--output", "/proc/mine.tar")
     assert refused.exit_code() == 1
     assert refused.said.startswith("error: --output is '/proc/mine.tar': expected a folder that can be written to")
+
+
+def test_a_job_file_of_ai_toolkit_is_trained_and_the_settings_in_the_tar_train_the_same_again(
+    tmp_path, base, monkeypatch
+):
+    """The images are those in the folder of the file, and the tar has the name of the job."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, content in IMAGES.items():
+        write(photos / name, content)
+    text = typed_job(photos).replace("a horse", "a square").replace("sample_steps: 12", "sample_steps: 1")
+    file = write(tmp_path / "my_lora.yaml", text.replace("[ 64, 128 ]", "64").encode())
+    monkeypatch.setenv("FLUX_BASE", str(base))
+    run = run_command("script.train", "--config", file, "--steps", 2, FLUX_LORA_CACHE=str(tmp_path / "cache"))
+    assert run.returncode == 0, run.stderr
+    assert "config.process[0].train.lr " in run.stdout
+    assert "which is set, takes its place" in run.stdout
+    assert re.search(r"step 2/2 .* loss \d", run.stdout)
+    tar = Tar((photos / "my_lora/my_lora.tar").read_bytes())
+    settings = write(tmp_path / "config.yaml", tar.file("output/flux_train_replicate/config.yaml"))
+    inputs = read(settings).inputs
+    job = {name: value for name, value in read(file).inputs.items() if name not in ("input_images", "steps")}
+    assert inputs.items() >= job.items()
+    assert inputs["steps"] == 2

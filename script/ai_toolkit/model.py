@@ -1,0 +1,85 @@
+"""Which base a settings file names, and whether it is the one that FLUX_BASE has for this process."""
+
+import os
+from pathlib import Path
+
+from script.ai_toolkit.section import Section
+from script.ai_toolkit.understanding import Understanding, quoted
+from weights.bases import DEFAULT, REPOSITORIES, SETTING, TINY, URL_SETTING, WITHOUT_GUIDANCE
+
+TRAINABLE = tuple(name for name in REPOSITORIES if name not in WITHOUT_GUIDANCE)
+OURS = ("flux", "flux1")  # values of model.arch, before a colon
+
+
+def read_model(model: Section) -> None:
+    """Choose the base, and int8 if the job quantizes."""
+    _refuse_other_architectures(model)
+    named = model.get("name_or_path")
+    path = model.at("name_or_path")
+    if named is None:
+        model.report.fault(f"{path} is missing: expected {_expected()}")
+    elif not isinstance(named, str) or _base(named) is None:
+        model.report.refuse(path, named, f"{_expected()}; other models are not trained here")
+    else:
+        choose_base(str(_base(named)), path=path, found=named, report=model.report)
+    quantize = model.get("quantize", False)
+    if not isinstance(quantize, bool):
+        model.report.refuse(model.at("quantize"), quantize, "true or false")
+    elif "|" in str(model.get("qtype", "")):
+        model.report.refuse(model.at("qtype"), model.get("qtype"), "no accuracy recovery adapter after the |")
+    else:
+        remark = "8 bits of the base's weights" if quantize else "bf16 if it fits into memory"
+        model.give("precision", "int8" if quantize else "auto", field="quantize", remark=remark)
+    model.close()
+
+
+def _refuse_other_architectures(model: Section) -> None:
+    arch = model.get("arch")
+    if arch is not None and str(arch).split(":")[0] not in OURS:
+        model.report.refuse(model.at("arch"), arch, "flux; other architectures are not trained here")
+    elif arch is None and model.get("is_flux") is not True:
+        found = model.get("is_flux")
+        said = "missing" if found is None else quoted(found)
+        model.report.fault(f"{model.at('is_flux')} is {said}: expected true; ai-toolkit would train Stable Diffusion")
+    else:
+        name = "is_flux" if arch is None else "arch"
+        model.report.note(model.at(name), model.get(name), "as here")
+
+
+def _expected() -> str:
+    return f"{' or '.join(REPOSITORIES[name] for name in TRAINABLE)}, or a folder of one of them in diffusers layout"
+
+
+def _base(named: str) -> str | None:
+    """The value of FLUX_BASE for a name on the Hub or a folder; None for another model.
+
+    The public trainer names a folder of its own, FLUX.1-dev, which is not on this machine.
+    """
+    if Path(named).is_dir():
+        return str(Path(named).resolve())
+    last = Path(named).name.casefold()
+    return next((name for name in TRAINABLE if REPOSITORIES[name].partition("/")[2].casefold() == last), None)
+
+
+def choose_base(base: str, *, path: str, found: object, report: Understanding) -> None:
+    """Take `base` for FLUX_BASE unless that is set; a set one must be the same, or a base of the user's own."""
+    is_set = os.environ.get(SETTING, "").strip()
+    if not is_set:
+        report.base = base
+        report.note(path, found, f"{SETTING} {base}")
+    elif is_set in (base, found):
+        report.note(path, found, f"{SETTING} {is_set}")
+    elif is_set in REPOSITORIES:
+        report.refuse(path, found, f"{REPOSITORIES[is_set]}, because {SETTING} is {is_set}: unset it, or change one")
+    else:
+        report.note(path, found, f"{SETTING} {is_set}, which is set, takes its place")
+
+
+def choose_recorded_base(base: object, *, path: str, report: Understanding) -> None:
+    """The same for the name of a base in a config.yaml of this trainer."""
+    if base in (*TRAINABLE, TINY):
+        choose_base(str(base), path=path, found=base, report=report)
+    elif os.environ.get(SETTING, "").strip() or os.environ.get(URL_SETTING, "").strip():
+        report.note(path, base, f"{SETTING} or {URL_SETTING}, which is set, takes its place")
+    else:
+        report.refuse(path, base, f"{', '.join(TRAINABLE)} or {TINY}; or set {SETTING}, which is {DEFAULT} if unset")
