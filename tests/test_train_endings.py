@@ -124,7 +124,8 @@ def test_a_training_with_every_tracker_gives_the_same_lora_and_its_records(tmp_p
         assert "the training goes on without it" not in trained.said
         loras.append(Tar(trained.output.read_bytes()).lora)
     assert loras[0] == loras[1]
-    events = EventAccumulator(str(tmp_path / "with" / "mine-tensorboard"))
+    (own,) = (tmp_path / "with" / "mine-tensorboard").iterdir()
+    events = EventAccumulator(str(own))
     events.Reload()
     assert [each.step for each in events.Scalars("loss")] == [1, 2, 3]
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
