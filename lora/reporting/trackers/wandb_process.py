@@ -17,7 +17,7 @@ from typing import Any
 import wandb
 
 SECONDS_OF_A_CALL = 30.0  # more than the training waits for
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "save_code": False,
     "console": "off",
     "silent": True,
@@ -40,14 +40,15 @@ class Recorder:
 
     def start(self, target: Mapping[str, str | None], settings: Mapping[str, Any], seconds: float) -> None:
         """Start the run; `seconds` is how long the server may take to answer."""
-        key = {"api_key": target["api_key"]} if target["api_key"] else {}
+        options = OPTIONS | {"init_timeout": seconds}
+        options |= {"api_key": target["api_key"]} if target["api_key"] else {}
         self._run = wandb.init(
             project=target["project"],
             entity=target["entity"],
             name=target["name"],
             config=dict(settings),
             dir=None if _keeps_files() else self._folder,
-            settings=wandb.Settings(**OPTIONS, **key, init_timeout=seconds),
+            settings=wandb.Settings(**options),
         )
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
