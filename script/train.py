@@ -106,6 +106,9 @@ def _finish(tar: Path, output: Path) -> int:
         move_whole(tar, output)
     except OSError as error:
         sys.exit(f"error: cannot write {output} ({error.strerror}); the trained LoRA is in {tar}")
+    except KeyboardInterrupt:
+        print(f"stopped; the trained LoRA is in {tar if tar.exists() else output}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     shutil.rmtree(tar.parent, ignore_errors=True)
     with suppress(OSError):  # the terminal may be closed
         print(f"wrote {output}{early}")
@@ -132,15 +135,24 @@ def _file_in(tar: Path, name: str) -> bytes | None:
 
 def _keep_page(page: bytes, path: Path) -> str:
     """Write the report page beside the tar, unless another file is there, and return a line about it."""
-    from lora.reporting.page import MARK  # noqa: PLC0415 - train.py has imported it
-
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:START]:
+    if path.exists() and not _is_page(path):
         return f"the report page is report/index.html in the tar, as {path} is another file"
     try:
         path.write_bytes(page)
     except OSError as error:
         return f"the report page is report/index.html in the tar, as {path} cannot be written ({error.strerror})"
     return f"wrote {path}: open it in a browser"
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a report page, by its beginning."""
+    from lora.reporting.page import MARK  # noqa: PLC0415 - train.py has imported it
+
+    if not path.is_file():  # a folder, or a pipe, which nobody may write to
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        return MARK.encode() in file.read(START)
+    return False
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Command-line flags for the inputs of the training signature, for commands that take the same inputs."""
 
 import argparse
+import shutil
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from lora.dataset.refusal import naming_input
 from lora.dataset.selection import is_known, select_files
 from lora.dataset.tars import LISTED_SIZE
 from lora.images.products import maker_of
+from lora.workspace import workspace
 from script.openapi import training_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,7 @@ def _add_flag(parser: argparse.ArgumentParser, flag: str, schema: dict[str, Any]
 
 def refuse_output(path: Path, *, is_ours: Callable[[Path], bool]) -> None:
     """Exit with one sentence if a file cannot be written to this path, or if the file there is not one of ours."""
-    if not path.parent.is_dir() or path.is_dir():
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):  # a device, say: it would be replaced
         sys.exit(f"error: --output is {str(path)!r}: expected a file in an existing folder")
     if path.is_file() and path.stat().st_size and not is_ours(path):
         found = f"{str(path)!r}, a file that this project did not make"
@@ -77,16 +78,17 @@ def archived(path: str | None) -> Iterator[str | None]:
     if path is None or not folder.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary, naming_input(ARCHIVE):
-        tar = Path(temporary) / "folder.tar"
+    with workspace("folder") as temporary, naming_input(ARCHIVE):
+        tar = temporary / "folder.tar"
         files = list_folder(folder)
         selection = select_files(files)
         packed = [file for file in files if selection.unpacks(file.name)]
-        Budget.of_folder(Path(temporary)).check(sum(file.size for file in packed))
+        Budget.of_folder(temporary).check(sum(file.size for file in packed))
         with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as output:
             for file in files:
                 _add(output, folder / file.name, file, is_used=selection.unpacks(file.name))
         yield str(tar)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def list_folder(folder: Path) -> list[Listed]:

@@ -26,7 +26,8 @@ def move_whole(source: Path, path: Path) -> None:
     except OSError:  # the path is on another file system, or cannot be written at all
         _copy_and_rename(source, path)
         source.unlink(missing_ok=True)
-    _sync(path.parent)
+    with suppress(OSError):  # some file systems sync no folders; the file is there
+        _sync(path.parent)
 
 
 def _copy_and_rename(source: Path, path: Path) -> None:

@@ -92,14 +92,17 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(checkout: Path):
     assert_one_sentence(run.stderr.strip(), "error: ", ".cog/image")
 
 
-@pytest.mark.parametrize("before", ["nothing", "a folder", "a link to nothing"])
+@pytest.mark.parametrize("before", ["nothing", "a folder", "a link to nothing", "a link to elsewhere", "a loop"])
 def test_the_environment_lies_in_the_only_folder_that_cog_does_not_search_for_weights(checkout: Path, before: str):
     """`prefixesToIgnore` there. An environment of an earlier version of the project is moved, not installed again."""
     environment, python = checkout / ".venv", "bin/python"
     if before == "a folder":
         (environment / "lib").mkdir(parents=True)
-    elif before == "a link to nothing":
-        environment.symlink_to(".cog/venv")
+    elif before != "nothing":
+        environment.symlink_to("/nowhere/venv" if before == "a link to elsewhere" else ".cog/venv")
+    if before == "a loop":  # which two processes made that moved the same folder
+        (checkout / ".cog").mkdir()
+        (checkout / ".cog/venv").symlink_to(".cog/venv")
     install = f"cd {checkout} && mkdir -p .venv/bin && ln -sf /bin/echo .venv/{python}"  # as `uv sync` does
     for _ in range(2):
         run = commanded(checkout, "python", install, "-m", "script.check")

@@ -125,18 +125,21 @@ def test_a_training_with_every_tracker_gives_the_same_lora_and_its_records(tmp_p
         assert "the training goes on without it" not in trained.said
         loras.append(Tar(trained.output.read_bytes()).lora)
     assert loras[0] == loras[1]
-    events = EventAccumulator(str(tmp_path / "with" / "mine-tensorboard"))
+    (own,) = (tmp_path / "with" / "mine-tensorboard").iterdir()
+    events = EventAccumulator(str(own))
     events.Reload()
     assert [each.step for each in events.Scalars("loss")] == [1, 2, 3]
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert list((tmp_path / "trackio").glob("*.db"))
 
 
-def test_a_page_of_somebody_else_beside_the_tar_is_not_replaced(tmp_path, archive, base):
-    (tmp_path / "mine.html").write_text("<!doctype html>my own page")
+@pytest.mark.parametrize("found", ["mine.html", "mine.html/index.html"])
+def test_a_page_or_folder_of_somebody_else_beside_the_tar_is_not_replaced(tmp_path, archive, base, found):
+    (tmp_path / found).parent.mkdir(exist_ok=True)
+    (tmp_path / found).write_text("<!doctype html>my own page")
     trained = Command(tmp_path, archive, base, "--steps", 1)
     assert trained.exit_code() == 0, trained.said
-    assert (tmp_path / "mine.html").read_text() == "<!doctype html>my own page"
+    assert (tmp_path / found).read_text() == "<!doctype html>my own page"
     assert trained.said.splitlines()[-1].startswith("the report page is report/index.html in the tar, as ")
 
 

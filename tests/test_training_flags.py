@@ -1,7 +1,9 @@
 """Folders are packed with what a training uses, and no command overwrites what this project did not make."""
 
 import io
+import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,25 @@ def test_a_file_that_the_project_did_not_make_is_not_overwritten(tmp_path, conte
         with pytest.raises(SystemExit, match="a file that this project did not make: expected a new name; or delete"):
             refuse_output(path, is_ours=is_ours)
     assert path.read_bytes() == content
+
+
+def test_no_device_is_replaced_by_a_file(tmp_path):
+    """Who may write to its folder, as root may, would lose /dev/null to a tar."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe"):
+        with pytest.raises(SystemExit, match="expected a file in an existing folder"):
+            refuse_output(path, is_ours=is_trained_tar)
+
+
+def test_the_photos_that_a_killed_command_packed_are_deleted_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = tmp_path / "flux-lora-folder-1-killed"
+    folder_of(killed, {"folder.tar": PHOTO})
+    os.utime(killed, (0, 0))
+    with archived(str(folder_of(tmp_path / "photos", {"1.jpg": PHOTO}))) as tar:
+        assert not killed.exists()
+        assert Path(tar).exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 @pytest.mark.parametrize("content", [None, b"", encoded(noisy_image(), pnginfo=png_mark("script/check"))])

@@ -1,8 +1,10 @@
 """A finished file reaches the path that a person chose whole, or not at all."""
 
+import errno
 import os
 import resource
 import signal
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,3 +79,16 @@ def test_the_permissions_of_new_files_are_as_before(tmp_path: Path, source: Path
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
+
+
+def test_a_file_system_that_syncs_no_folders_gets_the_file_without_an_error(source: Path, tmp_path: Path, monkeypatch):
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    move_whole(source, tmp_path / "mine.tar")
+    assert (tmp_path / "mine.tar").read_bytes() == NEW

@@ -12,6 +12,7 @@ from weights.file_choice import (
     preferred_lora,
     quoted_list,
 )
+from weights.local_files import ReadableFolders
 
 
 def names_folder(reference: str) -> bool:
@@ -44,10 +45,11 @@ def lora_in_folder(path: Path) -> tuple[Path, str]:
     return path / chosen, choice_note(loras, chosen)
 
 
-def read_config_beside(path: Path) -> str:
-    """Return the text of PEFT's settings in the folder of a file; empty if there are none. Raises OSError."""
+def read_config_beside(path: Path, readable: ReadableFolders) -> str:
+    """Return the text of PEFT's settings in the folder of a file; empty if there are none, or if a link leads to them
+    that may not be read. Raises OSError."""
     config = path.with_name(ADAPTER_CONFIG)
-    if not config.is_file():
+    if not (readable.contain(config) and config.is_file()):
         return ""
     with config.open("rb") as file:
         return file.read(LONGEST_CONFIG + 1).decode(errors="replace")

@@ -170,17 +170,22 @@ def _open_inline(record: Inline) -> _OpenLora:
 
 
 def _open_local(record: LocalFile, readable: ReadableFolders) -> _OpenLora:
-    if not readable.contain(record.path):
-        raise ValueError(
-            f"is outside of the folders that requests may read: expected {readable.expected}; or hf://owner/name"
-        )
+    _refuse_unreadable(record.path, readable)
     path, note = lora_in_folder(record.path)
+    _refuse_unreadable(path, readable)  # in the folder, it may be a link that leads elsewhere
     file = _open_path(path)
     status = os.fstat(file.fileno())
     times = f"{status.st_mtime_ns}-{status.st_ctime_ns}"  # ctime too, because `cp -p` and tar set the mtime
-    config = read_config_beside(path)
+    config = read_config_beside(path, readable)
     key = f"{status.st_dev}-{status.st_ino}-{times}-{status.st_size}{_key_of(config)}"
     return _OpenLora(key, file, lambda: _read_file(file, _Beside(config, note)))
+
+
+def _refuse_unreadable(path: Path, readable: ReadableFolders) -> None:
+    if not readable.contain(path):
+        raise ValueError(
+            f"is outside of the folders that requests may read: expected {readable.expected}; or hf://owner/name"
+        )
 
 
 def _open_remote(record: Remote, fetcher: Fetcher) -> _OpenLora:

@@ -76,15 +76,17 @@ def write_page(contents: Contents, path: Path) -> None:
 
 
 def _comparisons(samples: tuple[Sample, ...]) -> Iterator[Comparison]:
-    by_prompt = sorted(samples, key=lambda sample: (sample.seed, sample.step))
-    for number, (seed, group) in enumerate(groupby(by_prompt, key=lambda sample: sample.seed), 1):
+    """One for each seed and prompt: a resumed training may have other prompts, with the same seeds."""
+    by_prompt = sorted(samples, key=lambda sample: (sample.seed, sample.prompt, sample.step))
+    groups = groupby(by_prompt, key=lambda sample: (sample.seed, sample.prompt))
+    for number, ((seed, prompt), group) in enumerate(groups, 1):
         images = list(group)
         ends = {0, len(images) - 1}
         pictures = [
             Picture(each.step, sample_uri(each.path, is_large=index in ends)) for index, each in enumerate(images)
         ]
         after = pictures[-1] if len(pictures) > 1 else None
-        yield Comparison(number, images[0].prompt, seed, pictures[0], after, tuple(pictures[1:-1]))
+        yield Comparison(number, prompt, seed, pictures[0], after, tuple(pictures[1:-1]))
 
 
 def _usages(fixed: Fixed) -> Iterator[Usage]:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.tiny import assert_one_sentence
 from weights.local_files import EVERYWHERE, PROJECT, ReadableFolders
+from weights.local_folder import read_config_beside
 from weights.references import read_lora
 
 
@@ -100,6 +101,17 @@ def test_the_answer_to_a_lora_elsewhere_does_not_tell_whether_it_exists(folder, 
     assert "is outside of the folders that requests may read: expected an https:// URL" in answers[0]
     assert "FLUX_LORA_FILES" in answers[0]
     assert "found an empty file" in refusal(private / name, readable=EVERYWHERE)
+
+
+def test_a_link_in_the_folder_of_a_lora_leads_to_no_file_elsewhere(folder):
+    private = folder.parent / "private"
+    (private / "lora.safetensors").write_text("")
+    (private / "adapter_config.json").write_text('{"lora_alpha": "secret"}')
+    for name in ("lora.safetensors", "adapter_config.json"):
+        (folder / "inner" / name).symlink_to(private / name)
+    assert "is outside of the folders that requests may read" in refusal(folder / "inner")
+    assert read_config_beside(folder / "inner/lora.safetensors", ReadableFolders.of_deployment()) == ""
+    assert "secret" in read_config_beside(folder / "inner/lora.safetensors", EVERYWHERE)
 
 
 def refusal(path, **options):

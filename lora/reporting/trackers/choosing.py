@@ -1,6 +1,7 @@
 """Which trackers record a training: those that the environment names, and Weights & Biases with a key."""
 
 import os
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ def chosen_trackers(target: WandbTarget) -> dict[str, Tracker]:
     """The trackers by name. Raises ValueError with one sentence for an unknown name or a package that is missing."""
     names = [name.strip().lower() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
     make: dict[str, Callable[[], Tracker]] = {
-        TENSORBOARD: lambda: TensorBoardFiles(Path(os.environ.get(TENSORBOARD_VARIABLE, TENSORBOARD))),
+        TENSORBOARD: lambda: TensorBoardFiles(_own_folder(Path(os.environ.get(TENSORBOARD_VARIABLE, TENSORBOARD)))),
         WANDB: lambda: WandbRun(target),
         TRACKIO: lambda: TrackioRun(target.project, target.name),
     }
@@ -31,3 +32,8 @@ def chosen_trackers(target: WandbTarget) -> dict[str, Tracker]:
         if find_spec(name) is None:
             raise ValueError(f"{name} is not installed: expected the package, e.g. by `pip install {name}`")
     return {name: make[name]() for name in chosen}
+
+
+def _own_folder(folder: Path) -> Path:
+    """A folder for this training: TensorBoard draws all files in one folder as one curve."""
+    return folder / time.strftime("%Y%m%d-%H%M%S")

@@ -1,14 +1,21 @@
-"""Records a training as a run of Weights & Biases. Neither code, console, machine nor packages are sent."""
+"""Records a training as a run of Weights & Biases, in a process of its own.
 
-import os
-import tempfile
+The package keeps one session for a whole process: a later `init` returns a run that has not ended, keys and settings of
+the environment stay, and the process waits for the server at its end. In the process of a server, the next training
+would be recorded in the account of the one before.
+"""
+
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lora.reporting.trackers.tracker import Settings
 
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = "lora.reporting.trackers.wandb_process"
 SECONDS_TO_CONNECT = 15.0  # less than the training waits for
 
 
@@ -28,59 +35,43 @@ class WandbRun:
 
     def __init__(self, target: WandbTarget) -> None:
         self._target = target
-        self._folder = tempfile.TemporaryDirectory(prefix="flux-lora-wandb-", ignore_cleanup_errors=True)
 
     def start(self, settings: Settings) -> None:
-        """Start the run. Raises ImportError without the package wandb, and RuntimeError if the key is refused or the
-        server does not answer."""
-        import wandb  # noqa: PLC0415 - an optional package
-
-        target = self._target
-        options: dict[str, Any] = {
-            "init_timeout": SECONDS_TO_CONNECT,
-            "save_code": False,
-            "console": "off",
-            "silent": True,
-            "disable_git": True,
-        }
-        options |= {
-            "x_disable_meta": True,
-            "x_disable_stats": True,
-            "x_disable_machine_info": True,
-            "x_save_requirements": False,
-        }
-        options |= {"api_key": target.api_key} if target.api_key else {}
-        try:
-            self._run = wandb.init(
-                project=target.project,
-                entity=target.entity,
-                name=target.name,
-                config=dict(settings),
-                dir=None if _keeps_files() else self._folder.name,
-                settings=wandb.Settings(**options),
-            )
-        except (wandb.Error, OSError, ValueError) as error:
-            raise RuntimeError(_without(target.api_key, str(error))) from None
+        """Start the process and the run. Raises RuntimeError if the key is refused or the server does not answer."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", PROGRAM],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what fails is in the answers
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the training, after which the run still has to end
+        )
+        # the key comes by the pipe, as others could read it in arguments
+        self._call("start", asdict(self._target), dict(settings), SECONDS_TO_CONNECT)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers."""
-        self._run.log(dict(values), step=step)
+        self._call("numbers", step, dict(values))
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Log an image."""
-        import wandb  # noqa: PLC0415
-
-        self._run.log({name: wandb.Image(str(path))}, step=step)
+        self._call("image", step, name, str(path.absolute()))
 
     def end(self) -> None:
         """Send the rest, and end the run."""
-        self._run.finish()
-        self._folder.cleanup()
+        self._call("end")
 
-
-def _keeps_files() -> bool:
-    return os.environ.get("WANDB_MODE") == "offline" or "WANDB_DIR" in os.environ
-
-
-def _without(secret: str | None, text: str) -> str:
-    return text.replace(secret, "**********") if secret else text
+    def _call(self, name: str, *arguments: object) -> None:
+        calls, answers = self._process.stdin, self._process.stdout
+        assert calls is not None
+        assert answers is not None
+        try:
+            calls.write(json.dumps([name, *arguments], default=str) + "\n")
+            calls.flush()
+            answer = answers.readline()
+        except BrokenPipeError:
+            answer = ""
+        error = json.loads(answer) if answer else "its process has ended"
+        if error is not None:
+            raise RuntimeError(error)

@@ -89,3 +89,14 @@ def test_a_page_is_replaced_as_a_whole(tmp_path):
     assert path.read_text() == before
     write_page(some_contents(tmp_path), path)
     assert "The LoRA is from step 550" in path.read_text()
+
+
+def test_samples_of_another_prompt_with_the_same_seed_are_not_its_before_and_after(tmp_path):
+    """A training may resume with other prompts."""
+    contents = some_contents(tmp_path, samples=2)
+    resumed = tuple(
+        dataclasses.replace(each, prompt="another TOK" if each.step else each.prompt) for each in contents.samples
+    )
+    page = page_of(dataclasses.replace(contents, samples=resumed))
+    assert page.count('type="range"') == 0
+    assert page.count('class="alone"') == 4

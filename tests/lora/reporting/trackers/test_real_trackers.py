@@ -1,5 +1,6 @@
 """The real trackers: their own readers read back what was recorded, and servers that refuse end nothing."""
 
+import base64
 import json
 import sqlite3
 import threading
@@ -8,7 +9,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import wandb
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,14 +21,6 @@ from lora.reporting.trackers.wandb_run import WandbRun, WandbTarget
 KEY = "s3cret" * 7
 SETTINGS = {"steps": 3, "trigger_word": "a|b\nc", "resolutions": (512, 768), "time_limit": None}
 LOSSES = [0.5, 0.25, 0.125]
-
-
-@pytest.fixture(autouse=True)
-def fresh_wandb() -> Iterator[None]:
-    """The package keeps the environment of its first run."""
-    wandb.teardown()
-    yield
-    wandb.teardown()
 
 
 def record(name, tracker, tmp_path):
@@ -80,12 +72,37 @@ def test_weights_and_biases_records_offline_without_the_key_the_console_or_the_m
     assert not list((tmp_path / "runs").rglob("requirements.txt"))
 
 
+def test_a_training_is_a_run_of_its_own_even_if_the_one_before_was_never_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    cancelled = WandbRun(WandbTarget(KEY, "theirs", None, "cancelled"))
+    cancelled.start(SETTINGS)
+    assert record("wandb", WandbRun(WandbTarget(None, "ours", None, "next")), tmp_path) == []
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 2
+
+
+def test_a_training_without_a_key_is_not_recorded_with_the_key_of_the_one_before(tmp_path, monkeypatch):
+    keys: list[str] = []
+    monkeypatch.setattr(wandb_run, "SECONDS_TO_CONNECT", 1.0)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0wn" * 14)
+    with a_server_that_answers(401, keys=keys) as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        for key in (KEY, None):
+            keys.clear()
+            record("wandb", WandbRun(WandbTarget(key, "project", None, None)), tmp_path)
+            assert set(keys) == {key or "0wn" * 14}
+
+
 @contextmanager
-def a_server_that_answers(status: int) -> Iterator[str]:
-    """A server on loopback that answers every request with this status."""
+def a_server_that_answers(status: int, *, keys: list[str] | None = None) -> Iterator[str]:
+    """A server on loopback that answers every request with this status, and collects the keys of the requests."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_POST(self):
+            scheme, _, encoded = self.headers.get("Authorization", "").partition(" ")
+            if keys is not None and scheme == "Basic":
+                keys.append(base64.b64decode(encoded).decode().removeprefix("api:"))
             self.send_response(status)
             self.end_headers()
             self.wfile.write(b'{"errors": [{"message": "permission denied"}]}')
