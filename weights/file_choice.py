@@ -23,8 +23,8 @@ def loras_in(names: Iterable[str]) -> list[str]:
 
 
 def preferred_lora(names: Sequence[str]) -> str | None:
-    """The final LoRA among several: the only one, the one with a usual name, or the only one that is no checkpoint.
-    None if that is not clear."""
+    """The final LoRA among several: the only one, the one with a usual name, or the one of which all others are
+    checkpoints. None if that is not clear."""
     if len(names) == 1:
         return names[0]
     top = in_top_folder(names)
@@ -32,8 +32,11 @@ def preferred_lora(names: Sequence[str]) -> str | None:
         named = [name for name in top if PurePosixPath(name).name == usual]
         if len(named) == 1:
             return named[0]
-    final = [name for name in names if not _is_checkpoint(PurePosixPath(name))]
-    return final[0] if len(final) == 1 else None
+    final = [name for name in names if not _is_checkpoint(PurePosixPath(name), of="")]
+    is_clear = len(final) == 1 and all(
+        _is_checkpoint(PurePosixPath(name), of=PurePosixPath(final[0]).stem) for name in names if name != final[0]
+    )
+    return final[0] if is_clear else None
 
 
 def in_top_folder(names: Sequence[str]) -> list[str]:
@@ -65,5 +68,8 @@ def quoted_list(names: Sequence[str]) -> str:
     return ", ".join(shown + more) or "none"
 
 
-def _is_checkpoint(path: PurePosixPath) -> bool:
-    return bool(CHECKPOINT.fullmatch(path.stem)) or any(map(CHECKPOINT_FOLDER.fullmatch, path.parts[:-1]))
+def _is_checkpoint(path: PurePosixPath, *, of: str) -> bool:
+    """Whether a path is that of a checkpoint of a LoRA, by its folder, or by its name, which begins with that of the
+    LoRA: `anime_64` is another LoRA than `portrait`, of rank 64 perhaps."""
+    is_named = path.stem.startswith(of) and CHECKPOINT.fullmatch(path.stem) is not None
+    return is_named or any(map(CHECKPOINT_FOLDER.fullmatch, path.parts[:-1]))

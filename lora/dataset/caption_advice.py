@@ -134,7 +134,7 @@ def _about_caption_files(dataset: Dataset) -> Iterator[str]:
     conflicting = dataset.pairing.conflicting
     if conflicting:
         sources = named(sorted({caption.source for caption in conflicting}))
-        yield f"some images have two different captions; those in {sources} are not used"
+        yield f"some images have several different captions, of which one is used; the others are in {sources}"
     if dataset.guessed_encodings:
         encodings = named([f"{file.name} as {file.encoding}" for file in dataset.guessed_encodings])
         yield f"not in UTF-8, so the encoding was guessed: {encodings}"

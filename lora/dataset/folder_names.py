@@ -1,6 +1,7 @@
 """Folder names of kohya's sd-scripts, `10_ohwx person`: how often its images are repeated, and words that caption them.
 
-Only names that can hardly mean anything else count: `2024_holiday` is a year, `01_front` a position in a series.
+Only names that can hardly mean anything else count: `2024_holiday` is a year, `01_front` a position in a series,
+`24_12_2023` a date, and `100_PANA` a folder of a camera.
 """
 
 import re
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 from math import gcd
 from pathlib import PurePosixPath
 
-from lora.dataset.names import path_of
+from lora.dataset.names import MAX_FOLDERS, path_of
 
-# sd-scripts splits at the first underscore, and takes what is before it as a number.
-KOHYA_FOLDER = re.compile(r"(?P<repeats>[1-9]\d{0,2})_(?P<words>.*\w.*)")
+# sd-scripts splits at the first underscore, and takes what is before it as a number. Words start with no number: that
+# is a date. A camera's folder has a number of three digits and five characters of A to Z, 0 to 9 and _ (JEITA CP-3461,
+# DCF 2.0), of which many cameras use the first as a separator.
+CAMERA_FOLDER = r"\d{3}_[A-Z0-9_]{4}"
+KOHYA_FOLDER = re.compile(rf"(?!{CAMERA_FOLDER}$)(?P<repeats>[1-9]\d{{0,2}})_(?!\d+(?:[\W_]|$))(?P<words>.*[^\W_].*)")
 LEAST_OF_A_SERIES = 3  # folders: 1_front, 2_side, 3_back are numbered, not repeated
 
 
@@ -39,7 +43,7 @@ def kohya_folders(images: Iterable[str]) -> dict[str, KohyaFolder]:
 
 
 def _innermost(path: PurePosixPath) -> KohyaFolder | None:
-    for parent in path.parents:
+    for parent in path.parents[:MAX_FOLDERS]:
         if match := KOHYA_FOLDER.fullmatch(parent.name):
             return KohyaFolder(parent, int(match["repeats"]), match["words"].replace("_", " ").strip())
     return None

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,24 +70,27 @@ class Inspector:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         crops = crops_of(self._sizes(decoded.original), count=self._crops)
-        self._store_crops(decoded, crops, content)
-        largest, reduced = [crop for crop in crops if crop.number == WHOLE][-1], _reduced(decoded.image)
+        largest = [crop for crop in crops if crop.number == WHOLE][-1]
+        whole, reduced = _cropped(decoded, largest, content), _reduced(decoded.image)
+        self._store_crops(decoded, crops, content, {largest: whole})
         return Inspection(
             content=content,
             original=decoded.original,
             crops=crops,
-            blur=blur_of(_cropped(decoded, largest, content)),
+            blur=blur_of(whole),
             tones=Tones.of(reduced),
             thumbnail=Thumbnail.of(reduced),
             is_animated=decoded.is_animated,
         )
 
-    def _store_crops(self, decoded: DecodedImage, crops: Sequence[Crop], content: str) -> None:
-        """Store the crops if reading them is faster than decoding the image again."""
+    def _store_crops(
+        self, decoded: DecodedImage, crops: Sequence[Crop], content: str, made: Mapping[Crop, Image.Image]
+    ) -> None:
+        """Store the crops, of which some are made, if reading them is faster than decoding the image again."""
         stored_pixels = sum(crop.size.pixels for crop in crops if crop.number == WHOLE)
         if self._store and decoded.decoded_pixels > STORE_RATIO * stored_pixels:
             for crop in crops:
-                self._store.put(content, crop, _cropped(decoded, crop, content))
+                self._store.put(content, crop, made.get(crop) or _cropped(decoded, crop, content))
 
     def pixels(self, path: Path, content: str, crops: Sequence[Crop]) -> list[Pixels]:
         """Pixels [H, W, 3] of some crops of an image: read from the store, or decoded again with the same result."""

@@ -16,6 +16,7 @@ UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"  # used in Persian and Hindi words, and in emoji
 RESERVED = str.maketrans(dict.fromkeys('<>:"|?*', "_"))  # not allowed in file names on Windows
 MAX_SHOWN = 200  # letters of a name in an error
+MAX_FOLDERS = 16  # of a path that are compared, from the innermost outwards
 
 NameFilter = Callable[[str], bool]  # takes the name of a file
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import PurePosixPath
 
-from lora.dataset.names import sanitize_path
+from lora.dataset.names import MAX_FOLDERS, sanitize_path
 
-MAX_FOLDERS = 16  # compared, from the innermost outwards
 TOP = "/"  # follows the outermost folder, so that two tails that include it are in the same folder
 
 

@@ -94,7 +94,8 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     own = without_captions_of(own, not_trained, by_role.trained)
     pairing = _paired([member.name for member, _ in inspected], separate, own)
     texts = CaptionFiles.joined([separate, own])
-    others = [file for file in files if file not in set(images)]
+    candidates = set(images)
+    others = [file for file in files if file not in candidates]
     suspected = (*_hints(others, selection.unused, names), *texts.suspected)
     unused = _unused([Skipped(file.name, NEITHER) for file in others], selection.unused, suspected)
     return Dataset(

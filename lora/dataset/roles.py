@@ -6,14 +6,15 @@ number of its step. Where that is not enough, the content has the last word (`is
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
 
 from lora.dataset.file_kinds import WEIGHTS_NAME
 from lora.dataset.folder_names import is_kohya_folder
-from lora.dataset.names import path_of
+from lora.dataset.names import MAX_FOLDERS, path_of
 
 
 class Role(Enum):
@@ -54,9 +55,11 @@ MASK_WORDS = frozenset({"mask", "masks", "masklabel", "masklabels", "matte", "ma
 THUMBNAIL_FOLDER = re.compile(r"_?thumb(nail)?s?")
 # Names that OneTrainer gives: the file beside the image, with this at the end of its stem.
 CERTAIN_AFFIXES = {"-masklabel": Role.MASK, "-condlabel": Role.CONTROL}
+MASK_BEFORE = re.compile(r"mask[-_. ]*(?=.)", re.IGNORECASE)
+# Starts at the first of several separators only, so that the time is linear in a name of nothing else.
 AFFIX = re.compile(
-    rf"(?P<before>mask[-_. ]*)?(?P<base>.+?)(?:[-_. ]+(?:(?P<mask>(?:alpha_?)?masks?|matte)|(?P<map>{MAP})|"
-    r"(?P<control>control)|(?P<thumbnail>thumb(?:nail)?)))?",
+    rf"(?<![-_. ])[-_. ]+(?:(?P<mask>(?:alpha_?)?masks?|matte)|(?P<control>{MAP}|control)|"
+    r"(?P<thumbnail>thumb(?:nail)?))\Z",
     re.IGNORECASE,
 )
 # kohya's sd-scripts takes the folder from --reg_data_dir, diffusers from --class_data_dir. A folder of the second kind
@@ -90,8 +93,8 @@ class _Placed:
 
     @property
     def folders(self) -> Iterator[tuple[PurePosixPath, str]]:
-        """The folders around it, outermost first, with their names as they are compared."""
-        for parent in reversed(self.path.parents):
+        """The innermost folders around it, outermost first, with their names as they are compared."""
+        for parent in reversed(self.path.parents[:MAX_FOLDERS]):
             if parent.name:
                 yield parent, _compared(parent.name)
 
@@ -120,9 +123,12 @@ class _Assignment:
         self._assign({each.file.name: sample for each in self._left if _is_sample(each, runs)})
 
     def _assign_regularization(self) -> None:
-        folders = {folder for each in self._left for folder, _ in each.folders}
+        inside: dict[PurePosixPath, set[str]] = defaultdict(set)
+        for folder in {folder for each in self._left for folder, _ in each.folders}:
+            inside[folder.parent].add(folder.name)
         images = {each.path.parent for each in self._left}
-        regularization = {folder for folder in folders if _is_regularization(folder, folders, images)}
+        folders = [parent / name for parent, names in inside.items() for name in names]
+        regularization = {folder for folder in folders if _is_regularization(folder, inside, images)}
         found = {
             each.file.name: Assigned(Role.REGULARIZATION, None, is_doubtful=False)
             for each in self._left
@@ -139,8 +145,11 @@ class _Assignment:
                 groups.setdefault(folder, []).append(each)
         grouped = {each.file.name for group in groups.values() for each in group}
         subjects = [each for each in self._left if each.file.name not in grouped]
+        by_name = _by_name(subjects, {folder.parent for folder in groups})
+        found: dict[str, Assigned] = {}
         for folder, group in groups.items():
-            self._assign(_roles_in_folder(folder, group, subjects))
+            found |= _roles_in_folder(folder, group, by_name[folder.parent])
+        self._assign(found)
 
     def _assign_affixes(self) -> None:
         """Files beside their image, with a word added to its name."""
@@ -163,16 +172,18 @@ def _is_sample(placed: _Placed, runs: set[PurePosixPath]) -> bool:
     return any(SAMPLE_FOLDER.fullmatch(name) and folder.parent in runs for folder, name in placed.folders)
 
 
-def _is_regularization(folder: PurePosixPath, folders: set[PurePosixPath], images: set[PurePosixPath]) -> bool:
+def _is_regularization(
+    folder: PurePosixPath, inside: Mapping[PurePosixPath, set[str]], images: set[PurePosixPath]
+) -> bool:
+    """`inside` has the names of folders by the folder around them, and `images` the folders with images in them."""
     name = _compared(folder.name)
     if REGULARIZATION_FOLDER.fullmatch(name):
         return True
     if not SHORT_REGULARIZATION_FOLDER.fullmatch(name):
         return False
-    inside = [other.name for other in folders if other.parent == folder]
-    beside = [other.name for other in folders if other.parent == folder.parent and other != folder]
+    beside = inside[folder.parent] - {folder.name}
     return (
-        any(map(is_kohya_folder, (*inside, *beside)))
+        any(map(is_kohya_folder, (*inside.get(folder, ()), *beside)))
         or any(SUBJECT_FOLDER.fullmatch(_compared(other)) for other in beside)
         or (name == "reg" and folder.parent in images)
     )
@@ -186,14 +197,21 @@ def _folder_role(name: str) -> Role | None:
     return Role.MASK if MASK_WORDS & {name, *re.split("[_0-9]+", name)} else None
 
 
-def _roles_in_folder(folder: PurePosixPath, group: list[_Placed], subjects: list[_Placed]) -> dict[str, Assigned]:
+def _by_name(subjects: Iterable[_Placed], around: set[PurePosixPath]) -> dict[PurePosixPath, dict[str, ImageFile]]:
+    """The images in each of some folders, at any depth, by name and by stem."""
+    found: dict[PurePosixPath, dict[str, ImageFile]] = {folder: {} for folder in around}
+    for subject in subjects:
+        for folder in around.intersection(subject.path.parents[:MAX_FOLDERS]):
+            for key in (subject.path.name, subject.path.stem):
+                found[folder].setdefault(key.casefold(), subject.file)
+    return found
+
+
+def _roles_in_folder(
+    folder: PurePosixPath, group: list[_Placed], by_name: Mapping[str, ImageFile]
+) -> dict[str, Assigned]:
     name = _compared(folder.name)
     is_certain = CERTAIN_CONTROL.fullmatch(name) is not None
-    by_name: dict[str, ImageFile] = {}
-    for subject in subjects:
-        if folder.parent in subject.path.parents:
-            for key in (subject.path.name, subject.path.stem):
-                by_name.setdefault(key.casefold(), subject.file)
     partners = [next((by_name[key] for key in _keys(each.path.stem) if key in by_name), None) for each in group]
     if not is_certain and 2 * sum(partner is not None for partner in partners) < len(group):
         return {}
@@ -213,10 +231,17 @@ def _roles_in_folder(folder: PurePosixPath, group: list[_Placed], subjects: list
 
 def _keys(stem: str) -> list[str]:
     """The stems that the image of a mask or a control image may have."""
-    found = AFFIX.fullmatch(stem)
     certain = next((stem.removesuffix(affix) for affix in CERTAIN_AFFIXES if stem.endswith(affix)), stem)
     # ai-toolkit's x.sapiens2_mask.webp belongs to x.jpg
-    return [key.casefold() for key in (stem, certain, found["base"] if found else stem, stem.partition(".")[0])]
+    return [key.casefold() for key in (stem, certain, _without_affixes(stem)[1], stem.partition(".")[0])]
+
+
+def _without_affixes(stem: str) -> tuple[bool, str, re.Match[str] | None]:
+    """Whether `mask` is before a stem, the stem without it and without AFFIX, and the latter."""
+    before = MASK_BEFORE.match(stem)
+    start = before.end() if before else 0
+    after = AFFIX.search(stem, start + 1)
+    return before is not None, stem[start : after.start() if after else None], after
 
 
 def _role_by_affix(placed: _Placed, by_name: dict[tuple[PurePosixPath, str], ImageFile]) -> Assigned | None:
@@ -225,14 +250,12 @@ def _role_by_affix(placed: _Placed, by_name: dict[tuple[PurePosixPath, str], Ima
         if stem.casefold().endswith(affix):
             image = by_name.get((folder, stem.casefold().removesuffix(affix)))
             return Assigned(role, image.name if image else None, is_doubtful=False)
-    found = AFFIX.fullmatch(stem)
-    if not found or found["base"] == stem:
+    is_before, base, found = _without_affixes(stem)
+    image = by_name.get((folder, base.casefold()))
+    if base == stem or image is None or image.name == placed.file.name:
         return None
-    image = by_name.get((folder, found["base"].casefold()))
-    if image is None or image.name == placed.file.name:
-        return None
-    if found["thumbnail"]:
+    if found and found["thumbnail"]:
         is_smaller = placed.file.size < image.size
         return Assigned(Role.THUMBNAIL, image.name, is_doubtful=False) if is_smaller else None
-    role = Role.MASK if found["mask"] or found["before"] else Role.CONTROL
+    role = Role.CONTROL if found and found["control"] and not is_before else Role.MASK
     return Assigned(role, image.name, is_doubtful=True)

@@ -35,6 +35,7 @@ def test_the_final_lora_is_preferred(names, chosen):
         ["a/lora.safetensors", "b/lora.safetensors"],
         ["a_000000250.safetensors", "a_000000500.safetensors"],
         ["style_v1.safetensors", "style_v2.safetensors"],
+        ["portrait.safetensors", "anime_64.safetensors"],
         CHECKPOINTS,
     ],
 )

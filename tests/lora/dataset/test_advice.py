@@ -184,7 +184,7 @@ def test_conflicting_captions_are_reported_with_the_file_that_is_not_used(tmp_pa
     """A65."""
     rows = json.dumps({"0.png": "TOK elsewhere", "1.png": "TOK nowhere"})
     members = images() | captions() | {"captions.json": rows}
-    expected = "some images have two different captions; those in 'captions.json' are not used"
+    expected = "some images have several different captions, of which one is used; the others are in 'captions.json'"
     assert the_warning(tmp_path, members) == expected
 
 

@@ -18,6 +18,8 @@ def folders(*names):
         ("100_ohwx", (100, "ohwx")),
         ("10_猫", (10, "猫")),
         ("10_ohwx man/close", (10, "ohwx man")),
+        ("10_1girl", (10, "1girl")),
+        ("100_OHWX man", (100, "OHWX man")),
     ],
 )
 def test_a_folder_of_sd_scripts_has_repeats_and_words(folder, found):
@@ -29,6 +31,11 @@ def test_a_folder_of_sd_scripts_has_repeats_and_words(folder, found):
 )
 def test_other_names_with_numbers_are_not(folder):
     assert folders(f"{folder}/1.jpg", "10_x.jpg") == {}
+
+
+@pytest.mark.parametrize("folder", ["DCIM/100_PANA", "101_0512", "24_12_2023", "12_2023", "5_12-holiday", "3_4"])
+def test_folders_of_cameras_and_dates_are_not(folder):
+    assert folders(f"{folder}/1.jpg") == {}
 
 
 def test_a_series_of_numbered_folders_is_not_repeated():

@@ -1,5 +1,7 @@
 """Images that other trainers keep beside the trained ones have another role; whatever only looks alike is trained."""
 
+import time
+
 import pytest
 
 from lora.dataset.roles import ImageFile, Role, assign_roles
@@ -148,3 +150,19 @@ def test_roles_by_a_common_word_are_doubtful_and_others_are_not():
     names = ["masks/1.png", "2_mask.png", "3-masklabel.png", "depth/1.png", "control/1.png", "_controls/1.depth.jpg"]
     found = assign_roles([ImageFile(name, 1000) for name in (*PHOTOS, *names)], [])
     assert [found[name].is_doubtful for name in names] == [True, True, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [name for number in range(1500) for name in (f"{number}/masks/1.png", f"{number}/1.jpg")],
+        [name for number in range(1500) for name in (f"{number}/reg/1.png", f"{number}/1.jpg")],
+        [f"{'a/' * 1500}{number}.png" for number in range(300)],
+        [f"{'- ' * 1500}{number}.png" for number in range(300)],
+    ],
+    ids=["folders of masks", "folders called reg", "deep folders", "separators"],
+)
+def test_the_time_is_linear_in_the_names_whatever_they_are(names):
+    start = time.process_time()
+    roles(*names)
+    assert time.process_time() - start < 2
