@@ -24,7 +24,8 @@ LONGEST_ENTRY_BODY = 45
 
 # Of lora, each of which may import those before it, but for what MAY_NOT_IMPORT says.
 LORA_PACKAGES = tuple(
-    f"lora.{name}" for name in ("engine", "formats", "images", "flux", "dataset", "reporting", "training", "serving")
+    f"lora.{name}"
+    for name in ("engine", "formats", "images", "flux", "dataset", "captioning", "reporting", "training", "serving")
 )
 # Of lora.training, each of which may import those before it.
 TRAINING_PACKAGES = tuple(
@@ -44,7 +45,7 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "lora.training.stop": TRAINING_PACKAGES,
     **{package: TRAINING_PACKAGES[place:] for place, package in enumerate(TRAINING_PACKAGES, start=1)},
     "lora.reporting": ("lora.engine", "lora.formats", "lora.flux", "lora.training", "lora.serving", "torch"),
-    "lora.serving": ("lora.dataset", "lora.reporting", "lora.training"),
+    "lora.serving": ("lora.dataset", "lora.captioning", "lora.reporting", "lora.training"),
     "weights": ("cog", "lora", "train", "predict", "script", "bench"),
     "weights.grammar": ("weights.network", "weights.sources", "weights.cache", "urllib3", "socket"),
     "weights.network": ("weights.sources", "weights.cache"),
@@ -53,7 +54,7 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "script": ("cog",),
     "bench": ("cog",),
     "train": ("predict", "script", "bench"),
-    "predict": ("lora.dataset", "lora.training", "train", "script", "bench"),
+    "predict": ("lora.dataset", "lora.captioning", "lora.training", "train", "script", "bench"),
 }
 
 

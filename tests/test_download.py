@@ -90,6 +90,6 @@ def test_ctrl_c_says_that_it_continues(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("weights.base_fetching.check_folder", interrupted)
+    monkeypatch.setattr("weights.base_fetching.write_manifest", interrupted)
     assert refusal(monkeypatch, "dev") == "130"
     assert capsys.readouterr().err == "stopped; `script/download dev` continues\n"

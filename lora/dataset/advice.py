@@ -23,7 +23,7 @@ def warnings_about(
         yield f"only {count}: ten or more, in different places and light, give much better results"
     yield from _about_duplicates(images, similar)
     yield from _about_quality(images, min(resolutions))
-    yield from _about_captions(images, rule)
+    yield from _about_captions(list(dataset.without_captions_by_models().images), rule)
     yield from _about_caption_files(dataset)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora.dataset.archive import Member, Skipped, unpack_archive
@@ -48,7 +48,7 @@ class CaptionedImage:
 
     name: str  # in the archive
     path: Path
-    caption: Caption | None  # as written by the user
+    caption: Caption | None  # as written by the user, or by a captioner (lora/captioning)
     prompt: str  # used in training
     inspection: Inspection
 
@@ -61,6 +61,10 @@ class Dataset:
     skipped: tuple[Skipped, ...]
     pairing: Pairing
     guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
+
+    def without_captions_by_models(self) -> "Dataset":
+        """The data set without the images whose captions a person cannot have got wrong."""
+        return replace(self, images=tuple(each for each in self.images if not (each.caption and each.caption.by_model)))
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
