@@ -46,7 +46,7 @@ def refuse_output(path: Path) -> None:
 
 
 @contextmanager
-def archived(path: str | None) -> Iterator[str | None]:
+def archived(path: str | None, *, named: str = ARCHIVE) -> Iterator[str | None]:
     """The path of an archive; a folder is packed into a temporary tar for the duration of the context.
 
     So the training reads only archives, and a client of a server cannot name a folder on the server.
@@ -55,7 +55,7 @@ def archived(path: str | None) -> Iterator[str | None]:
     if path is None or not folder.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary, naming_input(ARCHIVE):
+    with tempfile.TemporaryDirectory(prefix="flux-lora-folder-") as temporary, naming_input(named):
         tar = Path(temporary) / "folder.tar"
         files = sorted(
             file for file in folder.rglob("*") if file.is_file() and is_user_file(f"{file.relative_to(folder)}")

@@ -1,10 +1,12 @@
 """Tiny captioners of three classes of transformers with random weights, and one that says what a test wants."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import (
     BartConfig,
     BlipConfig,
@@ -23,6 +25,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from lora.captioning.captioner import Captioner
+
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
@@ -30,7 +34,14 @@ CHAT_TEMPLATE = (
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+# Large random weights, so that different images get different answers
+SMALL = {
+    "initializer_range": 0.5,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 
 def tokenizer(*more: str, image: str = "<image>") -> PreTrainedTokenizerFast:
@@ -96,7 +107,14 @@ def qwen() -> tuple[Any, Any]:
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     text = {**SMALL, "vocab_size": len(made), "num_key_value_heads": 1, "head_dim": 8, "rope_parameters": rope}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    vision = {
+        "depth": 1,
+        "initializer_range": 0.5,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+    }
     config = Qwen3VLConfig(
         text_config={**text, **ids},
         vision_config={**vision, "num_position_embeddings": 16, "deepstack_visual_indexes": (0,)},
@@ -117,3 +135,26 @@ def saved(made: tuple[Any, Any], folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+class Speaker(BlipForConditionalGeneration):
+    """A model that writes a given text about red, lime or blue images, or raises a given error."""
+
+    says: Mapping[str, str | Exception] = {}
+    batches: tuple[int, ...] = ()  # the numbers of images that it was asked about at a time
+
+    def generate(self, pixel_values: Tensor, **_: object) -> Tensor:
+        """Token ids of the texts; of an error, nothing else."""
+        type(self).batches += (len(pixel_values),)
+        channels = pixel_values.mean((2, 3)).argmax(1).tolist()
+        texts = [self.says[("red", "lime", "blue")[channel]] for channel in channels]
+        for text in texts:
+            if isinstance(text, Exception):
+                raise text
+        return tokenizer()([f"{text}</s>" for text in texts], padding=True, return_tensors="pt")["input_ids"]
+
+
+def speaker(**says: str | Exception) -> tuple[type[Speaker], Captioner]:
+    """A captioner that says this about images in these colors; its class tells how it was asked."""
+    kind = type("ThisSpeaker", (Speaker,), {"says": says})
+    return kind, Captioner(*blip(kind), check=lambda: None)

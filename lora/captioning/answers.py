@@ -18,10 +18,10 @@ SHOWS = (
     r"portrays?|illustrates?|showcases|represents?|contains?|includes?|is showing|is depicting|is of|"
     r"appears to (?:be(?: of)?|show|depict|feature)|seems to (?:be(?: of)?|show|depict|feature)))"
 )
-END = r"(?: |\W*$)"  # of an opening phrase that ends with a space
+END = r"(?: |\W*$)"  # of an opening phrase after which nothing may follow
 # What models begin with although it says nothing of the image. Each is removed as often as it stands at the start.
 OPENINGS = tuple(
-    re.compile(rf"^{pattern.removesuffix(' ')}{END if pattern.endswith(' ') else ''}", re.IGNORECASE)
+    re.compile(rf"^{pattern}", re.IGNORECASE)
     for pattern in (
         r"(?:sure|certainly|of course|okay|ok|absolutely)\b[ ,.!:;-]*(?=\S)",
         r"here(?:.s| is| are)\b[^.:]{0,80}:\s*",
@@ -29,9 +29,9 @@ OPENINGS = tuple(
         rf"(?:in|on) (?:the|this|your) {KIND}{PICTURE},? (?:(?:we|you|one|i) (?:can |could )?(?:also )?see |"
         r"(?:there|it) (?:is|are|shows?) )?",
         rf"(?:we|you|one|i) (?:can |could )?see (?:that )?(?:in (?:the|this) {KIND}{PICTURE},? )?",
-        rf"(?:the|this|it|your) (?:{KIND}{PICTURE} )?{SHOWS} (?:(?:to|for|us|you) )?(?:that )?",
+        rf"(?:the|this|it|your) (?:{KIND}{PICTURE} )?{SHOWS}{END}(?:(?:to|for|us|you) )?(?:that )?",
         rf"(?:this|it|the {KIND}{PICTURE}) is (?=(?:an?|the) {KIND}{PICTURE}\b)",
-        r"(?:an?|the) (?:image|picture) (?:of|showing|depicting|that shows|which shows|featuring) ",
+        rf"(?:an?|the) (?:image|picture) (?:of|showing|depicting|that shows|which shows|featuring){END}",
     )
 )
 THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)

@@ -109,7 +109,7 @@ def _ask_batch(
     except FAILURES as error:
         if is_out_of_memory(error):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:LONGEST_REASON]
         return {image.inspection.content: reason for image in batch}
     for image, answer in zip(batch, answers, strict=True):
         store.put(image.inspection.content, answer)

@@ -69,14 +69,15 @@ def with_captions(dataset: Dataset, config: TrainConfig, captioning: Captioning,
             f"autocaption: no captioner is installed; {count} of {total} images have no caption, {alone}; {INSTALL}"
         )
         return dataset
-    began, work = time.monotonic(), _Work.of(found, INSTRUCTIONS[config.lora_type])
-    images = [image for image in uncaptioned(dataset) if work.store.get(image.inspection.content) is None]
+    began = time.monotonic()
+    check_class(found.path)
+    run = CaptionerRun(found, INSTRUCTIONS[config.lora_type], captioning.check, log_line)
+    images = [image for image in uncaptioned(dataset) if not run.knows(image)]
+    failures = {}
     if images:
         log_line(f"autocaption: {found.name} describes {counted(len(images), 'image')} of {total}")
-        failures = work.ask_about(images, captioning.check, log_line)
-    else:
-        failures = {}
-    result = described(dataset, work.store, failures, name=found.name, rule=config.prompt_rule)
+        failures = run.ask(images, _placements(found, log_line))
+    result = described(dataset, run.store, failures, name=found.name, rule=config.prompt_rule)
     known = len(uncaptioned(dataset)) - len(images)
     written = f"{counted(count - len(result.failures), 'caption')} by {found.name} in {time.monotonic() - began:.1f} s"
     log_line(f"autocaption: {written}" + (f", {known} of them known from an earlier job" if known else ""))
@@ -89,83 +90,71 @@ def _instead(config: TrainConfig) -> str:
     return "trained with the trigger word alone" if config.trigger_word else "trained without a trigger word or caption"
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A captioner, what it is asked, and its answers so far."""
+class CaptionerRun:
+    """Asks a captioner what the store does not know yet, and frees the captioner."""
 
-    found: FoundCaptioner
-    instruction: str
-    store: AnswerStore
+    def __init__(self, found: FoundCaptioner, instruction: str, check: Callable[[], None], log_line: LogLines) -> None:
+        self.store = AnswerStore(found.path, instruction)
+        self._found, self._instruction, self._check, self._log_line = found, instruction, check, log_line
 
-    @classmethod
-    def of(cls, found: FoundCaptioner, instruction: str) -> "_Work":
-        check_class(found.path)
-        return cls(found, instruction, AnswerStore(found.path, instruction))
+    def knows(self, image: CaptionedImage) -> bool:
+        """Whether there is an answer for an image."""
+        return self.store.get(image.inspection.content) is not None
 
-    def ask_about(
-        self, images: Sequence[CaptionedImage], check: Callable[[], None], log_line: LogLines
-    ) -> dict[str, str]:
-        """Ask about images wherever that fits into memory; return why there is no answer, by content."""
-        parameters = parameter_count(self.found.path)
-        may_use_gpu = device().type == "cuda" and not self.found.on_cpu
-        free = {"free_gpu_bytes": _free_gpu_bytes() if may_use_gpu else 0, "free_host_bytes": free_host_bytes()}
-        placements = captioner_placements(parameters, **free)
-        if not placements:
-            log_line(self._too_large(parameters, free["free_host_bytes"]))
-        elif may_use_gpu and not placements[0].on_gpu:
-            log_line(f"autocaption: the GPU has {free['free_gpu_bytes'] / GB:.1f} GB free, too few for this captioner")
+    def ask(self, images: Sequence[CaptionedImage], placements: Sequence[CaptionerPlacement]) -> dict[str, str]:
+        """Ask about images in the first placement in which that fits into memory; return why there is no answer, by
+        content."""
         failures: dict[str, str] = {}
         for placement in placements:
-            left = [image for image in images if image.inspection.content not in failures and not self._knows(image)]
-            if left and self._attempt(placement, left, failures, check, log_line):
-                break
+            left = [image for image in images if not self.knows(image)]
+            is_complete = self._attempt(placement, left, failures)
             free_memory()  # only here: an error keeps the captioner's tensors alive
-        free_memory()
-        return failures | {
-            image.inspection.content: "there was not enough memory for the captioner"
-            for image in images
-            if image.inspection.content not in failures and not self._knows(image)
-        }
+            if is_complete:
+                return failures
+        too_little = "there was not enough memory for the captioner"
+        return {image.inspection.content: too_little for image in images if not self.knows(image)} | failures
 
     def _attempt(
-        self,
-        placement: CaptionerPlacement,
-        images: Sequence[CaptionedImage],
-        failures: dict[str, str],
-        check: Callable[[], None],
-        log_line: LogLines,
+        self, placement: CaptionerPlacement, images: Sequence[CaptionedImage], failures: dict[str, str]
     ) -> bool:
         """Whether there was enough memory to ask about all these images."""
-        progress = throttle(log_line)
+        progress = throttle(self._log_line)
         try:
-            captioner = Captioner.load(self.found.path, on=_device_of(placement), check=check)
-            log_line(f"autocaption: {placement.line()}")
-            failures |= ask(
+            captioner = Captioner.load(self._found.path, on=_device_of(placement), check=self._check)
+            self._log_line(f"autocaption: {placement.line()}")
+            found = ask(
                 captioner,
                 images,
-                self.instruction,
+                self._instruction,
                 self.store,
                 batch_size=placement.batch_size,
-                check=check,
+                check=self._check,
                 report=lambda done: progress(f"autocaption: {done} of {len(images)} images are described"),
             )
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
                 raise
-            log_line(f"autocaption: out of memory {placement.line()}")
+            self._log_line(f"autocaption: out of memory {placement.line()}")
             return False
+        failures.update(found)
         return True
 
-    def _knows(self, image: CaptionedImage) -> bool:
-        return self.store.get(image.inspection.content) is not None
 
-    def _too_large(self, parameters: int, free: int) -> str:
-        needed = ON_HOST[0].bytes(parameters)
-        return (
-            f"autocaption: {self.found.name} is not used: the machine has {free / GB:.1f} GB of free memory, expected"
-            f" {needed / GB:.1f} GB; close other programs, or install a smaller one by"
+def _placements(found: FoundCaptioner, log_line: LogLines) -> tuple[CaptionerPlacement, ...]:
+    """The placements in which a captioner is predicted to fit; none, with a line that says so, if it is too large."""
+    parameters = parameter_count(found.path)
+    may_use_gpu = device().type == "cuda" and not found.on_cpu
+    free_gpu, free_host = _free_gpu_bytes() if may_use_gpu else 0, free_host_bytes()
+    placements = captioner_placements(parameters, free_gpu_bytes=free_gpu, free_host_bytes=free_host)
+    if not placements:
+        log_line(
+            f"autocaption: {found.name} is not used: the machine has {free_host / GB:.1f} GB of free memory, expected"
+            f" {ON_HOST[0].bytes(parameters) / GB:.1f} GB; close other programs, or install a smaller one by"
             " `script/download captioner --florence`"
         )
+    elif may_use_gpu and not placements[0].on_gpu:
+        log_line(f"autocaption: the GPU has {free_gpu / GB:.1f} GB of free memory, too little for this captioner")
+    return placements
 
 
 def _device_of(placement: CaptionerPlacement) -> torch.device:

@@ -81,7 +81,7 @@ def _images(prepared: Prepared, dataset: EncodedDataset, thumbnails: Path) -> It
             size=str(inspection.original),
             trained_at=", ".join(map(str, inspection.sizes)),
             is_held_out=inspection.content in contents,
-            notes=(),
+            notes=(f"caption by {image.caption.source}",) if image.caption and image.caption.by_model else (),
             thumbnail=file.read_bytes() if file.exists() else None,
         )
 
