@@ -68,7 +68,12 @@ def blip(kind: type[BlipForConditionalGeneration] = BlipForConditionalGeneration
     text = {**SMALL, **ids, "vocab_size": len(made), "max_position_embeddings": 256, "encoder_hidden_size": 32}
     vision = {**SMALL, "image_size": 32, "patch_size": 16}
     config = BlipConfig(text_config=text, vision_config=vision, projection_dim=32)
-    return kind(config), BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), made)
+    model = kind(config)
+    writable = [made.convert_tokens_to_ids(letter) for letter in "ĠABCDEFGHIJabcdefghij"]  # Ġ is a space
+    bias = torch.full((len(made),), -1e4)
+    bias[writable] = 0.0
+    model.text_decoder.cls.predictions.bias.data = bias  # it writes words, and never ends
+    return model, BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), made)
 
 
 def florence() -> tuple[Any, Any]:

@@ -121,7 +121,7 @@ class CaptionerRun:
         progress = throttle(self._log_line)
         try:
             captioner = Captioner.load(self._found.path, on=_device_of(placement), check=self._check)
-            self._log_line(f"autocaption: {placement.line()}")
+            self._log_line(f"autocaption: the captioner runs {placement.line()}")
             found = ask(
                 captioner,
                 images,

@@ -22,9 +22,7 @@ class CaptionerPlacement:
 
     def line(self) -> str:
         """Words for the log."""
-        if not self.on_gpu:
-            return "on the CPU, which takes long for a large one"
-        return f"on the GPU, {self.batch_size} at a time" if self.batch_size > 1 else "on the GPU, one at a time"
+        return f"on the {'GPU' if self.on_gpu else 'CPU'}, {self.batch_size} at a time"
 
 
 # From the fastest to the smallest. On a CPU a batch is no faster, and could not be cancelled as soon.
