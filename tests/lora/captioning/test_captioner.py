@@ -46,6 +46,23 @@ def test_a_captioner_answers_the_same_twice_and_in_a_batch_as_alone(folders, nam
     assert [captioner.answers([image], QUESTION)[0] for image in images] == answers
 
 
+@pytest.mark.parametrize("name", ASKED)
+def test_each_kind_is_asked_in_its_own_way(folders, name, monkeypatch):
+    captioner, asked, model = loaded(folders[name]), [], type(getattr(captioners, name)()[0])
+    generate = model.generate
+
+    def recorded(self, **inputs):
+        asked.append(inputs.get("input_ids"))
+        return generate(self, **inputs)
+
+    monkeypatch.setattr(model, "generate", recorded)
+    captioner.answers([noisy_image()], QUESTION)
+    (tokens,) = asked
+    words = "" if tokens is None else getattr(captioners, name)()[1].tokenizer.decode(tokens[0])
+    assert ASKED[name] in words
+    assert (tokens is None) == (name == "blip")
+
+
 def test_the_answer_depends_on_the_image_and_on_the_instruction(folders):
     captioner = loaded(folders["qwen"])
     (one, other) = captioner.answers([noisy_image(96, 80, seed=seed) for seed in (1, 2)], QUESTION)
