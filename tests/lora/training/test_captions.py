@@ -193,6 +193,22 @@ def test_if_memory_runs_out_everywhere_the_training_goes_on_without_captions(dat
     assert "there was not enough memory for the captioner" in lines[-1]
 
 
+def test_an_image_that_the_captioner_fails_at_is_named_with_the_reason(dataset, folder, monkeypatch):
+    generate, calls = BlipForConditionalGeneration.generate, []
+
+    def fails_once(self, **inputs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise IndexError("no such token")
+        return generate(self, **inputs)
+
+    monkeypatch.setattr(BlipForConditionalGeneration, "generate", fails_once)
+    result, lines = captioned(dataset, Found(folder))
+    (name,) = [image.name for image in result.images if image.caption is None]
+    alone = "trained with the trigger word alone"
+    assert lines[-1] == f"autocaption: no caption for '{name} (IndexError: no such token)': {alone}"
+
+
 def test_a_reason_to_stop_ends_the_job(dataset, folder):
     calls = []
 
