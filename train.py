@@ -13,6 +13,7 @@ from lora.reporting.trackers.choosing import chosen_trackers
 from lora.reporting.trackers.trackers import Trackers
 from lora.serving.compatibility import refuse_unusable
 from lora.threads import protect_new_threads
+from lora.training.captions import Captioning
 from lora.training.checkpoints.folder import checkpoints_folder
 from lora.training.checkpoints.resume import ResumeSource, find_resume_source
 from lora.training.preparation import prepare
@@ -26,6 +27,7 @@ from lora.training.stop import Stop, Termination
 from lora.workspace import clear_folder, named_file, own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import find_base, find_trainable_base
+from weights.captioner import find_captioner
 from weights.local_files import ReadableFolders
 from weights.network.network import Tokens
 from weights.readahead import read_ahead
@@ -68,6 +70,9 @@ def train(
     input_captions: Optional[Path] = Input(
         description="Captions for the images: the tar of an earlier training, or an archive of .txt files",
         default=None,
+    ),
+    autocaption: bool = Input(
+        description="Describe images without a caption, if a captioner is installed", default=True
     ),
     autocaption_prefix: Optional[str] = Input(
         description="Text added before every caption, e.g. 'a photo of TOK,'", default=None
@@ -188,9 +193,6 @@ def train(
     hf_token: Optional[Secret] = Input(
         description="Hugging Face token with write access for hf_repo_id, or for an existing LoRA", default=None
     ),
-    autocaption: bool = Input(
-        description="Not there yet: images without a caption are trained with the trigger word alone", default=True
-    ),
     hf_repo_id: Optional[str] = Input(
         description="Repository on Hugging Face to upload the LoRA to, e.g. me/my-lora", default=None
     ),
@@ -223,9 +225,12 @@ def train(
         hub = open_hub(config.public_trainer, log)
         stop = Stop(log, TERMINATION, minutes=config.time_limit, server=SERVER)
         base = find_trainable_base(check_gpu, log_line=log.write)
+        captioning = Captioning(partial(find_captioner, log.write), stop.raise_if_requested)
         archives, source = _find_files(input_images, input_captions, resume_from, folder=folder)
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's
-            prepared = prepare(config, archives, source, base=base.path, base_name=base.name, into=folder, log=log)
+            prepared = prepare(
+                config, archives, source, captioning, base=base.path, base_name=base.name, into=folder, log=log
+            )
             dataset = encode(prepared, folder=folder, log=log, stop=stop)
         stop.raise_if_requested()
         with trackers.recording(prepared.settings(), log.write):

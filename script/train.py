@@ -18,7 +18,7 @@ from typing import Any
 from huggingface_hub import get_token
 
 from script.config_flag import parse_with_config
-from script.training_flags import ARCHIVE, RESUME, add_inputs, archived, is_trained_tar, refuse_output
+from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, is_trained_tar, refuse_output
 from script.whole_file import move_whole, refuse_unwritable
 from weights.local_files import VARIABLE as FILES_VARIABLE
 
@@ -46,8 +46,11 @@ def main() -> None:
     _choose_trackers(arguments.pop("log"), output)
     began = time.time()
     try:
-        with archived(arguments.pop(ARCHIVE)) as archive:
-            tar = _train({ARCHIVE: archive, **arguments})
+        with (
+            archived(arguments.pop(ARCHIVE)) as archive,
+            archived(arguments.pop(CAPTIONS), named=CAPTIONS) as captions,
+        ):
+            tar = _train({ARCHIVE: archive, CAPTIONS: captions, **arguments})
     except KeyboardInterrupt:
         print(f"stopped; {_how_to_continue(began) or 'no step was saved'}", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -69,7 +69,7 @@ def is_our_image(path: Path) -> bool:
 
 
 @contextmanager
-def archived(path: str | None) -> Iterator[str | None]:
+def archived(path: str | None, *, named: str = ARCHIVE) -> Iterator[str | None]:
     """The path of an archive; a folder is packed into a temporary tar for the duration of the context.
 
     So the training reads only archives, and a client of a server cannot name a folder on the server.
@@ -78,7 +78,7 @@ def archived(path: str | None) -> Iterator[str | None]:
     if path is None or not folder.is_dir():
         yield path
         return
-    with workspace("folder") as temporary, naming_input(ARCHIVE):
+    with workspace(f"folder-{named}") as temporary, naming_input(named):
         tar = temporary / "folder.tar"
         files = list_folder(folder)
         selection = select_files(files)

@@ -25,7 +25,18 @@ LONGEST_ENTRY_BODY = 45
 # Of lora, each of which may import those before it, but for what MAY_NOT_IMPORT says.
 LORA_PACKAGES = tuple(
     f"lora.{name}"
-    for name in ("engine", "formats", "images", "flux", "dataset", "reporting", "publishing", "training", "serving")
+    for name in (
+        "engine",
+        "formats",
+        "images",
+        "flux",
+        "dataset",
+        "captioning",
+        "reporting",
+        "publishing",
+        "training",
+        "serving",
+    )
 )
 # Of lora.training, each of which may import those before it.
 TRAINING_PACKAGES = tuple(
@@ -45,8 +56,8 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "lora.training.stop": TRAINING_PACKAGES,
     **{package: TRAINING_PACKAGES[place:] for place, package in enumerate(TRAINING_PACKAGES, start=1)},
     "lora.reporting": ("lora.engine", "lora.formats", "lora.flux", "lora.training", "lora.serving", "torch"),
-    "lora.publishing": (*LORA_PACKAGES[:6], "lora.training", "lora.serving", "torch"),
-    "lora.serving": ("lora.dataset", "lora.reporting", "lora.publishing", "lora.training"),
+    "lora.publishing": (*LORA_PACKAGES[:7], "lora.training", "lora.serving", "torch"),
+    "lora.serving": ("lora.dataset", "lora.captioning", "lora.reporting", "lora.publishing", "lora.training"),
     "weights": ("cog", "lora", "train", "predict", "script", "bench"),
     "weights.grammar": ("weights.network", "weights.sources", "weights.cache", "urllib3", "socket"),
     "weights.network": ("weights.sources", "weights.cache"),
@@ -55,7 +66,7 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "script": ("cog",),
     "bench": ("cog",),
     "train": ("predict", "script", "bench"),
-    "predict": ("lora.dataset", "lora.training", "train", "script", "bench"),
+    "predict": ("lora.dataset", "lora.captioning", "lora.training", "train", "script", "bench"),
 }
 
 

@@ -3,12 +3,14 @@
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from script import download as download_command
 from tests.base_services import LARGE, REPOSITORY, Files, Hub, downloads, files_of, small_base
 from tests.services import service
 from tests.tiny import assert_one_sentence
-from weights import bases
+from weights import bases, captioner
 from weights.bases import REPOSITORIES, find_base
 
 
@@ -90,6 +92,50 @@ def test_ctrl_c_says_that_it_continues(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("weights.base_fetching.check_folder", interrupted)
+    monkeypatch.setattr("weights.base_fetching.write_manifest", interrupted)
     assert refusal(monkeypatch, "dev") == "130"
     assert capsys.readouterr().err == "stopped; `script/download dev` continues\n"
+
+
+@pytest.fixture
+def captioner_hub(monkeypatch, tmp_path):
+    """A Hub with a small captioner in place of Qwen3-VL, beside code and pickles."""
+    files = {
+        "config.json": b'{"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}',
+        "model.safetensors": save({"head": torch.ones(2)}),
+        "modeling.py": b"raise SystemExit",
+        "pytorch_model.bin": b"a pickle",
+    }
+    monkeypatch.setattr(captioner, "FOLDER", tmp_path / "weights/captioner")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with service(Hub(Files(files), repository=captioner.REPOSITORY)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def test_a_captioner_is_downloaded_without_code_and_found(captioner_hub, monkeypatch, tmp_path, capsys):
+    assert captioner.find_captioner() is None
+    run(monkeypatch, "captioner")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("Qwen/Qwen3-VL-2B-Instruct at commit ")
+    assert last == "trainings use it: with autocaption, images without a caption are described"
+    assert sorted(downloads(captioner_hub)) == ["config.json", "model.safetensors"]
+    found = captioner.find_captioner()
+    assert (found.path, found.name) == (tmp_path / "weights/captioner", captioner.REPOSITORY)
+    run(monkeypatch, "captioner")
+    assert downloads(captioner_hub).count("model.safetensors") == 1
+
+
+@pytest.mark.usefixtures("captioner_hub")
+def test_another_captioner_is_not_mixed_with_the_one_that_is_there(monkeypatch):
+    run(monkeypatch, "captioner")
+    message = refusal(monkeypatch, "captioner", "--florence")
+    assert_one_sentence(message, "holds the captioner Qwen/Qwen3-VL-2B-Instruct: expected", "FLUX_CAPTIONER")
+    (captioner.FOLDER / "manifest.json").unlink()
+    assert "holds the captioner Qwen3VLForConditionalGeneration" in refusal(monkeypatch, "captioner")
+
+
+def test_the_small_captioner_is_another_repository(captioner_hub, monkeypatch):
+    message = refusal(monkeypatch, "captioner", "--florence")
+    assert_one_sentence(message, f"error: hf://{captioner.SMALL_REPOSITORY}@main was not found")
+    assert downloads(captioner_hub) == []

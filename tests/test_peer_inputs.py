@@ -160,7 +160,7 @@ ANOTHER_NAME = {
     **{"lora_scales": "loras", "training_steps": "steps"},
     **{"wandb_sample_prompts": "sample_prompts", "wandb_sample_interval": "sample_every"},
 }
-NOTED = {"autocaption", "wandb_save_interval"}
+NOTED = {"wandb_save_interval"}
 WANDB = {"wandb_api_key", "wandb_project", "wandb_run", "wandb_entity"}
 HUB = {"hf_repo_id", "hf_token", "hf_private"}
 ONLY_FOR_CLIENTS = {*ANOTHER_NAME, *NOTED, *WANDB, *HUB, SKIP_TRAINING}
@@ -326,16 +326,6 @@ def test_an_interval_for_weights_and_biases_is_a_number_of_steps(name, value):
     with pytest.raises(ValueError) as error:
         checked_config(**{name: value})
     assert_one_sentence(error.value, f"{name} is {value!r}", "expected")
-
-
-@pytest.mark.parametrize(
-    ("autocaption", "captioned", "is_noted"), [(True, 2, True), (True, 3, False), (False, 0, False)]
-)
-def test_captions_that_the_public_trainer_would_write_are_noted(autocaption, captioned, is_noted):
-    theirs = checked_config(autocaption=autocaption).public_trainer
-    noted = list(theirs.caption_notes(images=3, captioned=captioned))
-    sentence = "autocaption: this trainer does not write captions yet; 1 of 3 images have none"
-    assert [note.startswith(sentence) for note in noted] == [True] * is_noted
 
 
 # The predictor

@@ -73,7 +73,7 @@ def test_no_device_is_replaced_by_a_file(tmp_path):
 
 def test_the_photos_that_a_killed_command_packed_are_deleted_at_the_next_start(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    killed = tmp_path / "flux-lora-folder-1-killed"
+    killed = tmp_path / "flux-lora-folder-input_images-1-killed"
     folder_of(killed, {"folder.tar": PHOTO})
     os.utime(killed, (0, 0))
     with archived(str(folder_of(tmp_path / "photos", {"1.jpg": PHOTO}))) as tar:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
-from weights.base_files import check_folder
 from weights.base_folder import Destination, locked
 from weights.base_hub import fetch_from_hub
 from weights.base_manifest import is_complete, write_manifest
 from weights.base_tar import fetch_tar
 from weights.grammar.base_source import BaseSource, HubBase
 from weights.grammar.records import Link
+from weights.layouts import BASE, Layout
 from weights.network.network import Network, NetworkTimeouts, Tokens
 from weights.network.url_policy import origin_of
 from weights.sources.access import access_to
@@ -28,9 +28,11 @@ TIMEOUTS = NetworkTimeouts(total=24 * 3600, min_bytes_per_second=10_000, retry_d
 TIMEOUTS = replace(TIMEOUTS, max_total_delay=150)
 
 
-def destination_of(source: BaseSource, folder: Path, log_line: Callable[[str], None]) -> Destination:
-    """Return how a base is downloaded on this machine: from the Hub that HF_ENDPOINT names, with the token that
-    huggingface_hub would use (HF_TOKEN, or that of `hf auth login`).
+def destination_of(
+    source: BaseSource, folder: Path, log_line: Callable[[str], None], layout: Layout = BASE
+) -> Destination:
+    """Return how a base, or another model with this layout, is downloaded on this machine: from the Hub that
+    HF_ENDPOINT names, with the token that huggingface_hub would use (HF_TOKEN, or that of `hf auth login`).
 
     Who sets up this machine names the server, so it may be one of a private network, unlike those of LoRAs. A server to
     which it redirects may not.
@@ -41,7 +43,7 @@ def destination_of(source: BaseSource, folder: Path, log_line: Callable[[str], N
     if not isinstance(source, HubBase):
         trusted.add(origin_of(source.url))
     network = Network(hugging_face=hub, trusted=frozenset(trusted), timeouts=TIMEOUTS)
-    return Destination(folder, network, get_token() or "", log_line)
+    return Destination(folder, network, get_token() or "", log_line, layout)
 
 
 def cache_folder(source: BaseSource) -> Path:
@@ -73,11 +75,11 @@ def fetch_base(source: BaseSource, destination: Destination, *, unless_complete:
         else:
             manifest = fetch_tar(source, destination)
         try:
-            check_folder(folder)
+            destination.layout.check(folder)
         except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f"holds no base that can be used: {error}") from error
+            raise ValueError(f"holds no {destination.layout.noun} that can be used: {error}") from error
         write_manifest(manifest, folder)
-        destination.log_line(f"the base {source.name} is complete in {folder}, and verified")
+        destination.log_line(f"the {destination.layout.noun} {source.name} is complete in {folder}, and verified")
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def check_folder(folder: Path) -> None:
         entry = index.get(component.name)
         if not (isinstance(entry, list) and entry and all(isinstance(word, str) for word in entry)):
             raise ValueError(f"{folder / INDEX} has no {component.name}: expected all components of FLUX.1")
-        _check_component(folder / component.name, component)
+        check_component(folder / component.name, component)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -84,7 +84,8 @@ def weight_files(folder: Path) -> list[Path]:
     return [file for component in COMPONENTS for file in _weight_files(folder / component.name, component)]
 
 
-def _check_component(folder: Path, component: ComponentFiles) -> None:
+def check_component(folder: Path, component: ComponentFiles) -> None:
+    """Check the files of one component in its folder. Raises FileNotFoundError and ValueError like `check_folder`."""
     if not (folder / component.config).is_file():
         raise FileNotFoundError(f"{folder / component.config} is missing: expected the configuration of this component")
     for file in sorted(each for each in folder.iterdir() if each.is_file()):

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from weights.base_files import UNFINISHED
+from weights.layouts import BASE, Layout
 from weights.network.network import Network
 from weights.printed import size_text
 
@@ -27,12 +28,13 @@ LARGE_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a base is downloaded to, and how."""
+    """Where a base or a captioner is downloaded to, and how."""
 
     folder: Path
     network: Network
     token: str  # for Hugging Face
     log_line: Callable[[str], None]
+    layout: Layout = BASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def locked(folder: Path, log_line: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log_line(f"waiting for another process that downloads the base into {folder}")
+        log_line(f"waiting for another process that downloads into {folder}")
         while not lock.is_locked:
             time.sleep(SECONDS_BETWEEN_TRIES)
             with suppress(Timeout):

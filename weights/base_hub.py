@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Event
 
 from weights.base_folder import Destination, FilePart, check_room
-from weights.base_kind import check_kind
 from weights.base_manifest import Manifest, ManifestEntry, checked_entry, hash_files
 from weights.grammar.base_source import HubBase
 from weights.network.failures import AccessDenied
@@ -27,7 +26,7 @@ def fetch_from_hub(source: HubBase, destination: Destination) -> Manifest:
     Raises ValueError, and OSError if the disk has too little space; the messages complete a sentence that starts with
     the reference. Configurations come first, so that a gate or another model is noticed before gigabytes are spent.
     """
-    listing = list_base(source, destination.token, destination.network)
+    listing = list_base(source, destination.token, destination.network, destination.layout)
     destination.log_line(listing.line())
     entries = {entry.path: entry for entry in _verified(listing, destination)}
     missing = [file for file in listing.files if file.path not in entries]
@@ -36,12 +35,14 @@ def fetch_from_hub(source: HubBase, destination: Destination) -> Manifest:
     if missing:
         size, where = size_text(sum(file.size for file in missing) - parts), f"into {destination.folder}"
         destination.log_line(f"downloading {size} {where}; {len(entries)} of the large files are there already")
-    download = _Download(destination, Progress("download of the base", listing.bytes, destination.log_line))
+    download = _Download(
+        destination, Progress(f"download of the {destination.layout.noun}", listing.bytes, destination.log_line)
+    )
     download.progress.add(listing.bytes - sum(file.size for file in missing))
     try:
         small, large = [each for each in missing if not each.sha256], [each for each in missing if each.sha256]
         entries |= download.fetch(small)
-        check_kind(destination.folder)
+        destination.layout.check_config(destination.folder)
         entries |= download.fetch(sorted(large, key=lambda file: -file.size))
     except AccessDenied as error:
         raise AccessDenied(f"{error}; {how_to_get_access(source.repository)}") from error

@@ -118,7 +118,7 @@ def hash_files(folder: Path, paths: Iterable[str], *, log_line: LogLine) -> dict
     """Return the sha256 of files by their paths; raises OSError."""
     sizes = {path: (folder / path).stat().st_size for path in paths}
     digests: dict[str, str] = {}
-    progress = Progress("checking the sha256 of the base", sum(sizes.values()), log_line)
+    progress = Progress(f"checking the sha256 of {folder.name}", sum(sizes.values()), log_line)
 
     def hash_file(path: str, stop: Event) -> None:
         digest, buffer = hashlib.sha256(), bytearray(CHUNK_BYTES)

@@ -19,11 +19,12 @@ def warnings_about(
     """Yield the warnings: captions that are missing as a whole, then the images, then single captions. `similar` holds
     groups of images that look the same."""
     images = list(dataset.images)
-    yield from missing_captions(dataset, rule)
+    by_people = dataset.without_captions_by_models()
+    yield from missing_captions(by_people, rule)
     if len(images) < FEW_IMAGES:
         count = counted(len(images), "image")
         yield f"only {count}: ten or more, in different places and light, give much better results"
     for finding in findings_about_photos(images, similar, resolution=min(resolutions)):
         yield finding.sentence
-    yield from warnings_about_captions(dataset, rule)
+    yield from warnings_about_captions(by_people, rule)
     yield from warnings_about_roles(dataset, rule)

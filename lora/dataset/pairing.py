@@ -16,9 +16,10 @@ class Caption:
     """A caption, the file that it was read from, and the path of its image, with or without a suffix."""
 
     text: str
-    source: str  # the name of the caption file in the archive
+    source: str  # the name of the caption file in the archive, or who wrote it
     target: PurePosixPath
     rank: int  # of two conflicting captions, the one with the lower rank is used
+    by_model: bool = False  # whether a captioner wrote it, not a person
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class CaptionedImage:
 
     name: str  # in the archive
     path: Path
-    caption: Caption | None  # as written by the user
+    caption: Caption | None  # as written by the user, or by a captioner (lora/captioning)
     prompt: str  # used in training
     inspection: Inspection
     mask: Member | None
@@ -66,6 +66,10 @@ class Dataset:
     suspected: tuple[Skipped, ...]  # files that seem to hold captions, and what to do with them
     empty_captions: tuple[str, ...]  # caption files without a word
     size_note: str  # how sizes were chosen so that batches fill; empty if each image has its own
+
+    def without_captions_by_models(self) -> "Dataset":
+        """The data set without the images whose captions a person cannot have got wrong."""
+        return replace(self, images=tuple(each for each in self.images if not (each.caption and each.caption.by_model)))
 
 
 def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:

@@ -62,10 +62,11 @@ def _candidates(dimensions: Dimensions) -> Iterator[DeviceMap]:
 def bytes_of_components(base: Path, dtype: torch.dtype) -> dict[str, int]:
     """The bytes of each component of a folder in diffusers layout when loaded in a precision, from the headers of its
     files."""
-    return {component: _parameter_count(base / component) * dtype.itemsize for component in COMPONENTS}
+    return {component: parameter_count(base / component) * dtype.itemsize for component in COMPONENTS}
 
 
-def _parameter_count(folder: Path) -> int:
+def parameter_count(folder: Path) -> int:
+    """The number of weights in the files of one model, from their headers."""
     return sum(_parameters_in(file) for file in _weight_files(folder))
 
 

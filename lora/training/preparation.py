@@ -1,6 +1,5 @@
 """Prepare a training: check everything that can be wrong before anything expensive starts. Loads no weights."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lora.engine.options import chosen_engine
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
 from lora.host_memory import free_host_bytes
+from lora.training.captions import Captioning, with_captions
 from lora.training.checkpoints.identity import identity_of
 from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
 from lora.training.checkpoints.store import CheckpointStore
@@ -28,7 +28,7 @@ from lora.training.recipe.layers import LayerSelection, block_layers, select_lay
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe
-from lora.training.recipe.samples import SampleSettings, sample_settings
+from lora.training.recipe.samples import SampleSettings, sample_settings, sample_side
 from lora.training.runs.launch import count_processes
 
 
@@ -66,24 +66,24 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig, archives: Archives, source: ResumeSource, *, base: Path, base_name: str, into: Path, log: Log
+    config: TrainConfig,
+    archives: Archives,
+    source: ResumeSource,
+    captioning: Captioning,
+    *,
+    base: Path,
+    base_name: str,
+    into: Path,
+    log: Log,
 ) -> Prepared:
-    """Read the images, make all choices and log them. Raises ValueError with one sentence on what is wrong."""
-    processes = count_processes()
+    """Read the images, make all choices, and log them. Raises ValueError with one sentence on what is wrong, and what
+    `with_captions` raises."""
     layers = _layers(config, base)
     neutral = neutral_prompts(base) if config.preservation else ()
-    text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
-    store, batch_size = PixelStore(into / "dataset/pixels"), config.batch_size * processes
-    inspector = Inspector(config.resolutions, store, crops=PRESETS[config.lora_type].views, batch_size=batch_size)
-    if source.lora is not None:
-        log.write(match_layers(source.lora, layers.shapes).line())
-    images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
+    read = _read(config, archives, source, layers, base=base, into=into, log=log)
+    recipe, processes, images = read.recipe, read.processes, with_captions(read.images, config, captioning, log.write)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
-    samples = sample_settings(config, images.images)
-    count = count_trained(images, config)
-    recipe, reasons = make_recipe(config, images=count, processes=processes)
-    log.write(*config.notes, *_caption_notes(config, images), report.as_text(), layers.note, *reasons)
-    log.write(*recipe_lines(config, recipe, images=count, processes=processes), recipe.sigma_line())
+    log.write(report.as_text(), layers.note, *read.lines)
     identity = identity_of(
         recipe, images, config, neutral=neutral, layers=layers.names, base=base_name, weights=base, processes=processes
     )
@@ -93,28 +93,63 @@ def prepare(
         base=base,
         base_name=base_name,
         images=images,
-        inspector=inspector,
+        inspector=read.inspector,
         report=report,
         layers=layers,
         recipe=recipe,
         neutral_prompts=neutral,
-        samples=samples,
-        reasons=reasons,
+        samples=sample_settings(config, images.images),
+        reasons=read.reasons,
         processes=processes,
-        plans=_plans(config, recipe, images, layers, samples, base, processes=processes),
+        plans=read.plans,
         store=open_store(identity, initial_state, log),
         initial_state=initial_state,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The images of a training without captions by a captioner, and what does not depend on captions."""
+
+    images: Dataset
+    inspector: Inspector
+    processes: int
+    recipe: Recipe
+    reasons: tuple[str, ...]
+    lines: tuple[str, ...]  # for the log, on the recipe
+    plans: tuple[Plan, ...]
+
+
+def _read(
+    config: TrainConfig,
+    archives: Archives,
+    source: ResumeSource,
+    layers: LayerSelection,
+    *,
+    base: Path,
+    into: Path,
+    log: Log,
+) -> _Read:
+    """Read the images, and refuse what cannot be trained before a captioner is loaded."""
+    processes = count_processes()
+    text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
+    store, batch_size = PixelStore(into / "dataset/pixels"), config.batch_size * processes
+    inspector = Inspector(config.resolutions, store, crops=PRESETS[config.lora_type].views, batch_size=batch_size)
+    if source.lora is not None:
+        log.write(match_layers(source.lora, layers.shapes).line())
+    images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
+    count = count_trained(images, config)
+    recipe, reasons = make_recipe(config, images=count, processes=processes)
+    log.write(*config.notes)
+    fitting = _plans(config, recipe, images, layers, base, processes=processes)
+    settings = recipe_lines(config, recipe, images=count, processes=processes)
+    lines = (*reasons, *settings, recipe.sigma_line())
+    return _Read(images, inspector, processes, recipe, reasons, lines, fitting)
+
+
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:
     """How many images are trained on: copies of an image count once, and held-out images do not count."""
     return _count_distinct(dataset) - _count_held_out(dataset, config)
-
-
-def _caption_notes(config: TrainConfig, dataset: Dataset) -> Iterator[str]:
-    captioned = sum(image.caption is not None for image in dataset.images)
-    return config.public_trainer.caption_notes(images=len(dataset.images), captioned=captioned)
 
 
 def _count_held_out(dataset: Dataset, config: TrainConfig) -> int:
@@ -140,7 +175,6 @@ def _plans(
     recipe: Recipe,
     images: Dataset,
     layers: LayerSelection,
-    samples: SampleSettings,
     base: Path,
     *,
     processes: int,
@@ -151,7 +185,7 @@ def _plans(
         recipe,
         layers.names,
         neutral_side=neutral_side(config.resolutions),
-        sample_side=samples.side,
+        sample_side=sample_side(config),
         is_validated=_count_held_out(images, config) > 0,
         processes=processes,
         may_be_int8=config.precision in ("auto", "int8"),

@@ -80,9 +80,16 @@ def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:
             size=str(inspection.original),
             trained_at=", ".join(map(str, inspection.sizes)),
             is_held_out=inspection.content in contents,
-            notes=tuple(prepared.report.worth_a_look.get(image.name, ())),
+            notes=tuple(_notes(prepared, image)),
             thumbnail=file.read_bytes() if file.exists() else None,
         )
+
+
+def _notes(prepared: Prepared, image: CaptionedImage) -> Iterator[str]:
+    """What is worth a look in an image, and whether its caption is by a model."""
+    yield from prepared.report.worth_a_look.get(image.name, ())
+    if image.caption and image.caption.by_model:
+        yield f"caption by {image.caption.source}"
 
 
 def _held_out(prepared: Prepared) -> frozenset[str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from weights.base_files import INDEX, is_layout_file
 from weights.grammar.base_source import HubBase
+from weights.layouts import Layout
 from weights.network.client import HttpRequest
 from weights.network.failures import AccessDenied, NotFound
 from weights.network.json_response import fetch_json
@@ -51,10 +51,10 @@ class HubListing:
         return f"{self.repository} at commit {self.commit[:12]}: {size}, licence {self.licence}{gate}"
 
 
-def list_base(source: HubBase, token: str, network: Network) -> HubListing:
-    """List the files that a base in diffusers layout consists of.
+def list_base(source: HubBase, token: str, network: Network, layout: Layout) -> HubListing:
+    """List the files that a base or a captioner consists of, as its layout says.
 
-    Raises ValueError if access is denied or the repository holds no such base, NotFound if there is no such repository
+    Raises ValueError if access is denied or the repository holds no such model, NotFound if there is no such repository
     or revision. The messages complete a sentence that starts with the reference.
     """
     repository, revision = quote(source.repository), quote(source.revision, safe="")
@@ -68,8 +68,8 @@ def list_base(source: HubBase, token: str, network: Network) -> HubListing:
         raise AccessDenied(f"{error}; {how_to_get_access(source.repository)}") from error
     commit = str(found.get("sha") or source.revision)
     resolve = f"{network.hugging_face}/{repository}/resolve/{quote(commit, safe='')}"
-    files = tuple(_file(entry, resolve, token) for entry in _siblings(found) if is_layout_file(_name(entry)))
-    _check(files, found)
+    files = tuple(_file(entry, resolve, token) for entry in _siblings(found) if layout.is_file(_name(entry)))
+    _check(files, found, layout)
     return HubListing(source.repository, commit, _licence(found), found.get("gated") not in {None, False}, files)
 
 
@@ -96,10 +96,10 @@ def _file(entry: dict[str, Any], resolve: str, token: str) -> HubFile:
     return HubFile(_name(entry), size, sha256, HttpRequest(f"{resolve}/{quote(_name(entry))}", token=token))
 
 
-def _check(files: tuple[HubFile, ...], found: dict[str, Any]) -> None:
-    if INDEX not in {file.path for file in files}:
+def _check(files: tuple[HubFile, ...], found: dict[str, Any], layout: Layout) -> None:
+    if layout.index not in {file.path for file in files}:
         names = ", ".join(quoted(_name(entry)) for entry in _siblings(found)[:5]) or "nothing"
-        raise ValueError(f"has no {INDEX} (its first files: {names}): expected a base in diffusers layout")
+        raise ValueError(f"has no {layout.index} (its first files: {names}): expected {layout.expected}")
     size = sum(file.size for file in files)
     if size > MAX_BYTES or len(files) > MAX_FILES:
         found_size = f"{size:,} bytes in {len(files):,} files"

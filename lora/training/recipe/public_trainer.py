@@ -22,7 +22,7 @@ class PublicTrainerInputs:
     """These inputs, checked; text that was not given is empty."""
 
     skip_training_and_use_pretrained_hf_lora_url: str  # any reference to a LoRA, which is returned without a training
-    autocaption: bool
+    autocaption: bool  # whether a captioner describes images without a caption, if one is installed
     hf_repo_id: str  # owner/name
     hf_token: str = field(repr=False)
     hf_private: bool
@@ -64,14 +64,6 @@ class PublicTrainerInputs:
             )
         if self.hf_token and not (self.hf_repo_id or self.skip_training_and_use_pretrained_hf_lora_url):
             yield "hf_token has no effect without hf_repo_id, as in the public trainer"
-
-    def caption_notes(self, *, images: int, captioned: int) -> Iterator[str]:
-        """Yield one sentence for the log if the public trainer would write captions for some of the images."""
-        if self.autocaption and captioned < images:
-            yield (
-                f"autocaption: this trainer does not write captions yet; {images - captioned} of {images} images have"
-                " none, and are trained with the trigger word alone"
-            )
 
 
 def _text(at_most: int) -> Check:

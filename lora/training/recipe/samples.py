@@ -36,13 +36,18 @@ class SampleSettings:
 
 def sample_settings(config: TrainConfig, images: Sequence[CaptionedImage]) -> SampleSettings:
     """The sample images that the inputs ask for; without prompts, two of the data set's own, before and after."""
-    side, steps, guidance = max(config.resolutions), config.sample_steps, config.sample_guidance
+    side, steps, guidance = sample_side(config), config.sample_steps, config.sample_guidance
     if config.sample_prompts is None:
         prompts = default_prompts(images, trigger_word=config.trigger_word)
-        return SampleSettings(prompts, min(side, LARGEST_DEFAULT_SIDE) if prompts else 0, 0, steps, guidance)
-    return SampleSettings(
-        config.sample_prompts, side if config.sample_prompts else 0, config.sample_every, steps, guidance
-    )
+        return SampleSettings(prompts, side if prompts else 0, 0, steps, guidance)
+    return SampleSettings(config.sample_prompts, side, config.sample_every, steps, guidance)
+
+
+def sample_side(config: TrainConfig) -> int:
+    """The side of sample images in pixels, 0 if the inputs ask for none. It is known before the captions are."""
+    if config.sample_prompts is None:
+        return min(max(config.resolutions), LARGEST_DEFAULT_SIDE)
+    return max(config.resolutions) if config.sample_prompts else 0
 
 
 def default_prompts(images: Sequence[CaptionedImage], *, trigger_word: str) -> tuple[str, ...]:

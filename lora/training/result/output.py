@@ -2,7 +2,6 @@
 file, and with captions, settings, reports and samples."""
 
 import io
-import itertools
 import json
 import math
 import shutil
@@ -18,7 +17,7 @@ import yaml
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lora.dataset.names import sanitize_path
+from lora.dataset.caption_paths import caption_paths
 from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
 from lora.dataset.wording import sized
@@ -117,8 +116,8 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
     }
     if artifacts.layout == "kohya":
         contents["lora_kohya.zip"] = _kohya_zip(artifacts, captions)
-    for name, prompt in _caption_files(artifacts.dataset).items():
-        contents[f"captions/{name}.txt"] = prompt.encode()
+    for name, captioned in caption_paths(artifacts.dataset.images).items():
+        contents[f"captions/{name}"] = captioned.prompt.encode()
     contents["report/dataset.json"] = _json(artifacts.report.as_json())
     contents["report/losses.jsonl"] = "".join(json_lines(result.summary.steps)).encode()
     contents["report/training.json"] = _json(_training_report(result.summary))
@@ -163,17 +162,6 @@ def _training_report(summary: TrainingSummary) -> dict[str, object]:
         "stopped_early": summary.stopped_early,
         "held_out_loss": losses,
     }
-
-
-def _caption_files(dataset: Dataset) -> dict[str, str]:
-    """Prompts by the names of their images without suffix, or with suffix or a number if that name is taken."""
-    files: dict[str, str] = {}
-    for image in dataset.images:
-        path = sanitize_path(image.name)
-        numbered = (f"{path}-{number}" for number in itertools.count(2))
-        names = itertools.chain([str(path.with_suffix("")), str(path)], numbered)
-        files[next(name for name in names if name not in files)] = image.prompt
-    return files
 
 
 def _refuse_useless(name: str, tensor: Tensor) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lora.dataset.reading import Archives
+from lora.training.captions import Captioning
 from lora.training.checkpoints.resume import ResumeSource
 from lora.training.learning.adapter import lora_tensors
 from lora.training.preparation import count_trained, prepare
@@ -37,6 +38,7 @@ def prepared(archive, folder, *, resume_source=None, **inputs):
         checked_config(resolution="64", **inputs),
         Archives(archive, None),
         resume_source or ResumeSource(),
+        Captioning(lambda: None, lambda: None),
         base=TINY_FLUX,
         base_name="tiny",
         into=folder,
@@ -84,7 +86,7 @@ def test_every_choice_is_logged_once_before_anything_is_loaded(tmp_path, capsys)
     prepared(archive_of(["red", "blue"], tmp_path), tmp_path, steps=0, learning_rate=0, lora_rank=0)
     lines = capsys.readouterr().out.splitlines()
     for prefix in (
-        "autocaption: this trainer does not write captions yet; 2 of 2 images",
+        "autocaption: no captioner is installed; 2 of 2 images have no caption, trained with the trigger word alone;",
         "LoRA on",
         "steps ",
         "learning_rate ",

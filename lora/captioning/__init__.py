@@ -1,0 +1,1 @@
+"""Images without a caption to captions, by a model."""

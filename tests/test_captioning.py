@@ -1,0 +1,64 @@
+"""The whole road of captions: described by a captioner, written into a folder, edited there, and trained with."""
+
+import html
+import json
+import re
+
+import pytest
+
+from tests.captioners import blip, saved
+from tests.servers import Tar
+from tests.tiny import linked_base, with_few_blocks
+from tests.warm_process import run_command, small_archive
+
+pytestmark = pytest.mark.xdist_group("warm")
+
+FOLDER = "output/flux_train_replicate"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    root = tmp_path_factory.mktemp("captioning")
+    return {
+        "FLUX_BASE": str(with_few_blocks(linked_base(root / "base"))),
+        "FLUX_CAPTIONER": str(saved(blip(), root / "my-blip")),
+        "FLUX_LORA_CACHE": str(root / "cache"),
+        "FLUX_LORA_CHECKPOINTS": str(root / "checkpoints"),
+    }
+
+
+def test_captions_by_a_model_are_written_edited_and_trained_with(tmp_path, environment):
+    archive, captions = small_archive(tmp_path), tmp_path / "captions"
+    flags = [archive, "--resolution", 64]
+    checked = run_command(
+        "script.check", *flags, "--captions", captions, "--output", tmp_path / "sheet.png", **environment
+    )
+    assert "4 images, 4 with a caption: 4 from the captioner my-blip" in checked.stdout, checked.stderr
+    assert checked.stdout.splitlines()[-1].startswith(f"wrote 4 caption files into {captions}, beside index.html")
+    written = {path.stem: path.read_text().strip() for path in captions.glob("*.txt")}
+    shown = re.findall(r'<p class="caption">(.*?)</p>', (captions / "index.html").read_text())
+    assert [html.unescape(caption) for caption in shown] == [written[name] for name in "0123"]
+
+    (captions / "0.txt").write_text("by hand <b>")
+    (captions / "1.txt").write_text("")
+    output, few = tmp_path / "mine.tar", ["--steps", 1, "--lora-rank", 2, "--sample-prompts", "none"]
+    trained = run_command("script.train", *flags, *few, "--input-captions", captions, "--output", output, **environment)
+    assert trained.returncode == 0, trained.stderr
+    assert "autocaption: 1 caption by my-blip in 0.0 s, 1 of them known from an earlier job" in trained.stdout
+    tar = Tar(output.read_bytes())
+    prompts = [tar.file(f"{FOLDER}/captions/{name}.txt").decode() for name in "0123"]
+    assert prompts == ["TOK by hand <b>", *(f"TOK {written[name]}" for name in "123")]
+    images = json.loads(tar.file(f"{FOLDER}/report/dataset.json"))["images"]
+    assert [image["caption_from"] for image in images] == ["0.txt", "the captioner my-blip", "2.txt", "3.txt"]
+    assert tar.file(f"{FOLDER}/report/index.html").count(b"caption by the captioner my-blip") == 1
+
+
+@pytest.mark.parametrize("found", ["a file", "a folder with files in it, which may have been edited"])
+def test_captions_that_may_have_been_edited_are_not_overwritten(tmp_path, found):
+    path = tmp_path / "captions"
+    if found.startswith("a folder"):
+        path.mkdir()
+    (path / "0.txt" if path.is_dir() else path).write_text("mine")
+    run = run_command("script.check", small_archive(tmp_path), "--captions", path)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"error: --captions is {str(path)!r}, {found}: expected a new or empty folder")
