@@ -250,7 +250,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     settings = a_recipe(**changes).settings() | {"trigger_word": "TOK", "resolutions": (64,)}
     settings |= {"base_model": fields.pop("base_model", "dev"), "images": len(dataset.images)}
     summary = TrainingSummary(3, "the last", 3, 3, 0, 0, None, (), ())
-    result = TrainingResult(lora_tensors(transformer), summary, Usage(3, 0.3, None))
+    result = TrainingResult(lora_tensors(transformer), summary, Usage(3, 0.3, 0.0, None))
     others = {"result": result, "samples": into / "samples", "layout": "none", "checkpoints": {}}
     others |= {"plan": {"precision": "bf16"}, "run": {}, "page": "<!doctype html>"}
     artifacts = TrainingArtifacts(

@@ -39,6 +39,7 @@ class Usage:
 
     steps: int  # that this run took, without those of the checkpoint that it resumed from
     seconds: float  # of these steps, without validation, samples and checkpoints
+    seconds_between: float  # of validation, samples and the report page, between the steps
     peak_device_bytes: int | None  # reserved by PyTorch on the GPU of the first process; None without a GPU
 
 

@@ -90,7 +90,7 @@ class Trainer:
         self._initial_checkpoint: Checkpoint | None = None
         self._saver = CheckpointSaver(callbacks.store, log, every=callbacks.schedule.checkpoint_every)
         self._page, self._is_first_process = callbacks.page, process_group.rank == 0
-        self._steps_taken, self._seconds = 0, 0.0
+        self._steps_taken, self._seconds, self._seconds_between = 0, 0.0, 0.0
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load the state of a checkpoint. Raises ValueError if it is of another training."""
@@ -183,6 +183,7 @@ class Trainer:
         is_sampled = self._sample_generator is not None and (is_first or step == steps or step % every == 0)
         if not self._is_first_process or not (is_validated or is_sampled) or (step == 0 and not is_first):
             return
+        began = time.monotonic()
         with self._state.averaged():
             if is_validated and not any(known.step == step for known in self._validation_results):
                 self._validate(step)
@@ -190,6 +191,7 @@ class Trainer:
                 self._generate_samples(self._sample_generator, step)
         if self._page is not None:
             self._page.write(self._history.steps, self._validation_results)
+        self._seconds_between += time.monotonic() - began
 
     def _validate(self, step: int) -> None:
         result = validate(self._transformer, self._held_out, step=step, batch_size=self._recipe.batch_size)
@@ -254,7 +256,8 @@ class Trainer:
             validation_results=tuple(self._validation_results),
             steps=steps,
         )
-        return TrainingResult(tensors, summary, Usage(self._steps_taken, self._seconds, self._peak_bytes()))
+        usage = Usage(self._steps_taken, self._seconds, self._seconds_between, self._peak_bytes())
+        return TrainingResult(tensors, summary, usage)
 
     def _peak_bytes(self) -> int | None:
         device = embedder_weight(self._transformer).device

@@ -25,6 +25,7 @@ def run_record(plan: Plan, usage: Usage, *, processes: int, seconds: float) -> d
         "seconds": {
             "job": round(seconds, 1),
             "steps": round(usage.seconds, 1),
+            "validation_samples_and_page": round(usage.seconds_between, 1),
             "per_step": round(usage.seconds / steps, 4) if steps else None,
         },
         "steps_taken": steps,

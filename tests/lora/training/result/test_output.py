@@ -187,7 +187,7 @@ def test_the_tar_has_a_line_for_each_step_and_the_record_of_the_run(tmp_path, fo
     transformer = tiny_lora_transformer()
     steps = tuple(StepNumbers(step, 0.5, 0.5, 4e-4, 1.0, 0.5, None) for step in (1, 2))
     summary = TrainingSummary(2, "the last", 2, 2, 0, 0, None, (), steps)
-    result = TrainingResult(lora_tensors(transformer), summary, Usage(2, 0.2, None))
+    result = TrainingResult(lora_tensors(transformer), summary, Usage(2, 0.2, 0.0, None))
     tar = Tar(written(transformer, found, tmp_path, result=result, run={"steps_taken": 2}).read_bytes())
     lines = tar.file("output/flux_train_replicate/report/losses.jsonl").decode().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]

@@ -50,7 +50,7 @@ def tar(tmp_path_factory):
     steps = tuple(StepNumbers(step, 0.5, 0.5, 4e-4, 1.0, 0.5, None) for step in (1, 2, 3))
     results = tuple(ValidationResult(step, (loss,)) for step, loss in ((0, 0.5), (3, 0.25)))
     summary = TrainingSummary(3, "the last", 3, 3, 0, 0, None, results, steps)
-    result = TrainingResult(lora_tensors(transformer), summary, Usage(3, 0.2, None))
+    result = TrainingResult(lora_tensors(transformer), summary, Usage(3, 0.2, 0.0, None))
     page = "a page with <img> of secret-name.png"
     return written(transformer, dataset, folder, samples=samples, result=result, page=page, base_model="dev")
 

@@ -15,8 +15,8 @@ PLAN = Plan(
 
 
 def test_the_record_has_seconds_memory_machine_and_versions():
-    record = run_record(PLAN, Usage(4, 2.0, 2_000_000_000), processes=1, seconds=12.34)
-    assert record["seconds"] == {"job": 12.3, "steps": 2.0, "per_step": 0.5}
+    record = run_record(PLAN, Usage(4, 2.0, 0.5, 2_000_000_000), processes=1, seconds=12.34)
+    assert record["seconds"] == {"job": 12.3, "steps": 2.0, "validation_samples_and_page": 0.5, "per_step": 0.5}
     assert record["memory"]["device_predicted_bytes"] == 2_500_000_000
     assert record["memory"]["device_measured_bytes"] == 2_000_000_000
     assert record["memory"]["host_measured_bytes"] > 100_000_000, "this process has imported torch"
@@ -26,4 +26,4 @@ def test_the_record_has_seconds_memory_machine_and_versions():
 
 
 def test_a_run_that_took_no_step_has_no_seconds_per_step():
-    assert run_record(PLAN, Usage(0, 0.0, None), processes=1, seconds=1.0)["seconds"]["per_step"] is None
+    assert run_record(PLAN, Usage(0, 0.0, 0.0, None), processes=1, seconds=1.0)["seconds"]["per_step"] is None
