@@ -41,6 +41,8 @@ def main() -> None:
     arguments = parse_with_config(parser, names_output=True)
     output: Path = arguments.pop("output")
     if arguments.pop("resume"):
+        if arguments[RESUME]:
+            sys.exit("error: --resume and --resume-from are both given: expected one of them")
         arguments[RESUME] = LATEST
     _refuse(output)
     _choose_trackers(arguments.pop("log"), output)

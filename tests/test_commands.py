@@ -80,6 +80,7 @@ def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
         (["--seed", -1, "--optimizer", "AdamW8bit", "--batch-size", 257], "batch_size is 257: expected 1 to 256"),
         (["--optimizer", "sgd"], "optimizer is 'sgd': expected one of adamw8bit"),
         (["--layers", "nothing.like.it"], "layers is 'nothing.like.it'"),
+        (["--resume", "--resume-from", "latest"], "--resume and --resume-from are both given: expected one of them"),
         (["--resume-from", "nothing.tar"], "resume_from 'nothing.tar' does not exist: expected"),
     ],
 )

@@ -94,7 +94,8 @@ class Contents:
     points: tuple[Point, ...]
     validations: tuple[Validation, ...]
     samples: tuple[Sample, ...]
-    outcome: Outcome | None  # None while it trains
+    outcome: Outcome | None  # None while it trains, and if it ended without a LoRA
+    is_running: bool
 
     @property
     def validation_shown(self) -> Validation | None:

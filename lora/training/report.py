@@ -66,7 +66,7 @@ def final_page(summary: TrainingSummary, *, folder: Path, samples: Path) -> str:
     """The page of a training that has ended, with what `write_fixed` wrote into the folder."""
     fixed = FIXED.validate_json((folder / FIXED_FILE).read_bytes())
     outcome = Outcome(summary.exported_step, summary.line())
-    return page_of(contents_of(fixed, samples, summary.steps, summary.validation_results, outcome))
+    return page_of(contents_of(fixed, samples, summary.steps, summary.validation_results, outcome, is_running=False))
 
 
 def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:

@@ -19,10 +19,13 @@ class LivePage:
         """`samples` is the folder of the sample images, which may be missing."""
         self._fixed, self._samples, self._path = fixed, samples, path
 
-    def write(self, steps: Sequence[StepNumbers], results: Sequence[ValidationResult]) -> None:
+    def write(
+        self, steps: Sequence[StepNumbers], results: Sequence[ValidationResult], *, is_running: bool = True
+    ) -> None:
         """Rewrite the page. A page that cannot be written costs nothing but the page."""
+        contents = contents_of(self._fixed, self._samples, steps, results, None, is_running=is_running)
         with suppress(OSError):
-            write_page(contents_of(self._fixed, self._samples, steps, results, None), self._path)
+            write_page(contents, self._path)
 
 
 def contents_of(
@@ -31,14 +34,17 @@ def contents_of(
     steps: Sequence[StepNumbers],
     results: Sequence[ValidationResult],
     outcome: Outcome | None,
+    *,
+    is_running: bool,
 ) -> Contents:
-    """What the page shows; `outcome` is None while the training runs."""
+    """What the page shows; `outcome` is None while the training runs, and if it ended without a LoRA."""
     return Contents(
         fixed=fixed,
         points=tuple(Point(step.step, step.loss, step.smoothed_loss) for step in steps),
         validations=tuple(Validation(result.step, result.mean) for result in results),
         samples=tuple(_sample(path) for path in sorted(samples.glob(f"*{SUFFIX}"))),
         outcome=outcome,
+        is_running=is_running,
     )
 
 

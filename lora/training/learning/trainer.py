@@ -224,6 +224,8 @@ class Trainer:
         finally:
             if self._state.is_consistent and self._is_first_process:
                 self._saver.save(self._state, self._checkpoint, most_skipped=MAX_SKIPPED_IN_A_ROW - 1)
+            if self._page is not None:  # until the LoRA is written, if it will be
+                self._page.write(self._history.steps, self._validation_results, is_running=False)
 
     def _checkpoint(self) -> Contents:
         """What a checkpoint holds."""

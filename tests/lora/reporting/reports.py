@@ -53,6 +53,7 @@ def some_contents(folder: Path, *, prompt: str = "a TOK", ended: bool = True, sa
             _sample(folder, prompt, seed, step) for seed in (42, 43) for step in range(0, 250 * samples, 250)
         ),
         outcome=Outcome(550, "The LoRA is from step 550 of 1000.") if ended else None,
+        is_running=not ended,
     )
 
 

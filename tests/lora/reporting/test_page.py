@@ -61,6 +61,12 @@ def test_a_page_of_a_running_training_reloads_itself_and_a_final_one_does_not(tm
     assert 'http-equiv="refresh"' not in page_of(some_contents(tmp_path))
 
 
+def test_a_page_of_a_training_that_ended_without_a_lora_says_so_and_does_not_reload_itself(tmp_path):
+    page = page_of(dataclasses.replace(some_contents(tmp_path, ended=False), is_running=False))
+    assert 'http-equiv="refresh"' not in page
+    assert "The training ended after 1000 of 1000 steps, without a LoRA so far" in page
+
+
 @pytest.mark.parametrize(("samples", "compared", "shown"), [(0, 0, 0), (1, 0, 2), (2, 2, 4), (5, 2, 10)])
 def test_the_first_and_the_last_sample_are_compared_and_all_are_shown(tmp_path, samples, compared, shown):
     page = page_of(some_contents(tmp_path, samples=samples))
