@@ -35,5 +35,6 @@ def public_page(
             validations=tuple(Validation(int(each["step"]), each["loss"]) for each in validations),
             samples=tuple(Sample(image.prompt, image.seed, image.step, folder / image.path) for image in images),
             outcome=Outcome(int(str(report["exported_step"])), summary_line(report)),
+            is_running=False,
         )
     )
