@@ -122,7 +122,7 @@ def test_an_input_out_of_bounds_starts_no_training(train_server: Server, name: s
         ({"learning_rate": 4}, "learning_rate is 4: expected at most 1 for adamw8bit"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd': expected one of adamw8bit"),
         ({"trigger_word": "a\0b"}, "trigger_word has a NUL character at position 1"),
-        ({"hf_repo_id": "me/lora"}, "hf_repo_id is 'me/lora': this trainer does not upload to Hugging Face yet"),
+        ({"hf_repo_id": "me/lora"}, "hf_token is missing: expected a token with write access to me/lora"),
     ],
 )
 def test_an_input_that_cannot_be_meant_is_refused_with_the_reason(
