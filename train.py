@@ -27,7 +27,7 @@ from lora.training.stop import Stop, Termination
 from lora.workspace import clear_folder, named_file, own_temporary_folder, workspace
 from weights.base_files import weight_files
 from weights.bases import find_base, find_trainable_base
-from weights.captioner import find_captioner
+from weights.caption_model import find_captioner
 from weights.local_files import ReadableFolders
 from weights.network.network import Tokens
 from weights.readahead import read_ahead

@@ -25,7 +25,7 @@ from script.dataset_sheet import dataset_sheet
 from script.progress import Progress, ReportingInspector
 from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, is_our_image, refuse_output
 from script.training_outline import Outline
-from weights.captioner import find_captioner
+from weights.caption_model import find_captioner
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from weights import captioner
+from weights import caption_model
 from weights.base_fetching import destination_of, fetch_base
 from weights.bases import REPOSITORIES, download_folder
 from weights.grammar.base_source import HubBase, parse_base_source
@@ -19,9 +19,9 @@ def main() -> None:
     parser.add_argument(
         "base",
         help=f"{names}, or owner/name[@revision] of a base in diffusers layout on Hugging Face; or captioner, which"
-        f" describes images without a caption: {captioner.REPOSITORY}",
+        f" describes images without a caption: {caption_model.REPOSITORY}",
     )
-    small = f"the captioner for small GPUs: {captioner.SMALL_REPOSITORY}"
+    small = f"the captioner for small GPUs: {caption_model.SMALL_REPOSITORY}"
     parser.add_argument("--florence", action="store_true", help=small)
     arguments = parser.parse_args()
     name: str = arguments.base
@@ -48,9 +48,9 @@ def _fetch_base(name: str) -> str:
 
 def _fetch_captioner(*, small: bool) -> str:
     """Download a captioner into an empty folder, or continue. Another captioner there is not mixed with it."""
-    repository = captioner.SMALL_REPOSITORY if small else captioner.REPOSITORY
-    source, folder = _source(repository), captioner.FOLDER
-    captioner.refuse_another(folder, repository)
+    repository = caption_model.SMALL_REPOSITORY if small else caption_model.REPOSITORY
+    source, folder = _source(repository), caption_model.FOLDER
+    caption_model.refuse_another(folder, repository)
     fetch_base(source, destination_of(source, folder, _log, CAPTIONER))
     return "trainings use it: with autocaption, images without a caption are described"
 

@@ -21,9 +21,12 @@ BASE = ("LICENSE.md", INDEX, MANIFEST, *(f"{each.name}/{each.config}" for each i
 BASE += tuple(f"{each.name}/{each.weights}" for each in COMPONENTS if each.weights)
 BASE += tuple(f"{each.name}/{name}" for each in COMPONENTS for names in each.vocabularies for name in names)
 BASE += ("transformer/diffusion_pytorch_model-00001-of-00003.safetensors",)
+CAPTIONER = ("config.json", "tokenizer.json", "merges.txt", "spiece.model", "chat_template.jinja", "LICENSE.md")
+CAPTIONER += ("model-00001-of-00002.safetensors", "model.safetensors.index.json")
 SAFETY = ("config.json", "preprocessor_config.json", "model.safetensors")
 INSTALLED = {f"weights/{name}/{file}" for name in REPOSITORIES for file in BASE}
 INSTALLED |= {f"weights/safety/{file}" for file in SAFETY}
+INSTALLED |= {f"weights/captioner/{file}" for file in CAPTIONER}
 
 BESIDE_A_BASE = ("flux1-dev.safetensors", "ae.safetensors", "dev_grid.jpg", "README.md", "lora/lora.safetensors")
 BESIDE_A_BASE += (".cache/huggingface/x.json", "vae/.cache/x.json", "vae/.DS_Store", "vae/model.safetensors.incomplete")
@@ -41,7 +44,12 @@ LITTER = {
     *("out.json", "trained_model.tar", "trained_model.safetensors", "lora.safetensors", "check.png", "image.0.webp"),
     *("output.0.webp", "output/demo.png", "output/flux_train_replicate/lora.safetensors", "checkpoints/1/state.pt"),
     *("weights/output", "weights/mine.safetensors", "weights/mine/lora.safetensors", "weights/mine/vae/config.json"),
-    *("weights/mine/model_index.json", "weights/safety/pytorch_model.bin", "weights/cache/mine.safetensors"),
+    *(
+        "weights/mine/model_index.json",
+        "weights/safety/pytorch_model.bin",
+        "weights/captioner/pytorch_model.bin",
+        "weights/cache/mine.safetensors",
+    ),
     *("lora/__pycache__/gpu.cpython-312.pyc", "lora/flux/__pycache__/x.py", "__pycache__/train.pyc", "lora/notes.md"),
     *("train.py~", "predict.py.orig", "my_train.py", "notes/train.py", ".gpu/wheels/a.whl", "wandb/run.json"),
     *(f"weights/dev/{file}" for file in BESIDE_A_BASE),

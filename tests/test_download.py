@@ -10,7 +10,7 @@ from script import download as download_command
 from tests.base_services import LARGE, REPOSITORY, Files, Hub, downloads, files_of, small_base
 from tests.services import service
 from tests.tiny import assert_one_sentence
-from weights import bases, captioner
+from weights import bases, caption_model
 from weights.bases import REPOSITORIES, find_base
 
 
@@ -106,22 +106,22 @@ def captioner_hub(monkeypatch, tmp_path):
         "modeling.py": b"raise SystemExit",
         "pytorch_model.bin": b"a pickle",
     }
-    monkeypatch.setattr(captioner, "FOLDER", tmp_path / "weights/captioner")
+    monkeypatch.setattr(caption_model, "FOLDER", tmp_path / "weights/captioner")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with service(Hub(Files(files), repository=captioner.REPOSITORY)) as server:
+    with service(Hub(Files(files), repository=caption_model.REPOSITORY)) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
 
 
 def test_a_captioner_is_downloaded_without_code_and_found(captioner_hub, monkeypatch, tmp_path, capsys):
-    assert captioner.find_captioner() is None
+    assert caption_model.find_captioner() is None
     run(monkeypatch, "captioner")
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith("Qwen/Qwen3-VL-2B-Instruct at commit ")
     assert last == "trainings use it: with autocaption, images without a caption are described"
     assert sorted(downloads(captioner_hub)) == ["config.json", "model.safetensors"]
-    found = captioner.find_captioner()
-    assert (found.path, found.name) == (tmp_path / "weights/captioner", captioner.REPOSITORY)
+    found = caption_model.find_captioner()
+    assert (found.path, found.name) == (tmp_path / "weights/captioner", caption_model.REPOSITORY)
     run(monkeypatch, "captioner")
     assert downloads(captioner_hub).count("model.safetensors") == 1
 
@@ -131,11 +131,11 @@ def test_another_captioner_is_not_mixed_with_the_one_that_is_there(monkeypatch):
     run(monkeypatch, "captioner")
     message = refusal(monkeypatch, "captioner", "--florence")
     assert_one_sentence(message, "holds the captioner Qwen/Qwen3-VL-2B-Instruct: expected", "FLUX_CAPTIONER")
-    (captioner.FOLDER / "manifest.json").unlink()
+    (caption_model.FOLDER / "manifest.json").unlink()
     assert "holds the captioner Qwen3VLForConditionalGeneration" in refusal(monkeypatch, "captioner")
 
 
 def test_the_small_captioner_is_another_repository(captioner_hub, monkeypatch):
     message = refusal(monkeypatch, "captioner", "--florence")
-    assert_one_sentence(message, f"error: hf://{captioner.SMALL_REPOSITORY}@main was not found")
+    assert_one_sentence(message, f"error: hf://{caption_model.SMALL_REPOSITORY}@main was not found")
     assert downloads(captioner_hub) == []

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save
 
 from tests.tiny import assert_one_sentence, write
-from weights import captioner
-from weights.captioner import find_captioner
+from weights import caption_model
+from weights.caption_model import find_captioner
 from weights.layouts import is_captioner_file
 
 CONFIG = json.dumps({"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}).encode()
@@ -17,7 +17,7 @@ CONFIG = json.dumps({"model_type": "blip", "architectures": ["BlipForConditional
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
     """The default folder, which is missing."""
-    monkeypatch.setattr(captioner, "FOLDER", tmp_path / "captioner")
+    monkeypatch.setattr(caption_model, "FOLDER", tmp_path / "captioner")
     monkeypatch.delenv("FLUX_CAPTIONER", raising=False)
     monkeypatch.delenv("FLUX_CAPTIONER_DEVICE", raising=False)
     return tmp_path / "captioner"
