@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lora.engine import matmuls as matmuls_module
 from lora.engine.matmuls import (
     FIRST_CAPABILITY,
     LAYERS,
@@ -14,6 +15,12 @@ from lora.engine.matmuls import (
 from lora.engine.precision import TimedMatmul
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch):
+    """A CPU takes a second for a matmul in bf16 at the size of FLUX.1."""
+    monkeypatch.setattr(matmuls_module, "ROUNDS", 1)
 
 
 @pytest.mark.parametrize("matmul", LAYERS)
