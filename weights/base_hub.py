@@ -67,7 +67,7 @@ class _Download:
     def fetch(self, files: list[HubFile]) -> dict[str, ManifestEntry]:
         """Download files, and return their entries by path."""
         self._entries = {}
-        run_in_parallel(self._fetch_file, files, workers=CONNECTIONS, meanwhile=self.progress.report)
+        run_in_parallel(self._fetch_file, files, workers=CONNECTIONS, report_progress=self.progress.report)
         return self._entries
 
     def _fetch_file(self, file: HubFile, stop: Event) -> None:

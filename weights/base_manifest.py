@@ -128,7 +128,9 @@ def hash_files(folder: Path, paths: Iterable[str], *, log_line: LogLine) -> dict
                 progress.add(count)
         digests[path] = digest.hexdigest()
 
-    run_in_parallel(hash_file, sorted(sizes, key=lambda path: -sizes[path]), workers=HASHERS, meanwhile=progress.report)
+    run_in_parallel(
+        hash_file, sorted(sizes, key=lambda path: -sizes[path]), workers=HASHERS, report_progress=progress.report
+    )
     return digests
 
 

@@ -40,9 +40,10 @@ class Progress:
 
 
 def run_in_parallel(
-    work: Callable[[Item, Event], None], items: Sequence[Item], *, workers: int, meanwhile: Callable[[], None]
+    work: Callable[[Item, Event], None], items: Sequence[Item], *, workers: int, report_progress: Callable[[], None]
 ) -> None:
-    """Call `work` with each item, in their order, in several threads; call `meanwhile` again and again until the end.
+    """Call `work` with each item, in their order, in several threads, and `report_progress` again and again until the
+    end.
 
     Raises the first ValueError or OSError of `work`. Then, and if this is interrupted, an event is set that `work` gets
     too: it must check it after every wait and change nothing from then on, as a thread that waits for a server is left
@@ -69,7 +70,7 @@ def run_in_parallel(
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads) and errors.empty():
-            meanwhile()
+            report_progress()
             time.sleep(POLL_SECONDS)
         if not errors.empty():
             raise errors.get()

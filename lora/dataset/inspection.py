@@ -20,7 +20,7 @@ from lora.images.files import DecodedImage, open_image, upright_size
 from lora.images.size import Size, cover_scale
 
 STORE_RATIO = 2.0  # decoded pixels per stored pixel, above which crops are stored instead of decoded again; our choice
-INSPECTED_SIDE = 512  # pixels: enough to judge tones and to find near-duplicates; our choice
+INSPECTED_SIDE = 512  # pixels: enough to measure tones and to find near-duplicates; our choice
 
 
 @dataclass(frozen=True, slots=True)

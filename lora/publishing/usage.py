@@ -1,4 +1,4 @@
-"""How to use a LoRA with other programs, as Markdown for its model card."""
+"""How to use a LoRA with other programs, for its model card and its report page."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +20,18 @@ class BaseModel:
 
 
 def diffusers_usage(base: BaseModel, repository: str | None, prompt: str) -> Iterator[str]:
-    """A program that runs as it stands, with the LoRA from the Hub, or from the unpacked tar without a repository."""
-    size = "" if base.side is None else f", height={base.side}, width={base.side}"
-    base_source, lora_source = _quoted(base.repository or base.folder), _quoted(repository or TAR_FOLDER)
+    """The program of `diffusers_program`, and where to run it."""
     yield "### diffusers\n"
     if repository is None:
         yield "In the folder in which the tar is unpacked (`tar -xf trained_model.tar`):\n"
-    yield (
-        "```python\n"
+    yield f"```python\n{diffusers_program(base, repository, prompt)}```\n"
+
+
+def diffusers_program(base: BaseModel, repository: str | None, prompt: str) -> str:
+    """A program that runs as it stands, with the LoRA from the Hub, or from the unpacked tar without a repository."""
+    size = "" if base.side is None else f", height={base.side}, width={base.side}"
+    base_source, lora_source = _quoted(base.repository or base.folder), _quoted(repository or TAR_FOLDER)
+    return (
         "import torch\n"
         "from diffusers import FluxPipeline\n\n"
         'device = "cuda" if torch.cuda.is_available() else "cpu"\n'
@@ -38,7 +42,6 @@ def diffusers_usage(base: BaseModel, repository: str | None, prompt: str) -> Ite
         f"prompt = {_quoted(prompt)}\n"
         f"image = pipe(prompt, guidance_scale={base.guidance}, num_inference_steps={base.steps}{size}).images[0]\n"
         'image.save("image.png")\n'
-        "```\n"
     )
 
 

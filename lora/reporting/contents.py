@@ -33,7 +33,7 @@ class Base:
     """The base model, as the page and its snippets name it."""
 
     name: str
-    repository: str | None  # on the Hub; None for another folder
+    program: str  # Python that generates an image with the LoRA
     licence: str  # short name
     notice: str
 

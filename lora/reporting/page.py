@@ -18,7 +18,6 @@ from lora.reporting.pictures import data_uri, sample_uri
 
 FOLDER = Path(__file__).parent
 MARK = "flux-lora report"  # in the page's head: a file with it may be replaced by a newer page
-LORA = "output/flux_train_replicate/lora.safetensors"
 SECONDS_BETWEEN_RELOADS = 20  # of a page that is opened while the training runs
 
 
@@ -90,16 +89,8 @@ def _comparisons(samples: tuple[Sample, ...]) -> Iterator[Comparison]:
 
 
 def _usages(fixed: Fixed) -> Iterator[Usage]:
+    yield Usage("diffusers", fixed.base.program)
     prompt = f"a photo of {fixed.trigger_word}" if fixed.trigger_word else "your prompt"
-    if fixed.base.repository:
-        yield Usage(
-            "diffusers",
-            "import torch\nfrom diffusers import FluxPipeline\n\n"
-            f"pipe = FluxPipeline.from_pretrained({json.dumps(fixed.base.repository)}, torch_dtype=torch.bfloat16)\n"
-            f'pipe.to("cuda")\npipe.load_lora_weights("{LORA}")\n'
-            f"image = pipe({json.dumps(prompt)}, guidance_scale=3.5, num_inference_steps=28).images[0]\n"
-            'image.save("image.png")\n',
-        )
     inputs = json.dumps({"input": {"prompt": prompt, "lora_weights": "trained_model.tar", "lora_scale": 1}})
     yield Usage(
         "this package",

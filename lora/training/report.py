@@ -10,14 +10,14 @@ from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import named
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
-from lora.reporting.contents import FIXED, Base, Fixed, Outcome, Setting, TrainedImage
+from lora.reporting.contents import FIXED, Fixed, Outcome, Setting, TrainedImage
 from lora.reporting.page import page_of
 from lora.reporting.pictures import MOST_THUMBNAILS, thumbnail
 from lora.training.learning.held_out import held_out_contents
 from lora.training.learning.live_page import contents_of
 from lora.training.learning.summary import TrainingSummary
 from lora.training.preparation import Prepared
-from lora.training.result.notice import licence, model, notice, repository
+from lora.training.result.page_base import page_base
 
 THUMBNAILS, FIXED_FILE, LIVE_PAGE = "thumbnails", "page.json", "report.html"
 LEFT_OPEN = {"steps": 0, "learning_rate": 0.0, "lora_rank": 0}  # inputs whose zero leaves the choice to the recipe
@@ -50,7 +50,7 @@ def write_fixed(prepared: Prepared, *, folder: Path) -> Path:
     base = prepared.base_name
     fixed = Fixed(
         trigger_word=prepared.config.trigger_word,
-        base=Base(model(base), repository(base), licence(base), notice(base)),
+        base=page_base(base, trigger_word=prepared.config.trigger_word),
         steps=prepared.recipe.steps,
         images=tuple(_images(prepared, folder / THUMBNAILS)),
         warnings=prepared.report.warnings,

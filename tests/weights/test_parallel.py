@@ -11,7 +11,7 @@ from weights.printed import size_text
 
 def test_items_are_worked_on_at_the_same_time():
     both = threading.Barrier(2, timeout=5)
-    run_in_parallel(lambda item, stop: both.wait(), [1, 2], workers=2, meanwhile=lambda: None)
+    run_in_parallel(lambda item, stop: both.wait(), [1, 2], workers=2, report_progress=lambda: None)
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError])
@@ -25,18 +25,18 @@ def test_the_first_error_is_raised_and_stops_the_others(kind):
         stopped.set()
 
     with pytest.raises(kind, match="damaged"):
-        run_in_parallel(work, [0, 1, 1], workers=2, meanwhile=lambda: None)
+        run_in_parallel(work, [0, 1, 1], workers=2, report_progress=lambda: None)
     assert stopped.wait(1)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_unexpected_error_does_not_look_like_success():
     with pytest.raises(RuntimeError, match="without finishing its file"):
-        run_in_parallel(lambda item, stop: [][item], [1], workers=1, meanwhile=lambda: None)
+        run_in_parallel(lambda item, stop: [][item], [1], workers=1, report_progress=lambda: None)
 
 
 def test_no_item_is_no_work():
-    run_in_parallel(lambda item, stop: None, [], workers=4, meanwhile=lambda: None)
+    run_in_parallel(lambda item, stop: None, [], workers=4, report_progress=lambda: None)
 
 
 def test_the_log_says_how_far_it_is_every_ten_seconds(monkeypatch):

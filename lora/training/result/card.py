@@ -43,7 +43,7 @@ def training_card(
     images = tuple(public_samples(samples, captions=captions, trigger_word=trigger))
     return card_of(
         CardContents(
-            base=_base(base),
+            base=base_model(base),
             licence=Licence(licence(base), licence_link(base), licence(base) == APACHE),
             trigger_word=trigger,
             example=_example(images, settings),
@@ -90,7 +90,8 @@ def shown_settings(settings: Values) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _base(base: str) -> BaseModel:
+def base_model(base: str) -> BaseModel:
+    """The base of this name, and how images are generated with it."""
     steps, guidance = OTHER_SAMPLING.get(base, (STEPS, GUIDANCE))
     folder = TINY_FOLDER if base == TINY else f"path/to/{PurePath(base).name}"
     return BaseModel(model(base), repository(base), folder, steps, guidance, TINY_SIDE if base == TINY else None)

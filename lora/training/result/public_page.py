@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lora.publishing.card import CardImage
-from lora.reporting.contents import Base, Contents, Fixed, Outcome, Point, Sample, Setting, Validation
+from lora.reporting.contents import Contents, Fixed, Outcome, Point, Sample, Setting, Validation
 from lora.reporting.page import page_of
 from lora.training.result.card import shown_settings, summary_line
-from lora.training.result.notice import licence, model, notice, repository
+from lora.training.result.page_base import page_base
 
 
 def public_page(
@@ -24,7 +24,7 @@ def public_page(
         Contents(
             fixed=Fixed(
                 trigger_word=str(settings["trigger_word"]),
-                base=Base(model(base), repository(base), licence(base), notice(base)),
+                base=page_base(base, trigger_word=str(settings["trigger_word"])),
                 steps=int(str(report["steps_asked"])),
                 images=(),
                 warnings=(),

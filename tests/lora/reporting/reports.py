@@ -12,7 +12,7 @@ STEPS = 1000
 HOSTILE = "<script>document.title='taken'</script> \"'&amp; ${1} {{ 7*7 }}"
 RIGHT_TO_LEFT = "صورة TOK 🦊"
 BASE = Base(
-    "FLUX.1 [dev]", "black-forest-labs/FLUX.1-dev", "flux-1-dev-non-commercial-license", "A notice.\nTwo lines."
+    "FLUX.1 [dev]", "FluxPipeline.from_pretrained(...)\n", "flux-1-dev-non-commercial-license", "A notice.\nTwo lines."
 )
 
 

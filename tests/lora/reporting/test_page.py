@@ -35,7 +35,7 @@ def test_the_page_says_what_came_of_the_training_and_how_to_use_it(tmp_path):
 
 
 def test_the_trigger_word_is_in_the_examples(tmp_path):
-    assert page_of(some_contents(tmp_path)).count("a photo of TOK") == 2
+    assert page_of(some_contents(tmp_path)).count("a photo of TOK") == 1, "diffusers has a program of its own"
 
 
 def test_the_same_contents_give_the_same_page(tmp_path):
