@@ -10,6 +10,7 @@ from lora.dataset.caption_paths import caption_paths
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.refusal import ContentError
 from lora.dataset.wording import counted
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
@@ -33,6 +34,16 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         found = "a file" if folder.is_file() else f"which cannot be made ({error.strerror})"
         sys.exit(f"error: --captions is {str(folder)!r}, {found}: expected a new or empty folder")
+
+
+def refuse_saved_zip(folder: Path) -> None:
+    """Raise ContentError if a folder of captions also holds the zip that its page saved, with other captions."""
+    saved = sorted(folder.glob(f"{Path(SAVED).stem}*.zip"))
+    if saved and (folder / PAGE).is_file():
+        raise ContentError(
+            f"holds {saved[-1].name!r}, saved by the page beside it, and the files as they were before: expected"
+            f" --input-captions {saved[-1]}, or a folder without it"
+        )
 
 
 def write_captions(

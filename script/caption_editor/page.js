@@ -17,7 +17,7 @@ class Caption {
 
   get text() { return this.area.value.normalize("NFC").trim(); }
   set text(text) {
-    this.area.value = text;
+    this.area.value = text.trim();
     this.show();
   }
   get isChanged() { return this.text !== this.area.defaultValue.trim(); }
