@@ -24,48 +24,20 @@ HOSTILE = {
     "none.png": "",
 }
 KEPT = {name: " ".join(text.split()).replace("e\u0301", "é") for name, text in HOSTILE.items()}
-PIECES = (
-    *(
-        "TOK",
-        "tok",
-        "TOKYO",
-        "[trigger]",
-        "[[TRIGGER]]",
-        "[tr\u0131gger]",
-        "[tri",
-        "gger]",
-        "a",
-        "photo of",
-        "dog",
-        "(",
-    ),
-    *(",", "!", ";", ":", ".", " ", "  ", "\n", "\u00a0", "\ufeff", "\x07", "\u2028", "-", "_", "$&", "\\", "i\u0307"),
-    *(
-        "\u0130",
-        "\u0131",
-        "I",
-        "\u017f",
-        "ß",
-        "\u1e9e",
-        "e\u0301",
-        "\u00e9",
-        "É",
-        "小明",
-        "在",
-        "แมว",
-        "кот",
-        "\u041a\u041e\u0422",
-        "𐐀",
-        "𐐨",
-        "👩\u200d🚀",
-        "٣",
-    ),
+WORDS = (
+    "TOK tok TOKYO [trigger] [[TRIGGER]] [tr\u0131gger] [tri gger] a dog ( , ! ; : . - _ $& \\ 小明 在 แมว кот \u041a\u041e\u0422"
+    " i\u0307 \u0130 \u0131 I\u0130 I \u017f ß \u1e9e e\u0301 é É 𐐀 𐐨 🦊 ٣"
 )
+PIECES = (*WORDS.split(), "photo of", " ", "  ", "\n", "\u00a0", "\ufeff", "\x07", "\u2028", "👩\u200d🚀")
+HARD = {
+    ("TOK", "a photo of", ", film"): ["a dog, film", "a photo of a dog, film", "a photo of, film", "a film", ""],
+    ("TOK", "a photo of TOK", "of TOK"): ["a photo of TOK", "", "a photo of TOK,,; of TOK"],
+}
 TRIGGERS = ("", "TOK", "!", "red fox", "(", "\u0131i", "小明", "кот", "a\\1b", "trigger", "Straße", "é", "𐐀", "s")
 WIDTHS = "[document.documentElement.scrollWidth, innerWidth]"
 NAMES = "each => each.map(one => one.ariaLabel || one.labels[0]?.textContent.trim() || one.textContent.trim())"
 SHARE_WITH_AFFIXES = 0.6
-SECONDS_TO_TYPE = 3.0  # 20 letters, each with a round trip to the browser, on a busy computer
+SECONDS_TO_TYPE = 3.0  # 20 letters, on a computer that is busy with other tests
 
 
 @dataclass
@@ -173,6 +145,7 @@ def test_prompts_are_those_of_the_training(edit):
     affixes = iter(lambda: " ".join(next(pieced).split()) if rng.random() < SHARE_WITH_AFFIXES else "", None)
     rules = [(trigger, next(affixes), next(affixes)) for trigger in TRIGGERS]
     cases = [(rule, [next(pieced) for _ in range(80)]) for rule in rules]
+    cases += HARD.items()
     made = edit({"a.png": ""}).opened.page.evaluate(
         "cases => cases.map(([rule, captions]) => captions.map(promptRule(...rule)))", cases
     )
