@@ -25,8 +25,8 @@ HOSTILE = {
 }
 KEPT = {name: " ".join(text.split()).replace("e\u0301", "é") for name, text in HOSTILE.items()}
 WORDS = (
-    "TOK tok TOKYO [trigger] [[TRIGGER]] [tr\u0131gger] [tri gger] a dog ( , ! ; : . - _ $& \\ 小明 在 แมว кот \u041a\u041e\u0422"
-    " i\u0307 \u0130 \u0131 I\u0130 I \u017f ß \u1e9e e\u0301 é É 𐐀 𐐨 🦊 ٣"
+    "TOK tok TOKYO [trigger] [[TRIGGER]] [tr\u0131gger] [tri gger] a dog ( , ! ; : . - _ $& \\ 小明 在 แมว"
+    " кот \u041a\u041e\u0422 i\u0307 \u0130 \u0131 I\u0130 I \u017f ß \u1e9e e\u0301 é É 𐐀 𐐨 🦊 ٣"
 )
 PIECES = (*WORDS.split(), "photo of", " ", "  ", "\n", "\u00a0", "\ufeff", "\x07", "\u2028", "👩\u200d🚀")
 HARD = {
