@@ -1,73 +1,93 @@
-"""Writes the captions of a data set into a folder: a .txt file to edit for each image, and a page to read them."""
+"""Writes the captions of a data set into a folder: a .txt file for each image, and a page to edit them in."""
 
 import sys
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from lora.dataset.caption_paths import caption_paths
-from lora.dataset.captions import one_line
+from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.refusal import ContentError
+from lora.dataset.wording import counted
+from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
-from lora.reporting.pictures import data_uri, thumbnail
+from lora.reporting.pictures import THUMBNAIL_SIDE, data_uri, thumbnail
+from script.caption_editor.page import SAVED, EditedCaption, caption_editor, editable
+from script.progress import Progress
 
 PAGE = "index.html"
-TEMPLATE = Path(__file__).with_suffix(".html")
+SIDE, MOST_LARGE = 320, 400  # pixels of a picture; pictures of this size, about 20 kB each; our choice
 
 
-@dataclass(frozen=True, slots=True)
-class ShownImage:
-    """An image on the page."""
-
-    name: str
-    file: str  # of the caption, in the folder
-    picture: str  # data URI
-    caption: str
-    words: int
-    source: str  # who wrote the caption, or which file it is from
-    prompt: str  # as trained
-
-
-def refuse_folder(folder: Path) -> None:
-    """Exit with one sentence unless the folder is new or empty: what is there may have been edited."""
-    if folder.exists() and not folder.is_dir():
-        sys.exit(f"error: --captions is {str(folder)!r}, a file: expected a new or empty folder")
+def make_folder(folder: Path) -> None:
+    """Make the folder; exit with one sentence unless it is new or empty: what is there may have been edited."""
     if folder.is_dir() and any(folder.iterdir()):
         sys.exit(
             f"error: --captions is {str(folder)!r}, a folder with files in it, which may have been edited: expected a"
             " new or empty folder"
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = "a file" if folder.is_file() else f"which cannot be made ({error.strerror})"
+        sys.exit(f"error: --captions is {str(folder)!r}, {found}: expected a new or empty folder")
 
 
-def write_captions(dataset: Dataset, inspector: Inspector, folder: Path) -> str:
+def refuse_saved_zip(folder: Path) -> None:
+    """Raise ContentError if a folder of captions also holds the zip that its page saved, with other captions."""
+    saved = sorted(folder.glob(f"{Path(SAVED).stem}*.zip"))
+    if saved and (folder / PAGE).is_file():
+        raise ContentError(
+            f"holds {saved[-1].name!r}, saved by the page beside it, and the files as they were before: expected"
+            f" --input-captions {saved[-1]}, or a folder without it"
+        )
+
+
+def write_captions(
+    dataset: Dataset, inspector: Inspector, folder: Path, rule: PromptRule, *, describes_empty: bool
+) -> str:
     """Write the captions as they are, without what training adds, and the page; return a line about it.
 
-    An image without a caption gets an empty file. Raises OSError if the folder cannot be written to.
+    An image without a caption gets an empty file. `describes_empty` is as for `caption_editor`. Raises OSError if the
+    folder cannot be written to.
     """
-    shown = []
     with quiet_pillow():
-        for path, image in caption_paths(dataset.images).items():
-            text = image.caption.text.strip() if image.caption else ""
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(f"{text}\n" if text else "", encoding="utf-8")
-            shown.append(_shown(image, path, one_line(text), inspector))
-    (folder / PAGE).write_text(_template().render(images=shown), encoding="utf-8")
-    where = f"{folder}, beside {PAGE}, which shows them"
-    return f"wrote {len(shown)} caption files into {where}; edit them, then give the folder as --input-captions"
+        captions = tuple(_edited(dataset, inspector))
+    page = caption_editor(captions, rule, describes_empty=describes_empty)
+    for caption in captions:
+        path = folder / caption.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{caption.text}\n" if caption.text else "", encoding="utf-8")
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    return (
+        f"wrote {counted(len(captions), 'caption file')} into {folder}: open {folder / PAGE} in a browser to edit the"
+        f" captions and save {SAVED}, or edit the files; then train with --input-captions {SAVED}, or {folder}"
+    )
 
 
-def _shown(image: CaptionedImage, path: str, caption: str, inspector: Inspector) -> ShownImage:
-    (pixels,) = inspector.pixels(image.path, image.inspection.content, image.inspection.crops[:1])
-    source = image.caption.source if image.caption else "no caption"
-    picture = data_uri(thumbnail(Image.fromarray(pixels)))
-    return ShownImage(image.name, path, picture, caption, len(caption.split()), source, image.prompt)
+def _edited(dataset: Dataset, inspector: Inspector) -> Iterator[EditedCaption]:
+    side = SIDE if len(dataset.images) <= MOST_LARGE else THUMBNAIL_SIDE
+    paths = list(caption_paths(dataset.images).items())
 
+    def edited(place: tuple[str, CaptionedImage]) -> EditedCaption:
+        path, image = place
+        (pixels,) = inspector.pixels(image.path, image.inspection.content, image.inspection.crops[:1])
+        caption = image.caption
+        return EditedCaption(
+            name=image.name,
+            file=path,
+            picture=data_uri(thumbnail(Image.fromarray(pixels), side)),
+            text=editable(caption.text) if caption else "",
+            source=f"{'by' if caption.by_model else 'from'} {caption.source}" if caption else "no caption given",
+            by_model=caption is not None and caption.by_model,
+            prompt=image.prompt,
+        )
 
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    progress = Progress("drew {count} images for the page of captions")
+    for caption in map_in_order(edited, paths):
+        progress.add()
+        yield caption
+    progress.end()

@@ -1,7 +1,8 @@
 """Check a data set before training: which images are trained, at which sizes and with which prompts. Needs no weights.
 
-Takes the flags of script/train, and reports the same errors. With --captions, it also writes the captions into a
-folder, where a captioner is installed also those of images that have none.
+Takes the flags of script/train, and reports the same errors. With --captions it also writes the captions into a folder,
+with a page to edit them in; a captioner that is installed (script/download captioner) first describes images without a
+caption.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from lora.images.products import png_mark
 from lora.training.progress import print_line
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.presets import PRESETS
-from script.caption_folder import refuse_folder, write_captions
+from script.caption_folder import make_folder, write_captions
 from script.config_flag import parse_with_config
 from script.dataset_sheet import dataset_sheet
 from script.progress import Progress, ReportingInspector
@@ -45,7 +46,8 @@ def main() -> None:
     """Parse the flags, print the report, and write the contact sheet."""
     parser = argparse.ArgumentParser(prog="script/check", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("check.png"), help="the contact sheet (default: check.png)")
-    parser.add_argument("--captions", "--describe", type=Path, help="a new folder, for captions that can be edited")
+    folder = "a new folder, for captions as .txt files and index.html, a page to edit them in"
+    parser.add_argument("--captions", "--describe", metavar="FOLDER", type=Path, help=folder)
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else, on stdout")
     add_inputs(parser)
     arguments = parse_with_config(parser, names_output=False)
@@ -53,7 +55,7 @@ def main() -> None:
     arguments.pop(RESUME)  # does not affect the images
     refuse_output(outputs.sheet, is_ours=is_our_image)
     if outputs.captions:
-        refuse_folder(outputs.captions)
+        make_folder(outputs.captions)
     try:
         with (
             archived(arguments.pop(ARCHIVE)) as archive,
@@ -82,7 +84,8 @@ def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: 
         print_line("\n".join([report.as_text(), "training", *(f"  {line}" for line in outline.lines())]))
     outputs.say(_write_sheet(dataset, inspector, report, outline, outputs.sheet))
     if outputs.captions:
-        outputs.say(write_captions(dataset, inspector, outputs.captions))
+        rule, describes_empty = config.prompt_rule, config.public_trainer.autocaption
+        outputs.say(write_captions(dataset, inspector, outputs.captions, rule, describes_empty=describes_empty))
 
 
 def _described(dataset: Dataset, config: TrainConfig, outputs: Outputs) -> Dataset:

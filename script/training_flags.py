@@ -16,6 +16,7 @@ from lora.dataset.selection import is_known, select_files
 from lora.dataset.tars import LISTED_SIZE
 from lora.images.products import maker_of
 from lora.workspace import workspace
+from script.caption_folder import refuse_saved_zip
 from script.openapi import training_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +80,8 @@ def archived(path: str | None, *, named: str = ARCHIVE) -> Iterator[str | None]:
         yield path
         return
     with workspace(f"folder-{named}") as temporary, naming_input(named):
+        if named == CAPTIONS:
+            refuse_saved_zip(folder)
         tar = temporary / "folder.tar"
         files = list_folder(folder)
         selection = select_files(files)

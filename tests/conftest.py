@@ -3,12 +3,17 @@
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from script.cog_server import ROOT, Server, running_server
+from tests.browsers import running_browser
 from tests.cog_client import Json, content_of, data_uri, post_training
 from tests.servers import TrainServer, isolated_train_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # The groups that take longest start first, so that no worker is left alone with one at the end.
 FIRST_GROUPS = ("learning", "servers", "warm", "soak")
@@ -84,6 +89,13 @@ def predict_server() -> Iterator[Server]:
     """A Cog server that generates images."""
     with running_server("predict", base="tiny") as server:
         yield server
+
+
+@pytest.fixture(scope="module")  # Playwright's event loop would be in the way of the modules after it
+def browser() -> Iterator["Browser"]:
+    """A browser for pages on disk."""
+    with running_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
 """The whole road of captions: described by a captioner, written into a folder, edited there, and trained with."""
 
-import html
 import json
-import re
 
 import pytest
 
+from tests.browsers import Opened
 from tests.captioners import blip, saved
 from tests.servers import Tar
 from tests.tiny import linked_base, with_few_blocks
@@ -27,22 +26,28 @@ def environment(tmp_path_factory):
     }
 
 
-def test_captions_by_a_model_are_written_edited_and_trained_with(tmp_path, environment):
+def test_captions_by_a_model_are_edited_in_a_browser_and_trained_with(tmp_path, environment, browser):
     archive, captions = small_archive(tmp_path), tmp_path / "captions"
     flags = [archive, "--resolution", 64]
     checked = run_command(
         "script.check", *flags, "--captions", captions, "--output", tmp_path / "sheet.png", **environment
     )
     assert "4 images, 4 with a caption: 4 from the captioner my-blip" in checked.stdout, checked.stderr
-    assert checked.stdout.splitlines()[-1].startswith(f"wrote 4 caption files into {captions}, beside index.html")
+    page = f"open {captions}/index.html in a browser"
+    assert checked.stdout.splitlines()[-1].startswith(f"wrote 4 caption files into {captions}: {page}")
     written = {path.stem: path.read_text().strip() for path in captions.glob("*.txt")}
-    shown = re.findall(r'<p class="caption">(.*?)</p>', (captions / "index.html").read_text())
-    assert [html.unescape(caption) for caption in shown] == [written[name] for name in "0123"]
+    edited = Opened(browser, captions / "index.html").page
+    areas = edited.locator("textarea")
+    assert areas.evaluate_all("areas => areas.map(area => area.value)") == [written[name] for name in "0123"]
 
-    (captions / "0.txt").write_text("by hand <b>")
-    (captions / "1.txt").write_text("")
+    areas.nth(0).fill("by hand <b>")
+    areas.nth(1).fill("")
+    with edited.expect_download() as download:
+        edited.click("#save")
+    download.value.save_as(tmp_path / "captions.zip")
     output, few = tmp_path / "mine.tar", ["--steps", 1, "--lora-rank", 2, "--sample-prompts", "none"]
-    trained = run_command("script.train", *flags, *few, "--input-captions", captions, "--output", output, **environment)
+    given = ["--input-captions", tmp_path / "captions.zip", "--output", output]
+    trained = run_command("script.train", *flags, *few, *given, **environment)
     assert trained.returncode == 0, trained.stderr
     assert "autocaption: 1 caption by my-blip in 0.0 s, 1 of them known from an earlier job" in trained.stdout
     tar = Tar(output.read_bytes())

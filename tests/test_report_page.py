@@ -1,56 +1,14 @@
 """The report page in a real browser, opened from disk, without any network."""
 
-import os
-import shutil
-import time
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from lora.reporting.page import page_of
+from tests.browsers import Opened
 from tests.lora.reporting.reports import HOSTILE, RIGHT_TO_LEFT, some_contents
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SECONDS_TO_INSTALL = 60
 
 WHOLE = "[...document.images].map(image => image.complete && image.naturalWidth > 0)"
 WIDTHS = "[document.documentElement.scrollWidth, innerWidth]"
 CUT = "document.querySelector('.compare').style.getPropertyValue('--cut')"
-
-
-def installed_browser() -> str | None:
-    """The path of a browser, which script/test may still be installing."""
-    installer = os.environ.get("BROWSER_INSTALLER")
-    deadline = time.monotonic() + SECONDS_TO_INSTALL  # without a network, apt tries for longer
-    while installer and Path(f"/proc/{installer}").exists() and time.monotonic() < deadline:
-        time.sleep(1)
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    chromium = installed_browser()
-    if chromium is None:
-        pytest.skip("there is no Chromium, and script/test could not install it: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Opened:
-    """A page that is open, with what it asked for and printed."""
-
-    def __init__(self, browser: "playwright.Browser", file: Path, **options: object) -> None:
-        self.requests: list[str] = []
-        self.lines: list[str] = []
-        self.page = browser.new_context(**options).new_page()
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.lines.append(message.text))
-        self.page.on("pageerror", lambda error: self.lines.append(str(error)))
-        self.page.goto(file.as_uri())
 
 
 @pytest.fixture
@@ -67,7 +25,7 @@ def open_page(tmp_path, browser):
 def test_all_images_are_whole_and_nothing_is_asked_for_or_printed(open_page):
     opened = open_page()
     assert opened.page.evaluate(WHOLE) == [True] * 13, "10 samples and 3 thumbnails"
-    assert [url for url in opened.requests if not url.startswith("data:")] == [opened.page.url]
+    assert opened.asked_for == []
     assert opened.lines == []
 
 

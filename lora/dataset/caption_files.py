@@ -48,6 +48,7 @@ class CaptionFiles:
     unreadable: tuple[Skipped, ...] = ()  # and files that hold no captions
     suspected: tuple[Skipped, ...] = ()  # captions seem to be in them; the reason says what to do
     empty: tuple[str, ...] = ()
+    blank: tuple[Caption, ...] = ()  # of empty files beside images
     guessed_encodings: tuple[GuessedEncoding, ...] = ()
 
     @classmethod
@@ -104,7 +105,7 @@ def _read(member: Member, images: ImageNames) -> CaptionFiles:
         guessed = () if text.encoding.startswith("utf") else (GuessedEncoding(name, text.encoding),)
         return CaptionFiles(captions=written, guessed_encodings=guessed)
     if captions or is_table(name):
-        return CaptionFiles(empty=(name,))
+        return CaptionFiles(empty=(name,), blank=tuple(filter(is_of_one_image, captions)))
     return _explained(name, content, images, "it names no image of the archive")
 
 

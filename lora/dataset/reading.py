@@ -19,6 +19,7 @@ from lora.dataset.pairing import Caption, Pairing, pair_captions
 from lora.dataset.refusal import ContentError, naming_input
 from lora.dataset.selection import is_known, select_files
 from lora.dataset.sorting import SortedFiles, sort_by_role, without_captions_of
+from lora.dataset.wording import counted, named
 from lora.dataset.workers import map_in_order
 from lora.images.files import READABLE, is_image, quiet_pillow
 
@@ -124,6 +125,7 @@ def _captioned(
     for (member, inspection), found in zip(inspected, pairing.captions, strict=True):
         folder = folders.get(member.name)
         caption = found or (_folder_caption(folder) if folder else None)
+        caption = caption if caption and _has_words(caption) else None
         prompt = rule.prompt(caption.text if caption else "")
         mask = by_role.masks.get(member.name)
         record = CaptionedImage(
@@ -151,6 +153,9 @@ def _read_separate_captions(members: list[Member] | None, images: ImageNames) ->
     if members is None:
         return CaptionFiles()
     texts = read_captions(members, images)
+    if texts.blank and not texts.captions:
+        found = f"{counted(len(texts.blank), 'caption file')} without a word: {named(list(texts.empty))}"
+        raise ContentError(f"holds {found}: expected a caption in at least one of them")
     if not texts.captions:
         raise ContentError("holds no captions: expected the tar of a training, or an archive with .txt files")
     return replace(texts, unreadable=tuple(file for file in texts.unreadable if file.reason != NEITHER))
@@ -192,9 +197,16 @@ def _inspect(images: Sequence[Member], inspector: Inspector) -> tuple[list[tuple
 
 
 def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles) -> Pairing:
-    first, second = pair_captions(names, separate.captions), pair_captions(names, own.captions)
+    """Separate captions take precedence, also those that were emptied: their text is blank."""
+    blank = (replace(caption, rank=LAST_RANK) for caption in separate.blank)
+    first, second = pair_captions(names, (*separate.captions, *blank)), pair_captions(names, own.captions)
     captions = tuple(one or other for one, other in zip(first.captions, second.captions, strict=True))
-    return Pairing(captions, first.unused + second.unused, first.conflicting + second.conflicting)
+    unused, conflicting = first.unused + second.unused, first.conflicting + second.conflicting
+    return Pairing(captions, tuple(filter(_has_words, unused)), tuple(filter(_has_words, conflicting)))
+
+
+def _has_words(caption: Caption) -> bool:
+    return bool(caption.text.strip())
 
 
 def _hints(files: Sequence[Member], not_unpacked: Sequence[Skipped], names: ImageNames) -> list[Skipped]:

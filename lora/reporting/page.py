@@ -1,7 +1,5 @@
 """The report page of a training: one HTML file without any request, which the same training gives byte for byte."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +7,10 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
-
 from lora.reporting.chart import chart_of
 from lora.reporting.contents import Contents, Fixed, Sample
 from lora.reporting.pictures import data_uri, sample_uri
+from lora.reporting.whole_page import whole_page
 
 FOLDER = Path(__file__).parent
 MARK = "flux-lora report"  # in the page's head: a file with it may be replaced by a newer page
@@ -51,20 +47,17 @@ class Usage:
 
 def page_of(contents: Contents) -> str:
     """The page as HTML. Everything from a user's files is escaped. Raises OSError if a sample cannot be read."""
-    style, script = _asset("page.css"), _asset("page.js")
-    return _template().render(
-        contents=contents,
-        fixed=contents.fixed,
-        chart=chart_of(contents),
-        comparisons=list(_comparisons(contents.samples)),
-        usages=list(_usages(contents.fixed)),
-        data_uri=data_uri,
-        mark=MARK,
-        style=Markup(style),
-        script=Markup(script),
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
-        seconds=SECONDS_BETWEEN_RELOADS,
-    )
+    content = {
+        "contents": contents,
+        "fixed": contents.fixed,
+        "chart": chart_of(contents),
+        "comparisons": list(_comparisons(contents.samples)),
+        "usages": list(_usages(contents.fixed)),
+        "data_uri": data_uri,
+        "mark": MARK,
+        "seconds": SECONDS_BETWEEN_RELOADS,
+    }
+    return whole_page(_asset("page.html"), content, style=_asset("page.css"), script=_asset("page.js"))
 
 
 def write_page(contents: Contents, path: Path) -> None:
@@ -100,20 +93,6 @@ def _usages(fixed: Fixed) -> Iterator[Usage]:
     )
 
 
-def _hash(asset: str) -> str:
-    """The source expression by which a Content-Security-Policy admits an inline style or script (CSP Level 3)."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(asset.encode()).digest()).decode()}'"
-
-
 @cache
 def _asset(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _template() -> Template:
-    return _environment().from_string(_asset("page.html"))

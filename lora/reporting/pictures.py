@@ -11,9 +11,9 @@ THUMBNAIL_SIDE, MOST_THUMBNAILS = 160, 120  # of the data set
 QUALITY = 80  # of JPEG; all our choice: a usual page has less than 3 MB
 
 
-def thumbnail(image: Image.Image) -> bytes:
-    """An image of the data set as a small JPEG."""
-    return _jpeg(image, THUMBNAIL_SIDE)
+def thumbnail(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
+    """An image of the data set as a small JPEG, with at most `side` pixels a side."""
+    return _jpeg(image, side)
 
 
 def sample_uri(path: Path, *, is_large: bool) -> str:

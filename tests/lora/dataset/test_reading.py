@@ -97,6 +97,23 @@ def test_captions_of_input_captions_take_precedence_over_those_of_input_images(t
     assert prompts(tmp_path, members, captions=captions) == {"x/a.png": "TOK new", "b.png": "TOK kept"}
 
 
+def test_a_caption_that_is_emptied_in_input_captions_is_none(tmp_path):
+    members = {"10_ohwx/a.png": IMAGE, "b.png": IMAGE, "b.txt": "old", "c.png": IMAGE, "c.txt": "kept", "d.txt": ""}
+    captions = {"10_ohwx/a.txt": "", "b.txt": "\n", "c.txt": "new", "e.txt": ""}
+    dataset = read(tmp_path, members, captions=captions)
+    assert [image.caption and image.caption.text for image in dataset.images] == [None, None, "new"]
+    assert (dataset.pairing.unused, dataset.pairing.conflicting) == ((), ())
+    assert dataset.empty_captions == ("10_ohwx/a.txt", "b.txt", "e.txt", "d.txt")
+
+
+def test_input_captions_without_a_word_is_refused(tmp_path):
+    error = refusal(tmp_path, {"a.png": IMAGE}, captions={"a.txt": ""}, input_name="input_captions")
+    assert (
+        error
+        == "input_captions holds 1 caption file without a word: 'a.txt': expected a caption in at least one of them"
+    )
+
+
 def test_input_captions_without_captions_is_refused(tmp_path):
     assert "no captions" in refusal(tmp_path, {"a.png": IMAGE}, captions={"b.png": IMAGE}, input_name="input_captions")
 
