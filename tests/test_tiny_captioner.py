@@ -37,10 +37,11 @@ def describe():
     return describer(TINY_FOLDER)
 
 
-def test_it_names_shape_colour_and_place_in_combinations_that_it_is_not_trained_on(describe):
-    found = accuracy(held_out_captions(describe, renders=4))
+@pytest.mark.parametrize(("width", "height", "renders"), [(128, 128, 4), (160, 112, 1), (80, 120, 1)])
+def test_it_names_shape_colour_and_place_in_combinations_that_it_is_not_trained_on(describe, width, height, renders):
+    found = accuracy(held_out_captions(describe, renders=renders, width=width, height=height))
     print(f"\n{found}")
-    assert found.shape.images == 4 * len(held_out_scenes())
+    assert found.shape.images == renders * len(held_out_scenes())
     for count in (found.shape, found.colour, found.place):
         assert count.right >= 0.95 * count.images, found
 
@@ -74,9 +75,11 @@ def test_a_build_with_the_same_seed_gives_the_same_bytes(tmp_path):
     assert filecmp.cmpfiles(tmp_path / "one", tmp_path / "other", names, shallow=False)[1] == ["model.safetensors"]
 
 
-def test_the_committed_captioner_has_the_files_that_the_builder_writes(tmp_path):
-    save(trained(replace(FEW, steps=1)), into=tmp_path)
+def test_the_committed_captioner_has_the_files_and_the_processor_that_the_builder_writes(tmp_path):
+    save(trained(replace(SETTINGS, steps=1, batch=1)), into=tmp_path)
     assert sorted(path.name for path in TINY_FOLDER.iterdir()) == sorted(path.name for path in tmp_path.iterdir())
+    processor = ["processor_config.json", "tokenizer.json"]
+    assert filecmp.cmpfiles(TINY_FOLDER, tmp_path, processor, shallow=False)[0] == processor
 
 
 def test_the_pictures_of_the_training_show_none_of_the_held_out_combinations():

@@ -18,7 +18,7 @@ from script.tiny_captioner.measure import (
     held_out_captions,
     other_figures,
 )
-from script.tiny_captioner.model import Dimensions
+from script.tiny_captioner.model import Dimensions, cropping
 from script.tiny_captioner.training import Captioner, Settings, trained
 from weights.caption_model import TINY_FOLDER
 
@@ -50,7 +50,7 @@ def main() -> None:
 def save(captioner: Captioner, *, into: Path) -> None:
     """Write the network in fp16 and its processor, in the layout of transformers."""
     captioner.model.to(STORED_PRECISION).save_pretrained(into)
-    captioner.processor.save_pretrained(into)
+    cropping(captioner.processor).save_pretrained(into)
     for path in into.iterdir():
         path.chmod(READABLE)
 

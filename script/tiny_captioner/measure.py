@@ -39,11 +39,11 @@ class Captioned:
     text: str
 
 
-def held_out_captions(describe: Describe, *, renders: int) -> list[Captioned]:
+def held_out_captions(describe: Describe, *, renders: int, width: int = SIDE, height: int = SIDE) -> list[Captioned]:
     """Return the captions of `renders` renders of each held-out scene."""
     rng = random.Random(SEED)
     scenes = [scene for scene in held_out_scenes() for _ in range(renders)]
-    texts = describe([render(scene, width=SIDE, height=SIDE, rng=rng) for scene in scenes])
+    texts = describe([render(scene, width=width, height=height, rng=rng) for scene in scenes])
     return [Captioned(*pair) for pair in zip(scenes, texts, strict=True)]
 
 

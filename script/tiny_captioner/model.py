@@ -36,7 +36,10 @@ class Dimensions:
 
 
 def build_processor(side: int) -> BlipProcessor:
-    """Build the processor: images scaled to `side` x `side`, and a token for each word of the captions."""
+    """Build the processor of the training, with a token for each word of the captions.
+
+    It squeezes images to `side` x `side`, which shows the shapes in several proportions.
+    """
     vocabulary = {token: number for number, token in enumerate((*SPECIAL, *words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -49,6 +52,16 @@ def build_processor(side: int) -> BlipProcessor:
         model_max_length=TEXT_TOKENS,
     )
     return BlipProcessor(BlipImageProcessor(size={"height": side, "width": side}), fast)
+
+
+def cropping(processor: BlipProcessor) -> BlipProcessor:
+    """Return the processor of the trained captioner.
+
+    It takes the square in the middle of an image, where the world's figures are, and does not distort them.
+    """
+    size = processor.image_processor.size
+    images = BlipImageProcessor(size={"shortest_edge": size["height"]}, do_center_crop=True, crop_size=size)
+    return BlipProcessor(images, processor.tokenizer)
 
 
 def words() -> list[str]:
