@@ -110,8 +110,8 @@ def images_alone(archive: Path) -> bytes:
 def captions_line(tar: Path) -> str:
     """Return a sentence on the captions in the tar of a training, each with the number of its images."""
     with tarfile.open(tar) as opened:
-        names = [name for name in opened.getnames() if name.startswith(f"{FOLDER}/captions/")]
-        counts = Counter(opened.extractfile(name).read().decode().strip() for name in names)
+        files = [opened.extractfile(name) for name in opened.getnames() if name.startswith(f"{FOLDER}/captions/")]
+        counts = Counter(file.read().decode().strip() for file in files if file)
     return f"The captioner wrote: {', '.join(f'{text!r} ({count})' for text, count in counts.items())}."
 
 
