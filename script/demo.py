@@ -5,11 +5,13 @@ import base64
 import io
 import json
 import os
+import tarfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,15 +21,18 @@ from typing import Any
 from PIL import Image
 
 from lora.images.products import png_mark
+from lora.training.result.output import FOLDER
 from script.cog_server import DIRECT, SECONDS_BETWEEN_POLLS, Server, running_server, started_server, wait_until_ready
 from script.contact_sheet import Row, contact_sheet
 from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE
 from script.tiny_flux.world import Scene, caption
 from script.training_flags import is_our_image, is_trained_tar, refuse_output
+from weights.bases import TINY
+from weights.caption_model import SETTING as CAPTIONER_SETTING
 from weights.local_files import VARIABLE as FILES_VARIABLE
 
-BASE = "tiny"
+BASE = TINY
 TRAINING = {
     "trigger_word": "TOK",
     "lora_type": "replicate",
@@ -60,11 +65,12 @@ def main() -> None:
     refuse_output(lora, is_ours=is_trained_tar)
     started = time.monotonic()
     os.environ[FILES_VARIABLE] = str(lora.parent.resolve())  # the server reads the LoRA there
+    os.environ[CAPTIONER_SETTING] = TINY  # the embedded captioner describes the images
     print(f"Starting two Cog servers on the embedded base ({BASE}), one to train and one to generate ...")
     with started_server("predict", base=BASE) as predict_server:
         with running_server("train", base=BASE) as train_server:
-            lora.write_bytes(train(train_server, ARCHIVE.read_bytes(), TRAINING))
-        print()
+            lora.write_bytes(train(train_server, images_alone(ARCHIVE), TRAINING))
+        print(f"\nThe images had no captions. {captions_line(lora)}\n")
         wait_until_ready(predict_server)
         rows = generate(predict_server, lora, SAMPLING)
     title = "Trained in this demo: TOK, from these 15 images"
@@ -89,6 +95,24 @@ def generate(server: Server, lora: Path, sampling: dict[str, Any]) -> list[Row]:
     return [
         Row(prompt, {scale: _images(server, prompt, lora, scale, sampling) for scale in SCALES}) for prompt in PROMPTS
     ]
+
+
+def images_alone(archive: Path) -> bytes:
+    """Return a zip of the images of a zip, without their captions."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(file, "w") as images:
+        for name in source.namelist():
+            if not name.endswith(".txt"):
+                images.writestr(source.getinfo(name), source.read(name))
+    return file.getvalue()
+
+
+def captions_line(tar: Path) -> str:
+    """Return a sentence on the captions in the tar of a training, each with the number of its images."""
+    with tarfile.open(tar) as opened:
+        files = [opened.extractfile(name) for name in opened.getnames() if name.startswith(f"{FOLDER}/captions/")]
+        counts = Counter(file.read().decode().strip() for file in files if file)
+    return f"The captioner wrote: {', '.join(f'{text!r} ({count})' for text, count in counts.items())}."
 
 
 def training_images(archive: Path) -> list[Image.Image]:

@@ -73,9 +73,12 @@ def checkpoints_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServer]:
-    """A Cog server that trains, with its own folders. It is ready before and after each test."""
-    with isolated_train_server(tmp_path_factory) as place:
-        yield place
+    """A Cog server that trains, with its own folders and the embedded captioner. It is ready before and after each
+    test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLUX_CAPTIONER", "tiny")
+        with isolated_train_server(tmp_path_factory) as place:
+            yield place
 
 
 @pytest.fixture(scope="session")

@@ -13,24 +13,29 @@ from script.demo import (
     TRAINING,
     WITH_TRIGGER,
     WITHOUT_TRIGGER,
+    captions_line,
     generate,
+    images_alone,
     train,
     training_images,
 )
 from script.demo_findings import findings
-from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, render_monster
-from script.tiny_flux.world import Scene, render
+from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, monster_caption, render_monster
+from script.tiny_flux.world import BACKGROUNDS, Scene, render
 
+CAPTIONS = [monster_caption(name, trigger="TOK a creature") for name in BACKGROUNDS]
 QUICK = TRAINING | {"steps": 4, "batch_size": 1, "resolution": "64"}
 
 
 @pytest.mark.xdist_group("servers")
 def test_the_demo_trains_and_generates_through_the_real_servers(train_server, predict_server, tmp_path, capsys):
     lora = tmp_path / "trained_model.tar"
-    lora.write_bytes(train(train_server, ARCHIVE.read_bytes(), QUICK))
+    lora.write_bytes(train(train_server, images_alone(ARCHIVE), QUICK))
     rows = generate(predict_server, lora, SAMPLING | {"num_outputs": 1, "num_inference_steps": 1})
     printed = capsys.readouterr().out
-    assert "15 images" in printed
+    assert "autocaption: 15 captions by tiny-captioner in " in printed
+    assert "15 images, 15 with a caption: 15 from the captioner tiny-captioner" in printed
+    assert captions_line(lora) == f"The captioner wrote: {', '.join(f'{text!r} (3)' for text in CAPTIONS)}."
     assert "preservation: generated 30 images in " in printed, "the log of the training is shown"
     assert "step 4/4  loss " in printed
     assert "1 step with preservation." in printed

@@ -15,7 +15,7 @@ from weights.bases import REPOSITORIES
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = {"LICENSE", "cog.yaml", "predict.py", "requirements.txt", "train.py"}
-TINY = "weights/tiny-flux/"
+TINY = ("weights/tiny-flux/", "weights/tiny-captioner/")
 
 BASE = ("LICENSE.md", INDEX, MANIFEST, *(f"{each.name}/{each.config}" for each in COMPONENTS))
 BASE += tuple(f"{each.name}/{each.weights}" for each in COMPONENTS if each.weights)
@@ -62,7 +62,7 @@ def tracked() -> set[str]:
 
 
 def is_meant(file: str) -> bool:
-    """Whether a tracked file is part of the product: what either entry file can import, and the embedded base."""
+    """Whether a tracked file is part of the product: what either entry file can import, and the embedded models."""
     return (
         file in NAMED
         or file.startswith(TINY)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from weights.base_files import json_object
 from weights.base_manifest import Manifest, check_digests, read_manifest
-from weights.bases import WEIGHTS, LogLine, log_nothing
+from weights.bases import TINY, WEIGHTS, LogLine, log_nothing
 from weights.layouts import CONFIG, check_captioner_folder
 
 SETTING, DEVICE_SETTING = "FLUX_CAPTIONER", "FLUX_CAPTIONER_DEVICE"
 OFF = "off"
 DEVICES = ("auto", "cpu")
 FOLDER = WEIGHTS / "captioner"
+TINY_FOLDER = WEIGHTS / "tiny-captioner"  # the embedded one, which knows the world of the embedded base alone
 # Both have classes of their own in transformers, so that no code of a repository runs
 REPOSITORY, SMALL_REPOSITORY = "Qwen/Qwen3-VL-2B-Instruct", "florence-community/Florence-2-large"
 REMEDY = "`script/download captioner`"
@@ -28,8 +29,8 @@ class CaptionerFolder:
 
 
 def find_captioner(log_line: LogLine = log_nothing) -> CaptionerFolder | None:
-    """Find the captioner: in the folder that FLUX_CAPTIONER names, by default weights/captioner; None if there is none
-    or FLUX_CAPTIONER is `off`. Nothing is downloaded.
+    """Find the captioner: in the folder that FLUX_CAPTIONER names, by default weights/captioner; the embedded one for
+    `tiny`; None if there is none or FLUX_CAPTIONER is `off`. Nothing is downloaded.
 
     Raises ValueError for settings that cannot be used and for damaged files, FileNotFoundError for missing files; with
     one sentence that says what to do.
@@ -39,9 +40,9 @@ def find_captioner(log_line: LogLine = log_nothing) -> CaptionerFolder | None:
         raise ValueError(f"{DEVICE_SETTING} is {device!r}: expected {' or '.join(DEVICES)}")
     if setting.lower() == OFF or not (setting or FOLDER.is_dir()):
         return None
-    folder = Path(setting) if setting else FOLDER
+    folder = _folder(setting)
     if not folder.is_dir():
-        expected = f"expected {OFF}, or the path of a folder with a captioner; {REMEDY} puts one into {FOLDER}"
+        expected = f"expected {OFF}, {TINY}, or the path of a folder with a captioner; {REMEDY} puts one into {FOLDER}"
         raise ValueError(f"{SETTING} is {setting!r}, which is no folder: {expected}")
     try:
         check_captioner_folder(folder)
@@ -69,7 +70,15 @@ def refuse_another(folder: Path, repository: str) -> None:
         )
 
 
+def _folder(setting: str) -> Path:
+    if setting.lower() == TINY:
+        return TINY_FOLDER
+    return Path(setting) if setting else FOLDER
+
+
 def _remedy(folder: Path) -> str:
+    if folder.resolve() == TINY_FOLDER:
+        return "run `script/build-tiny-captioner`"
     return f"{REMEDY} downloads it" if folder == FOLDER else "copy that file again from its source"
 
 

@@ -50,10 +50,30 @@ def test_a_setting_names_another_folder_the_cpu_or_none(folder, monkeypatch, tmp
     assert find_captioner() is None
 
 
+def test_tiny_is_the_embedded_one_which_the_default_is_not(monkeypatch):
+    assert find_captioner() is None
+    monkeypatch.setenv("FLUX_CAPTIONER", "Tiny")
+    found = find_captioner()
+    assert (found.path, found.name) == (caption_model.WEIGHTS / "tiny-captioner", "tiny-captioner")
+
+
+def test_a_damaged_embedded_one_is_built_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(caption_model, "TINY_FOLDER", made(tmp_path / "tiny-captioner"))
+    (tmp_path / "tiny-captioner/model.safetensors").unlink()
+    monkeypatch.setenv("FLUX_CAPTIONER", "tiny")
+    with pytest.raises(FileNotFoundError) as error:
+        find_captioner()
+    assert_one_sentence(error.value, "the captioner: ", "is missing", "; run `script/build-tiny-captioner`")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "found"),
     [
-        ("FLUX_CAPTIONER", "Qwen/Qwen3-VL-2B-Instruct", "which is no folder: expected off, or the path of a folder"),
+        (
+            "FLUX_CAPTIONER",
+            "Qwen/Qwen3-VL-2B-Instruct",
+            "which is no folder: expected off, tiny, or the path of a folder",
+        ),
         ("FLUX_CAPTIONER_DEVICE", "gpu", "expected auto or cpu"),
     ],
 )
