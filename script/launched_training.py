@@ -1,0 +1,18 @@
+"""A training in the processes that accelerate or torchrun has started, for the command that each of them runs."""
+
+from pathlib import Path
+
+from lora.gpu import check_gpu
+from lora.training.runs.follower import follow
+from lora.training.runs.launched import Launched
+from weights.bases import find_trainable_base
+
+
+def take_part(launched: Launched) -> int:
+    """Do what the first process says, with the base of this machine, and return its exit code."""
+    return follow(launched, _find_base)
+
+
+def _find_base() -> tuple[str, Path]:
+    base = find_trainable_base(check_gpu)
+    return base.name, base.path
