@@ -1,11 +1,12 @@
 """A training in the processes that accelerate or torchrun has started, for the command that each of them runs."""
 
+import os
 from pathlib import Path
 
 from lora.gpu import check_gpu
 from lora.training.runs.follower import follow
 from lora.training.runs.launched import Launched
-from weights.bases import find_trainable_base
+from weights.bases import REPOSITORIES, SETTING, TINY, find_trainable_base
 
 
 def take_part(launched: Launched) -> int:
@@ -13,6 +14,9 @@ def take_part(launched: Launched) -> int:
     return follow(launched, _find_base)
 
 
-def _find_base() -> tuple[str, Path]:
+def _find_base(expected: str) -> tuple[str, Path]:
+    """The base that FLUX_BASE names, or else that of the first process, whose flags may have chosen it."""
+    if expected in (*REPOSITORIES, TINY) and not os.environ.get(SETTING):
+        os.environ[SETTING] = expected
     base = find_trainable_base(check_gpu)
     return base.name, base.path

@@ -43,6 +43,7 @@ def main() -> None:
         elif launched.rank == 0:
             from lora.training.runs.joining import leading, naming_lost_machine  # noqa: PLC0415 - imports torch
 
+            print(f"waiting for {launched.size} processes at {launched.address}:{launched.port}", flush=True)
             with leading(launched):
                 run(naming_lost_machine)
         else:

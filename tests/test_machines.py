@@ -203,20 +203,25 @@ def test_if_the_first_machine_is_lost_the_second_one_says_so_and_ends(machines):
     assert re.fullmatch(r"error: rank 0 on \S+ has ended or does not respond any more, and a training cannot .*", said)
 
 
-def test_sigterm_on_the_second_machine_ends_both_with_the_lora_so_far(machines):
-    first, second = machines.start("--steps", 6000, "--checkpoint-every", 1)
-    first.wait_for_step(1)
+def test_sigterm_on_the_second_machine_ends_both_with_the_lora_so_far_and_both_can_do_the_rest(machines, whole_batches):
+    first, second = machines.start("--checkpoint-every", 1)
+    first.wait_for_step(2)
     psutil.Process(second.process.pid).send_signal(signal.SIGTERM)
     assert (first.exit_code(), second.exit_code()) == (75, 75), first.said
     assert "another process of the training was asked to stop" in first.said
     assert Tar((first.folder / "mine.tar").read_bytes()).lora
     assert second.said == ""
+    first, second = machines.start("--resume")
+    assert (first.exit_code(), second.exit_code()) == (0, 0), first.said
+    assert "resuming from step " in first.said
+    assert difference(first.weights(), whole_batches) <= 5e-3
 
 
 def test_another_base_on_the_second_machine_is_refused_before_the_images_are_read(machines, tmp_path):
     first, second = machines.start(bases=(machines.base, linked_base(tmp_path / "other")))
     assert (first.exit_code(), second.exit_code()) == (1, 1)
-    (line,) = first.said.splitlines()
+    waiting, line = first.said.splitlines()
+    assert waiting.startswith("waiting for 2 processes at 127.0.0.1:")
     assert re.match(r"error: the base folder other of rank 1 on \S+ is another one: expected the same files", line)
     assert second.said == ""
 

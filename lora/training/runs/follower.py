@@ -31,12 +31,13 @@ from lora.workspace import workspace
 SECONDS_TO_END = 60.0  # which the thread of the beats does, once it knows why a connection is closed
 SECONDS_TO_LEAVE_LAST = 0.5  # a launcher ends its other processes once one of them ends with an error
 
-FindBase = Callable[[], tuple[str, Path]]
+FindBase = Callable[[str], tuple[str, Path]]
 
 
 def follow(launched: Launched, find_base: FindBase) -> int:
-    """Take part in a training, and return the exit code of the first process. `find_base` returns the name and the
-    folder of this machine's base, and raises ValueError, OSError or RuntimeError if it cannot be trained.
+    """Take part in a training, and return the exit code of the first process. `find_base` gets the name of
+    the first process's base, returns the name and the folder of this machine's, and raises ValueError, OSError or
+    RuntimeError if it cannot be trained.
 
     Raises what `join` raises. Ends this process with exit code 1 if another one is lost.
     """
@@ -56,7 +57,7 @@ def _obey(machines: Machines, find_base: FindBase, termination: Termination) -> 
     while True:
         order = machines.say()
         if isinstance(order, Meet):
-            base = _meet(machines, find_base)
+            base = _meet(order, machines, find_base)
         elif isinstance(order, Train):
             _take_part(order, machines, base, termination)
             free_memory()
@@ -66,9 +67,9 @@ def _obey(machines: Machines, find_base: FindBase, termination: Termination) -> 
             return order
 
 
-def _meet(machines: Machines, find_base: FindBase) -> Path:
+def _meet(order: Meet, machines: Machines, find_base: FindBase) -> Path:
     try:
-        name, base = find_base()
+        name, base = find_base(order.base)
     except (ValueError, OSError, RuntimeError) as error:
         machines.meet(Member.here(machines.rank, base=None, problem=str(error)))
         return Path()

@@ -14,6 +14,7 @@ import psutil
 SIZE, RANK, LOCAL_RANK, ADDRESS, PORT = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
 INTERFACE = "GLOO_SOCKET_IFNAME"
 LARGEST_PORT = 65535
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class LaunchError(ValueError):
@@ -65,6 +66,8 @@ def choose_interface(address: str, port: int) -> None:
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, port))  # sends nothing
         own = probe.getsockname()[0]
+        if own.startswith("127.") and address not in LOOPBACK:  # so here, too, the name leads to this machine only
+            return
         names = (name for name, found in psutil.net_if_addrs().items() if any(own == each.address for each in found))
         if name := next(names, None):
             os.environ[INTERFACE] = name

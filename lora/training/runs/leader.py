@@ -38,7 +38,7 @@ def find_processes(base: Path, *, name: str, log: Log) -> Processes:
         raise ValueError(
             f"{PROCESSES_VARIABLE} is {asked!r}, and the launcher has started {machines.size} processes: unset it"
         )
-    machines.say(Meet())
+    machines.say(Meet(name))
     members = machines.meet(Member.here(machines.rank, base=base, name=name))
     refuse_unequal(members)
     log.write(described(members))

@@ -46,9 +46,11 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """The failure that an exception stands for."""
-        text = "it was interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        is_consequence = isinstance(error, EndedElsewhereError)
+        shown = error.__cause__ if is_consequence and error.__cause__ else error  # what gloo or NCCL says
+        text = "it was interrupted" if isinstance(error, KeyboardInterrupt) else str(shown) or type(shown).__name__
         out_of_memory = isinstance(error, Exception) and is_out_of_memory(error)
-        return cls(text, out_of_memory, isinstance(error, EndedElsewhereError))
+        return cls(text, out_of_memory, is_consequence)
 
 
 class Machines:
@@ -182,7 +184,8 @@ class Machines:
         for rank, failure in enumerate(failures):
             if failure and not failure.is_consequence:
                 raise RuntimeError(f"{self._named(rank)} has failed: {failure.text}")
-        raise EndedElsewhereError("the connection between the processes of the training has broken")
+        reason = next(each.text for each in failures if each).splitlines()[0]
+        raise EndedElsewhereError(f"the connection between the processes of the training has broken ({reason})")
 
     def _named(self, rank: int) -> str:
         return str(self._members[rank]) if self._members else f"rank {rank}"

@@ -17,6 +17,8 @@ BLOCK_BYTES = 64 * 2**20  # sent at a time
 class Meet:
     """Say what this process has."""
 
+    base: str  # the name of the base of the first process
+
 
 @dataclass(frozen=True, slots=True)
 class Train:

@@ -46,8 +46,12 @@ def test_an_invalid_variable_is_named_with_what_is_expected(name, value, expecte
     assert_one_sentence(error.value, f"{name} is {value!r}: expected {expected}")
 
 
-@pytest.mark.parametrize(("given", "expected"), [("", "lo"), ("eth7", "eth7")])
-def test_gloo_listens_where_the_first_machine_is_reached_unless_it_is_told(monkeypatch, given, expected):
+@pytest.mark.parametrize(
+    ("given", "address", "expected"),
+    [("", "127.0.0.1", "lo"), ("eth7", "127.0.0.1", "eth7"), ("", "127.0.1.1", ""), ("", "no such host", "")],
+)
+def test_gloo_listens_where_the_first_machine_is_reached_unless_it_is_told(monkeypatch, given, address, expected):
+    """Debian gives a machine's own name the address 127.0.1.1, which tells nothing of its interfaces."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)
-    choose_interface("127.0.0.1", 29500)
+    choose_interface(address, 29500)
     assert os.environ["GLOO_SOCKET_IFNAME"] == expected
