@@ -17,7 +17,7 @@ from lora.training.runs.machines import Machines
 from lora.training.runs.orders import Train, files_to_send, receive_files, send_files
 
 CONTENT, BLOCK = bytes(range(200)), 64
-SILENCE = timedelta(seconds=0.5)
+SILENCE = timedelta(seconds=0.6)
 
 
 def variables(rank: int, port: int) -> dict[str, str]:
@@ -86,8 +86,9 @@ def _sum(parallel: DataParallel) -> float:
     return parallel.all_reduce(torch.ones(1)).item()
 
 
-def silent(machines: Machines) -> int | None:
-    """The rank that counts as lost where only this process sends beats, and then the other one."""
+def silent(machines: Machines) -> tuple[int | None, float]:
+    """The rank that counts as lost where only this process sends beats, and the seconds until then; the processes take
+    turns."""
     for rank in (0, 1):
         group, lost = torch.distributed.new_group(backend="gloo"), []
         if machines.rank == rank:
@@ -99,9 +100,10 @@ def silent(machines: Machines) -> int | None:
                 on_loss=lost.append,
                 on_failure=lambda: None,
             )
+            began = time.monotonic()
             beat.start()
             while beat.is_running:
                 time.sleep(0.05)
-            result = lost[0]
+            result = lost[0], time.monotonic() - began
         torch.distributed.barrier()
     return result

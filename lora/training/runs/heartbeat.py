@@ -14,7 +14,6 @@ import torch.distributed
 from torch.distributed import ProcessGroup, Work
 
 SECONDS_BETWEEN = 1.0
-SHORT = timedelta(seconds=5)  # to send a few bytes
 LOST, RUNNING, LEAVING = -1, 0, 1  # what a process says of itself, and the first one of all
 
 
@@ -36,6 +35,7 @@ class Heartbeat:
         one, which may have waited that long for another one before it answers, after half as much again."""
         self._group, self._rank, self._size = group, rank, size
         self._longest_silence, self._on_loss, self._on_failure = longest_silence, on_loss, on_failure
+        self._answers: list[Work | None] = []  # kept until they are sent
         self._state, self._failed_attempt, self._wake = RUNNING, 0, threading.Event()
         self.failed_attempt = 0  # the number of the last attempt that failed in any process; 0 without one
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -89,16 +89,18 @@ class Heartbeat:
         lost = next((rank for rank in others if not _has_ended(received[rank], self._longest_silence)), None)
         every = torch.stack([own, *beats.values()])
         common = torch.stack([every[:, 0].min() if lost is None else torch.tensor(LOST), every[:, 1].max()])
-        for sent in [self._send_to(rank, common) for rank in others if rank != lost]:
-            _has_ended(sent, SHORT)  # it is copied into the buffer of the connection, whether or not it is read
+        self._answers = [self._send_to(rank, common) for rank in others if rank != lost]
+        if lost is None:  # then they end at once, as each process waits for the answer before it sends its beat
+            for answer in self._answers:
+                _has_ended(answer, self._longest_silence)
         return lost, common.tolist()
 
     def _ask(self, own: torch.Tensor) -> tuple[int | None, list[int]]:
         """In the other processes: the same, as far as the first one says it."""
         common = torch.tensor([LOST, 0])
         answer = self._receive(common, 0)
-        sent = self._send_to(0, own)
-        is_told = _has_ended(sent, SHORT) and _has_ended(answer, 1.5 * self._longest_silence)
+        sent = self._send_to(0, own)  # ends when the first process takes it, before it answers
+        is_told = sent is not None and _has_ended(answer, 1.5 * self._longest_silence)
         return (None, common.tolist()) if is_told else (0, [LOST, 0])
 
     def _receive(self, into: torch.Tensor, rank: int) -> Work | None:

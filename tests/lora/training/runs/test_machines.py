@@ -5,7 +5,7 @@ import socket
 import pytest
 import torch
 
-from tests.launched_pair import CONTENT, run_process
+from tests.launched_pair import CONTENT, SILENCE, run_process
 from tests.warm_process import FORKING
 
 pytestmark = pytest.mark.xdist_group("warm")
@@ -51,5 +51,9 @@ def test_the_first_process_gets_the_error_of_another_one_with_its_rank(pair):
     assert pair[1]["error"] == ["ValueError: no such layer", "sum 2"]
 
 
-def test_a_process_that_is_alive_and_silent_counts_as_lost(pair):
-    assert [each["silent"] for each in pair] == [1, 0]
+def test_a_process_that_is_alive_and_silent_counts_as_lost_after_its_time(pair):
+    """The first process waits for the others before it answers, so that they give it more time."""
+    (lost, seconds), (lost_by_second, more_seconds) = (each["silent"] for each in pair)
+    assert (lost, lost_by_second) == (1, 0)
+    assert SILENCE.total_seconds() <= seconds < 15
+    assert 1.5 * SILENCE.total_seconds() <= more_seconds < 15
