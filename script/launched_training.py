@@ -11,10 +11,10 @@ from weights.bases import REPOSITORIES, SETTING, TINY, find_trainable_base
 
 def take_part(launched: Launched) -> int:
     """Do what the first process says, with the base of this machine, and return its exit code."""
-    return follow(launched, _find_base)
+    return follow(launched, find_own_base)
 
 
-def _find_base(expected: str) -> tuple[str, Path]:
+def find_own_base(expected: str) -> tuple[str, Path]:
     """The base that FLUX_BASE names, or else that of the first process, whose flags may have chosen it."""
     if expected in (*REPOSITORIES, TINY) and not os.environ.get(SETTING):
         os.environ[SETTING] = expected

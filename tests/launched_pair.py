@@ -9,12 +9,16 @@ import torch
 import torch.distributed
 
 from lora.training.learning.data_parallel import DataParallel
+from lora.training.progress import Log
 from lora.training.runs import orders
 from lora.training.runs.heartbeat import Heartbeat
-from lora.training.runs.joining import join
+from lora.training.runs.joining import CURRENT, join
+from lora.training.runs.launch import PROCESSES_VARIABLE
 from lora.training.runs.launched import launched_process
+from lora.training.runs.leader import find_processes
 from lora.training.runs.machines import Machines
 from lora.training.runs.orders import Train, files_to_send, receive_files, send_files
+from tests.tiny import TINY_FLUX
 
 CONTENT, BLOCK = bytes(range(200)), 64
 SILENCE = timedelta(seconds=0.6)
@@ -38,6 +42,7 @@ def run_process(rank: int, port: int, folder: Path) -> None:
         "out of memory": attempts(machines, torch.OutOfMemoryError("full")),
         "error": attempts(machines, ValueError("no such layer")),
         "silent": silent(machines),
+        "processes": refusal_of_another_number(machines) if rank == 0 else "",
     }
     torch.save(results, folder / f"{rank}")
     if rank == 0:
@@ -66,6 +71,18 @@ def shared(machines: Machines, into: Path) -> bytes | str:
         return type(error).__name__
     assert (into / "empty").read_bytes() == b""
     return (into / "a/content").read_bytes()
+
+
+def refusal_of_another_number(machines: Machines) -> str:
+    """The error in the first process if a number of processes is set that is not that of the launcher."""
+    os.environ[PROCESSES_VARIABLE], token = "3", CURRENT.set(machines)
+    try:
+        find_processes(TINY_FLUX, name="tiny", log=Log(lambda _name, _value: None, None))
+    except ValueError as error:
+        return str(error)
+    finally:
+        CURRENT.reset(token)
+    return ""
 
 
 def attempts(machines: Machines, error: Exception) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lora.training.checkpoints.files import read_checkpoint
+from script.launched_training import find_own_base
 from tests.launched_pair import variables
 from tests.servers import Tar, wait_until
 from tests.tiny import base_with_few_prompts, linked_base, with_few_blocks
@@ -224,6 +225,13 @@ def test_another_base_on_the_second_machine_is_refused_before_the_images_are_rea
     assert waiting.startswith("waiting for 2 processes at 127.0.0.1:")
     assert re.match(r"error: the base folder other of rank 1 on \S+ is another one: expected the same files", line)
     assert second.said == ""
+
+
+@pytest.mark.parametrize(("is_named", "expected"), [(False, "tiny"), (True, "folder base")])
+def test_a_machine_that_names_no_base_takes_that_of_the_first_one(monkeypatch, base, is_named, expected):
+    """The first one may have it from the file that --config names."""
+    monkeypatch.setenv("FLUX_BASE", str(base) if is_named else "")
+    assert find_own_base("tiny")[0] == expected
 
 
 def test_leftovers_of_a_launcher_are_refused_in_one_sentence():

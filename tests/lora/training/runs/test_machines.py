@@ -57,3 +57,8 @@ def test_a_process_that_is_alive_and_silent_counts_as_lost_after_its_time(pair):
     assert (lost, lost_by_second) == (1, 0)
     assert SILENCE.total_seconds() <= seconds < 15
     assert 1.5 * SILENCE.total_seconds() <= more_seconds < 15
+
+
+def test_a_number_of_processes_that_is_not_the_launchers_is_refused(pair):
+    expected = "FLUX_LORA_PROCESSES is '3', and the launcher has started 2 processes: unset it"
+    assert pair[0]["processes"] == expected
