@@ -1,4 +1,5 @@
-"""Train without Cog's server or Docker: the same training, with a flag for each of its inputs.
+"""Train without Cog's server or Docker: the same training, with a flag for each of its inputs. Started by accelerate
+or torchrun, it trains in their processes, on one machine or several.
 
 Exit codes: 0 if all steps were done, 75 if the training stopped early and the LoRA so far was written, 130 after
 Ctrl-C, 2 for a wrong flag, and 1 for any other error. Each but 0 and 75 leaves the output path as it was.
@@ -11,12 +12,14 @@ import shutil
 import sys
 import tarfile
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import get_token
 
+from lora.training.runs.launched import LaunchError, launched_process
 from script.config_flag import parse_with_config
 from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, is_trained_tar, refuse_output
 from script.whole_file import move_whole, refuse_unwritable
@@ -32,7 +35,28 @@ START = 4096  # characters of a file, in which a page of ours has its mark
 
 
 def main() -> None:
-    """Parse the flags, train, and move the tar to its output path."""
+    """Train, as the only process or as the first one of several; the others take their part in it."""
+    try:
+        launched = launched_process(os.environ)
+        if launched is None:
+            run()
+        elif launched.rank == 0:
+            from lora.training.runs.joining import leading, naming_lost_machine  # noqa: PLC0415 - imports torch
+
+            print(f"waiting for {launched.size} processes at {launched.address}:{launched.port}", flush=True)
+            with leading(launched):
+                run(naming_lost_machine)
+        else:
+            from script.launched_training import take_part  # noqa: PLC0415 - takes seconds
+
+            sys.exit(take_part(launched))
+    except LaunchError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(naming_errors: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    """Parse the flags, train, and move the tar to its output path. `naming_errors` replaces errors of the training by
+    what they come from."""
     parser = argparse.ArgumentParser(prog="script/train", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("trained_model.tar"), help="where to write the tar")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of this training")
@@ -49,6 +73,7 @@ def main() -> None:
     began = time.time()
     try:
         with (
+            naming_errors(),
             archived(arguments.pop(ARCHIVE)) as archive,
             archived(arguments.pop(CAPTIONS), named=CAPTIONS) as captions,
         ):

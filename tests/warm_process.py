@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -76,6 +76,7 @@ class Trainer:
     settings: dict[str, object]
     base: str | Path = "tiny"
     count: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> Path:
@@ -95,6 +96,7 @@ class Trainer:
             "FLUX_LORA_CACHE": str(self.folder / "cache"),
             "FLUX_LORA_PROCESSES": str(processes),
             "TMPDIR": str(own / "t"),
+            **self.environment,
         }
         training = Training(
             FORKING.Process(target=_train, args=(given, environment, own / "made.tar", own / "log")),

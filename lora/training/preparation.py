@@ -11,7 +11,6 @@ from lora.dataset.report import Report, report_on
 from lora.engine.options import chosen_engine
 from lora.flux.loading import device, transformer_config
 from lora.flux.prompt import text_tokens_of
-from lora.host_memory import free_host_bytes
 from lora.training.captions import Captioning, with_captions
 from lora.training.checkpoints.identity import identity_of
 from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
@@ -20,7 +19,7 @@ from lora.training.learning.held_out import count_held_out
 from lora.training.learning.warm_start import match_layers
 from lora.training.memory.configurations import Plan, plans
 from lora.training.memory.refusal import refuse_too_large
-from lora.training.memory.requirements import free_bytes, memory_requirements
+from lora.training.memory.requirements import memory_requirements
 from lora.training.progress import Log
 from lora.training.recipe.comparison import recipe_lines
 from lora.training.recipe.config import TrainConfig
@@ -29,7 +28,8 @@ from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe
 from lora.training.recipe.samples import SampleSettings, sample_settings, sample_side
-from lora.training.runs.launch import count_processes
+from lora.training.runs.leader import find_processes
+from lora.training.runs.members import Processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ def prepare(
     `with_captions` raises."""
     layers = _layers(config, base)
     neutral = neutral_prompts(base) if config.preservation else ()
-    read = _read(config, archives, source, layers, base=base, into=into, log=log)
+    read = _read(config, archives, source, layers, base=base, base_name=base_name, into=into, log=log)
     recipe, processes, images = read.recipe, read.processes, with_captions(read.images, config, captioning, log.write)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     log.write(report.as_text(), layers.note, *read.lines)
@@ -127,21 +127,24 @@ def _read(
     layers: LayerSelection,
     *,
     base: Path,
+    base_name: str,
     into: Path,
     log: Log,
 ) -> _Read:
     """Read the images, and refuse what cannot be trained before a captioner is loaded."""
-    processes = count_processes()
+    found = find_processes(base, name=base_name, log=log)
     text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
-    store, batch_size = PixelStore(into / "dataset/pixels"), config.batch_size * processes
-    inspector = Inspector(config.resolutions, store, crops=PRESETS[config.lora_type].views, batch_size=batch_size)
+    processes, store = found.count, PixelStore(into / "dataset/pixels")
+    inspector = Inspector(
+        config.resolutions, store, crops=PRESETS[config.lora_type].views, batch_size=config.batch_size * processes
+    )
     if source.lora is not None:
         log.write(match_layers(source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     count = count_trained(images, config)
     recipe, reasons = make_recipe(config, images=count, processes=processes)
     log.write(*config.notes)
-    fitting = _plans(config, recipe, images, layers, base, processes=processes)
+    fitting = _plans(config, recipe, images, layers, base, found)
     settings = recipe_lines(config, recipe, images=count, processes=processes)
     lines = (*reasons, *settings, recipe.sigma_line())
     return _Read(images, inspector, processes, recipe, reasons, lines, fitting)
@@ -176,8 +179,7 @@ def _plans(
     images: Dataset,
     layers: LayerSelection,
     base: Path,
-    *,
-    processes: int,
+    processes: Processes,
 ) -> tuple[Plan, ...]:
     requirements = memory_requirements(
         base,
@@ -187,13 +189,13 @@ def _plans(
         neutral_side=neutral_side(config.resolutions),
         sample_side=sample_side(config),
         is_validated=_count_held_out(images, config) > 0,
-        processes=processes,
+        processes=processes.on_one_machine,
         may_be_int8=config.precision in ("auto", "int8"),
     )
     found = plans(
         requirements,
-        free_bytes=free_bytes(),
-        free_host_bytes=free_host_bytes() - _cached_bytes(config, images, base),
+        free_bytes=processes.free_bytes,
+        free_host_bytes=processes.free_host_bytes - _cached_bytes(config, images, base),
         on_gpu=device().type == "cuda",
         precision=config.precision,
         checkpointing=config.gradient_checkpointing or None,

@@ -1,10 +1,20 @@
 """Data parallelism: each process of a training takes a part of every batch. A single process pays nothing for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup, Work
+
+BETWEEN_CHECKS = timedelta(seconds=1)  # while this process waits for others
+ENDED = "a process of the training has ended, perhaps because memory ran out"
+
+
+class EndedElsewhereError(RuntimeError):
+    """Raised in a process that cannot go on, because another process of the training has ended or failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +29,9 @@ class SingleProcess:
     """One process that takes whole batches."""
 
     rank, size = 0, 1
+
+    def check(self) -> None:
+        """Raise EndedElsewhereError if another process is known to have ended or failed."""
 
     def part(self, count: int) -> slice:
         """The slice of a batch of `count` samples that this process takes."""
@@ -38,8 +51,34 @@ class DataParallel(SingleProcess):
     """One of several processes that accelerate started. Each takes an equal part of a batch, the last ones less or
     nothing."""
 
-    def __init__(self, *, rank: int, size: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        *,
+        rank: int,
+        size: int,
+        batch_size: int,
+        group: ProcessGroup | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`group` is that of torch.distributed, or None for its default one. `check` raises EndedElsewhereError if
+        something else than the group has noticed that another process has ended or failed."""
         self.rank, self.size, self._batch_size = rank, size, batch_size
+        self._group, self._check = group, check
+        self.has_ended = False  # whether an EndedElsewhereError was raised here
+
+    def check(self) -> None:
+        """Raise EndedElsewhereError if another process is known to have ended or failed."""
+        try:
+            self._check()
+        except EndedElsewhereError:
+            self.has_ended = True
+            raise
+
+    def close(self) -> None:
+        """Leave the group, whose connections end with it."""
+        if self._group is not None:
+            torch.distributed.destroy_process_group(self._group)
+            self._group = None
 
     def part(self, count: int) -> slice:
         """The slice of a batch of `count` samples that this process takes."""
@@ -49,7 +88,7 @@ class DataParallel(SingleProcess):
     def all_reduce_gradients(self, parameters: list[nn.Parameter], *, losses: Tensor, should_stop: bool) -> StepSums:
         """Sum the gradients, losses [N] and stop requests over all processes, in one call.
 
-        Raises RuntimeError if another process has ended.
+        Raises EndedElsewhereError if another process has ended.
         """
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
         extras = torch.cat([losses, torch.full_like(losses[:1], should_stop)])
@@ -60,13 +99,33 @@ class DataParallel(SingleProcess):
     def all_reduce(self, part: Tensor) -> Tensor:
         """Sum a tensor on the device over all processes, in place; each process has its own part, and zeros elsewhere.
 
-        Raises RuntimeError if another process has ended.
+        Raises EndedElsewhereError if another process has ended.
         """
         try:
-            torch.distributed.all_reduce(part)
+            self._wait(torch.distributed.all_reduce(part, group=self._group, async_op=True), part.device)
+        except EndedElsewhereError:
+            raise
         except RuntimeError as error:  # gloo and NCCL have messages of their own
-            raise RuntimeError("a process of the training has ended, perhaps because memory ran out") from error
+            self.has_ended = True
+            raise EndedElsewhereError(ENDED) from error
         return part
+
+    def _wait(self, work: Work | None, device: torch.device) -> None:
+        """Wait for a call of the group; on a GPU, where it is queued, only later work on the GPU waits."""
+        assert work is not None, "this process is not in the group"
+        if device.type == "cuda":
+            work.wait()
+            return
+        while True:  # gloo's own timeout is that of the longest wait for a process that is alive
+            try:
+                work.wait(BETWEEN_CHECKS)
+            except RuntimeError:
+                if work.is_completed():
+                    work.wait()  # raises its error, if it has one
+                    return
+                self.check()
+            else:
+                return
 
     def _set_gradients(self, parameters: list[nn.Parameter], flat: Tensor) -> None:
         for parameter, gradient in zip(parameters, flat.split([each.numel() for each in parameters]), strict=True):

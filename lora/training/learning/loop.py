@@ -64,7 +64,7 @@ def take_step(
     stop_requests, norm, loss, *preservation_losses = torch.stack(
         [sums.stop_requests, state.clip(), *sums.losses]
     ).tolist()
-    is_finite = math.isfinite(norm)
-    state.update(is_finite=is_finite)
+    process_group.check()  # what a GPU has computed with a process that is gone is no sum
+    state.update(is_finite=(is_finite := math.isfinite(norm)))
     preserving = preservation_losses[0] if preservation_losses else None
     return Step(loss, preserving, norm, learning_rate, mean_sigma, is_finite, stop_requests > 0)

@@ -16,7 +16,9 @@ from lora.training.learning.summary import TrainingResult
 from lora.training.memory.configurations import Plan
 from lora.training.progress import Log
 from lora.training.runs.attempt import Job, run_job
+from lora.training.runs.joining import current_machines
 from lora.training.runs.launch import train_data_parallel
+from lora.training.runs.leader import train_with_followers
 from lora.training.runs.worker_files import WorkerInput, numbered_prompts
 from lora.training.stop import Stop
 
@@ -56,22 +58,35 @@ def train_lora(
             result = run_job(job, dataset, plan, start, store=store, process_group=SingleProcess(), log=log, stop=stop)
             assert result is not None
             return TrainedLora(result, plan)
-        inputs = WorkerInput(
-            job=job,
-            plan=plan,
-            examples=tuple((each.content, each.repeats) for each in dataset.examples),
-            samples=len(dataset.samples),
-            prompts=numbered_prompts(dataset),
-            checkpoint=start.checkpoint.folder if start.checkpoint else None,
-            has_lora=start.lora is not None,
-            store=store.folder,
-            identity=store.identity,
-        )
-        files = folder / f"team-{next(attempts)}"
-        result = train_data_parallel(inputs, dataset, start.lora, processes=processes, folder=files, log=log, stop=stop)
+        inputs = _worker_input(job, dataset, plan, start, store)
+        files, machines = folder / f"team-{next(attempts)}", current_machines()
+        if machines is None:
+            result = train_data_parallel(
+                inputs, dataset, start.lora, processes=processes, folder=files, log=log, stop=stop
+            )
+        else:
+            result = train_with_followers(
+                inputs, dataset, start, machines=machines, store=store, folder=files, log=log, stop=stop
+            )
         return TrainedLora(result, plan)
 
     return run_with_fallbacks(plans, attempt, log)
+
+
+def _worker_input(
+    job: Job, dataset: EncodedDataset, plan: Plan, start: InitialState, store: CheckpointStore
+) -> WorkerInput:
+    return WorkerInput(
+        job=job,
+        plan=plan,
+        examples=tuple((each.content, each.repeats) for each in dataset.examples),
+        samples=len(dataset.samples),
+        prompts=numbered_prompts(dataset),
+        checkpoint=start.checkpoint.folder if start.checkpoint else None,
+        has_lora=start.lora is not None,
+        store=store.folder,
+        identity=store.identity,
+    )
 
 
 def run_with_fallbacks(options: Sequence[Option], attempt: Callable[[Option], Result], log: Log) -> Result:

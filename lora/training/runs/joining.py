@@ -1,0 +1,80 @@
+"""Join the processes that a launcher has started, and lead them from the first one until the end."""
+
+import atexit
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from functools import partial
+
+import torch
+import torch.distributed
+
+from lora.training.runs.launched import Launched, LaunchError, choose_interface
+from lora.training.runs.machines import FAILURES, LONGEST_WAIT, Machines
+
+LONGEST_JOIN = timedelta(minutes=10)  # between the starts of the machines; our choice
+
+CURRENT: ContextVar[Machines | None] = ContextVar("machines", default=None)
+
+
+def join(launched: Launched) -> Machines:
+    """Join the other processes. Raises LaunchError with one sentence if they are not all there after ten minutes."""
+    choose_interface(launched.address, launched.port)
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    if count := torch.cuda.device_count():
+        torch.cuda.set_device(launched.local_rank % count)
+    try:
+        torch.distributed.init_process_group("gloo", timeout=LONGEST_JOIN)
+    except (RuntimeError, ValueError) as error:  # of the store, of gloo, of the address
+        place, reason = f"{launched.address}:{launched.port}", str(error).splitlines()[0]
+        expected = f"expected the same command on every machine within {LONGEST_JOIN.seconds // 60} minutes"
+        raise LaunchError(f"the {launched.size} processes do not all meet at {place} ({reason}): {expected}") from error
+    control, beats = (torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) for _ in range(2))
+    return Machines(launched, control, beats)
+
+
+@contextmanager
+def leading(launched: Launched | None) -> Iterator[None]:
+    """A context in which this process, the first one of several, leads the others, which end with it and with its exit
+    code. Without others it does nothing. Raises what `join` raises."""
+    if launched is None:
+        yield
+        return
+    machines, code = join(launched), 1
+    token = CURRENT.set(machines)
+    try:
+        yield
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        raise
+    finally:
+        CURRENT.reset(token)
+        if not machines.end(code):
+            atexit.register(partial(_exit_now, code))  # the last one registered is the first one called
+
+
+def current_machines() -> Machines | None:
+    """The processes that a launcher has started, if this one leads them."""
+    return CURRENT.get()
+
+
+@contextmanager
+def naming_lost_machine() -> Iterator[None]:
+    """Replace errors that come from the loss of another process by EndedElsewhereError with a sentence on it."""
+    try:
+        yield
+    except FAILURES as error:
+        if machines := current_machines():
+            machines.refuse_if_lost(error)
+        raise
+
+
+def _exit_now(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

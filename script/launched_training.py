@@ -1,0 +1,22 @@
+"""A training in the processes that accelerate or torchrun has started, for the command that each of them runs."""
+
+import os
+from pathlib import Path
+
+from lora.gpu import check_gpu
+from lora.training.runs.follower import follow
+from lora.training.runs.launched import Launched
+from weights.bases import REPOSITORIES, SETTING, TINY, find_trainable_base
+
+
+def take_part(launched: Launched) -> int:
+    """Do what the first process says, with the base of this machine, and return its exit code."""
+    return follow(launched, find_own_base)
+
+
+def find_own_base(expected: str) -> tuple[str, Path]:
+    """The base that FLUX_BASE names, or else that of the first process, whose flags may have chosen it."""
+    if expected in (*REPOSITORIES, TINY) and not os.environ.get(SETTING):
+        os.environ[SETTING] = expected
+    base = find_trainable_base(check_gpu)
+    return base.name, base.path

@@ -1,0 +1,126 @@
+"""Two processes as a launcher starts them, which meet on loopback and try what may happen to a training."""
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+from lora.training.learning.data_parallel import DataParallel
+from lora.training.progress import Log
+from lora.training.runs import orders
+from lora.training.runs.heartbeat import Heartbeat
+from lora.training.runs.joining import CURRENT, join
+from lora.training.runs.launch import PROCESSES_VARIABLE
+from lora.training.runs.launched import launched_process
+from lora.training.runs.leader import find_processes
+from lora.training.runs.machines import Machines
+from lora.training.runs.orders import Train, files_to_send, receive_files, send_files
+from tests.tiny import TINY_FLUX
+
+CONTENT, BLOCK = bytes(range(200)), 64
+SILENCE = timedelta(seconds=0.6)
+
+
+def variables(rank: int, port: int) -> dict[str, str]:
+    """What a launcher puts into the environment of one of two processes, each the only one on its machine."""
+    place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_PORT": port}
+    return {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def run_process(rank: int, port: int, folder: Path) -> None:
+    """Join the other process, and save what each scenario gives to a file."""
+    os.environ.update(variables(rank, port))
+    launched = launched_process(os.environ)
+    assert launched is not None
+    machines = join(launched)
+    results = {
+        "shared": shared(machines, folder / f"received-{rank}"),
+        "unwritable": shared(machines, folder / "blocked"),
+        "out of memory": attempts(machines, torch.OutOfMemoryError("full")),
+        "error": attempts(machines, ValueError("no such layer")),
+        "silent": silent(machines),
+        "processes": refusal_of_another_number(machines) if rank == 0 else "",
+    }
+    torch.save(results, folder / f"{rank}")
+    if rank == 0:
+        assert machines.end(75)
+    else:
+        assert machines.say() == 75
+        machines.leave()
+
+
+def shared(machines: Machines, into: Path) -> bytes | str:
+    """Send a file of several blocks and an empty one from the first process; the content that was received."""
+    orders.BLOCK_BYTES = BLOCK
+    if machines.rank == 0:
+        into.mkdir(exist_ok=True)
+        files = {"a/content": into / "content", "empty": into / "empty"}
+        for path, content in zip(files.values(), (CONTENT, b""), strict=True):
+            path.write_bytes(content)
+        machines.say(Train(1, files_to_send(files)))
+        send_files(files, machines)
+        return CONTENT
+    order = machines.say()
+    assert isinstance(order, Train)
+    try:
+        receive_files(order, into, machines)
+    except OSError as error:
+        return type(error).__name__
+    assert (into / "empty").read_bytes() == b""
+    return (into / "a/content").read_bytes()
+
+
+def refusal_of_another_number(machines: Machines) -> str:
+    """The error in the first process if a number of processes is set that is not that of the launcher."""
+    os.environ[PROCESSES_VARIABLE], token = "3", CURRENT.set(machines)
+    try:
+        find_processes(TINY_FLUX, name="tiny", log=Log(lambda _name, _value: None, None))
+    except ValueError as error:
+        return str(error)
+    finally:
+        CURRENT.reset(token)
+    return ""
+
+
+def attempts(machines: Machines, error: Exception) -> list[str]:
+    """What comes of two attempts, in the first of which the second process fails."""
+    found = []
+    for number in (1, 2):
+        try:
+            with machines.attempt(batch_size=1) as parallel:
+                if (machines.rank, number) == (1, 1):
+                    raise error
+                found.append(f"sum {_sum(parallel):.0f}")
+        except (RuntimeError, ValueError) as raised:
+            found.append(f"{type(raised).__name__}: {raised}")
+    return found
+
+
+def _sum(parallel: DataParallel) -> float:
+    return parallel.all_reduce(torch.ones(1)).item()
+
+
+def silent(machines: Machines) -> tuple[int | None, float]:
+    """The rank that counts as lost where only this process sends beats, and the seconds until then; the processes take
+    turns."""
+    for rank in (0, 1):
+        group, lost = torch.distributed.new_group(backend="gloo"), []
+        if machines.rank == rank:
+            beat = Heartbeat(
+                group,
+                rank=rank,
+                size=2,
+                longest_silence=SILENCE,
+                on_loss=lost.append,
+                on_failure=lambda: None,
+            )
+            began = time.monotonic()
+            beat.start()
+            while beat.is_running:
+                time.sleep(0.05)
+            result = lost[0], time.monotonic() - began
+        torch.distributed.barrier()
+    return result
