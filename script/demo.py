@@ -1,4 +1,5 @@
-"""Train a LoRA on the bundled zip and generate with it at three scales, through real Cog servers."""
+"""Train a LoRA on the bundled images, which a captioner describes, and generate with it at three scales, through real
+Cog servers."""
 
 import argparse
 import base64
