@@ -44,13 +44,13 @@ class FakeRunPod:
         """Let the worker take a job."""
         self.jobs.put({"id": name, "input": inputs})
 
-    def next(self, name: str, *, seconds: float = 120) -> Json:
+    def next(self, name: str, *, seconds: float = 240) -> Json:
         """The next thing that comes for a job: a progress, or its answer."""
         found, content = self.sent.get(timeout=seconds)
         assert found == name, (found, content)
         return content
 
-    def answer(self, name: str, *, seconds: float = 120) -> Json:
+    def answer(self, name: str, *, seconds: float = 240) -> Json:
         """The answer to a job."""
         deadline = time.monotonic() + seconds
         while True:

@@ -49,7 +49,7 @@ def test_a_job_that_was_cancelled_before_its_training_starts_is_not_trained(tmp_
     ("program", "fragment"),
     [
         (
-            "import sys; print('step 1/9 '); sys.exit('error: steps is 9: expected 10 for hf_secret')",
+            "import sys; print('step 1/9  loss 1'); sys.exit('error: steps is 9: expected 10 for hf_secret')",
             "steps is 9: expected 10 for ***",
         ),
         ("import os; os.kill(os.getpid(), 15)", "the training was stopped before its first step had ended: the same"),
@@ -69,7 +69,7 @@ def test_a_failed_training_says_why(tmp_path, monkeypatch, program, fragment):
     with pytest.raises(RuntimeError) as error:
         TrainingWorker(FORM, tmp_path / "volume").answer(Job("a", {"hf_token": "hf_secret"}, reports.append))
     assert_one_sentence(error.value, fragment)
-    assert reports == (["step 1/9 "] if "steps" in fragment else [])
+    assert reports == (["step 1/9  loss 1"] if "steps" in fragment else [])
 
 
 def test_of_many_reports_one_in_a_while_is_sent():
