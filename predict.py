@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 import coglet
 from cog import BaseRunner, Input, Path, Secret, current_scope
+from huggingface_hub import get_token
 
 from lora.checks import check_secret
 from lora.gpu import check_gpu
@@ -45,17 +46,18 @@ class Runner(BaseRunner):
             ParentServer().end_if_this_process_dies()
         self.files = own_temporary_folder("inputs")
         self.readable = ReadableFolders.of_deployment()
-        self.lora_cache, self.models = LoraCache(), Models(log_line=print)
+        self.lora_cache, self.models = LoraCache(), Models(log_line=self.log)
         self.trained_reference = str(weights or "").strip()
         self.trained_lora: AppliedLora | None = None
         with timer.stage("base found"):
-            self.base, safety = find_base(check_gpu, log_line=print), find_safety()
+            self.base, safety = find_base(check_gpu, log_line=self.log), find_safety()
         with timer.stage("weights checked"):
-            check_base(self.base, log_line=print)
+            check_base(self.base, log_line=self.log)
         with read_ahead(weight_files(self.base.path)):
             if self.trained_reference:
                 with timer.stage("LoRA of this version read"):
-                    self.trained_lora = self._load_lora(RequestedLora(self.trained_reference, 1.0, TRAINED), Tokens())
+                    own = Tokens(hugging_face=get_token() or "")  # HF_TOKEN, or that of `hf auth login`
+                    self.trained_lora = self._load_lora(RequestedLora(self.trained_reference, 1.0, TRAINED), own)
             with timer.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
             with timer.stage("base loaded"), with_remedy(self.base):
@@ -65,6 +67,11 @@ class Runner(BaseRunner):
         self.can_disable_checker = safety.can_be_disabled
         self.is_set_up = True
         print(safety.line(), timer.line(), sep="\n")
+
+    def log(self, line: str) -> None:
+        """Print a line of the log. The handler of another server may follow it: an error that it raises ends a request
+        after the step that it was in."""
+        print(line)
 
     def healthcheck(self) -> bool:
         """Whether the weights of all loaded base models were restored exactly each time that LoRAs were removed."""
@@ -197,7 +204,7 @@ class Runner(BaseRunner):
                 loras,
                 base_name=base.name,
                 checker=checker,
-                log_line=print,
+                log_line=self.log,
                 usage=usage,
                 record_metric=current_scope().record_metric,
                 into=folder,
@@ -207,7 +214,7 @@ class Runner(BaseRunner):
     def _load_model(self, base: Base) -> Model:
         """Return a base model; check its files before it is loaded."""
         if base != self.base:
-            check_base(base, log_line=print)
+            check_base(base, log_line=self.log)
         with with_remedy(base):
             return self.models.model(base.path)
 
@@ -219,5 +226,5 @@ class Runner(BaseRunner):
         with open_lora(requested.reference, named=requested.named, tokens=tokens, readable=readable) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read)
         for note in cached.notes:
-            print(f"{file.named} {note}")
+            self.log(f"{file.named} {note}")
         return AppliedLora(cached.digest, cached.lora, requested.scale, file.named)

@@ -1,9 +1,11 @@
 """Validation of input values, for callers that no schema has validated. Each error is one sentence."""
 
+import difflib
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 LARGEST_SHOWN = 2**63
+LONGEST_NAME = 100  # characters of an unknown input
 NUL = "\0"
 
 
@@ -48,6 +50,15 @@ def check_secret(name: str, value: object) -> str:
     if not isinstance(secret, str | None):
         raise ValueError(f"{name} is of type {type(secret).__name__}: expected text")
     return (secret or "").strip()
+
+
+def check_names(given: Iterable[str], known: Collection[str]) -> None:
+    """Raise ValueError for the first name of an input that is not known, with the known one that is most like it."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            expected = near[0] if near else f"one of {', '.join(known)}"
+            raise ValueError(f"{name[:LONGEST_NAME]} is not an input: expected {expected}")
 
 
 def check_no_nul(name: str, value: str) -> str:

@@ -24,12 +24,12 @@ class Pattern:
     first: re.Pattern[str]  # what the first part of a path that matches is
 
 
-def files_in_context(root: Path, *, follow_links: bool = False) -> set[str]:
-    """The paths, relative to the root, of all files that a build of this folder sees.
+def files_in_context(root: Path, *, rules: str = FILE, follow_links: bool = False) -> set[str]:
+    """The paths, relative to the root, of all files that a build of this folder sees by the file `rules`.
 
     Docker does not follow links to folders; `follow_links` does.
     """
-    patterns = parsed((root / FILE).read_text(encoding="utf-8"))
+    patterns = parsed((root / rules).read_text(encoding="utf-8"))
     return {file for file in _files(root, patterns, follow_links=follow_links) if is_let_in(file, patterns)}
 
 

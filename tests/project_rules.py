@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Other folders inside weights/ hold downloads and the embedded base, no code of ours.
 WEIGHTS_PACKAGES = ("grammar", "network", "sources", "cache")
 FILES = (
-    *("train.py", "predict.py", "lora/**/*.py", "script/**/*.py", "bench/**/*.py"),
+    *("train.py", "predict.py", "lora/**/*.py", "script/**/*.py", "bench/**/*.py", "deploy/**/*.py"),
     *("weights/*.py", *(f"weights/{package}/*.py" for package in WEIGHTS_PACKAGES)),
 )
 ENTRIES = {"train": "train", "predict": "run"}
@@ -44,7 +44,7 @@ TRAINING_PACKAGES = tuple(
 )
 FLUX_CLASSES = ("diffusers.FluxPipeline", "diffusers.FluxTransformer2DModel", "diffusers.AutoencoderKL")
 MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
-    "lora": ("cog", "weights", "train", "predict", "script", "bench"),
+    "lora": ("cog", "weights", "train", "predict", "script", "bench", "deploy"),
     **{package: LORA_PACKAGES[place:] for place, package in enumerate(LORA_PACKAGES, start=1)},
     "lora.engine": (*LORA_PACKAGES[1:], *FLUX_CLASSES),
     "lora.formats": ("lora.engine", *LORA_PACKAGES[2:], "diffusers"),
@@ -58,15 +58,20 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "lora.reporting": ("lora.engine", "lora.formats", "lora.flux", "lora.training", "lora.serving", "torch"),
     "lora.publishing": (*LORA_PACKAGES[:7], "lora.training", "lora.serving", "torch"),
     "lora.serving": ("lora.dataset", "lora.captioning", "lora.reporting", "lora.publishing", "lora.training"),
-    "weights": ("cog", "lora", "train", "predict", "script", "bench"),
+    "weights": ("cog", "lora", "train", "predict", "script", "bench", "deploy"),
     "weights.grammar": ("weights.network", "weights.sources", "weights.cache", "urllib3", "socket"),
     "weights.network": ("weights.sources", "weights.cache"),
     "weights.sources": ("weights.cache",),
     "weights.cache": ("weights.grammar", "weights.network", "weights.sources"),
-    "script": ("cog",),
-    "bench": ("cog",),
-    "train": ("predict", "script", "bench"),
-    "predict": ("lora.dataset", "lora.captioning", "lora.training", "train", "script", "bench"),
+    "script": ("cog", "deploy"),
+    "bench": ("cog", "deploy"),
+    "deploy": ("bench", "tests"),
+    **{
+        f"deploy.runpod.{name}": ("runpod",)
+        for name in ("answers", "files", "generating", "inputs", "jobs", "training")
+    },
+    "train": ("predict", "script", "bench", "deploy"),
+    "predict": ("lora.dataset", "lora.captioning", "lora.training", "train", "script", "bench", "deploy"),
 }
 
 

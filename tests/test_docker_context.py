@@ -1,6 +1,7 @@
 """The image gets what .dockerignore lists, code, bases and safety checker, and needs nothing else of the checkout."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import pytest
 
 from script.docker_context import files_in_context, is_let_in, parsed
 from script.openapi import openapi
+from tests.project_rules import imports, modules
 from weights.base_files import COMPONENTS, INDEX, MANIFEST
 from weights.bases import REPOSITORIES
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = {"LICENSE", "cog.yaml", "predict.py", "requirements.txt", "train.py"}
 TINY = ("weights/tiny-flux/", "weights/tiny-captioner/")
+RUNPOD = "deploy/runpod"
+SCRIPTS = ("__init__", "cog_inputs", "whole_file")  # that the worker imports
 
 BASE = ("LICENSE.md", INDEX, MANIFEST, *(f"{each.name}/{each.config}" for each in COMPONENTS))
 BASE += tuple(f"{each.name}/{each.weights}" for each in COMPONENTS if each.weights)
@@ -95,6 +99,35 @@ def image(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_the_code_and_the_bases_go_from_a_littered_checkout_into_the_image(checkout: Path):
     assert files_in_context(checkout) == INSTALLED | {file for file in tracked() if is_meant(file)}
+
+
+def test_the_image_of_runpods_worker_has_the_worker_beside_what_cogs_image_has(checkout: Path):
+    beside = files_in_context(checkout, rules=f"{RUNPOD}/Dockerfile.dockerignore") ^ files_in_context(checkout)
+    worker = {file for file in tracked() if file.startswith("deploy/") and Path(file).parent.name != "space"}
+    outside = {f"{RUNPOD}/{name}" for name in ("Dockerfile", "Dockerfile.dockerignore", "requirements.in", "start.sh")}
+    assert beside == worker - outside | {"cog.yaml", *(f"script/{name}.py" for name in SCRIPTS)}
+
+
+def test_the_dockerfile_copies_only_what_is_there_and_the_worker_imports_only_what_is_copied(checkout: Path):
+    there = files_in_context(checkout, rules=f"{RUNPOD}/Dockerfile.dockerignore")
+    copied = re.findall(r"^COPY (\S+) ", (ROOT / RUNPOD / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(copied) - {"."} <= there
+    ours = [each for each in modules() if each.path in there and each.path.startswith(("deploy/", "script/"))]
+    imported = {name for each in ours for name in imports(each) if name.startswith("script.")}
+    assert {name.split(".")[1] for name in imported} | {"__init__"} == set(SCRIPTS)
+
+
+def test_the_worker_and_the_project_require_the_same_versions():
+    """pip installs both lists together. The first is what runpod needs, resolved with the second as constraints."""
+    pins = [dict(line.split("==") for line in lines_of(ROOT / folder)) for folder in (RUNPOD, "")]
+    assert all(pins[1].get(name, version) == version for name, version in pins[0].items())
+    assert lines_of(ROOT / RUNPOD, "requirements.in") <= lines_of(ROOT / RUNPOD)
+    assert {"cog", "runpod"} <= pins[0].keys()
+
+
+def lines_of(folder: Path, name: str = "requirements.txt") -> set[str]:
+    """The requirements in a file."""
+    return {line for line in (folder / name).read_text().splitlines() if line and not line.startswith("#")}
 
 
 def test_both_entry_files_can_be_imported_in_the_image_and_find_the_base(image: Path):

@@ -198,3 +198,16 @@ def test_a_trained_version_with_a_lora_that_is_incompatible_with_the_base_fails_
     with pytest.raises(ValueError) as error:
         Runner().setup(Path(tmp_path / "lora.safetensors"))
     assert_one_sentence(error.value, "COG_WEIGHTS", "is incompatible with this model")
+
+
+def test_the_lora_of_a_deployment_is_read_with_the_token_of_that_deployment(tmp_path, monkeypatch):
+    """A LoRA that was published from a training is private by default. A request must bring a token of its own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_own")
+
+    class Asking(Runner):
+        def _load_lora(self, requested, tokens):
+            raise ValueError(f"{requested.reference} {tokens.hugging_face}")
+
+    with pytest.raises(ValueError, match=r"^hf:me/my-lora hf_own$"):
+        Asking().setup("hf:me/my-lora")

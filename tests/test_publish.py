@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from deploy.runpod.training import upload_of
 from lora.publishing.hub import HubTarget
 from lora.training.publishing import open_hub, publish
 from script import publish as publish_command
@@ -127,6 +128,14 @@ def test_the_command_for_later_makes_a_public_repository_where_that_was_asked_fo
     publish(write(tmp_path / "trained_model.tar", b"damaged"), target, into=tmp_path, log=log, interrupted=lambda: None)
     assert LATER.search(log[-1])[3] == " --public"
     assert "trained_model.tar is no tar" in log[-1]
+
+
+def test_a_worker_of_runpod_sees_in_the_log_what_came_of_the_upload(hub, refused, tmp_path):
+    log, target = Lines(), HubTarget("me/lora", WRITE, True, named="hf_repo_id", token_named="hf_token")
+    publish(refused[1], target, into=tmp_path, log=log, interrupted=lambda: None)
+    assert upload_of(log) == {"hub": f"{hub.url}/me/lora"}
+    failed = upload_of(refused[0].stdout.splitlines())["hub_error"]
+    assert failed.startswith("the upload to me/lora failed: ")
 
 
 def test_without_a_repository_nothing_is_uploaded(hub, tmp_path):

@@ -12,6 +12,7 @@ from weights.base_files import INDEX, check_folder, weight_files
 from weights.base_kind import check_kind
 from weights.base_manifest import check_digests
 from weights.grammar.base_source import BaseSource, is_hub_name, parse_base_source
+from weights.hub_cache import cached_repository
 
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"
@@ -63,7 +64,8 @@ def find_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
     """
     setting, source = os.environ.get(SETTING, "").strip(), _source()
     name = setting or (_name_of(source) if source else DEFAULT)
-    check(name, name in REPOSITORIES)
+    named = _cached_name(name) or name
+    check(named, named in REPOSITORIES)
     if name == TINY:
         return _existing_base(name, WEIGHTS / "tiny-flux", remedy="run script/build-tiny-flux")
     if name in REPOSITORIES:
@@ -189,7 +191,18 @@ def _named_folder(name: str) -> Base:
         raise ValueError(f"{SETTING} is {name!r}: expected {_names()}")
     if folder.is_file():
         raise ValueError(f"{SETTING} is the file {name}: expected {_names()} in diffusers layout")
-    return _existing_base(f"folder {folder.name}", folder, remedy="copy that file again from its source")
+    named = _cached_name(name) or f"folder {folder.name}"
+    return _existing_base(named, folder, remedy="copy that file again from its source")
+
+
+def _cached_name(setting: str) -> str | None:
+    """Return the name of a base in a cache of Hugging Face, by its folder there: that of the catalogue, or that of its
+    repository; None for any other setting."""
+    repository = cached_repository(Path(setting)) if os.sep in setting else None
+    if repository is None:
+        return None
+    names = (name for name, each in REPOSITORIES.items() if each.lower() == repository.lower())
+    return next(names, repository)
 
 
 def _names() -> str:

@@ -1,6 +1,5 @@
 """Reads the LoRA that a user's reference names, from any source. Knows no pipeline."""
 
-import base64
 import hashlib
 import io
 import os
@@ -14,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 from torch import Tensor
 
 from weights.cache.store import CacheLimits, Store, default_folder
+from weights.data_uri import decode_data_uri, is_data_uri
 from weights.fetching import Fetched, Fetcher
 from weights.grammar.grammar import parse_reference
 from weights.grammar.records import Inline, LocalFile, Remote
@@ -24,7 +24,6 @@ from weights.lora_tar import START_BYTES, is_tar, lora_in_tar
 from weights.network.network import Network, Tokens
 
 MAX_BYTES = 4 * 2**30
-MAX_INLINE = 100 * 2**20  # characters; Cog's own limit for a request
 SHOWN = 80  # characters of a reference in an error
 EXPECTED_FILE = "expected the path of an existing .safetensors or .tar file, or another reference, as hf://owner/name"
 # The user in a URL, even one with a / ? or #. The text before the @ of hf:// is a repository, not a user.
@@ -164,7 +163,7 @@ def _naming_reference(name: str) -> Iterator[None]:
 
 
 def _open_inline(record: Inline) -> _OpenLora:
-    content = _decode(record.uri)
+    content = decode_data_uri(record.uri)
     file = io.BytesIO(content)
     return _OpenLora(hashlib.sha256(content).hexdigest(), file, lambda: _read_file(file))
 
@@ -241,18 +240,6 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _decode(uri: str) -> bytes:
-    header, comma, payload = uri.partition(",")
-    if len(payload) > MAX_INLINE:
-        raise ValueError(f"is a data URI of {len(payload):,} characters: expected at most {MAX_INLINE:,}")
-    if not comma or not header.lower().endswith(";base64"):
-        raise ValueError("is a data URI without base64: expected data:...;base64,...")
-    try:
-        return base64.b64decode(payload, validate=True)
-    except ValueError as error:
-        raise ValueError(f"is a damaged data URI ({error}): expected data:...;base64,...") from error
-
-
 def _system_message(error: OSError) -> str:
     """Return the message of the operating system without a path of this machine."""
     return error.strerror or str(error)
@@ -264,7 +251,7 @@ def _redacted(reference: str) -> str:
     Keeps the start of a data URI, which can have megabytes, and the end of a long path.
     """
     text = reference.strip()
-    if text[:5].lower() == "data:":
+    if is_data_uri(text):
         return f"{text[:SHOWN]}..." if len(text) > SHOWN else text
     text = USER.sub("//...@", text)
     text = re.sub(r"[?#].*", "?...", text, flags=re.DOTALL)

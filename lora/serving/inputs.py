@@ -3,14 +3,13 @@
 Cog's server, a script and a handler of another server all have such a mapping, and may leave inputs out.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lora.checks import check_bool
+from lora.checks import check_bool, check_names
 from lora.images.size import Size
 from lora.seeds import seed_notes
 from lora.serving.other_names import loras_by_any_name
@@ -79,10 +78,7 @@ def complete_inputs(given: Inputs, *, entry: Callable[..., object]) -> dict[str,
     Raises ValueError with one sentence for a name that is not an input.
     """
     parameters = {name: each for name, each in inspect.signature(entry).parameters.items() if name != "self"}
-    for name in given.keys() - parameters.keys():
-        near = difflib.get_close_matches(name, parameters, n=1)
-        expected = near[0] if near else f"one of {', '.join(parameters)}"
-        raise ValueError(f"{name} is not an input: expected {expected}")
+    check_names(given, parameters)
     values = {
         name: parameter.default if given.get(name) is None else given[name] for name, parameter in parameters.items()
     }

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from tests.services import a_network, redirect, send, send_json, service
 from tests.tiny import assert_one_sentence, write
-from weights import references
+from weights import data_uri
 from weights.cache.store import CacheLimits, Store
 from weights.network.network import Tokens
 from weights.references import open_lora, read_lora
@@ -370,7 +370,7 @@ def test_the_error_for_an_unwritable_cache_does_not_contain_its_path(services, t
 
 def test_a_data_uri_over_the_limit_is_refused(monkeypatch):
     """C14."""
-    monkeypatch.setattr(references, "MAX_INLINE", 100)
+    monkeypatch.setattr(data_uri, "MAX_INLINE", 100)
     assert "expected at most 100" in refusal(uri(CONTENT))
 
 

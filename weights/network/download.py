@@ -35,6 +35,7 @@ class RemoteFile:
     sha256: str = ""  # in lowercase hexadecimal
     config: HttpRequest | None = None  # of PEFT's settings beside it, if there are any
     note: str = ""  # what to log if it was chosen among several
+    noun: str = "a LoRA"  # what is expected, for errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def _attempt(remote_file: RemoteFile, progress: _Progress, make_room: MakeRoom, 
             return False
         if response.status == OK and progress.known_etag and _etag(response) == progress.known_etag:
             return False  # the server ignores If-None-Match and sends the unchanged file
-        _start(response, progress, request.token_input)
-        _receive(response, progress, make_room)
+        _start(response, progress, remote_file)
+        _receive(response, progress, make_room, remote_file.noun)
         return True
 
 
@@ -118,7 +119,7 @@ def _conditions(progress: _Progress) -> dict[str, str]:
     return {"If-None-Match": progress.known_etag} if progress.known_etag else {}
 
 
-def _start(response: HttpResponse, progress: _Progress, token_input: str) -> None:
+def _start(response: HttpResponse, progress: _Progress, expected: RemoteFile) -> None:
     """Check the headers of a response, and discard what was written unless the response continues it."""
     if response.status == PARTIAL:
         _check_continues(response, progress)
@@ -128,8 +129,8 @@ def _start(response: HttpResponse, progress: _Progress, token_input: str) -> Non
     if response.header("Content-Encoding").lower() not in {"", "identity"}:
         raise ValueError(f"was sent compressed by {response.host}: expected the uncompressed file")
     if response.header("Content-Type").lower().startswith("text/html"):
-        login = f"; a login may need {token_input}" if token_input else ""
-        raise ValueError(f"is not a LoRA: {response.host} sent a web page, perhaps a login or an error{login}")
+        login = f"; a login may need {expected.request.token_input}" if expected.request.token_input else ""
+        raise ValueError(f"is not {expected.noun}: {response.host} sent a web page, perhaps a login or an error{login}")
     length = response.header("Content-Length")
     progress.total = int(length) if LENGTH.fullmatch(length) else None
     _check_size(progress.total or 0)
@@ -154,7 +155,7 @@ def _check_size(size: int) -> None:
         raise ValueError(f"has {size:,} bytes or more: expected at most {MAX_BYTES:,}")
 
 
-def _receive(response: HttpResponse, progress: _Progress, make_room: MakeRoom) -> None:
+def _receive(response: HttpResponse, progress: _Progress, make_room: MakeRoom, noun: str) -> None:
     timeouts = progress.network.timeouts
     window_start, size_at_start = time.monotonic(), progress.size
     reserved = progress.size  # bytes of the file for which there is room on the disk
@@ -175,7 +176,7 @@ def _receive(response: HttpResponse, progress: _Progress, make_room: MakeRoom) -
     if progress.total is not None and progress.size != progress.total:
         raise TransientFailure(f"was cut off by {response.host} after {progress.size:,} of {progress.total:,} bytes")
     if not progress.size:
-        raise ValueError(f"was sent as an empty file by {response.host}: expected a LoRA")
+        raise ValueError(f"was sent as an empty file by {response.host}: expected {noun}")
 
 
 def _check_speed(size: int, seconds: float, timeouts: NetworkTimeouts, host: str) -> None:

@@ -24,6 +24,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "MOUNTS", tmp_path / "mounts")
     monkeypatch.setattr(folder, "CONTAINER_MARKERS", (tmp_path / ".dockerenv",))
     monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("RUNPOD_POD_ID", raising=False)
     monkeypatch.delenv("FLUX_LORA_CHECKPOINTS")
     return project
 
@@ -44,6 +45,29 @@ def test_in_a_container_without_the_project_they_are_kept_in_the_home_and_said_t
     mounts.unlink() if content is None else mounts.write_text(content)
     assert str(checkpoints_folder()) == "/home/me/.cache/flux-lora/checkpoints"
     assert not is_lasting()
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_in_a_pod_they_are_kept_on_the_volume_that_the_project_lies_on(project, monkeypatch, marked):
+    """A pod is a container; its variables are not in every shell, and other runtimes than Docker have no marker."""
+    if marked:
+        (project.parent / ".dockerenv").unlink()
+        monkeypatch.setenv("RUNPOD_POD_ID", "pod1")
+    (project.parent / "mounts").write_text(MOUNTS.format(project=str(project.parent).replace(" ", "\\040")))
+    assert checkpoints_folder() == project / "checkpoints"
+    assert is_lasting()
+
+
+@pytest.mark.parametrize("pod", ["pod1", ""])
+def test_in_a_pod_they_are_kept_on_its_volume_if_the_project_lies_elsewhere(project, monkeypatch, tmp_path, pod):
+    volume = tmp_path / "workspace"
+    volume.mkdir()
+    monkeypatch.setattr(folder, "RUNPOD_VOLUMES", (tmp_path / "other", volume))
+    monkeypatch.setenv("RUNPOD_POD_ID", pod)
+    (project.parent / "mounts").write_text(MOUNTS.format(project=str(volume)))
+    assert is_lasting() == bool(pod)
+    expected = volume / "flux-lora-checkpoints" if pod else "/home/me/.cache/flux-lora/checkpoints"
+    assert str(checkpoints_folder()) == str(expected)
 
 
 @pytest.mark.parametrize(("given", "found"), [("/volume/x", "/volume/x"), ("~/x", "/home/me/x")])

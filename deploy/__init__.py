@@ -1,0 +1,1 @@
+"""Where the trainer and the predictor run beside Cog: each a thin layer over the inputs of train.py and predict.py."""
