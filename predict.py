@@ -1,5 +1,6 @@
 """The prediction interface: one signature, then the stages of a prediction from top to bottom."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
@@ -55,7 +56,7 @@ class Runner(BaseRunner):
         with read_ahead(weight_files(self.base.path)):
             if self.trained_reference:
                 with timer.stage("LoRA of this version read"):
-                    self.trained_lora = self._load_lora(RequestedLora(self.trained_reference, 1.0, TRAINED), Tokens())
+                    self.read_trained_lora(self.trained_reference)
             with timer.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
             with timer.stage("base loaded"), with_remedy(self.base):
@@ -65,6 +66,12 @@ class Runner(BaseRunner):
         self.can_disable_checker = safety.can_be_disabled
         self.is_set_up = True
         print(safety.line(), timer.line(), sep="\n")
+
+    def read_trained_lora(self, reference: str) -> None:
+        """Read the LoRA that requests apply if they name no other; HF_TOKEN gives access to it if it is private."""
+        tokens = Tokens(hugging_face=check_secret("HF_TOKEN", os.environ.get("HF_TOKEN")))
+        self.trained_lora = self._load_lora(RequestedLora(reference, 1.0, TRAINED), tokens)
+        self.trained_reference = reference
 
     def healthcheck(self) -> bool:
         """Whether the weights of all loaded base models were restored exactly each time that LoRAs were removed."""

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Other folders inside weights/ hold downloads and the embedded base, no code of ours.
 WEIGHTS_PACKAGES = ("grammar", "network", "sources", "cache")
 FILES = (
-    *("train.py", "predict.py", "lora/**/*.py", "script/**/*.py", "bench/**/*.py"),
+    *("train.py", "predict.py", "lora/**/*.py", "script/**/*.py", "bench/**/*.py", "deploy/**/*.py"),
     *("weights/*.py", *(f"weights/{package}/*.py" for package in WEIGHTS_PACKAGES)),
 )
 ENTRIES = {"train": "train", "predict": "run"}
@@ -65,6 +65,7 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "weights.cache": ("weights.grammar", "weights.network", "weights.sources"),
     "script": ("cog",),
     "bench": ("cog",),
+    "deploy": ("cog", "lora.training", "train", "bench"),
     "train": ("predict", "script", "bench"),
     "predict": ("lora.dataset", "lora.captioning", "lora.training", "train", "script", "bench"),
 }

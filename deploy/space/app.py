@@ -30,11 +30,9 @@ def main() -> None:
     """Load the base model and the LoRA, and serve the page until stopped."""
     # Not in the predictor's own folder, which each request clears.
     os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="flux-lora-page-"))
-    if spaces.config.Config.zero_gpu:
-        os.environ.setdefault(ENGINE_VARIABLE, "plain")  # what is compiled would be lost with each request's process
-    reference, runner = os.environ.get(SETTING, "").strip(), Runner()
+    reference = os.environ.get(SETTING, "").strip()
     try:
-        runner.setup(reference)  # no Path, which would take a slash out of a URL
+        runner = loaded(reference)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         sys.exit(f"error: {str(error).replace(TRAINED, SETTING, 1)}")
     compare = spaces.GPU(Comparer(runner).compare, duration=GPU_SECONDS)
@@ -42,6 +40,21 @@ def main() -> None:
     page = page_of(PageRequests(compare, bool(reference)), reference, card_of(reference), defaults)
     page.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=1)
     page.launch(**LOOK)
+
+
+def loaded(reference: str) -> Runner:
+    """A predictor with its base model, and the LoRA if one is named. Raises what `Runner.setup` raises."""
+    runner = Runner()
+    if not spaces.config.Config.zero_gpu:
+        runner.setup(reference)  # no Path, which would take a slash out of a URL
+        return runner
+    # Each request there has a process of its own, a copy of this one, in which weights come to the GPU. So nothing is
+    # compiled here, and no LoRA merged, as copies of the original weights would come to the GPU, too.
+    os.environ.setdefault(ENGINE_VARIABLE, "plain")
+    runner.setup()
+    if reference:
+        runner.read_trained_lora(reference)
+    return runner
 
 
 def card_of(reference: str) -> LoraCard:

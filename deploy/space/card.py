@@ -1,14 +1,16 @@
 """What a LoRA's model card says to somebody who wants to try it: the trigger word, and prompts. Loads no weights."""
 
+import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from huggingface_hub import ModelCard, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub import ModelCard, hf_hub_url
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import build_hf_headers, get_session
 from safetensors import SafetensorError, safe_open
 
 from weights.grammar.grammar import parse_reference
@@ -17,6 +19,7 @@ from weights.grammar.records import HubLora, LocalFile, UnqualifiedLora
 README = "README.md"
 TRIGGER = "modelspec.trigger_phrase"  # in the metadata of a file, by Stability's ModelSpec 1.0.1
 MOST_EXAMPLES, LONGEST_TEXT, LONGEST_CARD = 8, 500, 2**20  # characters; a card is somebody else's text
+SECONDS = 10.0  # for each response; the page works without a card
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,23 @@ def published_card(reference: str, *, token: str) -> LoraCard:
     repository = hub_repository(reference)
     if not repository:
         return LoraCard()
+    url = hf_hub_url(repository, README, endpoint=os.environ.get("HF_ENDPOINT") or None)
+    headers = build_hf_headers(token=token or False)
     try:
-        path = hf_hub_download(repository, README, token=token or False)
-        return parsed_card(Path(path).read_text(encoding="utf-8", errors="replace"))
-    except (HfHubHTTPError, HTTPError, OSError, ValueError):
+        with get_session().stream("GET", url, headers=headers, timeout=SECONDS, follow_redirects=True) as response:
+            response.raise_for_status()
+            return parsed_card(_start(response.iter_bytes()).decode("utf-8", "replace"))
+    except (HTTPError, OSError, ValueError):
         return LoraCard()
+
+
+def _start(chunks: Iterable[bytes]) -> bytes:
+    content = b""
+    for chunk in chunks:
+        content += chunk
+        if len(content) > LONGEST_CARD:
+            break
+    return content
 
 
 def local_card(reference: str) -> LoraCard:
