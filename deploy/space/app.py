@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 
+from deploy.space.cancellations import Cancellations
 from deploy.space.card import LoraCard, hub_repository, local_card, published_card
 from deploy.space.generation import Comparer
 from deploy.space.page import LOOK, page_of
@@ -37,7 +38,7 @@ def main() -> None:
         sys.exit(f"error: {str(error).replace(TRAINED, SETTING, 1)}")
     compare = spaces.GPU(Comparer(runner).compare, duration=GPU_SECONDS)
     defaults = {"num_inference_steps": DEFAULT_STEPS[takes_guidance(runner.base)], "guidance_scale": DEFAULT_GUIDANCE}
-    page = page_of(PageRequests(compare, bool(reference)), reference, card_of(reference), defaults)
+    page = page_of(PageRequests(compare, bool(reference), Cancellations()), reference, card_of(reference), defaults)
     page.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=1)
     page.launch(**LOOK)
 

@@ -1,9 +1,11 @@
 """The page: its fields, buttons and examples. Generates nothing itself."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from deploy.space.card import LoraCard, hub_repository, published_card
 from deploy.space.fields import setting_field, text_field
@@ -17,6 +19,7 @@ CSS = """
 #images { min-height: 20rem; }
 """
 FONT = ("system-ui", "sans-serif")
+AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # no generation
 LOOK: dict[str, Any] = {
     "theme": gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONT),
     "css": CSS,
@@ -24,7 +27,23 @@ LOOK: dict[str, Any] = {
     "run_history": False,
     "footer_links": ["api", "gradio"],
 }
+CANCELLING = "Cancelling: the generation ends at its next step."
 HINT = "On the left the image without the LoRA, on the right with it, from the same seed: move the slider to compare."
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What events of the page read and write."""
+
+    lora: gr.Textbox | gr.State  # a state without a value if the deployment names the LoRA
+    trigger: gr.Markdown
+    prompt: gr.Textbox
+    examples: gr.Dataset
+    settings: Mapping[str, Component]  # by the names of inputs
+    is_random: gr.Checkbox
+    seed: gr.Number
+    cancel: gr.Button
+    start: gr.Button
 
 
 def page_of(requests: PageRequests, reference: str, card: LoraCard, defaults: Mapping[str, float]) -> gr.Blocks:
@@ -37,49 +56,79 @@ def page_of(requests: PageRequests, reference: str, card: LoraCard, defaults: Ma
         gr.Markdown(_introduction(reference))
         with gr.Row():
             with gr.Column():
-                lora = None if reference else text_field("lora_weights", placeholder="hf://owner/name")
-                trigger = gr.Markdown(trigger_line(card), visible=bool(card.trigger_word))
-                prompt = text_field("prompt", placeholder=placeholder_of(card), lines=2)
-                examples = _examples(card)
-                settings = {"lora_scale": setting_field("lora_scale")}
-                with gr.Row():
-                    is_random = gr.Checkbox(True, label="Random seed", info="Another seed each time", min_width=160)
-                    seed = gr.Number(precision=0, label="Seed", info="The same for both images (seed)", min_width=160)
-                with gr.Accordion("More settings", open=False):
-                    settings |= {name: setting_field(name, defaults.get(name)) for name in MORE}
-                with gr.Row():
-                    cancel = gr.Button("Cancel", min_width=80, scale=1)
-                    start = gr.Button("Generate", variant="primary", min_width=120, scale=3)
+                fields = _fields(card, defaults, has_own_lora=bool(reference))
             with gr.Column():
-                images = gr.ImageSlider(
-                    label="Left without the LoRA, right with it", elem_id="images", interactive=False
-                )
+                label = "Left without the LoRA, right with it"
+                images = gr.ImageSlider(label=label, elem_id="images", interactive=False)
                 result = gr.Markdown(HINT, elem_id="result")
-        run = gr.on(
-            [start.click, prompt.submit],
-            _generating(requests, tuple(settings)),
-            [gr.State(None) if lora is None else lora, prompt, is_random, seed, *settings.values()],
-            [images, result, seed],
-            api_name="generate",
-            concurrency_limit=1,
-            show_progress="minimal",
-        )
-        cancel.click(lambda: "Cancelled.", None, result, cancels=[run], api_visibility="private")
-        examples.click(lambda sample: sample[0], examples, prompt, queue=False, api_visibility="private")
-        if lora is not None:
-            gr.on([lora.submit, lora.blur], _card_updates, lora, [trigger, prompt, examples], api_visibility="private")
+        _connect(requests, fields, images, result)
     return page
+
+
+def _fields(card: LoraCard, defaults: Mapping[str, float], *, has_own_lora: bool) -> Fields:
+    lora = gr.State(None) if has_own_lora else text_field("lora_weights", placeholder="hf://owner/name")
+    trigger = gr.Markdown(trigger_line(card), visible=bool(card.trigger_word))
+    prompt = text_field("prompt", placeholder=placeholder_of(card), lines=2)
+    examples = _examples(card)
+    strength = setting_field("lora_scale")
+    with gr.Row():
+        is_random = gr.Checkbox(True, label="Random seed", info="Another seed each time", min_width=160)
+        seed = gr.Number(precision=0, label="Seed", info="The same for both images (seed)", min_width=160)
+    with gr.Accordion("More settings", open=False):
+        more = {name: setting_field(name, defaults.get(name)) for name in MORE}
+    with gr.Row():
+        cancel = gr.Button("Cancel", min_width=80, scale=1)
+        start = gr.Button("Generate", variant="primary", min_width=120, scale=3)
+    return Fields(lora, trigger, prompt, examples, {"lora_scale": strength, **more}, is_random, seed, cancel, start)
+
+
+def _connect(requests: PageRequests, fields: Fields, images: gr.ImageSlider, result: gr.Markdown) -> None:
+    asked = gr.on([fields.start.click, fields.prompt.submit], _beginning(requests), **AT_ONCE)
+    asked.then(
+        _generating(requests, tuple(fields.settings)),
+        [fields.lora, fields.prompt, fields.is_random, fields.seed, *fields.settings.values()],
+        [images, result, fields.seed],
+        api_name="generate",
+        concurrency_limit=1,
+        show_progress="minimal",
+    )
+    fields.cancel.click(_cancelling(requests), None, result, **AT_ONCE)
+    fields.examples.click(lambda sample: sample[0], fields.examples, fields.prompt, **AT_ONCE)
+    if isinstance(fields.lora, gr.Textbox):
+        updated = [fields.trigger, fields.prompt, fields.examples]
+        gr.on([fields.lora.submit, fields.lora.blur], _card_updates, fields.lora, updated, **AT_ONCE)
 
 
 def _generating(requests: PageRequests, names: tuple[str, ...]) -> Callable[..., Iterator[Any]]:
     """The function that fills the slider, the text under it and the seed."""
 
-    def generate(lora: str | None, prompt: str, is_random: bool, seed: float | None, *values: object) -> Iterator[Any]:
-        inputs = {"lora_weights": lora, "prompt": prompt, "seed": None if is_random else seed}
-        for shown in requests.generate({**inputs, **dict(zip(names, values, strict=True))}):
+    def generate(
+        request: gr.Request, lora: str | None, prompt: str, is_random: bool, seed: float | None, *values: object
+    ) -> Iterator[Any]:
+        inputs = dict(zip(names, values, strict=True))
+        inputs |= {"lora_weights": lora, "prompt": prompt, "seed": None if is_random else seed}
+        for shown in requests.generate(inputs, _session(request)):
             yield shown.files or gr.skip(), shown.text, gr.skip() if shown.seed is None else shown.seed
 
     return generate
+
+
+def _beginning(requests: PageRequests) -> Callable[[gr.Request], None]:
+    def begin(request: gr.Request) -> None:
+        requests.cancellations.begin(_session(request))
+
+    return begin
+
+
+def _cancelling(requests: PageRequests) -> Callable[[gr.Request], Any]:
+    def cancel(request: gr.Request) -> Any:  # noqa: ANN401 (a text, or gradio's update that changes nothing)
+        return CANCELLING if requests.cancellations.cancel(_session(request)) else gr.skip()
+
+    return cancel
+
+
+def _session(request: gr.Request) -> str:
+    return request.session_hash or ""
 
 
 def _card_updates(reference: str) -> tuple[Any, Any, Any]:

@@ -1,13 +1,16 @@
 """What the page asks of the predictor: inputs that are checked, progress and errors in words. Knows no field."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from deploy.space.cancellations import Cancellations
 from deploy.space.generation import WITH, WITHOUT, Comparison, Step
 from lora.images.metadata import Settings, settings_in
 from lora.publishing.card import code_span
@@ -15,7 +18,8 @@ from lora.seeds import check_seed
 from weights.references import open_lora
 
 Inputs = Mapping[str, Any]  # of Runner.run
-Compare = Callable[[Inputs], Iterator[Step | Comparison]]
+Compare = Callable[[Inputs], Generator[Step | Comparison]]
+CANCELLED = "Cancelled."
 EXPECTED_LORA = "expected a LoRA on Hugging Face, as hf://owner/name, or another reference"
 
 
@@ -35,24 +39,36 @@ class PageRequests:
 
     compare: Compare
     has_own_lora: bool  # the deployment names the LoRA; else each request does
+    cancellations: Cancellations
 
-    def generate(self, inputs: Inputs) -> Iterator[Shown]:
+    def generate(self, inputs: Inputs, session: str) -> Iterator[Shown]:
         """Generate an image without the LoRA and one with it, and yield what to show.
 
-        The files exist until the iterator goes on. Raises gr.Error with one sentence.
+        The files exist until the iterator goes on. Ends at the next step after the session cancels it. Raises gr.Error
+        with one sentence.
         """
+        cancelled = self.cancellations.begin(session)
         try:
-            seed = check_seed("seed", inputs["seed"])  # the same for both images
-            if not self.has_own_lora:
-                _fetch(str(inputs["lora_weights"] or ""))
-            for event in self.compare({**inputs, "seed": seed}):
+            with closing(self._generate(inputs)) as generated:
+                yield from takewhile(lambda _: not cancelled.is_set(), generated)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            raise gr.Error(_as_text(error), print_exception=False) from error
+        finally:
+            self.cancellations.end(session)
+        if cancelled.is_set():
+            yield Shown(CANCELLED)
+
+    def _generate(self, inputs: Inputs) -> Generator[Shown]:
+        seed = check_seed("seed", inputs["seed"])  # the same for both images
+        if not self.has_own_lora:
+            _fetch(str(inputs["lora_weights"] or ""))
+        with closing(self.compare({**inputs, "seed": seed})) as events:
+            for event in events:
                 if isinstance(event, Step):
                     yield Shown(f"Image {event.image} the LoRA: step {event.number} of {inputs['num_inference_steps']}")
                 else:
                     with tempfile.TemporaryDirectory() as folder:
                         yield _result(event, Path(folder))
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            raise gr.Error(_as_text(error), print_exception=False) from error
 
 
 def _result(comparison: Comparison, folder: Path) -> Shown:
@@ -75,7 +91,8 @@ def settings_text(settings: Settings) -> str:
         "Base": settings["model"],
     }
     line = " · ".join(f"{name} **{value}**" for name, value in shown.items())
-    return f"{line}\n\n{code_span(str(settings['prompt']))}"
+    prompt = str(settings["prompt"])
+    return f"{line}\n\n{code_span(prompt)}" if prompt.strip() else line
 
 
 def _fetch(reference: str) -> None:

@@ -8,6 +8,7 @@ import gradio as gr
 import pytest
 from safetensors.torch import save_file
 
+from deploy.space.cancellations import Cancellations
 from deploy.space.card import LoraCard
 from deploy.space.generation import Comparer, Comparison, Step
 from deploy.space.page import page_of
@@ -46,7 +47,7 @@ def inputs(lora):
 
 @pytest.fixture
 def requests(runner):
-    return PageRequests(Comparer(runner).compare, has_own_lora=False)
+    return PageRequests(Comparer(runner).compare, has_own_lora=False, cancellations=Cancellations())
 
 
 def file_of(runner, **inputs):
@@ -56,7 +57,9 @@ def file_of(runner, **inputs):
 
 def shown_by(requests, inputs):
     """What the page shows, and the contents of the files of each; they are gone when it goes on."""
-    return [(shown, [Path(file).read_bytes() for file in shown.files or ()]) for shown in requests.generate(inputs)]
+    return [
+        (shown, [Path(file).read_bytes() for file in shown.files or ()]) for shown in requests.generate(inputs, "me")
+    ]
 
 
 def test_both_images_are_those_of_the_predictor_with_the_same_seed(runner, requests, inputs):
@@ -87,6 +90,19 @@ def test_a_cancelled_generation_ends_at_its_next_step_and_the_next_one_is_whole(
     assert isinstance(last, Comparison)
     assert last.after == file_of(runner, **inputs)
     assert runner.healthcheck()
+
+
+def test_a_visitor_cancels_only_the_own_request_and_also_while_it_waits(requests, inputs):
+    shown = requests.generate(inputs, "me")
+    assert next(shown).text == "Image without the LoRA: step 1 of 3"
+    assert not requests.cancellations.cancel("somebody else")
+    assert next(shown).text == "Image without the LoRA: step 2 of 3"
+    assert requests.cancellations.cancel("me")
+    assert [each.text for each in shown] == ["Cancelled."]
+    assert not requests.cancellations.cancel("me"), "it has ended"
+    requests.cancellations.begin("me")
+    requests.cancellations.cancel("me")
+    assert [each.text for each in requests.generate(inputs, "me")] == ["Cancelled."]
 
 
 def test_one_comparison_runs_at_a_time(runner, inputs):
@@ -120,7 +136,7 @@ def test_one_comparison_runs_at_a_time(runner, inputs):
 )
 def test_an_error_is_a_message_of_one_sentence(requests, inputs, change, sentence):
     with pytest.raises(gr.Error) as error:
-        list(requests.generate({**inputs, **change}))
+        list(requests.generate({**inputs, **change}, "me"))
     assert_one_sentence(error.value.message, sentence)
     assert not error.value.print_exception
 
