@@ -56,8 +56,7 @@ class Runner(BaseRunner):
         with read_ahead(weight_files(self.base.path)):
             if self.trained_reference:
                 with timer.stage("LoRA of this version read"):
-                    own = Tokens(hugging_face=get_token() or "")  # HF_TOKEN, or that of `hf auth login`
-                    self.trained_lora = self._load_lora(RequestedLora(self.trained_reference, 1.0, TRAINED), own)
+                    self.read_trained_lora(self.trained_reference)
             with timer.stage("safety checker loaded"):
                 self.checker = SafetyChecker(safety.folder) if safety.folder else None
             with timer.stage("base loaded"), with_remedy(self.base):
@@ -72,6 +71,13 @@ class Runner(BaseRunner):
         """Print a line of the log. The handler of another server may follow it: an error that it raises ends a request
         after the step that it was in."""
         print(line)
+
+    def read_trained_lora(self, reference: str) -> None:
+        """Read the LoRA that requests apply if they name no other; a private one with HF_TOKEN, or with the token of
+        `hf auth login`."""
+        tokens = Tokens(hugging_face=get_token() or "")
+        self.trained_lora = self._load_lora(RequestedLora(reference, 1.0, TRAINED), tokens)
+        self.trained_reference = reference
 
     def healthcheck(self) -> bool:
         """Whether the weights of all loaded base models were restored exactly each time that LoRAs were removed."""

@@ -1,4 +1,5 @@
-"""A small Hugging Face Hub in this process: users, repositories, uploads and downloads, with the faults of a test."""
+"""A small Hugging Face Hub in this process: users, repositories of models and Spaces, uploads and downloads, with the
+faults of a test."""
 
 import base64
 import json
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from tests.loopback import QuietHandler, http_server
 
 WRITE, READ, FINE_GRAINED = "hf_s3cret-write", "hf_s3cret-read", "hf_s3cret-fine"  # tokens of the user `me`
@@ -17,7 +20,7 @@ ROLES = {WRITE: "write", READ: "read", FINE_GRAINED: "fineGrained"}
 USER = "me"
 COMMIT = "c0ffee" * 6 + "beef"
 HANGS = 0  # in place of a status: no response as long as the server runs
-REPOSITORY = re.compile(r"/api/models/([^/]+/[^/]+)(.*)")
+REPOSITORY = re.compile(r"/api/(models|spaces)/([^/]+/[^/]+)(.*)")
 RESOLVED = re.compile(r"/([^/]+/[^/]+)/resolve/main/(.*)")
 
 
@@ -28,6 +31,9 @@ class Repository:
     is_private: bool
     files: dict[str, bytes] = field(default_factory=dict)
     commits: int = 0
+    hardware: str = ""  # of a Space
+    variables: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -35,7 +41,7 @@ class FakeHub:
     """The state of the server. `faults` are statuses for the next requests, by a part of their method and path."""
 
     url: str = ""
-    repositories: dict[str, Repository] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict)  # the name of a Space begins with spaces/
     uploaded: dict[str, bytes] = field(default_factory=dict)  # large files by sha256, before a commit names them
     faults: dict[str, list[int]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)  # methods and paths
@@ -101,27 +107,30 @@ class _Handler(QuietHandler):
         elif path.endswith(".git/info/lfs/objects/batch"):
             self._batch(json.loads(body))
         elif found := RESOLVED.fullmatch(path):
-            self.respond(hub.repositories[found[1]].files[found[2]], media_type="application/octet-stream")
-        elif (found := REPOSITORY.fullmatch(path)) and found[1] in hub.repositories:
-            self._repository(found[1], found[2], body, may_write=role != "read" and found[1].startswith(f"{USER}/"))
+            self._file(hub.repositories[found[1]].files[found[2]])
+        elif (found := REPOSITORY.fullmatch(path)) and (name := _key(found[1], found[2])) in hub.repositories:
+            self._repository(name, found[3], body, may_write=role != "read" and found[2].startswith(f"{USER}/"))
         else:
             self._send({"error": "Repository not found"}, 404)
 
     def _create(self, asked: dict[str, Any]) -> None:
-        name = f"{asked['organization'] or USER}/{asked['name']}"
+        owner = asked["organization"] or USER
+        name = _key(f"{asked.get('type', 'model')}s", f"{owner}/{asked['name']}")
         if name in self.state.repositories:
             self._send({"error": "You already created this model repo", "url": f"{self.state.url}/{name}"}, 409)
-        elif not name.startswith(f"{USER}/"):
+        elif owner != USER:
             self._send({"error": "You don't have the rights to create a model under this namespace"}, 403)
         else:
             is_private = asked.get("visibility") == "private" or asked.get("private", False)
-            self.state.repositories[name] = Repository(is_private)
+            self.state.repositories[name] = Repository(is_private, hardware=asked.get("hardware", ""))
             self._send({"url": f"{self.state.url}/{name}"})
 
     def _repository(self, name: str, rest: str, body: bytes, *, may_write: bool) -> None:
         repository = self.state.repositories[name]
         if rest in ("", "/revision/main"):
-            self._send({"id": name, "private": repository.is_private, "siblings": []})
+            self._send(
+                {"id": name, "private": repository.is_private, "siblings": [], "cardData": _card_data(repository)}
+            )
         elif not may_write:
             self._send({"error": "Forbidden: you must have write access"}, 403)
         elif rest == "/auth-check/write":
@@ -134,6 +143,10 @@ class _Handler(QuietHandler):
             self._send(
                 {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]}
             )
+        elif rest in ("/variables", "/secrets"):
+            asked = json.loads(body)
+            getattr(repository, rest[1:])[asked["key"]] = asked["value"]
+            self._send({name: {"value": value} for name, value in repository.variables.items()})
         elif rest == "/commit/main":
             self._commit(name, [json.loads(line) for line in body.splitlines()])
         else:
@@ -159,5 +172,23 @@ class _Handler(QuietHandler):
         repository.commits += 1
         self._send({"commitUrl": f"{self.state.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
 
+    def _file(self, content: bytes) -> None:
+        self.send_response(200)
+        for name, value in {"ETag": f'"{sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
     def _send(self, content: object, status: int = 200) -> None:
         self.respond(json.dumps(content).encode(), status=status)
+
+
+def _key(kind: str, name: str) -> str:
+    return f"spaces/{name}" if kind == "spaces" else name
+
+
+def _card_data(repository: Repository) -> dict[str, Any] | None:
+    readme = repository.files.get("README.md")
+    return ModelCard(readme.decode()).data.to_dict() if readme else None

@@ -66,6 +66,8 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "script": ("cog", "deploy"),
     "bench": ("cog", "deploy"),
     "deploy": ("bench", "tests"),
+    "deploy.space": ("cog", "lora.training", "train", "deploy.runpod"),
+    "deploy.runpod": ("deploy.space",),
     **{
         f"deploy.runpod.{name}": ("runpod",)
         for name in ("answers", "files", "generating", "inputs", "jobs", "training")

@@ -1,4 +1,4 @@
-"""A repository on Hugging Face: created and checked before a training, and filled after it."""
+"""A repository on Hugging Face, of a model or a Space: created and checked first, and filled later."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from lora.checks import check_text, short_repr
-from lora.publishing.hub_process import Reply, Request
+from lora.publishing.hub_process import Reply, Request, SpaceSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "lora.publishing.hub_process"
@@ -39,6 +39,15 @@ class HubTarget:
     is_private: bool  # if it has to be created
     named: str  # what the user calls the repository and the token, for errors
     token_named: str
+    space: SpaceSettings | None = None  # it is a Space, else a model
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedLora:
+    """The repository of a LoRA that exists."""
+
+    is_private: bool
+    base_models: tuple[str, ...]  # owner/name, by its card
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,18 @@ def open_repository(target: HubTarget, *, seconds: float = SECONDS_TO_OPEN) -> s
     Raises ValueError with one sentence if it cannot be used, and OSError with one if Hugging Face cannot be reached or
     does not respond within these seconds.
     """
-    request = Request(target.repository, target.token, target.is_private, None)
+    request = Request(target.repository, target.token, target.is_private, None, target.space)
+    return _opened_line(target, _answered(target, request, seconds))
+
+
+def read_repository(target: HubTarget, *, seconds: float = SECONDS_TO_OPEN) -> PublishedLora:
+    """What the repository of a LoRA is. Changes nothing, and raises what `open_repository` raises."""
+    request = Request(target.repository, target.token, target.is_private, None, is_read_only=True)
+    reply = _answered(target, request, seconds)
+    return PublishedLora(bool(reply.is_private), reply.base_models)
+
+
+def _answered(target: HubTarget, request: Request, seconds: float) -> Reply:
     prefix = f"{target.named} is {target.repository!r}"
     try:
         reply = _ask(request, deadline=time.monotonic() + seconds, interrupted=lambda: None, environment={})
@@ -102,7 +122,7 @@ def open_repository(target: HubTarget, *, seconds: float = SECONDS_TO_OPEN) -> s
         if reply.is_transient:
             raise OSError(f"{failure}; try again later")
         raise ValueError(failure)
-    return _opened_line(target, reply)
+    return reply
 
 
 def upload(target: HubTarget, folder: Path, *, patience: Patience, interrupted: Interrupted) -> str:
@@ -111,7 +131,7 @@ def upload(target: HubTarget, folder: Path, *, patience: Patience, interrupted: 
     Raises UploadError if that fails, also with retries, takes too long, or if there is a reason to end. The process
     that uploads is killed then, and if this function is left by any exception.
     """
-    request = Request(target.repository, target.token, target.is_private, str(folder.resolve()))
+    request = Request(target.repository, target.token, target.is_private, str(folder.resolve()), target.space)
     deadline = time.monotonic() + patience.seconds
     environment: Mapping[str, str] = {}
     for wait in (*patience.before_retries, None):
@@ -126,7 +146,7 @@ def upload(target: HubTarget, folder: Path, *, patience: Patience, interrupted: 
 
 
 def _opened_line(target: HubTarget, reply: Reply) -> str:
-    line = f"the LoRA will be uploaded to {reply.url}"
+    line = f"the {'page' if target.space else 'LoRA'} will be uploaded to {reply.url}"
     if reply.is_private is None:
         return line
     kind = "private" if reply.is_private else "public"

@@ -6,32 +6,58 @@ It reads a `Request` as JSON from standard input, and writes a `Reply` as JSON t
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, SpaceHardware
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # that of httpx or httpx2, as this version uses
 
 UNAUTHORIZED, PAYMENT_REQUIRED, FORBIDDEN, NOT_FOUND = 401, 402, 403, 404
 # Timeout, conflict, precondition failed (another commit came first), too many requests, and all errors of a server.
 TRANSIENT, FIRST_SERVER_ERROR = (408, 409, 412, 429), 500
-COMMIT_MESSAGE = "Upload the LoRA"
+MODEL, SPACE = "model", "space"  # types of repositories
+COMMIT_MESSAGES = {MODEL: "Upload the LoRA", SPACE: "Upload the page"}
 LONGEST_SHOWN = 200  # characters of a server's message
 
 
 @dataclass(frozen=True, slots=True)
+class SpaceSettings:
+    """What a Space has besides its files."""
+
+    hardware: str  # if it has to be created; a name of huggingface_hub's SpaceHardware
+    variables: Mapping[str, str]
+    secrets: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """What to do. Without a folder, the repository is created and the access to it is checked."""
+    """What to do. Without a folder, the repository is created and the access to it is checked, or it is only read."""
 
     repository: str  # owner/name
     token: str
     is_private: bool  # if it has to be created
     folder: str | None  # is uploaded
+    space: SpaceSettings | None = None  # the repository is a Space; else a model
+    is_read_only: bool = False
 
     def encoded(self) -> bytes:
         """The request as JSON."""
         return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decoded(cls, text: str) -> Self:
+        """The request from JSON."""
+        fields: dict[str, Any] = json.loads(text)
+        space = fields.pop("space")
+        return cls(**fields, space=space and SpaceSettings(**space))
+
+    @property
+    def type(self) -> str:
+        """The type of the repository."""
+        return SPACE if self.space else MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +67,7 @@ class Reply:
 
     url: str = ""
     is_private: bool | None = None  # None if the server does not say
+    base_models: tuple[str, ...] = ()  # by the model card, if the repository is only read
     error: str = ""
     is_transient: bool = False  # the same may succeed if it is tried again
 
@@ -48,17 +75,32 @@ class Reply:
     def decoded(cls, text: bytes) -> "Reply":
         """The reply from JSON. Raises ValueError for anything else."""
         try:
-            return cls(**json.loads(text))
-        except TypeError as error:
+            fields = json.loads(text)
+            return cls(**{**fields, "base_models": tuple(fields["base_models"])})
+        except (KeyError, TypeError) as error:
             raise ValueError("no reply") from error
 
 
 def answer(api: HfApi, request: Request) -> Reply:
     """Do what is requested. Errors are in the reply, without the token and without URLs, which may be signed."""
     try:
+        if request.is_read_only:
+            return _read(api, request)
         return _upload(api, request) if request.folder else _open(api, request)
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         return _failure(error)
+
+
+def _read(api: HfApi, request: Request) -> Reply:
+    """Read what a model's repository is, and what its card names as its base."""
+    found = api.model_info(request.repository)
+    named = found.card_data.get("base_model") if found.card_data else None
+    bases = named if isinstance(named, list) else [named]
+    return Reply(
+        url=f"{api.endpoint}/{request.repository}",
+        is_private=found.private,
+        base_models=tuple(base for base in bases if isinstance(base, str)),
+    )
 
 
 def _open(api: HfApi, request: Request) -> Reply:
@@ -66,15 +108,32 @@ def _open(api: HfApi, request: Request) -> Reply:
     user = api.whoami()
     if _role(user) == "read":
         return Reply(error="{token} has the role read: expected a token with write access" + _more(api))
-    url = api.create_repo(request.repository, private=request.is_private, exist_ok=True)
-    api.auth_check(request.repository, write=True)
-    return Reply(url=str(url), is_private=_is_private(api, request.repository))
+    url = api.create_repo(
+        request.repository,
+        private=request.is_private,
+        exist_ok=True,
+        repo_type=request.type,
+        space_sdk="gradio" if request.space else None,
+        space_hardware=SpaceHardware(request.space.hardware) if request.space else None,
+    )
+    api.auth_check(request.repository, repo_type=request.type, write=True)
+    return Reply(url=str(url), is_private=_is_private(api, request))
 
 
 def _upload(api: HfApi, request: Request) -> Reply:
     assert request.folder is not None
-    api.upload_folder(repo_id=request.repository, folder_path=Path(request.folder), commit_message=COMMIT_MESSAGE)
-    return Reply(url=f"{api.endpoint}/{request.repository}")
+    if request.space:  # before the files, which start it
+        for key, value in request.space.variables.items():
+            api.add_space_variable(request.repository, key, value)
+        for key, value in request.space.secrets.items():
+            api.add_space_secret(request.repository, key, value)
+    api.upload_folder(
+        repo_id=request.repository,
+        repo_type=request.type,
+        folder_path=Path(request.folder),
+        commit_message=COMMIT_MESSAGES[request.type],
+    )
+    return Reply(url=f"{api.endpoint}/{'spaces/' if request.space else ''}{request.repository}")
 
 
 def _role(user: object) -> str:
@@ -85,10 +144,10 @@ def _role(user: object) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _is_private(api: HfApi, repository: str) -> bool | None:
+def _is_private(api: HfApi, request: Request) -> bool | None:
     """Whether a repository, which may be older than this training, is private."""
     with suppress(HTTPError, OSError, ValueError):
-        found = api.repo_info(repository).private
+        found = api.repo_info(request.repository, repo_type=request.type).private
         return bool(found) if found is not None else None
     return None
 
@@ -116,7 +175,12 @@ def _refusal(error: HfHubHTTPError) -> Reply:
         return Reply(
             error="Hugging Face has no such repository, or {token} gives no access to it: expected one of yours"
         )
-    if status in (PAYMENT_REQUIRED, FORBIDDEN):
+    if status == PAYMENT_REQUIRED:
+        return Reply(
+            error=f"Hugging Face asks for payment{said}: expected an account that has paid, or what is free, such as"
+            " the hardware cpu-basic of a Space"
+        )
+    if status == FORBIDDEN:
         return Reply(
             error=f"{{token}} does not give write access to it{said}: expected a repository of the token's user, or of"
             " an organization in which the user may write"
@@ -136,7 +200,7 @@ def _line(text: object) -> str:
 
 def main() -> None:
     """Answer one request."""
-    request = Request(**json.load(sys.stdin))
+    request = Request.decoded(sys.stdin.read())
     reply = answer(HfApi(token=request.token), request)
     sys.stdout.write(json.dumps(asdict(reply)))
 

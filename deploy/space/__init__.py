@@ -1,0 +1,1 @@
+"""A page that generates with a LoRA: a Space on Hugging Face, or on your own machine."""

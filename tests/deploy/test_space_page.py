@@ -1,0 +1,164 @@
+"""The page of the Space in this process: what it asks of the predictor, and what it shows."""
+
+import tempfile
+import threading
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from safetensors.torch import save_file
+
+from deploy.space.cancellations import Cancellations
+from deploy.space.card import LoraCard
+from deploy.space.generation import Comparer, Comparison, Step
+from deploy.space.page import page_of
+from deploy.space.page_requests import PageRequests
+from predict import Runner
+from tests.tiny import assert_one_sentence, random_lora, tiny_pipeline
+
+DEFAULTS = {"num_inference_steps": 28, "guidance_scale": 3.5}
+SETTINGS = {"aspect_ratio": "1:1", "megapixels": "0.25", "num_inference_steps": 3, "guidance_scale": 3.5}
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
+    save_file(random_lora(tiny_pipeline().transformer, spread=0.1), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    """The predictor creates a temporary folder for itself, and keeps it until the process ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
+        patch.setenv("FLUX_BASE", "tiny")
+        patch.setenv("FLUX_SAFETY", "off")
+        runner = Runner()
+        runner.setup()
+        yield runner
+
+
+@pytest.fixture
+def inputs(lora):
+    """The inputs of a request with a LoRA of its own."""
+    return {"prompt": "a red star", "lora_weights": lora, "lora_scale": 2.0, "seed": 7, **SETTINGS}
+
+
+@pytest.fixture
+def requests(runner):
+    return PageRequests(Comparer(runner).compare, has_own_lora=False, cancellations=Cancellations())
+
+
+def file_of(runner, **inputs):
+    (path,) = runner.run(**inputs)
+    return path.read_bytes()
+
+
+def shown_by(requests, inputs):
+    """What the page shows, and the contents of the files of each; they are gone when it goes on."""
+    return [
+        (shown, [Path(file).read_bytes() for file in shown.files or ()]) for shown in requests.generate(inputs, "me")
+    ]
+
+
+def test_both_images_are_those_of_the_predictor_with_the_same_seed(runner, requests, inputs):
+    *steps, (shown, files) = shown_by(requests, inputs)
+    assert files == [file_of(runner, **{**inputs, "lora_scale": 0.0}), file_of(runner, **inputs)]
+    assert files[0] != files[1]
+    settings = "Seed **7** · Strength **2** · Steps **3** · Guidance **3.5** · Size **64 x 64** · Base **tiny**"
+    assert (shown.text, shown.seed) == (f"{settings}\n\n`a red star`", 7)
+    expected = [f"Image {image} the LoRA: step {step} of 3" for image in ("without", "with") for step in (1, 2, 3)]
+    assert [shown.text for shown, _ in steps] == expected
+
+
+def test_a_random_seed_is_the_same_for_both_images_and_can_be_repeated(requests, inputs):
+    *_, (shown, files) = shown_by(requests, {**inputs, "seed": None})
+    assert shown.seed is not None
+    assert f"Seed **{shown.seed}**" in shown.text
+    *_, (_, again) = shown_by(requests, {**inputs, "seed": shown.seed})
+    assert files == again
+
+
+def test_a_cancelled_generation_ends_at_its_next_step_and_the_next_one_is_whole(runner, inputs):
+    comparer = Comparer(runner)
+    cancelled = comparer.compare({**inputs, "num_inference_steps": 50})
+    assert [next(cancelled), next(cancelled)] == [Step("without", 1), Step("without", 2)]
+    cancelled.close()
+    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
+    *_, last = comparer.compare(inputs)
+    assert isinstance(last, Comparison)
+    assert last.after == file_of(runner, **inputs)
+    assert runner.healthcheck()
+
+
+def test_a_visitor_cancels_only_the_own_request_and_also_while_it_waits(requests, inputs):
+    shown = requests.generate(inputs, "me")
+    assert next(shown).text == "Image without the LoRA: step 1 of 3"
+    assert not requests.cancellations.cancel("somebody else")
+    assert next(shown).text == "Image without the LoRA: step 2 of 3"
+    assert requests.cancellations.cancel("me")
+    assert [each.text for each in shown] == ["Cancelled."]
+    assert not requests.cancellations.cancel("me"), "it has ended"
+    requests.cancellations.begin("me")
+    requests.cancellations.cancel("me")
+    assert [each.text for each in requests.generate(inputs, "me")] == ["Cancelled."]
+
+
+def test_one_comparison_runs_at_a_time(runner, inputs):
+    comparer, begun = Comparer(runner), threading.Event()
+    first = comparer.compare(inputs)
+    next(first)
+
+    def second():
+        next(comparer.compare(inputs))
+        begun.set()
+
+    waiting = threading.Thread(target=second, daemon=True)
+    waiting.start()
+    assert not begun.wait(0.3)
+    list(first)
+    assert begun.wait(20)
+    waiting.join(20)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"lora_weights": " "}, "lora_weights is empty: expected a LoRA on Hugging Face"),
+        ({"lora_weights": "<b>.tar"}, "lora_weights '&lt;b>.tar' does not exist"),
+        ({"lora_weights": "/etc/passwd.tar"}, "is outside of the folders that requests may read"),
+        ({"lora_scale": 3.1}, "lora_scale is 3.1: expected a number from -1 to 3"),
+        ({"prompt": "x" * 10_001}, "prompt has 10001 characters"),
+        ({"seed": 0.5}, "seed is 0.5: expected a whole number"),
+        ({"num_inference_steps": 51}, "num_inference_steps is 51: expected 1 to 50"),
+    ],
+)
+def test_an_error_is_a_message_of_one_sentence(requests, inputs, change, sentence):
+    with pytest.raises(gr.Error) as error:
+        list(requests.generate({**inputs, **change}, "me"))
+    assert_one_sentence(error.value.message, sentence)
+    assert not error.value.print_exception
+
+
+def fields_of(page):
+    """The fields of a page by their labels."""
+    return {block.label: block for block in page.blocks.values() if getattr(block, "label", None)}
+
+
+def test_the_fields_have_the_bounds_and_defaults_of_the_signature(requests):
+    fields = fields_of(page_of(requests, "hf://me/my-lora", LoraCard("TOK", ("TOK on a beach",)), DEFAULTS))
+    strength, steps = fields["Strength"], fields["Steps"]
+    assert (strength.minimum, strength.maximum, strength.value) == (-1, 3, 1)
+    assert "(lora_scale)" in strength.info
+    assert (steps.minimum, steps.maximum, steps.value) == (1, 50, 28)
+    assert fields["Aspect ratio"].value == "1:1"
+    assert fields["Prompt"].placeholder == "a photo of TOK"
+    assert fields["Prompts of the LoRA's card"].raw_samples == [["TOK on a beach"]]
+    assert "LoRA" not in fields
+
+
+def test_a_page_without_a_lora_has_a_field_for_one(requests):
+    fields = fields_of(page_of(requests, "", LoraCard(), DEFAULTS))
+    assert "data URI" in fields["LoRA"].info
+    assert not fields["Prompts of the LoRA's card"].visible
