@@ -1,5 +1,8 @@
 """Shared fixtures: the training images, both real Cog servers on the tiny base, and one training."""
 
+from lora.garbage import collect_garbage_again
+
+# isort: split
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Let garbage collections, of which a training does several, skip the million objects that imports have made."""
     gc.collect()
-    gc.freeze()
+    collect_garbage_again()
 
 
 def _rank(item: pytest.Item) -> int:
