@@ -115,5 +115,6 @@ def _environment() -> Environment:
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
+@cache
 def _template() -> Template:
     return _environment().from_string(_asset("page.html"))
