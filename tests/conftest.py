@@ -33,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let the process that only distributes tests collect garbage too. The others do so after they have found tests."""
+    collect_garbage_again()
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Make each module without a group one, so that only one worker makes its fixtures, and put the longest first."""
