@@ -1,5 +1,8 @@
 """The prediction interface: one signature, then the stages of a prediction from top to bottom."""
 
+from lora.garbage import collect_garbage_again
+
+# isort: split
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
@@ -31,6 +34,7 @@ from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora
 
+collect_garbage_again()
 protect_new_threads()
 
 

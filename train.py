@@ -1,5 +1,8 @@
 """The training interface: one signature, then the stages of the job from top to bottom."""
 
+from lora.garbage import collect_garbage_again
+
+# isort: split
 from functools import partial
 from typing import Optional
 
@@ -33,6 +36,7 @@ from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora, read_lora
 
+collect_garbage_again()
 protect_new_threads()
 
 FILES = ("input_images", "input_captions", "resume_from")  # inputs that are no settings

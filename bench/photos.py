@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import skimage
 from PIL import Image
+
+from bench import planted
 
 SOURCES = ("chelsea", "astronaut", "coffee", "rocket")
 NOISE, TEXTURE = 3.0, 0.25  # of a phone's sensor, in steps of 255; weight of a second image, tiled, for fine detail
@@ -53,7 +54,7 @@ def photograph(width: int, height: int, *, seed: int) -> Image.Image:
 
 
 def _source(seed: int) -> Image.Image:
-    return Image.fromarray(np.asarray(getattr(skimage.data, SOURCES[seed % len(SOURCES)])())[..., :3])
+    return planted.photograph(SOURCES[seed % len(SOURCES)])
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import skimage
@@ -12,6 +13,8 @@ PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel"),
     *("hubble_deep_field", "immunohistochemistry", "moon", "retina", "rocket"),
 )
+FILES = Path(skimage.__file__).with_name("data")
+FILE_NAMES = {"immunohistochemistry": "ihc"}  # where it is not the photograph's
 BLURS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # pixels
 NOISES = (0.0, 4.0, 8.0)  # standard deviation, of 255
 
@@ -19,8 +22,11 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def photograph(name: str) -> Image.Image:
-    """A photograph of scikit-image, in RGB."""
-    return Image.fromarray(np.asarray(getattr(skimage.data, name)())).convert("RGB")
+    """A photograph of scikit-image, in RGB. Its file is read here, as scikit-image would need SciPy to do it: that is
+    not installed, because diffusers and transformers import it wherever it is, which the image has no need of."""
+    (path,) = FILES.glob(f"{FILE_NAMES.get(name, name)}.*")
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def blurred(image: Image.Image, radius: float, noise: float) -> Image.Image:

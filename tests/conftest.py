@@ -1,5 +1,8 @@
 """Shared fixtures: the training images, both real Cog servers on the tiny base, and one training."""
 
+from lora.garbage import collect_garbage_again
+
+# isort: split
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let the process that only distributes tests collect garbage too. The others do so after they have found tests."""
+    collect_garbage_again()
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Make each module without a group one, so that only one worker makes its fixtures, and put the longest first."""
@@ -47,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Let garbage collections, of which a training does several, skip the million objects that imports have made."""
     gc.collect()
-    gc.freeze()
+    collect_garbage_again()
 
 
 def _rank(item: pytest.Item) -> int:

@@ -130,9 +130,12 @@ def lines_of(folder: Path, name: str = "requirements.txt") -> set[str]:
     return {line for line in (folder / name).read_text().splitlines() if line and not line.startswith("#")}
 
 
-def test_both_entry_files_can_be_imported_in_the_image_and_find_the_base(image: Path):
+@pytest.fixture(scope="module")
+def imported(image: Path) -> list[str]:
+    """What a fresh process in the image prints after it has imported both entry files, which takes seconds."""
     program = (
-        "import train, predict, lora, weights.bases as bases; bases.check_base(bases.find_base());"
+        "import gc, train; print(gc.isenabled(), gc.get_freeze_count(), gc.get_stats()[2]['collections']);"
+        "import predict, lora, weights.bases as bases; bases.check_base(bases.find_base());"
         "print(train.__file__, predict.__file__, lora.__path__[0])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -145,7 +148,18 @@ def test_both_entry_files_can_be_imported_in_the_image_and_find_the_base(image: 
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == [str(image / name) for name in ("train.py", "predict.py", "lora")]
+    return run.stdout.splitlines()
+
+
+def test_both_entry_files_can_be_imported_in_the_image_and_find_the_base(image: Path, imported: list[str]):
+    assert imported[1].split() == [str(image / name) for name in ("train.py", "predict.py", "lora")]
+
+
+def test_imports_are_not_slowed_down_by_garbage_collections_which_skip_them_afterwards(imported: list[str]):
+    enabled, frozen, full_collections = imported[0].split()
+    assert enabled == "True"
+    assert int(frozen) > 100_000
+    assert int(full_collections) <= 1, "of the few imports before"
 
 
 def test_the_schema_can_be_made_of_what_is_in_the_image(image: Path):

@@ -4,13 +4,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
-import skimage
 import torch
 from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load
 
+from bench.planted import photograph
 from lora.flux.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.loading import load_encoders
 from lora.training.learning.adapter import add_lora, lora_tensors
@@ -26,7 +25,7 @@ SIDE = 256
 
 def cat_crops() -> list[Image.Image]:
     """Eight overlapping crops of a photograph of a cat's face, 451 x 300 pixels."""
-    photo = Image.fromarray(np.asarray(skimage.data.chelsea()))
+    photo = photograph("chelsea")
     return [photo.crop((left, top, left + SIDE, top + SIDE)) for top in (0, 40) for left in (40, 90, 140, 190)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 STYLE_OF_ALL = Path(__file__).with_name("base.css")
@@ -19,8 +19,7 @@ def whole_page(template: str, content: Mapping[str, object], *, style: str, scri
     """
     styles = f"{_read(STYLE_OF_ALL)}{style}"
     policy = f"default-src 'none'; img-src data:; style-src {_hash(styles)}; script-src {_hash(script)}"
-    page = _environment().from_string(template)
-    return page.render(content, style=Markup(styles), script=Markup(script), policy=policy)
+    return _compiled(template).render(content, style=Markup(styles), script=Markup(script), policy=policy)
 
 
 def _hash(asset: str) -> str:
@@ -34,5 +33,6 @@ def _read(path: Path) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def _compiled(template: str) -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template)

@@ -1,5 +1,8 @@
 """One process of a data-parallel training, started by accelerate as `python -m lora.training.runs.worker FOLDER`."""
 
+from lora.garbage import collect_garbage_again
+
+# isort: split
 import logging
 import sys
 from contextlib import suppress
@@ -27,6 +30,8 @@ from lora.training.runs.worker_files import (
     write_result,
 )
 from lora.training.stop import Stop, Termination
+
+collect_garbage_again()
 
 LONGEST_WAIT = timedelta(hours=2)  # for the first process, which alone validates, generates samples and saves
 

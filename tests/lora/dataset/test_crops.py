@@ -4,9 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-import skimage.data
-from PIL import Image
 
+from bench.planted import photograph
 from lora.dataset.crops import LARGEST_CROP, SMALLEST_CROP, Crop, crop_box, crops_of
 from lora.dataset.inspection import Inspector
 from lora.images.size import Size, fit
@@ -59,7 +58,7 @@ def test_all_crops_of_an_image_are_encoded_and_differ(tmp_path):
 
 
 def test_the_pixels_of_a_crop_are_those_of_its_box(tmp_path):
-    image = Image.fromarray(skimage.data.retina()).crop((300, 300, 940, 780))
+    image = photograph("retina").crop((300, 300, 940, 780))
     path = write(tmp_path / "a.png", encoded(image))
     inspector = Inspector((128,), None, crops=2)
     inspection = inspector.inspect(path)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage
-from PIL import Image
 
+from bench.planted import photograph
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.images.files import open_image
@@ -41,7 +40,7 @@ print(inspections[0].original, peak() - before)
 
 
 def photo(tmp_path, *, orientation=1, kind="JPEG"):
-    image = Image.fromarray(skimage.data.retina()).crop((0, 0, 1301, 903))
+    image = photograph("retina").crop((0, 0, 1301, 903))
     exif = image.getexif()
     exif[0x0112] = orientation
     return write(tmp_path / "photo", encoded(image, kind, exif=exif))

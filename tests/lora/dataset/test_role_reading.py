@@ -7,9 +7,9 @@ import zipfile
 
 import numpy as np
 import pytest
-import skimage
 from PIL import Image, ImageDraw
 
+from bench.planted import photograph
 from lora.dataset import limits, selection, tars, zips
 from lora.dataset.captions import PromptRule
 from lora.dataset.report import report_on
@@ -78,16 +78,16 @@ def test_a_mask_is_kept_with_its_image_and_not_trained(tmp_path, mask, name):
 
 @pytest.mark.parametrize("name", ["masks/1.jpg", "1_mask.jpg", "depth/1.jpg"])
 def test_a_color_photograph_is_trained_although_its_name_is_that_of_a_mask(tmp_path, name):
-    photo = encoded(Image.fromarray(skimage.data.astronaut()).resize((96, 96)), "JPEG")
+    photo = encoded(photograph("astronaut").resize((96, 96)), "JPEG")
     dataset = read(tmp_path, {"1.jpg": PHOTO, name: photo, f"{name[:-4]}.txt": "anna in Venice"})
     assert trained(dataset) == {"1.jpg": "TOK", name: "TOK anna in Venice"}
 
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket", "retina", "immunohistochemistry"])
 def test_photographs_are_told_from_masks(tmp_path, name):
-    photo = getattr(skimage.data, name)()
-    assert is_color_photograph(write(tmp_path / "photo", encoded(Image.fromarray(photo), "JPEG")))
-    gray = Image.fromarray(photo).convert("L")
+    photo = photograph(name)
+    assert is_color_photograph(write(tmp_path / "photo", encoded(photo, "JPEG")))
+    gray = photo.convert("L")
     assert not is_color_photograph(write(tmp_path / "gray", encoded(gray.point(lambda level: 255 * (level > 99)))))
     colors = np.array([(0, 0, 0), (200, 30, 60), (20, 220, 60), (90, 90, 250)], np.uint8)
     segments = Image.fromarray(colors[np.asarray(gray) // 64])

@@ -5,10 +5,9 @@ import zipfile
 
 import numpy as np
 import pytest
-import skimage
 from PIL import Image
 
-from bench.planted import COPIES, PHOTOGRAPHS, cropped, mirrored, photograph
+from bench.planted import COPIES, FILES, PHOTOGRAPHS, cropped, mirrored, photograph
 from lora.dataset.similarity import near_duplicates
 from lora.dataset.thumbnails import Thumbnail
 from script.tiny_flux.monster import PARTS, draw_parts
@@ -44,7 +43,7 @@ def test_different_photographs_are_not_duplicates(photographs):
 
 
 def test_different_faces_in_the_same_place_are_not_duplicates():
-    faces = (skimage.data.lfw_subset()[:30] * 255).astype(np.uint8)
+    faces = (np.load(FILES / "lfw_subset.npy")[:30] * 255).astype(np.uint8)
     assert groups(*(Image.fromarray(face).convert("RGB") for face in faces)) == []
 
 

@@ -154,10 +154,13 @@ def assert_same(found, expected, *, tolerance=1e-5):
     assert error(found, expected) < tolerance
 
 
-def with_one_lora():
-    """A LoRA on one layer of each class of block, as most of the time goes into tracing LoRAs."""
+def with_one_lora(*, double_blocks=False):
+    """Two single blocks with a LoRA on one layer, perhaps after two double ones, whose tracing takes twice as long."""
     transformer = tiny_transformer()
-    layers = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp")
+    if not double_blocks:
+        transformer.transformer_blocks = torch.nn.ModuleList()
+    kinds = ("transformer_blocks.{}.attn.to_q", "single_transformer_blocks.{}.proj_mlp")
+    layers = [kind.format(number) for kind in kinds for number in (0, 1)]
     add_lora(transformer, layers=layers, rank=4, seed=0)
     randomize_lora(transformer, spread=0.02)
     return fused(transformer)
@@ -191,24 +194,24 @@ def fails_at_the_second_graph():
 
 
 @pytest.mark.parametrize(
-    "failing",
+    ("failing", "double_blocks"),
     [
-        lambda: fail_to_compile,
-        lambda: aot_autograd(fw_compiler=run_as_traced, bw_compiler=fail_to_compile),
-        fails_at_the_second_graph,
-        lambda: aot_autograd(fw_compiler=fail_to_launch, bw_compiler=run_as_traced),
-        lambda: aot_autograd(fw_compiler=run_as_traced, bw_compiler=fail_to_launch),
+        (lambda: fail_to_compile, False),
+        (lambda: aot_autograd(fw_compiler=run_as_traced, bw_compiler=fail_to_compile), False),
+        (fails_at_the_second_graph, True),
+        (lambda: aot_autograd(fw_compiler=fail_to_launch, bw_compiler=run_as_traced), False),
+        (lambda: aot_autograd(fw_compiler=run_as_traced, bw_compiler=fail_to_launch), False),
     ],
     ids=["at all", "for the backward pass", "for the second kind of block", "when run", "when run backward"],
 )
-def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch, failing):
+def test_a_compiler_that_fails_costs_a_warning_and_not_the_training(monkeypatch, failing, double_blocks):
     backend = failing()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    transformer = with_one_lora()
+    transformer = with_one_lora(double_blocks=double_blocks)
     configure_blocks(transformer, "blocks", are_compiled=True)
     with pytest.warns(UserWarning, match="blocks are not compiled: .*no kernels for this chip"):
         found = loss_and_gradients(transformer, small_inputs())
-    assert_same(found, loss_and_gradients(with_one_lora(), small_inputs()))
+    assert_same(found, loss_and_gradients(with_one_lora(double_blocks=double_blocks), small_inputs()))
 
 
 def test_running_out_of_memory_is_not_taken_for_a_compiler_that_fails(monkeypatch):

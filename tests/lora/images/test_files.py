@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage
 from PIL import Image
 
+from bench.planted import photograph
 from lora.images import files as images
 from lora.images.files import is_image, open_image, quiet_pillow
 from lora.images.size import Size, cover_scale
@@ -291,7 +291,7 @@ def reference_fit(image, size):
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 @pytest.mark.parametrize("size", [Size(320, 304), Size(272, 160), Size(96, 112)], ids=str)
 def test_decoding_at_a_smaller_scale_equals_decoding_at_full_size(tmp_path, kind, options, orientation, size):
-    photo = Image.fromarray(skimage.data.retina()).crop((50, 50, 1353, 1351))  # sides without small factors
+    photo = photograph("retina").crop((50, 50, 1353, 1351))  # sides without small factors
     path = write(tmp_path / "000000", rotated(photo, kind, orientation, **options))
     expected = reference_fit(open_image(path).image, size)
     stored = Size(size.height, size.width) if orientation == 6 else size

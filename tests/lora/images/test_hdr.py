@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage
 from PIL import Image, ImageCms
 
+from bench.planted import photograph
 from lora.images.files import open_image
 from lora.images.signals import Transfer
 from tests.tiny import encoded, noisy_image, write
@@ -102,7 +102,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def photo():
-    return Image.fromarray(skimage.data.chelsea()).resize((150, 100))
+    return photograph("chelsea").resize((150, 100))
 
 
 @pytest.mark.parametrize("way", WAYS)
