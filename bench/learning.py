@@ -30,24 +30,25 @@ import torch
 import transformers.utils.logging
 from diffusers import FluxPipeline
 
-from bench.arms import ARMS, crops_of_arm, settings_of, train_arm
-from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
+from bench.arms import ARMS, DEFAULT_ARMS, Material, crops_of_arm, settings_of, train_arm, word_of_arm
+from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED, Concept
 from bench.machine import machine
 from bench.measures import Evaluation, Extent, examples_of, paired, standard_error
 from bench.report import RESULTS, argument_parser, table
 from lora.dataset.encoding import EncodedDataset
 from lora.flux.prompt import encode_prompt
+from lora.training.recipe.neutral import neutral_prompts
 from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.captions import TRIGGER
 from weights.bases import WEIGHTS
 
 BASE = WEIGHTS / "tiny-flux"
-CHECKPOINTS, GENERATED_AT = (0.1, 0.25, 0.5, 0.75, 1.0), (0.5, 1.0)  # fractions of the steps
+CHECKPOINTS, GENERATED_AT = (0.1, 0.25, 0.5, 0.75, 1.0), (1.0,)  # fractions of the steps
 SEEDS, STEPS = (1, 2, 3), 1000  # the peer's preset has 1000 steps
 
 
-FULL = Extent(STEPS, held_out=10, world=8, drawn=5, inference_steps=10, references=80)
-SMALL = Extent(3, held_out=1, world=1, drawn=1, inference_steps=2, references=2)
+FULL = Extent(STEPS, held_out=10, world=8, drawn=5, scenes=20, inference_steps=10, references=80)
+SMALL = Extent(3, held_out=1, world=1, drawn=1, scenes=1, inference_steps=2, references=2)
 
 
 Run = dict[str, Any]  # as it is stored in JSON
@@ -69,7 +70,7 @@ def main() -> None:
     arguments = _arguments()
     output = arguments.output or RESULTS / f"learning-{date.today()}.json"
     kept = output.parent / "learning.runs.jsonl"
-    extent = SMALL if arguments.small else replace(FULL, steps=arguments.steps)
+    extent = SMALL if arguments.small else replace(FULL, steps=arguments.steps, scenes=arguments.scenes)
     names, seeds = (["monster"], SEEDS[:1]) if arguments.small else (arguments.concepts, SEEDS[: arguments.seeds])
     jobs = [
         Job(name, seed, arm, extent, arguments.images)
@@ -115,9 +116,7 @@ def run(job: Job) -> Run:
     began = time.perf_counter()
     concept, pipeline = CONCEPTS[job.concept], _base()
     evaluation = _evaluation(job.concept, job.extent)
-    crops = crops_of_arm(job.arm)
-    examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, crops=crops)
-    dataset = EncodedDataset(tuple(examples), dropped=encode_prompt(pipeline, TRIGGER))
+    material = _material(job.arm, concept, pipeline)
     found = {0: evaluation.before}
 
     def measure(step: int) -> None:
@@ -127,7 +126,7 @@ def run(job: Job) -> Run:
     train_arm(
         job.arm,
         pipeline.transformer,
-        dataset,
+        material,
         shift=Shift.of(pipeline.scheduler),
         steps=job.extent.steps,
         seed=job.seed,
@@ -137,6 +136,15 @@ def run(job: Job) -> Run:
     seconds = round(time.perf_counter() - began, 1)
     at = {str(step): measures for step, measures in found.items()}
     return identity_of(job) | {"seconds": seconds, "real": evaluation.real, "at": at}
+
+
+def _material(arm: str, concept: Concept, pipeline: FluxPipeline) -> Material:
+    crops, word = crops_of_arm(arm), word_of_arm(arm)
+    examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, crops=crops)
+    asked = [] if word is None else examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, word=word)
+    neutral = tuple(encode_prompt(pipeline, prompt) for prompt in neutral_prompts(BASE))
+    dataset = EncodedDataset(tuple(examples), dropped=encode_prompt(pipeline, TRIGGER), neutral=neutral)
+    return Material(dataset, tuple(asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +178,9 @@ MEASURES = (
     Measure("gap closed, %", closed, "higher"),
     Measure("rise of the loss on the world, %", world_rise, "lower"),
     Measure("images without trigger, mean squared change x 1000", of_images("change", times=1000), "lower"),
+    Measure("images without trigger with the right colour, %", of_images("right_colour"), "higher"),
+    Measure("images without trigger with the right shape, %", of_images("right_shape"), "higher"),
+    Measure("images without trigger with the exact shape, %", of_images("exact_shape"), "higher"),
     Measure("colour distance x 100", of_images("colours"), "lower"),
     Measure("form distance x 100", of_images("form"), "lower"),
 )
@@ -266,9 +277,10 @@ def _base() -> FluxPipeline:
 def _arguments() -> argparse.Namespace:
     parser = argument_parser("learning", __doc__, small="one figure, one seed, three steps, to check that it runs")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of each training (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=FULL.scenes, help="images without trigger (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds (default: %(default)s)")
     parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=list(CONCEPTS), help="figures to train")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="arms to compare")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(DEFAULT_ARMS), help="arms to compare")
     parser.add_argument("--workers", type=int, default=2, help="processes, with one thread each (default: %(default)s)")
     parser.add_argument("--images", type=Path, help="folder for the generated images, a strip per run and step")
     return parser.parse_args()

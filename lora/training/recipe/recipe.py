@@ -41,6 +41,7 @@ class Recipe:
     caption_dropout_rate: float
     drops_to_trigger: bool
     preservation: float  # share of the steps that also compute the preservation loss
+    preservation_weight: float  # of that loss, relative to that of training
     views: int  # of each image at each size
     optimizer: str
     weight_decay: float
@@ -93,7 +94,8 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
         offset_noise=preset.offset_noise,
         caption_dropout_rate=dropout,
         drops_to_trigger=preset.drops_to_trigger,
-        preservation=config.preservation,
+        preservation=preservation_of(config),
+        preservation_weight=preset.preservation_weight,
         views=preset.views,
         optimizer=config.optimizer,
         weight_decay=preset.weight_decay,
@@ -109,10 +111,16 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
         rate_reason,
         steps_reason,
         dropout_reason,
+        _preservation_reason(config, preset),
         _views_reason(preset),
         *_warnings(recipe, images=images, images_per_step=images_per_step, are_steps_given=bool(config.steps)),
     )
     return RecipeAndReasons(recipe, tuple(filter(None, reasons)))
+
+
+def preservation_of(config: TrainConfig) -> float:
+    """The share of the steps that preserve: the input, or that of the preset."""
+    return PRESETS[config.lora_type].preservation if config.preservation is None else config.preservation
 
 
 def steps_that_preserve(steps: int, share: float) -> int:
@@ -177,6 +185,12 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     if config.lora_type == "subject" and images <= FEW_IMAGES:
         return FEW_IMAGES_DROPOUT, f"caption_dropout_rate {FEW_IMAGES_DROPOUT}: higher for {counted(images, 'image')}"
     return preset.caption_dropout_rate, ""
+
+
+def _preservation_reason(config: TrainConfig, preset: Preset) -> str:
+    if config.preservation is not None or not preset.preservation:
+        return ""
+    return f"preservation {preset.preservation:g}: keeps other prompts as in the base; 0 is off"
 
 
 def _views_reason(preset: Preset) -> str:
