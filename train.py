@@ -104,7 +104,7 @@ def train(
         le=1.0,
     ),
     preservation: Optional[float] = Input(
-        description="Share of steps that keep other prompts as in the base; 0 is off; by default lora_type chooses",
+        description="Share of steps that keep other prompts as they are; by default lora_type chooses",
         default=None,
         ge=0.0,
         le=1.0,

@@ -1,14 +1,14 @@
 """The contenders of the learning benchmark, all trained on the same images. Knows no measure."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from diffusers import FluxTransformer2DModel
 
 from bench.concepts import TRAINING_IMAGES
 from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
-from bench.preserving import Question, preservation_of
+from bench.preserving import ASKED_BY_A_TRAINING, Question, preservation_of
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
@@ -30,37 +30,40 @@ ROOT = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """A preset, with other inputs than its own, and what its preserving steps ask."""
+    """A preset with other inputs than its own, and what its preserving steps ask."""
 
-    preset: str
+    preset: str = "subject"
     inputs: Mapping[str, object] = field(default_factory=dict)
-    question: Question | None = None  # None asks as a training does
+    weight: float | None = None  # of the preservation loss; None is that of the preset
+    question: Question = ASKED_BY_A_TRAINING
 
 
-def _preserving(share: float, question: Question | None = None, **inputs: object) -> Arm:
-    return Arm("subject", {"preservation": share, **inputs}, question)
+def _preserving(share: float, weight: float, question: Question = ASKED_BY_A_TRAINING, **inputs: object) -> Arm:
+    return Arm(inputs={"preservation": share, **inputs}, weight=weight, question=question)
 
 
+PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and the weight
+    "0": _preserving(0.0, 1),
+    "0.25 x 1": _preserving(0.25, 1),
+    "0.25 x 16": _preserving(0.25, 16),
+    "0.1 x 10": _preserving(0.1, 10),
+    "0.5 x 1": _preserving(0.5, 1),
+    "0.5 x 4": _preserving(0.5, 4),
+    "0.25, images as target": _preserving(0.25, 1, Question(images_are_target=True)),
+    "0.25 x 4, images as target": _preserving(0.25, 4, Question(images_are_target=True)),
+    "0.25 x 4, class word": _preserving(0.25, 4, Question(word="a monster")),
+    "0.25 x 4, no trigger": _preserving(0.25, 4, Question(word="")),
+    "0.25 x 4, low sigma": _preserving(0.25, 4, Question(logit_mean=-1.0)),
+    "0.25 x 4, rate 8e-4": _preserving(0.25, 4, learning_rate=8e-4),
+    "0.25 x 4, rank 32": _preserving(0.25, 4, lora_rank=32),
+}
 ARMS: Mapping[str, Arm | None] = {  # None is the plain loop
     PLAIN: None,
-    "replicate": Arm("replicate"),
-    "subject": _preserving(0.25, Question(weight=4)),
-    "0": _preserving(0.0),
-    "0.25 x 1": _preserving(0.25),
-    "0.5 x 1": _preserving(0.5),
-    "0.5 x 4": _preserving(0.5, Question(weight=4)),
-    "0.25 x 16": _preserving(0.25, Question(weight=16)),
-    "0.1 x 10": _preserving(0.1, Question(weight=10)),
-    "0.25 x 4, low sigma": _preserving(0.25, Question(weight=4, logit_mean=-1.0)),
-    "0.25 x 4, class word": _preserving(0.25, Question(word="a monster", weight=4)),
-    "0.25 x 4, no trigger": _preserving(0.25, Question(word="", weight=4)),
-    "0.25, images as target": _preserving(0.25, Question(images_are_target=True)),
-    "0.25 x 4, images as target": _preserving(0.25, Question(images_are_target=True, weight=4)),
-    "0.25 x 4, rate 8e-4": _preserving(0.25, Question(weight=4), learning_rate=8e-4),
-    "0.25 x 16, rate 8e-4": _preserving(0.25, Question(weight=16), learning_rate=8e-4),
-    "0.25 x 4, rank 32": _preserving(0.25, Question(weight=4), lora_rank=32),
+    "replicate": Arm(preset="replicate"),
+    "subject": Arm(),  # 0.25 x 4
+    **PRESERVATION_ARMS,
 }
 DEFAULT_ARMS = (PLAIN, "replicate", "subject")
 
@@ -70,8 +73,7 @@ def settings_of(name: str) -> dict[str, object]:
     arm = ARMS[name]
     if arm is None:
         return dict(PLAIN_SETTINGS)
-    settings = recipe_of(arm, steps=1, seed=0).settings()
-    return settings | ({"question": asdict(arm.question)} if arm.question else {})
+    return recipe_of(arm, steps=1, seed=0).settings() | {"question": asdict(arm.question)}
 
 
 def crops_of_arm(name: str) -> int:
@@ -84,7 +86,7 @@ def word_of_arm(name: str) -> str | None:
     """The word in place of the trigger word in what preservation asks about the training images; None if it does not
     ask about them."""
     arm = ARMS[name]
-    return arm.question.word if arm and arm.question else None
+    return arm.question.word if arm else None
 
 
 def recipe_of(arm: Arm, *, steps: int, seed: int) -> Recipe:
@@ -92,7 +94,8 @@ def recipe_of(arm: Arm, *, steps: int, seed: int) -> Recipe:
     inputs = {name: schema.get("default") for name, schema in training_inputs(ROOT).items() if name not in FILES}
     left_open = {"lora_type": arm.preset, "learning_rate": 0, "lora_rank": 0, "steps": steps, "seed": seed}
     config = TrainConfig.checked(**{**inputs, **left_open, **arm.inputs})
-    return make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
+    recipe = make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
+    return recipe if arm.weight is None else replace(recipe, preservation_weight=arm.weight)
 
 
 @dataclass(frozen=True, slots=True)

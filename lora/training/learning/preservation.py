@@ -2,8 +2,9 @@
 
 Before training, the base generates the images of neutral prompts that the steps ask for. In a share of the steps, noise
 is added to them as to the training images, and the loss is the squared difference between the predictions with the LoRA
-and those of the frozen base, times a weight. This is the prior preservation of DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) with the base's own
-prediction as the target, as in learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
+and those of the frozen base, times a weight. This is the prior preservation of DreamBooth (Ruiz et al. 2022, arXiv
+2208.12242) with the base's own prediction as the target, as in learning without forgetting (Li and Hoiem 2016, arXiv
+1606.09282).
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -300,7 +300,7 @@ def stock_latents(text, seed):
 
 
 def test_only_the_images_that_the_steps_ask_for_are_generated_and_they_are_the_same():
-    """A short training does not wait for images that it never uses, and a resumed one has those of the uninterrupted."""
+    """A short training does not wait for images that it never uses, and a resumed one has the same as before."""
     transformer, recipe = tiny_lora_transformer(), a_recipe(batch_size=1, preservation=0.5)
     every, some = latents_of(generated(transformer, recipe)), tiny_preservation(transformer, recipe)
     steps = range(2, 6)
