@@ -111,8 +111,7 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
         rate_reason,
         steps_reason,
         dropout_reason,
-        _preservation_reason(config, preset),
-        _views_reason(preset),
+        *_preset_reasons(config, preset),
         *_warnings(recipe, images=images, images_per_step=images_per_step, are_steps_given=bool(config.steps)),
     )
     return RecipeAndReasons(recipe, tuple(filter(None, reasons)))
@@ -187,15 +186,15 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     return preset.caption_dropout_rate, ""
 
 
-def _preservation_reason(config: TrainConfig, preset: Preset) -> str:
-    if config.preservation is not None or not preset.preservation:
-        return ""
-    return f"preservation {preset.preservation:g}: keeps other prompts as in the base; 0 is off"
-
-
-def _views_reason(preset: Preset) -> str:
-    crops = counted(preset.views - 1, "crop")
-    return f"views {preset.views}: each image in full and in {crops} of nearly all of it" if preset.views > 1 else ""
+def _preset_reasons(config: TrainConfig, preset: Preset) -> list[str]:
+    """Lines on what only the preset decides, if it decides anything."""
+    reasons = []
+    if config.preservation is None and preset.preservation:
+        reasons.append(f"preservation {preset.preservation:g}: keeps other prompts as in the base; 0 is off")
+    if preset.views > 1:
+        crops = counted(preset.views - 1, "crop")
+        reasons.append(f"views {preset.views}: each image in full and in {crops} of nearly all of it")
+    return reasons
 
 
 def _warnings(recipe: Recipe, *, images: int, images_per_step: int, are_steps_given: bool) -> list[str]:

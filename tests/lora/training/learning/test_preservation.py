@@ -7,9 +7,10 @@ from itertools import product
 import pytest
 import torch
 
+from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
 from lora.engine.lora_layers import fuse_lora, lora_layers, without_lora
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
 from lora.flux.latents import unpack
 from lora.flux.loading import load_encoders
 from lora.flux.modulation import PrecomputedModulation
@@ -99,6 +100,21 @@ def test_the_target_is_the_prediction_of_the_base_without_a_lora_bit_for_bit(pre
         with_lora = predict_velocity(transformer, noisy, guidance=1.0, **inputs)
     assert base_velocity(transformer, noisy, layers=lora_layers(transformer), **inputs).equal(expected)
     assert not with_lora.equal(expected)
+
+
+@pytest.mark.parametrize(("recomputed", "whole"), [("pointwise", 0), ("gelu", 2), ("blocks", 0)])
+def test_neither_the_target_nor_the_gradient_depends_on_what_is_recomputed(recomputed, whole):
+    """A block that is recomputed in the backward pass has its LoRA again by then."""
+    found = {}
+    for recomputes in (False, True):
+        transformer, recipe = with_lora_weights(tiny_lora_transformer()), a_recipe(preservation=1.0)
+        fuse_lora(transformer)
+        if recomputes:
+            configure_blocks(transformer, recomputed, are_compiled=False, whole=spaced_blocks(transformer, whole))
+        loss = generated(transformer, recipe).add_gradients(0, process_group=SingleProcess())
+        found[recomputes] = [loss, *(each.grad for each in lora_parameters(transformer).values())]
+    assert found[False][0] > 0
+    assert all(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
 
 
 @functools.cache

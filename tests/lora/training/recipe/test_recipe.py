@@ -133,6 +133,16 @@ def test_few_images_of_a_subject_get_a_lower_rate_and_fewer_steps():
     assert recipe(images=4, lora_type="style").caption_dropout_rate == 0.1
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "share"),
+    [("subject", None, 0.25), ("subject", 0.0, 0.0), ("style", None, 0.0), ("style", 0.5, 0.5)],
+)
+def test_the_share_of_preservation_is_the_input_or_that_of_the_lora_type(name, given, share):
+    result, reasons = chosen(lora_type=name, preservation=given)
+    assert result.preservation == share
+    assert any(reason.startswith("preservation") for reason in reasons) == (given is None and share > 0)
+
+
 def test_many_images_get_a_higher_rank():
     assert [recipe(images=count).lora_rank for count in (100, 101)] == [16, 32]
     assert recipe(images=500, lora_type="style").lora_rank == 32
