@@ -47,6 +47,7 @@ def _preserving(share: float, weight: float, question: Question = ASKED_BY_A_TRA
 PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and the weight
     "0": _preserving(0.0, 1),
     "0.25 x 1": _preserving(0.25, 1),
+    "0.25 x 4": _preserving(0.25, 4),
     "0.25 x 16": _preserving(0.25, 16),
     "0.1 x 10": _preserving(0.1, 10),
     "0.5 x 1": _preserving(0.5, 1),
@@ -62,7 +63,7 @@ PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and 
 ARMS: Mapping[str, Arm | None] = {  # None is the plain loop
     PLAIN: None,
     "replicate": Arm(preset="replicate"),
-    "subject": Arm(),  # 0.25 x 4
+    "subject": Arm(),  # 0.25 x 2
     **PRESERVATION_ARMS,
 }
 DEFAULT_ARMS = (PLAIN, "replicate", "subject")

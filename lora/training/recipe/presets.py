@@ -40,7 +40,7 @@ PRESETS = {
     # A person, a pet, a thing. Captions are dropped to the trigger word, so that the word alone is enough in a prompt.
     # With crops, the subject is learned as well and other prompts change less. With FLUX's shift of sigma, it was
     # learned no better and other prompts changed more; with preservation of this share and weight, it was learned as
-    # well and other prompts hardly changed (bench/learning.py, on the embedded base).
+    # well and other prompts changed a fraction as much (bench/learning.py, on the embedded base).
     "subject": Preset(
         learning_rate=4e-4,
         lora_rank=16,
@@ -51,7 +51,7 @@ PRESETS = {
         caption_dropout_rate=0.05,
         drops_to_trigger=True,
         preservation=0.25,
-        preservation_weight=4.0,
+        preservation_weight=2.0,
         views=4,
         ema_decay=0.99,
         ema_warms_up=True,

@@ -20,7 +20,7 @@ def recipe(**changes):
 # recipe.md 3.2, except for the sigma, rate and preservation of subject, from bench/learning.py; in the order of `found`
 # below
 PRESETS = {
-    "subject": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.25, 4.0, 0.99, True, 1e-4),
+    "subject": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.25, 2.0, 0.99, True, 1e-4),
     "style": (32, 1.4e-4, SigmaRule(None, 1.0, 0.65), 0.01, 0.10, False, 0.0, 1.0, 0.99, True, 1e-4),
     "general": (16, 1.5e-4, SigmaRule(None, 1.0, 0.0), 0.0, 0.05, False, 0.0, 1.0, 0.995, True, 1e-2),
     "replicate": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.0, 1.0, 0.99, False, 1e-2),
