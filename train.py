@@ -107,9 +107,9 @@ def train(
         ge=0.0,
         le=1.0,
     ),
-    preservation: float = Input(
-        description="Share of steps that keep other prompts as in the base model, e.g. 0.25; 0 is off",
-        default=0.0,
+    preservation: Optional[float] = Input(
+        description="Share of steps that keep other prompts as they are; by default lora_type chooses",
+        default=None,
         ge=0.0,
         le=1.0,
     ),

@@ -1,13 +1,15 @@
 """The contenders of the learning benchmark, all trained on the same images. Knows no measure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from diffusers import FluxTransformer2DModel
 
 from bench.concepts import TRAINING_IMAGES
 from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
-from lora.dataset.encoding import EncodedDataset
+from bench.preserving import ASKED_BY_A_TRAINING, Question, preservation_of
+from lora.dataset.encoding import EncodedDataset, Example
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
@@ -21,7 +23,6 @@ from lora.training.recipe.sigmas import Shift
 from script.openapi import training_inputs
 
 PLAIN = "plain"
-ARMS = (PLAIN, "replicate", "subject")
 BATCH_SIZE = 1
 FILES = ("input_images", "input_captions", "resume_from")
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,27 +30,87 @@ ROOT = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int], None]
 
 
-def settings_of(arm: str) -> dict[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A preset with other inputs than its own, and what its preserving steps ask."""
+
+    preset: str = "subject"
+    inputs: Mapping[str, object] = field(default_factory=dict)
+    weight: float | None = None  # of the preservation loss; None is that of the preset
+    question: Question = ASKED_BY_A_TRAINING
+
+
+def _preserving(share: float, weight: float, question: Question = ASKED_BY_A_TRAINING, **inputs: object) -> Arm:
+    return Arm(inputs={"preservation": share, **inputs}, weight=weight, question=question)
+
+
+PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and the weight
+    "0": _preserving(0.0, 1),
+    "0.25 x 1": _preserving(0.25, 1),
+    "0.25 x 4": _preserving(0.25, 4),
+    "0.25 x 16": _preserving(0.25, 16),
+    "0.1 x 10": _preserving(0.1, 10),
+    "0.5 x 1": _preserving(0.5, 1),
+    "0.5 x 4": _preserving(0.5, 4),
+    "0.25, images as target": _preserving(0.25, 1, Question(images_are_target=True)),
+    "0.25 x 4, images as target": _preserving(0.25, 4, Question(images_are_target=True)),
+    "0.25 x 4, class word": _preserving(0.25, 4, Question(word="a monster")),
+    "0.25 x 4, no trigger": _preserving(0.25, 4, Question(word="")),
+    "0.25 x 4, low sigma": _preserving(0.25, 4, Question(logit_mean=-1.0)),
+    "0.25 x 4, rate 8e-4": _preserving(0.25, 4, learning_rate=8e-4),
+    "0.25 x 4, rank 32": _preserving(0.25, 4, lora_rank=32),
+}
+ARMS: Mapping[str, Arm | None] = {  # None is the plain loop
+    PLAIN: None,
+    "replicate": Arm(preset="replicate"),
+    "subject": Arm(),  # 0.25 x 2
+    **PRESERVATION_ARMS,
+}
+DEFAULT_ARMS = (PLAIN, "replicate", "subject")
+
+
+def settings_of(name: str) -> dict[str, object]:
     """The settings of an arm, which are stored with its results."""
-    return recipe_of(arm, steps=1, seed=0).settings() if arm in PRESETS else dict(PLAIN_SETTINGS)
+    arm = ARMS[name]
+    if arm is None:
+        return dict(PLAIN_SETTINGS)
+    return recipe_of(arm, steps=1, seed=0).settings() | {"question": asdict(arm.question)}
 
 
-def crops_of_arm(arm: str) -> int:
+def crops_of_arm(name: str) -> int:
     """The number of crops of each image at each size."""
-    return PRESETS[arm].views if arm in PRESETS else 1
+    arm = ARMS[name]
+    return PRESETS[arm.preset].views if arm else 1
 
 
-def recipe_of(preset: str, *, steps: int, seed: int) -> Recipe:
-    """The recipe of a preset with all other inputs at their defaults, except the number of steps and the seed."""
+def word_of_arm(name: str) -> str | None:
+    """The word in place of the trigger word in what preservation asks about the training images; None if it does not
+    ask about them."""
+    arm = ARMS[name]
+    return arm.question.word if arm else None
+
+
+def recipe_of(arm: Arm, *, steps: int, seed: int) -> Recipe:
+    """The recipe of an arm with all other inputs at their defaults, except the number of steps and the seed."""
     inputs = {name: schema.get("default") for name, schema in training_inputs(ROOT).items() if name not in FILES}
-    left_open = {"lora_type": preset, "learning_rate": 0, "lora_rank": 0, "steps": steps, "seed": seed}
-    return make_recipe(TrainConfig.checked(**inputs | left_open), images=TRAINING_IMAGES, processes=1).recipe
+    left_open = {"lora_type": arm.preset, "learning_rate": 0, "lora_rank": 0, "steps": steps, "seed": seed}
+    config = TrainConfig.checked(**{**inputs, **left_open, **arm.inputs})
+    recipe = make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
+    return recipe if arm.weight is None else replace(recipe, preservation_weight=arm.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What an arm is trained on."""
+
+    dataset: EncodedDataset
+    asked: tuple[Example, ...]  # the training images, with the prompts of the arm's question
 
 
 def train_arm(
-    arm: str,
+    name: str,
     transformer: FluxTransformer2DModel,
-    dataset: EncodedDataset,
+    material: Material,
     *,
     shift: Shift,
     steps: int,
@@ -59,7 +120,8 @@ def train_arm(
 ) -> None:
     """Train a LoRA on `transformer`. At each step of `at`, `on_step` is called while the transformer has the weights
     that would be exported."""
-    if arm == PLAIN:
+    arm, dataset = ARMS[name], material.dataset
+    if arm is None:
         add_plain_lora(transformer, seed=seed)
         report = _only_at(at, on_step)
         train_plain(transformer, dataset, steps=steps, batch_size=BATCH_SIZE, seed=seed, report=report)
@@ -69,8 +131,9 @@ def train_arm(
     state = TrainingState(transformer, recipe)
     noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift)
     batches = Batches(dataset, batch_size=BATCH_SIZE, noise_settings=noise_settings, seed=seed)
+    preservation = preservation_of(transformer, recipe, noise_settings, arm.question, dataset.neutral, material.asked)
     for step in range(1, steps + 1):
-        take_step(transformer, state, batches, recipe, process_group=SingleProcess())
+        take_step(transformer, state, batches, recipe, process_group=SingleProcess(), preservation=preservation)
         if step in at:
             with state.averaged():
                 on_step(step)

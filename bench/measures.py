@@ -24,8 +24,10 @@ from bench.concepts import HELD_OUT_SEED, REFERENCE_SEED, TRAINING_IMAGES, Conce
 from lora.dataset.encoding import Example
 from lora.serving.generation import generate
 from script.tiny_flux.captions import TRIGGER
-from script.tiny_flux.following import plain_request
+from script.tiny_flux.following import SceneImages, plain_request
 from script.tiny_flux.learning import encoded, losses, world
+from script.tiny_flux.measure import classify
+from script.tiny_flux.shape_measure import classify_strictly
 from script.tiny_flux.world import BACKGROUNDS, caption, held_out_scenes
 
 LEVELS, COARSE = 6, 16  # levels per channel in the histogram; side of the scaled-down image in pixels
@@ -41,7 +43,8 @@ class Extent:
     steps: int
     held_out: int  # images of the figure
     world: int  # images of the base's world
-    drawn: int  # images generated with the trigger word, and as many without
+    drawn: int  # images generated with the trigger word
+    scenes: int  # images generated without it
     inference_steps: int
     references: int  # real renders of the figure on each background
 
@@ -102,6 +105,17 @@ def change(before: Image.Image, after: Image.Image) -> float:
     return float(np.square(one - other).mean())
 
 
+def rightness(images: SceneImages) -> dict[str, list[float]]:
+    """Whether each image shows what its prompt says, as 0 or 1: the colour, the shape by the lenient measure and by the
+    strict one."""
+    lenient = [(scene, classify(image)) for scene, image in images]
+    return {
+        "right_colour": [float(scene.colour == found.colour) for scene, found in lenient],
+        "right_shape": [float(scene.shape == found.shape) for scene, found in lenient],
+        "exact_shape": [float(scene.shape == classify_strictly(image).shape) for scene, image in images],
+    }
+
+
 class Evaluation:
     """Measures runs on a figure, with images that none of them is trained on; holds the results of the bare base."""
 
@@ -110,8 +124,8 @@ class Evaluation:
         self._held_out = examples_of(concept, extent.held_out, HELD_OUT_SEED, pipeline)
         self._world = world(pipeline, count=extent.world)
         self._backgrounds = list(BACKGROUNDS)[: extent.drawn]
-        scenes = random.Random(HELD_OUT_SEED).sample(held_out_scenes(), extent.drawn)
-        self._without_trigger = [caption(scene) for scene in scenes]
+        self._scenes = random.Random(HELD_OUT_SEED).sample(held_out_scenes(), extent.scenes)
+        self._without_trigger = [caption(scene) for scene in self._scenes]
         self._bare = self._generate(pipeline, self._without_trigger)
         self.before = self.measure(pipeline, generates=True)
         self.real = self._real(concept)
@@ -135,6 +149,7 @@ class Evaluation:
             "colours": [distance.colours for distance in distances],
             "form": [distance.form for distance in distances],
             "change": list(itertools.starmap(change, zip(self._bare, others, strict=True))),
+            **rightness(list(zip(self._scenes, others, strict=True))),
         }
 
     def _generate(self, pipeline: FluxPipeline, prompts: list[str]) -> list[Image.Image]:
@@ -185,9 +200,11 @@ def standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def examples_of(concept: Concept, count: int, seed: int, pipeline: FluxPipeline, *, crops: int = 1) -> list[Example]:
+def examples_of(
+    concept: Concept, count: int, seed: int, pipeline: FluxPipeline, *, crops: int = 1, word: str = TRIGGER
+) -> list[Example]:
     renders = concept.images(count, seed=seed)
-    captioned = ((image, f"{TRIGGER} {BACKGROUNDS[name]}") for name, image in renders)
+    captioned = ((image, f"{word} {BACKGROUNDS[name]}".strip()) for name, image in renders)
     return encoded(pipeline, captioned, crops=crops)
 
 

@@ -40,6 +40,7 @@ class Inputs:
             caption_dropout_rate=0.0,
             drops_to_trigger=True,
             preservation=0.0,
+            preservation_weight=1.0,
             views=1,
             optimizer="adamw",
             weight_decay=WEIGHT_DECAY,

@@ -41,8 +41,10 @@ def take_steps(process_group: SingleProcess, global_batch_size: int, share: floa
     recipe = a_recipe(batch_size=global_batch_size, steps=STEPS, lora_rank=2, preservation=share)
     randomize_lora(transformer)
     state, batches = TrainingState(transformer, recipe), tiny_batches(recipe, tiny_dataset(EXAMPLES))
-    preservation = tiny_preservation(transformer, replace(recipe, batch_size=global_batch_size // process_group.size))
-    assert preservation.generate(process_group, stop=Stop(a_log(), Termination(), minutes=None))
+    of_one_process, size = replace(recipe, batch_size=global_batch_size // process_group.size), process_group.size
+    preservation = tiny_preservation(transformer, of_one_process, processes=size)
+    stop = Stop(a_log(), Termination(), minutes=None)
+    assert preservation.generate(process_group, steps=range(STEPS), stop=stop)
     gradients: list[torch.Tensor] = []
     state.optimizer.register_step_pre_hook(
         lambda *_: gradients.append(torch.cat([each.grad.flatten() for each in state.parameters]))

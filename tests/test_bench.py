@@ -24,11 +24,11 @@ from bench import (
     tiers,
     train_step,
 )
-from bench.arms import ARMS
+from bench.arms import DEFAULT_ARMS
 from bench.records import Record, read_records
 from bench.stages import Result, Stage
 
-pytestmark = pytest.mark.xdist_group("warm")  # the learning benchmark forks its worker
+pytestmark = pytest.mark.xdist_group("warm")
 
 
 @pytest.fixture
@@ -127,13 +127,12 @@ def test_the_preservation_benchmark_counts_what_a_lora_and_the_base_alone_genera
     assert "| the base alone | 0 of 2 | 1 of 1 |" in printed
 
 
-def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the benchmark sets it for its workers
+def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path):
     numbers, printed = small(learning, "--workers", "1")
-    assert [each["arm"] for each in numbers["runs"]] == list(ARMS)
-    assert all(list(each["at"]) == ["0", "1", "2", "3"] for each in numbers["runs"])
-    assert all(each["at"]["3"]["colours"] and each["at"]["3"]["change"] for each in numbers["runs"])
-    assert all(f"| {arm} |" in printed for arm in ARMS)
+    assert [each["arm"] for each in numbers["runs"]] == list(DEFAULT_ARMS)
+    assert all(list(each["at"]) == ["0", "1", "2", "3", "4"] for each in numbers["runs"])
+    assert all(each["at"]["4"]["colours"] and each["at"]["4"]["change"] for each in numbers["runs"])
+    assert all(f"| {arm} |" in printed for arm in DEFAULT_ARMS)
     assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
 
 

@@ -115,8 +115,9 @@ def preservation_by(dataset, transformer, recipe) -> Preservation | None:
         return None
     images = NeutralImages(BASE, dataset.neutral, neutral_side((128,)))
     noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
-    preservation = Preservation(transformer, recipe, noise_settings, images)
-    assert preservation.generate(SingleProcess(), stop=Stop(Log(lambda *_: None, None), Termination(), minutes=None))
+    preservation = Preservation(transformer, recipe, noise_settings, images, processes=1)
+    stop = Stop(Log(lambda *_: None, None), Termination(), minutes=None)
+    assert preservation.generate(SingleProcess(), steps=range(recipe.steps), stop=stop)
     return preservation
 
 

@@ -198,6 +198,7 @@ def a_recipe(**changes: object) -> Recipe:
         "caption_dropout_rate": 0.0,
         "drops_to_trigger": True,
         "preservation": 0.0,
+        "preservation_weight": 1.0,
         "views": 1,
         "optimizer": "adamw",
         "weight_decay": 1e-4,
@@ -217,10 +218,12 @@ def tiny_batches(recipe: Recipe, dataset: EncodedDataset | None = None) -> Batch
     return Batches(dataset, batch_size=recipe.batch_size, noise_settings=noise_settings, seed=recipe.seed)
 
 
-def tiny_preservation(transformer: FluxTransformer2DModel, recipe: Recipe, *, images: int = 3) -> Preservation:
+def tiny_preservation(
+    transformer: FluxTransformer2DModel, recipe: Recipe, *, images: int = 3, processes: int = 1
+) -> Preservation:
     """Preservation with random prompts; its images are not generated yet."""
     neutral = NeutralImages(TINY_FLUX, tuple(tiny_prompt(seed=200 + index) for index in range(images)), side=32)
-    return Preservation(transformer, recipe, _noise_settings(recipe), neutral)
+    return Preservation(transformer, recipe, _noise_settings(recipe), neutral, processes=processes)
 
 
 def _noise_settings(recipe: Recipe) -> NoiseSettings:

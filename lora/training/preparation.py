@@ -26,7 +26,7 @@ from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerSelection, block_layers, select_layers
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.presets import PRESETS
-from lora.training.recipe.recipe import Recipe, make_recipe
+from lora.training.recipe.recipe import Recipe, make_recipe, preservation_of
 from lora.training.recipe.samples import SampleSettings, sample_settings, sample_side
 from lora.training.runs.leader import find_processes
 from lora.training.runs.members import Processes
@@ -79,7 +79,7 @@ def prepare(
     """Read the images, make all choices, and log them. Raises ValueError with one sentence on what is wrong, and what
     `with_captions` raises."""
     layers = _layers(config, base)
-    neutral = neutral_prompts(base) if config.preservation else ()
+    neutral = neutral_prompts(base) if preservation_of(config) else ()
     read = _read(config, archives, source, layers, base=base, base_name=base_name, into=into, log=log)
     recipe, processes, images = read.recipe, read.processes, with_captions(read.images, config, captioning, log.write)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)

@@ -1,12 +1,15 @@
 """Every arm can be measured during its training, with the weights it would export, without an effect on it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from bench.arms import ARMS, settings_of, train_arm
-from tests.tiny import SHIFT, lora_parameters, tiny_dataset, tiny_transformer
+from bench.arms import ARMS, DEFAULT_ARMS, Material, settings_of, train_arm, word_of_arm
+from tests.tiny import SHIFT, lora_parameters, tiny_dataset, tiny_prompt, tiny_transformer
 
-arms = pytest.mark.parametrize("arm", ARMS)
+arms = pytest.mark.parametrize("arm", DEFAULT_ARMS)
+OTHERS = ("0", "0.25, images as target", "0.25 x 4, class word", "0.25 x 4, low sigma", "0.25 x 16")
 
 
 def trained(arm: str, *, steps: int = 4, at: tuple[int, ...]) -> dict[int, dict[str, torch.Tensor]]:
@@ -16,7 +19,10 @@ def trained(arm: str, *, steps: int = 4, at: tuple[int, ...]) -> dict[int, dict[
     def record(step: int) -> None:
         found[step] = {name: value.detach().clone() for name, value in lora_parameters(transformer).items()}
 
-    train_arm(arm, transformer, tiny_dataset(), shift=SHIFT, steps=steps, seed=1, at=frozenset(at), on_step=record)
+    dataset = replace(tiny_dataset(), neutral=(tiny_prompt(seed=7),))
+    asked = dataset.examples if word_of_arm(arm) is not None else ()
+    material = Material(dataset, asked)
+    train_arm(arm, transformer, material, shift=SHIFT, steps=steps, seed=1, at=frozenset(at), on_step=record)
     record(0)
     return found
 
@@ -41,5 +47,5 @@ def test_measuring_does_not_change_the_result(arm):
 def test_all_arms_have_different_settings_and_results():
     settings = [settings_of(arm) for arm in ARMS]
     assert all(one != other for index, one in enumerate(settings) for other in settings[:index])
-    sums = [sum(value.sum().item() for value in trained(arm, at=())[0].values()) for arm in ARMS]
-    assert len(set(sums)) == len(ARMS)
+    sums = [sum(value.sum().item() for value in trained(arm, at=())[0].values()) for arm in (*DEFAULT_ARMS, *OTHERS)]
+    assert len(set(sums)) == len(sums)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from bench.concepts import CONCEPTS, HELD_OUT_SEED
-from bench.measures import References, change, colours, paired
+from bench.measures import References, change, colours, paired, rightness
 from lora.serving.generation import generate
 from script.tiny_flux.following import plain_request
-from script.tiny_flux.world import BACKGROUNDS, Scene, render
+from script.tiny_flux.world import BACKGROUNDS, Scene, held_out_scenes, render
 from tests.tiny import tiny_pipeline
 
 figures = pytest.mark.parametrize("name", CONCEPTS)
@@ -77,6 +77,15 @@ def test_the_change_is_between_0_and_1():
     assert change(white, black) == 1
 
 
+def test_real_renders_are_right_and_those_of_other_scenes_wrong():
+    rng, scenes = random.Random(1), held_out_scenes()[:8]
+    renders = [render(scene, width=128, height=128, rng=rng) for scene in scenes]
+    found = rightness(list(zip(scenes, renders, strict=True)))
+    assert found == {name: [1.0] * 8 for name in ("right_colour", "right_shape", "exact_shape")}
+    wrong = rightness([(_unlike(scene), image) for scene, image in zip(scenes, renders, strict=True)])
+    assert wrong == {name: [0.0] * 8 for name in found}
+
+
 def test_images_are_paired_whatever_the_differences_between_them():
     theirs = {("fox", 1): [10.0, 20.0, 30.0], ("fox", 2): [11.0, 22.0, 33.0]}
     ours = {run: [value + 1 for value in values] for run, values in theirs.items()}
@@ -112,3 +121,9 @@ def _mean_distance(references: References, images: list[tuple[str, Image.Image]]
         "colours": sum(each.colours for each in found) / len(found),
         "form": sum(each.form for each in found) / len(found),
     }
+
+
+def _unlike(scene: Scene) -> Scene:
+    """A scene of another shape in another colour."""
+    shape = "star" if scene.shape == "circle" else "circle"
+    return Scene(shape, "blue" if scene.colour == "red" else "red", scene.background)

@@ -36,7 +36,7 @@ def identity_of(
     resume with more steps than it was started with.
     """
     settings = recipe.settings() | {"batch_size": recipe.batch_size * processes}
-    del settings["preservation"]
+    del settings["preservation"], settings["preservation_weight"]
     if recipe.lr_scheduler == "constant":
         del settings["steps"]
         settings["warm_up_steps"] = warm_up_steps(recipe.steps)
@@ -70,6 +70,8 @@ def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_to
     if recipe.preservation:
         prompts = f"{len(neutral)}, {_digest(neutral)}"
         fields |= {"preservation": recipe.preservation, "neutral_prompts": prompts}
+    if recipe.preservation and recipe.preservation_weight != 1:
+        fields |= {"preservation_weight": recipe.preservation_weight}
     return fields
 
 

@@ -1,15 +1,15 @@
 """Preservation: a second loss that keeps the LoRA from changing what it is not trained on.
 
-Before training, the base generates a few images of neutral prompts. In a share of the steps, noise is added to them as
-to the training images, and the loss is the squared difference between the predictions with the LoRA and those of the
-frozen base. This is the prior preservation of DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) with the base's own
-prediction as the target, as in learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
+Before training, the base generates the images of neutral prompts that the steps ask for. In a share of the steps, noise
+is added to them as to the training images, and the loss is the squared difference between the predictions with the LoRA
+and those of the frozen base, times a weight. This is the prior preservation of DreamBooth (Ruiz et al. 2022, arXiv
+2208.12242) with the base's own prediction as the target, as in learning without forgetting (Li and Hoiem 2016, arXiv
+1606.09282).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,51 +43,63 @@ class NeutralImages:
     prompts: tuple[Prompt, ...]
     side: int  # pixels
 
+    def blank_latents(self, *, channels: int) -> Tensor:
+        """Latents [N, channels, H, W] for the images, in fp32 on the CPU, of zeros."""
+        side = self.side // TOKEN_PIXELS * PATCH
+        return torch.zeros(len(self.prompts), channels, side, side)
+
 
 class Preservation:
     """Adds the gradients of the preservation loss to those of training, in the steps in which it is due."""
 
     def __init__(
-        self, transformer: FluxTransformer2DModel, recipe: Recipe, noise_settings: NoiseSettings, images: NeutralImages
+        self,
+        transformer: FluxTransformer2DModel,
+        recipe: Recipe,
+        noise_settings: NoiseSettings,
+        images: NeutralImages,
+        *,
+        processes: int,
     ) -> None:
         """The transformer has its LoRA already. `noise_settings` apply, except that captions are never dropped."""
         self._transformer, self._recipe, self._images = transformer, recipe, images
         self._noise_settings = replace(noise_settings, caption_dropout=0.0)
+        self._batch_size = recipe.batch_size * processes
         self._layers = lora_layers(transformer)
         self._modulation = PrecomputedModulation(transformer, batch_size=recipe.batch_size)
-        self._batches: Batches | None = None
+        self._latents = images.blank_latents(channels=transformer.config.in_channels // PATCH**2)
+        self._batches = self._batches_of(
+            Example(latents, prompt, content=str(index))
+            for index, (latents, prompt) in enumerate(zip(self._latents, images.prompts, strict=True))
+        )
+        self._is_generated = False
 
-    @property
-    def image_count(self) -> int:
-        """The number of images that the base generates."""
-        return len(self._images.prompts)
+    def images_for(self, steps: range) -> list[int]:
+        """Which images these steps ask for, by their index."""
+        count = self._recipe.gradient_accumulation
+        first, after = (self.steps_before(step) * count for step in (steps.start, steps.stop))
+        examples = (example for index in range(first, after) for example in self._batches.examples(index))
+        return sorted({int(example.content) for example in examples})
 
     def generate(
-        self, process_group: SingleProcess, *, stop: Stop, report: Callable[[str], object] = lambda _: None
+        self,
+        process_group: SingleProcess,
+        *,
+        steps: range,
+        stop: Stop,
+        report: Callable[[str], object] = lambda _: None,
     ) -> bool:
-        """Generate the images with the base, a share of them in each process. Returns False if a process was asked to
-        stop.
+        """Generate the images that the preserving ones of these steps ask for, with the base, a share of them in each
+        process. Returns False if a process was asked to stop.
 
-        The images are the same for the same base and seed, so a resumed training has the same images. `report` is
-        called with a line after each image. Raises ValueError if the generated latents are not finite.
+        An image is the same for the same base and seed whatever the steps, so a resumed training has the same images.
+        `report` is called with a line after each image. Raises ValueError if the generated latents are not finite.
         """
-        latents = self._generated(process_group, stop, report)
-        if latents is None:
-            return False
-        if not latents.isfinite().all():
+        indices = self.images_for(steps)
+        self._is_generated = self._generate_images(indices, process_group, stop, report)
+        if not self._latents.isfinite().all():
             raise ValueError("the base generates NaN or infinity: expected undamaged weights in its transformer")
-        prompts = self._images.prompts
-        examples = tuple(
-            Example(each, prompt, content=f"neutral {index}")
-            for index, (each, prompt) in enumerate(zip(latents, prompts, strict=True))
-        )
-        self._batches = Batches(
-            EncodedDataset(examples, dropped=prompts[0]),
-            batch_size=self._recipe.batch_size * process_group.size,
-            noise_settings=self._noise_settings,
-            seed=seed_for(self._recipe.seed, "preservation"),
-        )
-        return True
+        return self._is_generated
 
     def is_due(self, step: int) -> bool:
         """Whether a step, counted from 0, computes the preservation loss; such steps are spread evenly."""
@@ -98,40 +110,56 @@ class Preservation:
         return steps_that_preserve(step, self._recipe.preservation)
 
     def add_gradients(self, step: int, *, process_group: SingleProcess) -> Tensor:
-        """Add the gradients of the mean preservation loss over the batches of a step, as `losses.add_gradients` does.
+        """Add the gradients of the mean preservation loss over the batches of a step, times its weight, and return the
+        mean without the weight, as `losses.add_gradients` does.
 
         The batches are as large as those of training, as far as there are enough images.
         """
-        assert self._batches is not None, "call generate first"
+        assert self._is_generated, "call generate first"
         count = self._recipe.gradient_accumulation
         first = self.steps_before(step) * count
-        losses_of = partial(preservation_losses, layers=self._layers)
         indices = range(first, first + count)
-        return add_gradients(
+        weighted = add_gradients(
             self._transformer,
             self._batches,
             indices,
-            losses_of,
+            self.losses,
             modulation=self._modulation,
             process_group=process_group,
         )
+        return weighted / self._recipe.preservation_weight
+
+    def losses(self, transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch) -> Tensor:
+        """The losses [B] of a batch of images, times their weight."""
+        weight = self._recipe.preservation_weight
+        return weight * preservation_losses(transformer, noisy_batch, layers=self._layers)
+
+    def _batches_of(self, examples: Iterable[Example]) -> Batches:
+        asked = tuple(examples)
+        return Batches(
+            EncodedDataset(asked, dropped=asked[0].prompt),
+            batch_size=self._batch_size,
+            noise_settings=self._noise_settings,
+            seed=seed_for(self._recipe.seed, "preservation"),
+        )
 
     @torch.no_grad()
-    def _generated(self, process_group: SingleProcess, stop: Stop, report: Callable[[str], object]) -> Tensor | None:
-        """The latents [N, C, H, W] of all images, fp32 on the CPU; None if a process was asked to stop."""
-        images, count = self._images, self.image_count
-        pipeline = build_pipeline(self._transformer, images.base)
-        side = images.side // TOKEN_PIXELS * PATCH
-        latents = torch.zeros(count, self._transformer.config.in_channels // PATCH**2, side, side)
-        is_done = torch.zeros(count)
+    def _generate_images(
+        self, indices: Sequence[int], process_group: SingleProcess, stop: Stop, report: Callable[[str], object]
+    ) -> bool:
+        """Fill the latents of these images; returns False if a process was asked to stop."""
+        pipeline = build_pipeline(self._transformer, self._images.base)
+        generated = torch.zeros(len(indices), *self._latents.shape[1:])
+        is_done = torch.zeros(len(indices))
         with suppress(StopRequestedError), without_lora(self._layers):
-            for index in range(process_group.rank, count, process_group.size):
-                latents[index] = self._generate(pipeline, index, stop)
-                is_done[index] = 1
-                report(f"preservation: image {index + 1} of {count}")
+            for place in range(process_group.rank, len(indices), process_group.size):
+                generated[place] = self._generate(pipeline, indices[place], stop)
+                is_done[place] = 1
+                report(f"preservation: image {place + 1} of {len(indices)}")
         device = embedder_weight(self._transformer).device
-        reduced = process_group.all_reduce(torch.cat([latents.flatten(), is_done]).to(device)).cpu()
-        return reduced[:-count].view_as(latents) if reduced[-count:].all() else None
+        reduced = process_group.all_reduce(torch.cat([generated.flatten(), is_done]).to(device)).cpu()
+        self._latents[list(indices)] = reduced[: generated.numel()].view_as(generated)
+        return bool(reduced[generated.numel() :].all())
 
     def _generate(self, pipeline: FluxPipeline, index: int, stop: Stop) -> Tensor:
         images, transformer = self._images, self._transformer

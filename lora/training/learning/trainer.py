@@ -142,12 +142,14 @@ class Trainer:
     def _generate_neutral_images(self) -> str | None:
         """Generate the images for preservation; if the training is stopped during that, return the reason, or raise
         StopRequestedError if it has no finished step yet."""
-        preservation, steps = self._preservation, self._recipe.steps
-        if preservation is None or preservation.steps_before(self._state.step) == preservation.steps_before(steps):
+        preservation, steps = self._preservation, range(self._state.step, self._recipe.steps)
+        count = 0 if preservation is None else len(preservation.images_for(steps))
+        if preservation is None or count == 0:
             return None
-        images, began = counted(preservation.image_count, "image"), time.monotonic()
+        images, began = counted(count, "image"), time.monotonic()
         self._report(f"preservation: generating {images} of neutral prompts with the base")
-        if preservation.generate(self._process_group, stop=self._stop, report=throttle(self._report)):
+        report = throttle(self._report)
+        if preservation.generate(self._process_group, steps=steps, stop=self._stop, report=report):
             self._report(f"preservation: generated {images} in {time.monotonic() - began:.0f} s")
             return None
         reason = self._stop.reason() or STOPPED_ELSEWHERE

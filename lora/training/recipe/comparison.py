@@ -26,6 +26,7 @@ def _differences(config: TrainConfig, recipe: Recipe, *, images: int, processes:
         learning_rate=0.0,
         lora_rank=0,
         caption_dropout_rate=None,
+        preservation=None,
         timestep_logit_mean=None,
         ema_decay=None,
     )

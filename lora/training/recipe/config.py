@@ -40,7 +40,7 @@ class TrainConfig:
     lora_rank: int
     layers: str
     layers_to_optimize_regex: str
-    preservation: float  # share of steps
+    preservation: float | None  # share of steps
     caption_dropout_rate: float | None
     timestep_logit_mean: float | None
     optimizer: str
@@ -182,7 +182,7 @@ CHECKS: dict[str, Check] = {
     "lora_rank": _whole(0, 128),
     "layers": _line(512),
     "layers_to_optimize_regex": lambda name, value: check_text(name, "" if value is None else value, at_most=512),
-    "preservation": _number(0.0, 1.0),
+    "preservation": _optional(_number(0.0, 1.0)),
     "caption_dropout_rate": _optional(_number(0.0, 1.0)),
     "timestep_logit_mean": _optional(_number(-4.0, 4.0)),
     "optimizer": _optimizer,

@@ -27,6 +27,8 @@ class Preset:
     offset_noise: float
     caption_dropout_rate: float
     drops_to_trigger: bool  # a dropped caption becomes the trigger word alone, otherwise empty
+    preservation: float  # share of the steps that also compute the preservation loss
+    preservation_weight: float  # of that loss, relative to that of training
     views: int  # of each image at each size: the whole image, and crops of it
     ema_decay: float
     ema_warms_up: bool
@@ -37,7 +39,8 @@ class Preset:
 PRESETS = {
     # A person, a pet, a thing. Captions are dropped to the trigger word, so that the word alone is enough in a prompt.
     # With crops, the subject is learned as well and other prompts change less. With FLUX's shift of sigma, it was
-    # learned no better and other prompts changed more (bench/learning.py, on the embedded base).
+    # learned no better and other prompts changed more; with preservation of this share and weight, it was learned as
+    # well and other prompts changed a fraction as much (bench/learning.py, on the embedded base).
     "subject": Preset(
         learning_rate=4e-4,
         lora_rank=16,
@@ -47,6 +50,8 @@ PRESETS = {
         offset_noise=0.0,
         caption_dropout_rate=0.05,
         drops_to_trigger=True,
+        preservation=0.25,
+        preservation_weight=2.0,
         views=4,
         ema_decay=0.99,
         ema_warms_up=True,
@@ -63,6 +68,8 @@ PRESETS = {
         offset_noise=0.01,
         caption_dropout_rate=0.1,
         drops_to_trigger=False,
+        preservation=0.0,
+        preservation_weight=1.0,
         views=1,
         ema_decay=0.99,
         ema_warms_up=True,
@@ -79,6 +86,8 @@ PRESETS = {
         offset_noise=0.0,
         caption_dropout_rate=0.05,
         drops_to_trigger=False,
+        preservation=0.0,
+        preservation_weight=1.0,
         views=1,
         ema_decay=0.995,
         ema_warms_up=True,
@@ -95,6 +104,8 @@ PRESETS = {
         offset_noise=0.0,
         caption_dropout_rate=0.05,
         drops_to_trigger=True,
+        preservation=0.0,
+        preservation_weight=1.0,
         views=1,
         ema_decay=0.99,
         ema_warms_up=False,

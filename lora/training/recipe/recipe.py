@@ -41,6 +41,7 @@ class Recipe:
     caption_dropout_rate: float
     drops_to_trigger: bool
     preservation: float  # share of the steps that also compute the preservation loss
+    preservation_weight: float  # of that loss, relative to that of training
     views: int  # of each image at each size
     optimizer: str
     weight_decay: float
@@ -93,7 +94,8 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
         offset_noise=preset.offset_noise,
         caption_dropout_rate=dropout,
         drops_to_trigger=preset.drops_to_trigger,
-        preservation=config.preservation,
+        preservation=preservation_of(config),
+        preservation_weight=preset.preservation_weight,
         views=preset.views,
         optimizer=config.optimizer,
         weight_decay=preset.weight_decay,
@@ -109,10 +111,15 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
         rate_reason,
         steps_reason,
         dropout_reason,
-        _views_reason(preset),
+        *_preset_reasons(config, preset),
         *_warnings(recipe, images=images, images_per_step=images_per_step, are_steps_given=bool(config.steps)),
     )
     return RecipeAndReasons(recipe, tuple(filter(None, reasons)))
+
+
+def preservation_of(config: TrainConfig) -> float:
+    """The share of the steps that preserve: the input, or that of the preset."""
+    return PRESETS[config.lora_type].preservation if config.preservation is None else config.preservation
 
 
 def steps_that_preserve(steps: int, share: float) -> int:
@@ -179,9 +186,15 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     return preset.caption_dropout_rate, ""
 
 
-def _views_reason(preset: Preset) -> str:
-    crops = counted(preset.views - 1, "crop")
-    return f"views {preset.views}: each image in full and in {crops} of nearly all of it" if preset.views > 1 else ""
+def _preset_reasons(config: TrainConfig, preset: Preset) -> list[str]:
+    """Lines on what only the preset decides, if it decides anything."""
+    reasons = []
+    if config.preservation is None and preset.preservation:
+        reasons.append(f"preservation {preset.preservation:g}: keeps other prompts as in the base; 0 is off")
+    if preset.views > 1:
+        crops = counted(preset.views - 1, "crop")
+        reasons.append(f"views {preset.views}: each image in full and in {crops} of nearly all of it")
+    return reasons
 
 
 def _warnings(recipe: Recipe, *, images: int, images_per_step: int, are_steps_given: bool) -> list[str]:

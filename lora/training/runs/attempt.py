@@ -82,7 +82,7 @@ def run_job(
     noise_settings, size = _noise_settings(job), job.recipe.batch_size * process_group.size
     batches = Batches(train_set, batch_size=size, noise_settings=noise_settings, seed=job.recipe.seed)
     sample_generator = _sample_generator(job, transformer, dataset) if process_group.rank == 0 else None
-    preservation = _preservation(job, transformer, dataset, noise_settings)
+    preservation = _preservation(job, transformer, dataset, noise_settings, process_group)
     schedule = Schedule(job.checkpoint_every, job.samples.every)
     page = _live_page(job) if process_group.rank == 0 else None
     callbacks = Callbacks(schedule, held_out, sample_generator, preservation, store, page)
@@ -125,12 +125,16 @@ def _noise_settings(job: Job) -> NoiseSettings:
 
 
 def _preservation(
-    job: Job, transformer: FluxTransformer2DModel, dataset: EncodedDataset, noise_settings: NoiseSettings
+    job: Job,
+    transformer: FluxTransformer2DModel,
+    dataset: EncodedDataset,
+    noise_settings: NoiseSettings,
+    process_group: SingleProcess,
 ) -> Preservation | None:
     if not steps_that_preserve(job.recipe.steps, job.recipe.preservation):
         return None
     images = NeutralImages(job.base, dataset.neutral, job.neutral_side)
-    return Preservation(transformer, job.recipe, noise_settings, images)
+    return Preservation(transformer, job.recipe, noise_settings, images, processes=process_group.size)
 
 
 def _live_page(job: Job) -> LivePage | None:

@@ -92,10 +92,19 @@ def test_every_choice_is_logged_once_before_anything_is_loaded(tmp_path, capsys)
         "learning_rate ",
         "lora_rank ",
         "checkpoints are saved to",
+        "preservation 0.25",
         "settings:",
         "sigma:",
     ):
         assert sum(line.startswith(prefix) for line in lines) == 1, prefix
+
+
+@pytest.mark.parametrize(
+    ("given", "prompts"), [({}, True), ({"preservation": 0}, False), ({"lora_type": "style"}, False)]
+)
+def test_neutral_prompts_are_read_where_the_input_or_the_lora_type_preserves(tmp_path, given, prompts):
+    found = prepared(archive_of(["red", "blue"], tmp_path), tmp_path, **given)
+    assert bool(found.neutral_prompts) is bool(found.recipe.preservation) is prompts
 
 
 def test_copies_of_an_image_count_once_and_held_out_images_do_not_count(tmp_path):

@@ -125,6 +125,17 @@ def test_other_neutral_prompts_are_another_training_where_there_is_preservation(
     ) == ("neutral_prompts")
 
 
+def test_another_weight_is_another_training_and_that_of_older_checkpoints_is_1(dataset, base):
+    recipe = a_recipe(preservation=0.5)
+    ours, theirs = (
+        identity(dataset, base, recipe=replace(recipe, preservation_weight=weight)) for weight in (1.0, 4.0)
+    )
+    assert difference(theirs, ours) == "preservation_weight"
+    assert "preservation_weight" not in ours
+    off = (identity(dataset, base, recipe=a_recipe(preservation_weight=weight)) for weight in (1.0, 4.0))
+    assert folder_name(next(off)) == folder_name(next(off)), "without preservation, the weight has no effect"
+
+
 def test_without_preservation_the_identity_is_that_of_older_checkpoints(tmp_path, dataset):
     """Older checkpoints have neither preservation nor text lengths other than FLUX's."""
     found = identity(dataset, base_with_text_length(512, tmp_path / "base"))

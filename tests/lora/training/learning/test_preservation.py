@@ -7,9 +7,10 @@ from itertools import product
 import pytest
 import torch
 
+from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
 from lora.engine.lora_layers import fuse_lora, lora_layers, without_lora
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
 from lora.flux.latents import unpack
 from lora.flux.loading import load_encoders
 from lora.flux.modulation import PrecomputedModulation
@@ -47,6 +48,7 @@ CPU = torch.device("cpu")
 SIGMAS = torch.tensor([0.2, 0.5, 0.8, 0.9])
 NO_STOP = Stop(a_log(), Termination(), minutes=None)
 STEPS = 6
+ALL = range(100)  # steps that ask for every image
 
 
 def noise_like(batch):
@@ -61,13 +63,13 @@ def with_lora_weights(transformer):
 
 def generated(transformer, recipe, process_group=None):
     preservation = tiny_preservation(transformer, recipe)
-    assert preservation.generate(process_group or SingleProcess(), stop=NO_STOP)
+    assert preservation.generate(process_group or SingleProcess(), steps=ALL, stop=NO_STOP)
     return preservation
 
 
 def latents_of(preservation):
     """The latents of the images by their names."""
-    batches = (preservation._batches.examples(index) for index in range(preservation.image_count))
+    batches = (preservation._batches.examples(index) for index in range(len(preservation.images_for(ALL))))
     return {example.content: example.latents for batch in batches for example in batch}
 
 
@@ -98,6 +100,21 @@ def test_the_target_is_the_prediction_of_the_base_without_a_lora_bit_for_bit(pre
         with_lora = predict_velocity(transformer, noisy, guidance=1.0, **inputs)
     assert base_velocity(transformer, noisy, layers=lora_layers(transformer), **inputs).equal(expected)
     assert not with_lora.equal(expected)
+
+
+@pytest.mark.parametrize(("recomputed", "whole"), [("pointwise", 0), ("gelu", 2), ("blocks", 0)])
+def test_neither_the_target_nor_the_gradient_depends_on_what_is_recomputed(recomputed, whole):
+    """A block that is recomputed in the backward pass has its LoRA again by then."""
+    found = {}
+    for recomputes in (False, True):
+        transformer, recipe = with_lora_weights(tiny_lora_transformer()), a_recipe(preservation=1.0)
+        fuse_lora(transformer)
+        if recomputes:
+            configure_blocks(transformer, recomputed, are_compiled=False, whole=spaced_blocks(transformer, whole))
+        loss = generated(transformer, recipe).add_gradients(0, process_group=SingleProcess())
+        found[recomputes] = [loss, *(each.grad for each in lora_parameters(transformer).values())]
+    assert found[False][0] > 0
+    assert all(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
 
 
 @functools.cache
@@ -189,6 +206,18 @@ def test_the_gradient_is_that_of_both_mean_losses_together(batch_size, accumulat
     assert step.preservation_loss == pytest.approx(others.mean().item(), rel=1e-5)
 
 
+def test_the_weight_multiplies_the_gradient_and_not_the_loss_that_is_reported():
+    found = {}
+    for weight in (1.0, 4.0):
+        transformer = with_lora_weights(tiny_lora_transformer())
+        preservation = generated(transformer, a_recipe(preservation=1.0, preservation_weight=weight))
+        loss = preservation.add_gradients(0, process_group=SingleProcess())
+        found[weight] = loss, [each.grad for each in lora_parameters(transformer).values()]
+    (loss, gradients), (weighted_loss, weighted) = found[1.0], found[4.0]
+    assert weighted_loss == loss
+    assert all(torch.equal(4 * one, other) for one, other in zip(gradients, weighted, strict=True))
+
+
 def test_rounding_errors_cost_no_step():
     assert steps_that_preserve(100, 0.29) == 29
     assert steps_that_preserve(1000, 0.001) == 1
@@ -263,14 +292,13 @@ def test_the_images_equal_those_of_the_stock_pipeline():
     add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
     text, recipe = "a red star in a meadow", a_recipe(preservation=0.5)
     neutral = NeutralImages(TINY_FLUX, (encode_prompt(encoders, text),) * 2, side=64)
-    preservation = Preservation(transformer, recipe, NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
-    assert preservation.generate(SingleProcess(), stop=NO_STOP)
+    noise_settings = NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT)
+    preservation = Preservation(transformer, recipe, noise_settings, neutral, processes=1)
+    assert preservation.generate(SingleProcess(), steps=ALL, stop=NO_STOP)
     found = latents_of(preservation)
     for place in range(2):
-        assert torch.equal(
-            found[f"neutral {place}"], stock_latents(text, seed_for(recipe.seed, "neutral image", place))
-        )
-    assert not found["neutral 0"].equal(found["neutral 1"])
+        assert torch.equal(found[f"{place}"], stock_latents(text, seed_for(recipe.seed, "neutral image", place)))
+    assert not found["0"].equal(found["1"])
 
 
 def stock_latents(text, seed):
@@ -287,11 +315,24 @@ def stock_latents(text, seed):
     return unpack(packed, height=8, width=8)[0]
 
 
+def test_only_the_images_that_the_steps_ask_for_are_generated_and_they_are_the_same():
+    """A short training does not wait for images that it never uses, and a resumed one has the same as before."""
+    transformer, recipe = tiny_lora_transformer(), a_recipe(batch_size=1, preservation=0.5)
+    every, some = latents_of(generated(transformer, recipe)), tiny_preservation(transformer, recipe)
+    steps = range(2, 6)
+    with recorded_calls(transformer) as calls:
+        assert some.generate(SingleProcess(), steps=steps, stop=NO_STOP)
+    asked = [some._batches.examples(index)[0] for index in (1, 2)]
+    assert sorted(int(example.content) for example in asked) == some.images_for(steps)
+    assert len(calls) == 2 * 12
+    assert all(torch.equal(example.latents, every[example.content]) for example in asked)
+
+
 def test_a_base_that_generates_nan_is_refused():
     transformer, recipe = tiny_lora_transformer(), a_recipe(preservation=0.5)
     transformer.proj_out.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="the base generates NaN or infinity"):
-        tiny_preservation(transformer, recipe).generate(SingleProcess(), stop=NO_STOP)
+        tiny_preservation(transformer, recipe).generate(SingleProcess(), steps=ALL, stop=NO_STOP)
 
 
 def test_another_seed_has_other_images():
@@ -318,9 +359,10 @@ def test_processes_share_the_images_and_together_have_those_of_one_process():
     alone, members = Sharing(0), [Sharing(0), Sharing(1)]
     alone.size = 1
     preservation = tiny_preservation(transformer, recipe)
-    assert preservation.generate(alone, stop=NO_STOP)
+    assert preservation.generate(alone, steps=ALL, stop=NO_STOP)
     for member in members:
-        assert not tiny_preservation(transformer, recipe).generate(member, stop=NO_STOP), "half of them are missing"
+        shared = tiny_preservation(transformer, recipe)
+        assert not shared.generate(member, steps=ALL, stop=NO_STOP), "half of them are missing"
     assert torch.equal(members[0].part_of_sum + members[1].part_of_sum, alone.part_of_sum)
 
 
@@ -439,6 +481,7 @@ def test_modulation_on_the_host_is_precomputed_for_its_batches_bit_for_bit(monke
 def preservation_of_real_prompt(transformer, recipe):
     prompt = real_prompt()
     neutral = NeutralImages(TINY_FLUX, (type(prompt)(prompt.tokens[0], prompt.pooled[0]),), side=32)
-    preservation = Preservation(transformer, recipe, NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT), neutral)
-    assert preservation.generate(SingleProcess(), stop=NO_STOP)
+    noise_settings = NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT)
+    preservation = Preservation(transformer, recipe, noise_settings, neutral, processes=1)
+    assert preservation.generate(SingleProcess(), steps=ALL, stop=NO_STOP)
     return preservation

@@ -17,12 +17,13 @@ def recipe(**changes):
     return chosen(**changes).recipe
 
 
-# recipe.md 3.2, except for the sigma and rate of subject, from bench/learning.py; in the order of `found` below
+# recipe.md 3.2, except for the sigma, rate and preservation of subject, from bench/learning.py; in the order of `found`
+# below
 PRESETS = {
-    "subject": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.99, True, 1e-4),
-    "style": (32, 1.4e-4, SigmaRule(None, 1.0, 0.65), 0.01, 0.10, False, 0.99, True, 1e-4),
-    "general": (16, 1.5e-4, SigmaRule(None, 1.0, 0.0), 0.0, 0.05, False, 0.995, True, 1e-2),
-    "replicate": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.99, False, 1e-2),
+    "subject": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.25, 2.0, 0.99, True, 1e-4),
+    "style": (32, 1.4e-4, SigmaRule(None, 1.0, 0.65), 0.01, 0.10, False, 0.0, 1.0, 0.99, True, 1e-4),
+    "general": (16, 1.5e-4, SigmaRule(None, 1.0, 0.0), 0.0, 0.05, False, 0.0, 1.0, 0.995, True, 1e-2),
+    "replicate": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.0, 1.0, 0.99, False, 1e-2),
 }
 
 
@@ -36,6 +37,8 @@ def test_each_preset_has_its_documented_values(name):
         result.offset_noise,
         result.caption_dropout_rate,
         result.drops_to_trigger,
+        result.preservation,
+        result.preservation_weight,
         result.ema_decay,
         result.ema_warms_up,
         result.weight_decay,
@@ -71,8 +74,9 @@ def test_each_choice_has_a_reason():
     assert reasons[0] == "lora_rank 16: the default of lora_type subject for 15 images"
     assert reasons[1] == "learning_rate 0.0004: for rank 16 and 1 image per step"
     assert reasons[2] == "steps 900: 60 for each of 15 images, 500 to 1200 in total, 1 per step"
-    assert reasons[3] == "views 4: each image in full and in 3 crops of nearly all of it"
-    assert len(reasons) == 4
+    assert reasons[3] == "preservation 0.25: keeps other prompts as in the base; 0 is off"
+    assert reasons[4] == "views 4: each image in full and in 3 crops of nearly all of it"
+    assert len(reasons) == 5
 
 
 def test_inputs_that_are_given_are_used_without_a_reason():
@@ -127,6 +131,16 @@ def test_few_images_of_a_subject_get_a_lower_rate_and_fewer_steps():
     assert any("halved for only 4 images" in reason for reason in reasons)
     assert recipe(images=5).caption_dropout_rate == 0.05
     assert recipe(images=4, lora_type="style").caption_dropout_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "share"),
+    [("subject", None, 0.25), ("subject", 0.0, 0.0), ("style", None, 0.0), ("style", 0.5, 0.5)],
+)
+def test_the_share_of_preservation_is_the_input_or_that_of_the_lora_type(name, given, share):
+    result, reasons = chosen(lora_type=name, preservation=given)
+    assert result.preservation == share
+    assert any(reason.startswith("preservation") for reason in reasons) == (given is None and share > 0)
 
 
 def test_many_images_get_a_higher_rank():
