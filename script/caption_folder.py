@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
-from PIL import Image
 
 from lora.dataset.caption_paths import caption_paths
 from lora.dataset.captions import one_line
 from lora.dataset.inspection import Inspector
+from lora.dataset.previews import preview
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.images.files import quiet_pillow
 from lora.reporting.pictures import data_uri, thumbnail
@@ -61,10 +61,9 @@ def write_captions(dataset: Dataset, inspector: Inspector, folder: Path) -> str:
 
 
 def _shown(image: CaptionedImage, path: str, caption: str, inspector: Inspector) -> ShownImage:
-    (pixels,) = inspector.pixels(image.path, image.inspection.content, image.inspection.crops[:1])
     source = image.caption.source if image.caption else "no caption"
-    picture = data_uri(thumbnail(Image.fromarray(pixels)))
-    return ShownImage(image.name, path, picture, caption, len(caption.split()), source, image.prompt)
+    picture = data_uri(thumbnail(preview(image, image.inspection.crops[0], inspector)))
+    return ShownImage(image.name, path, picture, caption, len(caption.split()), source, " | ".join(image.prompts))
 
 
 @cache

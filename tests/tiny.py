@@ -300,11 +300,21 @@ class ReadArchive:
 
 
 def read_archive(
-    archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None, crops=1
+    archive: Path,
+    *,
+    into: Path,
+    resolutions=(64,),
+    trigger_word="TOK",
+    prefix="",
+    suffix="",
+    captions=None,
+    crops=1,
+    unmasked_weight=1.0,
+    multiline_split=False,
 ) -> ReadArchive:
     """Read an archive as a training does."""
-    inspector = Inspector(resolutions, PixelStore(into / "pixels"), crops=crops)
-    rule = PromptRule(trigger_word, prefix, suffix)
+    inspector = Inspector(resolutions, PixelStore(into / "pixels"), crops=crops, unmasked_weight=unmasked_weight)
+    rule = PromptRule(trigger_word, prefix, suffix, multiline_split)
     dataset = read_dataset(Archives(archive, captions), into=into, inspector=inspector, rule=rule)
     return ReadArchive(dataset, inspector, trigger_word)
 

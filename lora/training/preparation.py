@@ -134,7 +134,13 @@ def _read(
     processes = count_processes()
     text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
     store, batch_size = PixelStore(into / "dataset/pixels"), config.batch_size * processes
-    inspector = Inspector(config.resolutions, store, crops=PRESETS[config.lora_type].views, batch_size=batch_size)
+    inspector = Inspector(
+        config.resolutions,
+        store,
+        crops=PRESETS[config.lora_type].views,
+        batch_size=batch_size,
+        unmasked_weight=config.unmasked_weight,
+    )
     if source.lora is not None:
         log.write(match_layers(source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)

@@ -37,7 +37,7 @@ def worker_input_for(dataset, folder):
             MemoryConfiguration("fp32", "nothing", False),
             *(6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
         ),
-        examples=tuple((each.content, each.repeats) for each in dataset.examples),
+        examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
         samples=len(dataset.samples),
         prompts=numbered_prompts(dataset),
         checkpoint=None,
