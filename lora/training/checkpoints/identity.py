@@ -62,9 +62,8 @@ def identity_of(
 def _masks(dataset: Dataset) -> Json:
     """The masks, and the weight outside of them; nothing without any, so that older checkpoints can be resumed."""
     masks = sorted([image.inspection.content, image.mask.content] for image in dataset.images if image.mask)
-    return (
-        {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": dataset.masks.unmasked_weight} if masks else {}
-    )
+    outside = dataset.masks.unmasked_weight
+    return {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": outside} if masks else {}
 
 
 def _repeats(image: CaptionedImage) -> list[int]:
