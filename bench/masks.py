@@ -70,9 +70,9 @@ class Arm:
 ARMS = (
     Arm("no masks", is_cut_out=False, unmasked_weight=1.0),
     Arm("masks, 0.1 outside", is_cut_out=False, unmasked_weight=0.1),
-    Arm("masks, 0 outside", is_cut_out=False, unmasked_weight=0.0),
-    Arm("cut out, on white", is_cut_out=True, unmasked_weight=1.0),
     Arm("cut out, on gray, 0.1 outside", is_cut_out=True, unmasked_weight=0.1),
+    Arm("cut out, on white", is_cut_out=True, unmasked_weight=1.0),
+    Arm("masks, 0 outside", is_cut_out=False, unmasked_weight=0.0),
 )
 
 
@@ -110,12 +110,13 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="arms to compare")
     arguments = parser.parse_args()
     extent = SMALL if arguments.small else FULL
+    about = {"machine": machine("torch", "diffusers", "peft"), "extent": asdict(extent), "training": TRAINING}
     found = [count_images(load_pipeline(BASE), "the base alone", 0.0, extent)]
     with tempfile.TemporaryDirectory() as folder:
         for number, arm in enumerate(arm for arm in ARMS if arm.name in arguments.arms):
             found.append(trained_and_counted(arm, extent, Path(folder) / str(number)))
-    about = {"machine": machine("torch", "diffusers", "peft"), "extent": asdict(extent), "training": TRAINING}
-    path = write_results({**about, "found": [asdict(each) for each in found]}, name="masks", output=arguments.output)
+            numbers = {**about, "found": [asdict(each) for each in found]}  # of each arm at once, as they take minutes
+            path = write_results(numbers, name="masks", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(found)}")
 
 

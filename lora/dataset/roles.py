@@ -159,7 +159,16 @@ class _Assignment:
             assigned = _role_by_affix(each, by_name)
             if assigned:
                 found[each.file.name] = assigned
-        self._assign(found)
+        self._assign(found | self._masks_without_image(found))
+
+    def _masks_without_image(self, found: Mapping[str, Assigned]) -> dict[str, Assigned]:
+        """Files that are named as masks are, beside masks of other images."""
+        with_masks = {path_of(name).parent for name, each in found.items() if each.role is Role.MASK}
+        return {
+            each.file.name: Assigned(Role.MASK, None, is_doubtful=True)
+            for each in self._left
+            if each.file.name not in found and each.path.parent in with_masks and _ends_as_mask(each.path.stem)
+        }
 
 
 def _compared(name: str) -> str:
@@ -242,6 +251,11 @@ def _without_affixes(stem: str) -> tuple[bool, str, re.Match[str] | None]:
     start = before.end() if before else 0
     after = AFFIX.search(stem, start + 1)
     return before is not None, stem[start : after.start() if after else None], after
+
+
+def _ends_as_mask(stem: str) -> bool:
+    after = _without_affixes(stem)[2]
+    return after is not None and after["mask"] is not None
 
 
 def _role_by_affix(placed: _Placed, by_name: dict[tuple[PurePosixPath, str], ImageFile]) -> Assigned | None:
