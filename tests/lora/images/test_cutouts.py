@@ -7,7 +7,7 @@ from PIL import Image
 from lora.images import colors
 from lora.images.files import open_image
 from lora.images.masks import open_opacity
-from tests.tiny import assert_one_sentence, encoded, solid_image, write
+from tests.tiny import assert_one_sentence, encoded, write
 
 RED = (200, 30, 60)
 
@@ -66,18 +66,21 @@ def test_soft_edges_are_kept_in_the_opacity(tmp_path):
     assert (levels[:, 48:] == 77).all()
 
 
+GREEN_BESIDE_RED = cut_out(outside=255).convert("RGB")
+IN_16_BITS = Image.fromarray(np.repeat([[40_000] * 48 + [7] * 48], 80, axis=0).astype(np.uint16))
+
+
 @pytest.mark.parametrize(
-    ("image", "options"),
+    ("image", "hidden"),
     [
-        (solid_image(color=3, mode="P"), {"transparency": 5}),
-        (solid_image(color=RED), {"transparency": (0, 255, 0)}),
-        (Image.fromarray(np.full((80, 96), 40_000, np.uint16)), {"transparency": 7}),
+        (GREEN_BESIDE_RED.quantize(2), GREEN_BESIDE_RED.quantize(2).getpixel((70, 40))),
+        (GREEN_BESIDE_RED, (0, 255, 0)),
+        (IN_16_BITS, 7),
     ],
     ids=["palette", "RGB", "16 bits"],
 )
-def test_a_transparent_color_hides_its_pixels(tmp_path, image, options):
-    image.paste({"P": 5, "RGB": (0, 255, 0)}.get(image.mode, 7), (48, 0, 96, 80))
-    content = encoded(image, **options)
+def test_a_transparent_color_hides_its_pixels(tmp_path, image, hidden):
+    content = encoded(image, transparency=hidden)
     found = opened(tmp_path, content)
     assert found.is_cutout
     assert found.image.getpixel((70, 40)) == (128, 128, 128)
