@@ -42,13 +42,18 @@ class Assigned:
     role: Role
     partner: str | None  # the image that a mask, a control image or a thumbnail belongs to
     is_doubtful: bool  # if the content is that of a color photograph, it is trained after all
+    may_be_mask: bool = False  # if the content is that of a mask, the control image is one
 
 
 # Names are compared in lower case, with one underscore for whatever separates words.
 # ai-toolkit writes _controls; SimpleTuner, musubi and sd-scripts let users name the folders, and these are the names in
 # their documentation.
 CERTAIN_CONTROL = re.compile(r"_controls|.*controlnet_cache")
-CONTROL_FOLDER = re.compile(r"_?(control|controls|controlnet|conditioning|cond)(_(images?|data|dir|path|\d+))?")
+CONTROL_FOLDER = re.compile(
+    r"_?(control|controls|controlnet|conditioning|cond)(_(images?|data|dir|data_dir|path|\d+))?"
+)
+# sd-scripts reads both masks and control images from its conditioning_data_dir.
+CONDITIONING_FOLDER = re.compile(r"conditioning(_(images?|data|dir|data_dir))?")
 MAP = r"depth|canny|openpose|dwpose|line_?art|soft_?edge|scribble|hed|mlsd|segmentation"
 MAP_FOLDER = re.compile(rf"({MAP}|pose)(_(maps?|images?))?")
 MASK_WORDS = frozenset({"mask", "masks", "masklabel", "masklabels", "matte", "mattes", "alpha_mask", "alpha_masks"})
@@ -232,6 +237,7 @@ def _roles_in_folder(
             Role.MASK if is_certain and each.path.stem.endswith("mask") else role,
             partner.name if partner else None,
             is_doubtful=doubtful and not is_certain,
+            may_be_mask=partner is not None and CONDITIONING_FOLDER.fullmatch(name) is not None,
         )
         for each, partner in zip(group, partners, strict=True)
         if role is not Role.THUMBNAIL or (partner and each.file.size < partner.size)

@@ -10,7 +10,7 @@ from lora.dataset.names import quoted, sanitize_path
 from lora.dataset.pairing import Caption
 from lora.dataset.roles import Assigned, Role
 from lora.dataset.selection import Selection
-from lora.images.masks import is_color_photograph
+from lora.images.masks import is_color_photograph, is_silhouette
 from lora.images.products import maker_of
 
 
@@ -36,6 +36,8 @@ def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
         elif assigned is None or (assigned.is_doubtful and is_color_photograph(image.path)):
             trained.append(image)
         else:
+            if assigned.may_be_mask and is_silhouette(image.path):
+                assigned = replace(assigned, role=Role.MASK)
             not_trained.append(Skipped(image.name, _reason(assigned, masks)))
             if assigned.role is Role.MASK and assigned.partner is not None:
                 masks.setdefault(assigned.partner, image)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lora.images.colors import BRIGHT, bands, opacity, rgb_on_white
@@ -11,6 +12,9 @@ from lora.images.orientation import SWAPS_SIDES
 from lora.images.size import Box, Size, center_crop_box
 
 PALE = 0.7  # how much of what a mask does not select is white when it is shown; our choice
+# What tells a mask from edges, poses and depths, our choice: the share of pixels that are neither black nor white, and
+# that of black and of white ones that are not at a border.
+DARKEST_GRAY, BRIGHTEST_GRAY, MOST_GRAYS, LEAST_INNER = 40, 215, 0.1, 0.5
 # What tells a photograph from a mask or a map, all our choice: of the pixels of a reduced image, the share that is
 # colored, and the share that the most frequent of 4,096 colors cover, which are most of a map of flat colors.
 REDUCED_SIDE, COLORED, LEAST_COLORED, FLAT_COLORS, MOST_FLAT = 64, 24, 0.05, 16, 0.9
@@ -56,19 +60,48 @@ def _has_shape(mask: Image.Image, size: Size) -> bool:
     return abs(mask.width * size.height - mask.height * size.width) <= size.width + size.height
 
 
+def is_silhouette(path: Path) -> bool:
+    """Whether an image file shows nothing but areas of black and white, as masks do and edges, poses and depths do not.
+
+    A file that cannot be decoded is none.
+    """
+    reduced = _reduced(path)
+    if reduced is None:
+        return False
+    levels = reduced.mean(axis=2)
+    white = levels >= BRIGHT
+    grays = np.mean((levels > DARKEST_GRAY) & (levels < BRIGHTEST_GRAY))
+    return bool(grays < MOST_GRAYS and all(_is_area(each) for each in (white, ~white)))
+
+
+def _is_area(selected: NDArray[np.bool_]) -> bool:
+    """Whether most of the selected pixels have none but selected ones beside them, as those of lines do not."""
+    inner = selected[1:-1, 1:-1]
+    beside = selected[:-2, 1:-1] & selected[2:, 1:-1] & selected[1:-1, :-2] & selected[1:-1, 2:]
+    return bool((inner & beside).sum() >= LEAST_INNER * max(inner.sum(), 1))
+
+
+def _reduced(path: Path) -> NDArray[np.int64] | None:
+    """An image file as a small square, [H, W, 3], without averaging, which would mix colors at borders; None if it
+    cannot be decoded."""
+    try:
+        with open_header(path) as image:
+            image.draft("RGB", (REDUCED_SIDE * 2, REDUCED_SIDE * 2))
+            reduced = image.convert("RGB").resize((REDUCED_SIDE, REDUCED_SIDE), Image.Resampling.NEAREST)
+    except (*DAMAGE, Image.DecompressionBombError):
+        return None
+    return np.asarray(reduced).astype(np.int64)
+
+
 def is_color_photograph(path: Path) -> bool:
     """Whether an image file shows many colors, as photographs do and masks, depth maps and segmentations do not.
 
     A file that cannot be decoded is none.
     """
-    try:
-        with open_header(path) as image:
-            image.draft("RGB", (REDUCED_SIDE * 2, REDUCED_SIDE * 2))
-            # without averaging, which would mix colors at borders
-            reduced = image.convert("RGB").resize((REDUCED_SIDE, REDUCED_SIDE), Image.Resampling.NEAREST)
-    except (*DAMAGE, Image.DecompressionBombError):
+    reduced = _reduced(path)
+    if reduced is None:
         return False
-    pixels = np.asarray(reduced).reshape(-1, 3).astype(int)
+    pixels = reduced.reshape(-1, 3)
     colored = np.mean(np.ptp(pixels, axis=1) > COLORED)
     _, counts = np.unique(pixels // 16 @ (256, 16, 1), return_counts=True)
     flat = np.sort(counts)[-FLAT_COLORS:].sum() / len(pixels)

@@ -59,6 +59,37 @@ def test_a_mask_is_found_by_the_names_that_other_trainers_give(tmp_path, name):
     assert (first.mask.name, first.mask.is_opacity, second.mask) == (name, False, None)
 
 
+def conditioning(kind):
+    """A control image of a kind, in the folder that sd-scripts reads masks from, too."""
+    image = Image.new("RGB", SIDES, "white" if kind == "ink lines" else "black")
+    pen = ImageDraw.Draw(image)
+    if kind == "mask":
+        return mask()
+    if kind == "depth":
+        return encoded(Image.linear_gradient("L").resize(SIDES))
+    if kind == "pose":
+        for number, color in enumerate(("red", "lime", "blue", "yellow")):
+            pen.line((20 + 9 * number, 10, 90 - 9 * number, 80), fill=color, width=4)
+    else:
+        for number in range(5):
+            pen.ellipse((8 * number, 6 * number, 120 - 8 * number, 90 - 6 * number), outline=pen_color(kind), width=2)
+    return encoded(image)
+
+
+def pen_color(kind):
+    return "black" if kind == "ink lines" else "white"
+
+
+@pytest.mark.parametrize("kind", ["mask", "depth", "pose", "edges", "ink lines"])
+@pytest.mark.parametrize("folder", ["conditioning", "conditioning_data_dir"])
+def test_of_the_images_in_a_conditioning_folder_only_masks_are_masks(tmp_path, kind, folder):
+    dataset = read(tmp_path, {"1.jpg": photo(), f"{folder}/1.png": conditioning(kind)}).dataset
+    (image,) = dataset.images
+    assert (image.mask is not None) is (kind == "mask")
+    (left_out,) = dataset.not_trained
+    assert left_out.reason.startswith("a mask" if kind == "mask" else "a control image")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
 def test_a_mask_may_be_an_image_of_any_kind_and_size(tmp_path, kind):
     content = mask(size=(97, 73), kind=kind)  # three quarters, rounded
