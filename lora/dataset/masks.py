@@ -3,7 +3,7 @@ cut-out images. Says why a file is no usable mask. Knows no tensors.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,11 @@ class FoundMasks:
     by_image: Mapping[str, Mask]  # the usable ones, by the names of their images
     unusable: tuple[Skipped, ...]  # files of images that are trained as a whole, with the reason
     unmasked_weight: float  # of the loss outside of masks; with 1 there are none
+
+    def without_used(self, files: Iterable[Skipped]) -> tuple[Skipped, ...]:
+        """Those of some files that are not used as masks."""
+        used = {mask.name for mask in self.by_image.values() if not mask.is_opacity}
+        return tuple(file for file in files if file.name not in used)
 
 
 def find_masks(

@@ -66,7 +66,7 @@ class Dataset:
 
     images: tuple[CaptionedImage, ...]
     skipped: tuple[Skipped, ...]  # those below too
-    not_trained: tuple[Skipped, ...]  # images that have another role: masks, samples and so on
+    not_trained: tuple[Skipped, ...]  # images that have another role and are not used: samples and so on
     pairing: Pairing
     guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
     suspected: tuple[Skipped, ...]  # files that seem to hold captions, and what to do with them
@@ -110,8 +110,8 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     unused = _unused([Skipped(file.name, NEITHER) for file in others], selection.unused, suspected)
     return Dataset(
         _captioned(inspected, pairing, masks, rule),
-        skipped=(*bad, *unused, *not_trained, *texts.unreadable, *map(_skipped_hint, suspected)),
-        not_trained=not_trained,
+        skipped=(*bad, *unused, *masks.without_used(not_trained), *texts.unreadable, *map(_skipped_hint, suspected)),
+        not_trained=masks.without_used(not_trained),
         pairing=pairing,
         guessed_encodings=texts.guessed_encodings,
         suspected=suspected,
