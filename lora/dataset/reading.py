@@ -103,7 +103,7 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
         inspected, bad = _inspect(by_role.trained, inspector)
         masks = find_masks(inspected, by_role.masks, unmasked_weight=inspector.unmasked_weight)
     own = without_captions_of(own, not_trained, by_role.trained)
-    pairing = _paired([member.name for member, _ in inspected], separate, own)
+    pairing = _paired([member.name for member, _ in inspected], separate, own, rule)
     texts = CaptionFiles.joined([separate, own])
     others = _without(files, images)
     suspected = (*_hints(others, selection.unused, names), *texts.suspected)
@@ -204,10 +204,11 @@ def _inspect(images: Sequence[Member], inspector: Inspector) -> tuple[list[tuple
     return inspected, bad
 
 
-def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles) -> Pairing:
+def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles, rule: PromptRule) -> Pairing:
     first, second = pair_captions(names, separate.captions), pair_captions(names, own.captions)
     captions = tuple(one or other for one, other in zip(first.captions, second.captions, strict=True))
-    return Pairing(captions, first.unused + second.unused, first.conflicting + second.conflicting)
+    pairing = Pairing(captions, first.unused + second.unused, first.conflicting + second.conflicting)
+    return pairing.with_lines() if rule.multiline_split else pairing
 
 
 def _hints(files: Sequence[Member], not_unpacked: Sequence[Skipped], names: ImageNames) -> list[Skipped]:

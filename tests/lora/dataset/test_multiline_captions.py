@@ -38,6 +38,32 @@ def test_by_default_the_lines_are_joined(tmp_path):
     assert image.prompts == ("a dog TOK at sea a dog TOK asleep",)
 
 
+ROWS = '{"file_name": "1.png", "text": "a dog"}\n{"file_name": "1.png", "text": "TOK asleep"}\n'
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"metadata.jsonl": '{"file_name": "1.png", "text": ["a dog", "TOK asleep"]}'},
+        {"metadata.jsonl": ROWS},
+        {"captions.csv": "file_name,text\n1.png,a dog\n1.png,TOK asleep\n"},
+    ],
+    ids=["a list", "two rows", "two rows of a CSV"],
+)
+def test_a_table_may_have_several_captions_for_an_image(tmp_path, members):
+    dataset = read(tmp_path, members, multiline_split=True).dataset
+    assert dataset.images[0].prompts == ("TOK a dog", "TOK asleep")
+    assert dataset.pairing.conflicting == ()
+    (tmp_path / "off").mkdir()
+    assert read(tmp_path / "off", members).dataset.images[0].prompts in (("TOK a dog",), ("a dog TOK asleep",))
+
+
+def test_captions_of_another_file_stay_unused(tmp_path):
+    dataset = read(tmp_path, {"1.txt": "one\ntwo", "metadata.jsonl": ROWS}, multiline_split=True).dataset
+    assert dataset.images[0].prompts == ("TOK one", "TOK two")
+    assert {caption.source for caption in dataset.pairing.conflicting} == {"metadata.jsonl"}
+
+
 @pytest.mark.parametrize(
     "members", [{"1.txt": LINES}, {"captions.json": '{"1.png": "a dog\\n[trigger] at sea\\nTOK asleep"}'}]
 )
