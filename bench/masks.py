@@ -56,6 +56,7 @@ FRAME = 12  # pixels at the left and right of an image, which the monster does n
 RENDERS = 20  # of each ground, whose mean is compared
 FIRST_SEED = 1000  # different from those of the demo
 WHITE = (255, 255, 255)
+PLAIN = {"preservation": 0.0}  # of the settings of the demo, that are changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="arms to compare")
     arguments = parser.parse_args()
     extent = SMALL if arguments.small else FULL
-    about = {"machine": machine("torch", "diffusers", "peft"), "extent": asdict(extent), "training": TRAINING}
+    about = {"machine": machine("torch", "diffusers", "peft"), "extent": asdict(extent), "training": TRAINING | PLAIN}
     found = [count_images(load_pipeline(BASE), "the base alone", 0.0, extent)]
     with tempfile.TemporaryDirectory() as folder:
         for number, arm in enumerate(arm for arm in ARMS if arm.name in arguments.arms):
@@ -213,8 +214,8 @@ def _images(pipeline: FluxPipeline, prompt: str, extent: Extent) -> list[Image.I
 def _config(arm: Arm, extent: Extent) -> TrainConfig:
     defaults = {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
     settings = {n: v for n, v in defaults.items() if n not in ("input_images", "input_captions", "resume_from")}
-    changes = {"preservation": 0.0, "steps": extent.steps, "unmasked_weight": arm.unmasked_weight}
-    return TrainConfig.checked(**settings | TRAINING | changes)
+    changes = {"steps": extent.steps, "unmasked_weight": arm.unmasked_weight}
+    return TrainConfig.checked(**settings | TRAINING | PLAIN | changes)
 
 
 def _encoded(pipeline: FluxPipeline, arm: Arm, config: TrainConfig, folder: Path) -> EncodedDataset:
