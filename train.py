@@ -84,6 +84,9 @@ def train(
     autocaption_suffix: Optional[str] = Input(
         description="Text added after every caption, e.g. 'in the style of TOK'", default=None
     ),
+    multiline_split: bool = Input(
+        description="Use one line per step of captions of several lines; by default lines are joined", default=False
+    ),
     # How long, and how hard
     steps: int = Input(description="Number of training steps; 0 lets lora_type choose", default=1000, ge=0, le=6000),
     learning_rate: float = Input(
@@ -104,6 +107,12 @@ def train(
     caption_dropout_rate: Optional[float] = Input(
         description="Share of captions that are dropped, e.g. 0.05; by default lora_type chooses",
         default=None,
+        ge=0.0,
+        le=1.0,
+    ),
+    unmasked_weight: float = Input(
+        description="Weight of what is outside of masks or transparent, e.g. 0.1; 1 turns masks off",
+        default=0.1,
         ge=0.0,
         le=1.0,
     ),

@@ -4,11 +4,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from lora.dataset.caption_paths import caption_paths
 from lora.dataset.captions import PromptRule
 from lora.dataset.inspection import Inspector
+from lora.dataset.previews import preview
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.refusal import ContentError
 from lora.dataset.wording import counted
@@ -74,16 +73,15 @@ def _edited(dataset: Dataset, inspector: Inspector) -> Iterator[EditedCaption]:
 
     def edited(place: tuple[str, CaptionedImage]) -> EditedCaption:
         path, image = place
-        (pixels,) = inspector.pixels(image.path, image.inspection.content, image.inspection.crops[:1])
-        caption = image.caption
+        caption, picture = image.caption, preview(image, image.inspection.crops[0], inspector)
         return EditedCaption(
             name=image.name,
             file=path,
-            picture=data_uri(thumbnail(Image.fromarray(pixels), side)),
+            picture=data_uri(thumbnail(picture, side)),
             text=editable(caption.text) if caption else "",
             source=f"{'by' if caption.by_model else 'from'} {caption.source}" if caption else "no caption given",
             by_model=caption is not None and caption.by_model,
-            prompt=image.prompt,
+            prompts=image.prompts,
         )
 
     progress = Progress("drew {count} images for the page of captions")

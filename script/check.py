@@ -70,7 +70,10 @@ def main() -> None:
 def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: Outputs) -> None:
     config, progress = TrainConfig.checked(**settings), Progress("inspected {count} images")
     crops = PRESETS[config.lora_type].views
-    inspector = ReportingInspector(config.resolutions, crops=crops, batch_size=config.batch_size, progress=progress)
+    sizes = {"crops": crops, "batch_size": config.batch_size}
+    inspector = ReportingInspector(
+        config.resolutions, **sizes, unmasked_weight=config.unmasked_weight, progress=progress
+    )
     dataset = read_dataset(archives, into=folder, inspector=inspector, rule=config.prompt_rule)
     progress.end()
     if outputs.captions:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from lora.dataset.crops import WHOLE, crop_box
 from lora.dataset.inspection import Inspector
+from lora.dataset.masks import mask_line
+from lora.dataset.previews import preview
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.report import Report
 from lora.dataset.wording import counted
@@ -80,8 +82,9 @@ def _card(image: CaptionedImage, thumbnail: Image.Image, report: Report, outline
         is_held_out=image.name in outline.held_out,
         name=image.name,
         sizes=" · ".join(str(size) for size in reversed(image.inspection.sizes)),
-        prompt=image.prompt or "(no prompt)",
+        prompt=" | ".join(image.prompts) or "(no prompt)",
         source=image.caption.source if image.caption else "no caption",
+        mask=mask_line(image.mask),
     )
 
 
@@ -97,9 +100,8 @@ def _thumbnails(images: Sequence[CaptionedImage], inspector: Inspector) -> Itera
     """Yield thumbnails of the images, cropped for the largest size that each is trained at."""
 
     def thumbnail(image: CaptionedImage) -> Image.Image:
-        whole = [crop for crop in image.inspection.crops if crop.number == WHOLE]
-        (pixels,) = inspector.pixels(image.path, image.inspection.content, whole[-1:])
-        reduced = Image.fromarray(pixels)
+        largest = [crop for crop in image.inspection.crops if crop.number == WHOLE][-1]
+        reduced = preview(image, largest, inspector)
         reduced.thumbnail((THUMBNAIL, THUMBNAIL))
         return reduced
 

@@ -42,9 +42,17 @@ class Progress:
 class ReportingInspector(Inspector):
     """An inspector that reports how many images it has inspected."""
 
-    def __init__(self, resolutions: tuple[int, ...], *, crops: int, batch_size: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        resolutions: tuple[int, ...],
+        *,
+        crops: int,
+        batch_size: int,
+        unmasked_weight: float,
+        progress: Progress,
+    ) -> None:
         """It stores no pixels."""
-        super().__init__(resolutions, None, crops=crops, batch_size=batch_size)
+        super().__init__(resolutions, None, crops=crops, batch_size=batch_size, unmasked_weight=unmasked_weight)
         self._progress = progress
 
     def inspect(self, path: Path) -> Inspection:

@@ -29,6 +29,7 @@ class Card:
     sizes: str
     prompt: str
     source: str
+    mask: str  # where it is from; empty without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def _lines(card: Card) -> list[_Line]:
         (card.sizes, FAINT, 2, False),
         (card.prompt, INK, PROMPT_LINES, False),
         (card.source, FAINT, 1, False),
+        *([(card.mask, FAINT, 1, False)] if card.mask else []),
     ]
     width = CARD - 2 * PADDING
     return [

@@ -17,10 +17,10 @@ from tests.lora.training.trainers import a_log
 from tests.tiny import (
     a_recipe,
     lora_parameters,
+    masked_dataset,
     randomize_lora,
     recorded_calls,
     tiny_batches,
-    tiny_dataset,
     tiny_lora_transformer,
     tiny_preservation,
 )
@@ -40,7 +40,10 @@ def take_steps(process_group: SingleProcess, global_batch_size: int, share: floa
     transformer = tiny_lora_transformer(rank=2)
     recipe = a_recipe(batch_size=global_batch_size, steps=STEPS, lora_rank=2, preservation=share)
     randomize_lora(transformer)
-    state, batches = TrainingState(transformer, recipe), tiny_batches(recipe, tiny_dataset(EXAMPLES))
+    state, batches = (
+        TrainingState(transformer, recipe),
+        tiny_batches(recipe, masked_dataset(0.1, count=EXAMPLES, only_first=True)),
+    )
     of_one_process, size = replace(recipe, batch_size=global_batch_size // process_group.size), process_group.size
     preservation = tiny_preservation(transformer, of_one_process, processes=size)
     stop = Stop(a_log(), Termination(), minutes=None)

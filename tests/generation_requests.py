@@ -142,4 +142,4 @@ def _references(inputs: Json) -> list[str]:
 def a_source(image: Image.Image, mask: Image.Image | None, strength: float) -> Source:
     """Return a source as if it were read from files."""
     box = (0.0, 0.0, float(image.width), float(image.height))
-    return Source(DecodedImage(image, box, Size(*image.size), image.width * image.height, False), mask, strength)
+    return Source(DecodedImage(image, box, Size(*image.size), image.width * image.height, False, False), mask, strength)

@@ -29,6 +29,7 @@ def test_every_field_of_the_example_becomes_an_input_of_a_training(tmp_path):
         "caption_dropout_rate": 0.05,
         "cache_latents_to_disk": True,
         "resolution": "64,128",
+        "unmasked_weight": 1.0,
         "lora_type": "replicate",
         "lora_rank": 16,
         "steps": 2000,

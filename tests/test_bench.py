@@ -17,6 +17,7 @@ from bench import (
     generation,
     gpu_run,
     learning,
+    masks,
     photo_faults,
     preservation,
     rates,
@@ -125,6 +126,14 @@ def test_the_preservation_benchmark_counts_what_a_lora_and_the_base_alone_genera
     assert numbers["found"][0]["colours"] == 1
     assert numbers["found"][1]["seconds"] > 0
     assert "| the base alone | 0 of 2 | 1 of 1 |" in printed
+
+
+def test_the_benchmark_of_masks_counts_grounds_and_monsters(small):
+    numbers, printed = small(masks, "--arms", "cut out, on gray, 0.1 outside")
+    base, arm = numbers["found"]
+    assert (base["named"], base["unnamed"], base["monsters"]) == (3, 1, 0)
+    assert arm["seconds"] > 0
+    assert printed.splitlines()[-1].startswith("| cut out, on gray, 0.1 outside | 0 of 3 |")
 
 
 def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path):

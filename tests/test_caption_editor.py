@@ -94,7 +94,7 @@ def edit(tmp_path, browser):
     ) -> Editor:
         picture = data_uri(thumbnail(solid_image()))
         edited = (
-            EditedCaption(name, f"{name}.txt", picture, text, "from a test", name in by_model, rule.prompt(text))
+            EditedCaption(name, f"{name}.txt", picture, text, "from a test", name in by_model, rule.prompts(text))
             for name, text in captions.items()
         )
         page = caption_editor(tuple(edited), rule, describes_empty=True)
@@ -120,7 +120,7 @@ def test_the_zip_has_every_caption_for_its_image_however_hostile(tmp_path, brows
     page = editor.opened.page
     assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True] * len(HOSTILE)
     before = dict(zip(page.locator("h2").all_text_contents(), page.locator(".prompt").all_text_contents(), strict=True))
-    assert before == {image.name: image.prompt for image in read.dataset.images}
+    assert before == {image.name: image.prompts[0] for image in read.dataset.images}
     assert set(before) == set(HOSTILE)
 
     place = list(before).index("none.png")
@@ -133,7 +133,7 @@ def test_the_zip_has_every_caption_for_its_image_however_hostile(tmp_path, brows
         assert saved.testzip() is None
         assert len(saved.namelist()) == len(HOSTILE)
     again = read_archive(archive, into=tmp_path / "again", captions=zipped_captions).dataset
-    assert [image.prompt for image in again.images] == shown
+    assert [image.prompts[0] for image in again.images] == shown
     texts = {image.name: " ".join(image.caption.text.split()) for image in again.images}
     assert texts == {name: " ".join(text.split()) for name, text in KEPT.items()} | {"none.png": "by hand <b> 猫"}
     assert all(image.caption.source in saved.namelist() for image in again.images)
@@ -153,6 +153,15 @@ def test_prompts_are_those_of_the_training(edit):
         expected = map(PromptRule(*rule).prompt, captions)
         wrong = [each for each in zip(captions, prompts, expected, strict=True) if each[1] != each[2]]
         assert wrong == [], rule
+
+
+def test_lines_that_take_turns_have_a_prompt_each(edit):
+    rule = PromptRule("TOK", "", "", multiline_split=True)
+    editor = edit({"a.png": "one\ntwo"}, rule=rule)
+    prompt = editor.opened.page.locator(".prompt").first
+    for caption in ("one\ntwo", "one\n \n[trigger] three\none", ""):
+        editor.type(0, caption)
+        assert prompt.text_content() == " | ".join(rule.prompts(caption))
 
 
 def test_words_and_the_prompt_with_its_trigger_word_follow_what_is_typed(edit):

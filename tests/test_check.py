@@ -105,6 +105,21 @@ def test_images_worth_a_look_are_shown_first_however_many_others_there_are(run_c
     assert top < 300, "and in the first row"
 
 
+def test_the_sheet_and_the_summary_show_what_is_outside_of_a_mask(run_check):
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    members = {"1.png": encoded(solid_image(64, 64, color=(250, 0, 0))), "masks/1.png": encoded(mask)}
+    style = "--lora-type", "style"  # without outlines of crops
+    printed, sheet = run_check(members, *style)
+    assert "1 of 1 image with a mask (1 file such as 'masks/1.png'): what is outside counts 0.1 times" in printed.out
+    counts = {color: count for count, color in sheet.getcolors(2**24)}
+    assert counts[250, 0, 0] == 32 * 64, "the half inside, as trained"
+    pale = [count for (red, green, blue), count in counts.items() if red == green == blue and 195 < red < 210]
+    assert max(pale) >= 32 * 64
+    _, whole = run_check(members, *style, "--unmasked-weight", "1")
+    assert {color: count for count, color in whole.getcolors(2**24)}[250, 0, 0] == 64 * 64
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_font_of_the_sheet_has_the_letters_of(script):
     font = sheet_font(16)

@@ -1,6 +1,7 @@
 """Helpers that the tests share: a FLUX of two double and two single blocks, a few examples, images and zips."""
 
 import copy
+import dataclasses
 import functools
 import io
 import json
@@ -53,6 +54,8 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 TINY_TEXT_TOKENS = 32  # its text length
 SHIFT = Shift(base_tokens=256, max_tokens=4096, base_mu=0.5, max_mu=1.15)
 CHANNELS, HEIGHT, WIDTH = 4, 8, 12  # latents are not square, so that swapping rows and columns has an effect
+OUTSIDE = torch.ones(HEIGHT, WIDTH)  # of the mask of `masked`
+OUTSIDE[2:6, 4:10] = 0  # in whole tokens of 2 x 2 latents
 TEXT, TEXT_WIDTH, POOLED = 6, 32, 32
 PROJ_OUT_GAIN = 6  # with a random proj_out, the velocity is too small to fit anything
 LAYERS = 40  # linear layers in the two double and the two single blocks
@@ -176,6 +179,18 @@ def tiny_example(*, seed: int, height: int = HEIGHT, width: int = WIDTH) -> Exam
 def tiny_dataset(count: int = 4) -> EncodedDataset:
     """Examples of one size."""
     return EncodedDataset(tuple(tiny_example(seed=index) for index in range(count)), dropped=tiny_prompt(seed=999))
+
+
+def masked(example: Example, weight: float) -> Example:
+    """An example with a mask, and this weight outside of it, which is where `OUTSIDE` is 1."""
+    return dataclasses.replace(example, weights=1 - OUTSIDE * (1 - weight))
+
+
+def masked_dataset(weight: float, *, count: int = 3, only_first: bool = False) -> EncodedDataset:
+    """The examples of `tiny_dataset`, of which the first one or all have a mask."""
+    first, *others = tiny_dataset(count).examples
+    rest = others if only_first else [masked(each, weight) for each in others]
+    return EncodedDataset((masked(first, weight), *rest), dropped=tiny_prompt(seed=999))
 
 
 def tiny_batch(count: int = 4) -> Batch:
@@ -303,11 +318,21 @@ class ReadArchive:
 
 
 def read_archive(
-    archive: Path, *, into: Path, resolutions=(64,), trigger_word="TOK", prefix="", suffix="", captions=None, crops=1
+    archive: Path,
+    *,
+    into: Path,
+    resolutions=(64,),
+    trigger_word="TOK",
+    prefix="",
+    suffix="",
+    captions=None,
+    crops=1,
+    unmasked_weight=1.0,
+    multiline_split=False,
 ) -> ReadArchive:
     """Read an archive as a training does."""
-    inspector = Inspector(resolutions, PixelStore(into / "pixels"), crops=crops)
-    rule = PromptRule(trigger_word, prefix, suffix)
+    inspector = Inspector(resolutions, PixelStore(into / "pixels"), crops=crops, unmasked_weight=unmasked_weight)
+    rule = PromptRule(trigger_word, prefix, suffix, multiline_split)
     dataset = read_dataset(Archives(archive, captions), into=into, inspector=inspector, rule=rule)
     return ReadArchive(dataset, inspector, trigger_word)
 

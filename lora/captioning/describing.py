@@ -81,7 +81,7 @@ def described(
             if text:
                 source, target = f"the captioner {name}", sanitize_path(image.name)
                 caption = Caption(text, source, target, RANK, by_model=True)
-                image = replace(image, caption=caption, prompt=rule.prompt(text))  # noqa: PLW2901 - the same image
+                image = replace(image, caption=caption, prompts=rule.prompts(text))  # noqa: PLW2901 - the same image
             else:
                 failed.append(f"{image.name} ({reason})")
         images.append(image)
@@ -137,4 +137,5 @@ def _scale(original: Size) -> float:
 
 
 def _pixels(image: CaptionedImage) -> Image.Image:
-    return open_image(image.path, _scale).fitted(_described_size(image))
+    decoded = open_image(image.path, _scale, finds_cutouts=image.inspection.is_cutout)
+    return decoded.fitted(_described_size(image))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,10 +32,15 @@ class Keys:
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
         return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(text_tokens(encoders))))
 
-    def latents(self, content: str, crop: Crop, *, decoded_for: Crop) -> str:
+    def latents(self, content: str, crop: Crop, *, decoded_for: Crop, is_cutout: bool = False) -> str:
         """The key for a crop of an image. `content` is the sha256 of its file; the pixels also depend on the last crop
-        that the image was decoded for."""
-        return _digest("latents", self.images, content, str(crop), str(decoded_for))
+        that the image was decoded for, and on whether transparency is gray, as in a cut-out, or white."""
+        parts = ["latents", self.images, content, str(crop), str(decoded_for)]
+        return _digest(*parts, *(["cut-out"] if is_cutout else []))
+
+    def mask(self, content: str, mask: str, crops: Iterable[Crop]) -> str:
+        """The key for the mask of an image in all of its crops; `content` and `mask` are the sha256 of their files."""
+        return _digest("mask", self.images, content, mask, *map(str, crops))
 
     def prompt(self, text: str) -> str:
         """The key for an encoded text."""

@@ -190,10 +190,11 @@ def _preference(key: str) -> int:
 
 
 def _text(values: Mapping[str, object], key: str) -> object:
-    """The value under the key of a caption; a list of tags as one text."""
+    """The value under the key of a caption; a list of tags as one text, a list of captions as lines of one."""
     value = values[key]
-    is_list = key in TAG_KEYS and isinstance(value, list) and all(isinstance(tag, str) for tag in value)
-    return ", ".join(map(str, value)) if is_list and isinstance(value, list) else value
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return value
+    return (", " if key in TAG_KEYS else "\n").join(value)
 
 
 def _is_number(value: object) -> bool:

@@ -21,6 +21,13 @@ class PromptRule:
     trigger_word: str
     prefix: str
     suffix: str
+    multiline_split: bool = False  # whether a caption of several lines is several captions
+
+    def prompts(self, caption: str) -> tuple[str, ...]:
+        """The different training prompts for a caption: one, or with `multiline_split` one for each of its lines that
+        is not blank."""
+        lines = [line for line in caption.splitlines() if line.strip()] if self.multiline_split else []
+        return tuple(dict.fromkeys(map(self.prompt, lines or [caption])))
 
     def prompt(self, caption: str) -> str:
         """The training prompt for a caption, as a single line.

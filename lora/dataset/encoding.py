@@ -1,7 +1,7 @@
 """Encodes captioned images into latents and text embeddings. Knows the encoders, not the transformer."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,14 @@ from lora.dataset.cache import Cache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.inspection import Inspector
 from lora.dataset.latents import ImageCrop, encode_images
-from lora.dataset.reading import Dataset
+from lora.dataset.loss_weights import MaskedCrop, loss_weights, weights_of
+from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import counted, named
 from lora.flux.loading import on_device
 from lora.flux.prompt import Prompt, encode_prompt, text_tokens, text_tokens_of, token_count
 
 LATENT_BYTES = 16 * 4 / 8**2  # per pixel: 16 fp32 channels for each square of 8x8 pixels
+WEIGHT_BYTES = 2 * 4 / 8**2  # per pixel of a masked image: a weight, and the mask that it is computed from
 MAX_BYTES_OF_A_NUMBER = 4
 
 
@@ -30,6 +32,8 @@ class Example:
     prompt: Prompt
     content: str  # sha256 of the image file: equal for all crops and all copies of an image
     repeats: int = 1  # how often it is in each epoch
+    weights: Tensor | None = None  # [H, W] fp32, of the loss at each latent; None if all count the same
+    other_prompts: tuple[Prompt, ...] = ()  # of further captions, one of which may take the place of the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,12 @@ def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
     width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
     crops = {ImageCrop(image.inspection.content, crop) for image in dataset.images for crop in image.inspection.crops}
     pixels = sum(each.crop.size.pixels for each in crops)
-    texts = len({image.prompt for image in dataset.images}) + extra_texts
-    return int(pixels * LATENT_BYTES) + texts * text_tokens_of(base) * width * MAX_BYTES_OF_A_NUMBER
+    masked = sum(crop.size.pixels for image in dataset.images if image.mask for crop in image.inspection.crops)
+    texts = len(_texts(dataset)) + extra_texts
+    return (
+        int(pixels * LATENT_BYTES + masked * WEIGHT_BYTES)
+        + texts * text_tokens_of(base) * width * MAX_BYTES_OF_A_NUMBER
+    )
 
 
 @torch.no_grad()
@@ -87,26 +95,40 @@ def encode_dataset(
     """
     with on_device(on, encoders.vae):
         latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache, check=check)
-    texts = {image.prompt for image in dataset.images} | {extra.dropped, *extra.samples, *extra.neutral}
+    weights = loss_weights(dataset, keys=keys, cache=cache, check=check)
+    texts = _texts(dataset) | {extra.dropped, *extra.samples, *extra.neutral}
     with on_device(on, encoders.text_encoder, encoders.text_encoder_2):
         prompts = {}
         for text in sorted(texts):
             check()
             prompts[text] = _encoded_text(encoders, text, keys=keys, cache=cache)
     examples = [
-        Example(
-            latents[ImageCrop(image.inspection.content, crop)],
-            prompts[image.prompt],
-            image.inspection.content,
-            image.repeats,
-        )
+        example
         for image in dataset.images
-        for crop in image.inspection.crops
+        for example in _examples(image, latents, weights, [prompts[text] for text in image.prompts])
     ]
-    token_counts = [(image.name, token_count(encoders, image.prompt)) for image in dataset.images]
+    token_counts = [(image.name, token_count(encoders, text)) for image in dataset.images for text in image.prompts]
     cut = tuple(f"{name} ({count} tokens)" for name, count in token_counts if count > text_tokens(encoders))
     samples, neutral = (tuple(prompts[text] for text in texts) for texts in (extra.samples, extra.neutral))
     return EncodedDataset(tuple(examples), prompts[extra.dropped], samples, neutral, cut)
+
+
+def _examples(
+    image: CaptionedImage,
+    latents: Mapping[ImageCrop, Tensor],
+    weights: Mapping[MaskedCrop, Tensor | None],
+    prompts: Sequence[Prompt],
+) -> Iterator[Example]:
+    """Yield an example for each crop of an image; `prompts` are those of the image."""
+    first, *others = prompts
+    for crop in image.inspection.crops:
+        content = image.inspection.content
+        of_loss = weights_of(image, crop, weights)
+        yield Example(latents[ImageCrop(content, crop)], first, content, image.repeats, of_loss, tuple(others))
+
+
+def _texts(dataset: Dataset) -> set[str]:
+    return {text for image in dataset.images for text in image.prompts}
 
 
 def _encoded_text(encoders: FluxPipeline, text: str, *, keys: Keys, cache: Cache) -> Prompt:

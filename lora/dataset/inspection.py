@@ -34,6 +34,7 @@ class Inspection:
     tones: Tones
     thumbnail: Thumbnail
     is_animated: bool
+    is_cutout: bool  # parts of it are transparent, which are gray in its crops
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -45,13 +46,26 @@ class Inspector:
     """Decodes images into their training crops. Thread-safe; only one large image is decoded at a time."""
 
     def __init__(
-        self, resolutions: tuple[int, ...], store: PixelStore | None, *, crops: int, batch_size: int = 1
+        self,
+        resolutions: tuple[int, ...],
+        store: PixelStore | None,
+        *,
+        crops: int,
+        batch_size: int = 1,
+        unmasked_weight: float = 1.0,
     ) -> None:
         """`crops` is the number of crops of each image at each size, and `batch_size` that of images of one size that
-        are trained together."""
+        are trained together. `unmasked_weight` is the weight of the loss outside of masks: with 1 there are none, and
+        transparency is white."""
         self._resolutions, self._store, self._crops, self._batch_size = resolutions, store, crops, batch_size
+        self.unmasked_weight = unmasked_weight
         self._shared = OWN_SIZES
         self._large = threading.Lock()
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether masks have an effect."""
+        return self.unmasked_weight < 1
 
     def share_sizes(self, paths: Iterable[Path]) -> str:
         """Choose sizes that fill batches with these images, before any of them is inspected; returns what was done for
@@ -81,6 +95,7 @@ class Inspector:
             tones=Tones.of(reduced),
             thumbnail=Thumbnail.of(reduced),
             is_animated=decoded.is_animated,
+            is_cutout=decoded.is_cutout,
         )
 
     def _store_crops(
@@ -102,7 +117,7 @@ class Inspector:
         return [np.asarray(_cropped(decoded, crop, content)) for crop in crops]
 
     def _open(self, path: Path) -> DecodedImage:
-        return open_image(path, self._scale_needed, large=self._large)
+        return open_image(path, self._scale_needed, large=self._large, finds_cutouts=self.uses_masks)
 
     def _scale_needed(self, original: Size) -> float:
         enlarged = 1.0 if self._crops == 1 else 1 / SMALLEST_CROP

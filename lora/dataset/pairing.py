@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import PurePosixPath
 
@@ -29,6 +29,21 @@ class Pairing:
     captions: tuple[Caption | None, ...]
     unused: tuple[Caption, ...]  # without a matching image, or with matching images in several folders
     conflicting: tuple[Caption, ...]  # different from the caption that is used for the same image
+
+    def with_lines(self) -> "Pairing":
+        """The same, with all captions that the file of a caption has for its image as further lines of it."""
+        others: dict[tuple[str, PurePosixPath], list[str]] = defaultdict(list)
+        for caption in self.conflicting:
+            others[caption.source, caption.target].append(caption.text)
+        used = {(caption.source, caption.target) for caption in self.captions if caption}
+        captions = tuple(
+            replace(each, text="\n".join([each.text, *more]))
+            if each and (more := others[each.source, each.target])
+            else each
+            for each in self.captions
+        )
+        left = tuple(each for each in self.conflicting if (each.source, each.target) not in used)
+        return Pairing(captions, self.unused, left)
 
 
 Tail = tuple[str, ...]  # a file name, then its folders from the innermost outwards

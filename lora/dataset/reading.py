@@ -1,6 +1,6 @@
 """Reads a user's archive into validated, captioned images. Knows no tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,12 @@ from lora.dataset.folder_names import KohyaFolder, kohya_folders, relative_repea
 from lora.dataset.image_names import ImageNames
 from lora.dataset.inspection import Inspection, Inspector
 from lora.dataset.limits import MAX_IMAGES
+from lora.dataset.masks import FoundMasks, Mask, find_masks
 from lora.dataset.names import Listed, is_user_file, quoted
 from lora.dataset.pairing import Caption, Pairing, pair_captions
 from lora.dataset.refusal import ContentError, naming_input
 from lora.dataset.selection import is_known, select_files
-from lora.dataset.sorting import SortedFiles, sort_by_role, without_captions_of
+from lora.dataset.sorting import sort_by_role, without_captions_of
 from lora.dataset.wording import counted, named
 from lora.dataset.workers import map_in_order
 from lora.images.files import READABLE, is_image, quiet_pillow
@@ -48,11 +49,16 @@ class CaptionedImage:
     name: str  # in the archive
     path: Path
     caption: Caption | None  # as written by the user, or by a captioner (lora/captioning)
-    prompt: str  # used in training
+    prompts: tuple[str, ...]  # used in training: one, or several of which one is used in each step
     inspection: Inspection
-    mask: Member | None
+    mask: Mask | None  # None too if masks have no effect
     repeats: int  # how often it is trained, relative to the other images
     folder: KohyaFolder | None  # the folder around it, if its name has repeats and words
+
+    @property
+    def prompt(self) -> str:
+        """The first prompt, which is the only one unless a caption has several lines that are used one by one."""
+        return self.prompts[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +67,13 @@ class Dataset:
 
     images: tuple[CaptionedImage, ...]
     skipped: tuple[Skipped, ...]  # those below too
-    not_trained: tuple[Skipped, ...]  # images that have another role: masks, samples and so on
+    not_trained: tuple[Skipped, ...]  # images that have another role and are not used: samples and so on
     pairing: Pairing
     guessed_encodings: tuple[GuessedEncoding, ...]  # caption files that are not UTF-8
     suspected: tuple[Skipped, ...]  # files that seem to hold captions, and what to do with them
     empty_captions: tuple[str, ...]  # caption files without a word
     size_note: str  # how sizes were chosen so that batches fill; empty if each image has its own
+    masks: FoundMasks
 
     def without_captions_by_models(self) -> "Dataset":
         """The data set without the images whose captions a person cannot have got wrong."""
@@ -78,8 +85,7 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
 
     Raises ValueError if an archive cannot be read, if there is no image, or if more than half of them are unusable.
     """
-    with naming_input("input_captions"):
-        caption_members = _unpack_captions(archives.captions, into=into / "captions")
+    caption_members = _unpack_captions(archives.captions, into=into / "captions")
     with naming_input("input_images"), quiet_pillow():
         listed = list_archive(archives.images, known=is_known)
         selection = select_files(listed)
@@ -96,27 +102,28 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     with naming_input("input_images"), quiet_pillow():
         size_note = inspector.share_sizes(image.path for image in by_role.trained)
         inspected, bad = _inspect(by_role.trained, inspector)
+        masks = find_masks(inspected, by_role.masks, unmasked_weight=inspector.unmasked_weight)
     own = without_captions_of(own, not_trained, by_role.trained)
-    pairing = _paired([member.name for member, _ in inspected], separate, own)
+    pairing = _paired([member.name for member, _ in inspected], separate, own, rule)
     texts = CaptionFiles.joined([separate, own])
-    candidates = set(images)
-    others = [file for file in files if file not in candidates]
+    others = _without(files, images)
     suspected = (*_hints(others, selection.unused, names), *texts.suspected)
     unused = _unused([Skipped(file.name, NEITHER) for file in others], selection.unused, suspected)
     return Dataset(
-        _captioned(inspected, pairing, by_role, rule),
-        skipped=(*bad, *unused, *not_trained, *texts.unreadable, *map(_skipped_hint, suspected)),
-        not_trained=not_trained,
+        _captioned(inspected, pairing, masks, rule),
+        skipped=(*bad, *unused, *masks.without_used(not_trained), *texts.unreadable, *map(_skipped_hint, suspected)),
+        not_trained=masks.without_used(not_trained),
         pairing=pairing,
         guessed_encodings=texts.guessed_encodings,
         suspected=suspected,
         empty_captions=texts.empty,
         size_note=size_note,
+        masks=masks,
     )
 
 
 def _captioned(
-    inspected: list[tuple[Member, Inspection]], pairing: Pairing, by_role: SortedFiles, rule: PromptRule
+    inspected: list[tuple[Member, Inspection]], pairing: Pairing, masks: FoundMasks, rule: PromptRule
 ) -> tuple[CaptionedImage, ...]:
     """The records of the images. An image without a caption has the words of its kohya folder."""
     folders = kohya_folders(member.name for member, _ in inspected)
@@ -126,10 +133,10 @@ def _captioned(
         folder = folders.get(member.name)
         caption = found or (_folder_caption(folder) if folder else None)
         caption = caption if caption and _has_words(caption) else None
-        prompt = rule.prompt(caption.text if caption else "")
-        mask = by_role.masks.get(member.name)
+        prompts = rule.prompts(caption.text if caption else "")
+        mask = masks.by_image.get(member.name)
         record = CaptionedImage(
-            member.name, member.path, caption, prompt, inspection, mask, repeats[member.name], folder
+            member.name, member.path, caption, prompts, inspection, mask, repeats[member.name], folder
         )
         records.append(record)
     return tuple(records)
@@ -143,10 +150,16 @@ def _is_candidate(file: Member) -> bool:
     return has_image_name(file.name) or is_image(file.path)
 
 
+def _without(files: Iterable[Member], images: Iterable[Member]) -> list[Member]:
+    left_out = set(images)
+    return [file for file in files if file not in left_out]
+
+
 def _unpack_captions(archive: Path | None, *, into: Path) -> list[Member] | None:
     if archive is None:
         return None
-    return unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
+    with naming_input("input_captions"):
+        return unpack_archive(archive, into=into, wanted=lambda name: is_user_file(name) and is_caption_file(name))
 
 
 def _read_separate_captions(members: list[Member] | None, images: ImageNames) -> CaptionFiles:
@@ -196,13 +209,14 @@ def _inspect(images: Sequence[Member], inspector: Inspector) -> tuple[list[tuple
     return inspected, bad
 
 
-def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles) -> Pairing:
+def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles, rule: PromptRule) -> Pairing:
     """Separate captions take precedence, also those that were emptied: their text is blank."""
     blank = (replace(caption, rank=LAST_RANK) for caption in separate.blank)
     first, second = pair_captions(names, (*separate.captions, *blank)), pair_captions(names, own.captions)
     captions = tuple(one or other for one, other in zip(first.captions, second.captions, strict=True))
     unused, conflicting = first.unused + second.unused, first.conflicting + second.conflicting
-    return Pairing(captions, tuple(filter(_has_words, unused)), tuple(filter(_has_words, conflicting)))
+    pairing = Pairing(captions, tuple(filter(_has_words, unused)), tuple(filter(_has_words, conflicting)))
+    return pairing.with_lines() if rule.multiline_split else pairing
 
 
 def _has_words(caption: Caption) -> bool:

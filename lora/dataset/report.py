@@ -9,6 +9,7 @@ from lora.dataset.archive import Skipped
 from lora.dataset.caption_files import is_of_one_image
 from lora.dataset.captions import PromptRule
 from lora.dataset.names import suffix_of
+from lora.dataset.notes import notes_on_choices
 from lora.dataset.pairing import Caption
 from lora.dataset.photo_advice import Finding, findings_about_photos
 from lora.dataset.reading import CaptionedImage, Dataset
@@ -29,6 +30,7 @@ class Report:
     caption_sources: dict[str, int]
     buckets: dict[str, int]
     size_note: str  # on sizes that images share
+    notes: tuple[str, ...]  # on masks, and on captions that take turns
     look_alikes: tuple[tuple[str, ...], ...]
     worth_a_look: dict[str, tuple[str, ...]]  # by the name of the image, in a few words each
     prompts: tuple[str, ...]
@@ -46,7 +48,7 @@ class Report:
         lines = [f"{counted(len(self.images), 'image')}, {with_caption}"]
         sizes = [f"{size}: {counted(count, 'image')}" for size, count in self.buckets.items()]
         lines += _section("sizes in training", sizes, shown=SIZES_SHOWN)
-        lines += [self.size_note] if self.size_note else []
+        lines += [*([self.size_note] if self.size_note else []), *self.notes]
         lines += _section("skipped", [f"{file.name!r}: {file.reason}" for file in self.skipped], shown=SHOWN)
         lines += _section("training prompts, such as", list(self.prompts), shown=PROMPTS_SHOWN)
         lines += _section("worth a look", list(self.warnings), shown=len(self.warnings))
@@ -66,6 +68,7 @@ def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...
         caption_sources=dict(sources),
         buckets={str(size): count for size, count in sorted(buckets.items())},
         size_note=dataset.size_note,
+        notes=tuple(notes_on_choices(dataset)),
         look_alikes=tuple(tuple(image.name for image in group) for group in similar),
         worth_a_look=_marks(findings),
         prompts=_some_prompts(dataset.images),
@@ -89,6 +92,8 @@ def _image_entry(image: CaptionedImage) -> Json:
         "trained_at": [str(size) for size in inspection.sizes],
         "caption_from": image.caption.source if image.caption else None,
         "prompt": image.prompt,
+        "other_prompts": list(image.prompts[1:]),
+        "mask": image.mask.name if image.mask else None,
         "blur": None if inspection.blur is None else round(inspection.blur, 2),
         "tones": round(inspection.tones.range),
     }

@@ -12,10 +12,13 @@ from lora.dataset.wording import counted, named
 def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
     """Yield a warning for each role of images that are not trained, then those about folders of sd-scripts."""
     by_reason: dict[str, list[str]] = defaultdict(list)
+    unusable = {mask.name for mask in dataset.masks.unusable}
     for file in dataset.not_trained:
-        by_reason[file.reason].append(file.name)
+        if file.name not in unusable:
+            by_reason[file.reason].append(file.name)
     for reason, names in by_reason.items():
         yield f"{counted(len(names), 'image')} not trained, {reason}: {named(names)}"
+    yield from _about_masks(dataset)
     folders = {image.folder for image in dataset.images if image.folder}
     subjects = sorted({folder.words for folder in folders})
     if len(subjects) > 1:
@@ -25,6 +28,15 @@ def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
             f"{trigger}; train each alone, or name it in every caption and leave trigger_word empty"
         )
     yield from _about_repeats(dataset, folders)
+
+
+def _about_masks(dataset: Dataset) -> Iterator[str]:
+    """Masks that are not used, and images without one where others have one."""
+    for mask in dataset.masks.unusable:
+        yield f"the mask {mask.name!r} is not used, and all of its image counts: {mask.reason}"
+    whole = [image.name for image in dataset.images if not image.mask]
+    if whole and len(whole) < len(dataset.images):
+        yield f"{counted(len(whole), 'image')} without a mask, of which all counts: {named(whole)}"
 
 
 def _about_repeats(dataset: Dataset, folders: set[KohyaFolder]) -> Iterator[str]:

@@ -42,13 +42,18 @@ class Assigned:
     role: Role
     partner: str | None  # the image that a mask, a control image or a thumbnail belongs to
     is_doubtful: bool  # if the content is that of a color photograph, it is trained after all
+    may_be_mask: bool = False  # if the content is that of a mask, the control image is one
 
 
 # Names are compared in lower case, with one underscore for whatever separates words.
 # ai-toolkit writes _controls; SimpleTuner, musubi and sd-scripts let users name the folders, and these are the names in
 # their documentation.
 CERTAIN_CONTROL = re.compile(r"_controls|.*controlnet_cache")
-CONTROL_FOLDER = re.compile(r"_?(control|controls|controlnet|conditioning|cond)(_(images?|data|dir|path|\d+))?")
+CONTROL_FOLDER = re.compile(
+    r"_?(control|controls|controlnet|conditioning|cond)(_(images?|data|dir|data_dir|path|\d+))?"
+)
+# sd-scripts reads both masks and control images from its conditioning_data_dir.
+CONDITIONING_FOLDER = re.compile(r"conditioning(_(images?|data|dir|data_dir))?")
 MAP = r"depth|canny|openpose|dwpose|line_?art|soft_?edge|scribble|hed|mlsd|segmentation"
 MAP_FOLDER = re.compile(rf"({MAP}|pose)(_(maps?|images?))?")
 MASK_WORDS = frozenset({"mask", "masks", "masklabel", "masklabels", "matte", "mattes", "alpha_mask", "alpha_masks"})
@@ -159,7 +164,16 @@ class _Assignment:
             assigned = _role_by_affix(each, by_name)
             if assigned:
                 found[each.file.name] = assigned
-        self._assign(found)
+        self._assign(found | self._masks_without_image(found))
+
+    def _masks_without_image(self, found: Mapping[str, Assigned]) -> dict[str, Assigned]:
+        """Files that are named as masks are, beside masks of other images."""
+        with_masks = {path_of(name).parent for name, each in found.items() if each.role is Role.MASK}
+        return {
+            each.file.name: Assigned(Role.MASK, None, is_doubtful=True)
+            for each in self._left
+            if each.file.name not in found and each.path.parent in with_masks and _ends_as_mask(each.path.stem)
+        }
 
 
 def _compared(name: str) -> str:
@@ -223,6 +237,7 @@ def _roles_in_folder(
             Role.MASK if is_certain and each.path.stem.endswith("mask") else role,
             partner.name if partner else None,
             is_doubtful=doubtful and not is_certain,
+            may_be_mask=partner is not None and CONDITIONING_FOLDER.fullmatch(name) is not None,
         )
         for each, partner in zip(group, partners, strict=True)
         if role is not Role.THUMBNAIL or (partner and each.file.size < partner.size)
@@ -242,6 +257,11 @@ def _without_affixes(stem: str) -> tuple[bool, str, re.Match[str] | None]:
     start = before.end() if before else 0
     after = AFFIX.search(stem, start + 1)
     return before is not None, stem[start : after.start() if after else None], after
+
+
+def _ends_as_mask(stem: str) -> bool:
+    after = _without_affixes(stem)[2]
+    return after is not None and after["mask"] is not None
 
 
 def _role_by_affix(placed: _Placed, by_name: dict[tuple[PurePosixPath, str], ImageFile]) -> Assigned | None:

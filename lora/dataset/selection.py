@@ -42,7 +42,9 @@ def select_files(files: Sequence[Listed]) -> Selection:
     reasons = {file.name: reason for file in files if (reason := _reason(file))}
     images = [ImageFile(file.name, file.size) for file in files if file.name not in reasons and _may_be_image(file)]
     roles = assign_roles(images, others=reasons)
-    unpacked = {name: each for name, each in roles.items() if each.role is Role.MASK or each.is_doubtful}
+    unpacked = {
+        name: each for name, each in roles.items() if each.role is Role.MASK or each.is_doubtful or each.may_be_mask
+    }
     not_trained = [Skipped(name, each.role.value) for name, each in roles.items() if name not in unpacked]
     return Selection(
         unused=tuple(Skipped(name, reason) for name, reason in reasons.items()),

@@ -6,11 +6,11 @@ from pathlib import PurePosixPath
 
 from lora.dataset.archive import Member, Skipped
 from lora.dataset.caption_files import CaptionFiles
-from lora.dataset.names import sanitize_path
+from lora.dataset.names import quoted, sanitize_path
 from lora.dataset.pairing import Caption
-from lora.dataset.roles import Role
+from lora.dataset.roles import Assigned, Role
 from lora.dataset.selection import Selection
-from lora.images.masks import is_color_photograph
+from lora.images.masks import is_color_photograph, is_silhouette
 from lora.images.products import maker_of
 
 
@@ -36,10 +36,22 @@ def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
         elif assigned is None or (assigned.is_doubtful and is_color_photograph(image.path)):
             trained.append(image)
         else:
-            not_trained.append(Skipped(image.name, assigned.role.value))
+            if assigned.may_be_mask and is_silhouette(image.path):
+                assigned = replace(assigned, role=Role.MASK)
+            not_trained.append(Skipped(image.name, _reason(assigned, masks)))
             if assigned.role is Role.MASK and assigned.partner is not None:
                 masks.setdefault(assigned.partner, image)
     return SortedFiles(tuple(trained), masks, tuple(not_trained))
+
+
+def _reason(assigned: Assigned, masks: Mapping[str, Member]) -> str:
+    """Why an image is not trained; `masks` are those found so far."""
+    if assigned.role is not Role.MASK:
+        return assigned.role.value
+    if assigned.partner is None:
+        return "a mask, and no image has its name"
+    first = masks.get(assigned.partner)
+    return f"a mask of an image that has another one, {quoted(first.name)}" if first else assigned.role.value
 
 
 def without_captions_of(texts: CaptionFiles, not_trained: Sequence[Skipped], trained: Sequence[Member]) -> CaptionFiles:

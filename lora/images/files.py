@@ -6,7 +6,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,9 +15,10 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lora.images.boxes import boxes
-from lora.images.colors import rgb_on_white
+from lora.images.colors import BRIGHT, GRAY, WHITE, opacity, rgb_on
 from lora.images.jpeg import MAGIC as JPEG_MAGIC
 from lora.images.jpeg import count_scans
+from lora.images.orientation import BOTTOM_UP, EXIF_TRANSPOSES, RIGHT_TO_LEFT, SWAPS_SIDES
 from lora.images.signals import Signal, hdr_signal
 from lora.images.size import Box, Size, fit
 
@@ -40,18 +41,6 @@ NO_LOCK: AbstractContextManager[object] = nullcontext()
 # An image that is decoded this much larger than needed, then resized, equals one decoded at full size: PSNR of at least
 # 45 dB for photographs. The scaling of a JPEG decoder is sharper than the mean of squares.
 HEADROOM_OF_DRAFTS, HEADROOM_OF_MEANS = 1.5, 2.0
-EXIF_TRANSPOSES = {  # by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-SWAPS_SIDES = {EXIF_TRANSPOSES[number] for number in (5, 6, 7, 8)}
-RIGHT_TO_LEFT = {EXIF_TRANSPOSES[number] for number in (2, 3, 6, 7)}
-BOTTOM_UP = {EXIF_TRANSPOSES[number] for number in (3, 4, 7, 8)}
 # Raised by Pillow, libheif and their decoders for bytes that are not a valid image.
 DAMAGE = (
     OSError,
@@ -78,6 +67,7 @@ class DecodedImage:
     original: Size  # upright
     decoded_pixels: int  # how many pixels were decoded; for a JPEG possibly fewer than the original has
     is_animated: bool  # if True, this is the first frame
+    is_cutout: bool  # if True, parts of it are transparent, and on gray
 
     def fitted(self, size: Size, box: Box | None = None) -> Image.Image:
         """The image, or a box of it, resized and cropped to `size`."""
@@ -95,8 +85,10 @@ def open_image(
     *,
     large: AbstractContextManager[object] = NO_LOCK,
     most_pixels: int = MAX_PIXELS,
+    finds_cutouts: bool = False,
 ) -> DecodedImage:
-    """Decode an image file into RGB, with the EXIF orientation applied and transparency on white.
+    """Decode an image file into RGB, with the EXIF orientation applied and transparency on white; with `finds_cutouts`
+    on gray, if some of the image is visible and some is not.
 
     `scale_needed` takes the size of the stored image (before it is rotated) and returns the largest scale that it will
     be used at, 1 for full size; a much larger image is reduced while it is decoded. `large` is entered while a large
@@ -111,7 +103,7 @@ def open_image(
         signal = hdr_signal(image, path)
         is_large = original.width * original.height > LARGE_PIXELS
         with large if is_large else NO_LOCK:
-            return _decode(image, original, signal, needed=scale_needed(original))
+            return _decode(image, original, signal, needed=scale_needed(original), finds_cutouts=finds_cutouts)
 
 
 @contextmanager
@@ -119,7 +111,7 @@ def decoding_errors(path: Path) -> Iterator[None]:
     """Convert errors of decoding a file into a ValueError with the reason, without the file name."""
     try:
         yield
-    except _UnsupportedSizeError:
+    except _UnsupportedImageError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError(f"not a {READABLE} image") from error
@@ -169,8 +161,8 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-class _UnsupportedSizeError(ValueError):
-    """A valid image whose size is not supported."""
+class _UnsupportedImageError(ValueError):
+    """A valid image that is not supported."""
 
 
 @contextmanager
@@ -245,7 +237,9 @@ def _is_text(content: bytes) -> bool:
     return True
 
 
-def _decode(image: ImageFile.ImageFile, original: Size, signal: Signal | None, *, needed: float) -> DecodedImage:
+def _decode(
+    image: ImageFile.ImageFile, original: Size, signal: Signal | None, *, needed: float, finds_cutouts: bool
+) -> DecodedImage:
     is_animated = image.format in ANIMATIONS and getattr(image, "is_animated", False)  # counting the frames is slow
     least = needed * HEADROOM_OF_DRAFTS  # draft mode has an effect on JPEG only
     drafted = image.draft(None, (math.ceil(original.width * least), math.ceil(original.height * least)))
@@ -254,10 +248,21 @@ def _decode(image: ImageFile.ImageFile, original: Size, signal: Signal | None, *
     factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)
     box = 0.0, 0.0, width / factor, height / factor
     decoded_pixels = image.width * image.height
-    rgb = rgb_on_white(image, shrink_by=factor, signal=signal)
-    decoded = DecodedImage(rgb, box, original, decoded_pixels, is_animated)
+    is_cutout = finds_cutouts and _is_cutout(image)
+    rgb = rgb_on(GRAY if is_cutout else WHITE, image, shrink_by=factor, signal=signal)
+    decoded = DecodedImage(rgb, box, original, decoded_pixels, is_animated, is_cutout)
     transpose = upright_transpose(image)  # after load, which rotates a TIFF itself
     return decoded if transpose is None else _transposed(decoded, transpose)
+
+
+def _is_cutout(image: Image.Image) -> bool:
+    """Whether some of an image is visible and some is not; raises ValueError if all of it is transparent."""
+    levels = opacity(image)
+    if levels is None:
+        return False
+    if levels.getbbox() is None:
+        raise _UnsupportedImageError("all of it is transparent: expected something to see")
+    return levels.point(lambda level: level >= BRIGHT and WHITE).getbbox() is not None
 
 
 def _transposed(decoded: DecodedImage, transpose: Image.Transpose) -> DecodedImage:
@@ -267,7 +272,7 @@ def _transposed(decoded: DecodedImage, transpose: Image.Transpose) -> DecodedIma
         width, height, original = height, width, Size(original.height, original.width)
     left, right = (image.width - width, image.width) if transpose in RIGHT_TO_LEFT else (0.0, width)
     top, bottom = (image.height - height, image.height) if transpose in BOTTOM_UP else (0.0, height)
-    return DecodedImage(image, (left, top, right, bottom), original, decoded.decoded_pixels, decoded.is_animated)
+    return replace(decoded, image=image, box=(left, top, right, bottom), original=original)
 
 
 def upright_transpose(image: Image.Image) -> Image.Transpose | None:
@@ -286,8 +291,8 @@ def refuse_size(size: Size, *, most_pixels: int) -> None:
     """Raise ValueError if an image of this size is not supported. Callers use it before they decode any pixel."""
     found = f"{size.width}x{size.height}"
     if size.pixels > most_pixels:
-        raise _UnsupportedSizeError(f"{found} is too large: expected at most {most_pixels:,} pixels")
+        raise _UnsupportedImageError(f"{found} is too large: expected at most {most_pixels:,} pixels")
     if min(size.width, size.height) < SHORTEST_SIDE:
-        raise _UnsupportedSizeError(f"{found} is too small: expected at least {SHORTEST_SIDE} pixels a side")
+        raise _UnsupportedImageError(f"{found} is too small: expected at least {SHORTEST_SIDE} pixels a side")
     if max(size.width, size.height) > LONGEST_RATIO * min(size.width, size.height):
-        raise _UnsupportedSizeError(f"{found} is too long: expected at most {LONGEST_RATIO} to 1")
+        raise _UnsupportedImageError(f"{found} is too long: expected at most {LONGEST_RATIO} to 1")

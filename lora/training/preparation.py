@@ -136,7 +136,11 @@ def _read(
     text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
     processes, store = found.count, PixelStore(into / "dataset/pixels")
     inspector = Inspector(
-        config.resolutions, store, crops=PRESETS[config.lora_type].views, batch_size=config.batch_size * processes
+        config.resolutions,
+        store,
+        crops=PRESETS[config.lora_type].views,
+        batch_size=config.batch_size * processes,
+        unmasked_weight=config.unmasked_weight,
     )
     if source.lora is not None:
         log.write(match_layers(source.lora, layers.shapes).line())

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from lora.dataset.inspection import Inspector
+from lora.dataset.masks import mask_line
+from lora.dataset.previews import preview
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import named
 from lora.dataset.workers import map_in_order
@@ -29,9 +29,8 @@ def write_thumbnails(dataset: Dataset, inspector: Inspector, *, into: Path) -> N
     folder.mkdir(exist_ok=True)
 
     def write(image: CaptionedImage) -> None:
-        inspection = image.inspection
-        (pixels,) = inspector.pixels(image.path, inspection.content, inspection.crops[:1])  # the smallest
-        (folder / f"{inspection.content}.jpg").write_bytes(thumbnail(Image.fromarray(pixels)))
+        picture = thumbnail(preview(image, image.inspection.crops[0], inspector))  # the smallest
+        (folder / f"{image.inspection.content}.jpg").write_bytes(picture)
 
     with quiet_pillow():
         for _ in map_in_order(write, dataset.images[:MOST_THUMBNAILS]):
@@ -76,7 +75,7 @@ def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:
         file = thumbnails / f"{inspection.content}.jpg"
         yield TrainedImage(
             name=image.name,
-            prompt=image.prompt,
+            prompt=" | ".join(image.prompts),
             size=str(inspection.original),
             trained_at=", ".join(map(str, inspection.sizes)),
             is_held_out=inspection.content in contents,
@@ -86,10 +85,14 @@ def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:
 
 
 def _notes(prepared: Prepared, image: CaptionedImage) -> Iterator[str]:
-    """What is worth a look in an image, and whether its caption is by a model."""
+    """What is worth a look in an image, whether its caption is by a model, several captions, and its mask."""
     yield from prepared.report.worth_a_look.get(image.name, ())
     if image.caption and image.caption.by_model:
         yield f"caption by {image.caption.source}"
+    if len(image.prompts) > 1:
+        yield f"{len(image.prompts)} captions, one in each step"
+    if image.mask:
+        yield mask_line(image.mask)
 
 
 def _held_out(prepared: Prepared) -> frozenset[str]:

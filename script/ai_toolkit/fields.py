@@ -57,7 +57,10 @@ MAPPED = {
         "network": "type linear rank linear_alpha alpha network_kwargs",
         "network_kwargs": "only_if_contains ignore_if_contains",
         "save": "save_every push_to_hub hf_repo_id hf_private",
-        "datasets": "folder_path dataset_path trigger_word caption_dropout_rate cache_latents_to_disk resolution",
+        "datasets": (
+            "folder_path dataset_path trigger_word caption_dropout_rate cache_latents_to_disk resolution alpha_mask"
+            " mask_min_value"
+        ),
         "train": (
             "steps batch_size gradient_accumulation gradient_accumulation_steps lr unet_lr optimizer optimizer_params"
             " lr_scheduler ema_config timestep_type disable_sampling"
@@ -120,8 +123,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_value(CAPTIONS, token_dropout_rate=0, shuffle_tokens=False, random_triggers=None, replacements=None),
         **_off("default_caption use_short_captions", "an image without a caption gets the trigger word alone"),
         **_each("keep_tokens random_triggers_max", NoEffect("captions are trained as they are written")),
-        **_off("mask_path alpha_mask unconditional_path invert_mask", "the loss counts the whole image"),
-        **_each("mask_min_value", NoEffect("there are no masks here")),
+        **_off("mask_path", "masks are in the folder of the images here, as masks/NAME.png"),
+        **_off("unconditional_path invert_mask"),
         **_off("control_path control_path_1 control_path_2 control_path_3 inpaint_path controls", CONTROLS),
         **_off("control_from_same_folder clip_image_path clip_image_from_same_folder", CONTROLS),
         **_each("num_controls_from_same_folder control_transparent_color", NoEffect(CONTROLS)),

@@ -90,9 +90,22 @@ def _read_dataset(dataset: Section) -> None:
     _archive(dataset, field)
     dataset.give("caption_dropout_rate", dataset.get("caption_dropout_rate", 0.0), field="caption_dropout_rate")
     dataset.give("resolution", _resolution(dataset), field="resolution")
+    _give_masks(dataset)
     if "cache_latents_to_disk" in dataset.fields:
         dataset.give("cache_latents_to_disk", dataset.get("cache_latents_to_disk"), field="cache_latents_to_disk")
     dataset.close()
+
+
+def _give_masks(dataset: Section) -> None:
+    """ai-toolkit takes transparency as a mask only if it is told to."""
+    is_used = dataset.get("alpha_mask", False)
+    if is_used is True:
+        least = dataset.get("mask_min_value", 0.0)
+        dataset.give("unmasked_weight", least, field="mask_min_value", remark="what is transparent is gray")
+    elif is_used is False:
+        dataset.give("unmasked_weight", 1.0, field="alpha_mask", remark="no masks")
+    else:
+        dataset.report.refuse(dataset.at("alpha_mask"), is_used, "true or false")
 
 
 def _archive(dataset: Section, field: str) -> None:

@@ -2,7 +2,7 @@
 
 const at = id => document.getElementById(id);
 const {trigger, prefix, suffix, mostWords, saved} = document.body.dataset;
-const prompt = promptRule(trigger, prefix, suffix);
+const takeTurns = "linesTakeTurns" in document.body.dataset, prompt = promptRule(trigger, prefix, suffix);
 const counted = (count, thing) => `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
 const say = text => { at("status").textContent = text; };
 
@@ -24,13 +24,14 @@ class Caption {
   get isUnsaved() { return this.text !== this.kept; }
 
   show() {
-    const line = oneLine(this.text), part = name => this.article.querySelector(`.${name}`);
+    const line = oneLine(this.text), prompts = takeTurns ? promptsOfLines(this.text, prompt) : [prompt(line)];
+    const part = name => this.article.querySelector(`.${name}`);
     this.words = line ? line.split(" ").length : 0;
     part("words").textContent = counted(this.words, "word");
     part("flag").textContent = !this.words ? "empty" : this.words > mostWords ? `over ${mostWords} words` : "";
     part("changed").textContent = this.isChanged ? "changed" : "";
     this.article.classList.toggle("is-changed", this.isChanged);
-    part("prompt").replaceChildren(...marked(prompt(line) || "(no prompt)"));
+    part("prompt").replaceChildren(...marked(prompts.join(" | ") || "(no prompt)"));
     part("unless-described")?.toggleAttribute("hidden", this.words > 0);
   }
 }

@@ -24,7 +24,7 @@ class EditedCaption:
     text: str  # lines without control characters
     source: str  # who wrote the caption, or which file it is from
     by_model: bool
-    prompt: str  # as trained
+    prompts: tuple[str, ...]  # as trained
 
     @property
     def words(self) -> int:

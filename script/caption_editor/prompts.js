@@ -46,6 +46,12 @@ function promptRule(trigger, rawPrefix, rawSuffix) {
   };
 }
 
+/** The different prompts of the lines of a caption that are not blank. */
+function promptsOfLines(caption, prompt) {
+  const lines = caption.split("\n").filter(oneLine);
+  return [...new Set((lines.length ? lines : [caption]).map(prompt))];
+}
+
 /** A text as an array of its parts, in which every second one is the trigger word. */
 function splitAtTrigger(text, trigger) {
   if (!trigger) return [text];

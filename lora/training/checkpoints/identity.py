@@ -41,7 +41,7 @@ def identity_of(
         del settings["steps"]
         settings["warm_up_steps"] = warm_up_steps(recipe.steps)
     images = [
-        (image.inspection.content, list(map(str, image.inspection.sizes)), image.prompt, *_repeats(image))
+        (image.inspection.content, list(map(str, image.inspection.sizes)), "\n".join(image.prompts), *_repeats(image))
         for image in dataset.images
     ]
     return {
@@ -55,7 +55,15 @@ def identity_of(
         "layers": f"{len(layers)}, {_digest(layers)}",
         "images": len(dataset.images),
         "images_and_captions": _digest(sorted(images)),
+        **_masks(dataset),
     }
+
+
+def _masks(dataset: Dataset) -> Json:
+    """The masks, and the weight outside of them; nothing without any, so that older checkpoints can be resumed."""
+    masks = sorted([image.inspection.content, image.mask.content] for image in dataset.images if image.mask)
+    outside = dataset.masks.unmasked_weight
+    return {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": outside} if masks else {}
 
 
 def _repeats(image: CaptionedImage) -> list[int]:

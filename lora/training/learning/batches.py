@@ -5,7 +5,7 @@ processes can compute its own part of a batch.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -26,10 +26,27 @@ class Batch:
 
     latents: Tensor  # [B, C, H, W] fp32
     prompt: Prompt
+    weights: Tensor | None = None  # [B, H, W] fp32, of the loss at each latent; None if all count the same
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], prompts: Sequence[Prompt]) -> "Batch":
+        """A batch of examples of one size, each with one of its prompts."""
+        latents = torch.stack([example.latents for example in examples])
+        every = [example.weights for example in examples]
+        if all(weights is None for weights in every):
+            return cls(latents, Prompt.stack(list(prompts)))
+        ones = torch.ones(latents.shape[2:])
+        weights = torch.stack([ones if weights is None else weights for weights in every])
+        return cls(latents, Prompt.stack(list(prompts)), weights)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """A batch with every tensor replaced by `change(tensor)`."""
+        weights = None if self.weights is None else change(self.weights)
+        return Batch(change(self.latents), self.prompt.map(change), weights)
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device. Copies of pinned memory to a GPU are queued, without waiting for it."""
-        return Batch(_copied(self.latents, device), self.prompt.map(partial(_copied, device=device)))
+        return self.map(partial(_copied, device=device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +63,7 @@ class NoisyBatch:
 
     def pinned(self) -> "NoisyBatch":
         """The same in pinned memory."""
-        batch = Batch(self.batch.latents.pin_memory(), self.batch.prompt.map(Tensor.pin_memory))
+        batch = self.batch.map(Tensor.pin_memory)
         return NoisyBatch(batch, self.noise.pin_memory(), self.sigmas.pin_memory())
 
     @property
@@ -118,9 +135,9 @@ class Batches:
         samples = [self._sample(example, index, position) for position, example in numbered]
         if not samples:
             return None
-        latents = torch.stack([example.latents for _, example in numbered])
         prompts, noise, sigmas = zip(*samples, strict=True)
-        made = NoisyBatch(Batch(latents, Prompt.stack(list(prompts))), torch.stack(noise), torch.cat(sigmas))
+        batch = Batch.of([example for _, example in numbered], prompts)
+        made = NoisyBatch(batch, torch.stack(noise), torch.cat(sigmas))
         return made.pinned() if torch.cuda.is_available() else made
 
     def conditions(self, index: int, *, part: slice = slice(None)) -> Conditions | None:
@@ -152,7 +169,18 @@ class Batches:
         _, height, width = example.latents.shape
         mu = settings.shift.mu(height // PATCH * (width // PATCH))
         sigma = settings.sigma_rule.sample(1, mu=mu, generator=generator)
-        return _SampleStart(self._dataset.dropped if is_dropped else example.prompt, sigma, generator)
+        prompt = self._dataset.dropped if is_dropped else self._prompt(example, index, position)
+        return _SampleStart(prompt, sigma, generator)
+
+    def _prompt(self, example: Example, index: int, position: int) -> Prompt:
+        """One of an example's prompts, drawn apart from everything else, so that one prompt alone changes nothing."""
+        if not example.other_prompts:
+            return example.prompt
+        every, generator = (
+            (example.prompt, *example.other_prompts),
+            generator_for(self._seed, "caption", index, position),
+        )
+        return every[int(torch.randint(len(every), (1,), generator=generator))]
 
     def _ordered(self, epoch: int) -> list[list[Example]]:
         generator, size = generator_for(self._seed, "order", epoch), self._batch_size

@@ -18,6 +18,10 @@ def velocity_target(clean: Tensor, noise: Tensor) -> Tensor:
     return noise - clean
 
 
-def flow_matching_losses(predicted: Tensor, velocity: Tensor) -> Tensor:
-    """The mean squared error [B] of each sample in fp32; samples count the same whatever their size."""
-    return (predicted.float() - velocity.float()).square().mean(dim=(1, 2, 3))
+def flow_matching_losses(predicted: Tensor, velocity: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean squared error [B] of each sample in fp32; samples count the same whatever their size.
+
+    `weights` [B, H, W] are multiplied with the squared errors before the mean is taken, which is not divided by theirs.
+    """
+    errors = (predicted.float() - velocity.float()).square()
+    return (errors if weights is None else errors * weights[:, None]).mean(dim=(1, 2, 3))

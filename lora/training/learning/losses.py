@@ -54,7 +54,7 @@ def training_losses(transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch
     latents, noise, sigmas = noisy_batch.batch.latents, noisy_batch.noise, noisy_batch.sigmas
     noisy = add_noise(latents, noise, sigmas)
     predicted = velocity_with_lora(transformer, noisy, sigmas=sigmas, prompt=noisy_batch.batch.prompt)
-    return flow_matching_losses(predicted, velocity_target(latents, noise))
+    return flow_matching_losses(predicted, velocity_target(latents, noise), noisy_batch.batch.weights)
 
 
 def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.modulation import Conditions, PrecomputedModulation
-from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batch, NoisyBatch
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.learning.held_out import held_out_contents
@@ -136,7 +135,7 @@ def _batches(points: list[_Point], batch_size: int) -> Iterator[list[_Point]]:
 
 def _noisy_batch(points: list[_Point]) -> NoisyBatch:
     examples = [point.example for point in points]
-    batch = Batch(torch.stack([each.latents for each in examples]), Prompt.stack([each.prompt for each in examples]))
+    batch = Batch.of(examples, [each.prompt for each in examples])
     return NoisyBatch(batch, torch.stack([e.noise for e in points]), torch.tensor([e.sigma for e in points]))
 
 

@@ -31,6 +31,7 @@ class TrainConfig:
     trigger_word: str
     autocaption_prefix: str
     autocaption_suffix: str
+    multiline_split: bool  # whether each line of a caption is one
     lora_type: str
     steps: int
     learning_rate: float
@@ -40,6 +41,7 @@ class TrainConfig:
     lora_rank: int
     layers: str
     layers_to_optimize_regex: str
+    unmasked_weight: float  # of the loss outside of masks; 1 turns them off
     preservation: float | None  # share of steps
     caption_dropout_rate: float | None
     timestep_logit_mean: float | None
@@ -65,7 +67,8 @@ class TrainConfig:
     @property
     def prompt_rule(self) -> PromptRule:
         """How captions become prompts."""
-        return PromptRule(self.trigger_word, self.autocaption_prefix, self.autocaption_suffix)
+        affixes = self.autocaption_prefix, self.autocaption_suffix
+        return PromptRule(self.trigger_word, *affixes, multiline_split=self.multiline_split)
 
     @classmethod
     def checked(cls, **inputs: object) -> Self:
@@ -172,6 +175,7 @@ CHECKS: dict[str, Check] = {
     "trigger_word": _trigger_word,
     "autocaption_prefix": _line(1000),
     "autocaption_suffix": _line(1000),
+    "multiline_split": check_bool,
     "lora_type": partial(check_choice, choices=tuple(PRESETS)),
     "steps": _whole(0, MAX_STEPS),
     "training_steps": _optional(_whole(0, MAX_STEPS)),
@@ -182,6 +186,7 @@ CHECKS: dict[str, Check] = {
     "lora_rank": _whole(0, 128),
     "layers": _line(512),
     "layers_to_optimize_regex": lambda name, value: check_text(name, "" if value is None else value, at_most=512),
+    "unmasked_weight": _number(0.0, 1.0),
     "preservation": _optional(_number(0.0, 1.0)),
     "caption_dropout_rate": _optional(_number(0.0, 1.0)),
     "timestep_logit_mean": _optional(_number(-4.0, 4.0)),

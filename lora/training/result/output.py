@@ -104,7 +104,7 @@ def check_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
     """The contents of all small files by their names in the tar's folder."""
     result, settings = artifacts.result, artifacts.settings
-    captions = tuple(image.prompt for image in artifacts.dataset.images)
+    captions = tuple(prompt for image in artifacts.dataset.images for prompt in image.prompts)
     metadata = lora_metadata(settings, tensors=result.tensors, captions=captions, layout="diffusers")
     contents = {
         "lora.safetensors": safetensors_file(result.tensors, metadata),
@@ -117,7 +117,7 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
     if artifacts.layout == "kohya":
         contents["lora_kohya.zip"] = _kohya_zip(artifacts, captions)
     for name, captioned in caption_paths(artifacts.dataset.images).items():
-        contents[f"captions/{name}"] = captioned.prompt.encode()
+        contents[f"captions/{name}"] = "\n".join(captioned.prompts).encode()
     contents["report/dataset.json"] = _json(artifacts.report.as_json())
     contents["report/losses.jsonl"] = "".join(json_lines(result.summary.steps)).encode()
     contents["report/training.json"] = _json(_training_report(result.summary))

@@ -79,7 +79,7 @@ def _worker_input(
     return WorkerInput(
         job=job,
         plan=plan,
-        examples=tuple((each.content, each.repeats) for each in dataset.examples),
+        examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
         samples=len(dataset.samples),
         prompts=numbered_prompts(dataset),
         checkpoint=start.checkpoint.folder if start.checkpoint else None,

@@ -26,9 +26,9 @@ class WorkerInput:
 
     job: Job
     plan: Plan
-    examples: tuple[tuple[str, int], ...]  # content and repeats of each
+    examples: tuple[tuple[str, int, int], ...]  # content, repeats and number of prompts of each
     samples: int  # number of sample prompts
-    prompts: tuple[int, ...]  # number of the prompt of each example, each sample, a dropped caption, each neutral image
+    prompts: tuple[int, ...]  # numbers of the prompts of examples, of samples, a dropped caption, neutral images
     checkpoint: Path | None  # the folder of the checkpoint from which to resume
     has_lora: bool
     store: Path
@@ -40,8 +40,8 @@ USAGE_ADAPTER = TypeAdapter(Usage)
 
 
 def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
-    """The number of the prompt of each example, each sample, a dropped caption and each neutral image, in this order.
-    Equal prompts have the same number."""
+    """The numbers of the prompts of all examples, of samples, of a dropped caption and of neutral images, in this
+    order. Equal prompts have the same number."""
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(id(prompt.tokens), len(numbers)) for prompt in _prompts(dataset))
 
@@ -51,6 +51,8 @@ def write_worker_input(
 ) -> None:
     """Write the inputs of the worker processes."""
     tensors = {f"latents.{number}": example.latents.contiguous() for number, example in enumerate(dataset.examples)}
+    weights = {number: example.weights for number, example in enumerate(dataset.examples)}
+    tensors |= {f"weights.{number}": each.contiguous() for number, each in weights.items() if each is not None}
     for number, prompt in zip(worker_input.prompts, _prompts(dataset), strict=True):
         tensors |= {f"tokens.{number}": prompt.tokens, f"pooled.{number}": prompt.pooled}
     save_file(tensors, folder / DATA)
@@ -67,14 +69,14 @@ def read_worker_input(folder: Path) -> WorkerInput:
 def read_data(folder: Path, worker_input: WorkerInput) -> EncodedDataset:
     """Read the data set, memory-mapped, so that processes share its memory."""
     tensors = load_file(folder / DATA)
-    prompts = [Prompt(tensors[f"tokens.{number}"], tensors[f"pooled.{number}"]) for number in worker_input.prompts]
-    examples = tuple(
-        Example(tensors[f"latents.{number}"], prompts[number], content, repeats)
-        for number, (content, repeats) in enumerate(worker_input.examples)
-    )
-    rest = iter(prompts[len(examples) :])
+    rest = (Prompt(tensors[f"tokens.{number}"], tensors[f"pooled.{number}"]) for number in worker_input.prompts)
+    examples = []
+    for number, (content, repeats, count) in enumerate(worker_input.examples):
+        prompt, *others = itertools.islice(rest, count)
+        latents, weights = tensors[f"latents.{number}"], tensors.get(f"weights.{number}")
+        examples.append(Example(latents, prompt, content, repeats, weights, tuple(others)))
     samples = tuple(itertools.islice(rest, worker_input.samples))
-    return EncodedDataset(examples, next(rest), samples, tuple(rest))
+    return EncodedDataset(tuple(examples), next(rest), samples, tuple(rest))
 
 
 def read_initial_lora(folder: Path, worker_input: WorkerInput) -> Mapping[str, Tensor] | None:
@@ -98,4 +100,5 @@ def read_result(folder: Path) -> TrainingResult:
 
 
 def _prompts(dataset: EncodedDataset) -> list[Prompt]:
-    return [*(example.prompt for example in dataset.examples), *dataset.samples, dataset.dropped, *dataset.neutral]
+    of_examples = (prompt for example in dataset.examples for prompt in (example.prompt, *example.other_prompts))
+    return [*of_examples, *dataset.samples, dataset.dropped, *dataset.neutral]

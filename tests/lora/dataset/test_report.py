@@ -68,6 +68,8 @@ def test_a_report_as_json_contains_every_image_and_its_prompt(tmp_path):
         "trained_at": ["64x64", "96x96"],
         "caption_from": "0.txt",
         "prompt": "TOK é",
+        "other_prompts": [],
+        "mask": None,
         "blur": None,  # noise has no edges
         "tones": 0,
     }

@@ -54,25 +54,26 @@ def skipped(dataset):
 
 
 @pytest.mark.parametrize(
-    "mask",
+    ("mask", "is_usable"),
     [
-        encoded(drawn("L")),
-        encoded(drawn("1")),
-        encoded(drawn("RGB"), "JPEG"),
-        encoded(drawn("L", soft=True), "JPEG"),
-        encoded(drawn("RGBA"), "WEBP"),
-        encoded(Image.linear_gradient("L")),
-        encoded(solid_image(color=(0, 0, 0))),
-        encoded(solid_image(color=(200, 30, 60))),
+        (encoded(drawn("L")), True),
+        (encoded(drawn("1")), True),
+        (encoded(drawn("RGB"), "JPEG"), True),
+        (encoded(drawn("L", soft=True), "JPEG"), True),
+        (encoded(drawn("RGBA"), "WEBP"), True),
+        (encoded(Image.linear_gradient("L").resize((96, 80))), True),
+        (encoded(solid_image(color=(0, 0, 0))), False),
+        (encoded(solid_image(color=(200, 30, 60))), False),
     ],
 )
 @pytest.mark.parametrize("name", ["masks/1.png", "1_mask.png", "1-masklabel.png"])
-def test_a_mask_is_kept_with_its_image_and_not_trained(tmp_path, mask, name):
-    dataset = read(tmp_path, {"1.jpg": PHOTO, "2.jpg": PHOTO, name: mask})
+def test_a_mask_is_kept_with_its_image_and_not_trained(tmp_path, mask, is_usable, name):
+    dataset = read(tmp_path, {"1.jpg": PHOTO, "2.jpg": PHOTO, name: mask}, unmasked_weight=0.1)
     assert list(trained(dataset)) == ["1.jpg", "2.jpg"]
-    assert skipped(dataset)[name].startswith("a mask")
+    assert [reason.startswith("a mask") for reason in skipped(dataset).values()] == ([] if is_usable else [True])
     first, second = dataset.images
-    assert first.mask.path.read_bytes() == mask
+    assert [each.name for each in dataset.masks.unusable] == ([] if is_usable else [name])
+    assert first.mask.path.read_bytes() == mask if is_usable else first.mask is None
     assert second.mask is None
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from bench.planted import photograph
 from lora.images import files as images
 from lora.images.files import is_image, open_image, quiet_pillow
+from lora.images.orientation import EXIF_TRANSPOSES
 from lora.images.size import Size, cover_scale
 from tests.tiny import assert_one_sentence, encoded, noisy_image, solid_image, write
 
@@ -26,7 +27,7 @@ ORIENTATION = 0x0112
 DATA = Path(__file__).parents[2] / "data"
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 # How an upright image is stored so that its EXIF orientation restores it.
-STORED = images.EXIF_TRANSPOSES | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+STORED = EXIF_TRANSPOSES | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def decoded(tmp_path, content):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from lora.dataset.reading import Archives
 from lora.training.captions import Captioning
@@ -127,3 +128,19 @@ def test_images_share_sizes_if_batches_of_all_processes_have_more_than_one(tmp_p
         tmp_path / "a.zip", zipped({f"{width}.png": encoded(solid_image(width, 300)) for width in (310, 340)})
     )
     assert prepared(archive, tmp_path / "into", batch_size=1).report.size_note[: len(note) or None] == note
+
+
+def test_masks_and_captions_that_take_turns_are_inputs_of_a_training(tmp_path):
+    mask = Image.new("L", (96, 80))
+    mask.paste(255, (0, 0, 40, 40))
+    members = {"1.png": encoded(solid_image()), "1.txt": "one\ntwo", "masks/1.png": encoded(mask)}
+    archive = write(tmp_path / "a.zip", zipped(members))
+    (tmp_path / "default").mkdir()
+    (image,) = prepared(archive, tmp_path / "default").images.images
+    assert image.mask.name == "masks/1.png"
+    assert image.prompts == ("TOK one two",)
+    (tmp_path / "changed").mkdir()
+    changed = prepared(archive, tmp_path / "changed", unmasked_weight=1, multiline_split=True)
+    assert changed.images.images[0].mask is None
+    assert changed.images.images[0].prompts == ("TOK one", "TOK two")
+    assert changed.settings() | {"unmasked_weight": 1.0, "multiline_split": True} == changed.settings()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from lora.dataset.masks import FoundMasks, Mask
 from lora.training.checkpoints.identity import folder_name, identity_of, refuse_mismatch
 from tests.tiny import (
     TINY_FLUX,
@@ -186,6 +187,29 @@ def test_a_batch_of_two_is_the_same_training_as_one_image_in_each_of_two_process
 def test_inputs_that_do_not_affect_the_lora_do_not_count(dataset, base, inputs):
     """A training may be resumed on another machine with another GPU."""
     assert identity(dataset, base, **inputs) == identity(dataset, base)
+
+
+def test_masks_and_the_weight_outside_are_part_of_the_identity_only_if_there_are_masks(dataset, base):
+    """Their absence changes no identity of a checkpoint from before them."""
+    first, second = dataset.images
+    assert not {"masks", "unmasked_weight"} & identity(dataset, base, unmasked_weight=0.5).keys()
+
+    def with_mask(content, weight):
+        mask = Mask("masks/0.png", first.path, content, is_opacity=False)
+        return replace(
+            dataset, images=(replace(first, mask=mask), second), masks=FoundMasks({first.name: mask}, (), weight)
+        )
+
+    one = identity(with_mask("a", 0.1), base)
+    assert difference(identity(with_mask("b", 0.1), base), one) == "masks"
+    assert difference(identity(with_mask("a", 0.2), base), one) == "unmasked_weight"
+    assert difference(identity(dataset, base), one) == "masks"
+
+
+def test_captions_that_take_turns_are_all_part_of_the_identity(dataset, base):
+    first, second = dataset.images
+    several = replace(dataset, images=(replace(first, prompts=(first.prompt, "another TOK")), second))
+    assert difference(identity(several, base), identity(dataset, base)) == "images_and_captions"
 
 
 def test_repeats_are_part_of_the_identity_and_their_absence_changes_no_old_one(dataset, base):

@@ -217,3 +217,55 @@ def test_batches_for_a_gpu_are_in_pinned_memory():
     made = tiny_batches(a_recipe()).noisy_batch(0)
     tensors = (made.batch.latents, made.batch.prompt.tokens, made.batch.prompt.pooled, made.noise, made.sigmas)
     assert all(tensor.is_pinned() for tensor in tensors)
+
+
+def several_captions(*, prompts=3, images=4):
+    """Images whose prompts have their number and a tenth more each."""
+    dataset = numbered_dataset(*[(4, 6)] * images)
+    return replace(
+        dataset,
+        examples=tuple(
+            replace(each, other_prompts=tuple(each.prompt.map(lambda t, n=n: t + n / 10) for n in range(1, prompts)))
+            for each in dataset.examples
+        ),
+    )
+
+
+def drawn_captions(batches):
+    return [
+        round(token - latent, 1)
+        for batch in batches
+        for token, latent in zip(batch.prompt.tokens.mean(dim=(1, 2)).tolist(), numbers(batch), strict=True)
+    ]
+
+
+def test_of_several_captions_of_an_image_one_is_drawn_for_each_sample():
+    captions = drawn_captions(batches_of(several_captions(), count=300))
+    assert set(captions) == {0.0, 0.1, 0.2}, "each is one of the image's own"
+    assert all(150 < captions.count(each) < 250 for each in (0.0, 0.1, 0.2))
+
+
+def test_the_caption_of_a_sample_depends_on_the_seed_and_the_step_only():
+    dataset = several_captions()
+    first, again, other = (drawn_captions(batches_of(dataset, count=20, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert drawn_captions(batches_of(dataset, count=40, seed=1))[: len(first)] == first
+
+
+def test_several_captions_change_neither_sigma_nor_noise_nor_which_captions_are_dropped():
+    one, several = numbered_dataset(*[(4, 6)] * 4), several_captions()
+    for ours, theirs in zip(
+        *(noisy_batches_of(dataset, count=12, dropout=0.5) for dataset in (several, one)), strict=True
+    ):
+        assert torch.equal(ours.sigmas, theirs.sigmas)
+        assert torch.equal(ours.noise, theirs.noise)
+        dropped = [batch.batch.prompt.pooled.mean(dim=1) == DROPPED for batch in (ours, theirs)]
+        assert torch.equal(*dropped)
+
+
+def test_what_modulation_depends_on_is_of_the_caption_that_is_drawn():
+    batches = Batches(several_captions(), batch_size=2, noise_settings=NoiseSettings(MIDDLE, 0.0, 0.0, SHIFT), seed=0)
+    for index in range(8):
+        expected = batches.noisy_batch(index).batch.prompt.pooled
+        assert torch.equal(batches.conditions(index).pooled, expected)

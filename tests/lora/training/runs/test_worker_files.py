@@ -16,7 +16,7 @@ from lora.training.runs.worker_files import (
     read_worker_input,
     write_worker_input,
 )
-from tests.tiny import TINY_FLUX, a_recipe, tiny_dataset, tiny_prompt
+from tests.tiny import TINY_FLUX, a_recipe, masked, tiny_dataset, tiny_prompt
 
 
 def worker_input_for(dataset, folder):
@@ -37,7 +37,7 @@ def worker_input_for(dataset, folder):
             MemoryConfiguration("fp32", "nothing", False),
             *(6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
         ),
-        examples=tuple((each.content, each.repeats) for each in dataset.examples),
+        examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
         samples=len(dataset.samples),
         prompts=numbered_prompts(dataset),
         checkpoint=None,
@@ -51,7 +51,8 @@ def test_prompts_keep_their_order_and_equal_prompts_are_written_once(tmp_path):
     sample, neutral = tiny_prompt(seed=1), tuple(tiny_prompt(seed=seed) for seed in (2, 3))
     dataset = tiny_dataset(3)
     repeated = replace(dataset.examples[1], repeats=5)
-    dataset = replace(dataset, examples=(dataset.examples[0], repeated, dataset.examples[2]))
+    several = replace(masked(dataset.examples[2], 0.1), other_prompts=(tiny_prompt(seed=4), tiny_prompt(seed=5)))
+    dataset = replace(dataset, examples=(dataset.examples[0], repeated, several))
     dataset = replace(dataset, samples=(sample, dataset.dropped), neutral=(*neutral, sample))
     write_worker_input(tmp_path, worker_input_for(dataset, tmp_path), dataset, None)
     found = read_data(tmp_path, read_worker_input(tmp_path))
@@ -59,6 +60,9 @@ def test_prompts_keep_their_order_and_equal_prompts_are_written_once(tmp_path):
         assert torch.equal(ours.tokens, theirs.tokens)
         assert torch.equal(ours.pooled, theirs.pooled)
     assert [example.repeats for example in found.examples] == [1, 5, 1]
+    assert [len(example.other_prompts) for example in found.examples] == [0, 0, 2]
+    assert [example.weights is None for example in found.examples] == [True, True, False]
+    assert torch.equal(found.examples[2].weights, several.weights)
     assert (len(found.samples), len(found.neutral)) == (2, 3)
     assert found.neutral[2].tokens is found.samples[0].tokens
 

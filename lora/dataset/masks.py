@@ -1,0 +1,109 @@
+"""The masks of images, which say what of an image is to be learned: files that belong to images, or the opacity of
+cut-out images. Says why a file is no usable mask. Knows no tensors.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lora.dataset.archive import Member, Skipped
+from lora.dataset.crops import Crop, crop_box
+from lora.dataset.inspection import Inspection
+from lora.dataset.workers import map_in_order
+from lora.images.colors import BRIGHT, OPAQUE
+from lora.images.masks import crop_mask, open_mask, open_opacity, turned_with
+from lora.images.size import Size
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """The mask of an image, of which the white pixels are to be learned."""
+
+    name: str  # of its file in the archive: for a cut-out, that of the image
+    path: Path
+    content: str  # sha256 of the file
+    is_opacity: bool  # if True, it is the opacity of the image itself
+
+
+def mask_line(mask: Mask | None) -> str:
+    """A line on where the mask of an image is from; empty without one."""
+    if mask is None:
+        return ""
+    return "mask: its transparency" if mask.is_opacity else f"mask: {mask.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMasks:
+    """The masks of a data set."""
+
+    by_image: Mapping[str, Mask]  # the usable ones, by the names of their images
+    unusable: tuple[Skipped, ...]  # files of images that are trained as a whole, with the reason
+    unmasked_weight: float  # of the loss outside of masks; with 1 there are none
+
+    def without_used(self, files: Iterable[Skipped]) -> tuple[Skipped, ...]:
+        """Those of some files that are not used as masks."""
+        used = {mask.name for mask in self.by_image.values() if not mask.is_opacity}
+        return tuple(file for file in files if file.name not in used)
+
+
+def find_masks(
+    inspected: Sequence[tuple[Member, Inspection]], files: Mapping[str, Member], *, unmasked_weight: float
+) -> FoundMasks:
+    """Find the masks of inspected images: their files, by the names of the images, or the opacity of cut-outs."""
+    if unmasked_weight == 1:
+        return FoundMasks({}, (), unmasked_weight)
+
+    def mask_or_reason(each: tuple[Member, Inspection]) -> Mask | Skipped | None:
+        image, inspection = each
+        file = files.get(image.name)
+        if file is None:
+            own = Mask(image.name, image.path, inspection.content, is_opacity=True)
+            return own if inspection.is_cutout else None
+        with file.path.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        mask = Mask(file.name, file.path, content, is_opacity=False)
+        reason = _unusable_reason(mask, image.path, inspection.original)
+        return Skipped(file.name, reason) if reason else mask
+
+    with closing(map_in_order(mask_or_reason, inspected)) as results:
+        found = [(image.name, result) for (image, _), result in zip(inspected, results, strict=True)]
+    return FoundMasks(
+        {name: each for name, each in found if isinstance(each, Mask)},
+        tuple(each for _, each in found if isinstance(each, Skipped)),
+        unmasked_weight,
+    )
+
+
+def crops_of_mask(
+    mask: Mask, image: Path, inspection: Inspection, crops: Sequence[Crop], *, pixels_per_cell: int
+) -> Iterator[Image.Image]:
+    """Yield the part of a mask that each crop of its image shows, in 8-bit gray, with a pixel for each square of
+    `pixels_per_cell` pixels of the crop: the mean over that square."""
+    original = inspection.original
+    whole = (0.0, 0.0, float(original.width), float(original.height))
+    decoded = _opened(mask, image, original)
+    for crop in crops:
+        box = crop_box(whole, crop, content=inspection.content)
+        size = Size(crop.size.width // pixels_per_cell, crop.size.height // pixels_per_cell)
+        yield crop_mask(decoded, original, box, size)
+
+
+def _opened(mask: Mask, image: Path, original: Size) -> Image.Image:
+    return open_opacity(mask.path) if mask.is_opacity else turned_with(image, open_mask(mask.path), original)
+
+
+def _unusable_reason(mask: Mask, image: Path, original: Size) -> str:
+    """Why a file is not used as a mask; empty if it is."""
+    try:
+        levels = np.asarray(_opened(mask, image, original))
+    except ValueError as error:
+        return str(error)
+    darkest, brightest = int(levels.min()), int(levels.max())
+    if brightest < BRIGHT:
+        return f"it has no white pixel, the brightest is {brightest} of 255"
+    return "it is entirely white" if darkest >= OPAQUE else ""

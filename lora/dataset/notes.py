@@ -1,0 +1,26 @@
+"""Lines for the log on what a training makes of a data set beside its images and captions: masks, captions that take
+turns."""
+
+from collections.abc import Iterator
+
+from lora.dataset.names import quoted
+from lora.dataset.reading import Dataset
+from lora.dataset.wording import counted
+
+
+def notes_on_choices(dataset: Dataset) -> Iterator[str]:
+    """Yield a line on masks, if there are any, and one on images with several captions."""
+    masks = [image.mask for image in dataset.images if image.mask]
+    if masks:
+        files = [mask.name for mask in masks if not mask.is_opacity]
+        count, own = len(masks), len(masks) - len(files)
+        sources = [f"{counted(len(files), 'file')} such as {quoted(files[0])}"] if files else []
+        sources += [f"{own} by transparency, which is gray"] if own else []
+        which = f"{count} of {counted(len(dataset.images), 'image')} with a mask ({', '.join(sources)})"
+        yield f"{which}: what is outside counts {dataset.masks.unmasked_weight:g} times as much (unmasked_weight)"
+    several = [len(image.prompts) for image in dataset.images if len(image.prompts) > 1]
+    if several:
+        yield (
+            f"{counted(len(several), 'image')} with several captions, {sum(several)} in all: one of them is used in"
+            " each step (multiline_split)"
+        )
