@@ -174,4 +174,4 @@ def test_check_takes_the_file_with_its_folder_and_keeps_its_own_output(monkeypat
 
 def test_the_defaults_of_the_signature_stay_for_what_the_file_does_not_say(tmp_path):
     config = checked_config(**read_job(job(tmp_path)).inputs)
-    assert (config.ema_decay, config.seed, config.extra_layout) == (None, 42, "none")
+    assert (config.preservation, config.seed, config.extra_layout) == (None, 42, "none")
