@@ -39,8 +39,8 @@ class Preset:
 PRESETS = {
     # A person, a pet, a thing. Captions are dropped to the trigger word, so that the word alone is enough in a prompt.
     # With crops, the subject is learned as well and other prompts change less. With FLUX's shift of sigma, it was
-    # learned no better and other prompts changed more; with preservation of this share and weight, it was learned as
-    # well and other prompts changed a fraction as much (bench/learning.py, on the embedded base).
+    # learned no better and other prompts changed more; with preservation of this share and weight, it was learned
+    # nearly as well and other prompts changed a fifth as much (bench/learning.py, on the embedded base).
     "subject": Preset(
         learning_rate=4e-4,
         lora_rank=16,
