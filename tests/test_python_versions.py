@@ -1,4 +1,4 @@
-"""Which versions of Python the project admits: where there is none of them, uv downloads the newest that is admitted."""
+"""Which versions of Python the project admits: where there is none of them, uv downloads the newest admitted one."""
 
 import tomllib
 from pathlib import Path
