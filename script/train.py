@@ -40,10 +40,12 @@ def main() -> None:
         launched = launched_process(os.environ)
         if launched is None:
             run()
-        elif launched.rank == 0:
+            return
+        if launched.local_rank == 0:  # once on each machine
+            print(f"waiting for {launched.size} processes at {launched.address}:{launched.port}", flush=True)
+        if launched.rank == 0:
             from lora.training.runs.joining import leading, naming_lost_machine  # noqa: PLC0415 - imports torch
 
-            print(f"waiting for {launched.size} processes at {launched.address}:{launched.port}", flush=True)
             with leading(launched):
                 run(naming_lost_machine)
         else:
@@ -52,6 +54,8 @@ def main() -> None:
             sys.exit(take_part(launched))
     except LaunchError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def run(naming_errors: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:

@@ -41,6 +41,7 @@ def run_process(rank: int, port: int, folder: Path) -> None:
         "unwritable": shared(machines, folder / "blocked"),
         "out of memory": attempts(machines, torch.OutOfMemoryError("full")),
         "error": attempts(machines, ValueError("no such layer")),
+        "unexpected error": attempts(machines, KeyError("no such key")),
         "silent": silent(machines),
         "processes": refusal_of_another_number(machines) if rank == 0 else "",
     }
@@ -55,22 +56,24 @@ def run_process(rank: int, port: int, folder: Path) -> None:
 def shared(machines: Machines, into: Path) -> bytes | str:
     """Send a file of several blocks and an empty one from the first process; the content that was received."""
     orders.BLOCK_BYTES = BLOCK
+    into.mkdir(exist_ok=True)
+    files = {"a/content": into / "content", "empty": into / "empty"}
     if machines.rank == 0:
-        into.mkdir(exist_ok=True)
-        files = {"a/content": into / "content", "empty": into / "empty"}
         for path, content in zip(files.values(), (CONTENT, b""), strict=True):
             path.write_bytes(content)
-        machines.say(Train(1, files_to_send(files)))
-        send_files(files, machines)
-        return CONTENT
-    order = machines.say()
+    order = machines.say(Train(1, files_to_send(files)) if machines.rank == 0 else None)
     assert isinstance(order, Train)
     try:
-        receive_files(order, into, machines)
-    except OSError as error:
-        return type(error).__name__
+        with machines.attempt(batch_size=1) as parallel:
+            if machines.rank == 0:
+                send_files(files, parallel)
+            else:
+                receive_files(order, into, parallel)
+            _sum(parallel)
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
     assert (into / "empty").read_bytes() == b""
-    return (into / "a/content").read_bytes()
+    return (into / "content" if machines.rank == 0 else into / "a/content").read_bytes()
 
 
 def refusal_of_another_number(machines: Machines) -> str:
@@ -94,7 +97,7 @@ def attempts(machines: Machines, error: Exception) -> list[str]:
                 if (machines.rank, number) == (1, 1):
                     raise error
                 found.append(f"sum {_sum(parallel):.0f}")
-        except (RuntimeError, ValueError) as raised:
+        except (RuntimeError, ValueError, KeyError) as raised:
             found.append(f"{type(raised).__name__}: {raised}")
     return found
 

@@ -7,8 +7,8 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import EndedElsewhereError
 from lora.training.progress import Log
 from lora.training.runs.attempt import run_job
-from lora.training.runs.joining import join
-from lora.training.runs.launched import Launched
+from lora.training.runs.joining import INTERRUPTED, exit_without_others, join
+from lora.training.runs.launched import Launched, LaunchError
 from lora.training.runs.machines import FAILURES, Machines
 from lora.training.runs.members import Member
 from lora.training.runs.orders import Meet, Train, receive_files
@@ -39,7 +39,8 @@ def follow(launched: Launched, find_base: FindBase) -> int:
     the first process's base, returns the name and the folder of this machine's, and raises ValueError, OSError or
     RuntimeError if it cannot be trained.
 
-    Raises what `join` raises. Ends this process with exit code 1 if another one is lost.
+    Raises what `join` raises, and LaunchError if the connection to the others has broken. Ends this process with exit
+    code 1 if another one is lost.
     """
     termination = Termination.install()
     warnings.simplefilter("ignore")
@@ -47,8 +48,12 @@ def follow(launched: Launched, find_base: FindBase) -> int:
         machines = join(launched)
         try:
             return _obey(machines, find_base, termination)
-        except EndedElsewhereError:
+        except EndedElsewhereError as error:
             time.sleep(SECONDS_TO_END)
+            exit_without_others(1)
+            raise LaunchError(str(error)) from error
+        except KeyboardInterrupt:
+            exit_without_others(INTERRUPTED)
             raise
 
 
@@ -79,21 +84,31 @@ def _meet(order: Meet, machines: Machines, find_base: FindBase) -> Path:
 
 def _take_part(order: Train, machines: Machines, base: Path, termination: Termination) -> None:
     """Take part in an attempt. If it fails, the first process is told why, and decides what comes next."""
+    try:
+        _train(order, machines, base, termination)
+    except EndedElsewhereError:
+        raise
+    except FAILURES:
+        return
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
     with workspace("follower") as folder:
         try:
-            _train(order, machines, base, termination, folder=folder)
-        except EndedElsewhereError:
-            raise
-        except FAILURES:
-            return
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(order: Train, machines: Machines, base: Path, termination: Termination, *, folder: Path) -> None:
+def _train(order: Train, machines: Machines, base: Path, termination: Termination) -> None:
     log = Log(lambda _name, _value: None, None)
-    with machines.attempt(batch_size=order.batch_size) as process_group, termination.during_job():
-        receive_files(order, folder, machines)
+    with (
+        machines.attempt(batch_size=order.batch_size) as process_group,
+        termination.during_job(),
+        _temporary_folder() as folder,
+    ):
+        receive_files(order, folder, process_group)
         worker_input = read_worker_input(folder)
         run_job(
             replace(worker_input.job, base=base, samples_folder=folder, page=None),

@@ -14,9 +14,10 @@ import torch
 import torch.distributed
 
 from lora.training.runs.launched import Launched, LaunchError, choose_interface
-from lora.training.runs.machines import FAILURES, LONGEST_WAIT, Machines
+from lora.training.runs.machines import FAILURES, LONGEST_WAIT, Machines, interruptible
 
 LONGEST_JOIN = timedelta(minutes=10)  # between the starts of the machines; our choice
+INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as a shell has it
 
 CURRENT: ContextVar[Machines | None] = ContextVar("machines", default=None)
 
@@ -28,7 +29,10 @@ def join(launched: Launched) -> Machines:
     if count := torch.cuda.device_count():
         torch.cuda.set_device(launched.local_rank % count)
     try:
-        torch.distributed.init_process_group("gloo", timeout=LONGEST_JOIN)
+        interruptible(partial(torch.distributed.init_process_group, "gloo", timeout=LONGEST_JOIN))
+    except KeyboardInterrupt:
+        exit_without_others(INTERRUPTED)
+        raise
     except (RuntimeError, ValueError) as error:  # of the store, of gloo, of the address
         place, reason = f"{launched.address}:{launched.port}", str(error).splitlines()[0]
         expected = f"expected the same command on every machine within {LONGEST_JOIN.seconds // 60} minutes"
@@ -44,7 +48,7 @@ def leading(launched: Launched | None) -> Iterator[None]:
     if launched is None:
         yield
         return
-    machines, code = join(launched), 1
+    machines, code, is_complete = join(launched), 1, False
     token = CURRENT.set(machines)
     try:
         yield
@@ -54,8 +58,11 @@ def leading(launched: Launched | None) -> Iterator[None]:
         raise
     finally:
         CURRENT.reset(token)
-        if not machines.end(code):
-            atexit.register(partial(_exit_now, code))  # the last one registered is the first one called
+        try:
+            is_complete = machines.end(code)
+        finally:
+            if not is_complete:
+                exit_without_others(code)
 
 
 def current_machines() -> Machines | None:
@@ -72,6 +79,11 @@ def naming_lost_machine() -> Iterator[None]:
         if machines := current_machines():
             machines.refuse_if_lost(error)
         raise
+
+
+def exit_without_others(code: int) -> None:
+    """Let this process end with an exit code as soon as Python ends, where libtorch would wait for other processes."""
+    atexit.register(partial(_exit_now, code))  # the last one registered is the first one called
 
 
 def _exit_now(code: int) -> None:

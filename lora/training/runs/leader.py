@@ -38,8 +38,9 @@ def find_processes(base: Path, *, name: str, log: Log) -> Processes:
         raise ValueError(
             f"{PROCESSES_VARIABLE} is {asked!r}, and the launcher has started {machines.size} processes: unset it"
         )
+    own = Member.here(machines.rank, base=base, name=name)  # before the others wait for it
     machines.say(Meet(name))
-    members = machines.meet(Member.here(machines.rank, base=base, name=name))
+    members = machines.meet(own)
     refuse_unequal(members)
     log.write(described(members))
     return processes_of(members)
@@ -65,7 +66,7 @@ def train_with_followers(
     batch_size = worker_input.job.recipe.batch_size
     machines.say(Train(batch_size, files_to_send(files)))
     with machines.attempt(batch_size=batch_size) as process_group:
-        send_files(files, machines)
+        send_files(files, process_group)
         result = run_job(
             worker_input.job,
             dataset,

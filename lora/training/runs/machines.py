@@ -10,10 +10,11 @@ import threading
 import time
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -33,6 +34,28 @@ SECONDS_TO_INTERRUPT, SECONDS_TO_SAVE = 8.0, 20.0
 SECONDS_BETWEEN_POLLS = 0.1
 LOST = 1  # the exit code
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError, KeyboardInterrupt)
+
+Result = TypeVar("Result")
+
+
+def interruptible(call: Callable[[], Result]) -> Result:
+    """The result of a call of torch.distributed, which a thread of its own makes: in the main thread, Ctrl-C and other
+    signals would have no effect until it has ended."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except (ValueError, OSError, RuntimeError) as error:
+            future.set_exception(error)
+        finally:
+            future.cancel()  # does nothing but after another error, which the thread prints
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():  # `interrupt_main` does not end a wait without a timeout
+        thread.join(SECONDS_BETWEEN_POLLS)
+    return future.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +86,7 @@ class Machines:
         self._nccl: ProcessGroup | None = None  # of the attempt, if it is on GPUs
         self._members: tuple[Member, ...] = ()
         self._is_over = False
+        self._is_in_step = True  # no call that all processes make at the same time has been broken off
         self._lost: str | None = None  # the sentence on the process that is lost
         self._heartbeat = Heartbeat(
             beats,
@@ -87,32 +111,35 @@ class Machines:
         self._together(lambda: torch.distributed.broadcast_object_list(orders, src=0, group=self._control))
         return orders[0]
 
-    def share(self, block: torch.Tensor) -> None:
-        """Send a tensor on the CPU of the first process to the others, into theirs."""
-        self._together(lambda: torch.distributed.broadcast(block, src=0, group=self._control))
-
     @contextmanager
     def attempt(self, *, batch_size: int) -> Iterator[DataParallel]:
-        """A group for the gradients of one attempt at the training, which all processes begin and end together.
+        """The groups for files and gradients of an attempt at the training, which all processes begin and end together.
 
         If it fails in one of them, it ends in all. Raises the error of this process, or else torch.OutOfMemoryError or
         RuntimeError for that of another process.
         """
         self._attempts += 1
-        backend, error = "nccl" if torch.cuda.is_available() else "gloo", None
-        group = torch.distributed.new_group(backend=backend, timeout=LONGEST_WAIT)
-        parallel = DataParallel(rank=self.rank, size=self.size, batch_size=batch_size, group=group, check=self._check)
-        self._parallel, self._nccl = parallel, group if backend == "nccl" else None
-        del group
-        try:
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        group, host_group = (
+            torch.distributed.new_group(backend=each, timeout=LONGEST_WAIT) for each in (backend, "gloo")
+        )
+        self._parallel = parallel = DataParallel(
+            rank=self.rank,
+            size=self.size,
+            batch_size=batch_size,
+            group=group,
+            host_group=host_group,
+            check=self._check,
+        )
+        self._nccl = group if backend == "nccl" else None
+        del group, host_group
+        with ExitStack() as stack:
+            stack.push(lambda _type, error, _traceback: self._end_attempt(parallel, error))
             yield parallel
-        except FAILURES as raised:
-            error = raised
-            self._heartbeat.report_failure(self._attempts)
-        self._end_attempt(parallel, error)
 
     def _end_attempt(self, parallel: DataParallel, error: BaseException | None) -> None:
         if error is not None:
+            self._heartbeat.report_failure(self._attempts)
             self.refuse_if_lost(error)
         parallel.close()
         failures = self._failures(error)
@@ -121,13 +148,12 @@ class Machines:
             self._is_over = self.rank == 0  # it has the result, and needs the others no more
         elif isinstance(error, EndedElsewhereError):
             self._raise_first(failures)
-        else:
-            raise error
 
     def end(self, code: int) -> bool:
         """End all processes; the others get the exit code of the first one. Whatever happens to them now is ignored.
         Returns False if some could not be reached: the destructors of torch.distributed would wait for these."""
-        is_complete, self._is_over = self._lost is None and self._heartbeat.is_running, True
+        is_complete = self._lost is None and self._heartbeat.is_running and self._is_in_step
+        self._is_over = True
         if is_complete:
             try:
                 self.say(code)
@@ -153,10 +179,12 @@ class Machines:
             raise EndedElsewhereError(self._lost) from error
 
     def _together(self, call: Callable[[], object]) -> None:
+        self._is_in_step = False
         try:
-            call()
+            interruptible(call)
         except RuntimeError as error:  # gloo has messages of its own
             raise EndedElsewhereError("another process of the training has ended") from error
+        self._is_in_step = True
 
     def _check(self) -> None:
         self._refuse_if_lost(None)

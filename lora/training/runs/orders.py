@@ -1,14 +1,12 @@
 """What the first process tells the others to do, and the files that it sends them with it."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from lora.training.runs.machines import Machines
+from lora.training.learning.data_parallel import DataParallel
 
 BLOCK_BYTES = 64 * 2**20  # sent at a time
 
@@ -33,38 +31,24 @@ def files_to_send(files: Mapping[str, Path]) -> tuple[tuple[str, int], ...]:
     return tuple((name, path.stat().st_size) for name, path in files.items())
 
 
-def send_files(files: Mapping[str, Path], machines: Machines) -> None:
+def send_files(files: Mapping[str, Path], parallel: DataParallel) -> None:
     """Send files to the other processes, which receive them at the same time."""
     for path in files.values():
         size = path.stat().st_size
         for start, end in _blocks(size):
-            machines.share(torch.from_file(str(path), size=size, dtype=torch.uint8)[start:end])
+            parallel.broadcast(torch.from_file(str(path), size=size, dtype=torch.uint8)[start:end])
 
 
-def receive_files(train: Train, into: Path, machines: Machines) -> None:
-    """Write the files that follow an order. Raises OSError if one of them cannot be written, but only once all have
-    come, as the other processes wait for this one."""
-    problems: list[OSError] = []
+def receive_files(train: Train, into: Path, parallel: DataParallel) -> None:
+    """Write the files that follow an order. Raises OSError if one of them cannot be written."""
     for name, size in train.files:
-        blocks = _received(size, machines)
-        try:
-            path = into / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                for block in blocks:
-                    file.write(block.numpy().data)
-        except OSError as error:
-            problems.append(error)
-            deque(blocks, maxlen=0)
-    for problem in problems:
-        raise problem
-
-
-def _received(size: int, machines: Machines) -> Iterator[Tensor]:
-    for start, end in _blocks(size):
-        block = torch.empty(end - start, dtype=torch.uint8)
-        machines.share(block)
-        yield block
+        path = into / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for start, end in _blocks(size):
+                block = torch.empty(end - start, dtype=torch.uint8)
+                parallel.broadcast(block)
+                file.write(block.numpy().data)
 
 
 def _blocks(size: int) -> Iterator[tuple[int, int]]:
