@@ -1,4 +1,4 @@
-"""What the first process tells the others to do, and the files that it sends them with it."""
+"""What the first process commands the others to do, and the files that it sends them with it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ BLOCK_BYTES = 64 * 2**20  # sent at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Meet:
+class Describe:
     """Say what this process has."""
 
     base: str  # the name of the base of the first process
@@ -40,7 +40,7 @@ def send_files(files: Mapping[str, Path], parallel: DataParallel) -> None:
 
 
 def receive_files(train: Train, into: Path, parallel: DataParallel) -> None:
-    """Write the files that follow an order. Raises OSError if one of them cannot be written."""
+    """Write the files that follow a command. Raises OSError if one of them cannot be written."""
     for name, size in train.files:
         path = into / name
         path.parent.mkdir(parents=True, exist_ok=True)

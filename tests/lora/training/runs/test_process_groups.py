@@ -9,7 +9,7 @@ from _thread import interrupt_main
 import pytest
 import torch
 
-from lora.training.runs.machines import interruptible
+from lora.training.runs.process_groups import interruptible
 from tests.launched_pair import CONTENT, SILENCE, run_process
 from tests.warm_process import FORKING
 

@@ -1,7 +1,8 @@
 """The processes of a training that a launcher has started, perhaps on several machines, as seen from one of them.
 
-The first process leads: the others do what it says (followers.py). One group of torch.distributed is for what it says,
-one for the beats by which a lost machine is noticed, and one, for each attempt at the training, for the gradients.
+The first process (rank_zero.py) sends commands, which the others carry out (other_ranks.py). One group of
+torch.distributed is for commands, one for the heartbeats by which a lost machine is noticed, and two, for each attempt
+at the training, for files and gradients.
 """
 
 import os
@@ -24,11 +25,11 @@ from lora.engine.out_of_memory import is_out_of_memory
 from lora.training.learning.data_parallel import DataParallel, EndedElsewhereError
 from lora.training.runs.heartbeat import Heartbeat
 from lora.training.runs.launched import Launched
-from lora.training.runs.members import Member
+from lora.training.runs.process_info import ProcessInfo
 
 LONGEST_WAIT = timedelta(days=7)  # for a process that is alive: the first one reads, encodes, validates, samples alone
 LONGEST_SILENCE = timedelta(seconds=24)  # of a process, before it counts as lost; our choice
-SECONDS_TO_NOTICE = 5.0  # after a connection was closed, until the beats say why
+SECONDS_TO_NOTICE = 5.0  # after a connection was closed, until the heartbeats say why
 # After another process is lost: until the main thread has noticed, is interrupted, and has saved a checkpoint.
 SECONDS_TO_INTERRUPT, SECONDS_TO_SAVE = 8.0, 20.0
 SECONDS_BETWEEN_POLLS = 0.1
@@ -76,20 +77,20 @@ class Failure:
         return cls(text, out_of_memory, is_consequence)
 
 
-class Machines:
+class ProcessGroups:
     """The groups that this process shares with the others."""
 
-    def __init__(self, launched: Launched, control: ProcessGroup, beats: ProcessGroup) -> None:
+    def __init__(self, launched: Launched, control: ProcessGroup, heartbeats: ProcessGroup) -> None:
         self.rank, self.size, self._local_rank = launched.rank, launched.size, launched.local_rank
         self._control, self._attempts = control, 0
         self._parallel: DataParallel | None = None
         self._nccl: ProcessGroup | None = None  # of the attempt, if it is on GPUs
-        self._members: tuple[Member, ...] = ()
+        self._infos: tuple[ProcessInfo, ...] = ()
         self._is_over = False
-        self._is_in_step = True  # no call that all processes make at the same time has been broken off
+        self._is_in_sync = True  # no call that all processes make at the same time has been broken off
         self._lost: str | None = None  # the sentence on the process that is lost
         self._heartbeat = Heartbeat(
-            beats,
+            heartbeats,
             rank=self.rank,
             size=self.size,
             longest_silence=LONGEST_SILENCE,
@@ -98,18 +99,18 @@ class Machines:
         )
         self._heartbeat.start()
 
-    def meet(self, member: Member) -> tuple[Member, ...]:
+    def gather(self, info: ProcessInfo) -> tuple[ProcessInfo, ...]:
         """What each process has, in the order of their ranks."""
         found: list[Any] = [None] * self.size
-        self._together(lambda: torch.distributed.all_gather_object(found, member, group=self._control))
-        self._members = tuple(found)
-        return self._members
+        self._together(lambda: torch.distributed.all_gather_object(found, info, group=self._control))
+        self._infos = tuple(found)
+        return self._infos
 
-    def say(self, order: object = None) -> object:
-        """Tell the other processes the order of the first one; returns it in all."""
-        orders = [order]
-        self._together(lambda: torch.distributed.broadcast_object_list(orders, src=0, group=self._control))
-        return orders[0]
+    def broadcast(self, command: object = None) -> object:
+        """Send a command from the first process to the others; returns it in all."""
+        commands = [command]
+        self._together(lambda: torch.distributed.broadcast_object_list(commands, src=0, group=self._control))
+        return commands[0]
 
     @contextmanager
     def attempt(self, *, batch_size: int) -> Iterator[DataParallel]:
@@ -152,11 +153,11 @@ class Machines:
     def end(self, code: int) -> bool:
         """End all processes; the others get the exit code of the first one. Whatever happens to them now is ignored.
         Returns False if some could not be reached: the destructors of torch.distributed would wait for these."""
-        is_complete = self._lost is None and self._heartbeat.is_running and self._is_in_step
+        is_complete = self._lost is None and self._heartbeat.is_running and self._is_in_sync
         self._is_over = True
         if is_complete:
             try:
-                self.say(code)
+                self.broadcast(code)
             except EndedElsewhereError:
                 return False
             self.leave()
@@ -179,12 +180,12 @@ class Machines:
             raise EndedElsewhereError(self._lost) from error
 
     def _together(self, call: Callable[[], object]) -> None:
-        self._is_in_step = False
+        self._is_in_sync = False
         try:
             interruptible(call)
         except RuntimeError as error:  # gloo has messages of its own
             raise EndedElsewhereError("another process of the training has ended") from error
-        self._is_in_step = True
+        self._is_in_sync = True
 
     def _check(self) -> None:
         self._refuse_if_lost(None)
@@ -192,7 +193,7 @@ class Machines:
             raise EndedElsewhereError("the training has failed in another process")
 
     def _has_failed(self) -> bool:
-        """Whether the attempt has failed in another process, as the beats say."""
+        """Whether the attempt has failed in another process, as the heartbeats say."""
         return self._heartbeat.failed_attempt >= self._attempts > 0
 
     def _failures(self, error: BaseException | None) -> list[Failure | None]:
@@ -216,7 +217,7 @@ class Machines:
         raise EndedElsewhereError(f"the connection between the processes of the training has broken ({reason})")
 
     def _named(self, rank: int) -> str:
-        return str(self._members[rank]) if self._members else f"rank {rank}"
+        return str(self._infos[rank]) if self._infos else f"rank {rank}"
 
     def _wait_until(self, is_known: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -231,7 +232,7 @@ class Machines:
             threading.Thread(target=group.abort, daemon=True).start()
 
     def _end_after_loss(self, rank: int | None) -> None:
-        """End this process, in the thread of the beats; the first process gets time to save a checkpoint."""
+        """End this process, in the thread of the heartbeats; the first process gets time to save a checkpoint."""
         time.sleep(2 * SECONDS_BETWEEN_POLLS)  # the main thread may just have been told that all is over
         if self._is_over:
             return
