@@ -12,11 +12,13 @@ from functools import partial
 
 import torch
 import torch.distributed
+from torch.distributed import ProcessGroup
 
 from lora.training.runs.launched import Launched, LaunchError, choose_interface
 from lora.training.runs.process_groups import FAILURES, LONGEST_WAIT, ProcessGroups, interruptible
 
 LONGEST_JOIN = timedelta(minutes=10)  # between the starts of the machines; our choice
+LONGEST_CONNECT = timedelta(minutes=2)  # of processes that have just met; our choice
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as a shell has it
 
 CURRENT: ContextVar[ProcessGroups | None] = ContextVar("process_groups", default=None)
@@ -30,15 +32,20 @@ def join(launched: Launched) -> ProcessGroups:
         torch.cuda.set_device(launched.local_rank % count)
     try:
         interruptible(partial(torch.distributed.init_process_group, "gloo", timeout=LONGEST_JOIN))
+        control, heartbeats = interruptible(_new_groups, longest=LONGEST_CONNECT)
     except KeyboardInterrupt:
         exit_without_others(INTERRUPTED)
         raise
-    except (RuntimeError, ValueError) as error:  # of the store, of gloo, of the address
+    except (RuntimeError, ValueError, TimeoutError) as error:  # of the store, of gloo, of the address
+        exit_without_others(1)
         place, reason = f"{launched.address}:{launched.port}", str(error).splitlines()[0]
         expected = f"expected the same command on every machine within {LONGEST_JOIN.seconds // 60} minutes"
         raise LaunchError(f"the {launched.size} processes do not all meet at {place} ({reason}): {expected}") from error
-    control, heartbeats = (torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) for _ in range(2))
     return ProcessGroups(launched, control, heartbeats)
+
+
+def _new_groups() -> list[ProcessGroup]:
+    return [torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) for _ in range(2)]
 
 
 @contextmanager

@@ -39,9 +39,9 @@ FAILURES = (ValueError, OSError, RuntimeError, MemoryError, KeyboardInterrupt)
 Result = TypeVar("Result")
 
 
-def interruptible(call: Callable[[], Result]) -> Result:
+def interruptible(call: Callable[[], Result], *, longest: timedelta = LONGEST_WAIT) -> Result:
     """The result of a call of torch.distributed, which a thread of its own makes: in the main thread, Ctrl-C and other
-    signals would have no effect until it has ended."""
+    signals would have no effect until it has ended. Raises TimeoutError if it takes longer than `longest`."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -54,8 +54,11 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
+    deadline = time.monotonic() + longest.total_seconds()
     while thread.is_alive():  # `interrupt_main` does not end a wait without a timeout
         thread.join(SECONDS_BETWEEN_POLLS)
+        if time.monotonic() > deadline:
+            raise TimeoutError("another process does not respond")
     return future.result()
 
 

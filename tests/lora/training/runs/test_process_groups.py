@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from _thread import interrupt_main
+from datetime import timedelta
 
 import pytest
 import torch
@@ -69,6 +70,12 @@ def test_ctrl_c_ends_a_wait_for_other_processes_at_once():
     with pytest.raises(KeyboardInterrupt):
         interruptible(lambda: ctypes.CDLL(None).usleep(ctypes.c_uint(SECONDS_TO_WAIT * 10**6)))
     assert time.monotonic() - began < SECONDS_TO_WAIT
+
+
+def test_a_wait_for_other_processes_ends_after_its_longest_time():
+    """As that of a process too many, which was started with the rank of another one."""
+    with pytest.raises(TimeoutError):
+        interruptible(lambda: time.sleep(SECONDS_TO_WAIT), longest=timedelta(seconds=0.1))
 
 
 def test_a_process_that_is_alive_and_silent_counts_as_lost_after_its_time(pair):
