@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 from lora.gpu import check_gpu
-from lora.training.runs.follower import follow
 from lora.training.runs.launched import Launched
+from lora.training.runs.other_ranks import run_other_rank
 from weights.bases import REPOSITORIES, SETTING, TINY, find_trainable_base
 
 
 def take_part(launched: Launched) -> int:
-    """Do what the first process says, with the base of this machine, and return its exit code."""
-    return follow(launched, find_own_base)
+    """Carry out the commands of the first process, with the base of this machine, and return its exit code."""
+    return run_other_rank(launched, find_own_base)
 
 
 def find_own_base(expected: str) -> tuple[str, Path]:

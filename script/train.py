@@ -35,16 +35,18 @@ START = 4096  # characters of a file, in which a page of ours has its mark
 
 
 def main() -> None:
-    """Train, as the only process or as the first one of several; the others take their part in it."""
+    """Train, as the only process or as the first one of several; the others take part in it."""
     try:
         launched = launched_process(os.environ)
         if launched is None:
             run()
-        elif launched.rank == 0:
-            from lora.training.runs.joining import leading, naming_lost_machine  # noqa: PLC0415 - imports torch
-
+            return
+        if launched.local_rank == 0:  # once on each machine
             print(f"waiting for {launched.size} processes at {launched.address}:{launched.port}", flush=True)
-            with leading(launched):
+        if launched.rank == 0:
+            from lora.training.runs.joining import joined, naming_lost_machine  # noqa: PLC0415 - imports torch
+
+            with joined(launched):
                 run(naming_lost_machine)
         else:
             from script.launched_training import take_part  # noqa: PLC0415 - takes seconds
@@ -52,6 +54,8 @@ def main() -> None:
             sys.exit(take_part(launched))
     except LaunchError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def run(naming_errors: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:

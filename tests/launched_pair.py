@@ -10,14 +10,14 @@ import torch.distributed
 
 from lora.training.learning.data_parallel import DataParallel
 from lora.training.progress import Log
-from lora.training.runs import orders
+from lora.training.runs import commands
+from lora.training.runs.commands import Train, files_to_send, receive_files, send_files
 from lora.training.runs.heartbeat import Heartbeat
 from lora.training.runs.joining import CURRENT, join
 from lora.training.runs.launch import PROCESSES_VARIABLE
 from lora.training.runs.launched import launched_process
-from lora.training.runs.leader import find_processes
-from lora.training.runs.machines import Machines
-from lora.training.runs.orders import Train, files_to_send, receive_files, send_files
+from lora.training.runs.process_groups import ProcessGroups
+from lora.training.runs.rank_zero import find_processes
 from tests.tiny import TINY_FLUX
 
 CONTENT, BLOCK = bytes(range(200)), 64
@@ -35,47 +35,50 @@ def run_process(rank: int, port: int, folder: Path) -> None:
     os.environ.update(variables(rank, port))
     launched = launched_process(os.environ)
     assert launched is not None
-    machines = join(launched)
+    groups = join(launched)
     results = {
-        "shared": shared(machines, folder / f"received-{rank}"),
-        "unwritable": shared(machines, folder / "blocked"),
-        "out of memory": attempts(machines, torch.OutOfMemoryError("full")),
-        "error": attempts(machines, ValueError("no such layer")),
-        "silent": silent(machines),
-        "processes": refusal_of_another_number(machines) if rank == 0 else "",
+        "shared": shared(groups, folder / f"received-{rank}"),
+        "unwritable": shared(groups, folder / "blocked"),
+        "out of memory": attempts(groups, torch.OutOfMemoryError("full")),
+        "error": attempts(groups, ValueError("no such layer")),
+        "unexpected error": attempts(groups, KeyError("no such key")),
+        "silent": silent(groups),
+        "processes": refusal_of_another_number(groups) if rank == 0 else "",
     }
     torch.save(results, folder / f"{rank}")
     if rank == 0:
-        assert machines.end(75)
+        assert groups.end(75)
     else:
-        assert machines.say() == 75
-        machines.leave()
+        assert groups.broadcast() == 75
+        groups.leave()
 
 
-def shared(machines: Machines, into: Path) -> bytes | str:
+def shared(groups: ProcessGroups, into: Path) -> bytes | str:
     """Send a file of several blocks and an empty one from the first process; the content that was received."""
-    orders.BLOCK_BYTES = BLOCK
-    if machines.rank == 0:
-        into.mkdir(exist_ok=True)
-        files = {"a/content": into / "content", "empty": into / "empty"}
+    commands.BLOCK_BYTES = BLOCK
+    into.mkdir(exist_ok=True)
+    files = {"a/content": into / "content", "empty": into / "empty"}
+    if groups.rank == 0:
         for path, content in zip(files.values(), (CONTENT, b""), strict=True):
             path.write_bytes(content)
-        machines.say(Train(1, files_to_send(files)))
-        send_files(files, machines)
-        return CONTENT
-    order = machines.say()
-    assert isinstance(order, Train)
+    command = groups.broadcast(Train(1, files_to_send(files)) if groups.rank == 0 else None)
+    assert isinstance(command, Train)
     try:
-        receive_files(order, into, machines)
-    except OSError as error:
-        return type(error).__name__
+        with groups.attempt(batch_size=1) as parallel:
+            if groups.rank == 0:
+                send_files(files, parallel)
+            else:
+                receive_files(command, into, parallel)
+            _sum(parallel)
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
     assert (into / "empty").read_bytes() == b""
-    return (into / "a/content").read_bytes()
+    return (into / "content" if groups.rank == 0 else into / "a/content").read_bytes()
 
 
-def refusal_of_another_number(machines: Machines) -> str:
+def refusal_of_another_number(groups: ProcessGroups) -> str:
     """The error in the first process if a number of processes is set that is not that of the launcher."""
-    os.environ[PROCESSES_VARIABLE], token = "3", CURRENT.set(machines)
+    os.environ[PROCESSES_VARIABLE], token = "3", CURRENT.set(groups)
     try:
         find_processes(TINY_FLUX, name="tiny", log=Log(lambda _name, _value: None, None))
     except ValueError as error:
@@ -85,16 +88,16 @@ def refusal_of_another_number(machines: Machines) -> str:
     return ""
 
 
-def attempts(machines: Machines, error: Exception) -> list[str]:
+def attempts(groups: ProcessGroups, error: Exception) -> list[str]:
     """What comes of two attempts, in the first of which the second process fails."""
     found = []
     for number in (1, 2):
         try:
-            with machines.attempt(batch_size=1) as parallel:
-                if (machines.rank, number) == (1, 1):
+            with groups.attempt(batch_size=1) as parallel:
+                if (groups.rank, number) == (1, 1):
                     raise error
                 found.append(f"sum {_sum(parallel):.0f}")
-        except (RuntimeError, ValueError) as raised:
+        except (RuntimeError, ValueError, KeyError) as raised:
             found.append(f"{type(raised).__name__}: {raised}")
     return found
 
@@ -103,12 +106,12 @@ def _sum(parallel: DataParallel) -> float:
     return parallel.all_reduce(torch.ones(1)).item()
 
 
-def silent(machines: Machines) -> tuple[int | None, float]:
+def silent(groups: ProcessGroups) -> tuple[int | None, float]:
     """The rank that counts as lost where only this process sends beats, and the seconds until then; the processes take
     turns."""
     for rank in (0, 1):
         group, lost = torch.distributed.new_group(backend="gloo"), []
-        if machines.rank == rank:
+        if groups.rank == rank:
             beat = Heartbeat(
                 group,
                 rank=rank,

@@ -28,8 +28,8 @@ from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe, preservation_of
 from lora.training.recipe.samples import SampleSettings, sample_settings, sample_side
-from lora.training.runs.leader import find_processes
-from lora.training.runs.members import Processes
+from lora.training.runs.process_info import Processes
+from lora.training.runs.rank_zero import find_processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

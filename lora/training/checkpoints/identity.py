@@ -17,6 +17,8 @@ from lora.training.recipe.optimizers import warm_up_steps
 from lora.training.recipe.recipe import Recipe
 
 Json = dict[str, Any]
+FORMER = {"preservation": 0.0, "preservation_weight": 1.0}  # the values of a training whose identity lacks the fields
+ONLY_WITH_PRESERVATION = ("neutral_prompts", "preservation_weight")
 
 
 def identity_of(
@@ -104,9 +106,13 @@ class Difference:
 
 
 def differences(found: Json, expected: Json) -> Iterator[Difference]:
-    """The fields in which an identity that was read from a file differs from that of this training."""
-    expected = json.loads(json.dumps(expected))  # lists in place of tuples, as in `found`
+    """The fields in which an identity that was read from a file differs from that of this training; what preservation
+    asks only if both have it."""
+    found, expected = FORMER | found, FORMER | json.loads(json.dumps(expected))  # lists for tuples, as in `found`
+    is_preserving = found["preservation"] and expected["preservation"]
     for field in dict.fromkeys((*expected, *found)):
+        if field in ONLY_WITH_PRESERVATION and not is_preserving:
+            continue
         if found.get(field) != expected.get(field):
             yield Difference(field, found.get(field), expected.get(field))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed
@@ -58,12 +59,14 @@ class DataParallel(SingleProcess):
         size: int,
         batch_size: int,
         group: ProcessGroup | None = None,
+        host_group: ProcessGroup | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`group` is that of torch.distributed, or None for its default one. `check` raises EndedElsewhereError if
-        something else than the group has noticed that another process has ended or failed."""
+        """The groups are those of torch.distributed, for gradients and for tensors in host memory; None is its default
+        one. `check` raises EndedElsewhereError if something else than the groups has noticed that another process has
+        ended or failed."""
         self.rank, self.size, self._batch_size = rank, size, batch_size
-        self._group, self._check = group, check
+        self._group, self._host_group, self._check = group, host_group, check
         self.has_ended = False  # whether an EndedElsewhereError was raised here
 
     def check(self) -> None:
@@ -75,10 +78,10 @@ class DataParallel(SingleProcess):
             raise
 
     def close(self) -> None:
-        """Leave the group, whose connections end with it."""
-        if self._group is not None:
-            torch.distributed.destroy_process_group(self._group)
-            self._group = None
+        """Leave the groups, whose connections end with them."""
+        for group in filter(None, (self._group, self._host_group)):
+            torch.distributed.destroy_process_group(group)
+        self._group = self._host_group = None
 
     def part(self, count: int) -> slice:
         """The slice of a batch of `count` samples that this process takes."""
@@ -101,14 +104,24 @@ class DataParallel(SingleProcess):
 
         Raises EndedElsewhereError if another process has ended.
         """
+        self._together(partial(torch.distributed.all_reduce, part, group=self._group), part.device)
+        return part
+
+    def broadcast(self, block: Tensor) -> None:
+        """Send a tensor in host memory from the first process to the others, into theirs.
+
+        Raises EndedElsewhereError if another process has ended or failed.
+        """
+        self._together(partial(torch.distributed.broadcast, block, src=0, group=self._host_group), block.device)
+
+    def _together(self, collective: Callable[..., Work | None], device: torch.device) -> None:
         try:
-            self._wait(torch.distributed.all_reduce(part, group=self._group, async_op=True), part.device)
+            self._wait(collective(async_op=True), device)
         except EndedElsewhereError:
             raise
         except RuntimeError as error:  # gloo and NCCL have messages of their own
             self.has_ended = True
             raise EndedElsewhereError(ENDED) from error
-        return part
 
     def _wait(self, work: Work | None, device: torch.device) -> None:
         """Wait for a call of the group; on a GPU, where it is queued, only later work on the GPU waits."""

@@ -111,7 +111,7 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
         rate_reason,
         steps_reason,
         dropout_reason,
-        *_preset_reasons(config, preset),
+        *_preset_reasons(config, preset, steps),
         *_warnings(recipe, images=images, images_per_step=images_per_step, are_steps_given=bool(config.steps)),
     )
     return RecipeAndReasons(recipe, tuple(filter(None, reasons)))
@@ -186,10 +186,10 @@ def _dropout(config: TrainConfig, preset: Preset, images: int) -> tuple[float, s
     return preset.caption_dropout_rate, ""
 
 
-def _preset_reasons(config: TrainConfig, preset: Preset) -> list[str]:
+def _preset_reasons(config: TrainConfig, preset: Preset, steps: int) -> list[str]:
     """Lines on what only the preset decides, if it decides anything."""
     reasons = []
-    if config.preservation is None and preset.preservation:
+    if config.preservation is None and steps_that_preserve(steps, preset.preservation):
         reasons.append(f"preservation {preset.preservation:g}: keeps other prompts as in the base; 0 is off")
     if preset.views > 1:
         crops = counted(preset.views - 1, "crop")

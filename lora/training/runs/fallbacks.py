@@ -16,9 +16,9 @@ from lora.training.learning.summary import TrainingResult
 from lora.training.memory.configurations import Plan
 from lora.training.progress import Log
 from lora.training.runs.attempt import Job, run_job
-from lora.training.runs.joining import current_machines
+from lora.training.runs.joining import current_groups
 from lora.training.runs.launch import train_data_parallel
-from lora.training.runs.leader import train_with_followers
+from lora.training.runs.rank_zero import train_on_all_ranks
 from lora.training.runs.worker_files import WorkerInput, numbered_prompts
 from lora.training.stop import Stop
 
@@ -59,14 +59,14 @@ def train_lora(
             assert result is not None
             return TrainedLora(result, plan)
         inputs = _worker_input(job, dataset, plan, start, store)
-        files, machines = folder / f"team-{next(attempts)}", current_machines()
-        if machines is None:
+        files, groups = folder / f"attempt-{next(attempts)}", current_groups()
+        if groups is None:
             result = train_data_parallel(
                 inputs, dataset, start.lora, processes=processes, folder=files, log=log, stop=stop
             )
         else:
-            result = train_with_followers(
-                inputs, dataset, start, machines=machines, store=store, folder=files, log=log, stop=stop
+            result = train_on_all_ranks(
+                inputs, dataset, start, groups=groups, store=store, folder=files, log=log, stop=stop
             )
         return TrainedLora(result, plan)
 

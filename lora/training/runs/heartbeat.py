@@ -1,7 +1,7 @@
 """Notices within a minute when a process of a training on several machines is gone, and when one of them has failed.
 
 A killed process closes its connections, but a machine without power or network does not: so every second, each process
-sends a beat to the first one, which answers. Knows nothing of what is trained.
+sends a heartbeat to the first one, which answers. Knows nothing of what is trained.
 """
 
 import threading
@@ -18,8 +18,8 @@ LOST, RUNNING, LEAVING = -1, 0, 1  # what a process says of itself, and the firs
 
 
 class Heartbeat:
-    """A thread that exchanges beats. It calls `on_loss` with the rank that is lost, or with None in a process that the
-    first one has told that another one is lost; and `on_failure` if an attempt has failed in another process."""
+    """A thread that exchanges heartbeats. It calls `on_loss` with the rank that is lost, or with None in a process that
+    the first one has told that another one is lost; and `on_failure` if an attempt has failed in another process."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Start to exchange beats."""
+        """Start to exchange heartbeats."""
         self._thread.start()
 
     @property
@@ -55,7 +55,7 @@ class Heartbeat:
         self.hurry()
 
     def hurry(self) -> None:
-        """Exchange the next beat at once."""
+        """Exchange the next heartbeat at once."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        """Exchange beats until all processes leave or one is lost."""
+        """Exchange heartbeats until all processes leave or one is lost."""
         exchange = self._collect if self._rank == 0 else self._ask
         while True:
             own = torch.tensor([self._state, self._failed_attempt])
@@ -84,13 +84,13 @@ class Heartbeat:
     def _collect(self, own: torch.Tensor) -> tuple[int | None, list[int]]:
         """In the first process: the rank that is lost, and what is true of all, which the others are told."""
         others = range(1, self._size)
-        beats = {rank: own.clone() for rank in others}
-        received = {rank: self._receive(beats[rank], rank) for rank in others}
+        heartbeats = {rank: own.clone() for rank in others}
+        received = {rank: self._receive(heartbeats[rank], rank) for rank in others}
         lost = next((rank for rank in others if not _has_ended(received[rank], self._longest_silence)), None)
-        every = torch.stack([own, *beats.values()])
+        every = torch.stack([own, *heartbeats.values()])
         common = torch.stack([every[:, 0].min() if lost is None else torch.tensor(LOST), every[:, 1].max()])
         self._answers = [self._send_to(rank, common) for rank in others if rank != lost]
-        if lost is None:  # then they end at once, as each process waits for the answer before it sends its beat
+        if lost is None:  # then they end at once, as each process waits for the answer before it sends its heartbeat
             for answer in self._answers:
                 _has_ended(answer, self._longest_silence)
         return lost, common.tolist()
@@ -108,9 +108,9 @@ class Heartbeat:
             return torch.distributed.irecv(into, rank, self._group)
         return None
 
-    def _send_to(self, rank: int, beat: torch.Tensor) -> Work | None:
+    def _send_to(self, rank: int, heartbeat: torch.Tensor) -> Work | None:
         with suppress(RuntimeError):
-            return torch.distributed.isend(beat, rank, self._group)
+            return torch.distributed.isend(heartbeat, rank, self._group)
         return None
 
 

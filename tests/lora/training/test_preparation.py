@@ -133,8 +133,8 @@ def test_images_share_sizes_if_batches_of_all_processes_have_more_than_one(tmp_p
 def test_masks_and_captions_that_take_turns_are_inputs_of_a_training(tmp_path):
     mask = Image.new("L", (96, 80))
     mask.paste(255, (0, 0, 40, 40))
-    members = {"1.png": encoded(solid_image()), "1.txt": "one\ntwo", "masks/1.png": encoded(mask)}
-    archive = write(tmp_path / "a.zip", zipped(members))
+    infos = {"1.png": encoded(solid_image()), "1.txt": "one\ntwo", "masks/1.png": encoded(mask)}
+    archive = write(tmp_path / "a.zip", zipped(infos))
     (tmp_path / "default").mkdir()
     (image,) = prepared(archive, tmp_path / "default").images.images
     assert image.mask.name == "masks/1.png"

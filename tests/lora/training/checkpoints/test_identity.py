@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lora.dataset.masks import FoundMasks, Mask
-from lora.training.checkpoints.identity import folder_name, identity_of, refuse_mismatch
+from lora.training.checkpoints.identity import Difference, differences, folder_name, identity_of, refuse_mismatch
 from tests.tiny import (
     TINY_FLUX,
     a_recipe,
@@ -135,6 +135,16 @@ def test_another_weight_is_another_training_and_that_of_older_checkpoints_is_1(d
     assert "preservation_weight" not in ours
     off = (identity(dataset, base, recipe=a_recipe(preservation_weight=weight)) for weight in (1.0, 4.0))
     assert folder_name(next(off)) == folder_name(next(off)), "without preservation, the weight has no effect"
+
+
+def test_a_checkpoint_without_preservation_is_refused_with_the_share_that_continues_it(dataset, base):
+    """What preservation asks is no further difference; only preservation=0 is needed."""
+    older = json.loads(json.dumps(identity(dataset, base)))
+    ours = identity(dataset, base, recipe=a_recipe(preservation=0.25, preservation_weight=2.0), neutral=("a dog",))
+    assert list(differences(older, ours)) == [Difference("preservation", 0.0, 0.25)]
+    with pytest.raises(ValueError) as error:
+        refuse_mismatch(older, ours, "resume_from")
+    assert_one_sentence(error.value, "from a training with preservation 0.0: expected 0.25, as in this training")
 
 
 def test_without_preservation_the_identity_is_that_of_older_checkpoints(tmp_path, dataset):

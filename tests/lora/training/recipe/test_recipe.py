@@ -143,6 +143,12 @@ def test_the_share_of_preservation_is_the_input_or_that_of_the_lora_type(name, g
     assert any(reason.startswith("preservation") for reason in reasons) == (given is None and share > 0)
 
 
+@pytest.mark.parametrize(("steps", "found"), [(3, "of 3 steps is less than one step: it is off"), (4, "keeps other")])
+def test_one_line_says_whether_a_short_training_preserves(steps, found):
+    (line,) = (reason for reason in chosen(steps=steps).reasons if reason.startswith("preservation"))
+    assert found in line
+
+
 def test_many_images_get_a_higher_rank():
     assert [recipe(images=count).lora_rank for count in (100, 101)] == [16, 32]
     assert recipe(images=500, lora_type="style").lora_rank == 32

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from lora.training.runs.members import Member, described, processes_of, refuse_unequal
+from lora.training.runs.process_info import ProcessInfo, described, processes_of, refuse_unequal
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base
 from tests.tiny import replace as replace_file
 
-FIRST = replace(Member.here(0, base=TINY_FLUX, name="tiny"), host="a", gpu="H100", gpu_id="gpu-0", free_bytes=80)
+FIRST = replace(ProcessInfo.here(0, base=TINY_FLUX, name="tiny"), host="a", gpu="H100", gpu_id="gpu-0", free_bytes=80)
 SECOND = replace(FIRST, rank=1, host="b", gpu_id="gpu-1", free_bytes=24, free_host_bytes=7)
 THIRD = replace(SECOND, rank=2, gpu_id="gpu-2", free_bytes=79)
 
@@ -44,6 +44,6 @@ def test_what_differs_between_machines_is_named_in_one_sentence(changes, found):
 @pytest.mark.parametrize("file", ["scheduler/scheduler_config.json", "transformer/config.json"])
 def test_a_base_with_another_transformer_or_scheduler_is_another_base(tmp_path, file):
     base = linked_base(tmp_path / "base")
-    assert Member.here(1, base=base).fingerprint == FIRST.fingerprint
+    assert ProcessInfo.here(1, base=base).fingerprint == FIRST.fingerprint
     replace_file(base / file, (base / file).read_bytes() + b"\n")
-    assert Member.here(1, base=base).fingerprint != FIRST.fingerprint
+    assert ProcessInfo.here(1, base=base).fingerprint != FIRST.fingerprint

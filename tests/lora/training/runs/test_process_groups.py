@@ -1,16 +1,23 @@
 """Processes that a launcher has started do the same at the same time, and notice what happens to one another."""
 
+import ctypes
 import socket
+import threading
+import time
+from _thread import interrupt_main
+from datetime import timedelta
 
 import pytest
 import torch
 
+from lora.training.runs.process_groups import interruptible
 from tests.launched_pair import CONTENT, SILENCE, run_process
 from tests.warm_process import FORKING
 
 pytestmark = pytest.mark.xdist_group("warm")
 
 SECONDS_TO_RUN = 120
+SECONDS_TO_WAIT = 5  # of a call in C that no signal ends
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +41,9 @@ def test_files_arrive_as_they_were_sent(pair):
     assert pair[1]["shared"] == CONTENT
 
 
-def test_a_file_that_cannot_be_written_leaves_the_processes_in_step(pair):
-    assert pair[1]["unwritable"] == "FileExistsError"
+def test_a_file_that_cannot_be_written_ends_the_attempt_in_all_with_the_rank(pair):
+    assert pair[0]["unwritable"].startswith("RuntimeError: rank 1 has failed: [Errno 17] File exists: ")
+    assert pair[1]["unwritable"].startswith("FileExistsError: ")
 
 
 def test_memory_that_runs_out_in_one_process_ends_the_attempt_in_all_and_the_next_one_works(pair):
@@ -49,6 +57,25 @@ def test_memory_that_runs_out_in_one_process_ends_the_attempt_in_all_and_the_nex
 def test_the_first_process_gets_the_error_of_another_one_with_its_rank(pair):
     assert pair[0]["error"] == ["RuntimeError: rank 1 has failed: no such layer", "sum 2"]
     assert pair[1]["error"] == ["ValueError: no such layer", "sum 2"]
+
+
+def test_an_error_that_nobody_expects_ends_the_attempt_in_all_instead_of_letting_the_others_wait(pair):
+    assert pair[0]["unexpected error"] == ["RuntimeError: rank 1 has failed: 'no such key'", "sum 2"]
+    assert pair[1]["unexpected error"] == ["KeyError: 'no such key'", "sum 2"]
+
+
+def test_ctrl_c_ends_a_wait_for_other_processes_at_once():
+    began = time.monotonic()
+    threading.Timer(0.2, interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(lambda: ctypes.CDLL(None).usleep(ctypes.c_uint(SECONDS_TO_WAIT * 10**6)))
+    assert time.monotonic() - began < SECONDS_TO_WAIT
+
+
+def test_a_wait_for_other_processes_ends_after_its_longest_time():
+    """As that of a process too many, which was started with the rank of another one."""
+    with pytest.raises(TimeoutError):
+        interruptible(lambda: time.sleep(SECONDS_TO_WAIT), longest=timedelta(seconds=0.1))
 
 
 def test_a_process_that_is_alive_and_silent_counts_as_lost_after_its_time(pair):

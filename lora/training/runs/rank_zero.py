@@ -1,4 +1,4 @@
-"""What the first process of a training does with the others, whether a launcher has started them or none has."""
+"""What rank 0, the first process of a training, does with the others, whether or not a launcher has started them."""
 
 import os
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from lora.training.learning.summary import TrainingResult
 from lora.training.memory.requirements import free_bytes
 from lora.training.progress import Log
 from lora.training.runs.attempt import run_job
-from lora.training.runs.joining import current_machines
+from lora.training.runs.commands import Describe, Train, files_to_send, send_files
+from lora.training.runs.joining import current_groups
 from lora.training.runs.launch import PROCESSES_VARIABLE, count_processes
-from lora.training.runs.machines import Machines
-from lora.training.runs.members import Member, Processes, described, processes_of, refuse_unequal
-from lora.training.runs.orders import Meet, Train, files_to_send, send_files
+from lora.training.runs.process_groups import ProcessGroups
+from lora.training.runs.process_info import Processes, ProcessInfo, described, processes_of, refuse_unequal
 from lora.training.runs.worker_files import WorkerInput, write_worker_input
 from lora.training.stop import Stop
 
@@ -29,28 +29,29 @@ def find_processes(base: Path, *, name: str, log: Log) -> Processes:
     Raises ValueError with one sentence if some of the launched ones cannot train with this one, or if their number is
     not that in FLUX_LORA_PROCESSES; and what `count_processes` raises.
     """
-    machines = current_machines()
-    if machines is None:
+    groups = current_groups()
+    if groups is None:
         count = count_processes()
         return Processes(count, on_one_machine=count, free_bytes=free_bytes(), free_host_bytes=free_host_bytes())
     asked = os.environ.get(PROCESSES_VARIABLE, "").strip()
-    if asked not in ("", str(machines.size)):
+    if asked not in ("", str(groups.size)):
         raise ValueError(
-            f"{PROCESSES_VARIABLE} is {asked!r}, and the launcher has started {machines.size} processes: unset it"
+            f"{PROCESSES_VARIABLE} is {asked!r}, and the launcher has started {groups.size} processes: unset it"
         )
-    machines.say(Meet(name))
-    members = machines.meet(Member.here(machines.rank, base=base, name=name))
-    refuse_unequal(members)
-    log.write(described(members))
-    return processes_of(members)
+    own = ProcessInfo.here(groups.rank, base=base, name=name)  # before the others wait for it
+    groups.broadcast(Describe(name))
+    infos = groups.gather(own)
+    refuse_unequal(infos)
+    log.write(described(infos))
+    return processes_of(infos)
 
 
-def train_with_followers(
+def train_on_all_ranks(
     worker_input: WorkerInput,
     dataset: EncodedDataset,
     initial_state: InitialState,
     *,
-    machines: Machines,
+    groups: ProcessGroups,
     store: CheckpointStore,
     folder: Path,
     log: Log,
@@ -63,9 +64,9 @@ def train_with_followers(
     """
     files = _files(worker_input, dataset, initial_state, folder)
     batch_size = worker_input.job.recipe.batch_size
-    machines.say(Train(batch_size, files_to_send(files)))
-    with machines.attempt(batch_size=batch_size) as process_group:
-        send_files(files, machines)
+    groups.broadcast(Train(batch_size, files_to_send(files)))
+    with groups.attempt(batch_size=batch_size) as process_group:
+        send_files(files, process_group)
         result = run_job(
             worker_input.job,
             dataset,

@@ -22,7 +22,7 @@ USED_OF_BASE = ("scheduler", "transformer")  # what a process needs that encodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class ProcessInfo:
     """One process, and what it has. Plain values, so that it can be sent."""
 
     rank: int
@@ -37,7 +37,7 @@ class Member:
     problem: str | None  # why it cannot train, as one sentence; the base is empty then
 
     @classmethod
-    def here(cls, rank: int, *, base: Path | None, name: str = "", problem: str | None = None) -> "Member":
+    def here(cls, rank: int, *, base: Path | None, name: str = "", problem: str | None = None) -> "ProcessInfo":
         """This process, with its base, or without one and with a problem."""
         has_gpu, host_bytes = torch.cuda.is_available(), free_host_bytes()
         gpu = torch.cuda.get_device_properties(torch.cuda.current_device()) if has_gpu else None
@@ -68,42 +68,42 @@ class Processes:
     free_host_bytes: int  # of the machine that has least
 
 
-def processes_of(members: tuple[Member, ...]) -> Processes:
+def processes_of(infos: tuple[ProcessInfo, ...]) -> Processes:
     """The processes for which a training is planned: what fits into the smallest machine fits into all."""
     return Processes(
-        count=len(members),
-        on_one_machine=max(_per_host(members).values()),
-        free_bytes=min(each.free_bytes for each in members),
-        free_host_bytes=min(each.free_host_bytes for each in members),
+        count=len(infos),
+        on_one_machine=max(_per_host(infos).values()),
+        free_bytes=min(each.free_bytes for each in infos),
+        free_host_bytes=min(each.free_host_bytes for each in infos),
     )
 
 
-def described(members: tuple[Member, ...]) -> str:
+def described(infos: tuple[ProcessInfo, ...]) -> str:
     """A line for the log."""
-    hosts = _per_host(members)
+    hosts = _per_host(infos)
     each = ", ".join(f"{count} on {host}" for host, count in hosts.items())
-    return f"{len(members)} processes on {counted(len(hosts), 'machine')}: {each}"
+    return f"{len(infos)} processes on {counted(len(hosts), 'machine')}: {each}"
 
 
-def refuse_unequal(members: tuple[Member, ...]) -> None:
+def refuse_unequal(infos: tuple[ProcessInfo, ...]) -> None:
     """Raise ValueError with one sentence if some of the processes cannot train, or not with the first one."""
-    for problem in _problems(members):
+    for problem in _problems(infos):
         raise ValueError(problem)
 
 
-def _problems(members: tuple[Member, ...]) -> Iterator[str]:
-    first = members[0]
-    yield from (f"{each} cannot train: {each.problem}" for each in members if each.problem)
-    for each in members:
+def _problems(infos: tuple[ProcessInfo, ...]) -> Iterator[str]:
+    first = infos[0]
+    yield from (f"{each} cannot train: {each.problem}" for each in infos if each.problem)
+    for each in infos:
         yield from _differences(first, each)
-    users: dict[str, Member] = {}
-    for each in members:
+    users: dict[str, ProcessInfo] = {}
+    for each in infos:
         if each.gpu_id and (other := users.setdefault(each.gpu_id, each)) is not each:
             expected = "expected no more processes on a machine than it has GPUs"
             yield f"{other} and {each} have the same GPU, a {each.gpu}: {expected}"
 
 
-def _differences(first: Member, other: Member) -> Iterator[str]:
+def _differences(first: ProcessInfo, other: ProcessInfo) -> Iterator[str]:
     for name, expected in first.versions.items():
         found = other.versions.get(name)
         if found != expected:
@@ -131,5 +131,5 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
-def _per_host(members: tuple[Member, ...]) -> Counter[str]:
-    return Counter(each.host for each in members)
+def _per_host(infos: tuple[ProcessInfo, ...]) -> Counter[str]:
+    return Counter(each.host for each in infos)
