@@ -1,5 +1,7 @@
 """A job's inputs are checked as Cog's server checks them, by the signatures of predict.py and train.py."""
 
+import json
+
 import pytest
 
 from deploy.runpod.inputs import Form
@@ -44,6 +46,22 @@ def test_every_value_that_the_signature_forbids_is_refused_with_the_name_of_its_
 def test_a_number_that_json_cannot_hold_is_refused(value):
     with pytest.raises(ValueError, match=r"learning_rate is (nan|inf): expected a number"):
         TRAINING.checked({"learning_rate": value})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "seed"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_whole_number_that_no_float_holds_is_refused_or_kept_and_never_ends_the_worker(name, sign):
+    huge = sign * 10**400
+    if TRAINING.inputs[name].kind.name == "float" or (sign < 0 and name == "batch_size"):
+        with pytest.raises(ValueError, match=f"{name} is a huge number: expected"):
+            TRAINING.checked({name: huge})
+    else:
+        assert TRAINING.checked({name: huge})[name] == huge
+
+
+def test_text_that_no_encoding_holds_is_refused():
+    with pytest.raises(ValueError, match="prompt has half of a surrogate pair"):
+        GENERATION.checked({"prompt": json.loads('"a \\ud83d star"')})
 
 
 def test_missing_and_null_inputs_have_the_defaults_of_the_signature():
