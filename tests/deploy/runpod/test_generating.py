@@ -134,6 +134,12 @@ def test_a_missing_image_of_the_volume_is_refused(worker, volume):
     assert_one_sentence(error.value, "nothing.png'", "there is no file", "expected")
 
 
+def test_an_image_in_base64_without_the_start_of_a_data_uri_is_refused_with_what_is_expected(worker):
+    with pytest.raises(ValueError) as error:
+        answer(worker, image=base64.b64encode(encoded(noisy_image(64, 64, seed=1))).decode())
+    assert_one_sentence(error.value, "image is 'iVBOR", "expected an https:// URL, a data URI or a file")
+
+
 def test_images_are_kept_on_the_volume_if_the_endpoint_says_so(form, worker, volume):
     keeping = GeneratingWorker(form, worker.runner, volume / "images")
     (path,) = answer(keeping, job_id="job/../1")["images"]
