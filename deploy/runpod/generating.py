@@ -93,10 +93,8 @@ class GeneratingWorker:
         if path.parent != uploads:
             named_file(name, value, self.runner.readable)
             if not _is_file(path):
-                raise ValueError(
-                    f"{name} is {value!r:.300}, where there is no file: expected an https:// URL, a data URI or a file of"
-                    " the volume"
-                )
+                expected = "expected an https:// URL, a data URI or a file of the volume"
+                raise ValueError(f"{name} is {value!r:.300}, where there is no file: {expected}")
             path = Path(shutil.copy(path, uploads / f"{name}{path.suffix}"))
         return CogPath(path)
 

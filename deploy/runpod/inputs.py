@@ -84,8 +84,6 @@ def _checked_item(entry: CogInput, value: object) -> object:
         return _checked_number(entry, value)
     if not isinstance(value, str):
         raise ValueError(f"{name} is {short_repr(value)}: expected {_noun(entry)}")
-    if any(map(_is_surrogate, value)):
-        raise ValueError(f"{name} has half of a surrogate pair, as of a cut emoji: expected text in Unicode")
     return value
 
 
@@ -103,10 +101,6 @@ def _checked_number(entry: CogInput, value: object) -> float:
     if isinstance(least, int | float) and number < least:
         raise ValueError(f"{name} is {short_repr(value)}: expected at least {least:g}")
     return number
-
-
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"
 
 
 def _noun(entry: CogInput) -> str:

@@ -120,6 +120,7 @@ def test_an_image_comes_as_a_data_uri_or_lies_on_the_volume(worker, volume, wher
         ({"lora_weights": "/etc/passwd"}, ["lora_weights '/etc/passwd'"]),
         ({"lora_weights": "/proc/self/environ"}, ["lora_weights '/proc/self/environ'"]),
         ({"prompt": "a\0b"}, ["prompt has a NUL character"]),
+        ({"prompt": "a \ud83d"}, ["prompt has half of a character", "at position 2"]),
     ],
 )
 def test_a_wrong_input_is_refused_in_one_sentence(worker, inputs, fragments):

@@ -64,8 +64,8 @@ def test_the_flags_come_from_the_environment_of_the_pod(pod, tmp_path):
     )
 
 
-def test_quotes_in_the_flags_of_the_environment_keep_words_together_and_nothing_is_expanded(pod, tmp_path):
-    flags = "--autocaption-prefix \"a photo of\"\n--layers '.*attn' --sample-prompts /* --caption-suffix \"it's\""
+def test_quotes_in_the_flags_of_the_environment_keep_words_together_and_nothing_is_expanded(pod):
+    flags = '--autocaption-prefix "a photo of"\n--layers \'.*attn\' --sample-prompts /* --caption-suffix "it\'s"'
     _, said = ended(pod(DATASET="x", TRAIN_FLAGS=flags, ONE_A_LINE="yes"))
     expected = ["x", "--autocaption-prefix", "a photo of", "--layers", ".*attn", "--sample-prompts", "/*"]
     assert said[: len(expected) + 2] == [*expected, "--caption-suffix", "it's"]
