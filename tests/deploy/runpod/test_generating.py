@@ -162,6 +162,10 @@ def test_a_lora_of_the_cold_start_that_cannot_be_used_ends_the_start_in_one_sent
         with pytest.raises(ValueError) as error:
             GeneratingWorker.started(form)
         assert_one_sentence(error.value, "LORA '", "does not exist")
+        patch.setenv("LORA", "https://me:secret@example.invalid/lora.safetensors")
+        with pytest.raises(ValueError) as error:
+            GeneratingWorker.started(form)
+        assert_one_sentence(error.value, "LORA 'https://...@example.invalid/", "pass tokens in HF_TOKEN or")
 
 
 def test_a_worker_whose_gpu_failed_or_whose_base_was_not_restored_must_restart(worker):
