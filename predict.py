@@ -33,6 +33,7 @@ from weights.local_files import EVERYWHERE, ReadableFolders
 from weights.network.network import Tokens
 from weights.readahead import read_ahead
 from weights.references import open_lora
+from weights.sources.hub import TOKEN_INPUT
 
 collect_garbage_again()
 protect_new_threads()
@@ -80,7 +81,10 @@ class Runner(BaseRunner):
         """Read the LoRA that requests apply if they name no other; a private one with HF_TOKEN, or with the token of
         `hf auth login`."""
         tokens = Tokens(hugging_face=get_token() or "")
-        self.trained_lora = self._load_lora(RequestedLora(reference, 1.0, TRAINED), tokens)
+        try:
+            self.trained_lora = self._load_lora(RequestedLora(reference, 1.0, TRAINED), tokens)
+        except ValueError as error:  # no request brings this token
+            raise ValueError(str(error).replace(TOKEN_INPUT, "HF_TOKEN")) from error
         self.trained_reference = reference
 
     def healthcheck(self) -> bool:

@@ -1,12 +1,14 @@
 """Validation of input values, for callers that no schema has validated. Each error is one sentence."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Collection, Iterable, Sequence
 
 LARGEST_SHOWN = 2**63
 LONGEST_NAME = 100  # characters of an unknown input
 NUL = "\0"
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which JSON can have and no encoding holds
 
 
 def check_int(name: str, value: object, *, at_least: int, at_most: int) -> int:
@@ -32,11 +34,16 @@ def check_float(name: str, value: object, *, at_least: float, at_most: float) ->
 
 
 def check_text(name: str, value: object, *, at_most: int) -> str:
-    """Return `value` unchanged; raises ValueError unless it is text of at most `at_most` characters without NUL."""
+    """Return `value` unchanged; raises ValueError unless it is text of at most `at_most` characters without NUL, which
+    can be encoded."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is {short_repr(value)}: expected text")
     if len(value) > at_most:
         raise ValueError(f"{name} has {len(value)} characters: expected at most {at_most}")
+    if half := SURROGATE.search(value):
+        raise ValueError(
+            f"{name} has half of a character, as of a cut emoji, at position {half.start()}: expected text"
+        )
     return check_no_nul(name, value)
 
 

@@ -23,8 +23,9 @@ from lora.publishing.hub import (
     upload,
 )
 from lora.publishing.hub_process import SpaceSettings
-from script.space_files import write_space
+from script.space_files import PAGE, write_space
 from weights.bases import REPOSITORIES, TINY
+from weights.file_choice import SUFFIX, lora_in_repository, loras_in, quoted_list
 
 LORA, NAME, TOKEN = "lora", "--name", "the token of HF_TOKEN or `hf auth login`"
 OWN_TOKEN = "SPACE_HF_TOKEN"
@@ -78,9 +79,10 @@ def _create(arguments: argparse.Namespace) -> None:
     check_token(TOKEN, token)
     secrets = {"HF_TOKEN": _token_of_space(token)} if arguments.with_token else {}
     found = read_repository(HubTarget(lora, token, True, named=LORA, token_named=TOKEN))
+    _check_lora(found, lora)
     base = arguments.base or _base_of(found, lora)
     hardware = arguments.hardware or (FREE if base == TINY else SpaceHardware.ZERO_A10G.value)
-    space = SpaceSettings(hardware, _variables(lora, base), secrets)
+    space = SpaceSettings(hardware, PAGE, _variables(lora, base), secrets)
     target = HubTarget(name, token, not arguments.public, named=NAME, token_named=TOKEN, space=space)
     print(open_repository(target), flush=True)
     print(f"uploaded to {_upload(target, lora, base)}")
@@ -104,6 +106,14 @@ def _token_of_space(token: str) -> str:
     return check_token(OWN_TOKEN, os.environ.get(OWN_TOKEN, "").strip()) or token
 
 
+def _check_lora(found: PublishedLora, lora: str) -> None:
+    """Raise ValueError unless the page, which is started with this repository, would find its LoRA."""
+    loras = loras_in(found.files)
+    if lora_in_repository(loras) is None:
+        found_files = f"{len(loras)} {SUFFIX} files ({quoted_list(loras)})"
+        raise ValueError(f"{LORA} is {lora!r}, which has {found_files}: expected the repository of one LoRA")
+
+
 def _base_of(found: PublishedLora, lora: str) -> str:
     """The base that a LoRA's card names."""
     if not found.base_models:
@@ -118,8 +128,9 @@ def _base_of(found: PublishedLora, lora: str) -> str:
 
 
 def _variables(lora: str, base: str) -> dict[str, str]:
-    of_base = {"FLUX_BASE": TINY} if base == TINY else {"FLUX_BASE_URL": f"hf://{REPOSITORIES[base]}"}
-    return {"LORA": f"hf://{lora}", **of_base}
+    # Both, as those of an earlier run with another base stay.
+    source = {} if base == TINY else {"FLUX_BASE_URL": f"hf://{REPOSITORIES[base]}"}
+    return {"LORA": f"hf://{lora}", "FLUX_BASE": base, **source}
 
 
 def _upload(target: HubTarget, lora: str, base: str) -> str:

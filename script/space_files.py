@@ -10,6 +10,7 @@ from script.docker_context import files_in_context
 
 ROOT = Path(__file__).resolve().parents[1]
 APP, REQUIREMENTS = "deploy/space/app.py", "deploy/space/requirements.txt"
+PAGE = "deploy/space/page.py"  # by which a Space of ours is known
 PYTHON = "3.12"  # of ZeroGPU
 STARTUP = "1h"  # for a Space that downloads its base of 34 GB first: our choice, the Hub's default is half of it
 CODE = ("lora/", "weights/")

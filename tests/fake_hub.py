@@ -129,7 +129,12 @@ class _Handler(QuietHandler):
         repository = self.state.repositories[name]
         if rest in ("", "/revision/main"):
             self._send(
-                {"id": name, "private": repository.is_private, "siblings": [], "cardData": _card_data(repository)}
+                {
+                    "id": name,
+                    "private": repository.is_private,
+                    "siblings": [{"rfilename": file} for file in repository.files],
+                    "cardData": _card_data(repository),
+                }
             )
         elif not may_write:
             self._send({"error": "Forbidden: you must have write access"}, 403)

@@ -39,6 +39,11 @@ def preferred_lora(names: Sequence[str]) -> str | None:
     return final[0] if is_clear else None
 
 
+def lora_in_repository(loras: Sequence[str]) -> str | None:
+    """The final LoRA among those of a repository: by its name, or as the only one outside of folders."""
+    return (preferred_lora(loras) or preferred_lora(in_top_folder(loras))) if loras else None
+
+
 def in_top_folder(names: Sequence[str]) -> list[str]:
     """The names with the fewest folders."""
     depths = [len(PurePosixPath(name).parts) for name in names]

@@ -92,14 +92,23 @@ class GeneratingWorker:
         path = Path(received(name, value, into=uploads))
         if path.parent != uploads:
             named_file(name, value, self.runner.readable)
-            if not path.is_file():
-                raise ValueError(f"{name} is {value!r:.300}, where there is no file: expected a file of the volume")
+            if not _is_file(path):
+                expected = "expected an https:// URL, a data URI or a file of the volume"
+                raise ValueError(f"{name} is {value!r:.300}, where there is no file: {expected}")
             path = Path(shutil.copy(path, uploads / f"{name}{path.suffix}"))
         return CogPath(path)
 
     def _kept(self, paths: Sequence[Path], job: Job) -> list[str]:
         folder = writable_folder(IMAGES, self.images / job.folder_name) if self.images else Path()
         return [str(shutil.copy(path, folder / path.name)) for path in paths]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file exists. What is no path, such as base64 without `data:` before it, counts as missing."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _data_uri(path: Path) -> str:

@@ -5,6 +5,7 @@ Cog's server checks requests by the same signature; RunPod checks nothing.
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +90,12 @@ def _checked_item(entry: CogInput, value: object) -> object:
 def _checked_number(entry: CogInput, value: object) -> float:
     least, most, name = entry.settings.get("ge"), entry.settings.get("le"), entry.name
     is_whole = entry.kind.name == "int"
+    largest = math.inf if is_whole else sys.float_info.max  # JSON has whole numbers that no float holds
     if isinstance(least, int | float) and isinstance(most, int | float):
         if is_whole:
             return check_int(name, value, at_least=int(least), at_most=int(most))
         return check_float(name, value, at_least=least, at_most=most)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= largest:
         raise ValueError(f"{name} is {short_repr(value)}: expected {_noun(entry)}")
     number = check_whole(name, value) if is_whole else float(value)
     if isinstance(least, int | float) and number < least:

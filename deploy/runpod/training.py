@@ -65,6 +65,7 @@ class TrainingWorker:
         folder = self.volume / "loras" / job.folder_name
         is_retry, tar = folder.is_dir(), folder / TAR
         if tar.is_file():
+            print(f"the job {job.id} was trained before: {tar} is returned, and nothing is trained", flush=True)
             return _answer(tar, [])
         writable_folder(VOLUME, folder)
         if is_retry and not inputs[RESUME]:

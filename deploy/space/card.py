@@ -83,7 +83,7 @@ def parsed_card(text: str) -> LoraCard:
     """What a card says, by the fields of the Hub; what cannot be read is left out."""
     try:
         data = ModelCard(text[:LONGEST_CARD], ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError):
+    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return LoraCard()
     trigger = data.get("instance_prompt")
     prompts = dict.fromkeys(_prompts(data.get("widget")))  # each once, in order

@@ -49,8 +49,9 @@ class PageRequests:
         """
         cancelled = self.cancellations.begin(session)
         try:
-            with closing(self._generate(inputs)) as generated:
-                yield from takewhile(lambda _: not cancelled.is_set(), generated)
+            if not cancelled.is_set():  # while it waited
+                with closing(self._generate(inputs)) as generated:
+                    yield from takewhile(lambda _: not cancelled.is_set(), generated)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             raise gr.Error(_as_text(error), print_exception=False) from error
         finally:

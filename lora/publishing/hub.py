@@ -48,6 +48,7 @@ class PublishedLora:
 
     is_private: bool
     base_models: tuple[str, ...]  # owner/name, by its card
+    files: tuple[str, ...]  # names
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def read_repository(target: HubTarget, *, seconds: float = SECONDS_TO_OPEN) -> P
     """What the repository of a LoRA is. Changes nothing, and raises what `open_repository` raises."""
     request = Request(target.repository, target.token, target.is_private, None, is_read_only=True)
     reply = _answered(target, request, seconds)
-    return PublishedLora(bool(reply.is_private), reply.base_models)
+    return PublishedLora(bool(reply.is_private), reply.base_models, reply.files)
 
 
 def _answered(target: HubTarget, request: Request, seconds: float) -> Reply:

@@ -6,7 +6,7 @@ It reads a `Request` as JSON from standard input, and writes a `Reply` as JSON t
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +14,16 @@ from typing import Any, Self
 
 from huggingface_hub import HfApi, SpaceHardware
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # that of httpx or httpx2, as this version uses
+from huggingface_hub.hf_api import ModelInfo, SpaceInfo
 
 UNAUTHORIZED, PAYMENT_REQUIRED, FORBIDDEN, NOT_FOUND = 401, 402, 403, 404
 # Timeout, conflict, precondition failed (another commit came first), too many requests, and all errors of a server.
 TRANSIENT, FIRST_SERVER_ERROR = (408, 409, 412, 429), 500
 MODEL, SPACE = "model", "space"  # types of repositories
 COMMIT_MESSAGES = {MODEL: "Upload the LoRA", SPACE: "Upload the page"}
+NEW_SPACE = frozenset({".gitattributes", "README.md"})  # the files of a Space that was just created
 LONGEST_SHOWN = 200  # characters of a server's message
+RepositoryInfo = ModelInfo | SpaceInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class SpaceSettings:
     """What a Space has besides its files."""
 
     hardware: str  # if it has to be created; a name of huggingface_hub's SpaceHardware
+    own_file: str  # by which a Space that exists is known to have this page; another one is not overwritten
     variables: Mapping[str, str]
     secrets: Mapping[str, str] = field(repr=False)
 
@@ -68,6 +72,7 @@ class Reply:
     url: str = ""
     is_private: bool | None = None  # None if the server does not say
     base_models: tuple[str, ...] = ()  # by the model card, if the repository is only read
+    files: tuple[str, ...] = ()  # names, if it is only read
     error: str = ""
     is_transient: bool = False  # the same may succeed if it is tried again
 
@@ -76,7 +81,8 @@ class Reply:
         """The reply from JSON. Raises ValueError for anything else."""
         try:
             fields = json.loads(text)
-            return cls(**{**fields, "base_models": tuple(fields["base_models"])})
+            lists = {name: tuple(fields[name]) for name in ("base_models", "files")}
+            return cls(**{**fields, **lists})
         except (KeyError, TypeError) as error:
             raise ValueError("no reply") from error
 
@@ -100,6 +106,7 @@ def _read(api: HfApi, request: Request) -> Reply:
         url=f"{api.endpoint}/{request.repository}",
         is_private=found.private,
         base_models=tuple(base for base in bases if isinstance(base, str)),
+        files=_names(found),
     )
 
 
@@ -117,7 +124,12 @@ def _open(api: HfApi, request: Request) -> Reply:
         space_hardware=SpaceHardware(request.space.hardware) if request.space else None,
     )
     api.auth_check(request.repository, repo_type=request.type, write=True)
-    return Reply(url=str(url), is_private=_is_private(api, request))
+    found = _info(api, request)
+    if request.space and found and _has_another_page(_names(found), request.space.own_file):
+        return Reply(
+            error="it is a Space with other files, which would be overwritten: expected the name of a new Space"
+        )
+    return Reply(url=str(url), is_private=found.private if found else None)
 
 
 def _upload(api: HfApi, request: Request) -> Reply:
@@ -144,12 +156,20 @@ def _role(user: object) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _is_private(api: HfApi, request: Request) -> bool | None:
-    """Whether a repository, which may be older than this training, is private."""
+def _info(api: HfApi, request: Request) -> RepositoryInfo | None:
+    """What a repository is, which may be older than this training; None if the server does not say."""
     with suppress(HTTPError, OSError, ValueError):
-        found = api.repo_info(request.repository, repo_type=request.type).private
-        return bool(found) if found is not None else None
+        return api.space_info(request.repository) if request.space else api.model_info(request.repository)
     return None
+
+
+def _names(found: RepositoryInfo) -> tuple[str, ...]:
+    return tuple(file.rfilename for file in found.siblings or ())
+
+
+def _has_another_page(names: Collection[str], own_file: str) -> bool:
+    """Whether a Space has more than Hugging Face puts into a new one, and not this page."""
+    return own_file not in names and not NEW_SPACE.issuperset(names)
 
 
 def _failure(error: Exception) -> Reply:

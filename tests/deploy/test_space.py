@@ -36,7 +36,7 @@ def uploaded(tmp_path_factory):
     """A folder with only the files that the command uploads."""
     folder = tmp_path_factory.mktemp("space")
     with fake_hub() as hub, pytest.MonkeyPatch.context() as patch:
-        hub.repositories["me/my-lora"] = Repository(is_private=False, files={"README.md": CARD})
+        hub.repositories["me/my-lora"] = Repository(False, {"README.md": CARD, "lora.safetensors": b""})
         patch.setenv("HF_ENDPOINT", hub.url)
         patch.setenv("HF_TOKEN", WRITE)
         patch.setattr(sys, "argv", ["script/space", "me/my-lora", "--base", "tiny"])

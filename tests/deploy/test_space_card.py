@@ -37,6 +37,7 @@ READ = LoraCard("TOK", ("TOK on a beach", "a <b>TOK</b> | in the desert"))
         ("---\nwidget: [x, {text: [y]}, {text: null}, {src: z}]\n---\n", LoraCard()),
         ("---\ninstance_prompt: !!python/object/apply:os.getcwd []\n---\n", LoraCard()),
         (f"---\ninstance_prompt: {'x' * 9000}\n---\n", LoraCard("x" * 500)),
+        (f"---\ninstance_prompt: {'{a: ' * 1000}1{'}' * 1000}\n---\n", LoraCard()),
     ],
 )
 def test_what_cannot_be_read_is_left_out(text, card):

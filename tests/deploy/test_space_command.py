@@ -17,7 +17,7 @@ KEY = "spaces/me/my-lora-demo"
 @pytest.fixture
 def hub(monkeypatch):
     with fake_hub() as hub:
-        hub.repositories["me/my-lora"] = Repository(is_private=True, files={"README.md": CARD})
+        hub.repositories["me/my-lora"] = Repository(True, {"README.md": CARD, "lora.safetensors": b""})
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", WRITE)
         monkeypatch.delenv("SPACE_HF_TOKEN", raising=False)
@@ -38,7 +38,7 @@ def error_of(monkeypatch, *arguments):
 
 def opened(hub, repository="me/demo", token=WRITE):
     """What the process that talks to the Hub answers, in this process."""
-    settings = SpaceSettings("zero-a10g", {}, {})
+    settings = SpaceSettings("zero-a10g", "page.py", {}, {})
     return answer(HfApi(endpoint=hub.url, token=token), Request(repository, token, True, None, settings))
 
 
@@ -47,7 +47,8 @@ def test_a_private_space_gets_the_page_and_its_settings_though_the_first_commit_
     command(monkeypatch, "me/my-lora")
     made, lines = hub.repositories[KEY], capsys.readouterr().out.splitlines()
     assert (made.is_private, made.hardware, made.commits) == (True, "zero-a10g", 1)
-    assert made.variables == {"LORA": "hf://me/my-lora", "FLUX_BASE_URL": "hf://black-forest-labs/FLUX.1-dev"}
+    url = "hf://black-forest-labs/FLUX.1-dev"
+    assert made.variables == {"LORA": "hf://me/my-lora", "FLUX_BASE": "dev", "FLUX_BASE_URL": url}
     assert made.secrets == {}, "no token unless that is asked for"
     url = f"{hub.url}/spaces/me/my-lora-demo"
     assert lines[:2] == [f"the page will be uploaded to {url}, which is private", f"uploaded to {url}"]
@@ -115,6 +116,35 @@ def test_a_lora_that_does_not_exist_or_has_another_base_is_refused_before_a_spac
         "or --base",
     )
     assert list(hub.repositories) == ["me/my-lora"]
+
+
+@pytest.mark.parametrize("files", [{}, {"a.safetensors": b"", "b.safetensors": b""}, {"model.bin": b""}])
+def test_a_repository_in_which_the_page_would_find_no_lora_is_refused_before_a_space_is_created(
+    hub, monkeypatch, files
+):
+    hub.repositories["me/my-lora"].files = {"README.md": CARD, **files}
+    assert_one_sentence(
+        error_of(monkeypatch, "me/my-lora"), "error: lora is 'me/my-lora', which has ", "expected the repository of one"
+    )
+    assert list(hub.repositories) == ["me/my-lora"]
+
+
+def test_a_space_with_another_page_is_not_overwritten_and_an_empty_one_is_filled(hub, monkeypatch):
+    hub.repositories[KEY] = Repository(False, {"README.md": b"---\nsdk: docker\n---\n", "Dockerfile": b"FROM x"})
+    said = error_of(monkeypatch, "me/my-lora", "--with-token")
+    assert_one_sentence(said, "error: --name is 'me/my-lora-demo': it is a Space with other files", "expected the name")
+    made = hub.repositories[KEY]
+    assert (made.commits, made.variables, made.secrets) == (0, {}, {})
+    del made.files["Dockerfile"]
+    for _ in range(2):
+        command(monkeypatch, "me/my-lora")
+    assert made.commits == 2
+
+
+def test_another_base_replaces_that_of_an_earlier_run(hub, monkeypatch):
+    for base in ("tiny", "krea"):
+        command(monkeypatch, "me/my-lora", "--base", base)
+    assert hub.repositories[KEY].variables["FLUX_BASE"] == "krea"
 
 
 @pytest.mark.parametrize(

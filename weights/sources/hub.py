@@ -13,10 +13,9 @@ from weights.file_choice import (
     SUFFIX,
     choice_note,
     config_beside,
-    in_top_folder,
+    lora_in_repository,
     loras_in,
     pickles_note,
-    preferred_lora,
     quoted_list,
 )
 from weights.grammar.records import HubLora
@@ -78,7 +77,7 @@ def _choose(lora: HubLora, by_name: dict[str, dict[str, Any]]) -> tuple[str, str
     prefix = f"{lora.path}/" if lora.path else ""
     names = [name for name in by_name if name.startswith(prefix)]
     loras = loras_in(names)
-    chosen = (preferred_lora(loras) or preferred_lora(in_top_folder(loras))) if loras else None
+    chosen = lora_in_repository(loras)
     if chosen is not None:
         return chosen, choice_note(loras, chosen)
     where = f"in {lora.path} " if lora.path else ""

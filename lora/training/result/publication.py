@@ -48,7 +48,8 @@ def read_publication(tar: Path) -> Publication:
         with tarfile.open(tar) as opened:
             files = dict(_files(opened))
     except tarfile.TarError as error:
-        raise ValueError(f"is no tar ({error}): {EXPECTED}") from error
+        reason = str(error).partition("\n")[0].removesuffix(":")  # a line for each compression follows
+        raise ValueError(f"is no tar ({reason}): {EXPECTED}") from error
     for name in (LORA_FILE, CONFIG):
         if name not in files:
             raise ValueError(f"has no {FOLDER}/{name}: {EXPECTED}")

@@ -120,6 +120,7 @@ def test_an_image_comes_as_a_data_uri_or_lies_on_the_volume(worker, volume, wher
         ({"lora_weights": "/etc/passwd"}, ["lora_weights '/etc/passwd'"]),
         ({"lora_weights": "/proc/self/environ"}, ["lora_weights '/proc/self/environ'"]),
         ({"prompt": "a\0b"}, ["prompt has a NUL character"]),
+        ({"prompt": "a \ud83d"}, ["prompt has half of a character", "at position 2"]),
     ],
 )
 def test_a_wrong_input_is_refused_in_one_sentence(worker, inputs, fragments):
@@ -132,6 +133,12 @@ def test_a_missing_image_of_the_volume_is_refused(worker, volume):
     with pytest.raises(ValueError) as error:
         answer(worker, image=str(volume / "nothing.png"))
     assert_one_sentence(error.value, "nothing.png'", "there is no file", "expected")
+
+
+def test_an_image_in_base64_without_the_start_of_a_data_uri_is_refused_with_what_is_expected(worker):
+    with pytest.raises(ValueError) as error:
+        answer(worker, image=base64.b64encode(encoded(noisy_image(64, 64, seed=1))).decode())
+    assert_one_sentence(error.value, "image is 'iVBOR", "expected an https:// URL, a data URI or a file")
 
 
 def test_images_are_kept_on_the_volume_if_the_endpoint_says_so(form, worker, volume):
@@ -155,6 +162,10 @@ def test_a_lora_of_the_cold_start_that_cannot_be_used_ends_the_start_in_one_sent
         with pytest.raises(ValueError) as error:
             GeneratingWorker.started(form)
         assert_one_sentence(error.value, "LORA '", "does not exist")
+        patch.setenv("LORA", "https://me:secret@example.invalid/lora.safetensors")
+        with pytest.raises(ValueError) as error:
+            GeneratingWorker.started(form)
+        assert_one_sentence(error.value, "LORA 'https://...@example.invalid/", "pass tokens in HF_TOKEN or")
 
 
 def test_a_worker_whose_gpu_failed_or_whose_base_was_not_restored_must_restart(worker):

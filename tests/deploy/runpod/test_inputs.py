@@ -46,6 +46,17 @@ def test_a_number_that_json_cannot_hold_is_refused(value):
         TRAINING.checked({"learning_rate": value})
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "seed"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_whole_number_that_no_float_holds_is_refused_or_kept_and_never_ends_the_worker(name, sign):
+    huge = sign * 10**400
+    if TRAINING.inputs[name].kind.name == "float" or (sign < 0 and name == "batch_size"):
+        with pytest.raises(ValueError, match=f"{name} is a huge number: expected"):
+            TRAINING.checked({name: huge})
+    else:
+        assert TRAINING.checked({name: huge})[name] == huge
+
+
 def test_missing_and_null_inputs_have_the_defaults_of_the_signature():
     inputs = GENERATION.checked({**PROMPT, "num_outputs": None})
     assert list(inputs) == list(GENERATION.inputs)

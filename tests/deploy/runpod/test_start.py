@@ -12,8 +12,9 @@ from script.cog_server import ROOT
 from tests.servers import wait_until
 
 TRAIN = """#!/bin/sh
+[ -z "$ONE_A_LINE" ] || printf '%s\\n' "$@"
 echo "train $*"
-trap 'echo saved; exit 75' TERM
+trap 'echo saved; echo early >"$OUTPUT"; exit 75' TERM
 [ -z "$SLOW" ] || { touch "$SLOW"; while true; do sleep 0.05; done; }
 exit ${CODE:-0}
 """
@@ -63,6 +64,13 @@ def test_the_flags_come_from_the_environment_of_the_pod(pod, tmp_path):
     )
 
 
+def test_quotes_in_the_flags_of_the_environment_keep_words_together_and_nothing_is_expanded(pod):
+    flags = '--autocaption-prefix "a photo of"\n--layers \'.*attn\' --sample-prompts /* --caption-suffix "it\'s"'
+    _, said = ended(pod(DATASET="x", TRAIN_FLAGS=flags, ONE_A_LINE="yes"))
+    expected = ["x", "--autocaption-prefix", "a photo of", "--layers", ".*attn", "--sample-prompts", "/*"]
+    assert said[: len(expected) + 2] == [*expected, "--caption-suffix", "it's"]
+
+
 def test_newer_and_older_forms_of_runpods_command_are_tried(pod):
     _, said = ended(pod("x", REFUSES="stop"))
     assert said[-3:] == ["runpodctl stop pod pod1", "runpodctl pod stop pod1", "the pod pod1 stops"]
@@ -87,6 +95,13 @@ def test_a_pod_that_is_not_stopped_is_said(pod, environment, last):
             {"DATASET": "x", "OUTPUT": "/nothing/mine.tar"},
             2,
             "error: /nothing/mine.log cannot be written: expected OUTPUT",
+        ),
+        ({"DATASET": "x", "OUTPUT": "/tmp"}, 2, "error: OUTPUT is the folder /tmp: expected the path of a tar"),
+        ({"DATASET": "x", "TRAIN_FLAGS": "--layers 'a"}, 2, "error: TRAIN_FLAGS is --layers 'a: expected flags"),
+        (
+            {"DATASET": "x", "TRAIN_FLAGS": "--output=/tmp/x.tar"},
+            2,
+            "error: --output=/tmp/x.tar is given: expected the variable OUTPUT instead",
         ),
     ],
 )
@@ -114,3 +129,5 @@ def test_a_pod_that_is_stopped_lets_the_training_save(pod, tmp_path):
     assert code == 75
     assert "saved" in said
     assert Path(tmp_path / "mine.log").read_text().count("saved") == 1
+    assert (tmp_path / "mine-interrupted.tar").read_text() == "early\n"
+    assert ended(pod("x"))[1][0].startswith("train x "), "the next start goes on with the training"

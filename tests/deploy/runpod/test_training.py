@@ -1,5 +1,7 @@
 """A worker that trains needs a volume, and says why a training failed. test_handler.py trains with one."""
 
+import tarfile
+
 import pytest
 
 from deploy.runpod.inputs import Form
@@ -43,6 +45,17 @@ def test_a_job_that_was_cancelled_before_its_training_starts_is_not_trained(tmp_
     job.cancel()
     with pytest.raises(CancelledError):
         TrainingWorker(FORM, tmp_path).answer(job)
+
+
+def test_the_log_says_that_a_job_is_answered_with_what_it_trained_before(tmp_path, capsys):
+    """RunPod's test mode gives all its jobs one id."""
+    tar = tmp_path / "loras/local_test/trained_model.tar"
+    tar.parent.mkdir(parents=True)
+    tarfile.open(tar, "w").close()
+    assert TrainingWorker(FORM, tmp_path).answer(Job("local_test", {}, print)) == {"weights": str(tar)}
+    assert capsys.readouterr().out == (
+        f"the job local_test was trained before: {tar} is returned, and nothing is trained\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -141,5 +141,5 @@ def test_a_tar_of_something_else_is_refused(tmp_path, files, fault):
 
 
 def test_a_file_that_is_no_tar_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no tar"):
+    with pytest.raises(ValueError, match=r"^is no tar \([^\n]+\): expected the tar of a training[^\n]*$"):
         read_publication(write(tmp_path / "a.tar", b"no tar"))
