@@ -29,7 +29,7 @@ def test_each_different_line_with_words_is_a_prompt_with_trigger_word_prefix_and
         "a photo, TOK at sea outside",
         "a photo, TOK asleep outside",
     )
-    assert rule.prompts("") == rule.prompts(" \n ") == ("a photo, TOK outside",)
+    assert rule.prompts("") == rule.prompts(" \n \ufeff\n\x07") == ("a photo, TOK outside",)
 
 
 def test_by_default_the_lines_are_joined(tmp_path):
@@ -56,6 +56,14 @@ def test_a_table_may_have_several_captions_for_an_image(tmp_path, members):
     assert dataset.pairing.conflicting == ()
     (tmp_path / "off").mkdir()
     assert read(tmp_path / "off", members).dataset.images[0].prompts in (("TOK a dog",), ("a dog TOK asleep",))
+
+
+def test_a_table_of_the_same_name_in_input_captions_takes_the_place_of_all_lines(tmp_path):
+    captions = write(tmp_path / "captions", zipped({"metadata.jsonl": ROWS.replace("a dog", "new")}))
+    (image,) = read(
+        tmp_path, {"metadata.jsonl": ROWS.replace("asleep", "old")}, captions=captions, multiline_split=True
+    ).dataset.images
+    assert image.prompts == ("TOK new", "TOK asleep")
 
 
 def test_captions_of_another_file_stay_unused(tmp_path):
