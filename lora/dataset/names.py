@@ -18,9 +18,6 @@ RESERVED = str.maketrans(dict.fromkeys('<>:"|?*', "_"))  # not allowed in file n
 MAX_SHOWN = 200  # letters of a name in an error
 MAX_FOLDERS = 16  # of a path that are compared, from the innermost outwards
 
-TOP = "/"  # follows the outermost folder, so that two tails that include it are in the same folder
-
-Tail = tuple[str, ...]  # a file name, then its folders from the innermost outwards
 NameFilter = Callable[[str], bool]  # takes the name of a file
 
 
@@ -52,14 +49,6 @@ def is_user_file(name: str) -> bool:
 def path_of(name: str) -> PurePosixPath:
     """The name as a path, with forward slashes and in Unicode normal form NFC."""
     return PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
-
-
-def tails(name: str, path: PurePosixPath) -> Iterator[Tail]:
-    """The case-folded name alone, then with the innermost folder of the path, then with the next one outwards, and so
-    on."""
-    parts = [part.casefold() for part in (name, *path.parts[-2::-1][:MAX_FOLDERS], TOP)]
-    for length in range(1, len(parts) + 1):
-        yield tuple(parts[:length])
 
 
 def suffix_of(name: str) -> str:

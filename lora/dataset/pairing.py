@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import PurePosixPath
 
-from lora.dataset.names import Tail, sanitize_path, tails
+from lora.dataset.names import MAX_FOLDERS, sanitize_path
+
+TOP = "/"  # follows the outermost folder, so that two tails that include it are in the same folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Pairing:
         return Pairing(captions, self.unused, left)
 
 
+Tail = tuple[str, ...]  # a file name, then its folders from the innermost outwards
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidates:
     """Captions whose paths share a tail with the paths of some images, and the images that they may belong to."""
@@ -74,11 +79,11 @@ def _find_candidates(images: list[PurePosixPath], captions: list[Caption]) -> li
     by_tail: dict[Tail, list[int]] = defaultdict(list)
     for index, image in enumerate(images):
         for name in {image.name.casefold(), image.stem.casefold()}:
-            for tail in tails(name, image):
+            for tail in _tails(name, image):
                 by_tail[tail].append(index)
     groups: dict[Tail, list[Caption]] = defaultdict(list)
     for caption in captions:
-        known = [tail for tail in tails(caption.target.name, caption.target) if tail in by_tail]
+        known = [tail for tail in _tails(caption.target.name, caption.target) if tail in by_tail]
         groups[known[-1] if known else ()].append(caption)
     candidates, matched = [], set[int]()
     for tail in sorted(groups, key=len, reverse=True):
@@ -86,6 +91,13 @@ def _find_candidates(images: list[PurePosixPath], captions: list[Caption]) -> li
         matched.update(matching)
         candidates.append(_Candidates(len(tail), sorted(groups[tail], key=lambda caption: caption.rank), matching))
     return candidates
+
+
+def _tails(name: str, path: PurePosixPath) -> Iterator[Tail]:
+    """The case-folded name alone, then with its folder, then with the next folder outwards, and so on."""
+    parts = [part.casefold() for part in (name, *path.parts[-2::-1][:MAX_FOLDERS], TOP)]
+    for length in range(1, len(parts) + 1):
+        yield tuple(parts[:length])
 
 
 def _matching_images(images: list[PurePosixPath], named: list[int], matched: set[int]) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from lora.dataset.file_kinds import WEIGHTS_NAME
 from lora.dataset.folder_names import is_kohya_folder
-from lora.dataset.names import MAX_FOLDERS, Tail, path_of, tails
+from lora.dataset.names import MAX_FOLDERS, path_of
 
 
 class Role(Enum):
@@ -45,6 +45,8 @@ class Assigned:
     is_ambiguous: bool = False  # if several images could be the partner, which is None then
     may_be_mask: bool = False  # if the content is that of a mask, the control image is one
 
+
+ByKey = dict[tuple[str, tuple[str, ...]], list[ImageFile]]  # by a name or stem and the innermost folders around it
 
 # Names are compared in lower case, with one underscore for whatever separates words.
 # ai-toolkit writes _controls; SimpleTuner, musubi and sd-scripts let users name the folders, and these are the names in
@@ -151,10 +153,10 @@ class _Assignment:
                 groups.setdefault(folder, []).append(each)
         grouped = {each.file.name for group in groups.values() for each in group}
         subjects = [each for each in self._left if each.file.name not in grouped]
-        by_tail = _by_tail(subjects, {folder.parent for folder in groups})
+        by_key = _by_key(subjects, {folder.parent for folder in groups})
         found: dict[str, Assigned] = {}
         for folder, group in groups.items():
-            found |= _roles_in_folder(folder, group, by_tail[folder.parent])
+            found |= _roles_in_folder(folder, group, by_key[folder.parent])
         self._assign(found)
 
     def _assign_affixes(self) -> None:
@@ -212,25 +214,28 @@ def _folder_role(name: str) -> Role | None:
     return Role.MASK if MASK_WORDS & {name, *re.split("[_0-9]+", name)} else None
 
 
-def _by_tail(
-    subjects: Iterable[_Placed], around: set[PurePosixPath]
-) -> dict[PurePosixPath, dict[Tail, list[ImageFile]]]:
-    """The images in each of some folders, at any depth, by the tails of their names and of their stems."""
-    found: dict[PurePosixPath, dict[Tail, list[ImageFile]]] = {folder: defaultdict(list) for folder in around}
+def _by_key(subjects: Iterable[_Placed], around: set[PurePosixPath]) -> dict[PurePosixPath, ByKey]:
+    """The images in each of some folders, at any depth, by the keys of their names and of their stems."""
+    found: dict[PurePosixPath, ByKey] = {folder: defaultdict(list) for folder in around}
     for subject in subjects:
+        names, parents = {subject.path.name.casefold(), subject.path.stem.casefold()}, subject.path.parent.parts
         for folder in around.intersection(subject.path.parents[:MAX_FOLDERS]):
-            inside = subject.path.relative_to(folder)
-            for tail in (tail for key in {inside.name, inside.stem} for tail in tails(key, inside)):
-                found[folder][tail].append(subject.file)
+            for tail in _tails(parents[len(folder.parts) :]):
+                for name in names:
+                    found[folder][name, tail].append(subject.file)
     return found
 
 
-def _roles_in_folder(
-    folder: PurePosixPath, group: list[_Placed], by_tail: Mapping[Tail, list[ImageFile]]
-) -> dict[str, Assigned]:
+def _tails(folders: Sequence[str]) -> list[tuple[str, ...]]:
+    """All of the folders around a file, the two innermost, the innermost, and none."""
+    inner = [part.casefold() for part in folders[-MAX_FOLDERS:]]
+    return list(dict.fromkeys(map(tuple, (["/", *inner], inner[-2:], inner[-1:], []))))
+
+
+def _roles_in_folder(folder: PurePosixPath, group: list[_Placed], by_key: ByKey) -> dict[str, Assigned]:
     name = _compared(folder.name)
     is_certain = CERTAIN_CONTROL.fullmatch(name) is not None
-    partners = [_partners(each.path.relative_to(folder), by_tail) for each in group]
+    partners = [_partners(each.path.relative_to(folder), by_key) for each in group]
     if not is_certain and 2 * sum(map(bool, partners)) < len(group):
         return {}
     role = _folder_role(name)
@@ -249,14 +254,15 @@ def _roles_in_folder(
     }
 
 
-def _partners(path: PurePosixPath, by_tail: Mapping[Tail, list[ImageFile]]) -> list[ImageFile]:
-    """The images that a file in a folder of masks or the like may belong to: those whose path agrees longest from the
+def _partners(path: PurePosixPath, by_key: ByKey) -> list[ImageFile]:
+    """The images that a file in a folder of masks or the like may belong to: those whose folders agree most from the
     end, so that `masks/a/1.png` belongs to `photos/a/1.jpg`. `path` is its path in that folder."""
-    known = [max(found, key=len) for key in _keys(path) if (found := [t for t in tails(key, path) if t in by_tail])]
-    return by_tail[max(known, key=len)] if known else []
+    keys = [(name, tail) for name in _names(path) for tail in _tails(path.parent.parts)]
+    known = max((key for key in keys if key in by_key), key=lambda key: len(key[1]), default=None)
+    return by_key[known] if known else []
 
 
-def _keys(path: PurePosixPath) -> list[str]:
+def _names(path: PurePosixPath) -> list[str]:
     """The names and stems that the image of a mask or a control image may have, the most likely first."""
     stem = path.stem.casefold()
     certain = next((stem.removesuffix(affix) for affix in CERTAIN_AFFIXES if stem.endswith(affix)), stem)
