@@ -48,9 +48,11 @@ def find_captioner(log_line: LogLine = log_nothing) -> CaptionerFolder | None:
         check_captioner_folder(folder)
         check_digests(folder, published=[], log_line=log_line)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"the captioner: {error}; {_remedy(folder)}") from error
+        raise FileNotFoundError(f"the captioner: {error}; {_remedy(folder)}; autocaption=false does without") from error
     except ValueError as error:
-        raise ValueError(f"the captioner: {error}; remove it, then {_remedy(folder)}") from error
+        raise ValueError(
+            f"the captioner: {error}; remove it, then {_remedy(folder)}; autocaption=false does without"
+        ) from error
     return CaptionerFolder(folder, _name(folder), on_cpu=device.lower() == "cpu")
 
 

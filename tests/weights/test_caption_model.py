@@ -105,7 +105,9 @@ def test_missing_and_damaged_files_are_named_with_what_to_do(folder, name, conte
         write(folder / name, content)
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         find_captioner()
-    assert_one_sentence(error.value, f"the captioner: {folder / name}"[:60], found, "`script/download captioner`")
+    assert_one_sentence(
+        error.value, f"the captioner: {folder / name}"[:60], found, "`script/download captioner`", "; autocaption=false"
+    )
 
 
 def test_no_code_and_no_other_precision_is_downloaded():
