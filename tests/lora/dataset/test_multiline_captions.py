@@ -9,7 +9,7 @@ from lora.dataset.report import report_on
 from lora.flux.prompt import encode_prompt
 from tests.tiny import TINY_FLUX, encoded, noisy_image, read_archive, tiny_pipeline, write, zipped
 
-LINES = "a dog\n\n  [trigger] at sea \r\na dog\nTOK asleep\n"
+LINES = "a dog\n\x07\n  [trigger] at sea \r\na dog\nTOK asleep\n"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_each_different_line_with_words_is_a_prompt_with_trigger_word_prefix_and
         "a photo, TOK at sea outside",
         "a photo, TOK asleep outside",
     )
-    assert rule.prompts("") == rule.prompts(" \n \ufeff\n\x07") == ("a photo, TOK outside",)
+    assert rule.prompts("") == rule.prompts(" \n ") == ("a photo, TOK outside",)
 
 
 def test_by_default_the_lines_are_joined(tmp_path):
