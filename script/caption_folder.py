@@ -37,11 +37,12 @@ def make_folder(folder: Path) -> None:
 
 def refuse_saved_zip(folder: Path) -> None:
     """Raise ContentError if a folder of captions also holds the zip that its page saved, with other captions."""
-    saved = sorted(folder.glob(f"{Path(SAVED).stem}*.zip"))
-    if saved and (folder / PAGE).is_file():
+    saved = folder.glob(f"{Path(SAVED).stem}*.zip")  # a browser calls the next one captions (1).zip
+    latest = max(saved, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if latest and (folder / PAGE).is_file():
         raise ContentError(
-            f"holds {saved[-1].name!r}, saved by the page beside it, and the files as they were before: expected"
-            f" --input-captions {saved[-1]}, or a folder without it"
+            f"holds {latest.name!r}, saved by the page beside it, and the files as they were before: expected"
+            f" --input-captions {latest}, or a folder without it"
         )
 
 

@@ -158,7 +158,7 @@ def test_lines_that_take_turns_have_a_prompt_each(edit):
     rule = PromptRule("TOK", "", "", multiline_split=True)
     editor = edit({"a.png": "one\ntwo"}, rule=rule)
     prompt = editor.opened.page.locator(".prompt").first
-    for caption in ("one\ntwo", "one\n \n[trigger] three\none", ""):
+    for caption in ("one\ntwo", "one\n \n[trigger] three\none", "one\u2028two\x0bthree\x85 \x07\nfour", ""):
         editor.type(0, caption)
         assert prompt.text_content() == " | ".join(rule.prompts(caption))
 

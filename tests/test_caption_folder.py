@@ -1,5 +1,7 @@
 """The folder of captions that `script/check` writes: what is in it, what is refused, and that it is read again."""
 
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from lora.dataset.captions import PromptRule
 from script import check
 from script.caption_editor.page import editable
-from script.caption_folder import make_folder, write_captions
+from script.caption_folder import make_folder, refuse_saved_zip, write_captions
 from script.training_flags import archived
 from tests.tiny import encoded, noisy_image, read_archive, write, zipped
 
@@ -57,6 +59,14 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(tmp_pat
     )
     make_folder(tmp_path / "new" / "out")
     make_folder(tmp_path / "new" / "out")
+
+
+def test_of_several_saved_zips_the_latest_is_recommended(tmp_path):
+    write(tmp_path / "index.html", b"")
+    for seconds, name in enumerate(("captions.zip", "captions (2).zip", "captions (1).zip")):
+        os.utime(write(tmp_path / name, b""), (seconds, seconds))
+    with pytest.raises(ValueError, match=re.escape("captions (1).zip, or a folder without it")):
+        refuse_saved_zip(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["captions.zip", "captions (1).zip"])

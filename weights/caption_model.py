@@ -36,7 +36,7 @@ def find_captioner(log_line: LogLine = log_nothing) -> CaptionerFolder | None:
     one sentence that says what to do.
     """
     setting, device = (os.environ.get(name, "").strip() for name in (SETTING, DEVICE_SETTING))
-    if (device or DEVICES[0]) not in DEVICES:
+    if (device.lower() or DEVICES[0]) not in DEVICES:
         raise ValueError(f"{DEVICE_SETTING} is {device!r}: expected {' or '.join(DEVICES)}")
     if setting.lower() == OFF or not (setting or FOLDER.is_dir()):
         return None
@@ -48,10 +48,12 @@ def find_captioner(log_line: LogLine = log_nothing) -> CaptionerFolder | None:
         check_captioner_folder(folder)
         check_digests(folder, published=[], log_line=log_line)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"the captioner: {error}; {_remedy(folder)}") from error
+        raise FileNotFoundError(f"the captioner: {error}; {_remedy(folder)}; autocaption=false does without") from error
     except ValueError as error:
-        raise ValueError(f"the captioner: {error}; remove it, then {_remedy(folder)}") from error
-    return CaptionerFolder(folder, _name(folder), on_cpu=device == "cpu")
+        raise ValueError(
+            f"the captioner: {error}; remove it, then {_remedy(folder)}; autocaption=false does without"
+        ) from error
+    return CaptionerFolder(folder, _name(folder), on_cpu=device.lower() == "cpu")
 
 
 def refuse_another(folder: Path, repository: str) -> None:

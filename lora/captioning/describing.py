@@ -36,6 +36,12 @@ def uncaptioned(dataset: Dataset) -> list[CaptionedImage]:
     return list({image.inspection.content: image for image in dataset.images if image.caption is None}.values())
 
 
+def answer_key(image: CaptionedImage) -> str:
+    """What an answer depends on beside captioner and instruction: the file, and what is put behind its transparency."""
+    content = image.inspection.content
+    return f"{content} on gray" if image.inspection.is_cutout else content
+
+
 def ask(
     captioner: Captioner,
     images: Iterable[CaptionedImage],
@@ -90,10 +96,9 @@ def described(
 
 def _caption(store: AnswerStore, image: CaptionedImage, failures: Mapping[str, str]) -> tuple[str, str]:
     """The caption, or else the reason why there is none."""
-    content = image.inspection.content
-    answer = store.get(content)
+    answer = store.get(answer_key(image))
     if answer is None:
-        return "", failures.get(content, "the captioner was not asked")
+        return "", failures.get(image.inspection.content, "the captioner was not asked")
     try:
         return caption_of(answer), ""
     except ValueError as error:
@@ -112,7 +117,7 @@ def _ask_batch(
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:LONGEST_REASON]
         return {image.inspection.content: reason for image in batch}
     for image, answer in zip(batch, answers, strict=True):
-        store.put(image.inspection.content, answer)
+        store.put(answer_key(image), answer)
     return {}
 
 

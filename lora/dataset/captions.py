@@ -26,7 +26,7 @@ class PromptRule:
     def prompts(self, caption: str) -> tuple[str, ...]:
         """The different training prompts for a caption: one, or with `multiline_split` one for each of its lines that
         is not blank."""
-        lines = [line for line in caption.splitlines() if line.strip()] if self.multiline_split else []
+        lines = [line for line in caption.splitlines() if one_line(line)] if self.multiline_split else []
         return tuple(dict.fromkeys(map(self.prompt, lines or [caption])))
 
     def prompt(self, caption: str) -> str:

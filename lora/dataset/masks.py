@@ -42,7 +42,7 @@ class FoundMasks:
     """The masks of a data set."""
 
     by_image: Mapping[str, Mask]  # the usable ones, by the names of their images
-    unusable: tuple[Skipped, ...]  # files of images that are trained as a whole, with the reason
+    unusable: tuple[Skipped, ...]  # files that belong to images but are not used, with the reason
     unmasked_weight: float  # of the loss outside of masks; with 1 there are none
 
     def without_used(self, files: Iterable[Skipped]) -> tuple[Skipped, ...]:
@@ -58,23 +58,26 @@ def find_masks(
     if unmasked_weight == 1:
         return FoundMasks({}, (), unmasked_weight)
 
-    def mask_or_reason(each: tuple[Member, Inspection]) -> Mask | Skipped | None:
+    def mask_and_unusable(each: tuple[Member, Inspection]) -> tuple[Mask | None, Skipped | None]:
         image, inspection = each
+        own = Mask(image.name, image.path, inspection.content, is_opacity=True) if inspection.is_cutout else None
         file = files.get(image.name)
         if file is None:
-            own = Mask(image.name, image.path, inspection.content, is_opacity=True)
-            return own if inspection.is_cutout else None
+            return own, None
         with file.path.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         mask = Mask(file.name, file.path, content, is_opacity=False)
         reason = _unusable_reason(mask, image.path, inspection.original)
-        return Skipped(file.name, reason) if reason else mask
+        if not reason:
+            return mask, None
+        instead = "the transparency of its image is used" if own else "the image is trained as a whole"
+        return own, Skipped(file.name, f"{reason}; {instead}")
 
-    with closing(map_in_order(mask_or_reason, inspected)) as results:
-        found = [(image.name, result) for (image, _), result in zip(inspected, results, strict=True)]
+    with closing(map_in_order(mask_and_unusable, inspected)) as results:
+        found = [(image.name, *result) for (image, _), result in zip(inspected, results, strict=True)]
     return FoundMasks(
-        {name: each for name, each in found if isinstance(each, Mask)},
-        tuple(each for _, each in found if isinstance(each, Skipped)),
+        {name: mask for name, mask, _ in found if mask},
+        tuple(unusable for _, _, unusable in found if unusable),
         unmasked_weight,
     )
 

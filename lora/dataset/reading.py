@@ -212,11 +212,12 @@ def _inspect(images: Sequence[Member], inspector: Inspector) -> tuple[list[tuple
 def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles, rule: PromptRule) -> Pairing:
     """Separate captions take precedence, also those that were emptied: their text is blank."""
     blank = (replace(caption, rank=LAST_RANK) for caption in separate.blank)
-    first, second = pair_captions(names, (*separate.captions, *blank)), pair_captions(names, own.captions)
+    both = pair_captions(names, (*separate.captions, *blank)), pair_captions(names, own.captions)
+    # before they are joined, as two archives may have tables of the same name
+    first, second = (pairing.with_lines() for pairing in both) if rule.multiline_split else both
     captions = tuple(one or other for one, other in zip(first.captions, second.captions, strict=True))
     unused, conflicting = first.unused + second.unused, first.conflicting + second.conflicting
-    pairing = Pairing(captions, tuple(filter(_has_words, unused)), tuple(filter(_has_words, conflicting)))
-    return pairing.with_lines() if rule.multiline_split else pairing
+    return Pairing(captions, tuple(filter(_has_words, unused)), tuple(filter(_has_words, conflicting)))
 
 
 def _has_words(caption: Caption) -> bool:

@@ -33,10 +33,10 @@ def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
 def _about_masks(dataset: Dataset) -> Iterator[str]:
     """Masks that are not used, and images without one where others have one."""
     for mask in dataset.masks.unusable:
-        yield f"the mask {mask.name!r} is not used, and all of its image counts: {mask.reason}"
+        yield f"the mask {mask.name!r} is not used: {mask.reason}"
     whole = [image.name for image in dataset.images if not image.mask]
     if whole and len(whole) < len(dataset.images):
-        yield f"{counted(len(whole), 'image')} without a mask, of which all counts: {named(whole)}"
+        yield f"{counted(len(whole), 'image')} without a mask, trained as a whole: {named(whole)}"
 
 
 def _about_repeats(dataset: Dataset, folders: set[KohyaFolder]) -> Iterator[str]:

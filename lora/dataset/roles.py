@@ -42,8 +42,11 @@ class Assigned:
     role: Role
     partner: str | None  # the image that a mask, a control image or a thumbnail belongs to
     is_doubtful: bool  # if the content is that of a color photograph, it is trained after all
+    is_ambiguous: bool = False  # if several images could be the partner, which is None then
     may_be_mask: bool = False  # if the content is that of a mask, the control image is one
 
+
+ByKey = dict[tuple[str, tuple[str, ...]], list[ImageFile]]  # by a name or stem and the innermost folders around it
 
 # Names are compared in lower case, with one underscore for whatever separates words.
 # ai-toolkit writes _controls; SimpleTuner, musubi and sd-scripts let users name the folders, and these are the names in
@@ -150,10 +153,10 @@ class _Assignment:
                 groups.setdefault(folder, []).append(each)
         grouped = {each.file.name for group in groups.values() for each in group}
         subjects = [each for each in self._left if each.file.name not in grouped]
-        by_name = _by_name(subjects, {folder.parent for folder in groups})
+        by_key = _by_key(subjects, {folder.parent for folder in groups})
         found: dict[str, Assigned] = {}
         for folder, group in groups.items():
-            found |= _roles_in_folder(folder, group, by_name[folder.parent])
+            found |= _roles_in_folder(folder, group, by_key[folder.parent])
         self._assign(found)
 
     def _assign_affixes(self) -> None:
@@ -211,44 +214,60 @@ def _folder_role(name: str) -> Role | None:
     return Role.MASK if MASK_WORDS & {name, *re.split("[_0-9]+", name)} else None
 
 
-def _by_name(subjects: Iterable[_Placed], around: set[PurePosixPath]) -> dict[PurePosixPath, dict[str, ImageFile]]:
-    """The images in each of some folders, at any depth, by name and by stem."""
-    found: dict[PurePosixPath, dict[str, ImageFile]] = {folder: {} for folder in around}
+def _by_key(subjects: Iterable[_Placed], around: set[PurePosixPath]) -> dict[PurePosixPath, ByKey]:
+    """The images in each of some folders, at any depth, by the keys of their names and of their stems."""
+    found: dict[PurePosixPath, ByKey] = {folder: defaultdict(list) for folder in around}
     for subject in subjects:
+        names, parents = {subject.path.name.casefold(), subject.path.stem.casefold()}, subject.path.parent.parts
         for folder in around.intersection(subject.path.parents[:MAX_FOLDERS]):
-            for key in (subject.path.name, subject.path.stem):
-                found[folder].setdefault(key.casefold(), subject.file)
+            for tail in _tails(parents[len(folder.parts) :]):
+                for name in names:
+                    found[folder][name, tail].append(subject.file)
     return found
 
 
-def _roles_in_folder(
-    folder: PurePosixPath, group: list[_Placed], by_name: Mapping[str, ImageFile]
-) -> dict[str, Assigned]:
+def _tails(folders: Sequence[str]) -> list[tuple[str, ...]]:
+    """All of the folders around a file, the two innermost, the innermost, and none."""
+    inner = [part.casefold() for part in folders[-MAX_FOLDERS:]]
+    return list(dict.fromkeys(map(tuple, (["/", *inner], inner[-2:], inner[-1:], []))))
+
+
+def _roles_in_folder(folder: PurePosixPath, group: list[_Placed], by_key: ByKey) -> dict[str, Assigned]:
     name = _compared(folder.name)
     is_certain = CERTAIN_CONTROL.fullmatch(name) is not None
-    partners = [next((by_name[key] for key in _keys(each.path.stem) if key in by_name), None) for each in group]
-    if not is_certain and 2 * sum(partner is not None for partner in partners) < len(group):
+    partners = [_partners(each.path.relative_to(folder), by_key) for each in group]
+    if not is_certain and 2 * sum(map(bool, partners)) < len(group):
         return {}
     role = _folder_role(name)
     assert role is not None
     doubtful = role is Role.MASK or MAP_FOLDER.fullmatch(name) is not None
     return {
         each.file.name: Assigned(
-            Role.MASK if is_certain and each.path.stem.endswith("mask") else role,
-            partner.name if partner else None,
+            Role.MASK if is_certain and each.path.stem.casefold().endswith("mask") else role,
+            found[0].name if len(found) == 1 else None,
             is_doubtful=doubtful and not is_certain,
-            may_be_mask=partner is not None and CONDITIONING_FOLDER.fullmatch(name) is not None,
+            is_ambiguous=len(found) > 1,
+            may_be_mask=len(found) == 1 and CONDITIONING_FOLDER.fullmatch(name) is not None,
         )
-        for each, partner in zip(group, partners, strict=True)
-        if role is not Role.THUMBNAIL or (partner and each.file.size < partner.size)
+        for each, found in zip(group, partners, strict=True)
+        if role is not Role.THUMBNAIL or any(each.file.size < image.size for image in found)
     }
 
 
-def _keys(stem: str) -> list[str]:
-    """The stems that the image of a mask or a control image may have."""
+def _partners(path: PurePosixPath, by_key: ByKey) -> list[ImageFile]:
+    """The images that a file in a folder of masks or the like may belong to: those whose folders agree most from the
+    end, so that `masks/a/1.png` belongs to `photos/a/1.jpg`. `path` is its path in that folder."""
+    keys = [(name, tail) for name in _names(path) for tail in _tails(path.parent.parts)]
+    known = max((key for key in keys if key in by_key), key=lambda key: len(key[1]), default=None)
+    return by_key[known] if known else []
+
+
+def _names(path: PurePosixPath) -> list[str]:
+    """The names and stems that the image of a mask or a control image may have, the most likely first."""
+    stem = path.stem.casefold()
     certain = next((stem.removesuffix(affix) for affix in CERTAIN_AFFIXES if stem.endswith(affix)), stem)
     # ai-toolkit's x.sapiens2_mask.webp belongs to x.jpg
-    return [key.casefold() for key in (stem, certain, _without_affixes(stem)[1], stem.partition(".")[0])]
+    return [path.name.casefold(), stem, certain, _without_affixes(stem)[1], stem.partition(".")[0]]
 
 
 def _without_affixes(stem: str) -> tuple[bool, str, re.Match[str] | None]:

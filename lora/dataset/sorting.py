@@ -10,7 +10,7 @@ from lora.dataset.names import quoted, sanitize_path
 from lora.dataset.pairing import Caption
 from lora.dataset.roles import Assigned, Role
 from lora.dataset.selection import Selection
-from lora.images.masks import is_color_photograph, is_silhouette
+from lora.images.masks import is_color_photograph, is_cutout_file, is_silhouette
 from lora.images.products import maker_of
 
 
@@ -33,7 +33,7 @@ def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
         maker = maker_of(image.path)
         if maker is not None:
             not_trained.append(Skipped(image.name, f"made by this project ({maker})"))
-        elif assigned is None or (assigned.is_doubtful and is_color_photograph(image.path)):
+        elif assigned is None or _is_photograph_after_all(image, assigned):
             trained.append(image)
         else:
             if assigned.may_be_mask and is_silhouette(image.path):
@@ -44,10 +44,20 @@ def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
     return SortedFiles(tuple(trained), masks, tuple(not_trained))
 
 
+def _is_photograph_after_all(image: Member, assigned: Assigned) -> bool:
+    """Whether a file is trained against its name. A cut-out with the name of a mask is the mask of its image."""
+    if not (assigned.is_doubtful and is_color_photograph(image.path)):
+        return False
+    is_named_for_image = assigned.role is Role.MASK and assigned.partner is not None
+    return not (is_named_for_image and is_cutout_file(image.path))
+
+
 def _reason(assigned: Assigned, masks: Mapping[str, Member]) -> str:
     """Why an image is not trained; `masks` are those found so far."""
     if assigned.role is not Role.MASK:
         return assigned.role.value
+    if assigned.is_ambiguous:
+        return "a mask, and several images have its name"
     if assigned.partner is None:
         return "a mask, and no image has its name"
     first = masks.get(assigned.partner)

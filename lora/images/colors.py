@@ -48,6 +48,11 @@ def opacity(image: Image.Image) -> Image.Image | None:
     return canvas if least < OPAQUE else None
 
 
+def is_cutout(levels: Image.Image | None) -> bool:
+    """Whether `opacity` found that some of an image is visible and some is not."""
+    return levels is not None and levels.point(lambda level: level >= BRIGHT and WHITE).getbbox() is not None
+
+
 def _opacity(band: Image.Image) -> Image.Image:
     if _has_levels(band):
         is_visible = np.asarray(band) != band.info["transparency"]

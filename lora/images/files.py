@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lora.images.boxes import boxes
-from lora.images.colors import BRIGHT, GRAY, WHITE, opacity, rgb_on
+from lora.images.colors import GRAY, WHITE, is_cutout, opacity, rgb_on
 from lora.images.jpeg import MAGIC as JPEG_MAGIC
 from lora.images.jpeg import count_scans
 from lora.images.orientation import BOTTOM_UP, EXIF_TRANSPOSES, RIGHT_TO_LEFT, SWAPS_SIDES
@@ -248,9 +248,9 @@ def _decode(
     factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)
     box = 0.0, 0.0, width / factor, height / factor
     decoded_pixels = image.width * image.height
-    is_cutout = finds_cutouts and _is_cutout(image)
-    rgb = rgb_on(GRAY if is_cutout else WHITE, image, shrink_by=factor, signal=signal)
-    decoded = DecodedImage(rgb, box, original, decoded_pixels, is_animated, is_cutout)
+    on_gray = finds_cutouts and _is_cutout(image)
+    rgb = rgb_on(GRAY if on_gray else WHITE, image, shrink_by=factor, signal=signal)
+    decoded = DecodedImage(rgb, box, original, decoded_pixels, is_animated, on_gray)
     transpose = upright_transpose(image)  # after load, which rotates a TIFF itself
     return decoded if transpose is None else _transposed(decoded, transpose)
 
@@ -258,11 +258,9 @@ def _decode(
 def _is_cutout(image: Image.Image) -> bool:
     """Whether some of an image is visible and some is not; raises ValueError if all of it is transparent."""
     levels = opacity(image)
-    if levels is None:
-        return False
-    if levels.getbbox() is None:
+    if levels is not None and levels.getbbox() is None:
         raise _UnsupportedImageError("all of it is transparent: expected something to see")
-    return levels.point(lambda level: level >= BRIGHT and WHITE).getbbox() is not None
+    return is_cutout(levels)
 
 
 def _transposed(decoded: DecodedImage, transpose: Image.Transpose) -> DecodedImage:

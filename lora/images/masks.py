@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lora.images.colors import BRIGHT, bands, opacity, rgb_on_white
+from lora.images.colors import BRIGHT, OPAQUE, bands, is_cutout, opacity, rgb_on_white
 from lora.images.files import DAMAGE, MAX_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
 from lora.images.orientation import SWAPS_SIDES
 from lora.images.size import Box, Size, center_crop_box
@@ -23,8 +23,9 @@ REDUCED_SIDE, COLORED, LEAST_COLORED, FLAT_COLORS, MOST_FLAT = 64, 24, 0.05, 16,
 def open_mask(path: Path, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a mask into 8-bit gray, upright, in its own size.
 
-    16-bit gray is scaled. Transparent pixels are not selected; if no opaque pixel is bright, all painted pixels are
-    selected. Raises ValueError with the reason, without the file name, as `open_image` does.
+    16-bit gray is scaled. Transparent pixels are not selected. All others are if none of them is bright, or if they
+    are more than black and white, as those of a cut-out photograph are. Raises ValueError with the reason, without the
+    file name, as `open_image` does.
     """
     with decoding_errors(path), open_header(path) as image:
         refuse_size(Size(*image.size), most_pixels=most_pixels)
@@ -108,6 +109,16 @@ def is_color_photograph(path: Path) -> bool:
     return bool(colored >= LEAST_COLORED and flat < MOST_FLAT)
 
 
+def is_cutout_file(path: Path) -> bool:
+    """Whether some of an image file is visible and some is transparent. A file that cannot be decoded is none."""
+    try:
+        with decoding_errors(path), open_header(path) as image:
+            image.load()
+            return is_cutout(opacity(image))
+    except ValueError:
+        return False
+
+
 def binarize(mask: Image.Image) -> Image.Image:
     """Convert a mask to black (0) and white (255)."""
     return mask.point(lambda value: 255 if value >= BRIGHT else 0)
@@ -147,4 +158,10 @@ def _gray(image: Image.Image) -> Image.Image:
         layer = band.convert("RGBA")
         paint.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("L"), (0, top))
         alpha.paste(layer.getchannel("A"), (0, top))
-    return paint if binarize(paint).getbbox() else alpha
+    return paint if binarize(paint).getbbox() and not _has_grays(paint, alpha) else alpha
+
+
+def _has_grays(paint: Image.Image, alpha: Image.Image) -> bool:
+    """Whether many of the opaque pixels are neither black nor white."""
+    levels = np.asarray(paint)[np.asarray(alpha) >= OPAQUE]
+    return bool(levels.size and np.mean((levels > DARKEST_GRAY) & (levels < BRIGHTEST_GRAY)) > MOST_GRAYS)

@@ -5,6 +5,7 @@ const CLOSING = ",.;:!?)", LEADING = /^[ ,;:]+/, TRAILING = /[ ,;:]+$/;
 const UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\u{20000}-\u{3ffff}";
 const LETTER = `(?![${UNSPACED}])[\\p{L}\\p{N}_]`;
 const BORDER = `(?!(?<=${LETTER})${LETTER})`;
+const LINE_END = /\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/;  // as of Python's splitlines
 const PLACEHOLDER = /(?<!\[)\[+tr[iİı]gger\]+/giu;
 
 // Python's IGNORECASE takes these two for an i. The text keeps its length.
@@ -48,7 +49,7 @@ function promptRule(trigger, rawPrefix, rawSuffix) {
 
 /** The different prompts of the lines of a caption that are not blank. */
 function promptsOfLines(caption, prompt) {
-  const lines = caption.split("\n").filter(oneLine);
+  const lines = caption.split(LINE_END).filter(oneLine);
   return [...new Set((lines.length ? lines : [caption]).map(prompt))];
 }
 

@@ -88,7 +88,7 @@ def any_example(rng: random.Random) -> Example:
         background = rng.choice(PLACES)
         canvas = render_background(background, width=size[0], height=size[1], rng=rng)
         example = Example(canvas.resize(size, Image.Resampling.BOX), Content(NOTHING, UNNAMED, background))
-    return Example(_worn(example.image, rng), example.content)
+    return Example(_sometimes_blurred(example.image, rng), example.content)
 
 
 def _scene(rng: random.Random, size: tuple[int, int]) -> Example:
@@ -156,7 +156,7 @@ def drawn(outline: Outline, colour: Colour, background: str, size: tuple[int, in
     return canvas.resize(size, Image.Resampling.BOX)
 
 
-def _worn(image: Image.Image, rng: random.Random) -> Image.Image:
+def _sometimes_blurred(image: Image.Image, rng: random.Random) -> Image.Image:
     """The picture as it is, or a little blurred, as generated pictures are."""
     if rng.random() < SHARP:
         return image

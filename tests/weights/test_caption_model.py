@@ -43,7 +43,7 @@ def test_the_default_folder_is_used_and_named_by_its_class(folder):
 def test_a_setting_names_another_folder_the_cpu_or_none(folder, monkeypatch, tmp_path):
     made(folder)
     monkeypatch.setenv("FLUX_CAPTIONER", str(made(tmp_path / "my-blip")))
-    monkeypatch.setenv("FLUX_CAPTIONER_DEVICE", "cpu")
+    monkeypatch.setenv("FLUX_CAPTIONER_DEVICE", "CPU")
     found = find_captioner()
     assert (found.path, found.name, found.on_cpu) == (tmp_path / "my-blip", "my-blip", True)
     monkeypatch.setenv("FLUX_CAPTIONER", "off")
@@ -105,7 +105,9 @@ def test_missing_and_damaged_files_are_named_with_what_to_do(folder, name, conte
         write(folder / name, content)
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         find_captioner()
-    assert_one_sentence(error.value, f"the captioner: {folder / name}"[:60], found, "`script/download captioner`")
+    assert_one_sentence(
+        error.value, f"the captioner: {folder / name}"[:60], found, "`script/download captioner`", "; autocaption=false"
+    )
 
 
 def test_no_code_and_no_other_precision_is_downloaded():

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch.nn import functional
 
+from bench.planted import photograph
 from lora.dataset.captions import PromptRule
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.loss_weights import loss_weights, weights_of
@@ -125,7 +126,8 @@ def test_with_a_weight_of_1_there_are_no_masks(tmp_path):
 def test_a_file_that_is_no_mask_of_its_image_is_named_and_the_image_trained_as_a_whole(tmp_path, content, reason):
     found = report(tmp_path, {"1.jpg": photo(), "2.jpg": photo(1), "masks/1.png": content, "masks/2.png": mask()})
     (line,) = (line for line in found.warnings if "is not used" in line)
-    assert line.startswith("the mask 'masks/1.png' is not used, and all of its image counts: ")
+    assert line.startswith("the mask 'masks/1.png' is not used: ")
+    assert line.endswith("; the image is trained as a whole")
     assert reason in line
     assert [image["mask"] for image in found.images] == [None, "masks/2.png"]
 
@@ -145,12 +147,60 @@ def test_a_second_mask_of_an_image_is_named(tmp_path):
     assert any("a mask of an image that has another one, '1_mask.png': '1-masklabel.png'" in w for w in found.warnings)
 
 
+def masks_of(tmp_path, members):
+    """The names of the masks, by images; and the reasons by files that are not used."""
+    dataset = read(tmp_path, members).dataset
+    used = {image.name: image.mask.name if image.mask else None for image in dataset.images}
+    return used, {file.name: file.reason for file in dataset.not_trained}
+
+
+@pytest.mark.parametrize("folder", ["", "photos/"])
+def test_masks_in_folders_belong_to_the_images_in_folders_of_the_same_names(tmp_path, folder):
+    images = {f"{folder}a/1.jpg": photo(), f"{folder}b/1.jpg": photo(1)}
+    found = masks_of(tmp_path, images | {"masks/b/1.png": mask(), "masks/a/1.png": mask(level=200)})
+    assert found == ({f"{folder}{name}/1.jpg": f"masks/{name}/1.png" for name in "ab"}, {})
+
+
+def test_a_mask_belongs_to_the_image_with_its_whole_name_before_one_with_its_stem(tmp_path):
+    images = {"1.jpg": photo(), "1.webp": photo(1), "2.jpg": photo(2)}
+    masks = {"masks/1.webp": mask(), "masks/1.jpg": mask(level=200), "masks/2-MaskLabel.PNG": mask(level=150)}
+    used, _ = masks_of(tmp_path, images | masks)
+    assert used == {"1.jpg": "masks/1.jpg", "1.webp": "masks/1.webp", "2.jpg": "masks/2-MaskLabel.PNG"}
+
+
+def test_a_mask_that_may_belong_to_several_images_is_named_and_used_for_none(tmp_path):
+    used, unused = masks_of(tmp_path, {"a/1.jpg": photo(), "b/1.jpg": photo(1), "masks/1.png": mask()})
+    assert used == {"a/1.jpg": None, "b/1.jpg": None}
+    assert unused == {"masks/1.png": "a mask, and several images have its name"}
+
+
+@pytest.mark.parametrize("name", ["masks/1.png", "1_mask.png", "1-masklabel.png"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_cut_out_photograph_with_the_name_of_a_mask_selects_what_it_shows(tmp_path, name, mode):
+    cut = photograph("astronaut").resize(SIDES)
+    cut.putalpha(Image.open(io.BytesIO(mask())))
+    archive = read(tmp_path, {"1.jpg": photo(), name: encoded(cut.convert(mode))})
+    (image,) = archive.dataset.images
+    _, levels = crop_of(archive, image, image.inspection.crops[0])
+    assert (levels > 250).mean() == pytest.approx(64 * 48 / (128 * 96), abs=0.03)
+    assert ((levels > 5) & (levels < 250)).mean() < 0.05
+
+
+def test_a_cut_out_whose_mask_cannot_be_used_is_masked_by_its_transparency(tmp_path):
+    white = encoded(Image.new("L", SIDES, 255))
+    members = {"1.png": cut_out(), "masks/1.png": white}
+    found = report(tmp_path, members)
+    line = "the mask 'masks/1.png' is not used: it is entirely white; the transparency of its image is used"
+    assert line in found.warnings
+    assert found.images[0]["mask"] == "1.png"
+
+
 def test_the_report_says_how_many_images_have_a_mask_and_where_from(tmp_path):
     members = {"1.png": cut_out(), "2.jpg": photo(), "masks/2.png": mask(), "3.jpg": photo(1)}
     found = report(tmp_path, members)
     line = "2 of 3 images with a mask (1 file such as 'masks/2.png', 1 by transparency, which is gray)"
     assert f"{line}: what is outside counts 0.1 times as much (unmasked_weight)" in found.as_text().splitlines()
-    assert "1 image without a mask, of which all counts: '3.jpg'" in found.warnings
+    assert "1 image without a mask, trained as a whole: '3.jpg'" in found.warnings
     assert not any("not trained, a mask" in warning for warning in found.warnings)
 
 

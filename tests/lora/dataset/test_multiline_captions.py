@@ -9,7 +9,7 @@ from lora.dataset.report import report_on
 from lora.flux.prompt import encode_prompt
 from tests.tiny import TINY_FLUX, encoded, noisy_image, read_archive, tiny_pipeline, write, zipped
 
-LINES = "a dog\n\n  [trigger] at sea \r\na dog\nTOK asleep\n"
+LINES = "a dog\n\x07\n  [trigger] at sea \r\na dog\nTOK asleep\n"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,14 @@ def test_a_table_may_have_several_captions_for_an_image(tmp_path, members):
     assert dataset.pairing.conflicting == ()
     (tmp_path / "off").mkdir()
     assert read(tmp_path / "off", members).dataset.images[0].prompts in (("TOK a dog",), ("a dog TOK asleep",))
+
+
+def test_a_table_of_the_same_name_in_input_captions_takes_the_place_of_all_lines(tmp_path):
+    captions = write(tmp_path / "captions", zipped({"metadata.jsonl": ROWS.replace("a dog", "new")}))
+    (image,) = read(
+        tmp_path, {"metadata.jsonl": ROWS.replace("asleep", "old")}, captions=captions, multiline_split=True
+    ).dataset.images
+    assert image.prompts == ("TOK new", "TOK asleep")
 
 
 def test_captions_of_another_file_stay_unused(tmp_path):
