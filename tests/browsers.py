@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+WIDTHS = "[document.documentElement.scrollWidth, innerWidth]"  # a page that is wider than its window is cut off
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SECONDS_TO_INSTALL = 60
 

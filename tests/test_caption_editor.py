@@ -11,7 +11,7 @@ from lora.dataset.captions import PromptRule
 from lora.reporting.pictures import data_uri, thumbnail
 from script.caption_editor.page import EditedCaption, caption_editor
 from script.caption_folder import write_captions
-from tests.browsers import Opened
+from tests.browsers import WIDTHS, Opened
 from tests.tiny import encoded, noisy_image, read_archive, solid_image, write, zipped
 
 RULE = PromptRule("TOK", "", "")
@@ -34,7 +34,6 @@ HARD = {
     ("TOK", "a photo of TOK", "of TOK"): ["a photo of TOK", "", "a photo of TOK,,; of TOK"],
 }
 TRIGGERS = ("", "TOK", "!", "red fox", "(", "\u0131i", "小明", "кот", "a\\1b", "trigger", "Straße", "é", "𐐀", "s")
-WIDTHS = "[document.documentElement.scrollWidth, innerWidth]"
 NAMES = "each => each.map(one => one.ariaLabel || one.labels[0]?.textContent.trim() || one.textContent.trim())"
 SHARE_WITH_AFFIXES = 0.6
 SECONDS_TO_TYPE = 3.0  # 20 letters, on a computer that is busy with other tests

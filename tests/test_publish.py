@@ -131,8 +131,8 @@ def test_the_command_for_later_makes_a_public_repository_where_that_was_asked_fo
 
 
 def test_a_worker_of_runpod_sees_in_the_log_what_came_of_the_upload(hub, refused, tmp_path):
-    log, target = Lines(), HubTarget("me/lora", WRITE, True, named="hf_repo_id", token_named="hf_token")
-    publish(refused[1], target, into=tmp_path, log=log, interrupted=lambda: None)
+    log, inputs = Lines(), checked_config(hf_repo_id="me/lora", hf_token=WRITE).public_trainer
+    publish(refused[1], open_hub(inputs, log), into=tmp_path, log=log, interrupted=lambda: None)
     assert upload_of(log) == {"hub": f"{hub.url}/me/lora"}
     failed = upload_of(refused[0].stdout.splitlines())["hub_error"]
     assert failed.startswith("the upload to me/lora failed: ")

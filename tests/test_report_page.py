@@ -3,11 +3,10 @@
 import pytest
 
 from lora.reporting.page import page_of
-from tests.browsers import Opened
+from tests.browsers import WIDTHS, Opened
 from tests.lora.reporting.reports import HOSTILE, RIGHT_TO_LEFT, some_contents
 
 WHOLE = "[...document.images].map(image => image.complete && image.naturalWidth > 0)"
-WIDTHS = "[document.documentElement.scrollWidth, innerWidth]"
 CUT = "document.querySelector('.compare').style.getPropertyValue('--cut')"
 
 

@@ -74,8 +74,9 @@ def test_both_processes_have_the_same_lora_bit_for_bit_and_nearly_that_of_a_sing
 
 def test_the_reported_losses_are_those_of_the_global_batches(alone, both, share):
     for found in both:
-        for ours, expected in zip(found["losses"], alone["losses"], strict=True):
-            assert [*filter(None, ours)] == pytest.approx([*filter(None, expected)], rel=1e-6)
+        for (loss, preserved), expected in zip(found["losses"], alone["losses"], strict=True):
+            assert loss == pytest.approx(expected[0], rel=1e-6)
+            assert preserved == pytest.approx(expected[1], rel=2e-5)  # of predictions that hardly differ yet
     assert [preserved is not None for _, preserved in alone["losses"]] == [False, bool(share), bool(share)]
 
 

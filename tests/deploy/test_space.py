@@ -12,12 +12,10 @@ from safetensors.torch import save_file
 from lora.images.metadata import settings_in
 from script import space
 from script.cog_server import free_port
+from tests.browsers import WIDTHS
 from tests.fake_hub import WRITE, Repository, fake_hub
 from tests.servers import wait_until
-from tests.test_report_page import WIDTHS, installed_browser
 from tests.tiny import random_lora, tiny_pipeline, write
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 CARD = b"---\ninstance_prompt: TOK\nwidget:\n- text: TOK on a beach\n---\n"
 RESULT = "document.querySelector('#result').innerText"
@@ -78,22 +76,17 @@ def running(uploaded, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def opened(running):
+def opened(running, browser):
     """The page in a browser, with what it asked for and printed."""
-    chromium = installed_browser()
-    if chromium is None:
-        pytest.skip("there is no Chromium, and script/test could not install it: apt-get install chromium")
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page, requests, lines = browser.new_page(), [], []
-        page.set_default_timeout(MILLISECONDS)
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: lines.append(message.text))
-        page.on("pageerror", lambda error: lines.append(str(error)))
-        page.goto(running.url)
-        page.get_by_role("button", name="More settings").click()
-        yield page, requests, lines
-        browser.close()
+    page, requests, lines = browser.new_page(), [], []
+    page.set_default_timeout(MILLISECONDS)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: lines.append(message.text))
+    page.on("pageerror", lambda error: lines.append(str(error)))
+    page.goto(running.url)
+    page.get_by_role("button", name="More settings").click()
+    yield page, requests, lines
+    page.close()
 
 
 def generate(page, *, steps, until):
