@@ -71,9 +71,10 @@ class Arm:
 ARMS = (
     Arm("no masks", is_cut_out=False, unmasked_weight=1.0),
     Arm("masks, 0.1 outside", is_cut_out=False, unmasked_weight=0.1),
-    Arm("cut out, on gray, 0.1 outside", is_cut_out=True, unmasked_weight=0.1),
-    Arm("cut out, on white", is_cut_out=True, unmasked_weight=1.0),
     Arm("masks, 0 outside", is_cut_out=False, unmasked_weight=0.0),
+    Arm("cut out, 0.1 outside", is_cut_out=True, unmasked_weight=0.1),
+    Arm("cut out, 0 outside", is_cut_out=True, unmasked_weight=0.0),
+    Arm("cut out, 1 outside", is_cut_out=True, unmasked_weight=1.0),
 )
 
 

@@ -36,12 +36,6 @@ def uncaptioned(dataset: Dataset) -> list[CaptionedImage]:
     return list({image.inspection.content: image for image in dataset.images if image.caption is None}.values())
 
 
-def answer_key(image: CaptionedImage) -> str:
-    """What an answer depends on beside captioner and instruction: the file, and what is put behind its transparency."""
-    content = image.inspection.content
-    return f"{content} on gray" if image.inspection.is_cutout else content
-
-
 def ask(
     captioner: Captioner,
     images: Iterable[CaptionedImage],
@@ -96,9 +90,10 @@ def described(
 
 def _caption(store: AnswerStore, image: CaptionedImage, failures: Mapping[str, str]) -> tuple[str, str]:
     """The caption, or else the reason why there is none."""
-    answer = store.get(answer_key(image))
+    content = image.inspection.content
+    answer = store.get(content)
     if answer is None:
-        return "", failures.get(image.inspection.content, "the captioner was not asked")
+        return "", failures.get(content, "the captioner was not asked")
     try:
         return caption_of(answer), ""
     except ValueError as error:
@@ -117,7 +112,7 @@ def _ask_batch(
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:LONGEST_REASON]
         return {image.inspection.content: reason for image in batch}
     for image, answer in zip(batch, answers, strict=True):
-        store.put(answer_key(image), answer)
+        store.put(image.inspection.content, answer)
     return {}
 
 
@@ -142,5 +137,4 @@ def _scale(original: Size) -> float:
 
 
 def _pixels(image: CaptionedImage) -> Image.Image:
-    decoded = open_image(image.path, _scale, finds_cutouts=image.inspection.is_cutout)
-    return decoded.fitted(_described_size(image))
+    return open_image(image.path, _scale).fitted(_described_size(image))

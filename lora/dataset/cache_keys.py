@@ -32,11 +32,10 @@ class Keys:
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
         return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(text_tokens(encoders))))
 
-    def latents(self, content: str, crop: Crop, *, decoded_for: Crop, is_cutout: bool = False) -> str:
+    def latents(self, content: str, crop: Crop, *, decoded_for: Crop) -> str:
         """The key for a crop of an image. `content` is the sha256 of its file; the pixels also depend on the last crop
-        that the image was decoded for, and on whether transparency is gray, as in a cut-out, or white."""
-        parts = ["latents", self.images, content, str(crop), str(decoded_for)]
-        return _digest(*parts, *(["cut-out"] if is_cutout else []))
+        that the image was decoded for."""
+        return _digest("latents", self.images, content, str(crop), str(decoded_for))
 
     def mask(self, content: str, mask: str, crops: Iterable[Crop]) -> str:
         """The key for the mask of an image in all of its crops; `content` and `mask` are the sha256 of their files."""

@@ -34,7 +34,7 @@ class Inspection:
     tones: Tones
     thumbnail: Thumbnail
     is_animated: bool
-    is_cutout: bool  # parts of it are transparent, which are gray in its crops
+    is_cutout: bool  # some of it is transparent, if masks are used
 
     @property
     def sizes(self) -> tuple[Size, ...]:

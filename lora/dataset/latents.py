@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -64,8 +63,7 @@ def encode_images(
     latents, cache_keys, missing = {}, {}, []
     for image in images:
         content, crops = image.inspection.content, image.inspection.crops
-        key_of = partial(keys.latents, content, decoded_for=crops[-1], is_cutout=image.inspection.is_cutout)
-        image_keys = {ImageCrop(content, crop): key_of(crop) for crop in crops}
+        image_keys = {ImageCrop(content, crop): keys.latents(content, crop, decoded_for=crops[-1]) for crop in crops}
         cache_keys.update(image_keys)
         cached = {each: cache.get(key) for each, key in image_keys.items()}
         latents.update({each: tensors["latents"] for each, tensors in cached.items() if tensors})

@@ -15,7 +15,7 @@ def notes_on_choices(dataset: Dataset) -> Iterator[str]:
         files = [mask.name for mask in masks if not mask.is_opacity]
         count, own = len(masks), len(masks) - len(files)
         sources = [f"{counted(len(files), 'file')} such as {quoted(files[0])}"] if files else []
-        sources += [f"{own} by transparency, which is gray"] if own else []
+        sources += [f"{own} by transparency, which is white"] if own else []
         which = f"{count} of {counted(len(dataset.images), 'image')} with a mask ({', '.join(sources)})"
         yield f"{which}: what is outside counts {dataset.masks.unmasked_weight:g} times as much (unmasked_weight)"
     several = [len(image.prompts) for image in dataset.images if len(image.prompts) > 1]

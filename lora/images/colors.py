@@ -1,4 +1,4 @@
-"""Converts images of any mode to 8-bit RGB, with transparency on white or gray. Knows no files."""
+"""Converts images of any mode to 8-bit RGB, with transparency on white, and finds their opacity. Knows no files."""
 
 from collections.abc import Iterator
 
@@ -13,23 +13,15 @@ from lora.images.tone_mapping import tone_mapped
 BAND_PIXELS = 4_000_000  # converted at a time, so that a large image is never in memory twice
 WHITES = (1.0, 255.0, 65535.0, 2.0**31 - 1)  # usual values of white in formats that do not define it
 OVERSHOOT = 1.5  # values up to this multiple of white are highlights or sharpening artifacts
-WHITE, GRAY = 255, 128  # levels of what is put behind transparency
+WHITE = 255
 BRIGHT = 128  # of 255: from this level on a pixel of a mask is white
 OPAQUE = 250  # of 255: from this level on a pixel counts as opaque, as lossy formats round; our choice
 
 
 def rgb_on_white(image: Image.Image, *, shrink_by: int, signal: Signal | None = None) -> Image.Image:
-    """As `rgb_on`, with white behind transparency."""
-    return rgb_on(WHITE, image, shrink_by=shrink_by, signal=signal)
-
-
-def rgb_on(backdrop: int, image: Image.Image, *, shrink_by: int, signal: Signal | None = None) -> Image.Image:
-    """Convert the image to sRGB, in bands of rows, and reduce it by a whole factor (means of squares).
-
-    `backdrop` is the level, 0 to 255, of the gray behind transparency. An image with an HDR signal is tone-mapped
-    instead of being converted by its ICC profile.
-    """
-    rgb = _rgb(image, backdrop, shrink_by)
+    """Convert the image to sRGB, in bands of rows, and reduce it by a whole factor (means of squares). An image with an
+    HDR signal is tone-mapped instead of being converted by its ICC profile."""
+    rgb = _rgb(image, shrink_by)
     if signal is not None:
         return tone_mapped(rgb, signal)
     convert_to_srgb = None if image.mode == "CMYK" else to_srgb("RGB", image.info.get("icc_profile"))
@@ -60,8 +52,8 @@ def _opacity(band: Image.Image) -> Image.Image:
     return band.convert("RGBA").getchannel("A")
 
 
-def _rgb(image: Image.Image, backdrop: int, shrink_by: int) -> Image.Image:
-    convert = _converter(image, backdrop)
+def _rgb(image: Image.Image, shrink_by: int) -> Image.Image:
+    convert = _converter(image)
     if convert is _unchanged and shrink_by == 1:
         return image
     canvas = Image.new("RGB", (-(-image.width // shrink_by), -(-image.height // shrink_by)))
@@ -78,13 +70,13 @@ def bands(image: Image.Image, multiple_of: int = 1) -> Iterator[tuple[int, Image
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _converter(image: Image.Image, backdrop: int) -> Convert:
+def _converter(image: Image.Image) -> Convert:
     """The conversion for the bands of an image, by its mode."""
     if _has_levels(image):
         white = 65535.0 if image.mode.startswith("I;16") else _white_level(image)
-        return lambda band: _scale_levels(band, backdrop, white=white)
+        return lambda band: _scale_levels(band, white=white)
     if image.has_transparency_data:
-        return lambda band: _composite_on(backdrop, band)
+        return _composite_on_white
     if image.mode == "CMYK" and (from_cmyk := to_srgb("CMYK", image.info.get("icc_profile"))):
         return from_cmyk
     return _unchanged if image.mode == "RGB" else lambda band: band.convert("RGB")
@@ -99,17 +91,16 @@ def _unchanged(band: Image.Image) -> Image.Image:
     return band
 
 
-def _composite_on(backdrop: int, band: Image.Image) -> Image.Image:
+def _composite_on_white(band: Image.Image) -> Image.Image:
     layer = band.convert("RGBA")
-    behind = Image.new("RGBA", layer.size, (backdrop, backdrop, backdrop, WHITE))
-    return Image.alpha_composite(behind, layer).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _scale_levels(band: Image.Image, backdrop: int, *, white: float) -> Image.Image:
+def _scale_levels(band: Image.Image, *, white: float) -> Image.Image:
     """Scale gray levels from 0 to `white` into 8 bits (`convert` would clip them at 255). NaN becomes black."""
     levels = np.asarray(band, dtype=np.float32)
     if band.info.get("transparency") is not None:
-        levels = np.where(levels == band.info["transparency"], white * backdrop / WHITE, levels)
+        levels = np.where(levels == band.info["transparency"], white, levels)
     scaled = np.nan_to_num(levels).clip(0.0, white) * (255.0 / white)
     return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
 

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lora.images.boxes import boxes
-from lora.images.colors import GRAY, WHITE, is_cutout, opacity, rgb_on
+from lora.images.colors import is_cutout, opacity, rgb_on_white
 from lora.images.jpeg import MAGIC as JPEG_MAGIC
 from lora.images.jpeg import count_scans
 from lora.images.orientation import BOTTOM_UP, EXIF_TRANSPOSES, RIGHT_TO_LEFT, SWAPS_SIDES
@@ -67,7 +67,7 @@ class DecodedImage:
     original: Size  # upright
     decoded_pixels: int  # how many pixels were decoded; for a JPEG possibly fewer than the original has
     is_animated: bool  # if True, this is the first frame
-    is_cutout: bool  # if True, parts of it are transparent, and on gray
+    is_cutout: bool  # whether some of it is visible and some is transparent, if that was asked for
 
     def fitted(self, size: Size, box: Box | None = None) -> Image.Image:
         """The image, or a box of it, resized and cropped to `size`."""
@@ -87,12 +87,12 @@ def open_image(
     most_pixels: int = MAX_PIXELS,
     finds_cutouts: bool = False,
 ) -> DecodedImage:
-    """Decode an image file into RGB, with the EXIF orientation applied and transparency on white; with `finds_cutouts`
-    on gray, if some of the image is visible and some is not.
+    """Decode an image file into RGB, with the EXIF orientation applied and transparency on white.
 
     `scale_needed` takes the size of the stored image (before it is rotated) and returns the largest scale that it will
     be used at, 1 for full size; a much larger image is reduced while it is decoded. `large` is entered while a large
-    image is in memory. Raises ValueError with the reason, without the file name, if the image cannot be decoded or is
+    image is in memory. `finds_cutouts` tells cut-outs from other images, and refuses those of which nothing is visible.
+    Raises ValueError with the reason, without the file name, if the image cannot be decoded or is
     too small, too long, or larger than `most_pixels`.
     """
     with decoding_errors(path), open_header(path) as image:
@@ -248,9 +248,8 @@ def _decode(
     factor = max(int(width / (original.width * needed * HEADROOM_OF_MEANS)), 1)
     box = 0.0, 0.0, width / factor, height / factor
     decoded_pixels = image.width * image.height
-    on_gray = finds_cutouts and _is_cutout(image)
-    rgb = rgb_on(GRAY if on_gray else WHITE, image, shrink_by=factor, signal=signal)
-    decoded = DecodedImage(rgb, box, original, decoded_pixels, is_animated, on_gray)
+    rgb = rgb_on_white(image, shrink_by=factor, signal=signal)
+    decoded = DecodedImage(rgb, box, original, decoded_pixels, is_animated, finds_cutouts and _is_cutout(image))
     transpose = upright_transpose(image)  # after load, which rotates a TIFF itself
     return decoded if transpose is None else _transposed(decoded, transpose)
 

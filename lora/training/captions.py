@@ -13,7 +13,7 @@ import torch
 
 from lora.captioning.answer_store import AnswerStore
 from lora.captioning.captioner import Captioner, check_class
-from lora.captioning.describing import answer_key, ask, described, uncaptioned
+from lora.captioning.describing import ask, described, uncaptioned
 from lora.captioning.instructions import INSTRUCTIONS
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import counted, named
@@ -99,7 +99,7 @@ class CaptionerRun:
 
     def knows(self, image: CaptionedImage) -> bool:
         """Whether there is an answer for an image."""
-        return self.store.get(answer_key(image)) is not None
+        return self.store.get(image.inspection.content) is not None
 
     def ask(self, images: Sequence[CaptionedImage], placements: Sequence[CaptionerPlacement]) -> dict[str, str]:
         """Ask about images in the first placement in which that fits into memory; return why there is no answer, by

@@ -101,7 +101,7 @@ def _give_masks(dataset: Section) -> None:
     is_used = dataset.get("alpha_mask", False)
     if is_used is True:
         least = dataset.get("mask_min_value", 0.0)
-        dataset.give("unmasked_weight", least, field="mask_min_value", remark="what is transparent is gray")
+        dataset.give("unmasked_weight", least, field="mask_min_value", remark="what is transparent is white")
     elif is_used is False:
         dataset.give("unmasked_weight", 1.0, field="alpha_mask", remark="no masks")
     else:

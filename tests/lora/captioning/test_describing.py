@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora.captioning.answer_store import AnswerStore
-from lora.captioning.describing import answer_key, ask, described, uncaptioned
+from lora.captioning.describing import ask, described, uncaptioned
 from lora.dataset.captions import PromptRule
 from tests.captioners import blip, saved, speaker
 from tests.tiny import encoded, read_archive, solid_image, write, zipped
@@ -101,18 +101,6 @@ def test_batches_hold_images_of_one_size_and_each_file_once(tmp_path, store):
     result = asked(captioner, dataset_of(tmp_path, **sizes), store)
     assert sorted(kind.batches) == [1, 2]
     assert prompts(result)["d.png"] == prompts(result)["a.png"]
-
-
-def test_a_cut_out_on_white_is_not_known_from_the_same_on_gray(tmp_path, store):
-    cut = solid_image(color="red").convert("RGBA")
-    cut.paste((0, 0, 0, 0), (0, 0, 30, 40))
-    archive = write(tmp_path / "cut.zip", zipped({"1.png": encoded(cut)}))
-    kind, captioner = speaker(red="red")
-    for number, weight in enumerate((0.1, 1.0, 0.1)):
-        dataset = read_archive(archive, into=tmp_path / str(number), unmasked_weight=weight).dataset
-        images = [image for image in uncaptioned(dataset) if store.get(answer_key(image)) is None]
-        ask(captioner, images, "?", store, batch_size=1, check=lambda: None, report=lambda _: None)
-    assert len(kind.batches) == 2
 
 
 def test_the_longest_side_of_a_described_image_is_768(tmp_path, store):

@@ -34,13 +34,6 @@ def test_another_image_or_size_changes_the_key(pipeline, changed):
     assert latents_key(keys, **changed) != latents_key(keys)
 
 
-def test_an_image_with_gray_in_place_of_transparency_has_another_key(pipeline):
-    keys, size = Keys.of(pipeline, TINY_FLUX, on=CPU), Size(64, 96)
-    plain, cut_out = (keys.latents("a", size, decoded_for=size, is_cutout=each) for each in (False, True))
-    assert plain == keys.latents("a", size, decoded_for=size)
-    assert plain != cut_out
-
-
 def test_a_mask_has_a_key_of_its_image_its_own_content_and_its_crops(pipeline):
     keys = Keys.of(pipeline, TINY_FLUX, on=CPU)
     parts = (("a", "b", [64]), ("c", "b", [64]), ("a", "c", [64]), ("a", "b", [64, 96]))

@@ -1,4 +1,4 @@
-"""A cut-out is an image of which some is visible and some is transparent: its opacity is a mask, and it is on gray."""
+"""A cut-out is an image of which some is visible and some is transparent: its opacity is a mask, and it is on white."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from lora.images.files import open_image
 from lora.images.masks import open_opacity
 from tests.tiny import assert_one_sentence, encoded, write
 
-RED = (200, 30, 60)
+RED, WHITE = (200, 30, 60), (255, 255, 255)
 
 
 def cut_out(*, inside=255, outside=0, mode="RGBA"):
@@ -24,17 +24,17 @@ def opened(tmp_path, content):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_what_is_hidden_is_gray_and_not_white_and_not_what_the_file_has_there(tmp_path, kind):
+def test_what_is_hidden_is_white_and_not_what_the_file_has_there(tmp_path, kind):
     found = opened(tmp_path, encoded(cut_out(), kind, lossless=True))
     assert found.is_cutout
     assert found.image.getpixel((20, 40)) == RED
-    assert found.image.getpixel((70, 40)) == (128, 128, 128)
+    assert found.image.getpixel((70, 40)) == WHITE
 
 
-def test_without_masks_it_is_white_as_before(tmp_path):
+def test_without_masks_an_image_is_no_cutout_and_the_same(tmp_path):
     found = open_image(write(tmp_path / "image", encoded(cut_out())))
     assert not found.is_cutout
-    assert found.image.getpixel((70, 40)) == (255, 255, 255)
+    assert found.image.tobytes() == opened(tmp_path, encoded(cut_out())).image.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_transparent_color_hides_its_pixels(tmp_path, image, hidden):
     content = encoded(image, transparency=hidden)
     found = opened(tmp_path, content)
     assert found.is_cutout
-    assert found.image.getpixel((70, 40)) == (128, 128, 128)
+    assert found.image.getpixel((70, 40)) == WHITE
     levels = np.asarray(open_opacity(write(tmp_path / "opacity", content)))
     assert levels[40, 20] == 255
     assert levels[40, 70] == 0
