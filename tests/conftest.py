@@ -4,7 +4,9 @@ from lora.garbage import collect_garbage_again
 
 # isort: split
 import gc
+import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,9 @@ SHORT = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the workers start groups in the order of the tests. By default, the largest group is first."""
+    """Let the workers start groups in the order of the tests; by default, the largest group is first. Ctrl-C is as in a
+    terminal: a background job of a shell ignores it, and so would all processes of tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.pluginmanager.hasplugin("xdist"):
         config.option.loadscopereorder = False
 
@@ -84,10 +88,11 @@ def checkpoints_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) 
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServer]:
     """A Cog server that trains, with its own folders and the embedded captioner. It is ready before and after each
     test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLUX_CAPTIONER", "tiny")
-        with isolated_train_server(tmp_path_factory) as place:
-            yield place
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # only until it has started: other tests find no captioner
+            patch.setenv("FLUX_CAPTIONER", "tiny")
+            place = stack.enter_context(isolated_train_server(tmp_path_factory))
+        yield place
 
 
 @pytest.fixture(scope="session")
