@@ -23,15 +23,12 @@ SIDE, MOST_LARGE = 320, 400  # pixels of a picture; pictures of this size, about
 
 def make_folder(folder: Path) -> None:
     """Make the folder; exit with one sentence unless it is new or empty: what is there may have been edited."""
-    if folder.is_dir() and any(folder.iterdir()):
-        sys.exit(
-            f"error: --captions is {str(folder)!r}, a folder with files in it, which may have been edited: expected a"
-            " new or empty folder"
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        found = "a folder with files in it, which may have been edited" if any(folder.iterdir()) else ""
     except OSError as error:
-        found = "a file" if folder.is_file() else f"which cannot be made ({error.strerror})"
+        found = "a file" if folder.is_file() else f"which cannot be used ({error.strerror})"
+    if found:
         sys.exit(f"error: --captions is {str(folder)!r}, {found}: expected a new or empty folder")
 
 

@@ -55,7 +55,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(tmp_pat
     with pytest.raises(SystemExit) as refused:
         check.main()
     assert str(refused.value) == (
-        f"error: --captions is '{file}/out', which cannot be made (Not a directory): expected a new or empty folder"
+        f"error: --captions is '{file}/out', which cannot be used (Not a directory): expected a new or empty folder"
     )
     make_folder(tmp_path / "new" / "out")
     make_folder(tmp_path / "new" / "out")

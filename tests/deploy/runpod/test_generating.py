@@ -14,16 +14,8 @@ from deploy.runpod.generating import GeneratingWorker
 from deploy.runpod.inputs import Form
 from deploy.runpod.jobs import CancelledError, Job
 from script.cog_server import ROOT
+from tests.deploy.runpod.worker_process import SMALL
 from tests.tiny import assert_one_sentence, encoded, noisy_image, random_lora, tiny_pipeline, tiny_transformer, write
-
-SMALL = {
-    "prompt": "a red star",
-    "aspect_ratio": "custom",
-    "width": 64,
-    "height": 64,
-    "num_inference_steps": 2,
-    "seed": 7,
-}
 
 
 @pytest.fixture(scope="module")

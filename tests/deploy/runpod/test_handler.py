@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from script.cog_server import free_port
-from tests.deploy.runpod.worker_process import VARIABLE, install_runpod
+from tests.deploy.runpod.worker_process import SMALL, VARIABLE, install_runpod
 from tests.fake_runpod import FakeRunPod, fake_runpod
 from tests.servers import wait_until
 from tests.tiny import assert_one_sentence
@@ -25,14 +25,6 @@ pytestmark = pytest.mark.xdist_group("warm")
 MODULE = "tests.deploy.runpod.worker_process"
 SECONDS = 240  # an idle machine takes a few
 COMPLETE = f"*/*/step-{'[0-9]' * 6}"  # checkpoints in a folder, without those that are being written
-SMALL = {
-    "prompt": "a red star",
-    "aspect_ratio": "custom",
-    "width": 64,
-    "height": 64,
-    "num_inference_steps": 2,
-    "seed": 7,
-}
 SHORT = {"resolution": "64", "lora_rank": 2, "sample_prompts": "none", "validation": False}
 TOKEN = "hf_secret_of_the_job"
 

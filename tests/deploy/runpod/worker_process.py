@@ -12,6 +12,14 @@ from script.cog_server import ROOT
 
 VARIABLE = "RUNPOD_PACKAGES"  # the folder with RunPod's package
 REQUIREMENTS = ROOT / "deploy/runpod/requirements.txt"
+SMALL = {  # the inputs of a job that takes a moment
+    "prompt": "a red star",
+    "aspect_ratio": "custom",
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 2,
+    "seed": 7,
+}
 
 
 def install_runpod(folder: Path) -> Path:
