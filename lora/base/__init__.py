@@ -1,0 +1,1 @@
+"""What all families of base models share: the record of a family, loading, placement, and the frozen transformer."""

@@ -1,0 +1,132 @@
+"""The record of a family of base models: its classes, its sizes, and the functions that differ between families.
+
+`lora.families` finds the record of a base. Everything outside of a family's package asks the record, never its name.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lora.base.dimensions import Dimensions
+from lora.base.latents import LatentSpace
+from lora.base.prompt import Prompt
+
+TRANSFORMER, VAE = "transformer", "vae"  # the folders of these components in a base in diffusers layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """The classes of a base's components, each by the folder that it is in."""
+
+    pipeline: type[DiffusionPipeline]
+    transformer: type[ModelMixin]
+    vae: type[ModelMixin]
+    text_encoders: Mapping[str, type[PreTrainedModel]]  # from the smallest to the largest
+    tokenizers: Mapping[str, type[PreTrainedTokenizerBase]]
+    check_vae: Callable[[Path, nn.Module], None]  # raises ValueError about its folder if its config is unusable
+
+    @property
+    def models(self) -> dict[str, type[nn.Module]]:
+        """All classes that have weights."""
+        return {TRANSFORMER: self.transformer, VAE: self.vae, **self.text_encoders}
+
+    @property
+    def of_text(self) -> tuple[str, ...]:
+        """The folders that an encoded prompt depends on."""
+        return *self.text_encoders, *self.tokenizers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoding:
+    """How prompts are encoded."""
+
+    encode: Callable[[Any, str], Prompt]  # by a pipeline with its text encoders; see lora/flux/prompt.py
+    length: Callable[[Any], int]  # of a pipeline: the number of tokens that each text is padded or truncated to
+    length_of: Callable[[Path], int]  # the same for the folder of a base that can be trained; raises ValueError
+    count: Callable[[Any, str], int]  # the tokens of a text before that
+    width_of: Callable[[Path], int]  # of the embedding of a token, from the base's configs
+    encoder_blocks: Callable[[Any], list[nn.Module]]  # of a pipeline's largest encoder, which may move one at a time
+    has_negative: bool  # whether guidance needs a negative prompt: true classifier-free guidance
+
+
+class PredictVelocity(Protocol):
+    """Predicts the velocity [B, C, H, W] of noisy latents; see lora/flux/velocity.py."""
+
+    def __call__(
+        self,
+        transformer: Any,
+        noisy: Tensor,
+        *,
+        sigmas: Tensor,
+        prompt: Prompt,
+        guidance: float,  # noqa: ANN401 (each family has its own class)
+    ) -> Tensor:
+        """`sigmas` [B] in 0..1; all tensors are on the transformer's device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transformer:
+    """What is particular to a family's transformer."""
+
+    modulation: re.Pattern[str] | None  # names of modulation layers in blocks: their inputs depend on no token
+    per_token: re.Pattern[str]  # names of the layers that multiply every token, which is nearly all of the work
+    dimensions: Callable[[Mapping[str, Any]], Dimensions]  # of its configuration
+    predict_velocity: PredictVelocity
+    modulation_input: Callable[[Any, Tensor, Tensor, float], Tensor]  # transformer, sigmas [B], pooled [B, P], guidance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """The settings of one image."""
+
+    width: int  # pixels, multiples of 16
+    height: int
+    steps: int
+    guidance: float
+    seed: int
+    after_step: Callable[[], None]  # called after each denoising step; may raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSource:
+    """An image to start from, in the size of the result."""
+
+    image: Image.Image  # RGB
+    mask: Image.Image | None  # L, in the same size: white is regenerated; None regenerates everything
+    strength: float  # 0..1: the share of the steps that run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How images are generated. `prompt` and `negative` are single ones, without a batch dimension; `negative` is None
+    if the family has none or the base is distilled."""
+
+    default_steps: int  # of a base that takes guidance
+    default_guidance: float
+    distilled_steps: int  # of a base that does not
+    build_pipeline: Callable[
+        ..., Any
+    ]  # (transformer, base, *, vae=None): for encoded prompts; without a VAE, latents only
+    generate_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Image.Image]  # by a pipeline
+    generate_latents: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Tensor]  # [C, H, W], as it trains on
+    generate_from_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings, ImageSource], Image.Image]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A family of base models."""
+
+    name: str  # as its publisher writes it
+    components: Components
+    text: TextEncoding
+    latents: LatentSpace
+    transformer: Transformer
+    sampling: Sampling
