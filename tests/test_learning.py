@@ -16,8 +16,8 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
 from lora.dataset.encoding import Example
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.loading import load_encoders, load_pipeline
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_encoders, load_pipeline
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from lora.base.prompt import Prompt
 from lora.dataset.cache import Cache, MemoryCache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.captions import PromptRule
@@ -30,8 +31,7 @@ from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
-from lora.flux.prompt import Prompt
-from lora.flux.weightless import weightless_pipeline
+from lora.families.weightless import weightless_pipeline
 from lora.formats.shapes import linear_shapes
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Batch, Batches, NoiseSettings
@@ -90,7 +90,7 @@ def tiny_lora_transformer(*, dtype: torch.dtype = torch.float32, rank: int = 4, 
 
 def all_layers(transformer: FluxTransformer2DModel) -> tuple[str, ...]:
     """All layers that a LoRA can be on."""
-    return tuple(block_layers(transformer.config))
+    return tuple(block_layers(transformer.config, type(transformer)))
 
 
 def tiny_pipeline() -> FluxPipeline:

@@ -11,10 +11,11 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
+from lora.base.prompt import Prompt
 from lora.dataset.crops import Crop, crop_box, crops_of
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
-from lora.flux.prompt import Prompt, encode_prompt
+from lora.flux.prompt import encode_prompt
 from lora.images.size import Size, fit
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at

@@ -9,7 +9,7 @@ import torch
 from lora.dataset.cache import DiskCache
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.latents import encode_pixels
-from lora.flux.loading import load_encoders
+from lora.families.loading import load_encoders
 from lora.flux.prompt import encode_prompt, token_count
 from lora.training.stop import StopRequestedError
 from tests.tiny import (

@@ -14,12 +14,13 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
+from lora.base.modulation import Conditions, PrecomputedModulation
+from lora.base.prompt import Prompt
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled, graphs_compiled
 from lora.engine.options import Recomputed
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
-from lora.flux.modulation import Conditions, PrecomputedModulation
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import TRAINING_GUIDANCE

@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from lora.flux.components import load_tokenizers
-from lora.flux.loading import load_encoders
+from lora.base.components import load_tokenizers
+from lora.families.loading import load_encoders
 from lora.flux.prompt import encode_prompt, text_tokens, text_tokens_of
 from lora.flux.sampling import generate_image
 from tests.tiny import TINY_FLUX, TINY_TEXT_TOKENS, assert_one_sentence, base_with_text_length

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora.engine.linears import HostLinear
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.sampling import build_pipeline, generate_latents
 from tests.tiny import TINY_FLUX, tiny_prompt
 

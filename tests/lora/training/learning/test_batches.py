@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.prompt import Prompt
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.lora_layers import fuse_lora
 from lora.engine.options import Recomputed
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.forward_passes import as_in_a_step

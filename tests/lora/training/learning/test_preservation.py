@@ -7,13 +7,14 @@ from itertools import product
 import pytest
 import torch
 
+from lora.base.modulation import PrecomputedModulation
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
 from lora.engine.lora_layers import fuse_lora, lora_layers, without_lora
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_encoders
 from lora.flux.latents import unpack
-from lora.flux.loading import load_encoders
-from lora.flux.modulation import PrecomputedModulation
 from lora.flux.prompt import encode_prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora

@@ -6,8 +6,8 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.images.metadata import settings_in
 from lora.training.learning import samples as samples_module
 from lora.training.learning.adapter import add_lora

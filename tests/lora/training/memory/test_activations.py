@@ -7,11 +7,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora.base.dimensions import Dimensions
+from lora.base.prompt import Prompt
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.lora_layers import fuse_lora
-from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.dimensions import dimensions_of
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, recompute_options
@@ -59,7 +61,7 @@ class Alive(TorchDispatchMode):
 
 def requirements_of(transformer, batch_size):
     return MemoryRequirements(
-        Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False, False, 0, 1, ()
+        dimensions_of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False, False, 0, 1, ()
     )
 
 

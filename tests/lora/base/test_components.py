@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora.flux.components import load_components, load_tokenizers
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.loading import load_pipeline
+from lora.base.components import load_components, load_tokenizers
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_pipeline
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace
 
 WEIGHTS = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
+from lora.base.dimensions import Dimensions
 from lora.engine.options import spaced_block_indices
-from lora.flux.dimensions import Dimensions
-from lora.flux.placement import bytes_of_components, device_map
+from lora.families.placement import bytes_of_components, device_map
 from tests.tiny import TINY_FLUX, assert_one_sentence, tiny_pipeline
 
 GIB = 2**30

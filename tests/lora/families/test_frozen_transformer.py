@@ -13,10 +13,10 @@ from peft.tuners.lora import bnb as peft_bnb
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lora.base.prompt import Prompt
 from lora.engine.int8 import Int8Linear, W8A8Linear
 from lora.engine.linears import HostLinear, Nf4Linear
-from lora.flux.frozen_transformer import IN_BLOCK, INDEX, MODULATION, WEIGHTS, WeightPlacement, load_transformer
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import IN_BLOCK, INDEX, MODULATION, WEIGHTS, WeightPlacement, load_transformer
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from script.tiny_flux.learning import world

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from lora.base import modulation
+from lora.base.modulation import Conditions, PrecomputedModulation
 from lora.engine.linears import HostLinear
-from lora.flux import modulation
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.modulation import Conditions, PrecomputedModulation
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import DataParallel, SingleProcess
 from lora.training.learning.loop import take_step
