@@ -57,6 +57,11 @@ def load_components(
     return {name: _load_component(base / name, components, dtype) for name in names}
 
 
+def load_tokenizers(base: Path, components: Components) -> dict[str, Any]:
+    """Load all tokenizers, keyed by the names of their subfolders. Raises as `load_tokenizer` does."""
+    return {name: load_tokenizer(base / name, kind) for name, kind in components.tokenizers.items()}
+
+
 def load_tokenizer(folder: Path, kind: type[PreTrainedTokenizerBase]) -> Any:  # noqa: ANN401 (each kind has its own)
     """Load one tokenizer; raises ValueError with one sentence that begins with its folder."""
     with wrap_loading_errors(folder):

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from lora.base.components import load_components, load_tokenizer, wrap_loading_errors
+from lora.base.components import load_components, load_tokenizers, wrap_loading_errors
 from lora.base.device import device, precision
 from lora.base.family import TRANSFORMER, VAE, Family
 from lora.engine.pinning import has_room_to_pin, pin_weights
@@ -81,6 +81,6 @@ def load_encoders(base: Path, *, on: torch.device) -> DiffusionPipeline:
 def _assemble_pipeline(base: Path, family: Family, components: Mapping[str, nn.Module | None]) -> DiffusionPipeline:
     """Build a pipeline of these components, with the base's tokenizers and scheduler."""
     kinds = family.components
-    tokenizers = {name: load_tokenizer(base / name, kind) for name, kind in kinds.tokenizers.items()}
+    tokenizers = load_tokenizers(base, kinds)
     with wrap_loading_errors(base):
         return kinds.pipeline.from_pretrained(base, local_files_only=True, **components, **tokenizers)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora.base.dimensions import Dimensions
 from lora.base.prompt import Prompt
 from lora.engine.linears import HostLinear
 from lora.engine.options import PRECOMPUTED_BYTES
@@ -21,10 +20,18 @@ from lora.training.memory.activations import KEPT
 from lora.training.memory.configurations import GB, plans
 from lora.training.memory.prediction import TRANSIENT_UNITS, MemoryPrediction, MemoryRequirements, lora_bytes
 from lora.training.memory.weights import MemoryConfiguration, weight_bytes
-from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
+from tests.tiny import (
+    FLUX_DEV_CONFIG,
+    TINY_FLUX,
+    all_layers,
+    assert_one_sentence,
+    lora_parameters,
+    save_transformer,
+    tiny_transformer,
+)
 
 CPU = torch.device("cpu")
-FLUX_DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
+FLUX_DEV = dimensions_of(FLUX_DEV_CONFIG)
 FLUX_DEV_PARAMETERS = 11_901_408_320  # reference/performance.md 1.1
 QK_NORMS = (19 * 4 + 38 * 2) * 128
 ALL_LAYERS = 85_920_000  # LoRA parameters of rank 16
@@ -250,7 +257,7 @@ def test_the_shape_counts_every_parameter_of_flux_dev():
 def bases(tmp_path_factory):
     """The folders of both small transformers."""
     folder = tmp_path_factory.mktemp("base")
-    tiny_transformer().save_pretrained(folder / "transformer")
+    save_transformer(tiny_transformer(), folder)
     return {"tiny": folder, "tiny-flux": TINY_FLUX}
 
 
