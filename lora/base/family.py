@@ -134,6 +134,16 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileIdentity:
+    """What the metadata of a LoRA file say of the model that it is for, as other tools read them."""
+
+    architecture: str  # modelspec.architecture, before "/lora"
+    implementation: str  # modelspec.implementation
+    base_model_version: str  # ss_base_model_version
+    network_module: str  # ss_network_module, in the layout of kohya
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """A family of base models."""
 
@@ -143,3 +153,4 @@ class Family:
     latents: LatentSpace
     transformer: Transformer
     sampling: Sampling
+    file_identity: Callable[[Mapping[str, Any]], FileIdentity]  # of LoRA files, by the transformer's configuration

@@ -2,7 +2,7 @@
 
 import re
 
-from lora.base.family import Family, Transformer
+from lora.base.family import Family, FileIdentity, Transformer
 from lora.flux.components import COMPONENTS
 from lora.flux.dimensions import dimensions_of
 from lora.flux.latents import LATENTS
@@ -21,6 +21,14 @@ PER_TOKEN = re.compile(
     r"|single_transformer_blocks\.\d+\.(attn\..+|proj_mlp|proj_out)"
 )
 
+# As sd-scripts writes them (library/sai_model_spec.py, train_util.py).
+FILE_IDENTITY = FileIdentity(
+    architecture="flux-1-dev",
+    implementation="https://github.com/black-forest-labs/flux",
+    base_model_version="flux1",
+    network_module="networks.lora_flux",
+)
+
 FLUX1 = Family(
     name="FLUX.1",
     components=COMPONENTS,
@@ -34,4 +42,5 @@ FLUX1 = Family(
         modulation_input=modulation_input,
     ),
     sampling=SAMPLING,
+    file_identity=lambda _config: FILE_IDENTITY,
 )

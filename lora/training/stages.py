@@ -8,7 +8,7 @@ from lora.base.device import free_memory
 from lora.dataset.cache import Cache, open_cache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.encoding import EncodedDataset, ExtraTexts, encode_dataset, encoded_bytes
-from lora.families.loading import load_encoders
+from lora.families.loading import load_encoders, transformer_config
 from lora.families.registry import family_of
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.resume import LAST
@@ -113,6 +113,7 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
     page = final_page(result.summary, folder=folder, samples=folder / SAMPLES)
     artifacts = TrainingArtifacts(
         result=result,
+        identity=family_of(prepared.base).file_identity(transformer_config(prepared.base)),
         settings=prepared.settings(),
         plan=trained.plan.settings(),
         dataset=images,
