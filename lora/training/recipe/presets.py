@@ -5,7 +5,6 @@ docs/training.md says where the numbers come from; those for which it names no s
 
 from lora.base.presets import REPLICATE, Preset, StepRule
 
-
 PRESETS = {
     # A person, a pet, a thing. Captions are dropped to the trigger word, so that the word alone is enough in a prompt.
     # With crops, the subject is learned as well and other prompts change less. With FLUX's shift of sigma, it was
