@@ -12,6 +12,7 @@ from cog import BaseRunner, Input, Path, Secret, current_scope
 from huggingface_hub import get_token
 
 from lora.checks import check_secret
+from lora.families.registry import family_of
 from lora.gpu import check_gpu
 from lora.heap import trim_heap
 from lora.parent_server import ParentServer
@@ -95,6 +96,9 @@ class Runner(BaseRunner):
         self,
         # What to generate
         prompt: str = Input(description="What to generate; include the trigger word of the LoRA"),
+        negative_prompt: Optional[str] = Input(
+            description="What not to generate, for bases with true classifier-free guidance", default=None
+        ),
         image: Optional[Path] = Input(
             description="Source image for image to image; the output has its aspect ratio", default=None
         ),
@@ -202,9 +206,8 @@ class Runner(BaseRunner):
         uploads = ReadableFolders.of_uploads(self.files)
         inputs = receive_uploads(complete_inputs(inputs, entry=Runner.run), folder=self.files, readable=uploads)
         base = requested_base(inputs["model"], served=self.base, check=check_gpu)
-        prediction = PredictionInputs.checked(
-            inputs, takes_guidance=takes_guidance(base), trained=self.trained_reference
-        )
+        defaults = family_of(base.path).sampling.defaults_of(takes_guidance=takes_guidance(base))
+        prediction = PredictionInputs.checked(inputs, defaults=defaults, trained=self.trained_reference)
         checker = None if prediction.is_checker_disabled and self.can_disable_checker else self.checker
         tokens = Tokens(*(check_secret(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
         usage = Usage()

@@ -10,6 +10,7 @@ from bench.concepts import TRAINING_IMAGES
 from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
 from bench.preserving import ASKED_BY_A_TRAINING, Question, preservation_of
 from lora.dataset.encoding import EncodedDataset, Example
+from lora.flux.latents import PATCH
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
@@ -127,9 +128,9 @@ def train_arm(
         train_plain(transformer, dataset, steps=steps, batch_size=BATCH_SIZE, seed=seed, report=report)
         return
     recipe = recipe_of(arm, steps=steps, seed=seed)
-    add_lora(transformer, layers=block_layers(transformer.config), rank=recipe.lora_rank, seed=seed)
+    add_lora(transformer, layers=block_layers(transformer.config, type(transformer)), rank=recipe.lora_rank, seed=seed)
     state = TrainingState(transformer, recipe)
-    noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift)
+    noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift, PATCH)
     batches = Batches(dataset, batch_size=BATCH_SIZE, noise_settings=noise_settings, seed=seed)
     preservation = preservation_of(transformer, recipe, noise_settings, arm.question, dataset.neutral, material.asked)
     for step in range(1, steps + 1):

@@ -19,8 +19,8 @@ from bench.machine import machine
 from bench.marks import STEPS, parse_timestamps
 from bench.random_flux import DEV, TINY, random_pipeline, random_transformer
 from bench.report import argument_parser, table, write_results
-from lora.flux.frozen_transformer import WeightPlacement
-from lora.flux.loading import device, free_memory
+from lora.base.device import device, free_memory
+from lora.families.frozen_transformer import WeightPlacement
 from weights.base_files import weight_files
 from weights.bases import SETTING
 from weights.checker import OFF

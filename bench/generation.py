@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,11 +34,13 @@ from bench.random_flux import (
 )
 from bench.report import table, write_results
 from bench.timing import seconds_each, wait_for
+from lora.base.device import device, free_memory, precision
+from lora.base.family import SamplingSettings
+from lora.base.prompt import Prompt
 from lora.engine.compilation import graphs_compiled
-from lora.flux.frozen_transformer import WeightPlacement
-from lora.flux.loading import device, free_memory, precision
-from lora.flux.prompt import Prompt, encode_prompt
-from lora.flux.sampling import generate_image, generate_latents
+from lora.families.frozen_transformer import WeightPlacement
+from lora.flux.prompt import encode_prompt
+from lora.flux.sampling import SAMPLING
 from lora.training.recipe.layers import block_layers
 
 GUIDANCE = 3.5
@@ -116,7 +118,7 @@ def compare(extent: Extent, *, output: Path | None) -> None:
 
 def write_loras(sizes: Sizes, folder: Path) -> list[Path]:
     """Write the LoRA files. The first LoRA is on all layers that any of them is on."""
-    layers = block_layers(sizes.transformer)
+    layers = block_layers(sizes.transformer, FluxTransformer2DModel)
     attention = {name: shape for name, shape in layers.items() if ".attn." in name}
     files = []
     for number, rank in enumerate(RANKS):
@@ -185,21 +187,20 @@ def prepare(arm: Arm, applier: LoraApplier, extent: Extent, file: Path) -> None:
 def generate(applier: LoraApplier, extent: Extent, steps: int) -> None:
     """Generate an image, always the same."""
     with applier.generating():
-        generate_image(
-            applier.pipeline,
-            _prompt(extent.sizes),
-            width=extent.side,
-            height=extent.side,
-            steps=steps,
-            guidance=GUIDANCE,
-            seed=SEED,
-        )
+        SAMPLING.generate_image(applier.pipeline, _prompt(extent.sizes), None, _settings(extent, steps))
+
+
+def _settings(extent: Extent, steps: int) -> SamplingSettings:
+    side = extent.side
+    return SamplingSettings(
+        width=side, height=side, steps=steps, guidance=GUIDANCE, seed=SEED, after_step=lambda _: None
+    )
 
 
 def _prompt(sizes: Sizes) -> Prompt:
     """The prompt for all arms, on the device."""
     prompt = random_prompt(sizes, torch.Generator().manual_seed(SEED), precision())
-    return Prompt(prompt.tokens.to(device()), prompt.pooled.to(device()))
+    return prompt.to(device())
 
 
 @torch.no_grad()
@@ -224,8 +225,7 @@ def _velocity(pipeline: FluxPipeline, extent: Extent) -> Tensor:
     found: list[Tensor] = []
     hook = pipeline.transformer.register_forward_hook(lambda _model, _inputs, out: found.append(out[0].float().clone()))
     try:
-        prompt = _prompt(extent.sizes)
-        generate_latents(pipeline, prompt, side=extent.side, steps=1, guidance=GUIDANCE, seed=SEED)
+        SAMPLING.generate_latents(pipeline, _prompt(extent.sizes), None, _settings(extent, 1))
     finally:
         hook.remove()
     return found[0]

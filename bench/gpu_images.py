@@ -17,8 +17,8 @@ from bench.generation import EAGER, MERGED, Arm, Extent, Measurement
 from bench.report import table
 from bench.stages import Result, Stage
 from bench.timing import seconds_each, wait_for
+from lora.base.device import device
 from lora.engine.compilation import graphs_compiled
-from lora.flux.loading import device
 
 IMAGES = "images"
 WITHOUT = "image without LoRA"

@@ -27,7 +27,7 @@ from bench.machine import machine
 from bench.records import RecordFile, read_records
 from bench.report import RESULTS
 from bench.stages import Budget, Result, Stage, run_stages
-from lora.flux.loading import device
+from lora.base.device import device
 
 BUDGET = 480.0  # seconds: a run may take nine minutes, and ends with saving what was compiled
 LIBRARIES = ("torch", "triton", "diffusers", "peft", "transformers", "accelerate", "bitsandbytes")

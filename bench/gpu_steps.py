@@ -13,7 +13,7 @@ from bench.stages import Result, Stage
 from bench.step_arms import ARMS, BASELINE, STREAMED, Arm
 from bench.step_proofs import LossAndGradients, compare, compute_reference, loss_and_gradients
 from bench.train_step import Extent, inputs_of, measure_size
-from lora.flux.loading import device
+from lora.base.device import device
 
 STEP, DEVIATION, PROFILE, REFERENCE = "step", "deviation", "profile", "reference"
 OURS = "ours bf16"  # the arm that is profiled

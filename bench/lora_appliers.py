@@ -9,7 +9,7 @@ import torch
 from diffusers import FluxPipeline
 from peft.tuners.lora import LoraLayer
 
-from lora.flux.loading import device
+from lora.base.device import device
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_cache import LoraCache

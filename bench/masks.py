@@ -30,7 +30,8 @@ from lora.dataset.encoding import EncodedDataset, ExtraTexts, encode_dataset
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import Archives, read_dataset
 from lora.engine.lora_layers import fuse_lora
-from lora.flux.loading import load_pipeline
+from lora.families.loading import load_pipeline
+from lora.flux.latents import PATCH
 from lora.serving.generation import generate
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
@@ -127,10 +128,12 @@ def trained_and_counted(arm: Arm, extent: Extent, folder: Path) -> Counts:
     pipeline, config = load_pipeline(BASE), _config(arm, extent)
     dataset, began = _encoded(pipeline, arm, config, folder), time.perf_counter()
     transformer, recipe = pipeline.transformer, make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
-    add_lora(transformer, layers=block_layers(transformer.config), rank=recipe.lora_rank, seed=recipe.seed)
+    add_lora(
+        transformer, layers=block_layers(transformer.config, type(transformer)), rank=recipe.lora_rank, seed=recipe.seed
+    )
     fuse_lora(transformer)
     shift = Shift.of(pipeline.scheduler)
-    noise = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift)
+    noise = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift, PATCH)
     batches = Batches(dataset, batch_size=recipe.batch_size, noise_settings=noise, seed=recipe.seed)
     state = TrainingState(transformer, recipe)
     for _ in range(extent.steps):
@@ -226,7 +229,7 @@ def _encoded(pipeline: FluxPipeline, arm: Arm, config: TrainConfig, folder: Path
     inspector = Inspector(config.resolutions, None, crops=1, unmasked_weight=arm.unmasked_weight)
     archives = Archives(folder / "images.zip", None)
     dataset = read_dataset(archives, into=folder / "read", inspector=inspector, rule=config.prompt_rule)
-    extra, on = ExtraTexts(config.trigger_word, (), ()), pipeline.device
+    extra, on = ExtraTexts(config.trigger_word, (), (), negative=None), pipeline.device
     keys = Keys.of(pipeline, BASE, on=on)
     return encode_dataset(
         pipeline, dataset, inspector, extra, on=on, keys=keys, cache=MemoryCache(), check=lambda: None

@@ -13,8 +13,8 @@ from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 
 RANK, GUIDANCE = 4, 3.5

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.machine import machine
 from bench.report import argument_parser, table, write_results
-from lora.flux.loading import load_pipeline
+from lora.families.loading import load_pipeline
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import Example
-from lora.flux.prompt import Prompt
 from lora.training.learning.batches import NoiseSettings, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.losses import training_losses
@@ -72,7 +72,7 @@ def preservation_of(
     question is not about neutral images."""
     if not recipe.preservation:
         return None
-    found = AskingPreservation(transformer, recipe, noise_settings, NeutralImages(BASE, neutral, SIDE), question)
+    found = AskingPreservation(transformer, recipe, noise_settings, NeutralImages(BASE, neutral, None, SIDE), question)
     if asked:
         found.ask_about(asked)
     else:

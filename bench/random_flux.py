@@ -14,9 +14,10 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.frozen_transformer import WeightPlacement, build_transformer
-from lora.flux.prompt import MAX_TEXT_TOKENS, Prompt
+from lora.families.frozen_transformer import WeightPlacement, build_transformer
+from lora.flux.prompt import MAX_TEXT_TOKENS
 from lora.formats.shapes import Shape
 from weights.bases import WEIGHTS
 

@@ -19,7 +19,7 @@ from bench.machine import machine
 from bench.products import PRODUCTS, Product, is_possible
 from bench.report import argument_parser, table, write_results
 from bench.timing import seconds_each
-from lora.flux.loading import device
+from lora.base.device import device
 
 TEXT = 512  # tokens
 SIDES = {512: 1024, 768: 2304, 1024: 4096}  # pixels of a square image, and its tokens

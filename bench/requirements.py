@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 
+from diffusers import FluxTransformer2DModel
+
 from bench.random_flux import Sizes
 from bench.step_arms import Arm, script_layers
 from bench.step_loops import RANK
+from lora.base.latents import TOKEN_PIXELS
 from lora.engine.precision import MatmulPrecision, TimedMatmul
-from lora.flux.dimensions import Dimensions
-from lora.flux.latents import TOKEN_PIXELS
+from lora.flux.dimensions import dimensions_of
 from lora.training.memory.prediction import MemoryPrediction, MemoryRequirements
 from lora.training.memory.weights import MemoryConfiguration
 from lora.training.recipe.layers import block_layers
@@ -24,9 +26,9 @@ def memory_requirements(
     matmuls: tuple[TimedMatmul, ...],
 ) -> MemoryRequirements:
     """The numbers from which plans are made, for a LoRA on these layers; texts and images are already encoded."""
-    shapes = block_layers(sizes.transformer)
+    shapes = block_layers(sizes.transformer, FluxTransformer2DModel)
     return MemoryRequirements(
-        shape=Dimensions.of(sizes.transformer),
+        shape=dimensions_of(sizes.transformer),
         image_tokens=(side // TOKEN_PIXELS) ** 2,
         text_tokens=sizes.text_tokens,
         batch_size=batch_size,

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 
 from bench.plain_dreambooth import BETAS, EPSILON, LEARNING_RATE, MAX_GRAD_NORM, TIMESTEPS, WEIGHT_DECAY
 from bench.step_loops import Inputs
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import TRAINING_GUIDANCE

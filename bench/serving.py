@@ -25,7 +25,8 @@ from bench.machine import machine
 from bench.random_flux import random_lora
 from bench.report import argument_parser, table, write_results
 from bench.timing import seconds_each
-from lora.flux.loading import device, load_pipeline
+from lora.base.device import device
+from lora.families.loading import load_pipeline
 from lora.flux.prompt import text_tokens
 from lora.training.recipe.layers import block_layers
 from weights.bases import SETTING, find_base
@@ -69,7 +70,7 @@ def main() -> None:
 
 def _random_loras(pipeline: FluxPipeline, folder: Path, *, count: int) -> list[Path]:
     """Files of LoRAs on all layers of the blocks, with arbitrary strengths."""
-    layers = block_layers(pipeline.transformer.config)
+    layers = block_layers(pipeline.transformer.config, type(pipeline.transformer))
     files = [folder / f"lora{number}.safetensors" for number in range(count)]
     for number, file in enumerate(files):
         save_file(random_lora(layers, rank=RANK, seed=number), file)

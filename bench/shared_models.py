@@ -2,8 +2,8 @@
 
 from bench.random_flux import Sizes
 from bench.step_arms import Arm, LoraModel, TrainingSetup, configure, lora_model
-from lora.flux.frozen_transformer import WeightPlacement
-from lora.flux.loading import free_memory
+from lora.base.device import free_memory
+from lora.families.frozen_transformer import WeightPlacement
 
 
 class SharedModels:

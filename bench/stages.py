@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from bench.records import Record, RecordFile
-from lora.flux.loading import free_memory
+from lora.base.device import free_memory
 
 END = "stage"  # the kind of the record that each stage ends with
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"

@@ -3,6 +3,7 @@
 import time
 
 from bench.marks import PROMPT, STEPS, Timestamps, parse_arguments, print_timestamps
+from lora.flux.sampling import SAMPLING
 from lora.serving.request import Request
 from predict import Runner
 
@@ -14,8 +15,15 @@ def main() -> None:
     runner.setup()
     ready = time.time()
     request = Request.checked(
-        takes_guidance=True,
-        **{"prompt": PROMPT, "aspect_ratio": "custom", "width": side, "height": side, "megapixels": "1"},
+        defaults=SAMPLING.defaults,
+        **{
+            "prompt": PROMPT,
+            "negative_prompt": None,
+            "aspect_ratio": "custom",
+            "width": side,
+            "height": side,
+            "megapixels": "1",
+        },
         **{"num_outputs": 1, "num_inference_steps": STEPS, "guidance_scale": None, "guidance": None},
         **{"go_fast": False, "seed": 0, "output_format": "webp", "output_quality": 90},
     )

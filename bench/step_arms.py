@@ -10,13 +10,13 @@ from bench.plain_dreambooth import TARGET_MODULES
 from bench.random_flux import Sizes, random_text_encoders, random_transformer
 from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
+from lora.base.device import device
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora, is_fused
 from lora.engine.options import Recomputed
 from lora.engine.precision import MatmulPrecision, Precision
-from lora.flux.frozen_transformer import WeightPlacement
-from lora.flux.loading import device
+from lora.families.frozen_transformer import WeightPlacement
 from lora.training.learning.adapter import add_lora
 from lora.training.recipe.layers import block_layers
 
@@ -126,7 +126,7 @@ def configure(arm: Arm, model: LoraModel, sizes: Sizes) -> TrainingSetup:
 def script_layers(sizes: Sizes) -> list[str]:
     """The layers that have a LoRA in the script: 342 of FLUX.1, all in blocks."""
     ends = tuple(f".{module}" for module in TARGET_MODULES)
-    return [name for name in block_layers(sizes.transformer) if name.endswith(ends)]
+    return [name for name in block_layers(sizes.transformer, FluxTransformer2DModel) if name.endswith(ends)]
 
 
 def _initial_value(name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from diffusers import FluxTransformer2DModel
 
 from bench.plain_dreambooth import EPSILON, LEARNING_RATE, MAX_GRAD_NORM, WEIGHT_DECAY
 from lora.dataset.encoding import EncodedDataset
+from lora.flux.latents import PATCH
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import Step, take_step
@@ -56,7 +57,9 @@ class Inputs:
     def batches(self) -> Batches:
         """Batches with their noise and sigmas."""
         recipe = self.recipe
-        noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+        noise_settings = NoiseSettings(
+            recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT, PATCH
+        )
         return Batches(self.dataset, batch_size=self.batch_size, noise_settings=noise_settings, seed=recipe.seed)
 
 

@@ -15,10 +15,10 @@ from bench.random_flux import Sizes
 from bench.report import table
 from bench.step_arms import Arm, LoraModel, lora_model
 from bench.step_loops import Inputs
+from lora.base.device import device
 from lora.engine.out_of_memory import is_out_of_memory
 from lora.engine.precision import Precision
-from lora.flux.frozen_transformer import WeightPlacement
-from lora.flux.loading import device
+from lora.families.frozen_transformer import WeightPlacement
 from lora.training.learning.losses import loss_at
 
 

@@ -9,19 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import torch
+from diffusers import FluxTransformer2DModel
 
 from bench.random_flux import DEV, Sizes, random_dataset, random_transformer
 from bench.requirements import memory_requirements
 from bench.step_loops import RANK, SEED, Inputs
+from lora.base.device import device, precision
+from lora.base.latents import TOKEN_PIXELS
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
 from lora.engine.matmuls import fastest_matmuls
 from lora.engine.out_of_memory import is_out_of_memory
 from lora.engine.precision import TimedMatmul
-from lora.flux.frozen_transformer import spaced_blocks
-from lora.flux.latents import TOKEN_PIXELS
-from lora.flux.loading import device, precision
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
@@ -74,7 +75,7 @@ def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResul
 
 def plan_for(sizes: Sizes, *, card: int, side: int, matmuls: tuple[TimedMatmul, ...], on_gpu: bool) -> Plan:
     """The plan for a LoRA on all layers; texts and images are already encoded."""
-    layers = block_layers(sizes.transformer)
+    layers = block_layers(sizes.transformer, FluxTransformer2DModel)
     requirements = memory_requirements(sizes, layers, side=side, batch_size=1, optimizer=OPTIMIZER, matmuls=matmuls)
     best, *_ = plans(
         requirements,
@@ -93,7 +94,7 @@ def _steps(plan: Plan, sizes: Sizes, side: int, steps: int) -> list[float]:
     inputs = Inputs(random_dataset(sizes, side=side, count=IMAGES, dtype=precision()), batch_size=1)
     recipe, placement = replace(inputs.recipe, optimizer=OPTIMIZER), weight_placement(plan)
     transformer = random_transformer(sizes, placement)
-    add_lora(transformer, layers=block_layers(sizes.transformer), rank=RANK, seed=SEED)
+    add_lora(transformer, layers=block_layers(sizes.transformer, FluxTransformer2DModel), rank=RANK, seed=SEED)
     fuse_lora(transformer)
     configure_blocks(
         transformer,

@@ -24,9 +24,9 @@ from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, TrainingSetup, set_up
 from bench.step_loops import Inputs, Loop
 from bench.step_proofs import Deviation, LossAndGradients, as_lines, compare, loss_and_gradients, reference_result
 from bench.timing import seconds_each
+from lora.base.device import device, free_memory, precision
 from lora.engine.compilation import graphs_compiled
 from lora.engine.out_of_memory import is_out_of_memory
-from lora.flux.loading import device, free_memory, precision
 
 IMAGES = 16
 WARM_UPS, MIN_ROUNDS, MAX_ROUNDS = 3, 4, 25

@@ -29,7 +29,9 @@ LORA_PACKAGES = tuple(
         "engine",
         "formats",
         "images",
+        "base",
         "flux",
+        "families",
         "dataset",
         "captioning",
         "reporting",
@@ -42,21 +44,38 @@ LORA_PACKAGES = tuple(
 TRAINING_PACKAGES = tuple(
     f"lora.training.{name}" for name in ("recipe", "memory", "checkpoints", "learning", "runs", "result")
 )
-FLUX_CLASSES = ("diffusers.FluxPipeline", "diffusers.FluxTransformer2DModel", "diffusers.AutoencoderKL")
+# Each is one family of base models; only the registry and the family itself may know it.
+FAMILIES = ("lora.flux",)
+CLASSES_OF_FAMILIES = tuple(
+    f"diffusers.{name}"
+    for name in (
+        *("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxTransformer2DModel", "AutoencoderKL"),
+        *("Flux2KleinPipeline", "Flux2KleinInpaintPipeline", "Flux2Transformer2DModel", "AutoencoderKLFlux2"),
+    )
+)
 MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "lora": ("cog", "weights", "train", "predict", "script", "bench", "deploy"),
     **{package: LORA_PACKAGES[place:] for place, package in enumerate(LORA_PACKAGES, start=1)},
-    "lora.engine": (*LORA_PACKAGES[1:], *FLUX_CLASSES),
+    "lora.engine": LORA_PACKAGES[1:],
     "lora.formats": ("lora.engine", *LORA_PACKAGES[2:], "diffusers"),
     "lora.images": ("lora.engine", "lora.formats", *LORA_PACKAGES[3:], "diffusers"),
-    "lora.flux": ("lora.formats", "lora.images", *LORA_PACKAGES[4:]),
+    "lora.base": ("lora.images", *LORA_PACKAGES[4:]),
+    "lora.flux": ("lora.images", *LORA_PACKAGES[5:]),
     "lora.training": ("lora.serving",),
     "lora.training.progress": TRAINING_PACKAGES,
     "lora.training.relay": TRAINING_PACKAGES,
     "lora.training.stop": TRAINING_PACKAGES,
     **{package: TRAINING_PACKAGES[place:] for place, package in enumerate(TRAINING_PACKAGES, start=1)},
-    "lora.reporting": ("lora.engine", "lora.formats", "lora.flux", "lora.training", "lora.serving", "torch"),
-    "lora.publishing": (*LORA_PACKAGES[:7], "lora.training", "lora.serving", "torch"),
+    "lora.reporting": (
+        "lora.engine",
+        "lora.formats",
+        "lora.base",
+        "lora.families",
+        "lora.training",
+        "lora.serving",
+        "torch",
+    ),
+    "lora.publishing": (*LORA_PACKAGES[:9], "lora.training", "lora.serving", "torch"),
     "lora.serving": ("lora.dataset", "lora.captioning", "lora.reporting", "lora.publishing", "lora.training"),
     "weights": ("cog", "lora", "train", "predict", "script", "bench", "deploy"),
     "weights.grammar": ("weights.network", "weights.sources", "weights.cache", "urllib3", "socket"),
@@ -113,6 +132,18 @@ def imports_run_one_way(module: Module) -> Iterator[str]:
     for imported in imports(module):
         if any(is_in(imported, name) for name in forbidden):
             yield f"imports {imported}"
+
+
+def families_are_asked_through_their_record(module: Module) -> Iterator[str]:
+    """Only a family's own package knows its classes; only the registry knows that package."""
+    if not is_in(module.name, "lora") or module.name == "lora.families.registry":
+        return
+    forbidden = [*FAMILIES, *CLASSES_OF_FAMILIES]
+    if any(is_in(module.name, family) for family in FAMILIES):
+        forbidden = [family for family in FAMILIES if not is_in(module.name, family)]
+    for imported in imports(module):
+        if any(is_in(imported, name) for name in forbidden):
+            yield f"imports {imported}, which only its family may know"
 
 
 def files_are_short(module: Module) -> Iterator[str]:

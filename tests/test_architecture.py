@@ -8,6 +8,7 @@ from tests.project_rules import (
     ROOT,
     complaints,
     errors_are_caught_by_their_names,
+    families_are_asked_through_their_record,
     files_are_short,
     files_say_what_they_are_for,
     functions_are_short,
@@ -58,6 +59,10 @@ def test_nothing_is_declared_global():
     assert complaints(nothing_is_declared_global) == []
 
 
+def test_only_the_registry_knows_the_families():
+    assert complaints(families_are_asked_through_their_record) == []
+
+
 def test_the_libraries_do_not_print():
     assert complaints(only_progress_prints) == []
 
@@ -82,15 +87,20 @@ BAD = [
     (imports_run_one_way, "lora/training/a.py", "from lora.serving.generation import generate"),
     (imports_run_one_way, "lora/serving/a.py", "from lora.training.recipe.config import TrainConfig"),
     (imports_run_one_way, "lora/serving/a.py", "from lora.dataset import sizes as s"),
-    (imports_run_one_way, "lora/engine/a.py", "from lora.flux.frozen_transformer import load_transformer"),
+    (imports_run_one_way, "lora/engine/a.py", "from lora.families.frozen_transformer import load_transformer"),
     (imports_run_one_way, "lora/engine/a.py", "from lora.formats.shapes import Shape"),
-    (imports_run_one_way, "lora/engine/a.py", "from diffusers import FluxTransformer2DModel"),
+    (imports_run_one_way, "lora/base/a.py", "from lora.families.registry import family_of"),
+    (imports_run_one_way, "lora/flux/a.py", "from lora.families.registry import family_of"),
+    (families_are_asked_through_their_record, "lora/engine/a.py", "from diffusers import FluxTransformer2DModel"),
+    (families_are_asked_through_their_record, "lora/training/a.py", "from lora.flux.latents import PATCH"),
+    (families_are_asked_through_their_record, "lora/serving/a.py", "from diffusers import FluxPipeline"),
+    (families_are_asked_through_their_record, "lora/families/loading.py", "import lora.flux.components"),
+    (families_are_asked_through_their_record, "lora/base/a.py", "def f():\n    from lora.flux import latents"),
     (imports_run_one_way, "lora/formats/a.py", "from lora.engine.linears import HostLinear"),
     (imports_run_one_way, "lora/formats/a.py", "from lora.flux.prompt import Prompt"),
     (imports_run_one_way, "lora/formats/a.py", "from diffusers import FluxPipeline"),
     (imports_run_one_way, "lora/images/a.py", "from lora.dataset import crops"),
     (imports_run_one_way, "lora/flux/a.py", "from lora.images.size import Size"),
-    (imports_run_one_way, "lora/flux/a.py", "from lora.formats import reading"),
     (imports_run_one_way, "lora/checks.py", "from lora.flux import prompt"),
     (imports_run_one_way, "lora/__init__.py", "from lora.serving import generation"),
     (imports_run_one_way, "lora/__init__.py", "from . import training"),
@@ -157,6 +167,9 @@ BAD = [
     (only_progress_prints, "weights/a.py", "def f():\n    builtins.print(1)"),
 ]
 GOOD = [
+    (families_are_asked_through_their_record, "lora/families/registry.py", "from lora.flux.family import FLUX1"),
+    (families_are_asked_through_their_record, "lora/flux/a.py", "from lora.flux.latents import a"),
+    (families_are_asked_through_their_record, "bench/a.py", "from lora.flux.latents import PATCH"),
     (
         imports_run_one_way,
         "train.py",

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora.flux.loading import load_pipeline
+from lora.families.loading import load_pipeline
+from lora.flux.sampling import SAMPLING
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
@@ -75,7 +76,8 @@ def test_stock_diffusers_loads_the_base_without_a_warning(stock: StockRun):
 
 def _request() -> Request:
     return Request.checked(
-        takes_guidance=True,
+        defaults=SAMPLING.defaults,
+        negative_prompt=None,
         go_fast=False,
         prompt="TOK in a meadow",
         aspect_ratio="custom",

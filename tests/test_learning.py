@@ -16,8 +16,9 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
 from lora.dataset.encoding import Example
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.loading import load_encoders, load_pipeline
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_encoders, load_pipeline
+from lora.flux.latents import PATCH
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
@@ -113,8 +114,8 @@ def preservation_by(dataset, transformer, recipe) -> Preservation | None:
     """Preservation as in a training, with images that the base generates of its neutral prompts."""
     if not recipe.preservation:
         return None
-    images = NeutralImages(BASE, dataset.neutral, neutral_side((128,)))
-    noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+    images = NeutralImages(BASE, dataset.neutral, negative=None, side=neutral_side((128,)))
+    noise_settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT, PATCH)
     preservation = Preservation(transformer, recipe, noise_settings, images, processes=1)
     stop = Stop(Log(lambda *_: None, None), Termination(), minutes=None)
     assert preservation.generate(SingleProcess(), steps=range(recipe.steps), stop=stop)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lora.flux.sampling import SAMPLING
 from lora.reporting.trackers.wandb_run import WandbTarget
 from lora.seeds import check_seed
 from lora.serving.inputs import PredictionInputs, complete_inputs
@@ -333,7 +334,7 @@ def test_an_interval_for_weights_and_biases_is_a_number_of_steps(name, value):
 
 def checked(**inputs: Any) -> PredictionInputs:
     complete = complete_inputs({"prompt": "a red star", **inputs}, entry=Runner.run)
-    return PredictionInputs.checked(complete, takes_guidance=True, trained="")
+    return PredictionInputs.checked(complete, defaults=SAMPLING.defaults, trained="")
 
 
 def scales(**inputs: Any) -> list[tuple[str, str, float]]:

@@ -13,7 +13,7 @@ from replicate.client import Client
 from replicate.exceptions import ModelError
 from safetensors.torch import save
 
-from lora.flux.loading import load_pipeline
+from lora.families.loading import load_pipeline
 from lora.images.metadata import settings_in
 from script.cog_server import Server
 from tests.cog_client import data_uri

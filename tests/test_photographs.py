@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load
 
 from bench.planted import photograph
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.loading import load_encoders
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_encoders
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.result.output import LORA_NAME, check_tar
 from script.tiny_flux.learning import encoded, losses

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from lora.flux.loading import load_pipeline
+from lora.families.loading import load_pipeline
 from script.tiny_flux.creatures import any_creature, render_creature
 from script.tiny_flux.described_monster import any_monster, render_described
 from script.tiny_flux.following import generated, score, score_classifier

@@ -22,6 +22,8 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from lora.base.family import SamplingSettings
+from lora.base.prompt import Prompt
 from lora.dataset.cache import Cache, MemoryCache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.captions import PromptRule
@@ -30,8 +32,9 @@ from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
-from lora.flux.prompt import Prompt
-from lora.flux.weightless import weightless_pipeline
+from lora.families.weightless import weightless_pipeline
+from lora.flux.family import FILE_IDENTITY
+from lora.flux.latents import PATCH
 from lora.formats.shapes import linear_shapes
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.batches import Batch, Batches, NoiseSettings
@@ -49,6 +52,17 @@ from script.cog_server import ROOT
 from script.openapi import training_inputs
 from weights.bases import WEIGHTS
 
+# The sizes of FLUX.1-dev, as in the config.json of its transformer.
+FLUX_DEV_CONFIG = {
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "num_attention_heads": 24,
+    "attention_head_dim": 128,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "in_channels": 64,
+    "guidance_embeds": True,
+}
 TINY_FLUX = WEIGHTS / "tiny-flux"
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 TINY_TEXT_TOKENS = 32  # its text length
@@ -90,7 +104,7 @@ def tiny_lora_transformer(*, dtype: torch.dtype = torch.float32, rank: int = 4, 
 
 def all_layers(transformer: FluxTransformer2DModel) -> tuple[str, ...]:
     """All layers that a LoRA can be on."""
-    return tuple(block_layers(transformer.config))
+    return tuple(block_layers(transformer.config, type(transformer)))
 
 
 def tiny_pipeline() -> FluxPipeline:
@@ -162,6 +176,19 @@ def one_layer_lora() -> dict[str, torch.Tensor]:
     (name, shape), *_ = linear_shapes(weightless_pipeline(TINY_FLUX).transformer).items()
     halves = {"A": torch.ones(4, shape.inputs), "B": torch.ones(shape.outputs, 4)}
     return {f"transformer.{name}.lora_{half}.weight": tensor for half, tensor in halves.items()}
+
+
+def save_transformer(transformer: FluxTransformer2DModel, base: Path, **options: object) -> None:
+    """Save a transformer as that of a base in diffusers layout, which has no other component."""
+    transformer.save_pretrained(base / "transformer", **options)
+    shutil.copy(TINY_FLUX / "model_index.json", base)
+
+
+def sampling_settings(side: int, *, steps: int, guidance: float = 3.5, seed: int = 1) -> SamplingSettings:
+    """The settings of a square image."""
+    return SamplingSettings(
+        width=side, height=side, steps=steps, guidance=guidance, seed=seed, after_step=lambda _: None
+    )
 
 
 def tiny_prompt(*, seed: int) -> Prompt:
@@ -237,12 +264,14 @@ def tiny_preservation(
     transformer: FluxTransformer2DModel, recipe: Recipe, *, images: int = 3, processes: int = 1
 ) -> Preservation:
     """Preservation with random prompts; its images are not generated yet."""
-    neutral = NeutralImages(TINY_FLUX, tuple(tiny_prompt(seed=200 + index) for index in range(images)), side=32)
+    neutral = NeutralImages(
+        TINY_FLUX, tuple(tiny_prompt(seed=200 + index) for index in range(images)), negative=None, side=32
+    )
     return Preservation(transformer, recipe, _noise_settings(recipe), neutral, processes=processes)
 
 
 def _noise_settings(recipe: Recipe) -> NoiseSettings:
-    return NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT)
+    return NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT, PATCH)
 
 
 def trained(
@@ -272,6 +301,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     others = {"result": result, "samples": into / "samples", "layout": "none", "checkpoints": {}}
     others |= {"plan": {"precision": "bf16"}, "run": {}, "page": "<!doctype html>"}
     artifacts = TrainingArtifacts(
+        identity=FILE_IDENTITY,
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),
@@ -313,7 +343,7 @@ class ReadArchive:
         """Encode the data set as a training does."""
         on = encoders.device
         keys, cache = Keys.of(encoders, base, on=on), cache or MemoryCache()
-        extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts)
+        extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts, negative=None)
         return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache, check=check)
 
 

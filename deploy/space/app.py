@@ -17,7 +17,7 @@ from deploy.space.generation import Comparer
 from deploy.space.page import LOOK, page_of
 from deploy.space.page_requests import PageRequests
 from lora.engine.options import ENGINE_VARIABLE
-from lora.serving.request import DEFAULT_GUIDANCE, DEFAULT_STEPS
+from lora.families.registry import family_of
 from lora.serving.requested_loras import TRAINED
 from predict import Runner
 from weights.bases import takes_guidance
@@ -37,7 +37,9 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         sys.exit(f"error: {str(error).replace(TRAINED, SETTING, 1)}")
     compare = spaces.GPU(Comparer(runner).compare, duration=GPU_SECONDS)
-    defaults = {"num_inference_steps": DEFAULT_STEPS[takes_guidance(runner.base)], "guidance_scale": DEFAULT_GUIDANCE}
+    sampling = family_of(runner.base.path).sampling
+    settings = sampling.defaults_of(takes_guidance=takes_guidance(runner.base))
+    defaults = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
     page = page_of(PageRequests(compare, bool(reference), Cancellations()), reference, card_of(reference), defaults)
     page.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=1)
     page.launch(**LOOK)

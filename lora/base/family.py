@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora.base.dimensions import Dimensions
 from lora.base.latents import LatentSpace
+from lora.base.modulation import LayerInput
 from lora.base.prompt import Prompt
 
 TRANSFORMER, VAE = "transformer", "vae"  # the folders of these components in a base in diffusers layout
@@ -27,6 +28,7 @@ class Components:
     """The classes of a base's components, each by the folder that it is in."""
 
     pipeline: type[DiffusionPipeline]
+    served_pipelines: frozenset[str]  # the classes in model_index.json whose components are these
     transformer: type[ModelMixin]
     vae: type[ModelMixin]
     text_encoders: Mapping[str, type[PreTrainedModel]]  # from the smallest to the largest
@@ -53,7 +55,6 @@ class TextEncoding:
     length_of: Callable[[Path], int]  # the same for the folder of a base that can be trained; raises ValueError
     count: Callable[[Any, str], int]  # the tokens of a text before that
     width_of: Callable[[Path], int]  # of the embedding of a token, from the base's configs
-    encoder_blocks: Callable[[Any], list[nn.Module]]  # of a pipeline's largest encoder, which may move one at a time
     has_negative: bool  # whether guidance needs a negative prompt: true classifier-free guidance
 
 
@@ -62,12 +63,12 @@ class PredictVelocity(Protocol):
 
     def __call__(
         self,
-        transformer: Any,
+        transformer: ModelMixin,
         noisy: Tensor,
         *,
         sigmas: Tensor,
         prompt: Prompt,
-        guidance: float,  # noqa: ANN401 (each family has its own class)
+        guidance: float,
     ) -> Tensor:
         """`sigmas` [B] in 0..1; all tensors are on the transformer's device."""
 
@@ -80,7 +81,15 @@ class Transformer:
     per_token: re.Pattern[str]  # names of the layers that multiply every token, which is nearly all of the work
     dimensions: Callable[[Mapping[str, Any]], Dimensions]  # of its configuration
     predict_velocity: PredictVelocity
-    modulation_input: Callable[[Any, Tensor, Tensor, float], Tensor]  # transformer, sigmas [B], pooled [B, P], guidance
+    modulation_input: LayerInput | None  # of modulation layers in blocks; None if the blocks share their modulation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """The settings of images for which a request leaves them open."""
+
+    steps: int
+    guidance: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +101,7 @@ class SamplingSettings:
     steps: int
     guidance: float
     seed: int
-    after_step: Callable[[], None]  # called after each denoising step; may raise
+    after_step: Callable[[int], object]  # called after each denoising step with the number of all; may raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +118,29 @@ class Sampling:
     """How images are generated. `prompt` and `negative` are single ones, without a batch dimension; `negative` is None
     if the family has none or the base is distilled."""
 
-    default_steps: int  # of a base that takes guidance
-    default_guidance: float
-    distilled_steps: int  # of a base that does not
+    defaults: SamplingDefaults  # of a base that takes guidance
+    distilled: SamplingDefaults  # of a base that is distilled for few steps
+    needs_negative: Callable[[Any, float], bool]  # whether a pipeline needs `negative` at a guidance
     build_pipeline: Callable[
         ..., Any
     ]  # (transformer, base, *, vae=None): for encoded prompts; without a VAE, latents only
     generate_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Image.Image]  # by a pipeline
     generate_latents: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Tensor]  # [C, H, W], as it trains on
     generate_from_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings, ImageSource], Image.Image]
+
+    def defaults_of(self, *, takes_guidance: bool) -> SamplingDefaults:
+        """The defaults of a base that takes guidance, or of one that does not."""
+        return self.defaults if takes_guidance else self.distilled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileIdentity:
+    """What the metadata of a LoRA file say of the model that it is for, as other tools read them."""
+
+    architecture: str  # modelspec.architecture, before "/lora"
+    implementation: str  # modelspec.implementation
+    base_model_version: str  # ss_base_model_version
+    network_module: str  # ss_network_module, in the layout of kohya
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,3 +153,4 @@ class Family:
     latents: LatentSpace
     transformer: Transformer
     sampling: Sampling
+    file_identity: Callable[[Mapping[str, Any]], FileIdentity]  # of LoRA files, by the transformer's configuration

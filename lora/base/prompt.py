@@ -1,6 +1,6 @@
 """An encoded prompt, as the transformer of any family takes it. Encodes nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,6 @@ class Prompt:
         return {"tokens": self.tokens} | ({} if self.pooled is None else {"pooled": self.pooled})
 
     @classmethod
-    def of(cls, tensors: "dict[str, Tensor]") -> "Prompt":
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Prompt":
         """The prompt with these `tensors`."""
         return cls(tensors["tokens"], tensors.get("pooled"))

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lora.base.fingerprint import fingerprint
 from lora.captioning.answers import Answer
 from lora.dataset.cache import DEFAULT_FOLDER, FOLDER_VARIABLE, DiskCache
 from lora.dataset.limits import MEBIBYTE
-from lora.flux.fingerprint import fingerprint
 
 REVISION = 1  # of the code between an image and the answer: increase it when answers change
 MAX_BYTES = 256 * MEBIBYTE  # about 500,000 answers; our choice

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from lora.base.components import FAILURES
 from lora.captioning.answers import Answer
 from lora.engine.out_of_memory import is_out_of_memory
-from lora.flux.components import FAILURES
-from lora.flux.loading import WITHOUT_THREADS
+from lora.families.loading import WITHOUT_THREADS
 
 MAX_NEW_TOKENS = 160  # about 120 English words
 TASK = "<MORE_DETAILED_CAPTION>"  # of Florence-2, which takes no other instruction for a caption

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from PIL import Image
 
+from lora.base.components import FAILURES
 from lora.captioning.answer_store import AnswerStore
 from lora.captioning.answers import caption_of
 from lora.captioning.captioner import Captioner
@@ -14,7 +15,6 @@ from lora.dataset.names import sanitize_path
 from lora.dataset.pairing import Caption
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.engine.out_of_memory import is_out_of_memory
-from lora.flux.components import FAILURES
 from lora.images.files import open_image, quiet_pillow
 from lora.images.size import Size
 

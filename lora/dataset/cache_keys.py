@@ -8,11 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 
+from lora.base.family import VAE
+from lora.base.fingerprint import fingerprint
 from lora.dataset.crops import Crop
-from lora.flux.fingerprint import fingerprint
-from lora.flux.prompt import text_tokens
+from lora.families.registry import family_of_model
 
 REVISION = 1  # of the code that turns files into tensors: increase it whenever its results change
 LIBRARIES = ("torch", "diffusers", "transformers", "pillow", "pi-heif")
@@ -26,11 +27,12 @@ class Keys:
     texts: str
 
     @classmethod
-    def of(cls, encoders: FluxPipeline, base: Path, *, on: torch.device) -> "Keys":
+    def of(cls, encoders: DiffusionPipeline, base: Path, *, on: torch.device) -> "Keys":
         """Keys for encoders that are loaded from the folder `base` and run on the device `on`."""
         machine = [str(REVISION), _processor(on), str(encoders.dtype), *map(version, LIBRARIES)]
-        texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
-        return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(text_tokens(encoders))))
+        family = family_of_model(encoders)
+        texts, length = fingerprint(base, family.components.of_text), family.text.length(encoders)
+        return cls(_digest(*machine, fingerprint(base, [VAE])), _digest(*machine, texts, str(length)))
 
     def latents(self, content: str, crop: Crop, *, decoded_for: Crop) -> str:
         """The key for a crop of an image. `content` is the sha256 of its file; the pixels also depend on the last crop

@@ -1,14 +1,16 @@
 """Encodes captioned images into latents and text embeddings. Knows the encoders, not the transformer."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from lora.base.device import on_device
+from lora.base.prompt import Prompt
 from lora.dataset.cache import Cache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.inspection import Inspector
@@ -16,12 +18,10 @@ from lora.dataset.latents import ImageCrop, encode_images
 from lora.dataset.loss_weights import MaskedCrop, loss_weights, weights_of
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import counted, named
-from lora.flux.loading import on_device
-from lora.flux.prompt import Prompt, encode_prompt, text_tokens, text_tokens_of, token_count
+from lora.families.registry import family_of, family_of_model
 
-LATENT_BYTES = 16 * 4 / 8**2  # per pixel: 16 fp32 channels for each square of 8x8 pixels
-WEIGHT_BYTES = 2 * 4 / 8**2  # per pixel of a masked image: a weight, and the mask that it is computed from
 MAX_BYTES_OF_A_NUMBER = 4
+WEIGHTS_OF_A_LATENT = 2  # in a masked image: the weight, and the mask that it is computed from
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,13 @@ class ExtraTexts:
     dropped: str  # replaces dropped captions: the trigger word alone, or empty
     samples: tuple[str, ...]  # prompts of sample images
     neutral: tuple[str, ...]  # prompts for preservation
+    negative: str | None  # the negative prompt of samples; None for a family that needs none
+
+    @property
+    def every(self) -> frozenset[str]:
+        """All of these texts."""
+        negatives = () if self.negative is None else (self.negative,)
+        return frozenset((self.dropped, *self.samples, *self.neutral, *negatives))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class EncodedDataset:
     dropped: Prompt  # replaces dropped captions
     samples: tuple[Prompt, ...] = ()  # prompts of sample images
     neutral: tuple[Prompt, ...] = ()  # prompts of the images that the base model generates for preservation
+    negative: Prompt | None = None  # the negative prompt of samples
     cut: tuple[str, ...] = ()  # images with prompts longer than the text length of the base model
 
     def summary(self) -> str:
@@ -65,20 +73,19 @@ class EncodedDataset:
 
 def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
     """Upper bound on the bytes of the tensors of a data set and of `extra_texts` more texts, for a base model."""
-    width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
+    family = family_of(base)
     crops = {ImageCrop(image.inspection.content, crop) for image in dataset.images for crop in image.inspection.crops}
     pixels = sum(each.crop.size.pixels for each in crops)
     masked = sum(crop.size.pixels for image in dataset.images if image.mask for crop in image.inspection.crops)
     texts = len(_texts(dataset)) + extra_texts
-    return (
-        int(pixels * LATENT_BYTES + masked * WEIGHT_BYTES)
-        + texts * text_tokens_of(base) * width * MAX_BYTES_OF_A_NUMBER
-    )
+    numbers = (pixels * family.latents.channels + masked * WEIGHTS_OF_A_LATENT) // family.latents.pixels**2
+    numbers += texts * family.text.length_of(base) * family.text.width_of(base)
+    return numbers * MAX_BYTES_OF_A_NUMBER
 
 
 @torch.no_grad()
 def encode_dataset(
-    encoders: FluxPipeline,
+    encoders: DiffusionPipeline,
     dataset: Dataset,
     inspector: Inspector,
     extra: ExtraTexts,
@@ -93,11 +100,13 @@ def encode_dataset(
     The encoders run on the device `on`; encoders that are stored elsewhere are moved there only while they run. `check`
     is called often, and ends the encoding by an exception.
     """
+    family = family_of_model(encoders)
     with on_device(on, encoders.vae):
-        latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache, check=check)
-    weights = loss_weights(dataset, keys=keys, cache=cache, check=check)
-    texts = _texts(dataset) | {extra.dropped, *extra.samples, *extra.neutral}
-    with on_device(on, encoders.text_encoder, encoders.text_encoder_2):
+        encode = partial(family.latents.encode, encoders.vae)
+        latents = encode_images(encode, dataset.images, inspector, keys=keys, cache=cache, check=check)
+    weights = loss_weights(dataset, pixels_of_a_latent=family.latents.pixels, keys=keys, cache=cache, check=check)
+    texts = _texts(dataset) | extra.every
+    with on_device(on, *(getattr(encoders, name) for name in family.components.text_encoders)):
         prompts = {}
         for text in sorted(texts):
             check()
@@ -107,10 +116,21 @@ def encode_dataset(
         for image in dataset.images
         for example in _examples(image, latents, weights, [prompts[text] for text in image.prompts])
     ]
-    token_counts = [(image.name, token_count(encoders, text)) for image in dataset.images for text in image.prompts]
-    cut = tuple(f"{name} ({count} tokens)" for name, count in token_counts if count > text_tokens(encoders))
-    samples, neutral = (tuple(prompts[text] for text in texts) for texts in (extra.samples, extra.neutral))
-    return EncodedDataset(tuple(examples), prompts[extra.dropped], samples, neutral, cut)
+    return EncodedDataset(
+        examples=tuple(examples),
+        dropped=prompts[extra.dropped],
+        samples=tuple(prompts[text] for text in extra.samples),
+        neutral=tuple(prompts[text] for text in extra.neutral),
+        negative=None if extra.negative is None else prompts[extra.negative],
+        cut=_cut(encoders, dataset),
+    )
+
+
+def _cut(encoders: DiffusionPipeline, dataset: Dataset) -> tuple[str, ...]:
+    """The images with prompts that are longer than the base's text length."""
+    text = family_of_model(encoders).text
+    counts = ((image.name, text.count(encoders, prompt)) for image in dataset.images for prompt in image.prompts)
+    return tuple(f"{name} ({count} tokens)" for name, count in counts if count > text.length(encoders))
 
 
 def _examples(
@@ -131,10 +151,10 @@ def _texts(dataset: Dataset) -> set[str]:
     return {text for image in dataset.images for text in image.prompts}
 
 
-def _encoded_text(encoders: FluxPipeline, text: str, *, keys: Keys, cache: Cache) -> Prompt:
+def _encoded_text(encoders: DiffusionPipeline, text: str, *, keys: Keys, cache: Cache) -> Prompt:
     key = keys.prompt(text)
     cached = cache.get(key)
     if cached is None:
-        prompt = encode_prompt(encoders, text)
-        cached = cache.put(key, {"tokens": prompt.tokens.cpu(), "pooled": prompt.pooled.cpu()})
-    return Prompt(cached["tokens"], cached["pooled"])
+        prompt = family_of_model(encoders).text.encode(encoders, text)
+        cached = cache.put(key, prompt.map(Tensor.cpu).tensors())
+    return Prompt.of(cached)

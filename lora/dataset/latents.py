@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from lora.dataset.cache import Cache
@@ -40,17 +39,17 @@ class Batch:
     pixels: Pixels  # [B, H, W, 3]
 
 
+Encode = Callable[[Tensor], Tensor]  # pixels [B, 3, H, W] in -1..1 -> latents [B, C, h, w]; see lora/base/latents.py
+
+
 @torch.no_grad()
-def encode_pixels(vae: AutoencoderKL, pixels: Pixels) -> Tensor:
-    """Encode pixels [B, H, W, 3] into latents [B, C, h, w], fp32 on the CPU: the mean of the posterior, with the shift
-    and scale of FLUX."""
-    scaled = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    mean = vae.encode(scaled.to(vae.device, vae.dtype)).latent_dist.mean.float().cpu()
-    return (mean - vae.config.shift_factor) * vae.config.scaling_factor
+def encode_pixels(encode: Encode, pixels: Pixels) -> Tensor:
+    """Encode pixels [B, H, W, 3] into latents [B, C, h, w], fp32 on the CPU."""
+    return encode(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0)
 
 
 def encode_images(
-    vae: AutoencoderKL,
+    encode: Encode,
     images: Iterable[CaptionedImage],
     inspector: Inspector,
     *,
@@ -73,7 +72,7 @@ def encode_images(
     per_call = 1 if cache.outlives_job else PIXELS_PER_CALL
     for batch in _batches(missing, inspector, per_call):
         check()
-        for each, latent in zip(batch.crops, encode_pixels(vae, batch.pixels), strict=True):
+        for each, latent in zip(batch.crops, encode_pixels(encode, batch.pixels), strict=True):
             latents[each] = cache.put(cache_keys[each], {"latents": latent})["latents"]
     return latents
 

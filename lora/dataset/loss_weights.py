@@ -9,6 +9,7 @@ mask would make what is outside of it count nearly as much as without a mask.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,8 +23,6 @@ from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 
-PIXELS_OF_A_LATENT = 8  # along each side
-
 
 @dataclass(frozen=True, slots=True)
 class MaskedCrop:
@@ -35,16 +34,17 @@ class MaskedCrop:
 
 
 def loss_weights(
-    dataset: Dataset, *, keys: Keys, cache: Cache, check: Callable[[], None]
+    dataset: Dataset, *, pixels_of_a_latent: int, keys: Keys, cache: Cache, check: Callable[[], None]
 ) -> dict[MaskedCrop, Tensor | None]:
     """The weights [H, W] fp32 of the loss at each latent of each crop of each image with a mask; None where the mask
-    selects the whole crop. `check` is called before each image, and ends the work by an exception."""
+    selects the whole crop. A latent holds `pixels_of_a_latent` pixels along each side. `check` is called before each
+    image, and ends the work by an exception."""
     masked = [image for image in dataset.images if image.mask is not None]
     image_keys = [_key(image, keys) for image in masked]
     known = [cache.get(key) for key in image_keys]
     missing = [image for image, tensors in zip(masked, known, strict=True) if tensors is None]
     weights: dict[MaskedCrop, Tensor | None] = {}
-    with quiet_pillow(), closing(map_in_order(_selected, missing)) as computed:
+    with quiet_pillow(), closing(map_in_order(partial(_selected, pixels_of_a_latent), missing)) as computed:
         for image, key, cached in zip(masked, image_keys, known, strict=True):
             check()
             selected = cache.put(key, next(computed)) if cached is None else cached
@@ -68,11 +68,11 @@ def _key(image: CaptionedImage, keys: Keys) -> str:
     return keys.mask(image.inspection.content, image.mask.content, image.inspection.crops)
 
 
-def _selected(image: CaptionedImage) -> Tensors:
+def _selected(pixels_of_a_latent: int, image: CaptionedImage) -> Tensors:
     """How much of each latent the mask selects, from 0 to 1, [H, W] fp32 by crop."""
     assert image.mask is not None
     crops = image.inspection.crops
-    found = crops_of_mask(image.mask, image.path, image.inspection, crops, pixels_per_cell=PIXELS_OF_A_LATENT)
+    found = crops_of_mask(image.mask, image.path, image.inspection, crops, pixels_per_cell=pixels_of_a_latent)
     return {
         str(crop): torch.from_numpy(np.asarray(each, dtype=np.float32) / 255)
         for crop, each in zip(crops, found, strict=True)

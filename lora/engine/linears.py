@@ -21,7 +21,7 @@ class HostLinear(nn.Linear):
     """
 
     host_weight: Tensor  # [out, in], not a parameter, so that `to(device)` does not move it
-    output: Tensor | None = None  # [..., out], if it is precomputed (lora/flux/modulation.py)
+    output: Tensor | None = None  # [..., out], if it is precomputed (lora/base/modulation.py)
 
     def __init__(self, layer: nn.Linear) -> None:
         """Replace `layer`, whose weights may be on the meta device."""

@@ -9,7 +9,7 @@ Engine = Literal["plain", "fast"]
 # What is recomputed in the backward pass, from the fastest to the smallest: nothing; all but matrix products and
 # attention; additionally the product that is the input of GELU; the whole block.
 Recomputed = Literal["nothing", "pointwise", "gelu", "blocks"]
-# Limit for precomputed outputs of modulation layers (lora/flux/modulation.py), on the device: enough for 70 samples of
+# Limit for precomputed outputs of modulation layers (lora/base/modulation.py), on the device: enough for 70 samples of
 # FLUX.1 in bf16.
 PRECOMPUTED_BYTES = 150_000_000
 

@@ -1,146 +1,31 @@
-"""Load the components of FLUX other than its transformer, each from its folder; refuse files that do not match their
-config."""
+"""The classes of FLUX.1's components, by their folders."""
 
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import diffusers.utils.logging
-import torch
-import transformers.utils.logging
-from diffusers import AutoencoderKL
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedModel, T5EncoderModel, T5Tokenizer
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from lora.flux.placement import CLIP, T5, VAE
+from lora.base.components import ComponentError
+from lora.base.family import Components
 
-CLASSES: dict[str, Any] = {
-    CLIP: CLIPTextModel,
-    T5: T5EncoderModel,
-    VAE: AutoencoderKL,
-}
+CLIP, T5 = "text_encoder", "text_encoder_2"
 CLIP_TOKENIZER, T5_TOKENIZER = "tokenizer", "tokenizer_2"
-TOKENIZERS: dict[str, Any] = {CLIP_TOKENIZER: CLIPTokenizer, T5_TOKENIZER: T5Tokenizer}
-SAMPLE = 4096  # values checked per tensor: in a broken merge, all values are NaN
-LONGEST_REASON = 160  # characters of a library's message: what follows is advice for programmers
-# What libraries raise for unexpected configs and files.
-FAILURES = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    SafetensorError,
-)
 
 
-@contextmanager
-def wrap_loading_errors(folder: Path) -> Iterator[None]:
-    """Turn a library's error into a ValueError with one sentence that begins with the folder."""
-    try:
-        yield
-    except (_ComponentError, MemoryError):
-        raise
-    except FAILURES as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
-        raise ValueError(f"{folder} cannot be loaded ({reason}): expected the files of FLUX.1 as published") from error
-
-
-def load_components(base: Path, names: Iterable[str], *, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Load models from a folder in diffusers layout into host memory, keyed by the names of their subfolders.
-
-    Raises ValueError with one sentence that begins with the component's folder if it cannot be loaded, lacks a tensor,
-    holds a tensor that its config does not describe, or holds numbers that are not finite.
-    """
-    _hide_progress_bars()
-    return {name: _load_component(base / name, dtype) for name in names}
-
-
-def load_tokenizers(base: Path) -> dict[str, Any]:
-    """Load all tokenizers, keyed by the names of their subfolders. Raises as `load_tokenizer` does."""
-    return {name: load_tokenizer(base, name) for name in TOKENIZERS}
-
-
-def load_tokenizer(base: Path, name: str) -> Any:  # noqa: ANN401 (CLIP's and T5's have no common type)
-    """Load one tokenizer; raises ValueError with one sentence that begins with its folder."""
-    with wrap_loading_errors(base / name):
-        tokenizer = TOKENIZERS[name].from_pretrained(base / name, local_files_only=True)
-        length = tokenizer.model_max_length
-        if type(length) is not int or length < 1:
-            raise _ComponentError(
-                f"{base / name} has model_max_length {length!r}: expected a positive number of tokens"
-            )
-    return tokenizer
-
-
-class _ComponentError(ValueError):
-    """A component that can be loaded but does not match its config."""
-
-
-def _load_component(folder: Path, dtype: torch.dtype) -> nn.Module:
-    kind = CLASSES[folder.name]
-    # transformers reports mismatched shapes only if it is to ignore them; diffusers raises
-    shapes = {"ignore_mismatched_sizes": True} if issubclass(kind, PreTrainedModel) else {}
-    with wrap_loading_errors(folder):
-        model, report = kind.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, use_safetensors=True, local_files_only=True, **shapes
-        )
-        _check_report(folder, model, report)
-        _check_finite(folder, model)
-        if isinstance(model, AutoencoderKL):
-            _check_scale(folder, model)
-    return model
-
-
-def _check_report(folder: Path, model: nn.Module, report: dict[str, Any]) -> None:
-    """Refuse tensors that are missing, unknown or of another shape; the report omits what the library itself tolerates
-    or ties together."""
-    for name, found, expected in report["mismatched_keys"]:
-        raise _ComponentError(f"{folder} has {name} of shape {list(found)}: expected {list(expected)}")
-    if missing := report["missing_keys"]:
-        raise _ComponentError(
-            f"{folder} has no tensor {min(missing)}: expected {len(missing)} more according to its config.json"
-        )
-    if unknown := _unknown_tensors(model, report["unexpected_keys"]):
-        raise _ComponentError(
-            f"{folder} has the tensor {min(unknown)}, one of {len(unknown)} that do not match its config.json:"
-            " expected the weights and the config.json of the same model"
-        )
-
-
-def _unknown_tensors(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
-    """Files of text encoders may hold more, such as CLIP's image encoder, but no additional layers of the encoder."""
-    if not isinstance(model, PreTrainedModel):
-        return list(unexpected)
-    own = {re.sub(r"\d+", "0", name) for name in model.state_dict()}
-    return [name for name in unexpected if re.sub(r"\d+", "0", name) in own]
-
-
-def _check_finite(folder: Path, model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if not is_sample_finite(parameter.detach()):
-            raise _ComponentError(f"{folder} has NaN or infinity in {name}: expected finite weights")
-
-
-def is_sample_finite(tensor: Tensor) -> bool:
-    """Whether the first numbers of a tensor, `SAMPLE` of them, are finite."""
-    return bool(tensor.flatten()[:SAMPLE].isfinite().all())
-
-
-def _check_scale(folder: Path, vae: AutoencoderKL) -> None:
+def _check_scale(folder: Path, vae: nn.Module) -> None:
+    assert isinstance(vae, AutoencoderKL)
     for name in ("scaling_factor", "shift_factor"):
         if not isinstance(value := vae.config[name], int | float):
-            raise _ComponentError(f"{folder / 'config.json'} has {name} {value!r}: expected a number")
+            raise ComponentError(f"{folder / 'config.json'} has {name} {value!r}: expected a number")
 
 
-def _hide_progress_bars() -> None:
-    """Progress bars fill a log with lines that nobody reads; our own log reports what matters."""
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+COMPONENTS = Components(
+    pipeline=FluxPipeline,
+    served_pipelines=frozenset({"FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"}),
+    transformer=FluxTransformer2DModel,
+    vae=AutoencoderKL,
+    text_encoders={CLIP: CLIPTextModel, T5: T5EncoderModel},
+    tokenizers={CLIP_TOKENIZER: CLIPTokenizer, T5_TOKENIZER: T5Tokenizer},
+    check_vae=_check_scale,
+)

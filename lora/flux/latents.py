@@ -1,13 +1,22 @@
-"""How FLUX packs latents: a sequence of 2x2 patches, each with its position. Tensors in, tensors out.
+"""The latents of FLUX.1, and how it packs them: a sequence of 2x2 patches, each with its position.
 
 Shapes: B batch, C latent channels, H and W latent height and width, N = (H/2)(W/2) image tokens.
 """
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
+from lora.base.latents import LatentSpace
+
 PATCH = 2  # latent rows and columns that one token holds
-TOKEN_PIXELS = 16  # image rows and columns that one token holds: the VAE's factor 8 times PATCH
+
+
+def encode_pixels(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Encode pixels [B, 3, 8H, 8W] in -1..1 into latents [B, C, H, W], fp32 on the CPU: the mean of the posterior, with
+    the shift and scale of FLUX.1."""
+    mean = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean.float().cpu()
+    return (mean - vae.config.shift_factor) * vae.config.scaling_factor
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -34,3 +43,6 @@ def image_ids(*, height: int, width: int, device: torch.device, dtype: torch.dty
     columns = torch.arange(width // PATCH, device=device, dtype=dtype)
     grid = torch.cartesian_prod(rows, columns).view(-1, 2)
     return torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
+
+
+LATENTS = LatentSpace(pixels=8, channels=16, encode=encode_pixels)

@@ -1,43 +1,24 @@
 """Encode prompts with the two text encoders, as the transformer takes them."""
 
+import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, T5Tokenizer
 
-from lora.flux.components import T5_TOKENIZER, load_tokenizer
-from lora.flux.loading import on_device
+from lora.base.components import load_tokenizer
+from lora.base.device import on_device
+from lora.base.family import TextEncoding
+from lora.base.prompt import Prompt
+from lora.flux.components import T5, T5_TOKENIZER
 
 # The maximum for a base, whatever its tokenizer allows. Padding takes part in attention, so training pads as sampling
 # does: FLUX.1-dev to 512 tokens, FLUX.1-schnell to 256 (huggingface.co/black-forest-labs/FLUX.1-schnell).
 MAX_TEXT_TOKENS, MAX_TEXT_TOKENS_WITHOUT_GUIDANCE = 512, 256
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One encoded prompt, or a batch of them with a leading dimension B."""
-
-    tokens: Tensor  # [(B,) T, D] from T5; T is the base's `text_tokens`, 512 for FLUX.1-dev
-    pooled: Tensor  # [(B,) P] from CLIP
-
-    @staticmethod
-    def stack(prompts: list["Prompt"]) -> "Prompt":
-        """Stack prompts into a batch, in the given order."""
-        return Prompt(torch.stack([p.tokens for p in prompts]), torch.stack([p.pooled for p in prompts]))
-
-    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Prompt":
-        """Move the prompt to a device, and to a precision if one is given."""
-        return self.map(lambda each: each.to(device, dtype))
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Prompt":
-        """The prompt with both tensors changed by a function."""
-        return Prompt(change(self.tokens), change(self.pooled))
 
 
 @torch.no_grad()
@@ -69,7 +50,7 @@ def text_tokens(pipeline: FluxPipeline) -> int:
 def text_tokens_of(base: Path) -> int:
     """`text_tokens` for the folder of a base that can be trained, without loading weights. Raises ValueError with one
     sentence if its T5 tokenizer cannot be loaded."""
-    return min(load_tokenizer(base, T5_TOKENIZER).model_max_length, MAX_TEXT_TOKENS)
+    return min(load_tokenizer(base / T5_TOKENIZER, T5Tokenizer).model_max_length, MAX_TEXT_TOKENS)
 
 
 def token_count(encoders: FluxPipeline, text: str) -> int:
@@ -90,3 +71,17 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _token_width(base: Path) -> int:
+    return int(json.loads((base / T5 / "config.json").read_text())["d_model"])
+
+
+TEXT = TextEncoding(
+    encode=encode_prompt,
+    length=text_tokens,
+    length_of=text_tokens_of,
+    count=token_count,
+    width_of=_token_width,
+    has_negative=False,
+)

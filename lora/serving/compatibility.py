@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from lora.flux.weightless import weightless_pipeline
+from lora.families.weightless import weightless_pipeline
 from lora.formats.foreign_models import foreign_model_hint
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
@@ -30,12 +30,12 @@ class Changeable:
     vectors: Vectors  # all biases, and the scales of all norms
 
     @classmethod
-    def of(cls, pipeline: FluxPipeline) -> Self:
+    def of(cls, pipeline: DiffusionPipeline) -> Self:
         """Those of a pipeline."""
         return cls(linear_layers(pipeline), _vectors(pipeline))
 
 
-def linear_layers(pipeline: FluxPipeline) -> dict[str, nn.Linear]:
+def linear_layers(pipeline: DiffusionPipeline) -> dict[str, nn.Linear]:
     """Return all linear layers of the transformer and the text encoders."""
     return {
         name_in_model(model, name): layer
@@ -50,11 +50,11 @@ def name_in_model(model: str, name: str) -> str:
     return f"{model}.{name.removeprefix(CLIP_ROOT)}"
 
 
-def _models(pipeline: FluxPipeline) -> tuple[tuple[str, nn.Module], ...]:
+def _models(pipeline: DiffusionPipeline) -> tuple[tuple[str, nn.Module], ...]:
     return ("transformer", pipeline.transformer), ("clip", pipeline.text_encoder), ("t5", pipeline.text_encoder_2)
 
 
-def _vectors(pipeline: FluxPipeline) -> dict[str, nn.Parameter]:
+def _vectors(pipeline: DiffusionPipeline) -> dict[str, nn.Parameter]:
     return {
         name_in_model(model, f"{name}.{key}"): parameter
         for model, module in _models(pipeline)

@@ -5,48 +5,58 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from lora.flux.prompt import Prompt, encode_prompt
-from lora.flux.sampling import generate_image
+from lora.base.family import ImageSource, SamplingSettings
+from lora.families.registry import family_of_model
 from lora.images.size import Size
 from lora.serving.progress import Progress
+from lora.serving.prompts import EncodedPrompts, encode_prompts
 from lora.serving.request import Request, size_for_image
 from lora.serving.sources import FittedSource, Source
 
 
 @torch.inference_mode()
 def generate(
-    pipeline: FluxPipeline,
+    pipeline: DiffusionPipeline,
     request: Request,
     source: Source | None = None,
     *,
-    prompt: Prompt | None = None,
+    prompts: EncodedPrompts | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Image.Image]:
     """Yield the images of a request, one at a time. Each image has its own seed and can be reproduced alone.
 
     With a source, the images have its shape, and no more pixels than they would have without a source. With a mask,
-    they have the source's own size, and its own pixels but for the masked part and a feathered edge. `prompt` is the
-    encoded prompt of the request, if it is available; `progress` counts the steps. Raises FloatingPointError if
+    they have the source's own size, and its own pixels but for the masked part and a feathered edge. `prompts` are the
+    encoded prompts of the request, if they are available; `progress` counts the steps. Raises FloatingPointError if
     an image has NaN or infinite pixels.
     """
-    prompt = prompt or encode_prompt(pipeline, request.prompt)
+    family = family_of_model(pipeline)
+    prompts = prompts or encode_prompts(pipeline, request, partial(family.text.encode, pipeline))
     progress = progress or Progress(lambda _: None, images=request.num_outputs)
     size = generation_size(pipeline, request, source)
-    fitted = source.fitted(size) if source else None
+    fitted = source.fitted(size, latent_pixels=family.latents.pixels) if source else None
     for seed in request.seeds:
+        settings = SamplingSettings(
+            width=size.width,
+            height=size.height,
+            steps=request.num_inference_steps,
+            guidance=request.guidance_scale,
+            seed=seed,
+            after_step=lambda steps: progress.step(of=steps),
+        )
         with _finite_images(pipeline):
             if fitted is None:
-                image = _generate_from_text(pipeline, prompt, request, size, seed, progress)
+                image = family.sampling.generate_image(pipeline, prompts.prompt, prompts.negative, settings)
             else:
-                image = fitted.unchanged or _generate_from_image(pipeline, prompt, request, fitted, seed, progress)
+                image = fitted.unchanged or _generate_from_image(pipeline, prompts, settings, fitted)
         yield image
 
 
-def generation_size(pipeline: FluxPipeline, request: Request, source: Source | None) -> Size:
+def generation_size(pipeline: DiffusionPipeline, request: Request, source: Source | None) -> Size:
     """Return the size at which the images of a request are generated, in multiples of 16 pixels."""
     native = pipeline.vae.config.sample_size
     if source is None:
@@ -54,53 +64,19 @@ def generation_size(pipeline: FluxPipeline, request: Request, source: Source | N
     return size_for_image(source.decoded.original, megapixels=request.megapixels, native=native)
 
 
-def _generate_from_text(
-    pipeline: FluxPipeline, prompt: Prompt, request: Request, size: Size, seed: int, progress: Progress
-) -> Image.Image:
-    return generate_image(
-        pipeline,
-        prompt,
-        width=size.width,
-        height=size.height,
-        steps=request.num_inference_steps,
-        guidance=request.guidance_scale,
-        seed=seed,
-        after_step=partial(progress.step, of=request.num_inference_steps),
-    )
-
-
 def _generate_from_image(
-    pipeline: FluxPipeline, prompt: Prompt, request: Request, source: FittedSource, seed: int, progress: Progress
+    pipeline: DiffusionPipeline, prompts: EncodedPrompts, settings: SamplingSettings, source: FittedSource
 ) -> Image.Image:
-    """Run `strength` times `num_inference_steps` steps, at least one."""
     inpainting = source.inpainting
-    kind = FluxInpaintPipeline if inpainting else FluxImg2ImgPipeline
-    image_pipeline = kind(**pipeline.components)  # from_pipe would cast the shared weights to fp32
-    image_pipeline.set_progress_bar_config(disable=True)
-
-    def on_step_end(_pipe: FluxPipeline, _step: int, _time: int, kwargs: dict[str, object]) -> dict[str, object]:
-        progress.step(of=image_pipeline.num_timesteps)
-        return kwargs
-
-    masked = {"mask_image": inpainting.latent_mask()} if inpainting else {}
-    image: Image.Image = image_pipeline(
-        image=source.image,
-        **masked,
-        prompt_embeds=prompt.tokens[None],
-        pooled_prompt_embeds=prompt.pooled[None],
-        width=source.image.width,
-        height=source.image.height,
-        strength=source.strength,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        generator=torch.Generator().manual_seed(seed),
-        callback_on_step_end=on_step_end,
-    ).images[0]
+    mask = inpainting.latent_mask() if inpainting else None
+    image_source = ImageSource(image=source.image, mask=mask, strength=source.strength)
+    sampling = family_of_model(pipeline).sampling
+    image = sampling.generate_from_image(pipeline, prompts.prompt, prompts.negative, settings, image_source)
     return inpainting.compose(image) if inpainting else image
 
 
 @contextmanager
-def _finite_images(pipeline: FluxPipeline) -> Iterator[None]:
+def _finite_images(pipeline: DiffusionPipeline) -> Iterator[None]:
     """Inside the `with` block, decoding an image with NaN or infinite pixels raises FloatingPointError.
 
     NaN or infinity in any latent, at any step, makes all decoded pixels NaN, as the decoder normalizes over the image;

@@ -9,11 +9,9 @@ from typing import Self
 
 from PIL import Image, ImageFilter
 
-from lora.flux.latents import PATCH, TOKEN_PIXELS
 from lora.images.masks import fit_mask
 from lora.images.size import Size
 
-LATENT_PIXELS = TOKEN_PIXELS // PATCH  # image rows and columns that one latent holds
 WHITE = 255
 
 
@@ -24,11 +22,13 @@ class Inpainting:
     original: Image.Image  # RGB, in the size of the result
     mask: Image.Image  # L, black and white, at the size of generation: white is regenerated
     opacity: Image.Image  # L, in the size of `original`: 255 shows the generated image alone, 0 the original alone
+    latent_pixels: int  # image rows and columns that one latent holds
 
     @classmethod
-    def of(cls, original: Image.Image, mask: Image.Image) -> Self:
+    def of(cls, original: Image.Image, mask: Image.Image, *, latent_pixels: int) -> Self:
         """Return the inpainting of an image with a black and white mask at the size of generation."""
-        return cls(original, mask, _feathered(mask).resize(original.size, Image.Resampling.BILINEAR))
+        feathered = _feathered(mask, latent_pixels)
+        return cls(original, mask, feathered.resize(original.size, Image.Resampling.BILINEAR), latent_pixels)
 
     @property
     def is_black(self) -> bool:
@@ -41,7 +41,7 @@ class Inpainting:
         The pipeline reads one pixel of each latent, and would not regenerate a spot that misses it.
         """
         size = Size(*self.mask.size)
-        latents = Size(size.width // LATENT_PIXELS, size.height // LATENT_PIXELS)
+        latents = Size(size.width // self.latent_pixels, size.height // self.latent_pixels)
         return fit_mask(self.mask, size, latents).resize(self.mask.size, Image.Resampling.NEAREST)
 
     def compose(self, generated: Image.Image) -> Image.Image:
@@ -51,13 +51,13 @@ class Inpainting:
         return Image.composite(generated, self.original, self.opacity)
 
 
-def _feathered(mask: Image.Image) -> Image.Image:
-    """Return the mask with an edge that falls from white to black over two latents, which is one token, outside of it.
+def _feathered(mask: Image.Image, latent_pixels: int) -> Image.Image:
+    """Return the mask with an edge that falls from white to black over two latents outside of it.
 
-    A latent at the edge may hold regenerated pixels up to 7 pixels outside of the mask, so one latent is too narrow to
+    A latent at the edge may hold regenerated pixels outside of the mask, 7 in FLUX.1, so one latent is too narrow to
     lead over to latents that were kept. White pixels stay white: all that the mask selects is regenerated. The mask is
     dilated by one latent and averaged over as much to each side, so the fall is linear and ends at exactly 0.
     """
-    average = ImageFilter.BoxBlur(LATENT_PIXELS)
+    average = ImageFilter.BoxBlur(latent_pixels)
     dilated = mask.filter(average).point(lambda mean: WHITE if mean else 0)
     return dilated.filter(average)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from lora.base.family import SamplingDefaults
 from lora.checks import check_bool, check_names
 from lora.images.size import Size
 from lora.seeds import seed_notes
@@ -37,14 +38,14 @@ class PredictionInputs:
     is_checker_disabled: bool
 
     @classmethod
-    def checked(cls, inputs: Inputs, *, takes_guidance: bool, trained: str) -> Self:
-        """Check complete inputs. `takes_guidance` says whether the base model takes guidance.
+    def checked(cls, inputs: Inputs, *, defaults: SamplingDefaults, trained: str) -> Self:
+        """Check complete inputs. `defaults` are those of the base model.
 
         `trained` refers to the LoRA of a trained version, or is empty. Raises ValueError with one sentence that names
         the input.
         """
         image, mask = inputs["image"], inputs["mask"]
-        request = Request.checked(takes_guidance=takes_guidance, **{name: inputs[name] for name in CHECKS})
+        request = Request.checked(defaults=defaults, **{name: inputs[name] for name in CHECKS})
         source = read_source(image, mask, inputs["prompt_strength"])
         if source and source.mask:
             _refuse_longer_than_format(source.decoded.original, request.output_format)

@@ -4,38 +4,31 @@ LoRAs are quantized together with the weights that they are merged into, so they
 give equal codes, whatever was applied before.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from lora.engine.int8 import W8A8Linear
 from lora.engine.streaming import is_streamed
+from lora.families.registry import family_of_model
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.lora_merger import LoraMerger
 from lora.serving.progress import LogLine
-
-# These layers multiply every token of text and image, which is nearly all of the work. The other layers compute the
-# modulation from timestep and pooled prompt, or are the embedders and the output layer: they are little work, and
-# quantizing them costs much quality.
-PER_TOKEN = re.compile(
-    r"transformer_blocks\.\d+\.(attn|ff|ff_context)\..+"
-    r"|single_transformer_blocks\.\d+\.(attn\..+|proj_mlp|proj_out)"
-)
 
 
 class Int8Transformer:
     """Replaces a pipeline's transformer temporarily. Stays valid if a call is interrupted at any point."""
 
-    def __init__(self, pipeline: FluxPipeline, merger: LoraMerger, *, log_line: LogLine) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, merger: LoraMerger, *, log_line: LogLine) -> None:
         """`merger` applies the LoRAs of `pipeline`, which has its plain transformer; `log_line` receives a line before
         a step that takes long."""
         self._pipeline = pipeline
-        self._plain: FluxTransformer2DModel = pipeline.transformer
+        self._plain: ModelMixin = pipeline.transformer
         self._merger = merger
         self._log_line = log_line
         self._quantized_writes: dict[str, int] = {}  # by layer: the merger's count of writes when it was quantized
@@ -51,7 +44,7 @@ class Int8Transformer:
             yield
 
     @cached_property
-    def _fast(self) -> FluxTransformer2DModel:
+    def _fast(self) -> ModelMixin:
         """The int8 transformer, built at first use, so that it takes no memory without go_fast."""
         fast = build_int8_transformer(self._plain)
         if fast.device.type == "cuda":
@@ -61,7 +54,7 @@ class Int8Transformer:
         return fast
 
     @contextmanager
-    def _use(self, transformer: FluxTransformer2DModel) -> Iterator[None]:
+    def _use(self, transformer: ModelMixin) -> Iterator[None]:
         try:
             self._pipeline.transformer = transformer
             yield
@@ -78,7 +71,7 @@ class Int8Transformer:
                 self._quantized_writes[name] = writes
 
 
-def build_int8_transformer(plain: FluxTransformer2DModel) -> FluxTransformer2DModel:
+def build_int8_transformer(plain: ModelMixin) -> ModelMixin:
     """Return the same model with int8 layers, whose weights are not stored yet; it shares all other parameters with
     `plain`.
 
@@ -91,9 +84,11 @@ def build_int8_transformer(plain: FluxTransformer2DModel) -> FluxTransformer2DMo
             "expected false"
         )
     with torch.device("meta"):
-        fast = FluxTransformer2DModel.from_config(plain.config)
+        fast = type(plain).from_config(plain.config)
+    # Modulation layers, embedders and the output layer are little work, and quantizing them costs much quality.
+    per_token = family_of_model(plain).transformer.per_token
     for name, module in plain.named_modules():
-        if PER_TOKEN.fullmatch(name) and isinstance(module, nn.Linear):
+        if per_token.fullmatch(name) and isinstance(module, nn.Linear):
             fast.set_submodule(name, W8A8Linear(module, dtype=module.weight.dtype))
         else:
             for key, parameter in module.named_parameters(recurse=False):
@@ -101,6 +96,6 @@ def build_int8_transformer(plain: FluxTransformer2DModel) -> FluxTransformer2DMo
     return fast.eval()
 
 
-def int8_layers(fast: FluxTransformer2DModel) -> dict[str, W8A8Linear]:
+def int8_layers(fast: ModelMixin) -> dict[str, W8A8Linear]:
     """Return the int8 layers by name."""
     return {name: module for name, module in fast.named_modules() if isinstance(module, W8A8Linear)}

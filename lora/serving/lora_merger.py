@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from lora.engine.streaming import invalidate_device_copies, stored_weight
@@ -89,7 +89,7 @@ NOTHING = Deltas({}, {})
 class LoraMerger:
     """Merges LoRAs into a pipeline and removes them. Stays valid if a call is interrupted at any point."""
 
-    def __init__(self, pipeline: FluxPipeline) -> None:
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
         self._changeable = Changeable.of(pipeline)
         self._originals: dict[str, Original] = {}  # of every layer and vector that was ever written
         self._device_factors: dict[tuple[str, str], LowRankFactors] = {}  # of applied LoRAs, by digest and layer

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import psutil
 import torch
 from PIL import Image
 
+from lora.base.device import device, free_memory, precision
 from lora.engine.options import Engine, chosen_engine
 from lora.engine.streaming import is_streamed
-from lora.flux.loading import device, free_memory, load_pipeline, precision
-from lora.flux.placement import GENERATION_BYTES, bytes_of_components
+from lora.families.loading import load_pipeline
+from lora.families.placement import GENERATION_BYTES, bytes_of_components
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.generation import generate
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.progress import LogLine, Progress
-from lora.serving.prompts import Prompts
+from lora.serving.prompts import Prompts, encode_prompts
 from lora.serving.request import Request
 from lora.serving.sources import Source
 from lora.serving.usage import Usage
@@ -68,9 +70,10 @@ class Model:
             with usage.on_loras():
                 self.apply(loras)
             with usage.on_images():
-                prompt = self._prompts.encode(request.prompt, applied=self._merger.on_text_encoders)
+                encode = partial(self._prompts.encode, applied=self._merger.on_text_encoders)
+                prompts = encode_prompts(self.pipeline, request, encode)
                 with self._fast.enabled() if request.go_fast else nullcontext():
-                    yield from generate(self.pipeline, request, source, prompt=prompt, progress=progress)
+                    yield from generate(self.pipeline, request, source, prompts=prompts, progress=progress)
             usage.steps += progress.done
         except FloatingPointError as error:
             raise RuntimeError(_non_finite_sentence(loras, go_fast=request.go_fast)) from error

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 
-from lora.flux.prompt import text_tokens, token_count
+from lora.families.registry import family_of_model
 from lora.images.size import Size
 from lora.serving.request import CUSTOM, Request
 from lora.serving.sources import Source
 
 BLACK = (0, 0)
+NO_NEGATIVE = "with this guidance has no second pass that could use it"
 UNCHOSEN = "1:1"  # the default of aspect_ratio, which most requests with an image leave as it is
 
 
 def notes(
-    pipeline: FluxPipeline,
+    pipeline: DiffusionPipeline,
     request: Request,
     source: Source | None,
     size: Size,
@@ -25,9 +26,12 @@ def notes(
 
     `size` is the size at which the images are generated; `are_sides_given` says whether width or height is given.
     """
-    count, most = token_count(pipeline, request.prompt), text_tokens(pipeline)
+    family = family_of_model(pipeline)
+    count, most = family.text.count(pipeline, request.prompt), family.text.length(pipeline)
     if count > most:
         yield f"the prompt has {count} tokens, but the base reads only the first {most}"
+    if request.negative_prompt and not family.sampling.needs_negative(pipeline, request.guidance_scale):
+        yield f"negative_prompt is ignored, because {family.name} {NO_NEGATIVE}"
     if request.aspect_ratio != CUSTOM and are_sides_given:
         yield f"width and height are ignored, because aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
     if source and request.aspect_ratio not in (CUSTOM, UNCHOSEN):

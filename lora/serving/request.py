@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Self
 
+from lora.base.family import SamplingDefaults
 from lora.checks import check_bool, check_choice, check_float, check_int, check_text
 from lora.images.size import Size
 from lora.seeds import SEEDS, check_seed
@@ -27,8 +28,6 @@ SIZES: dict[str, tuple[int, int]] = {
 SIZES_FOR = 1024
 CUSTOM = "custom"
 MEGAPIXELS = {"1": 1.0, "0.25": 0.25}  # of the area of the public sizes
-DEFAULT_GUIDANCE = 3.5
-DEFAULT_STEPS = {True: 28, False: 4}  # for bases that take guidance, and for schnell, which is distilled for few steps
 STEP = 16  # pixels; a token of FLUX is 16 pixels square
 FORMATS = ("webp", "jpg", "png")
 SIDES = ("width", "height")
@@ -41,6 +40,7 @@ class Request:
     """The checked inputs of one request."""
 
     prompt: str
+    negative_prompt: str  # for true classifier-free guidance; empty by default
     aspect_ratio: str
     megapixels: str
     custom_size: tuple[int, int] | None  # width and height, if aspect_ratio is custom
@@ -53,8 +53,8 @@ class Request:
     output_quality: int
 
     @classmethod
-    def checked(cls, *, takes_guidance: bool, **inputs: object) -> Self:
-        """Check the inputs; `takes_guidance` says whether the base model takes guidance.
+    def checked(cls, *, defaults: SamplingDefaults, **inputs: object) -> Self:
+        """Check the inputs; `defaults` are those of the base model.
 
         Raises ValueError with one sentence that names the input.
         """
@@ -63,8 +63,10 @@ class Request:
         custom = inputs["aspect_ratio"] == CUSTOM
         values = {name: check(name, inputs[name]) for name, check in CHECKS.items() if custom or name not in SIDES}
         sides = {name: values.pop(name) for name in SIDES} if custom else {}
-        values["num_inference_steps"] = values["num_inference_steps"] or DEFAULT_STEPS[takes_guidance]
-        guidance = _guidance(guidance_scale=values.pop("guidance_scale"), guidance=values.pop("guidance"))
+        values["num_inference_steps"] = values["num_inference_steps"] or defaults.steps
+        values["negative_prompt"] = values["negative_prompt"] or ""
+        given = {name: values.pop(name) for name in ("guidance_scale", "guidance")}
+        guidance = _guidance(defaults.guidance, **given)
         return cls(**values, guidance_scale=guidance, custom_size=_custom_size(**sides) if custom else None)
 
     @property
@@ -75,7 +77,7 @@ class Request:
     def settings(self) -> dict[str, object]:
         """Return the settings that an image depends on, as plain values by name, without its seed, its size, LoRAs and
         input images."""
-        elsewhere = {"num_outputs", "seed", "custom_size"}
+        elsewhere = {"num_outputs", "seed", "custom_size", *(() if self.negative_prompt else ("negative_prompt",))}
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
     def size(self, *, native: int) -> tuple[int, int]:
@@ -105,7 +107,7 @@ def _custom_size(width: int | None, height: int | None) -> tuple[int, int]:
     return _nearest_step(width), _nearest_step(height)
 
 
-def _guidance(**given: float | None) -> float:
+def _guidance(default: float, **given: float | None) -> float:
     """The public predictors have two names for one input."""
     values = {
         name: check_float(name, value, at_least=0.0, at_most=10.0) for name, value in given.items() if value is not None
@@ -113,7 +115,7 @@ def _guidance(**given: float | None) -> float:
     if len(set(values.values())) > 1:
         found = " and ".join(f"{name} is {value:g}" for name, value in values.items())
         raise ValueError(f"{found}: expected only one of them, because they are two names of one input")
-    return next(iter(values.values()), DEFAULT_GUIDANCE)
+    return next(iter(values.values()), default)
 
 
 def _nearest_step(pixels: float) -> int:
@@ -131,6 +133,7 @@ def _whole(at_least: int, at_most: int) -> Check:
 
 CHECKS: dict[str, Check] = {
     "prompt": partial(check_text, at_most=10_000),
+    "negative_prompt": _optional(partial(check_text, at_most=10_000)),
     "aspect_ratio": partial(check_choice, choices=(*SIZES, CUSTOM)),
     "width": _optional(_whole(64, 1440)),
     "height": _optional(_whole(64, 1440)),

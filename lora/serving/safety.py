@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from lora.flux.components import FAILURES
+from lora.base.components import FAILURES
 
 BLOCKED = "nsfw"
 BLANK = Image.new("RGB", (256, 256))

@@ -14,7 +14,7 @@ from lora.serving.inpainting import Inpainting
 
 MAX_PIXELS = 50_000_000  # of a request's image or mask; fewer than in training, because other requests wait
 LEAST_STRENGTH = 1e-6  # less is 0, such as the rounding error 0.1 + 0.2 - 0.3; diffusers has no step for it
-PIXELS_NEEDED = 1024 * 1024  # the native size of FLUX.1
+PIXELS_NEEDED = 1024 * 1024  # the native size of the published bases
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +25,19 @@ class Source:
     mask: Image.Image | None  # L, of any size, white where the image is regenerated; None regenerates all of it
     strength: float  # 0 keeps the image, 1 ignores it
 
-    def fitted(self, size: Size) -> "FittedSource":
+    def fitted(self, size: Size, *, latent_pixels: int) -> "FittedSource":
         """Return the source at the size of generation.
 
         Without a mask the image is resized to cover that size and cropped in the center. With a mask it is stretched,
-        because nothing of it may be lost: the result has the image's own size again.
+        because nothing of it may be lost: the result has the image's own size again. A latent of the base holds
+        `latent_pixels` pixels along each side.
         """
         mask = self.fitted_mask(size)
         if mask is None:
             return FittedSource(self.decoded.fitted(size), None, self.strength)
         original = self.decoded.image
         stretched = original.resize((size.width, size.height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
-        return FittedSource(stretched, Inpainting.of(original, mask), self.strength)
+        return FittedSource(stretched, Inpainting.of(original, mask, latent_pixels=latent_pixels), self.strength)
 
     def fitted_mask(self, size: Size) -> Image.Image | None:
         """Return the mask stretched to a size, black and white."""

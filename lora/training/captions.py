@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from lora.base.device import device, free_memory
 from lora.captioning.answer_store import AnswerStore
 from lora.captioning.captioner import Captioner, check_class
 from lora.captioning.describing import ask, described, uncaptioned
@@ -18,8 +19,7 @@ from lora.captioning.instructions import INSTRUCTIONS
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import counted, named
 from lora.engine.out_of_memory import is_out_of_memory
-from lora.flux.loading import device, free_memory
-from lora.flux.placement import parameter_count
+from lora.families.placement import parameter_count
 from lora.host_memory import free_host_bytes
 from lora.training.memory.captioner import ON_HOST, CaptionerPlacement, captioner_placements
 from lora.training.memory.configurations import GB

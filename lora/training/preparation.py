@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora.base.device import device
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import Report, report_on
 from lora.engine.options import chosen_engine
-from lora.flux.loading import device, transformer_config
-from lora.flux.prompt import text_tokens_of
+from lora.families.loading import transformer_config
+from lora.families.registry import family_of
 from lora.training.captions import Captioning, with_captions
 from lora.training.checkpoints.identity import identity_of
 from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
@@ -133,7 +134,7 @@ def _read(
 ) -> _Read:
     """Read the images, and refuse what cannot be trained before a captioner is loaded."""
     found = find_processes(base, name=base_name, log=log)
-    text_tokens_of(base)  # refuses an unusable tokenizer before the images are read
+    family_of(base).text.length_of(base)  # refuses an unusable tokenizer before the images are read
     processes, store = found.count, PixelStore(into / "dataset/pixels")
     inspector = Inspector(
         config.resolutions,
@@ -168,7 +169,7 @@ def _count_distinct(dataset: Dataset) -> int:
 
 
 def _layers(config: TrainConfig, base: Path) -> LayerSelection:
-    names = block_layers(transformer_config(base))
+    names = block_layers(transformer_config(base), family_of(base).components.transformer)
     return select_layers(names, layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex)
 
 

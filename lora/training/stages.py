@@ -4,10 +4,12 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from lora.base.device import free_memory
 from lora.dataset.cache import Cache, open_cache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.encoding import EncodedDataset, ExtraTexts, encode_dataset, encoded_bytes
-from lora.flux.loading import free_memory, load_encoders
+from lora.families.loading import load_encoders, transformer_config
+from lora.families.registry import family_of
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.resume import LAST
 from lora.training.checkpoints.store import BEST
@@ -24,6 +26,7 @@ from lora.training.runs.fallbacks import TrainedLora, run_with_fallbacks, train_
 from lora.training.stop import Stop
 
 SAMPLES = "samples"
+NEGATIVE = ""  # the negative prompt of sample images, as the pipelines of diffusers have it
 
 
 def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> EncodedDataset:
@@ -34,7 +37,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> Encoded
     `DiskCache.put` raises.
     """
     config, images = prepared.config, prepared.images
-    extra_texts = len(prepared.samples.prompts) + len(prepared.neutral_prompts)
+    extra_texts = len(_extra_texts(prepared).every)
     needed = encoded_bytes(images, prepared.base, extra_texts=extra_texts)
     cache = open_cache(on_disk=config.cache_latents_to_disk, needed=needed)
     placements = ENCODER_PLACEMENTS[ENCODER_PLACEMENTS.index(prepared.plans[0].encoders) :]
@@ -48,12 +51,22 @@ def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> Encoded
 
 
 def _encoded(prepared: Prepared, placement: EncoderPlacement, cache: Cache, stop: Stop) -> EncodedDataset:
-    base, recipe, config = prepared.base, prepared.recipe, prepared.config
-    extra = ExtraTexts(recipe.dropped_text(config.trigger_word), prepared.samples.prompts, prepared.neutral_prompts)
+    base = prepared.base
+    extra = _extra_texts(prepared)
     encoders, device = load_encoders(base, on=encoder_offload_device(placement)), encoder_execution_device(placement)
     keys = Keys.of(encoders, base, on=device)
     images, inspector, check = prepared.images, prepared.inspector, stop.raise_if_requested
     return encode_dataset(encoders, images, inspector, extra, on=device, keys=keys, cache=cache, check=check)
+
+
+def _extra_texts(prepared: Prepared) -> ExtraTexts:
+    needs_negative = family_of(prepared.base).text.has_negative
+    return ExtraTexts(
+        dropped=prepared.recipe.dropped_text(prepared.config.trigger_word),
+        samples=prepared.samples.prompts,
+        neutral=prepared.neutral_prompts,
+        negative=NEGATIVE if needs_negative else None,
+    )
 
 
 def run_training(prepared: Prepared, dataset: EncodedDataset, *, folder: Path, log: Log, stop: Stop) -> TrainedLora:
@@ -100,6 +113,7 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
     page = final_page(result.summary, folder=folder, samples=folder / SAMPLES)
     artifacts = TrainingArtifacts(
         result=result,
+        identity=family_of(prepared.base).file_identity(transformer_config(prepared.base)),
         settings=prepared.settings(),
         plan=trained.plan.settings(),
         dataset=images,

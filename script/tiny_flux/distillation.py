@@ -11,7 +11,7 @@ import random
 import torch
 from torch import Tensor, nn
 
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
 from lora.training.learning.flow_matching import flow_matching_losses
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from script.tiny_flux.objective import NoisyBatch, Predictor, flow_loss, predictor_of

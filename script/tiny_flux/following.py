@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from diffusers import FluxPipeline
 from PIL import Image
 
+from lora.flux.sampling import SAMPLING
 from lora.serving.generation import generate
 from lora.serving.request import Request
 from script.tiny_flux.measure import Classification, classify
@@ -59,9 +60,10 @@ def score(images: SceneImages, *, classifier: Classifier) -> Score:
 def plain_request(prompt: str, *, count: int = 1) -> Request:
     """Return a request for square images with the defaults of predict.py and fewer steps."""
     return Request.checked(
-        takes_guidance=True,
+        defaults=SAMPLING.defaults,
         go_fast=False,
         prompt=prompt,
+        negative_prompt=None,
         aspect_ratio="1:1",
         megapixels="1",
         width=None,

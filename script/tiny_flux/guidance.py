@@ -7,7 +7,8 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from lora.flux.prompt import Prompt, encode_prompt
+from lora.base.prompt import Prompt
+from lora.flux.prompt import encode_prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.flow_matching import add_noise
 from lora.training.learning.losses import TRAINING_GUIDANCE

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import AutoencoderKL
 
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 from lora.training.learning.losses import TRAINING_GUIDANCE

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
+from lora.base.prompt import Prompt
 from lora.dataset.crops import Crop, crop_box, crops_of
 from lora.dataset.encoding import Example
 from lora.dataset.latents import encode_pixels
-from lora.flux.prompt import Prompt, encode_prompt
+from lora.flux.latents import LATENTS
+from lora.flux.prompt import encode_prompt
 from lora.images.size import Size, fit
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
@@ -69,7 +72,8 @@ def encoded(encoders: FluxPipeline, images: Iterable[tuple[Image.Image, str]], *
 
 def _latents(encoders: FluxPipeline, image: Image.Image, crop: Crop, *, content: str) -> Tensor:
     box = crop_box((0.0, 0.0, float(image.width), float(image.height)), crop, content=content)
-    return encode_pixels(encoders.vae, np.asarray(fit(image, crop.size, box))[None])[0]
+    encode = partial(LATENTS.encode, encoders.vae)
+    return encode_pixels(encode, np.asarray(fit(image, crop.size, box))[None])[0]
 
 
 @torch.no_grad()

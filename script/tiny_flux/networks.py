@@ -5,7 +5,7 @@ from diffusers import FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
 from script.tiny_flux.tokenizers import CLIP_TOKENS, TEXT_TOKENS, Tokenizers
 
 WIDTH_T5, WIDTH_CLIP, HEADS, HEAD = 128, 96, 6, 32

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 from lora.training.learning.losses import TRAINING_GUIDANCE
@@ -149,6 +149,7 @@ def _overlap(model: TinyFlux, batch: NoisyBatch, prompt: Prompt, *, guidance: fl
     A LoRA changes the outputs of a layer for all similar inputs. If the inputs for a trigger word and for other prompts
     are similar, a LoRA cannot change the one without the other.
     """
+    assert prompt.pooled is not None
     scaled = torch.full_like(batch.sigmas, guidance * TIMESTEPS)
     embedded = model.transformer.time_text_embed(batch.sigmas * TIMESTEPS, scaled, prompt.pooled.float())
     directions = nn.functional.normalize(nn.functional.silu(embedded), dim=1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from lora.flux.loading import load_pipeline
+from lora.families.loading import load_pipeline
 from script.tiny_flux.following import generated, score, score_classifier
 from script.tiny_flux.guidance import guidance_batch, guidance_distance
 from script.tiny_flux.measure import classify

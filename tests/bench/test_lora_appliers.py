@@ -4,12 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 
 from bench.lora_appliers import Hotswap, Ours, OursFast, Stock
 from bench.random_flux import random_lora, random_pipeline, random_prompt, random_transformer, tiny_sizes
-from lora.flux.frozen_transformer import WeightPlacement
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement
 from lora.flux.velocity import predict_velocity
 from lora.training.recipe.layers import block_layers
 
@@ -24,7 +25,7 @@ STRENGTH = 300  # of B, so that the effect of a LoRA exceeds the rounding to 8 b
 def files(tmp_path_factory):
     """Two LoRA files; the second has a smaller rank, and is on attention only."""
     folder = tmp_path_factory.mktemp("loras")
-    layers = block_layers(SIZES.transformer)
+    layers = block_layers(SIZES.transformer, FluxTransformer2DModel)
     attention = {name: shape for name, shape in layers.items() if ".attn." in name}
     loras = [random_lora(layers, rank=8, seed=1), random_lora(attention, rank=4, seed=2)]
     paths = [folder / f"lora{number}.safetensors" for number in range(len(loras))]

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from bench.random_flux import DEV, random_dataset, random_lora, random_pipeline, random_transformer, tiny_sizes
-from lora.flux.frozen_transformer import WeightPlacement
+from lora.families.frozen_transformer import WeightPlacement
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.recipe.layers import block_layers
 
@@ -70,8 +70,11 @@ def test_inputs_have_the_sizes_of_the_model(sizes):
 
 def test_a_random_lora_has_the_tensors_of_a_trained_one(sizes):
     transformer = random_transformer(sizes, placement("fp32"))
-    add_lora(transformer, layers=block_layers(sizes.transformer), rank=4, seed=0)
-    trained, random = lora_tensors(transformer), random_lora(block_layers(sizes.transformer), rank=4, seed=0)
+    add_lora(transformer, layers=block_layers(sizes.transformer, FluxTransformer2DModel), rank=4, seed=0)
+    trained, random = (
+        lora_tensors(transformer),
+        random_lora(block_layers(sizes.transformer, FluxTransformer2DModel), rank=4, seed=0),
+    )
     assert {name: (each.shape, each.dtype) for name, each in random.items()} == {
         name: (each.shape, each.dtype) for name, each in trained.items()
     }

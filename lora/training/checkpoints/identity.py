@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora.base.fingerprint import fingerprint
 from lora.dataset.names import printable
 from lora.dataset.reading import CaptionedImage, Dataset
-from lora.flux.fingerprint import fingerprint
-from lora.flux.prompt import MAX_TEXT_TOKENS, text_tokens_of
+from lora.families.registry import family_of
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.optimizers import warm_up_steps
 from lora.training.recipe.recipe import Recipe
 
 Json = dict[str, Any]
 FORMER = {"preservation": 0.0, "preservation_weight": 1.0}  # the values of a training whose identity lacks the fields
+FORMER_TEXT_TOKENS = 512
 ONLY_WITH_PRESERVATION = ("neutral_prompts", "preservation_weight")
 
 
@@ -49,7 +50,7 @@ def identity_of(
     return {
         "base_model": base,
         "base_weights": fingerprint(weights, ["transformer"]),
-        **_fields_since_preservation(recipe, neutral, text_tokens_of(weights)),
+        **_fields_since_preservation(recipe, neutral, family_of(weights).text.length_of(weights)),
         **settings,
         "trigger_word": config.trigger_word,
         "resolutions": config.resolutions,
@@ -76,7 +77,7 @@ def _repeats(image: CaptionedImage) -> list[int]:
 def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_tokens: int) -> Json:
     """Fields that were added with preservation; left out at their former fixed values, so that older checkpoints can
     still be resumed."""
-    fields: Json = {} if text_tokens == MAX_TEXT_TOKENS else {"text_tokens": text_tokens}
+    fields: Json = {} if text_tokens == FORMER_TEXT_TOKENS else {"text_tokens": text_tokens}
     if recipe.preservation:
         prompts = f"{len(neutral)}, {_digest(neutral)}"
         fields |= {"preservation": recipe.preservation, "neutral_prompts": prompts}

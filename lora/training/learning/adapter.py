@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -14,7 +14,7 @@ ADAPTER = "default"
 SAVED_PRECISION = torch.bfloat16  # halves the file; weight deltas keep 2 to 3 digits
 
 
-def add_lora(transformer: FluxTransformer2DModel, *, layers: Iterable[str], rank: int, seed: int) -> None:
+def add_lora(transformer: ModelMixin, *, layers: Iterable[str], rank: int, seed: int) -> None:
     """Add a LoRA to the layers of these names, with PEFT's initial weights (A uniform, B zero), so that it changes
     nothing yet. Its alpha equals its rank, and its weights are fp32 on the model's device.
 
@@ -28,7 +28,7 @@ def add_lora(transformer: FluxTransformer2DModel, *, layers: Iterable[str], rank
     cast_training_params(transformer, dtype=torch.float32)
 
 
-def lora_tensors(transformer: FluxTransformer2DModel) -> dict[str, Tensor]:
+def lora_tensors(transformer: ModelMixin) -> dict[str, Tensor]:
     """The LoRA's tensors as they are saved: bf16 on the CPU, with the keys that diffusers, ComfyUI and Replicate read,
     and with alpha / rank folded into B.
 

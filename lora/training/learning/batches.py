@@ -12,10 +12,9 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from lora.base.modulation import Conditions
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.latents import PATCH
-from lora.flux.modulation import Conditions
-from lora.flux.prompt import Prompt
 from lora.training.learning.randomness import generator_for
 from lora.training.recipe.sigmas import Shift, SigmaRule
 
@@ -80,6 +79,7 @@ class NoiseSettings:
     offset_noise: float  # standard deviation of the offset that is added to whole channels of the noise
     caption_dropout: float  # probability
     shift: Shift
+    patch: int  # latent rows and columns that one token holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Batches:
         starts = [self._begin_sample(example, index, position) for position, example in numbered]
         if not starts:
             return None
-        return Conditions(torch.cat([each.sigma for each in starts]), torch.stack([e.prompt.pooled for e in starts]))
+        return Conditions(torch.cat([each.sigma for each in starts]), Prompt.stack([e.prompt for e in starts]).pooled)
 
     def mean_sigma(self, indices: Iterable[int]) -> float:
         """The mean sigma of all samples of some batches."""
@@ -167,7 +167,7 @@ class Batches:
         settings, generator = self._noise_settings, generator_for(self._seed, "sample", index, position)
         is_dropped = torch.rand(1, generator=generator).item() < settings.caption_dropout
         _, height, width = example.latents.shape
-        mu = settings.shift.mu(height // PATCH * (width // PATCH))
+        mu = settings.shift.mu(height // settings.patch * (width // settings.patch))
         sigma = settings.sigma_rule.sample(1, mu=mu, generator=generator)
         prompt = self._dataset.dropped if is_dropped else self._prompt(example, index, position)
         return _SampleStart(prompt, sigma, generator)

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from lora.flux.forward import Forward, replaced_forward
+from lora.base.forward import Forward, replaced_forward
 
 
 @contextmanager
-def as_in_a_step(transformer: FluxTransformer2DModel) -> Iterator[None]:
+def as_in_a_step(transformer: ModelMixin) -> Iterator[None]:
     """Inside the `with` block, forward passes call the blocks as a training step does: compiled, if steps are.
 
     diffusers calls blocks as `configure_blocks` has set them up only while gradients are enabled. So a pass runs with

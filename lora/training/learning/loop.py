@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 
 from lora.training.learning.batches import Batches
 from lora.training.learning.data_parallel import SingleProcess
@@ -29,7 +29,7 @@ class Step:
 
 
 def take_step(
-    transformer: FluxTransformer2DModel,
+    transformer: ModelMixin,
     state: TrainingState,
     batches: Batches,
     recipe: Recipe,

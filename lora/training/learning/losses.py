@@ -3,24 +3,25 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from lora.base.modulation import Conditions, PrecomputedModulation
+from lora.base.prompt import Prompt
+from lora.base.transformer import embedder_weight
 from lora.engine.lora_layers import is_fused
-from lora.flux.modulation import Conditions, PrecomputedModulation
-from lora.flux.prompt import Prompt
-from lora.flux.velocity import embedder_weight, predict_velocity
+from lora.families.registry import family_of_model
 from lora.training.learning.batches import Batch, Batches, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 
 TRAINING_GUIDANCE = 1.0  # training images have no guidance; a higher value would teach the model to ignore guidance
 
-LossesOf = Callable[[FluxTransformer2DModel, NoisyBatch], Tensor]  # returns the loss of each sample of a batch, [B]
+LossesOf = Callable[[ModelMixin, NoisyBatch], Tensor]  # returns the loss of each sample of a batch, [B]
 
 
 def add_gradients(
-    transformer: FluxTransformer2DModel,
+    transformer: ModelMixin,
     batches: Batches,
     indices: Iterable[int],
     losses_of: LossesOf,
@@ -48,7 +49,7 @@ def add_gradients(
     return loss
 
 
-def training_losses(transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch) -> Tensor:
+def training_losses(transformer: ModelMixin, noisy_batch: NoisyBatch) -> Tensor:
     """The flow-matching losses [B]: the squared errors of the predicted velocity. All but the transformer is fp32."""
     noisy_batch = noisy_batch.to(embedder_weight(transformer).device)
     latents, noise, sigmas = noisy_batch.batch.latents, noisy_batch.noise, noisy_batch.sigmas
@@ -57,19 +58,20 @@ def training_losses(transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch
     return flow_matching_losses(predicted, velocity_target(latents, noise), noisy_batch.batch.weights)
 
 
-def losses_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
+def losses_at(transformer: ModelMixin, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
     """The losses [B] at given noise [B, C, H, W] and sigmas [B], in fp32 except for the transformer itself."""
     return training_losses(transformer, NoisyBatch(batch, noise, sigmas))
 
 
-def velocity_with_lora(transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:
+def velocity_with_lora(transformer: ModelMixin, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:
     """The velocity [B, C, H, W] that is predicted in training. All inputs are on the transformer's device."""
     weight = embedder_weight(transformer)
     is_mixed = weight.dtype == torch.bfloat16 and not is_fused(transformer)  # the weights of PEFT's layers are fp32
+    predict_velocity = family_of_model(transformer).transformer.predict_velocity
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=is_mixed):
         return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
 
 
-def loss_at(transformer: FluxTransformer2DModel, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
+def loss_at(transformer: ModelMixin, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
     """The mean of `losses_at`, as a scalar."""
     return losses_at(transformer, batch, noise=noise, sigmas=sigmas).mean()

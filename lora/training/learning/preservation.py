@@ -13,17 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from lora.base.family import Family, SamplingSettings
+from lora.base.latents import TOKEN_PIXELS
+from lora.base.prompt import Prompt
+from lora.base.transformer import embedder_weight
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.engine.lora_layers import lora_layers, without_lora
-from lora.flux.latents import PATCH, TOKEN_PIXELS
-from lora.flux.modulation import PrecomputedModulation
-from lora.flux.prompt import Prompt
-from lora.flux.sampling import build_pipeline, generate_latents
-from lora.flux.velocity import embedder_weight, predict_velocity
+from lora.families.registry import family_of_model, precomputed_modulation
 from lora.training.learning.batches import Batches, NoiseSettings, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow_matching import add_noise, flow_matching_losses
@@ -41,12 +42,14 @@ class NeutralImages:
 
     base: Path
     prompts: tuple[Prompt, ...]
+    negative: Prompt | None  # for all of them, if the base needs one
     side: int  # pixels
 
-    def blank_latents(self, *, channels: int) -> Tensor:
-        """Latents [N, channels, H, W] for the images, in fp32 on the CPU, of zeros."""
-        side = self.side // TOKEN_PIXELS * PATCH
-        return torch.zeros(len(self.prompts), channels, side, side)
+    def blank_latents(self, transformer: ModelMixin, family: Family) -> Tensor:
+        """Latents [N, C, H, W] for the images, as a transformer takes them, in fp32 on the CPU, of zeros."""
+        patch = family.latents.patch
+        side = self.side // TOKEN_PIXELS * patch
+        return torch.zeros(len(self.prompts), transformer.config.in_channels // patch**2, side, side)
 
 
 class Preservation:
@@ -54,7 +57,7 @@ class Preservation:
 
     def __init__(
         self,
-        transformer: FluxTransformer2DModel,
+        transformer: ModelMixin,
         recipe: Recipe,
         noise_settings: NoiseSettings,
         images: NeutralImages,
@@ -66,8 +69,9 @@ class Preservation:
         self._noise_settings = replace(noise_settings, caption_dropout=0.0)
         self._batch_size = recipe.batch_size * processes
         self._layers = lora_layers(transformer)
-        self._modulation = PrecomputedModulation(transformer, batch_size=recipe.batch_size)
-        self._latents = images.blank_latents(channels=transformer.config.in_channels // PATCH**2)
+        self._modulation = precomputed_modulation(transformer, batch_size=recipe.batch_size)
+        self._sampling = family_of_model(transformer).sampling
+        self._latents = images.blank_latents(transformer, family_of_model(transformer))
         self._batches = self._batches_of(
             Example(latents, prompt, content=str(index))
             for index, (latents, prompt) in enumerate(zip(self._latents, images.prompts, strict=True))
@@ -129,7 +133,7 @@ class Preservation:
         )
         return weighted / self._recipe.preservation_weight
 
-    def losses(self, transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch) -> Tensor:
+    def losses(self, transformer: ModelMixin, noisy_batch: NoisyBatch) -> Tensor:
         """The losses [B] of a batch of images, times their weight."""
         weight = self._recipe.preservation_weight
         return weight * preservation_losses(transformer, noisy_batch, layers=self._layers)
@@ -148,7 +152,7 @@ class Preservation:
         self, indices: Sequence[int], process_group: SingleProcess, stop: Stop, report: Callable[[str], object]
     ) -> bool:
         """Fill the latents of these images; returns False if a process was asked to stop."""
-        pipeline = build_pipeline(self._transformer, self._images.base)
+        pipeline = self._sampling.build_pipeline(self._transformer, self._images.base)
         generated = torch.zeros(len(indices), *self._latents.shape[1:])
         is_done = torch.zeros(len(indices))
         with suppress(StopRequestedError), without_lora(self._layers):
@@ -161,31 +165,31 @@ class Preservation:
         self._latents[list(indices)] = reduced[: generated.numel()].view_as(generated)
         return bool(reduced[generated.numel() :].all())
 
-    def _generate(self, pipeline: FluxPipeline, index: int, stop: Stop) -> Tensor:
-        images, transformer = self._images, self._transformer
-        return generate_latents(
-            pipeline,
-            images.prompts[index].to(transformer.device, transformer.dtype),
-            side=images.side,
+    def _generate(self, pipeline: DiffusionPipeline, index: int, stop: Stop) -> Tensor:
+        images, here = self._images, (self._transformer.device, self._transformer.dtype)
+        settings = SamplingSettings(
+            width=images.side,
+            height=images.side,
             steps=STEPS,
             guidance=GUIDANCE,
             seed=seed_for(self._recipe.seed, "neutral image", index),
-            after_step=stop.raise_if_requested,
+            after_step=lambda _: stop.raise_if_requested(),
         )
+        negative = None if images.negative is None else images.negative.to(*here)
+        return self._sampling.generate_latents(pipeline, images.prompts[index].to(*here), negative, settings)
 
 
 @torch.no_grad()
 def base_velocity(
-    transformer: FluxTransformer2DModel, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt, layers: Sequence[LoraLayer]
+    transformer: ModelMixin, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt, layers: Sequence[LoraLayer]
 ) -> Tensor:
     """The velocity [B, C, H, W] that the frozen base predicts, bit for bit, although its layers have a LoRA."""
+    predict_velocity = family_of_model(transformer).transformer.predict_velocity
     with without_lora(layers):
         return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
 
 
-def preservation_losses(
-    transformer: FluxTransformer2DModel, noisy_batch: NoisyBatch, *, layers: Sequence[LoraLayer]
-) -> Tensor:
+def preservation_losses(transformer: ModelMixin, noisy_batch: NoisyBatch, *, layers: Sequence[LoraLayer]) -> Tensor:
     """The preservation losses [B]: the squared differences between the predictions with and without the LoRA."""
     noisy_batch = noisy_batch.to(embedder_weight(transformer).device)
     batch, sigmas = noisy_batch.batch, noisy_batch.sigmas

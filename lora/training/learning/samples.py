@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from lora.flux.latents import TOKEN_PIXELS
-from lora.flux.prompt import Prompt
-from lora.flux.sampling import build_pipeline, generate_image
+from lora.base.family import VAE, SamplingSettings
+from lora.base.latents import TOKEN_PIXELS
+from lora.base.prompt import Prompt
+from lora.families.registry import family_of_model
 from lora.images.metadata import exif
 from lora.images.products import marked
 from lora.training.learning.forward_passes import as_in_a_step
@@ -38,15 +39,19 @@ class SampleGenerator:
 
     def __init__(
         self,
-        transformer: FluxTransformer2DModel,
+        transformer: ModelMixin,
         base: Path,
         prompts: tuple[SamplePrompt, ...],
         settings: SampleSettings,
         *,
+        negative: Prompt | None,
         into: Path,
     ) -> None:
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", dtype=transformer.dtype)
-        self._pipeline = build_pipeline(transformer, base, vae=vae)
+        """`negative` is the negative prompt of all images, if the base needs one."""
+        family = family_of_model(transformer)
+        vae = family.components.vae.from_pretrained(base, subfolder=VAE, dtype=transformer.dtype)
+        self._sampling, self._negative = family.sampling, negative
+        self._pipeline = family.sampling.build_pipeline(transformer, base, vae=vae)
         self._prompts, self._settings, self._folder = prompts, settings, into
         self._side = settings.side // TOKEN_PIXELS * TOKEN_PIXELS
 
@@ -96,18 +101,18 @@ class SampleGenerator:
         return sorted(path for path in self._folder.glob("*") if IMAGE.fullmatch(path.name))
 
     def _generate_one(self, prompt: SamplePrompt, step: int, number: int, stop: Stop) -> None:
-        device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype
+        here = self._pipeline.transformer.device, self._pipeline.transformer.dtype
         settings, seed = self._settings, FIRST_SEED + number - 1
-        image = generate_image(
-            self._pipeline,
-            prompt.prompt.to(device, dtype),
+        negative = None if self._negative is None else self._negative.to(*here)
+        of_image = SamplingSettings(
             width=self._side,
             height=self._side,
             steps=settings.steps,
             guidance=settings.guidance,
             seed=seed,
-            after_step=stop.raise_if_requested,
+            after_step=lambda _: stop.raise_if_requested(),
         )
+        image = self._sampling.generate_image(self._pipeline, prompt.prompt.to(*here), negative, of_image)
         path = self._folder / _file_name(prompt.text, step=step, number=number, seed=seed)
         described = {"prompt": prompt.text, "seed": seed, "training_step": step}
         described |= {"num_inference_steps": settings.steps, "guidance": settings.guidance}

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from lora.flux.modulation import PrecomputedModulation
+from lora.families.registry import precomputed_modulation
 from lora.training.learning.average import Average
 from lora.training.recipe.optimizers import Json, make_schedule
 from lora.training.recipe.recipe import Recipe
@@ -22,7 +22,7 @@ Tensors = Mapping[str, Tensor]
 class TrainingState:
     """The LoRA of a transformer, its optimizer, its learning-rate schedule and the average (EMA) of its weights."""
 
-    def __init__(self, transformer: FluxTransformer2DModel, recipe: Recipe) -> None:
+    def __init__(self, transformer: ModelMixin, recipe: Recipe) -> None:
         named = [(name, each) for name, each in transformer.named_parameters() if each.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters: list[nn.Parameter] = [each for _, each in named]
@@ -33,9 +33,7 @@ class TrainingState:
         # has a useful average
         least = 0.0 if recipe.ema_warms_up else recipe.ema_decay
         self.average = Average(self.parameters, flat=self._flat_optimizer.flat, decay=recipe.ema_decay, min_decay=least)
-        self.modulation = PrecomputedModulation(
-            transformer, batch_size=recipe.batch_size
-        )  # not saved, as it can be recomputed
+        self.modulation = precomputed_modulation(transformer, batch_size=recipe.batch_size)  # not saved: recomputed
         self._max_grad_norm = recipe.max_grad_norm
         self.step = 0  # finished steps, including skipped ones
         self.skipped = 0

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 
+from lora.base.transformer import embedder_weight
 from lora.dataset.encoding import Example
 from lora.dataset.wording import counted
-from lora.flux.velocity import embedder_weight
 from lora.training.checkpoints.files import Checkpoint
 from lora.training.checkpoints.store import CheckpointStore, best_beside
 from lora.training.learning.adapter import lora_tensors
@@ -70,7 +70,7 @@ class Trainer:
 
     def __init__(
         self,
-        transformer: FluxTransformer2DModel,
+        transformer: ModelMixin,
         batches: Batches,
         recipe: Recipe,
         callbacks: Callbacks,

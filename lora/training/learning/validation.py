@@ -12,11 +12,12 @@ from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from lora.base.modulation import Conditions
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.modulation import Conditions, PrecomputedModulation
+from lora.families.registry import precomputed_modulation
 from lora.training.learning.batches import Batch, NoisyBatch
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.learning.held_out import held_out_contents
@@ -84,9 +85,7 @@ class _Point:
 
 
 @torch.no_grad()
-def validate(
-    transformer: FluxTransformer2DModel, held_out: tuple[Example, ...], *, step: int, batch_size: int
-) -> ValidationResult:
+def validate(transformer: ModelMixin, held_out: tuple[Example, ...], *, step: int, batch_size: int) -> ValidationResult:
     """`LOSSES` losses, spread evenly over the held-out images and the sigmas, each with its own noise.
 
     Images of one size are computed in batches of at most `batch_size`, as in a step, so that blocks that are compiled
@@ -95,7 +94,7 @@ def validate(
     """
     batches = list(_batches(_points(held_out), batch_size))
     noisy_batches = [_noisy_batch(points) for points in batches]
-    modulation = PrecomputedModulation(transformer, batch_size=batch_size)
+    modulation = precomputed_modulation(transformer, batch_size=batch_size)
 
     def conditions_of(number: int) -> Conditions | None:
         return noisy_batches[number].conditions if number < len(noisy_batches) else None

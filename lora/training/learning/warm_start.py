@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> 
 
 
 @torch.no_grad()
-def load_initial_lora(transformer: FluxTransformer2DModel, tensors: Mapping[str, Tensor]) -> None:
+def load_initial_lora(transformer: ModelMixin, tensors: Mapping[str, Tensor]) -> None:
     """Set the LoRA of a transformer to the weight deltas of another LoRA, on the layers that match.
 
     At the same or a higher rank the deltas are equal, bit for bit; at a lower rank they are the nearest deltas of that

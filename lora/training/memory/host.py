@@ -3,9 +3,9 @@ numbers only."""
 
 from dataclasses import dataclass
 
+from lora.base.dimensions import Dimensions
 from lora.engine.allocation import pinned
 from lora.engine.options import spaced_block_indices
-from lora.flux.dimensions import DOUBLE_MODULATION, SINGLE_MODULATION, Dimensions
 from lora.training.memory.weights import MemoryConfiguration, code_bytes
 
 # Of each process, beside its weights: libraries, buffers of CUDA, checkpoints while they are written. Our estimate.
@@ -45,10 +45,4 @@ def pinned_bytes(shape: Dimensions, configuration: MemoryConfiguration) -> int:
     indices = spaced_block_indices(configuration.streamed_blocks, of=shape.blocks)
     codes = code_bytes(configuration.precision, value)
     blocks = sum(pinned(int(shape.weights_of_block(each, with_modulation=not on_host) * codes)) for each in indices)
-    return blocks + (sum(pinned(each * value) for each in _modulation_layers(shape)) if on_host else 0)
-
-
-def _modulation_layers(shape: Dimensions) -> list[int]:
-    """The weights of each modulation layer. A double block has two, one for the image and one for the text."""
-    double, single = (each * shape.width**2 for each in (DOUBLE_MODULATION // 2, SINGLE_MODULATION))
-    return [double] * 2 * shape.num_layers + [single] * shape.num_single_layers
+    return blocks + (sum(pinned(each * value) for each in shape.modulation_layer_weights()) if on_host else 0)

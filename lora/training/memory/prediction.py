@@ -8,9 +8,9 @@ counted with tensors without data.
 
 from dataclasses import dataclass, replace
 
+from lora.base.dimensions import Dimensions
 from lora.engine.options import PRECOMPUTED_BYTES, Engine, Recomputed
 from lora.engine.precision import MatmulPrecision, TimedMatmul
-from lora.flux.dimensions import Dimensions
 from lora.training.memory.activations import most_units
 from lora.training.memory.encoders import EncoderPlacement, encoding_bytes, vae_activation_bytes
 from lora.training.memory.host import HOST_WORKSPACE, HostMemory, pinned_bytes
@@ -18,8 +18,8 @@ from lora.training.memory.weights import BF16, FP32, MemoryConfiguration, weight
 
 LORA_BYTES = 3 * FP32  # per parameter, without the optimizer's state: its value, its gradient, its average (EMA)
 TRANSIENT_UNITS = 12  # gradients inside the widest part of a block during the backward pass
-# The result of an int8 matmul, four times as wide as a block, in int32 and fp32 at once before it is rounded to bf16.
-UNITS_IN_8_BITS: dict[MatmulPrecision, int] = {"int8": 20, "bf16": 0}
+# The result of the widest int8 matmul, in bf16, and in int32 and fp32 at once before it is rounded to that.
+UNITS_IN_8_BITS: dict[MatmulPrecision, int] = {"int8": 5, "bf16": 0}
 WORKSPACE = 500_000_000  # of libraries, and fragmentation of the allocator
 
 
@@ -95,9 +95,7 @@ class MemoryPrediction:
     def _resident_bytes(self, configuration: MemoryConfiguration) -> float:
         """The least, with buffers that are there in every pass."""
         requirements, on_host = self.requirements, configuration.modulation_on_host
-        largest = (
-            6 * requirements.shape.width**2 * self._value_bytes(configuration)
-        )  # dequantized or transferred weight
+        largest = requirements.shape.largest * self._value_bytes(configuration)  # dequantized or transferred weight
         transferred = largest if on_host or configuration.precision in ("int8", "nf4") else 0
         precomputed = PRECOMPUTED_BYTES * (1 + requirements.is_preserving) if on_host else 0
         return self.least_bytes(configuration) + transferred + precomputed + WORKSPACE
@@ -106,6 +104,7 @@ class MemoryPrediction:
         """Of the activations of a forward pass that keeps what a backward pass needs."""
         requirements, value = self.requirements, self._value_bytes(configuration)
         int8_units = UNITS_IN_8_BITS[configuration.matmul] if configuration.precision == "int8" else 0
+        int8_units *= requirements.shape.widest
         activations = activation_bytes(
             requirements,
             recomputed=configuration.recomputed,

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
 
+from lora.base.device import device
+from lora.base.family import VAE
+from lora.base.latents import TOKEN_PIXELS
 from lora.dataset.reading import Dataset
 from lora.engine.matmuls import fastest_matmuls
 from lora.engine.precision import UNTIMED
-from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import WeightPlacement
-from lora.flux.latents import TOKEN_PIXELS
-from lora.flux.loading import device, transformer_config
-from lora.flux.prompt import text_tokens_of
+from lora.families.frozen_transformer import WeightPlacement
+from lora.families.loading import transformer_config
+from lora.families.registry import family_of
 from lora.host_memory import free_host_bytes
 from lora.training.memory.configurations import Plan
 from lora.training.memory.encoders import EncoderPlacement
@@ -38,23 +38,23 @@ def memory_requirements(
     """The numbers from which the plan is made. `neutral_side` is the side in pixels of the images for preservation, and
     `sample_side` that of samples, 0 without samples. The matmuls of int8 layers are timed only if the base may be int8.
     """
-    config = transformer_config(base)
+    config, family = transformer_config(base), family_of(base)
     with torch.device("meta"):
-        transformer = FluxTransformer2DModel.from_config(config)
+        transformer = family.components.transformer.from_config(config)
     sides = [sum(transformer.get_submodule(name).weight.shape) for name in layers]
     pixels = max(size.pixels for image in dataset.images for size in image.inspection.sizes)
     trained_pixels = max(pixels, neutral_side**2) if recipe.preservation else pixels
-    image_tokens, text_tokens = trained_pixels // TOKEN_PIXELS**2, text_tokens_of(base)
+    image_tokens, text_tokens = trained_pixels // TOKEN_PIXELS**2, family.text.length_of(base)
     tokens = image_tokens + text_tokens
     return MemoryRequirements(
-        shape=Dimensions.of(config),
+        shape=family.transformer.dimensions(config),
         image_tokens=image_tokens,
         text_tokens=text_tokens,
         batch_size=recipe.batch_size,
         lora_parameters=recipe.lora_rank * sum(sides),
         optimizer_bytes=bytes_per_parameter(recipe.optimizer),
-        encoder_bytes=(_bytes_of(base / "text_encoder") + _bytes_of(base / "text_encoder_2"),),  # both at a time
-        vae_bytes=_bytes_of(base / "vae"),
+        encoder_bytes=(sum(_bytes_of(base / name) for name in family.components.text_encoders),),  # all at a time
+        vae_bytes=_bytes_of(base / VAE),
         is_preserving=bool(recipe.preservation),
         is_validated=is_validated,
         sample_tokens=(sample_side // TOKEN_PIXELS) ** 2,

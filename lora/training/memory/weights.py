@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from lora.base.dimensions import Dimensions
 from lora.engine.options import Recomputed
 from lora.engine.precision import MatmulPrecision, Precision
-from lora.flux.dimensions import Dimensions
 
 FP32, BF16 = 4, 2
 INT8, INT8_ROW = 1, 4  # a code for each weight, and an fp32 scale for each row
@@ -37,16 +37,15 @@ def weight_bytes(shape: Dimensions, configuration: MemoryConfiguration, *, on_gp
     """Bytes of the frozen base on the device, without the norms of q and k, which are a few thousand numbers."""
     other, on_host = configuration.value_bytes(on_gpu=on_gpu), configuration.modulation_on_host
     rows = shape.block_rows + (0 if on_host else shape.modulation_rows)
-    weights = shape.block_weights + (0 if on_host else shape.modulation_rows * shape.width)
+    weights = shape.block_weights + (0 if on_host else shape.modulation_weights)
     layers = shape.block_layers + (0 if on_host else shape.modulation_layers)
     offloaded = shape.offloaded_weights(configuration.streamed_blocks, with_modulation=not on_host)
-    biases = shape.block_rows + shape.modulation_rows
     each, scales = code_bytes(configuration.precision, other), 0.0
     if configuration.precision == "int8":
         scales = rows * INT8_ROW
     if configuration.precision == "nf4":
         scales = weights * NF4_SCALES + layers * NF4_LAYER
-    return (weights - offloaded) * each + scales + (biases + shape.outer_parameters) * other
+    return (weights - offloaded) * each + scales + (shape.block_biases + shape.outer_parameters) * other
 
 
 def code_bytes(precision: Precision, other: int) -> float:

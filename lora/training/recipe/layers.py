@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 
 from lora.checks import check_text
 from lora.dataset.wording import counted
@@ -48,10 +48,10 @@ class LayerSelection:
         return tuple(self.shapes)
 
 
-def block_layers(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Every linear layer inside the blocks of a FluxTransformer2DModel of this config: 494 in FLUX.1. Loads nothing."""
+def block_layers(config: Mapping[str, Any], kind: type[ModelMixin]) -> dict[str, Shape]:
+    """Every linear layer inside the blocks of a transformer of this class and config: 494 in FLUX.1. Loads nothing."""
     with torch.device("meta"):
-        transformer = FluxTransformer2DModel.from_config(dict(config))
+        transformer = kind.from_config(dict(config))
     return {name: shape for name, shape in linear_shapes(transformer).items() if "transformer_blocks." in name}
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from lora.flux.latents import TOKEN_PIXELS
+from lora.base.latents import TOKEN_PIXELS
 
 PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base whose subjects differ from those of FLUX.1
 MAX_PROMPTS, LONGEST_PROMPT = 64, 1000

@@ -16,6 +16,7 @@ from typing import Literal
 from safetensors.torch import save
 from torch import Tensor
 
+from lora.base.family import FileIdentity
 from lora.dataset.captions import PromptRule
 from lora.training.result.notice import licence
 
@@ -31,19 +32,25 @@ NOT_IN_A_NAME = re.compile(r"[^\w-]+")  # A1111 uses the output name in <lora:na
 
 
 def lora_metadata(
-    settings: Mapping[str, object], *, captions: Sequence[str], tensors: Mapping[str, Tensor], layout: Layout
+    settings: Mapping[str, object],
+    identity: FileIdentity,
+    *,
+    captions: Sequence[str],
+    tensors: Mapping[str, Tensor],
+    layout: Layout,
 ) -> dict[str, str]:
-    """All metadata of a LoRA file with these tensors; `captions` are the prompts of its training.
+    """All metadata of a LoRA file with these tensors, for a base with this identity; `captions` are the prompts of its
+    training.
 
     Raises TypeError for a setting that is no plain value, such as a path.
     """
-    training = _training(settings, captions, tensors)
+    training = _training(settings, identity, captions, tensors)
     if layout == "kohya":
-        training["ss_network_module"] = "networks.lora_flux"
+        training["ss_network_module"] = identity.network_module
     model_hash, legacy_hash = _hashes(tensors, training)
     return {
         "format": "pt",
-        **_modelspec(settings),
+        **_modelspec(settings, identity),
         "modelspec.hash_sha256": f"0x{model_hash}",
         **training,
         "sshs_model_hash": model_hash,
@@ -68,13 +75,13 @@ def without_captions(metadata: Mapping[str, str], tensors: Mapping[str, Tensor])
     return {**metadata, **training, **hashes, "trainer_config": json.dumps(settings)}
 
 
-def _modelspec(settings: Mapping[str, object]) -> dict[str, str]:
+def _modelspec(settings: Mapping[str, object], identity: FileIdentity) -> dict[str, str]:
     trigger, kind, resolutions = str(settings["trigger_word"]), str(settings["lora_type"]), settings["resolutions"]
     side = max(resolutions) if isinstance(resolutions, tuple) else ""
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "flux-1-dev/lora",
-        "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+        "modelspec.architecture": f"{identity.architecture}/lora",
+        "modelspec.implementation": identity.implementation,
         "modelspec.title": f"{trigger} LoRA".strip(),
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.trigger_phrase": trigger,
@@ -91,12 +98,14 @@ def _usage_hint(trigger: str, kind: str) -> str:
     return f"Say {trigger} in the prompt, such as '{example}'"
 
 
-def _training(settings: Mapping[str, object], captions: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def _training(
+    settings: Mapping[str, object], identity: FileIdentity, captions: Sequence[str], tensors: Mapping[str, Tensor]
+) -> dict[str, str]:
     trigger, rank = str(settings["trigger_word"]), str(settings["lora_rank"])
     layers = sum(name.endswith(DOWNS) for name in tensors)
     return {
         "ss_output_name": NOT_IN_A_NAME.sub("_", trigger).strip("_") or "lora",
-        "ss_base_model_version": "flux1",
+        "ss_base_model_version": identity.base_model_version,
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
         "ss_network_args": json.dumps({"layers": layers}),

@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lora.base.family import FileIdentity
 from lora.dataset.caption_paths import caption_paths
 from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
@@ -45,6 +46,7 @@ class TrainingArtifacts:
     """Everything that the tar is made from."""
 
     result: TrainingResult
+    identity: FileIdentity  # of the LoRA files
     settings: Settings  # all settings that determine the LoRA, by name
     plan: Settings  # the memory plan on this machine, which does not affect the LoRA
     dataset: Dataset
@@ -103,9 +105,9 @@ def check_tar(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
     """The contents of all small files by their names in the tar's folder."""
-    result, settings = artifacts.result, artifacts.settings
+    result, settings, identity = artifacts.result, artifacts.settings, artifacts.identity
     captions = tuple(prompt for image in artifacts.dataset.images for prompt in image.prompts)
-    metadata = lora_metadata(settings, tensors=result.tensors, captions=captions, layout="diffusers")
+    metadata = lora_metadata(settings, identity, tensors=result.tensors, captions=captions, layout="diffusers")
     contents = {
         "lora.safetensors": safetensors_file(result.tensors, metadata),
         "config.yaml": yaml.safe_dump(_as_lists({**settings, "plan": artifacts.plan}), sort_keys=False).encode(),
@@ -131,7 +133,7 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
 def _kohya_zip(artifacts: TrainingArtifacts, captions: tuple[str, ...]) -> bytes:
     """The second LoRA file inside a zip, as clients take any .safetensors in the tar for the LoRA."""
     tensors = kohya_tensors(artifacts.result.tensors)
-    metadata = lora_metadata(artifacts.settings, tensors=tensors, captions=captions, layout="kohya")
+    metadata = lora_metadata(artifacts.settings, artifacts.identity, tensors=tensors, captions=captions, layout="kohya")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo(KOHYA_INSIDE, ZIP_DATE), safetensors_file(tensors, metadata))

@@ -8,13 +8,16 @@ from itertools import starmap
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
 
+from lora.base.transformer import spaced_blocks
 from lora.dataset.encoding import EncodedDataset
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled
 from lora.engine.lora_layers import fuse_lora
-from lora.flux.frozen_transformer import load_transformer, spaced_blocks
+from lora.families.frozen_transformer import load_transformer
+from lora.families.registry import family_of
 from lora.reporting.contents import FIXED
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
@@ -96,7 +99,7 @@ def run_job(
     return trainer.result(stopped) if process_group.rank == 0 else None
 
 
-def _transformer(job: Job, plan: Plan, initial_state: InitialState) -> FluxTransformer2DModel:
+def _transformer(job: Job, plan: Plan, initial_state: InitialState) -> ModelMixin:
     """The frozen transformer in the plan's configuration, with a new LoRA or the initial one."""
     placement = weight_placement(plan)
     transformer = load_transformer(job.base, placement)
@@ -121,19 +124,20 @@ def _split_dataset(job: Job, dataset: EncodedDataset) -> DatasetSplit:
 def _noise_settings(job: Job) -> NoiseSettings:
     recipe = job.recipe
     shift = Shift.of(FlowMatchEulerDiscreteScheduler.from_pretrained(job.base, subfolder="scheduler"))
-    return NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift)
+    patch = family_of(job.base).latents.patch
+    return NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift, patch)
 
 
 def _preservation(
     job: Job,
-    transformer: FluxTransformer2DModel,
+    transformer: ModelMixin,
     dataset: EncodedDataset,
     noise_settings: NoiseSettings,
     process_group: SingleProcess,
 ) -> Preservation | None:
     if not steps_that_preserve(job.recipe.steps, job.recipe.preservation):
         return None
-    images = NeutralImages(job.base, dataset.neutral, job.neutral_side)
+    images = NeutralImages(job.base, dataset.neutral, dataset.negative, job.neutral_side)
     return Preservation(transformer, job.recipe, noise_settings, images, processes=process_group.size)
 
 
@@ -143,8 +147,9 @@ def _live_page(job: Job) -> LivePage | None:
     return LivePage(FIXED.validate_json(job.page.fixed.read_bytes()), job.samples_folder, job.page.page)
 
 
-def _sample_generator(job: Job, transformer: FluxTransformer2DModel, dataset: EncodedDataset) -> SampleGenerator | None:
+def _sample_generator(job: Job, transformer: ModelMixin, dataset: EncodedDataset) -> SampleGenerator | None:
     if not dataset.samples:
         return None
     prompts = tuple(starmap(SamplePrompt, zip(job.samples.prompts, dataset.samples, strict=True)))
-    return SampleGenerator(transformer, job.base, prompts, job.samples, into=job.samples_folder)
+    negative, into = dataset.negative, job.samples_folder
+    return SampleGenerator(transformer, job.base, prompts, job.samples, negative=negative, into=into)

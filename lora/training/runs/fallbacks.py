@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lora.base.device import free_memory
 from lora.dataset.encoding import EncodedDataset
 from lora.engine.out_of_memory import is_out_of_memory
-from lora.flux.loading import free_memory
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import SingleProcess
@@ -81,6 +81,7 @@ def _worker_input(
         plan=plan,
         examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
         samples=len(dataset.samples),
+        has_negative=dataset.negative is not None,
         prompts=numbered_prompts(dataset),
         checkpoint=start.checkpoint.folder if start.checkpoint else None,
         has_lora=start.lora is not None,

@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from lora.flux.loading import free_memory
+from lora.base.device import free_memory
 from lora.training.checkpoints.files import IN_TAR, read_checkpoint
 from lora.training.checkpoints.resume import LAST, InitialState
 from lora.training.checkpoints.store import CheckpointStore

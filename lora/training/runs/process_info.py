@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from lora.base.fingerprint import fingerprint
 from lora.dataset.wording import counted
-from lora.flux.fingerprint import fingerprint
 from lora.host_memory import free_host_bytes
 
 PACKAGE = Path(__file__).resolve().parents[2]  # lora/

@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.prompt import Prompt
 from lora.training.learning.summary import TrainingResult, TrainingSummary, Usage
 from lora.training.memory.configurations import Plan
 from lora.training.runs.attempt import Job
@@ -28,7 +28,8 @@ class WorkerInput:
     plan: Plan
     examples: tuple[tuple[str, int, int], ...]  # content, repeats and number of prompts of each
     samples: int  # number of sample prompts
-    prompts: tuple[int, ...]  # numbers of the prompts of examples, of samples, a dropped caption, neutral images
+    has_negative: bool  # whether there is a negative prompt
+    prompts: tuple[int, ...]  # their numbers, in the order of `numbered_prompts`
     checkpoint: Path | None  # the folder of the checkpoint from which to resume
     has_lora: bool
     store: Path
@@ -40,8 +41,8 @@ USAGE_ADAPTER = TypeAdapter(Usage)
 
 
 def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
-    """The numbers of the prompts of all examples, of samples, of a dropped caption and of neutral images, in this
-    order. Equal prompts have the same number."""
+    """The numbers of the prompts of all examples, of samples, of a dropped caption, of the negative prompt if there is
+    one, and of neutral images, in this order. Equal prompts have the same number."""
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(id(prompt.tokens), len(numbers)) for prompt in _prompts(dataset))
 
@@ -54,7 +55,7 @@ def write_worker_input(
     weights = {number: example.weights for number, example in enumerate(dataset.examples)}
     tensors |= {f"weights.{number}": each.contiguous() for number, each in weights.items() if each is not None}
     for number, prompt in zip(worker_input.prompts, _prompts(dataset), strict=True):
-        tensors |= {f"tokens.{number}": prompt.tokens, f"pooled.{number}": prompt.pooled}
+        tensors |= {f"{name}.{number}": tensor for name, tensor in prompt.tensors().items()}
     save_file(tensors, folder / DATA)
     if lora is not None:
         save_file(dict(lora), folder / LORA)
@@ -69,14 +70,15 @@ def read_worker_input(folder: Path) -> WorkerInput:
 def read_data(folder: Path, worker_input: WorkerInput) -> EncodedDataset:
     """Read the data set, memory-mapped, so that processes share its memory."""
     tensors = load_file(folder / DATA)
-    rest = (Prompt(tensors[f"tokens.{number}"], tensors[f"pooled.{number}"]) for number in worker_input.prompts)
+    rest = (Prompt(tensors[f"tokens.{number}"], tensors.get(f"pooled.{number}")) for number in worker_input.prompts)
     examples = []
     for number, (content, repeats, count) in enumerate(worker_input.examples):
         prompt, *others = itertools.islice(rest, count)
         latents, weights = tensors[f"latents.{number}"], tensors.get(f"weights.{number}")
         examples.append(Example(latents, prompt, content, repeats, weights, tuple(others)))
     samples = tuple(itertools.islice(rest, worker_input.samples))
-    return EncodedDataset(tuple(examples), next(rest), samples, tuple(rest))
+    dropped, negative = next(rest), next(rest) if worker_input.has_negative else None
+    return EncodedDataset(tuple(examples), dropped, samples, tuple(rest), negative)
 
 
 def read_initial_lora(folder: Path, worker_input: WorkerInput) -> Mapping[str, Tensor] | None:
@@ -101,4 +103,5 @@ def read_result(folder: Path) -> TrainingResult:
 
 def _prompts(dataset: EncodedDataset) -> list[Prompt]:
     of_examples = (prompt for example in dataset.examples for prompt in (example.prompt, *example.other_prompts))
-    return [*of_examples, *dataset.samples, dataset.dropped, *dataset.neutral]
+    negatives = () if dataset.negative is None else (dataset.negative,)
+    return [*of_examples, *dataset.samples, dataset.dropped, *negatives, *dataset.neutral]

@@ -1,6 +1,7 @@
 """Images and captions are encoded as the pipeline expects them, and stay together."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from lora.dataset.cache import DiskCache
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.latents import encode_pixels
-from lora.flux.loading import load_encoders
+from lora.families.loading import load_encoders
+from lora.flux.latents import LATENTS
 from lora.flux.prompt import encode_prompt, token_count
 from lora.training.stop import StopRequestedError
 from tests.tiny import (
@@ -49,7 +51,7 @@ def shades():
 
 
 def encode_image(vae, image):
-    return encode_pixels(vae, np.asarray(image)[None])[0]
+    return encode_pixels(partial(LATENTS.encode, vae), np.asarray(image)[None])[0]
 
 
 def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipeline, tmp_path):
@@ -58,7 +60,7 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
     encodings = archive.encoded(pipeline)
     known = {
         image.prompt: [
-            encode_pixels(pipeline.vae, pixels[None])[0]
+            encode_pixels(partial(LATENTS.encode, pipeline.vae), pixels[None])[0]
             for pixels in archive.inspector.pixels(image.path, image.inspection.content, image.inspection.crops)
         ]
         for image in archive.dataset.images
@@ -81,7 +83,7 @@ def test_each_image_keeps_its_own_caption_through_encoding_and_shuffling(pipelin
 def test_images_are_encoded_the_same_in_a_batch_and_alone(pipeline):
     images = np.stack([np.asarray(noisy_image(64, 96, seed=seed)) for seed in range(5)])
     alone = torch.stack([encode_image(pipeline.vae, image) for image in images])
-    assert torch.allclose(encode_pixels(pipeline.vae, images), alone, atol=1e-3)
+    assert torch.allclose(encode_pixels(partial(LATENTS.encode, pipeline.vae), images), alone, atol=1e-3)
 
 
 def test_the_pipeline_decodes_the_encoded_latents(pipeline):

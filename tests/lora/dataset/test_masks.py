@@ -318,7 +318,7 @@ class AnyKeys:
 
 
 def weights(dataset, cache):
-    found = loss_weights(dataset, keys=AnyKeys(), cache=cache, check=lambda: None)
+    found = loss_weights(dataset, pixels_of_a_latent=8, keys=AnyKeys(), cache=cache, check=lambda: None)
     return [weights_of(image, crop, found) for image in dataset.images for crop in image.inspection.crops]
 
 

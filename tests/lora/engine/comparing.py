@@ -8,10 +8,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from lora.base.prompt import Prompt
 from lora.engine.lora_layers import fuse_lora
 from lora.engine.precision import Precision
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at

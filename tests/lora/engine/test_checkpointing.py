@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
-from lora.flux.frozen_transformer import spaced_blocks
 from lora.training.learning.losses import loss_at
 from tests.lora.engine.comparing import (
     SIGMAS,

@@ -14,12 +14,14 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
+from lora.base.modulation import Conditions
+from lora.base.prompt import Prompt
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled, graphs_compiled
 from lora.engine.options import Recomputed
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
-from lora.flux.modulation import Conditions, PrecomputedModulation
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.registry import precomputed_modulation
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import TRAINING_GUIDANCE
@@ -112,7 +114,7 @@ SIZES = {
 def precomputed_result(transformer, inputs):
     """As in training, with precomputed outputs of modulation layers on the host."""
     conditions = Conditions(inputs.sigmas, inputs.batch.prompt.pooled)
-    ahead = PrecomputedModulation(transformer, batch_size=len(inputs.sigmas))
+    ahead = precomputed_modulation(transformer, batch_size=len(inputs.sigmas))
     with ahead.precomputed(0, {0: conditions}.get, guidance=TRAINING_GUIDANCE):
         return loss_and_gradients(transformer, inputs)
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lora.base.prompt import Prompt
 from lora.engine.int8 import Int8Linear, W8A8Linear, int8_matmul, quantize_rows
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.batches import Batch
 from tests.lora.engine.comparing import (
     LossInputs,

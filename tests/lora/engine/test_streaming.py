@@ -7,7 +7,7 @@ from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
 from lora.engine.options import spaced_block_indices
 from lora.engine.streaming import BlockStream, _HostWeights, _Slot
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.losses import loss_at
 from tests.lora.engine.comparing import SIGMAS, fused, loss_and_gradients, small_inputs

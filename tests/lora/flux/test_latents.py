@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from lora.flux.latents import TOKEN_PIXELS, image_ids, pack, unpack
+from lora.base.latents import TOKEN_PIXELS
+from lora.flux.latents import image_ids, pack, unpack
 
 SHAPES = [(1, 16, 6, 10), (3, 4, 12, 4), (2, 16, 2, 2)]
 

@@ -1,15 +1,18 @@
 """Each base has its own text length, and uses one everywhere."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
 
-from lora.flux.components import load_tokenizers
-from lora.flux.loading import load_encoders
+from lora.base.components import load_tokenizers
+from lora.families.loading import load_encoders
+from lora.flux.components import COMPONENTS
 from lora.flux.prompt import encode_prompt, text_tokens, text_tokens_of
 from lora.flux.sampling import generate_image
-from tests.tiny import TINY_FLUX, TINY_TEXT_TOKENS, assert_one_sentence, base_with_text_length
+from tests.tiny import TINY_FLUX, TINY_TEXT_TOKENS, assert_one_sentence, base_with_text_length, sampling_settings
 
 TEXT = "a red star in a meadow"
 CPU = torch.device("cpu")
@@ -37,7 +40,7 @@ def test_without_guidance_the_text_length_is_at_most_256(tmp_path, length, expec
 @pytest.mark.parametrize("length", [0, -1, "many", 31.5, True])
 def test_an_invalid_text_length_is_refused(tmp_path, length):
     base = base_with_text_length(length, tmp_path / "base")
-    for load in (load_tokenizers, text_tokens_of):
+    for load in (partial(load_tokenizers, components=COMPONENTS), text_tokens_of):
         with pytest.raises(ValueError) as error:
             load(base)
         assert_one_sentence(error.value, str(base / "tokenizer_2"), "model_max_length", repr(length), "expected")
@@ -56,7 +59,7 @@ def test_the_stock_pipeline_with_that_length_generates_our_pixels(tmp_path, toke
         generator=torch.Generator().manual_seed(100),
     ).images[0]
     prompt = encode_prompt(pipeline, TEXT)
-    ours = generate_image(pipeline, prompt, width=64, height=64, steps=3, guidance=3.5, seed=100)
+    ours = generate_image(pipeline, prompt, None, sampling_settings(64, steps=3, seed=100))
     assert np.array_equal(np.asarray(ours), np.asarray(stock))
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lora.engine.linears import HostLinear
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.sampling import build_pipeline, generate_latents
-from tests.tiny import TINY_FLUX, tiny_prompt
+from tests.tiny import TINY_FLUX, sampling_settings, tiny_prompt
 
 CPU = torch.device("cpu")
 MODULATION_LAYERS = 2 * 2 + 2
@@ -20,9 +20,9 @@ def test_the_weights_of_modulation_layers_move_to_the_device_once_an_image(base,
     for on_host in (True, False):
         transformer = load_transformer(base, WeightPlacement(precision, on_host, CPU))
         pipeline = build_pipeline(transformer, TINY_FLUX)
-        options = {"side": 64, "steps": 20, "guidance": 3.5, "seed": 1}
+        settings = sampling_settings(64, steps=20)
         prompts = [tiny_prompt(seed=seed).to(CPU, transformer.dtype) for seed in (1, 2)]
-        images[on_host] = [generate_latents(pipeline, prompt, **options) for prompt in prompts]
+        images[on_host] = [generate_latents(pipeline, prompt, None, settings) for prompt in prompts]
         assert "forward" not in vars(transformer)
     assert len(copied) == MODULATION_LAYERS * 2
     for found, expected in zip(images[True], images[False], strict=True):

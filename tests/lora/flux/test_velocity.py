@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from lora.base.prompt import Prompt
 from lora.flux.latents import pack, unpack
-from lora.flux.prompt import Prompt, encode_prompt, text_tokens
+from lora.flux.prompt import encode_prompt, text_tokens
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.batches import Batch
 from lora.training.learning.flow_matching import add_noise, velocity_target

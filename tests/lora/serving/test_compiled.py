@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from lora.engine.compilation import graphs_compiled
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
 from lora.serving.compiled import compile_for_all_sizes

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from lora.flux.sampling import SAMPLING
 from lora.serving import inputs as inputs_module
 from lora.serving.inputs import PredictionInputs, complete_inputs
 from predict import Runner
@@ -11,7 +12,7 @@ from tests.tiny import assert_one_sentence, encoded, solid_image, write
 
 def checked(**inputs):
     complete = complete_inputs({"prompt": "a red star", **inputs}, entry=Runner.run)
-    return PredictionInputs.checked(complete, takes_guidance=True, trained="")
+    return PredictionInputs.checked(complete, defaults=SAMPLING.defaults, trained="")
 
 
 def test_an_inpainted_image_that_is_longer_than_its_format_can_hold_is_refused(tmp_path, monkeypatch):

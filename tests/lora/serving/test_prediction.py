@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.images.metadata import settings_in
 from lora.serving.inputs import PredictionInputs
 from lora.serving.models import Model

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lora.flux.sampling import SAMPLING
 from lora.images.size import Size
 from lora.serving.request import CUSTOM, SIZES, STEP, Request, size_for_image
 from tests.tiny import assert_one_sentence
@@ -16,6 +17,7 @@ INPUTS = {
     "num_inference_steps": 28,
     "guidance_scale": None,
     "guidance": None,
+    "negative_prompt": None,
     "go_fast": False,
     "seed": 7,
     "output_format": "webp",
@@ -24,7 +26,7 @@ INPUTS = {
 
 
 def checked(*, takes_guidance=True, **changes):
-    return Request.checked(takes_guidance=takes_guidance, **INPUTS | changes)
+    return Request.checked(defaults=SAMPLING.defaults_of(takes_guidance=takes_guidance), **INPUTS | changes)
 
 
 def custom_size(width, height):

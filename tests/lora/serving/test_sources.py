@@ -65,7 +65,7 @@ def test_a_mask_of_any_size_covers_the_image(tmp_path, image, size):
     """D14."""
     mask = Image.new("L", size, 0)
     mask.paste(255, (0, 0, size[0] // 2, size[1]))
-    source = read_source(image, write(tmp_path / "mask.png", encoded(mask)), 0.8).fitted(Size(96, 64))
+    source = read_source(image, write(tmp_path / "mask.png", encoded(mask)), 0.8).fitted(Size(96, 64), latent_pixels=8)
     assert source.image.size == source.inpainting.mask.size == (96, 64)
     values = np.asarray(source.inpainting.mask)
     assert set(np.unique(values)) == {0, 255}
@@ -106,7 +106,7 @@ def test_a_mask_of_another_shape_is_stretched_over_the_whole_image(tmp_path, siz
     mask = Image.new("L", size, 0)
     mask.paste(255, (0, 0, size[0] // 4, size[1]))  # the image's white quarter
     files = [write(tmp_path / f"{name}.png", encoded(each)) for name, each in (("image", image), ("mask", mask))]
-    fitted = read_source(*files, 0.8).fitted(Size(192, 112))
+    fitted = read_source(*files, 0.8).fitted(Size(192, 112), latent_pixels=8)
     for each in (fitted.image.convert("L"), fitted.inpainting.mask):
         assert abs(int((np.asarray(each) > 127).all(axis=0).sum()) - 48) <= 1
 
@@ -123,4 +123,4 @@ def test_with_a_mask_a_large_image_is_decoded_at_full_size_and_so_is_the_output(
 def test_transparent_pixels_that_are_kept_are_white(tmp_path):
     image = write(tmp_path / "image.png", encoded(solid_image(96, 80, color=(9, 9, 9, 0), mode="RGBA")))
     source = read_source(image, write(tmp_path / "mask.png", encoded(Image.new("L", (96, 80), 255))), 0.8)
-    assert source.fitted(Size(96, 80)).inpainting.original.getcolors() == [(96 * 80, (255, 255, 255))]
+    assert source.fitted(Size(96, 80), latent_pixels=8).inpainting.original.getcolors() == [(96 * 80, (255, 255, 255))]

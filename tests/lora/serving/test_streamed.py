@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lora.engine.streaming import is_streamed, stored_weight
-from lora.flux import loading
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.loading import load_pipeline
-from lora.flux.placement import DeviceMap
+from lora.families import loading
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_pipeline
+from lora.families.placement import DeviceMap
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger

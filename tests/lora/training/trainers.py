@@ -75,7 +75,9 @@ def a_training(
     preservation = tiny_preservation(transformer, recipe) if recipe.preservation else None
     if base is not None:
         prompt, settings = SamplePrompt("TOK", tiny_prompt(seed=7)), SampleSettings(("TOK",), 32, 1, SAMPLE_STEPS, 3.5)
-        sample_generator = SampleGenerator(transformer, base, (prompt,), settings, into=folder / "samples")
+        sample_generator = SampleGenerator(
+            transformer, base, (prompt,), settings, negative=None, into=folder / "samples"
+        )
     log = log or a_log()
     trainer = Trainer(
         transformer,

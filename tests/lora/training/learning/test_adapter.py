@@ -51,7 +51,7 @@ def test_flux_dev_has_494_layers_and_all_are_inside_the_blocks():
             pooled_projection_dim=768,
             guidance_embeds=True,
         )
-        add_lora(transformer, layers=block_layers(transformer.config), rank=1, seed=0)
+        add_lora(transformer, layers=block_layers(transformer.config, type(transformer)), rank=1, seed=0)
     layers = layers_of(lora_parameters(transformer))
     assert len(layers) == 494
     assert all("transformer_blocks." in layer for layer in layers)

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
-from lora.flux.prompt import Prompt
+from lora.flux.latents import PATCH
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
@@ -41,7 +42,7 @@ def batches_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0):
 
 
 def noisy_batches_of(dataset, *, count, batch_size=2, dropout=0.0, seed=0, rule=MIDDLE, offset_noise=0.0):
-    noise_settings = NoiseSettings(rule, offset_noise, dropout, SHIFT)
+    noise_settings = NoiseSettings(rule, offset_noise, dropout, SHIFT, PATCH)
     batches = Batches(dataset, batch_size=batch_size, noise_settings=noise_settings, seed=seed)
     return [batches.noisy_batch(index) for index in range(count)]
 
@@ -120,7 +121,7 @@ def test_the_same_seed_gives_the_same_batches():
 def test_the_batch_of_a_step_does_not_depend_on_earlier_batches():
     """Trap 39: a training that resumes at step k has the same batches."""
     dataset = EncodedDataset(tuple(tiny_example(seed=index) for index in range(9)), dropped=tiny_prompt(seed=99))
-    noise_settings = NoiseSettings(MIDDLE, 0.0, 0.5, SHIFT)
+    noise_settings = NoiseSettings(MIDDLE, 0.0, 0.5, SHIFT, PATCH)
     uninterrupted = Batches(dataset, batch_size=2, noise_settings=noise_settings, seed=1)
     expected = [uninterrupted.noisy_batch(index) for index in range(12)][11]
     found = Batches(dataset, batch_size=2, noise_settings=noise_settings, seed=1).noisy_batch(11)
@@ -139,7 +140,7 @@ def test_noise_is_new_for_every_sample_batch_and_epoch():
 def test_the_parts_of_a_batch_make_up_the_batch():
     """Trap 39: several processes have the same noise as one."""
     dataset = numbered_dataset(*[(4, 6)] * 5)
-    batches = Batches(dataset, batch_size=4, noise_settings=NoiseSettings(MIDDLE, 0.01, 0.5, SHIFT), seed=0)
+    batches = Batches(dataset, batch_size=4, noise_settings=NoiseSettings(MIDDLE, 0.01, 0.5, SHIFT, PATCH), seed=0)
     for index in (0, 1):
         whole = batches.noisy_batch(index)
         parts = [batches.noisy_batch(index, part=slice(start, start + 2)) for start in (0, 2)]
@@ -173,7 +174,7 @@ def test_sigma_shifts_with_the_image_size_if_the_rule_has_no_mean():
 @pytest.mark.parametrize("part", [slice(None), slice(1, 2), slice(2, 4)])
 def test_conditions_equal_those_of_the_noisy_batch(part):
     """With batches of three and two samples, with dropped captions, and with empty parts."""
-    noise_settings = NoiseSettings(SigmaRule(None, 1.0, 0.0), 0.1, 0.5, SHIFT)
+    noise_settings = NoiseSettings(SigmaRule(None, 1.0, 0.0), 0.1, 0.5, SHIFT, PATCH)
     batches = Batches(numbered_dataset(*[(4, 6)] * 5), batch_size=3, noise_settings=noise_settings, seed=0)
     for index in range(6):
         noisy_batch, conditions = batches.noisy_batch(index, part=part), batches.conditions(index, part=part)
@@ -187,7 +188,7 @@ def test_conditions_equal_those_of_the_noisy_batch(part):
 def test_a_prepared_batch_equals_the_same_batch_without_preparation(requested):
     """Another batch than the prepared one is computed anew."""
     index, part = requested
-    dataset, noise_settings = numbered_dataset(*[(4, 6)] * 5), NoiseSettings(MIDDLE, 0.0, 0.5, SHIFT)
+    dataset, noise_settings = numbered_dataset(*[(4, 6)] * 5), NoiseSettings(MIDDLE, 0.0, 0.5, SHIFT, PATCH)
     prepared, plain = (Batches(dataset, batch_size=2, noise_settings=noise_settings, seed=0) for _ in range(2))
     prepared.prepare(1, part=slice(0, 2))
     for _ in range(2):
@@ -265,7 +266,9 @@ def test_several_captions_change_neither_sigma_nor_noise_nor_which_captions_are_
 
 
 def test_what_modulation_depends_on_is_of_the_caption_that_is_drawn():
-    batches = Batches(several_captions(), batch_size=2, noise_settings=NoiseSettings(MIDDLE, 0.0, 0.0, SHIFT), seed=0)
+    batches = Batches(
+        several_captions(), batch_size=2, noise_settings=NoiseSettings(MIDDLE, 0.0, 0.0, SHIFT, PATCH), seed=0
+    )
     for index in range(8):
         expected = batches.noisy_batch(index).batch.prompt.pooled
         assert torch.equal(batches.conditions(index).pooled, expected)

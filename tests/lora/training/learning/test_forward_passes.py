@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.lora_layers import fuse_lora
 from lora.engine.options import Recomputed
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.forward_passes import as_in_a_step
@@ -32,6 +32,7 @@ from tests.tiny import (
     all_layers,
     lora_parameters,
     randomize_lora,
+    save_transformer,
     tiny_batches,
     tiny_dataset,
     tiny_example,
@@ -49,7 +50,7 @@ BLOCKS, CLASSES = 4, 2  # of the small transformer
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = small_base(tmp_path_factory.mktemp("base"))
-    tiny_transformer().save_pretrained(folder / "transformer")
+    save_transformer(tiny_transformer(), folder)
     return folder
 
 
@@ -106,7 +107,7 @@ def test_samples_need_no_graph_beside_those_of_a_step(after_a_step, base, tmp_pa
 
 def sample(transformer: FluxTransformer2DModel, base: Path, folder: Path) -> Image.Image:
     prompt, settings = SamplePrompt("TOK", tiny_prompt(seed=7)), SampleSettings(("TOK",), 64, 0, 28, 3.5)
-    SampleGenerator(transformer, base, (prompt,), settings, into=folder).generate(1, stop=NO_STOP)
+    SampleGenerator(transformer, base, (prompt,), settings, negative=None, into=folder).generate(1, stop=NO_STOP)
     return Image.open(folder / "step-000001-1-seed-42-tok.jpg")
 
 

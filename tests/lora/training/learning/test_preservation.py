@@ -7,13 +7,14 @@ from itertools import product
 import pytest
 import torch
 
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.linears import HostLinear
 from lora.engine.lora_layers import fuse_lora, lora_layers, without_lora
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
-from lora.flux.latents import unpack
-from lora.flux.loading import load_encoders
-from lora.flux.modulation import PrecomputedModulation
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_encoders
+from lora.families.registry import precomputed_modulation
+from lora.flux.latents import PATCH, unpack
 from lora.flux.prompt import encode_prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
@@ -291,8 +292,8 @@ def test_the_images_equal_those_of_the_stock_pipeline():
     encoders = load_encoders(TINY_FLUX, on=CPU)
     add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
     text, recipe = "a red star in a meadow", a_recipe(preservation=0.5)
-    neutral = NeutralImages(TINY_FLUX, (encode_prompt(encoders, text),) * 2, side=64)
-    noise_settings = NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT)
+    neutral = NeutralImages(TINY_FLUX, (encode_prompt(encoders, text),) * 2, negative=None, side=64)
+    noise_settings = NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT, PATCH)
     preservation = Preservation(transformer, recipe, noise_settings, neutral, processes=1)
     assert preservation.generate(SingleProcess(), steps=ALL, stop=NO_STOP)
     found = latents_of(preservation)
@@ -464,7 +465,7 @@ def test_modulation_on_the_host_is_precomputed_for_its_batches_bit_for_bit(monke
         recipe = a_recipe(preservation=1.0, batch_size=1)
         preservation = preservation_of_real_prompt(transformer, recipe)
         if not is_precomputed:
-            preservation._modulation = PrecomputedModulation(
+            preservation._modulation = precomputed_modulation(
                 tiny_transformer(), batch_size=1
             )  # of a model without such layers
         transfers.clear()
@@ -480,8 +481,8 @@ def test_modulation_on_the_host_is_precomputed_for_its_batches_bit_for_bit(monke
 
 def preservation_of_real_prompt(transformer, recipe):
     prompt = real_prompt()
-    neutral = NeutralImages(TINY_FLUX, (type(prompt)(prompt.tokens[0], prompt.pooled[0]),), side=32)
-    noise_settings = NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT)
+    neutral = NeutralImages(TINY_FLUX, (type(prompt)(prompt.tokens[0], prompt.pooled[0]),), negative=None, side=32)
+    noise_settings = NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT, PATCH)
     preservation = Preservation(transformer, recipe, noise_settings, neutral, processes=1)
     assert preservation.generate(SingleProcess(), steps=ALL, stop=NO_STOP)
     return preservation

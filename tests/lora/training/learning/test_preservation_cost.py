@@ -7,8 +7,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lora.base.prompt import Prompt
 from lora.engine.lora_layers import lora_layers, without_lora
-from lora.flux.prompt import Prompt
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.preservation import STEPS

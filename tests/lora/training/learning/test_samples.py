@@ -6,8 +6,8 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.prompt import Prompt
+from lora.base.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.images.metadata import settings_in
 from lora.training.learning import samples as samples_module
 from lora.training.learning.adapter import add_lora
@@ -48,7 +48,9 @@ def generator(base, tmp_path):
     """A sample generator and its transformer."""
     transformer = tiny_lora_transformer()
     randomize_lora(transformer)
-    return SampleGenerator(transformer, base, PROMPTS, settings(side=50), into=tmp_path / "samples"), transformer
+    return SampleGenerator(
+        transformer, base, PROMPTS, settings(side=50), negative=None, into=tmp_path / "samples"
+    ), transformer
 
 
 def content(tmp_path):
@@ -151,7 +153,9 @@ def test_a_sample_equals_the_image_of_the_stock_pipeline(tmp_path):
     add_lora(transformer, layers=all_layers(transformer), rank=2, seed=0)
     prompt = SamplePrompt("a red circle", Prompt(tokens[0], pooled[0]))
     usual = settings(side=64, steps=28, guidance=3.5)
-    SampleGenerator(transformer, TINY_FLUX, (prompt,), usual, into=tmp_path / "samples").generate(0, stop=NO_STOP)
+    SampleGenerator(transformer, TINY_FLUX, (prompt,), usual, negative=None, into=tmp_path / "samples").generate(
+        0, stop=NO_STOP
+    )
     with Image.open(tmp_path / "samples/step-000000-1-seed-42-a-red-circle.jpg") as image:
         difference = np.abs(np.asarray(image, dtype=float) - np.asarray(expected, dtype=float))
     assert difference.mean() < 3, "JPEG alone"

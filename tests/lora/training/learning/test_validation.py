@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora.dataset.encoding import EncodedDataset
 from lora.engine.linears import HostLinear
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.held_out import MAX_HELD_OUT
 from lora.training.learning.validation import (

@@ -46,7 +46,7 @@ def with_initial_lora(tensors, *, rank):
 
 
 def shapes_of(transformer):
-    return block_layers(transformer.config)
+    return block_layers(transformer.config, type(transformer))
 
 
 def test_at_the_same_rank_it_is_the_same_lora(lora):

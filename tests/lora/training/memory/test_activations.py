@@ -7,19 +7,20 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora.base.prompt import Prompt
+from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.lora_layers import fuse_lora
-from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer, spaced_blocks
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.dimensions import dimensions_of
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, recompute_options
 from lora.training.memory.prediction import TRANSIENT_UNITS, MemoryRequirements, activation_bytes
-from tests.tiny import TINY_FLUX, all_layers, lora_parameters, tiny_transformer
+from tests.tiny import FLUX_DEV_CONFIG, TINY_FLUX, all_layers, lora_parameters, save_transformer, tiny_transformer
 
 CPU = torch.device("cpu")
-FLUX_DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
+FLUX_DEV = dimensions_of(FLUX_DEV_CONFIG)
 FP32 = 4
 OPERATIONS_BETWEEN_COUNTS = 3
 
@@ -28,7 +29,7 @@ OPERATIONS_BETWEEN_COUNTS = 3
 def bases(tmp_path_factory):
     """The folders of both small transformers."""
     folder = tmp_path_factory.mktemp("base")
-    tiny_transformer().save_pretrained(folder / "transformer")
+    save_transformer(tiny_transformer(), folder)
     return {"tiny": folder, "tiny-flux": TINY_FLUX}
 
 
@@ -59,7 +60,7 @@ class Alive(TorchDispatchMode):
 
 def requirements_of(transformer, batch_size):
     return MemoryRequirements(
-        Dimensions.of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False, False, 0, 1, ()
+        dimensions_of(transformer.config), 256, 128, batch_size, 0, 0.0, (), 0, False, False, 0, 1, ()
     )
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from lora.base.prompt import Prompt
 from lora.engine.linears import HostLinear
 from lora.engine.options import PRECOMPUTED_BYTES
 from lora.engine.precision import TimedMatmul
-from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.dimensions import dimensions_of
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
@@ -20,10 +20,18 @@ from lora.training.memory.activations import KEPT
 from lora.training.memory.configurations import GB, plans
 from lora.training.memory.prediction import TRANSIENT_UNITS, MemoryPrediction, MemoryRequirements, lora_bytes
 from lora.training.memory.weights import MemoryConfiguration, weight_bytes
-from tests.tiny import TINY_FLUX, all_layers, assert_one_sentence, lora_parameters, tiny_transformer
+from tests.tiny import (
+    FLUX_DEV_CONFIG,
+    TINY_FLUX,
+    all_layers,
+    assert_one_sentence,
+    lora_parameters,
+    save_transformer,
+    tiny_transformer,
+)
 
 CPU = torch.device("cpu")
-FLUX_DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
+FLUX_DEV = dimensions_of(FLUX_DEV_CONFIG)
 FLUX_DEV_PARAMETERS = 11_901_408_320  # reference/performance.md 1.1
 QK_NORMS = (19 * 4 + 38 * 2) * 128
 ALL_LAYERS = 85_920_000  # LoRA parameters of rank 16
@@ -249,7 +257,7 @@ def test_the_shape_counts_every_parameter_of_flux_dev():
 def bases(tmp_path_factory):
     """The folders of both small transformers."""
     folder = tmp_path_factory.mktemp("base")
-    tiny_transformer().save_pretrained(folder / "transformer")
+    save_transformer(tiny_transformer(), folder)
     return {"tiny": folder, "tiny-flux": TINY_FLUX}
 
 
@@ -273,7 +281,7 @@ def tensors_of(transformer):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
 def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
     transformer = load_transformer(bases[name], WeightPlacement(precision, on_host, CPU))
-    shape = Dimensions.of(transformer.config)
+    shape = dimensions_of(transformer.config)
     predicted = weight_bytes(shape, MemoryConfiguration(precision, "blocks", on_host), on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
     if on_host:
@@ -286,7 +294,7 @@ def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
 @pytest.mark.parametrize("streamed", [3, 7])
 def test_two_of_the_streamed_blocks_are_counted(precision, on_host, streamed):
     transformer = load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU, streamed))
-    shape, batch = Dimensions.of(transformer.config), tiny_flux_batch()
+    shape, batch = dimensions_of(transformer.config), tiny_flux_batch()
     with torch.no_grad():
         loss_at(transformer, batch, noise=torch.ones_like(batch.latents), sigmas=torch.tensor([0.5]))
     predicted = weight_bytes(shape, MemoryConfiguration(precision, "blocks", on_host, streamed), on_gpu=False)

@@ -5,8 +5,8 @@ import torch
 
 from lora.engine.linears import HostLinear
 from lora.engine.streaming import HOST_WEIGHTS
-from lora.flux.dimensions import Dimensions
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.flux.dimensions import dimensions_of
 from lora.training.memory.host import HOST_WORKSPACE, HostMemory, pinned_bytes
 from lora.training.memory.weights import MemoryConfiguration
 from tests.lora.training.memory.test_configurations import CLIP, FLUX_DEV, GB, T5, VAE, configuration_of, plans_for
@@ -37,7 +37,7 @@ def test_the_pinned_weights_take_what_is_predicted(precision, on_host, streamed)
     transformer = load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU, streamed))
     found = allocations(transformer)
     configuration = MemoryConfiguration(precision, "blocks", on_host, streamed)
-    predicted = pinned_bytes(Dimensions.of(transformer.config), configuration)
+    predicted = pinned_bytes(dimensions_of(transformer.config), configuration)
     assert predicted == sum(2 ** (size - 1).bit_length() for size in found)
     assert predicted > sum(found), "rounded up, as torch allocates pinned memory"
 

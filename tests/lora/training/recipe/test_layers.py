@@ -4,6 +4,7 @@ import json
 from time import monotonic
 
 import pytest
+from diffusers import FluxTransformer2DModel
 
 from lora.training.learning.adapter import lora_tensors
 from lora.training.recipe.layers import LAYER_SETS, block_layers, select_layers
@@ -20,7 +21,7 @@ SOON = 4  # seconds, on a busy machine too
 
 @pytest.fixture(scope="module")
 def names():
-    return block_layers(DEV)
+    return block_layers(DEV, FluxTransformer2DModel)
 
 
 def searched(names, pattern):
@@ -52,7 +53,7 @@ def test_flux_dev_has_494_layers_and_all_are_inside_the_blocks(names):
 
 def test_the_layers_of_a_config_are_those_of_the_model_it_describes():
     bare = tiny_transformer()
-    names = block_layers(bare.config)
+    names = block_layers(bare.config, FluxTransformer2DModel)
     assert len(names) == LAYERS
     assert list(names) == [name for name, _ in bare.named_modules() if name in set(names)]
     assert {f"transformer.{name}" for name in names} == {
@@ -62,7 +63,9 @@ def test_the_layers_of_a_config_are_those_of_the_model_it_describes():
 
 def test_the_config_file_of_a_model_is_accepted():
     config = json.loads((TINY_FLUX / "transformer" / "config.json").read_text())
-    assert len(block_layers(config)) == 14 * config["num_layers"] + 6 * config["num_single_layers"]
+    assert (
+        len(block_layers(config, FluxTransformer2DModel)) == 14 * config["num_layers"] + 6 * config["num_single_layers"]
+    )
 
 
 @pytest.mark.parametrize(("layers", "count"), [("all", 494), ("no-modulation", 418), ("attention", 266), ("fast", 4)])
@@ -81,9 +84,9 @@ def test_the_sets_match_their_names(names):
 
 
 def test_the_fast_set_takes_the_blocks_that_exist():
-    names = block_layers(DEV | {"num_layers": 1, "num_single_layers": 13})
+    names = block_layers(DEV | {"num_layers": 1, "num_single_layers": 13}, FluxTransformer2DModel)
     assert whole(names, "fast").names == tuple(f"single_transformer_blocks.{n}.proj_out" for n in (7, 12))
-    error = refusal(block_layers(tiny_transformer().config), layers="fast")
+    error = refusal(block_layers(tiny_transformer().config, FluxTransformer2DModel), layers="fast")
     assert "layers is 'fast'" in error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save
 
+from lora.flux.family import FILE_IDENTITY
 from lora.formats.kohya import kohya_tensors
 from lora.training.result.metadata import lora_metadata
 from tests.tiny import LAYERS, random_lora, tiny_transformer
@@ -34,7 +35,7 @@ def tensors():
 
 
 def metadata(tensors, *, captions=CAPTIONS, layout="diffusers", **changes):
-    return lora_metadata(SETTINGS | changes, captions=captions, tensors=tensors, layout=layout)
+    return lora_metadata(SETTINGS | changes, FILE_IDENTITY, captions=captions, tensors=tensors, layout=layout)
 
 
 def tags(found):

@@ -1,11 +1,12 @@
 """An attempt at a training computes as its plan says, and gives the same LoRA with either engine."""
 
 import torch
+from diffusers import FluxTransformer2DModel
 
+from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.engine.lora_layers import FusedLoraLinear
-from lora.flux.loading import transformer_config
-from lora.flux.prompt import Prompt
+from lora.families.loading import transformer_config
 from lora.training.checkpoints.resume import InitialState
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.data_parallel import SingleProcess
@@ -36,7 +37,7 @@ def run(folder, engine, recomputed, streamed=0):
     job = Job(
         recipe=a_recipe(steps=2),
         base=TINY_FLUX,
-        layers=tuple(block_layers(config)),
+        layers=tuple(block_layers(config, FluxTransformer2DModel)),
         is_validated=False,
         checkpoint_every=1000,
         samples=SampleSettings((), 64, 0, 1, 3.5),

@@ -39,6 +39,7 @@ def worker_input_for(dataset, folder):
         ),
         examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
         samples=len(dataset.samples),
+        has_negative=dataset.negative is not None,
         prompts=numbered_prompts(dataset),
         checkpoint=None,
         has_lora=False,

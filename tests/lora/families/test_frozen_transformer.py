@@ -13,10 +13,11 @@ from peft.tuners.lora import bnb as peft_bnb
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lora.base.prompt import Prompt
 from lora.engine.int8 import Int8Linear, W8A8Linear
 from lora.engine.linears import HostLinear, Nf4Linear
-from lora.flux.frozen_transformer import IN_BLOCK, INDEX, MODULATION, WEIGHTS, WeightPlacement, load_transformer
-from lora.flux.prompt import Prompt
+from lora.families.frozen_transformer import IN_BLOCK, INDEX, WEIGHTS, WeightPlacement, load_transformer
+from lora.flux.family import MODULATION
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from script.tiny_flux.learning import world
@@ -27,6 +28,7 @@ from tests.tiny import (
     assert_one_sentence,
     lora_parameters,
     randomize_lora,
+    save_transformer,
     tiny_batch,
     tiny_pipeline,
     tiny_transformer,
@@ -90,7 +92,7 @@ def broken(base, tmp_path):
         save_file(function(load_file(file)), file)
         return file
 
-    shutil.copytree(base / "transformer", tmp_path / "transformer")
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
     return change
 
 
@@ -344,7 +346,7 @@ def test_training_does_not_change_the_base(base, precision, on_host, tiny_inputs
 
 @pytest.mark.parametrize(("precision", "on_host"), PLACEMENTS)
 def test_shards_load_like_one_file(base, tmp_path, precision, on_host):
-    tiny_transformer().save_pretrained(tmp_path / "transformer", max_shard_size="100KB")
+    save_transformer(tiny_transformer(), tmp_path, max_shard_size="100KB")
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 3
     assert_equal(base_storage(loaded(tmp_path, precision, on_host)), base_storage(loaded(base, precision, on_host)))
 

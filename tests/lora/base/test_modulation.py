@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from lora.base import modulation
+from lora.base.modulation import Conditions
 from lora.engine.linears import HostLinear
-from lora.flux import modulation
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.modulation import Conditions, PrecomputedModulation
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.registry import precomputed_modulation
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import DataParallel, SingleProcess
 from lora.training.learning.loop import take_step
@@ -120,7 +121,7 @@ def test_outputs_take_no_more_than_the_limit_except_for_one_batch(base, monkeypa
     for limit, expected in ((10 * 2 * ROWS * 4, 10), (10 * 2 * ROWS * 4 - 1, 9), (1, 1)):
         monkeypatch.setattr(modulation, "PRECOMPUTED_BYTES", limit)
         requested = []
-        with PrecomputedModulation(transformer, batch_size=2).precomputed(
+        with precomputed_modulation(transformer, batch_size=2).precomputed(
             7, lambda index, requested=requested: (requested.append(index), batches.conditions(index))[1], guidance=1.0
         ):
             assert sum(layer.output.nbytes for layer in layers_on_host(transformer)) == 2 * ROWS * 4
@@ -130,7 +131,7 @@ def test_outputs_take_no_more_than_the_limit_except_for_one_batch(base, monkeypa
 def test_a_small_model_precomputes_a_limited_number_of_batches(base):
     transformer = a_training(base, a_recipe()).transformer
     requested, batches = [], tiny_batches(a_recipe(), tiny_dataset(4))
-    with PrecomputedModulation(transformer, batch_size=2).precomputed(
+    with precomputed_modulation(transformer, batch_size=2).precomputed(
         0, lambda index: (requested.append(index), batches.conditions(index))[1], guidance=1.0
     ):
         assert len(requested) == modulation.MAX_PRECOMPUTED_BATCHES
@@ -176,7 +177,7 @@ def test_one_of_several_processes_has_the_outputs_for_its_own_samples(base, rank
 def test_precomputed_outputs_are_used_only_inside_the_with_block(base):
     recipe = a_recipe()
     transformer, batch = a_training(base, recipe).transformer, tiny_batch()
-    modulation_outputs, noise = PrecomputedModulation(transformer, batch_size=4), torch.ones_like(batch.latents)
+    modulation_outputs, noise = precomputed_modulation(transformer, batch_size=4), torch.ones_like(batch.latents)
     other = Conditions(SIGMAS.flip(0), batch.prompt.pooled)
 
     def losses():
@@ -196,5 +197,5 @@ def test_precomputed_outputs_are_used_only_inside_the_with_block(base):
 
 def test_a_transformer_with_all_weights_on_the_device_precomputes_nothing(base):
     transformer = a_training(base, a_recipe(), on_host=False).transformer
-    with PrecomputedModulation(transformer, batch_size=2).precomputed(0, lambda _: pytest.fail("asked"), guidance=1.0):
+    with precomputed_modulation(transformer, batch_size=2).precomputed(0, lambda _: pytest.fail("asked"), guidance=1.0):
         pass

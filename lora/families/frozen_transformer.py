@@ -8,28 +8,25 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lora.base.components import is_sample_finite, wrap_loading_errors
+from lora.base.family import TRANSFORMER
+from lora.base.transformer import spaced_blocks
 from lora.engine.int8 import Int8Linear
 from lora.engine.linears import HostLinear, Nf4Linear, StoredLinear
 from lora.engine.matmuls import LAYERS
-from lora.engine.options import spaced_block_indices
 from lora.engine.precision import MatmulPrecision, Precision
 from lora.engine.streaming import BlockStream
-from lora.flux.components import is_sample_finite, wrap_loading_errors
+from lora.families.registry import family_of, family_of_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 # The layers that are quantized. The few linear layers outside the blocks take little memory, and rounding them would
 # cost much quality.
 IN_BLOCK = re.compile(r"(single_)?transformer_blocks\.\d+\.")
-# The inputs of these layers depend only on the timestep, the guidance and the pooled text: on no token and no trained
-# parameter.
-MODULATION = re.compile(
-    r"transformer_blocks\.\d+\.(norm1|norm1_context)\.linear|single_transformer_blocks\.\d+\.norm\.linear"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +50,20 @@ class WeightPlacement:
 TensorSource = Callable[[Mapping[str, torch.Size]], Iterator[tuple[str, Tensor]]]
 
 
-def load_transformer(base: Path, placement: WeightPlacement) -> FluxTransformer2DModel:
+def load_transformer(base: Path, placement: WeightPlacement) -> ModelMixin:
     """Load the transformer of a folder in diffusers layout, frozen and in eval mode. Tensors go one at a time from the
     file to their device and precision.
 
     Raises ValueError that names file and tensor if the config or a file is damaged, or if a tensor is missing, not
     expected or of another shape; FileNotFoundError if a shard or all weights are missing.
     """
-    folder = base / "transformer"
+    folder, kind = base / TRANSFORMER, family_of(base).components.transformer
     with wrap_loading_errors(folder), torch.device("meta"):
-        transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
+        transformer = kind.from_config(kind.load_config(folder))
     return build_transformer(transformer, partial(_load_tensors, folder), placement)
 
 
-def build_transformer(
-    transformer: FluxTransformer2DModel, source: TensorSource, placement: WeightPlacement
-) -> FluxTransformer2DModel:
+def build_transformer(transformer: ModelMixin, source: TensorSource, placement: WeightPlacement) -> ModelMixin:
     """Fill a transformer on the meta device from any source of tensors. Raises what `source` raises."""
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, placement)
@@ -81,12 +76,6 @@ def build_transformer(
     return transformer.requires_grad_(False).eval()
 
 
-def spaced_blocks(transformer: FluxTransformer2DModel, count: int) -> list[nn.Module]:
-    """`count` of the transformer's blocks, spaced as evenly as possible, in the order in which they compute."""
-    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-    return [blocks[index] for index in spaced_block_indices(count, of=len(blocks))]
-
-
 def _load_tensors(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
     """Read the tensors from the files of a folder, which must hold these and no others."""
     missing = dict(shapes)
@@ -95,23 +84,31 @@ def _load_tensors(folder: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tu
             _check_tensor(tensor, name, missing.pop(name, None), shard)
             yield name, tensor
     if missing:
-        raise ValueError(f"{folder} has no tensor {min(missing)}: expected {len(missing)} more for a FLUX transformer")
+        raise ValueError(
+            f"{folder} has no tensor {min(missing)}: expected {len(missing)} more according to its config.json"
+        )
 
 
-def _replace_linears(transformer: FluxTransformer2DModel, placement: WeightPlacement) -> None:
+def _replace_linears(transformer: ModelMixin, placement: WeightPlacement) -> None:
+    modulation = family_of_model(transformer).transformer.modulation
     for name, layer in list(transformer.named_modules()):
-        if isinstance(layer, nn.Linear) and (replacement := _replacement(name, layer, placement)) is not None:
+        if not isinstance(layer, nn.Linear):
+            continue
+        is_modulation = modulation is not None and modulation.fullmatch(name) is not None
+        if (replacement := _replacement(name, layer, placement, is_modulation=is_modulation)) is not None:
             parent, _, attribute = name.rpartition(".")
             transformer.get_submodule(parent).register_module(attribute, replacement)
 
 
-def _replacement(name: str, layer: nn.Linear, placement: WeightPlacement) -> StoredLinear | None:
+def _replacement(
+    name: str, layer: nn.Linear, placement: WeightPlacement, *, is_modulation: bool
+) -> StoredLinear | None:
     """The layer that replaces `layer`; None if it stays."""
-    if placement.modulation_on_host and MODULATION.fullmatch(name):
+    if placement.modulation_on_host and is_modulation:
         return HostLinear(layer)
     if placement.precision == "int8" and IN_BLOCK.match(name):
         # rounding the inputs of modulation layers would cost much quality and save little time
-        kind = Int8Linear if MODULATION.fullmatch(name) else LAYERS[placement.matmul]
+        kind = Int8Linear if is_modulation else LAYERS[placement.matmul]
         return (kind if kind.fits(layer) else Int8Linear)(layer, dtype=placement.dtype)
     if placement.precision == "nf4" and IN_BLOCK.match(name):
         return Nf4Linear(layer, dtype=placement.dtype)
@@ -128,7 +125,7 @@ def _shards(folder: Path) -> list[Path]:
 
 def _read_tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
     if not shard.is_file():
-        raise FileNotFoundError(f"{shard} is missing: expected the weights of a FLUX transformer")
+        raise FileNotFoundError(f"{shard} is missing: expected the weights of the transformer")
     try:
         with safe_open(shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no mapping and has no __iter__)
@@ -139,16 +136,14 @@ def _read_tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _check_tensor(tensor: Tensor, name: str, expected: torch.Size | None, shard: Path) -> None:
     if expected is None:
-        raise ValueError(f"{shard} has the tensor {name}, unknown or a duplicate: expected those of a FLUX transformer")
+        raise ValueError(f"{shard} has the tensor {name}, unknown or a duplicate: expected those of its config.json")
     if tensor.shape != expected:
         raise ValueError(f"{shard} has {name} of shape {list(tensor.shape)}: expected {list(expected)}")
     if not is_sample_finite(tensor):
         raise ValueError(f"{shard} has NaN or infinity in {name}: expected finite weights")
 
 
-def _store_tensor(
-    transformer: FluxTransformer2DModel, name: str, tensor: Tensor, placement: WeightPlacement
-) -> nn.Module:
+def _store_tensor(transformer: ModelMixin, name: str, tensor: Tensor, placement: WeightPlacement) -> nn.Module:
     """Store a tensor in its module, which is returned."""
     parent, _, attribute = name.rpartition(".")
     module = transformer.get_submodule(parent)

@@ -7,9 +7,9 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from lora.engine.options import spaced_block_indices
-from lora.flux.dimensions import Dimensions
-from lora.flux.placement import bytes_of_components, device_map
-from tests.tiny import TINY_FLUX, assert_one_sentence, tiny_pipeline
+from lora.families.placement import bytes_of_components, device_map
+from lora.flux.dimensions import dimensions_of
+from tests.tiny import FLUX_DEV_CONFIG, TINY_FLUX, assert_one_sentence, save_transformer, tiny_pipeline
 
 GIB = 2**30
 # As published, in bf16: 11.9, 4.76, 0.12 and 0.08 billion numbers.
@@ -21,14 +21,15 @@ FLUX = {
 }
 # About what a CUDA context leaves free of a card that is not otherwise in use.
 H100, A6000, A100_40, RTX_5090, RTX_4090 = 78.6 * GIB, 47.0 * GIB, 39.0 * GIB, 31.2 * GIB, 23.3 * GIB
+ENCODERS = ("text_encoder", "text_encoder_2")
 ALL = {"transformer", "vae", "text_encoder", "text_encoder_2"}
 
 
-DEV = Dimensions(19, 38, 3072, 4096, 768, 64, True)
+DEV = dimensions_of(FLUX_DEV_CONFIG)
 
 
 def devices(free):
-    return device_map(FLUX, DEV, weight_bytes=2, free_bytes=int(free))
+    return device_map(FLUX, DEV, text_encoders=ENCODERS, weight_bytes=2, free_bytes=int(free))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +86,8 @@ def test_the_bytes_of_shards_are_those_of_one_file(tmp_path):
     for component in ALL:
         (tmp_path / component).symlink_to(TINY_FLUX / component)
     (tmp_path / "transformer").unlink()
-    FluxTransformer2DModel.from_pretrained(TINY_FLUX / "transformer", dtype=torch.float32).save_pretrained(
-        tmp_path / "transformer", max_shard_size="5MB"
-    )
+    transformer = FluxTransformer2DModel.from_pretrained(TINY_FLUX / "transformer", dtype=torch.float32)
+    save_transformer(transformer, tmp_path, max_shard_size="5MB")
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 2
     unused = tmp_path / "transformer" / "diffusion_pytorch_model.fp16.safetensors"  # which the index does not name
     unused.symlink_to(TINY_FLUX / "transformer" / "diffusion_pytorch_model.safetensors")

@@ -1,4 +1,4 @@
-"""Choose which components of FLUX are on the GPU, by the memory that is free. Loads nothing."""
+"""Choose which components of a base are on the GPU, by the memory that is free. Loads nothing."""
 
 import json
 import math
@@ -9,17 +9,14 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from lora.flux.dimensions import Dimensions
+from lora.base.dimensions import Dimensions
+from lora.base.family import TRANSFORMER, VAE
+from lora.families.registry import family_of
 
 GIB = 2**30
 # Generating an image of 1440 x 1440 takes most memory while the VAE decodes: 3.2 GB in bf16, counted with tensors that
 # hold no data. The rest is an estimate of cuDNN's workspace and of what the allocator cannot use.
 GENERATION_BYTES = 5_000_000_000
-TRANSFORMER, VAE, CLIP, T5 = "transformer", "vae", "text_encoder", "text_encoder_2"  # the names in diffusers
-COMPONENTS = (TRANSFORMER, VAE, CLIP, T5)
-# Components to offload to the host, from the fastest option to the smallest. Never the VAE: memory is scarcest while it
-# decodes.
-ON_HOST: tuple[tuple[str, ...], ...] = ((), (T5,), (T5, CLIP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +28,21 @@ class DeviceMap:
 
 
 def device_map(
-    component_bytes: Mapping[str, int], dimensions: Dimensions, *, weight_bytes: int, free_bytes: int
+    component_bytes: Mapping[str, int],
+    dimensions: Dimensions,
+    *,
+    text_encoders: tuple[str, ...],
+    weight_bytes: int,
+    free_bytes: int,
 ) -> DeviceMap:
     """The fastest placement that leaves a GPU with `free_bytes` of free memory enough to generate images.
 
-    `component_bytes` is keyed by COMPONENTS, in the precision that they are loaded in, where a weight has
-    `weight_bytes`. Raises MemoryError with one sentence if the transformer does not fit even when all blocks stream.
+    `component_bytes` are those of all components by name, in the precision that they are loaded in, where a weight has
+    `weight_bytes`; `text_encoders` are from the smallest to the largest. Raises MemoryError with one sentence if the
+    transformer does not fit even when all blocks stream.
     """
     needed: float = math.inf
-    for candidate in _candidates(dimensions):
+    for candidate in _candidates(dimensions, text_encoders):
         offloaded = dimensions.offloaded_weights(candidate.streamed_blocks, with_modulation=True) * weight_bytes
         needed = min(needed, sum(component_bytes[name] for name in candidate.on_gpu) - offloaded + GENERATION_BYTES)
         if needed <= free_bytes:
@@ -50,10 +53,11 @@ def device_map(
     )
 
 
-def _candidates(dimensions: Dimensions) -> Iterator[DeviceMap]:
-    """All placements, from the fastest to the smallest."""
-    for on_host in ON_HOST:
-        on_gpu = tuple(component for component in COMPONENTS if component not in on_host)
+def _candidates(dimensions: Dimensions, text_encoders: tuple[str, ...]) -> Iterator[DeviceMap]:
+    """All placements, from the fastest to the smallest: the largest text encoder goes to the host first. Never the VAE:
+    memory is scarcest while it decodes."""
+    for kept in range(len(text_encoders), -1, -1):
+        on_gpu = (TRANSFORMER, VAE, *text_encoders[:kept])
         yield DeviceMap(on_gpu)
     for count in range(1, dimensions.blocks + 1):
         yield DeviceMap(on_gpu, count)
@@ -62,7 +66,8 @@ def _candidates(dimensions: Dimensions) -> Iterator[DeviceMap]:
 def bytes_of_components(base: Path, dtype: torch.dtype) -> dict[str, int]:
     """The bytes of each component of a folder in diffusers layout when loaded in a precision, from the headers of its
     files."""
-    return {component: parameter_count(base / component) * dtype.itemsize for component in COMPONENTS}
+    components = family_of(base).components.models
+    return {component: parameter_count(base / component) * dtype.itemsize for component in components}
 
 
 def parameter_count(folder: Path) -> int:

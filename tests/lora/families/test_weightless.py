@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora.flux.weightless import weightless_pipeline
+from lora.families.weightless import weightless_pipeline
 from lora.formats.shapes import linear_shapes
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, tiny_pipeline
 

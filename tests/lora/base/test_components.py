@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora.flux.components import load_components, load_tokenizers
-from lora.flux.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.loading import load_pipeline
+from lora.base.components import load_components, load_tokenizers
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.families.loading import load_pipeline
+from lora.flux.components import COMPONENTS
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace
 
 WEIGHTS = {
@@ -42,7 +43,7 @@ def refusal(base, component):
         if component == "transformer":
             load_transformer(base, WeightPlacement("fp32", False, torch.device("cpu")))
         else:
-            load_components(base, (component,), dtype=torch.float32)
+            load_components(base, (component,), COMPONENTS, dtype=torch.float32)
     assert_one_sentence(error.value, f"{base / component}", "expected")
     assert str(error.value).startswith(str(base / component))
     return str(error.value)
@@ -115,7 +116,7 @@ def test_weights_that_are_not_numbers_are_refused(base, component):
 def test_an_invalid_vocabulary_is_refused_by_its_folder(base, component):
     replace(base / component / "tokenizer.json", b"{}")
     with pytest.raises(ValueError) as error:
-        load_tokenizers(base)
+        load_tokenizers(base, COMPONENTS)
     assert_one_sentence(error.value, f"{base / component} cannot be loaded", "expected")
 
 
@@ -151,13 +152,13 @@ def test_text_encoders_in_the_layout_of_the_published_files_are_accepted(base):
 
     change_weights(base, "text_encoder", published_clip)
     change_weights(base, "text_encoder_2", with_both_names)
-    assert_unchanged(load_components(base, ("text_encoder", "text_encoder_2"), dtype=torch.float32))
+    assert_unchanged(load_components(base, ("text_encoder", "text_encoder_2"), COMPONENTS, dtype=torch.float32))
     change_weights(base, "text_encoder_2", lambda tensors: {n: t for n, t in tensors.items() if n != "shared.weight"})
-    assert_unchanged(load_components(base, ("text_encoder_2",), dtype=torch.float32))
+    assert_unchanged(load_components(base, ("text_encoder_2",), COMPONENTS, dtype=torch.float32))
 
 
 def assert_unchanged(components):
-    original = load_components(TINY_FLUX, tuple(components), dtype=torch.float32)
+    original = load_components(TINY_FLUX, tuple(components), COMPONENTS, dtype=torch.float32)
     for name, component in components.items():
         for key, tensor in original[name].state_dict().items():
             assert torch.equal(component.state_dict()[key], tensor), key

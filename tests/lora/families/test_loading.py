@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from lora.flux.loading import load_encoders, load_pipeline, on_device
+from lora.base.device import on_device
+from lora.families.loading import load_encoders, load_pipeline
 from lora.flux.prompt import encode_prompt, text_tokens
 from tests.tiny import TINY_FLUX, tiny_pipeline
 

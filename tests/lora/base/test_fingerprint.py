@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from lora.flux import fingerprint as fingerprint_module
-from lora.flux.fingerprint import fingerprint
+from lora.base import fingerprint as fingerprint_module
+from lora.base.fingerprint import fingerprint
 from tests.tiny import TINY_FLUX
 
 
