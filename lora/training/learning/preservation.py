@@ -33,7 +33,7 @@ from lora.training.learning.randomness import seed_for
 from lora.training.recipe.recipe import Recipe, steps_that_preserve
 from lora.training.stop import Stop, StopRequestedError
 
-STEPS, GUIDANCE = 12, 3.5  # few steps, as image quality does not matter; the usual guidance of FLUX.1-dev
+STEPS = 12  # few, as image quality does not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Preservation:
             width=images.side,
             height=images.side,
             steps=STEPS,
-            guidance=GUIDANCE,
+            guidance=self._sampling.defaults.guidance,
             seed=seed_for(self._recipe.seed, "neutral image", index),
             after_step=lambda _: stop.raise_if_requested(),
         )

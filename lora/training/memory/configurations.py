@@ -146,26 +146,33 @@ def _gpu_configurations(
     much time, so the latter is used only if the user chose bf16. Modulation layers go to the host before more is
     recomputed, as they are copied only once for many steps.
     """
+    places = _places_of_modulation(budget)
     precisions: tuple[Precision, ...] = ("bf16", "int8", "nf4") if precision == "auto" else (precision,)
     for each in precisions:
         matmul = budget.prediction.requirements.matmuls[0].matmul if each == "int8" else "bf16"
         every = recompute_options(budget.prediction.engine, each, matmul)
         options = every if checkpointing is None else (_recomputed(checkpointing),)
-        smallest = MemoryConfiguration(each, options[-1], modulation_on_host=True, matmul=matmul)
+        smallest = MemoryConfiguration(each, options[-1], modulation_on_host=places[-1], matmul=matmul)
         for recomputed in options:
             if recomputed == "blocks" and len(options) > 1:
                 yield from _partly_recomputed(budget, replace(smallest, recomputed=options[-2]))
-            for on_host in (False, True):
+            for on_host in places:
                 yield replace(smallest, recomputed=recomputed, modulation_on_host=on_host)
         if "blocks" in options and (each != "bf16" or precision == "bf16"):
             yield from _streamed_configurations(budget, smallest)
+
+
+def _places_of_modulation(budget: _Budget) -> tuple[bool, ...]:
+    """Whether modulation layers are on the host, from the fastest option on; never if blocks have none of their own."""
+    return (False, True) if budget.prediction.requirements.shape.modulation_layers else (False,)
 
 
 def _partly_recomputed(budget: _Budget, configuration: MemoryConfiguration) -> Iterator[MemoryConfiguration]:
     """The configuration with as few blocks recomputed as a whole as fit; none if it fits without. Modulation layers are
     on the host if there is room for them."""
     counts = range(budget.prediction.requirements.shape.blocks)
-    partly = (replace(configuration, modulation_on_host=each, whole_blocks=n) for each in (True, False) for n in counts)
+    places = reversed(_places_of_modulation(budget))
+    partly = (replace(configuration, modulation_on_host=each, whole_blocks=n) for each in places for n in counts)
     fitting = (each for each in partly if budget.has_room_for(each) and budget.host_of(each).fits)
     yield from (each for each in islice(fitting, 1) if each.whole_blocks)
 

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 
 from lora.dataset.cache import DiskCache
 from lora.dataset.encoding import encoded_bytes
@@ -187,7 +188,7 @@ def test_the_disk_cache_returns_the_encoded_tensors(pipeline, tmp_path):
     images, folder = shades(), tmp_path / "cache"
     first = read(tmp_path, images, 64, 96).encoded(pipeline, cache=DiskCache(folder, most_bytes=2**30))
     uncached = read(tmp_path, images, 64, 96, name="uncached").encoded(pipeline)
-    pipeline_without_encoders = WithoutEncoders(pipeline)
+    pipeline_without_encoders = without_encoders(pipeline)
     later = read(tmp_path, images, 64, 96, name="later").encoded(
         pipeline_without_encoders, cache=DiskCache(folder, most_bytes=2**30)
     )
@@ -209,13 +210,13 @@ def test_the_disk_cache_distinguishes_text_lengths(pipeline, tmp_path):
     assert len(example.prompt.tokens) == 48
 
 
-class WithoutEncoders:
+def without_encoders(pipeline):
     """A pipeline that has a device and a dtype and can count tokens, but cannot encode."""
-
-    def __init__(self, pipeline):
-        self.device, self.dtype, self.tokenizer_2 = pipeline.device, pipeline.dtype, pipeline.tokenizer_2
-        self.vae, self.text_encoder, self.text_encoder_2 = UnusableEncoder(), UnusableEncoder(), UnusableEncoder()
-        self.transformer = None
+    encoders = ("vae", "text_encoder", "text_encoder_2")
+    found = FluxPipeline(**{**pipeline.components, "transformer": None, **dict.fromkeys(encoders)})
+    for encoder in encoders:
+        setattr(found, encoder, UnusableEncoder())
+    return found
 
 
 class UnusableEncoder:

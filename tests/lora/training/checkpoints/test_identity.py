@@ -31,6 +31,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     for component in ("transformer", "tokenizer_2"):
         shutil.copytree(TINY_FLUX / component, folder / component)
+    shutil.copy(TINY_FLUX / "model_index.json", folder)
     return folder
 
 

@@ -1,5 +1,7 @@
 """Samples during a training: the same weights give the same images, and generating them has no side effects."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ from PIL import Image
 from lora.base.prompt import Prompt
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.images.metadata import settings_in
-from lora.training.learning import samples as samples_module
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.samples import SampleGenerator, SamplePrompt
 from lora.training.recipe.samples import SampleSettings
@@ -130,7 +131,8 @@ def test_an_image_file_is_complete_or_missing(generator, tmp_path, monkeypatch):
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(samples_module, "generate_image", lambda *_args, **_options: Full())
+    full = dataclasses.replace(sample_generator._sampling, generate_image=lambda *_: Full())
+    monkeypatch.setattr(sample_generator, "_sampling", full)
     with pytest.raises(OSError, match="No space"):
         sample_generator.generate(0, stop=NO_STOP)
     assert not [name for name in content(tmp_path) if name.endswith(".jpg")]

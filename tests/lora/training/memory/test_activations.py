@@ -108,11 +108,12 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
             output = predict(transformer, requirements)
             kept, alive.most = alive.now(), 0
             output.sum().backward()
-        shape, units = requirements.shape, KEPT[recomputed]
+        shape = requirements.shape
         unit = batch_size * (requirements.image_tokens + requirements.text_tokens) * shape.width * FP32
         doubles, singles = shape.split_blocks(whole)
-        counted = OUTER + whole * KEPT["blocks"].double
-        counted += (shape.num_layers - doubles) * units.double + (shape.num_single_layers - singles) * units.single
+        counted = OUTER + doubles * shape.double.kept["blocks"] + singles * shape.single.kept["blocks"]
+        counted += (shape.double.count - doubles) * shape.double.kept[recomputed]
+        counted += (shape.single.count - singles) * shape.single.kept[recomputed]
         # two units are the inputs and their position tables, which count in so narrow a network
         assert kept / unit == pytest.approx(counted, rel=0.05, abs=2), recomputed
         predicted = activation_bytes(
@@ -133,4 +134,4 @@ def test_each_option_keeps_less_than_the_one_before():
     assert (
         recompute_options("plain", "bf16", "bf16") == recompute_options("fast", "int8", "int8") == ("nothing", "blocks")
     )
-    assert recompute_options("fast", "int8", "bf16") == tuple(KEPT)
+    assert recompute_options("fast", "int8", "bf16") == KEPT
