@@ -31,6 +31,7 @@ LORA_PACKAGES = tuple(
         "images",
         "base",
         "flux",
+        "flux2",
         "families",
         "dataset",
         "captioning",
@@ -45,7 +46,7 @@ TRAINING_PACKAGES = tuple(
     f"lora.training.{name}" for name in ("recipe", "memory", "checkpoints", "learning", "runs", "result")
 )
 # Each is one family of base models; only the registry and the family itself may know it.
-FAMILIES = ("lora.flux",)
+FAMILIES = ("lora.flux", "lora.flux2")
 CLASSES_OF_FAMILIES = tuple(
     f"diffusers.{name}"
     for name in (
@@ -61,6 +62,7 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
     "lora.images": ("lora.engine", "lora.formats", *LORA_PACKAGES[3:], "diffusers"),
     "lora.base": ("lora.images", *LORA_PACKAGES[4:]),
     "lora.flux": ("lora.images", *LORA_PACKAGES[5:]),
+    "lora.flux2": ("lora.images", *LORA_PACKAGES[6:]),
     "lora.training": ("lora.serving",),
     "lora.training.progress": TRAINING_PACKAGES,
     "lora.training.relay": TRAINING_PACKAGES,
@@ -75,7 +77,7 @@ MAY_NOT_IMPORT = {  # a package, and all inside it -> what it must not know
         "lora.serving",
         "torch",
     ),
-    "lora.publishing": (*LORA_PACKAGES[:9], "lora.training", "lora.serving", "torch"),
+    "lora.publishing": (*LORA_PACKAGES[:10], "lora.training", "lora.serving", "torch"),
     "lora.serving": ("lora.dataset", "lora.captioning", "lora.reporting", "lora.publishing", "lora.training"),
     "weights": ("cog", "lora", "train", "predict", "script", "bench", "deploy"),
     "weights.grammar": ("weights.network", "weights.sources", "weights.cache", "urllib3", "socket"),

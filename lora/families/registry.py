@@ -9,8 +9,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from lora.base.family import Family
 from lora.base.modulation import PrecomputedModulation
 from lora.flux.family import FLUX1
+from lora.flux2.family import FLUX2
 
-FAMILIES = (FLUX1,)
+FAMILIES = (FLUX1, FLUX2)
 INDEX, CLASS = "model_index.json", "_class_name"
 
 

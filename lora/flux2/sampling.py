@@ -1,0 +1,181 @@
+"""Generate one image from an encoded prompt, and perhaps from an image. Shared by training, for sample images, and by
+serving.
+
+A pipeline's latents are packed, [1, N, C], and normalized as in lora/flux2/latents.py.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from lora.base.family import ImageSource, Sampling, SamplingDefaults, SamplingSettings
+from lora.base.latents import TOKEN_PIXELS
+from lora.base.prompt import Prompt
+from lora.base.sampling import step_callback
+from lora.flux2.latents import encode_pixels, pack, unpack
+
+GRAY = 128  # of 0..255: from here on, a pixel of a mask is white, as in diffusers
+
+# Called after each denoising step with its number, from 0, and the latents; returns those to go on with.
+AfterStep = Callable[[int, Tensor], Tensor]
+
+
+def build_pipeline(
+    transformer: Flux2Transformer2DModel, base: Path, *, vae: AutoencoderKLFlux2 | None = None
+) -> Flux2KleinPipeline:
+    """A pipeline for encoded prompts, with the scheduler of a base; without a VAE, it can only generate latents."""
+    pipeline = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler"),
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+        is_distilled=bool(Flux2KleinPipeline.load_config(base).get("is_distilled")),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate_image(
+    pipeline: Flux2KleinPipeline, prompt: Prompt, negative: Prompt | None, settings: SamplingSettings
+) -> Image.Image:
+    """Generate an RGB image; the same seed gives the same image.
+
+    Unless the base is distilled, a guidance above 1 is classifier-free guidance (arXiv 2207.12598): each step predicts
+    twice, and leads away from `negative`, which is needed then.
+    """
+    return _run_pipeline(pipeline, prompt, negative, settings)
+
+
+def generate_latents(
+    pipeline: Flux2KleinPipeline, prompt: Prompt, negative: Prompt | None, settings: SamplingSettings
+) -> Tensor:
+    """Generate an image as `generate_image` does, without decoding it: latents [C, H, W] on the transformer's device,
+    normalized."""
+    generated: list[Tensor] = []
+
+    def stop_after_last(step: int, latents: Tensor) -> Tensor:
+        if step == pipeline.num_timesteps - 1:
+            generated.append(latents)
+            raise _StopError
+        return latents
+
+    with suppress(_StopError):  # the pipeline would now undo the normalization, for which it needs a VAE
+        _run_pipeline(pipeline, prompt, negative, settings, after_step=stop_after_last)
+    return _unpacked(generated[0], settings)[0]
+
+
+@torch.no_grad()
+def generate_from_image(
+    pipeline: Flux2KleinPipeline,
+    prompt: Prompt,
+    negative: Prompt | None,
+    settings: SamplingSettings,
+    source: ImageSource,
+) -> Image.Image:
+    """Generate an RGB image from a source in the size of `settings`, with the noise that `generate_image` starts with.
+
+    As for FLUX.1 in diffusers: the last steps run, `strength` of all and at least one, on the source's latents with as
+    much noise as they start with. With a mask, latents without any white pixel are those of the source again after each
+    step. `Flux2KleinInpaintPipeline` does the same, but also shows the source to the transformer as a reference image.
+    That takes twice the tokens, lets the source shine through at strength 1, and ends at a megapixel.
+    """
+    height, width = settings.height // TOKEN_PIXELS, settings.width // TOKEN_PIXELS
+    pixels = pipeline.image_processor.preprocess(source.image)
+    original = encode_pixels(pipeline.vae, pixels).to(prompt.tokens)
+    noise = randn_tensor(original.shape, generator=_generator(settings), device=original.device, dtype=original.dtype)
+    sigmas = last_sigmas(settings.steps, strength=source.strength)
+    scheduler = pipeline.scheduler
+    mu = compute_empirical_mu(height * width, settings.steps)
+    scheduler.set_timesteps(sigmas=sigmas, mu=mu, device=original.device)
+    noisy = scheduler.scale_noise(original, scheduler.timesteps[:1], noise)
+    keep = None if source.mask is None else _keep_outside(source.mask, pipeline, pack(original), pack(noise))
+    return _run_pipeline(pipeline, prompt, negative, settings, after_step=keep, sigmas=sigmas, latents=noisy)
+
+
+def last_sigmas(steps: int, *, strength: float) -> list[float]:
+    """The sigmas, before the shift for the image size, of the steps that run with a strength above 0: as many of all
+    `steps` as in the pipelines of diffusers, at least one."""
+    first = int(max(steps - steps * strength, 0))
+    return list(np.linspace(1.0, 1 / steps, steps)[first:])
+
+
+def _keep_outside(mask: Image.Image, pipeline: Flux2KleinPipeline, original: Tensor, noise: Tensor) -> AfterStep:
+    """What restores the packed latents of the `original` outside of a mask, with as much noise as is left."""
+    white = torch.from_numpy(np.array(mask) >= GRAY).to(original)
+    inside = pack(max_pool2d(white[None, None], TOKEN_PIXELS))
+
+    def keep(step: int, latents: Tensor) -> Tensor:
+        scheduler, following = pipeline.scheduler, step + 1
+        outside = original
+        if following < pipeline.num_timesteps:
+            outside = scheduler.scale_noise(original, scheduler.timesteps[following : following + 1], noise)
+        return (1 - inside) * outside + inside * latents
+
+    return keep
+
+
+class _StopError(Exception):
+    """Ends a pipeline from within."""
+
+
+def _run_pipeline(
+    pipeline: Flux2KleinPipeline,
+    prompt: Prompt,
+    negative: Prompt | None,
+    settings: SamplingSettings,
+    *,
+    after_step: AfterStep | None = None,
+    **start: Any,  # noqa: ANN401 (`sigmas` and `latents` of the pipeline)
+) -> Image.Image:
+    report = step_callback(settings)
+
+    def on_step_end(pipeline: Flux2KleinPipeline, step: int, time: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        report(pipeline, step, time, kwargs)
+        return kwargs if after_step is None else {"latents": after_step(step, kwargs["latents"])}
+
+    image: Image.Image = pipeline(
+        prompt_embeds=prompt.tokens[None],
+        negative_prompt_embeds=None if negative is None else negative.tokens[None],
+        width=settings.width,
+        height=settings.height,
+        num_inference_steps=settings.steps,
+        guidance_scale=1.0 if pipeline.config.is_distilled else settings.guidance,  # which it would warn of
+        generator=_generator(settings),
+        callback_on_step_end=on_step_end,
+        **start,
+    ).images[0]
+    return image
+
+
+def _generator(settings: SamplingSettings) -> torch.Generator:
+    return torch.Generator().manual_seed(settings.seed)  # on the CPU: the same noise on every machine
+
+
+def _unpacked(latents: Tensor, settings: SamplingSettings) -> Tensor:
+    return unpack(latents, height=settings.height // TOKEN_PIXELS, width=settings.width // TOKEN_PIXELS)
+
+
+def _needs_negative(pipeline: Flux2KleinPipeline, guidance: float) -> bool:
+    return guidance > 1 and not pipeline.config.is_distilled
+
+
+SAMPLING = Sampling(
+    defaults=SamplingDefaults(steps=50, guidance=4.0),  # as Flux2KleinPipeline has them
+    distilled=SamplingDefaults(steps=4, guidance=1.0),  # huggingface.co/black-forest-labs/FLUX.2-klein-4B
+    needs_negative=_needs_negative,
+    build_pipeline=build_pipeline,
+    generate_image=generate_image,
+    generate_latents=generate_latents,
+    generate_from_image=generate_from_image,
+)

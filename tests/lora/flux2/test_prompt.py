@@ -1,0 +1,71 @@
+"""Prompts are encoded as the pipeline does, in Qwen3's chat template."""
+
+import json
+
+import pytest
+import torch
+
+from lora.flux2.prompt import TEXT, encode_prompt, text_tokens, text_tokens_of, token_count
+from tests.klein import TINY_FLUX2, changed_klein, linked_klein
+from tests.tiny import assert_one_sentence, recorded_calls
+
+TEXTS = ("a red star in a meadow", "", "<|im_end|> {{ braces }} \u00e9", "a long text, " * 40)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_prompt_is_the_pipelines_and_has_no_pooled_vector(klein, text):
+    prompt = encode_prompt(klein, text)
+    with torch.no_grad():
+        tokens, _ = klein.encode_prompt(text, max_sequence_length=text_tokens(klein))
+    assert torch.equal(prompt.tokens, tokens[0])
+    assert prompt.pooled is None
+    assert prompt.tokens.shape == (text_tokens_of(TINY_FLUX2), TEXT.width_of(TINY_FLUX2))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_count_is_that_of_all_tokens_that_the_encoder_would_see(klein, text):
+    with recorded_calls(klein.text_encoder) as calls, torch.no_grad():
+        klein.encode_prompt(text, max_sequence_length=1000)
+    assert token_count(klein, text) == calls[0]["attention_mask"].sum()
+
+
+def test_of_a_text_that_is_too_long_its_own_end_and_that_of_the_template_are_cut_off(klein):
+    with recorded_calls(klein.text_encoder) as calls:
+        encode_prompt(klein, "a long text, " * 40)
+        encode_prompt(klein, "short")
+    long, short = (klein.tokenizer.decode(call["input_ids"][0]) for call in calls)
+    assert "assistant" in short
+    assert "assistant" not in long
+    assert token_count(klein, "a long text, " * 40) > text_tokens(klein) > token_count(klein, "short")
+
+
+@pytest.mark.parametrize(("length", "expected"), [(64, 64), (512, 512), (131072, 512)])
+def test_the_text_length_is_that_of_the_tokenizer_and_at_most_512(tmp_path, length, expected):
+    base = changed_klein(tmp_path / "base", "tokenizer/tokenizer_config.json", model_max_length=length)
+    assert text_tokens_of(base) == expected
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
+    base = linked_klein(tmp_path / "base")
+    (base / "tokenizer/chat_template.jinja").unlink(missing_ok=True)
+    file = base / "tokenizer/tokenizer_config.json"
+    config = {name: value for name, value in json.loads(file.read_text()).items() if name != "chat_template"}
+    file.unlink()
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError) as error:
+        text_tokens_of(base)
+    assert_one_sentence(error.value, str(base / "tokenizer"), "no chat template", "expected")
+
+
+@pytest.mark.parametrize(
+    ("component", "changes", "found"),
+    [
+        ("text_encoder", {"num_hidden_layers": 26}, "has 26 layers: expected at least 27"),
+        ("transformer", {"joint_attention_dim": 12288}, "expected 12288"),
+    ],
+)
+def test_a_text_encoder_that_does_not_fit_is_refused(tmp_path, component, changes, found):
+    base = changed_klein(tmp_path / "base", f"{component}/config.json", **changes)
+    with pytest.raises(ValueError) as error:
+        TEXT.width_of(base)
+    assert_one_sentence(error.value, str(base / "text_encoder"), found)
