@@ -13,7 +13,6 @@ from lora.engine.linears import HostLinear
 from lora.engine.out_of_memory import is_out_of_memory
 
 Compute = Callable[..., Any]  # a block and its inputs, in the order of its parameters
-Tables = tuple[Tensor, Tensor]  # cosines and sines of positions, [tokens, head dimension]
 LONGEST_REASON = 200  # characters of a compiler's message
 COMPILER_ERRORS: tuple[type[Exception], ...] = (
     torch._dynamo.exc.TorchDynamoException,
@@ -26,18 +25,23 @@ def can_be_compiled(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def forward_contiguous(block: nn.Module, *inputs: object) -> tuple[Tensor, ...]:
-    """The text and image tokens that a block returns, computed without its hooks, each in memory of its own.
+def forward_contiguous(block: nn.Module, *inputs: object) -> Tensor | tuple[Tensor, ...]:
+    """The tokens that a block returns, computed without its hooks, each tensor in memory of its own.
 
-    Single blocks return views of one tensor, double blocks separate tensors: without this, torch.compile would build
-    one graph for each. `contiguous` would not do, as it returns a view of a single sample as it is.
+    In FLUX.1, single blocks return views of one tensor, double blocks separate tensors: without this, torch.compile
+    would build one graph for each. `contiguous` would not do, as it returns a view of a single sample as it is. In
+    FLUX.2, single blocks return that one tensor.
     """
-    return tuple(each.clone(memory_format=torch.contiguous_format) for each in block.forward(*inputs))
+    outputs = block.forward(*inputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    return tuple(each.clone(memory_format=torch.contiguous_format) for each in outputs)
 
 
-def _without_view(tensor: Tensor) -> Tensor:
+def _without_view(tensor: Tensor | None) -> Tensor | None:
     """The tensor, or a copy if it is a view, as the first block's inputs are: a view would need a graph of its own."""
-    return tensor if tensor._base is None else tensor.clone(memory_format=torch.contiguous_format)
+    is_view = tensor is not None and tensor._base is not None
+    return tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor
 
 
 def compile_with_dynamic_shapes(compute: Compute, fallback: "EagerFallback") -> Compute:
@@ -61,7 +65,7 @@ def compile_with_dynamic_shapes(compute: Compute, fallback: "EagerFallback") -> 
         if block not in forwards:
             forwards[block] = fallback.or_eager(graph, compute)
             on_host[block] = [each for each in block.modules() if isinstance(each, HostLinear)]
-        _mark_dynamic(*inputs[:4], outputs=[layer.output for layer in on_host[block] if layer.output is not None])
+        _mark_dynamic(*inputs, outputs=[layer.output for layer in on_host[block] if layer.output is not None])
         return forwards[block](block, *inputs)
 
     return compiled
@@ -136,10 +140,11 @@ def _trying_backward(graph: Compute) -> Compute:
     return call
 
 
-def _run_both_ways(graph: Compute, block: nn.Module, image: Tensor, text: Tensor, *others: object) -> None:
+def _run_both_ways(graph: Compute, block: nn.Module, image: Tensor, text: Tensor | None, *others: object) -> None:
     with torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):  # not those of a checkpoint around it
         outputs = graph(block, image, text, *others)
-    torch.autograd.grad([each.sum() for each in outputs], [image, text])
+    sums = [each.sum() for each in ((outputs,) if isinstance(outputs, Tensor) else outputs)]
+    torch.autograd.grad(sums, [each for each in (image, text) if each is not None])
 
 
 def _unchanged(tensor: Tensor) -> Tensor:
@@ -153,11 +158,14 @@ def warn(line: str) -> None:
         warnings.warn(line, stacklevel=2)
 
 
-def _mark_dynamic(image: Tensor, text: Tensor, temb: Tensor, tables: Tables, *, outputs: list[Tensor]) -> None:
-    """Mark the dimensions that vary: the number of tokens, and the number of samples."""
-    by_sample = [(each, [0]) for each in (text, temb, *tables, *outputs)]
+def _mark_dynamic(image: Tensor, text: Tensor | None, *others: Any, outputs: list[Tensor]) -> None:  # noqa: ANN401 (the block's)
+    """Mark the dimensions that vary: the number of tokens, and the number of samples. `others` are what modulates the
+    block, one tensor or two [samples, ...], then the tables and the options of attention."""
+    *modulation, tables, _ = others
+    tokens = [image] if text is None else [image, text]
+    by_sample = [(each, [0]) for each in (*tokens[1:], *modulation, *tables, *outputs)]
     for tensor, dimensions in ((image, [0, 1]), *by_sample):
         torch._dynamo.maybe_mark_dynamic(tensor, dimensions)
-    for tensor in (image, text):
+    for tensor in tokens:
         if tensor.is_leaf:
             tensor.requires_grad_()
