@@ -26,7 +26,6 @@ from lora.training.recipe.comparison import recipe_lines
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerSelection, block_layers, select_layers
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
-from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe, preservation_of
 from lora.training.recipe.samples import SampleSettings, sample_settings, sample_side
 from lora.training.runs.process_info import Processes
@@ -80,7 +79,8 @@ def prepare(
     """Read the images, make all choices, and log them. Raises ValueError with one sentence on what is wrong, and what
     `with_captions` raises."""
     layers = _layers(config, base)
-    neutral = neutral_prompts(base) if preservation_of(config) else ()
+    preset = family_of(base).presets[config.lora_type]
+    neutral = neutral_prompts(base) if preservation_of(config, preset) else ()
     read = _read(config, archives, source, layers, base=base, base_name=base_name, into=into, log=log)
     recipe, processes, images = read.recipe, read.processes, with_captions(read.images, config, captioning, log.write)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
@@ -135,11 +135,12 @@ def _read(
     """Read the images, and refuse what cannot be trained before a captioner is loaded."""
     found = find_processes(base, name=base_name, log=log)
     family_of(base).text.length_of(base)  # refuses an unusable tokenizer before the images are read
+    preset = family_of(base).presets[config.lora_type]
     processes, store = found.count, PixelStore(into / "dataset/pixels")
     inspector = Inspector(
         config.resolutions,
         store,
-        crops=PRESETS[config.lora_type].views,
+        crops=preset.views,
         batch_size=config.batch_size * processes,
         unmasked_weight=config.unmasked_weight,
     )
@@ -147,10 +148,10 @@ def _read(
         log.write(match_layers(source.lora, layers.shapes).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     count = count_trained(images, config)
-    recipe, reasons = make_recipe(config, images=count, processes=processes)
+    recipe, reasons = make_recipe(config, preset, images=count, processes=processes)
     log.write(*config.notes)
     fitting = _plans(config, recipe, images, layers, base, found)
-    settings = recipe_lines(config, recipe, images=count, processes=processes)
+    settings = recipe_lines(config, recipe, preset, images=count, processes=processes)
     lines = (*reasons, *settings, recipe.sigma_line())
     return _Read(images, inspector, processes, recipe, reasons, lines, fitting)
 

@@ -43,12 +43,15 @@ def read_own(tree: dict[str, Any], report: Understanding, defaults: dict[str, An
 
 def _compare(tree: dict[str, Any], report: Understanding, defaults: dict[str, Any]) -> None:
     """Refuse what is neither an input nor what the recipe of these inputs has."""
+    from lora.flux.presets import PRESETS  # noqa: PLC0415 - the same
     from lora.training.recipe.recipe import make_recipe  # noqa: PLC0415 - imports torch, which takes seconds
 
     inputs = {**{name: defaults[name] for name in CHECKS}, **report.inputs, **report.flags}
     try:
         config = TrainConfig.checked(**{name: inputs[name] for name in CHECKS})
-        recipe = make_recipe(config, images=_count(tree, "images"), processes=_count(tree, "processes")).recipe
+        recipe = make_recipe(
+            config, PRESETS[config.lora_type], images=_count(tree, "images"), processes=_count(tree, "processes")
+        ).recipe
     except ValueError as error:
         return report.fault(str(error))
     chosen: dict[str, Any] = json.loads(json.dumps(recipe.settings()))
