@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.base.device import device
+from lora.base.presets import Preset
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
@@ -79,8 +80,7 @@ def prepare(
     """Read the images, make all choices, and log them. Raises ValueError with one sentence on what is wrong, and what
     `with_captions` raises."""
     layers = _layers(config, base)
-    preset = family_of(base).presets[config.lora_type]
-    neutral = neutral_prompts(base) if preservation_of(config, preset) else ()
+    neutral = _neutral_prompts(config, base)
     read = _read(config, archives, source, layers, base=base, base_name=base_name, into=into, log=log)
     recipe, processes, images = read.recipe, read.processes, with_captions(read.images, config, captioning, log.write)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
@@ -135,8 +135,7 @@ def _read(
     """Read the images, and refuse what cannot be trained before a captioner is loaded."""
     found = find_processes(base, name=base_name, log=log)
     family_of(base).text.length_of(base)  # refuses an unusable tokenizer before the images are read
-    preset = family_of(base).presets[config.lora_type]
-    processes, store = found.count, PixelStore(into / "dataset/pixels")
+    preset, processes, store = _preset(config, base), found.count, PixelStore(into / "dataset/pixels")
     inspector = Inspector(
         config.resolutions,
         store,
@@ -154,6 +153,14 @@ def _read(
     settings = recipe_lines(config, recipe, preset, images=count, processes=processes)
     lines = (*reasons, *settings, recipe.sigma_line())
     return _Read(images, inspector, processes, recipe, reasons, lines, fitting)
+
+
+def _preset(config: TrainConfig, base: Path) -> Preset:
+    return family_of(base).presets[config.lora_type]
+
+
+def _neutral_prompts(config: TrainConfig, base: Path) -> tuple[str, ...]:
+    return neutral_prompts(base) if preservation_of(config, _preset(config, base)) else ()
 
 
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from lora.flux.presets import PRESETS
 from lora.training.recipe.config import CHECKS, NO_SAMPLES, TrainConfig
 from script.ai_toolkit.model import choose_recorded_base
 from script.ai_toolkit.understanding import Understanding
@@ -43,7 +44,6 @@ def read_own(tree: dict[str, Any], report: Understanding, defaults: dict[str, An
 
 def _compare(tree: dict[str, Any], report: Understanding, defaults: dict[str, Any]) -> None:
     """Refuse what is neither an input nor what the recipe of these inputs has."""
-    from lora.flux.presets import PRESETS  # noqa: PLC0415 - the same
     from lora.training.recipe.recipe import make_recipe  # noqa: PLC0415 - imports torch, which takes seconds
 
     inputs = {**{name: defaults[name] for name in CHECKS}, **report.inputs, **report.flags}
