@@ -51,6 +51,9 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
     assert_one_sentence(error.value, str(base / "tokenizer"), "no chat template", "expected")
 
 
+TOO_FEW_LAYERS = {"num_hidden_layers": 26, "layer_types": ["full_attention"] * 26}
+
+
 @pytest.mark.parametrize(
     ("component", "changes", "found"),
     [
