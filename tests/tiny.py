@@ -33,7 +33,7 @@ from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
 from lora.families.weightless import weightless_pipeline
-from lora.flux.family import FILE_IDENTITY
+from lora.flux.family import FILE_IDENTITY, FLUX1
 from lora.flux.latents import PATCH
 from lora.formats.shapes import linear_shapes
 from lora.training.learning.adapter import add_lora, lora_tensors
@@ -302,6 +302,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     others |= {"plan": {"precision": "bf16"}, "run": {}, "page": "<!doctype html>"}
     artifacts = TrainingArtifacts(
         identity=FILE_IDENTITY,
+        layer_names=FLUX1.layer_names,
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),

@@ -86,8 +86,10 @@ def _deltas(
 
 def _vectors(mapped: MappedLayer, names: LayerNames) -> list[tuple[VectorName, Tensor]]:
     layer, mapping = mapped.layer, mapped.mapping
-    is_norm = isinstance(mapping, VectorName)
-    found = list(norm_deltas(layer, mapping) if is_norm else bias_deltas(layer, mapping, names))
+    if isinstance(mapping, VectorName):
+        found = list(norm_deltas(layer, mapping))
+    else:
+        found = list(bias_deltas(layer, mapping, names))
     _refuse_infinite(layer, tuple(vector for _, vector in found))
     return found
 

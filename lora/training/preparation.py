@@ -144,7 +144,7 @@ def _read(
         unmasked_weight=config.unmasked_weight,
     )
     if source.lora is not None:
-        log.write(match_layers(source.lora, layers.shapes).line())
+        log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     count = count_trained(images, config)
     recipe, reasons = make_recipe(config, preset, images=count, processes=processes)
@@ -178,7 +178,9 @@ def _count_distinct(dataset: Dataset) -> int:
 
 def _layers(config: TrainConfig, base: Path) -> LayerSelection:
     names = block_layers(transformer_config(base), family_of(base).components.transformer)
-    return select_layers(names, layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex)
+    return select_layers(
+        names, family_of(base), layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex
+    )
 
 
 def _cached_bytes(config: TrainConfig, images: Dataset, base: Path) -> int:

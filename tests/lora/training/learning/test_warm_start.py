@@ -57,13 +57,13 @@ def test_at_the_same_rank_it_is_the_same_lora(lora):
 
 
 def test_the_number_of_matched_layers_is_reported(lora):
-    line = match_layers(lora, shapes_of(tiny_transformer())).line()
+    line = match_layers(lora, shapes_of(tiny_transformer()), FLUX1).line()
     assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 0 ignored"
 
 
 def test_biases_are_ignored_and_reported(lora):
     bias = {"transformer.transformer_blocks.0.attn.to_q.diff_b": torch.ones(32)}
-    line = match_layers(lora | bias, shapes_of(tiny_transformer())).line()
+    line = match_layers(lora | bias, shapes_of(tiny_transformer()), FLUX1).line()
     assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 1 ignored"
 
 
@@ -125,7 +125,7 @@ def test_an_alpha_in_the_file_is_applied(lora):
 def test_layers_that_are_not_trained_are_left_out_and_counted(lora):
     shapes = shapes_of(tiny_transformer())
     queries = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q")
-    line = match_layers(lora, {name: shapes[name] for name in queries}).line()
+    line = match_layers(lora, {name: shapes[name] for name in queries}, FLUX1).line()
     assert line == f"starting from the LoRA in resume_from: 2 layers used, {LAYERS - 2} ignored"
 
 
