@@ -11,6 +11,7 @@ from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
 from bench.preserving import ASKED_BY_A_TRAINING, Question, preservation_of
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.latents import PATCH
+from lora.flux.presets import PRESETS
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
@@ -18,7 +19,6 @@ from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
-from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe
 from lora.training.recipe.sigmas import Shift
 from script.openapi import training_inputs
@@ -96,7 +96,7 @@ def recipe_of(arm: Arm, *, steps: int, seed: int) -> Recipe:
     inputs = {name: schema.get("default") for name, schema in training_inputs(ROOT).items() if name not in FILES}
     left_open = {"lora_type": arm.preset, "learning_rate": 0, "lora_rank": 0, "steps": steps, "seed": seed}
     config = TrainConfig.checked(**{**inputs, **left_open, **arm.inputs})
-    recipe = make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
+    recipe = make_recipe(config, PRESETS[config.lora_type], images=TRAINING_IMAGES, processes=1).recipe
     return recipe if arm.weight is None else replace(recipe, preservation_weight=arm.weight)
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora.base.dimensions import Dimensions
 from lora.base.latents import LatentSpace
 from lora.base.modulation import LayerInput
+from lora.base.presets import Preset
 from lora.base.prompt import Prompt
 
 TRANSFORMER, VAE = "transformer", "vae"  # the folders of these components in a base in diffusers layout
@@ -153,4 +154,5 @@ class Family:
     latents: LatentSpace
     transformer: Transformer
     sampling: Sampling
+    presets: Mapping[str, Preset]  # by LORA_TYPES
     file_identity: Callable[[Mapping[str, Any]], FileIdentity]  # of LoRA files, by the transformer's configuration

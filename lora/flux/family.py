@@ -7,6 +7,7 @@ from lora.flux.components import COMPONENTS
 from lora.flux.dimensions import dimensions_of
 from lora.flux.latents import LATENTS
 from lora.flux.modulation import modulation_input
+from lora.flux.presets import PRESETS
 from lora.flux.prompt import TEXT
 from lora.flux.sampling import SAMPLING
 from lora.flux.velocity import predict_velocity
@@ -42,5 +43,6 @@ FLUX1 = Family(
         modulation_input=modulation_input,
     ),
     sampling=SAMPLING,
+    presets=PRESETS,
     file_identity=lambda _config: FILE_IDENTITY,
 )

@@ -8,6 +8,7 @@ from lora.base.family import Family, FileIdentity, Transformer
 from lora.flux2.components import COMPONENTS
 from lora.flux2.dimensions import dimensions_of
 from lora.flux2.latents import LATENTS
+from lora.flux2.presets import PRESETS
 from lora.flux2.prompt import TEXT
 from lora.flux2.sampling import SAMPLING
 from lora.flux2.velocity import predict_velocity
@@ -40,5 +41,6 @@ FLUX2 = Family(
         modulation_input=None,
     ),
     sampling=SAMPLING,
+    presets=PRESETS,
     file_identity=file_identity,
 )

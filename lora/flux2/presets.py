@@ -10,8 +10,8 @@ from dataclasses import replace
 from lora.base.presets import REPLICATE, Preset, StepRule
 
 # A person, a pet, a thing. Unlike in FLUX.1, sigma has the shift for the image size: LoRAs are also used on klein that
-# is distilled for four steps, whose sigmas are all above 0.76 at 1024 px, where a logit-normal around 0 draws one sample
-# in eight. Captions are dropped to the trigger word: the empty prompt stays what guidance leads away from.
+# is distilled for four steps. At 1024 px all of these have a sigma above 0.76, where a logit-normal around 0 draws one
+# sample in eight. Captions are dropped to the trigger word: the empty prompt stays what guidance leads away from.
 SUBJECT = Preset(
     learning_rate=3e-4,
     lora_rank=32,

@@ -18,7 +18,7 @@ from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batch
 from lora.training.learning.losses import loss_at
 from script.tiny_flux.learning import world
-from tests.klein import klein_example, random_klein_transformer
+from tests.random_klein import klein_example, random_klein_transformer
 from tests.tiny import (
     LAYERS,
     TINY_FLUX,

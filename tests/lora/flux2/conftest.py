@@ -3,10 +3,10 @@
 import pytest
 from diffusers import Flux2KleinPipeline
 
-from tests.klein import tiny_klein
+from tests.families import KLEIN
 
 
 @pytest.fixture(scope="package")
 def klein() -> Flux2KleinPipeline:
     """The pipeline with all its components."""
-    return tiny_klein()
+    return KLEIN.pipeline()

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from lora.base.components import load_components
 from lora.flux2.components import COMPONENTS
-from tests.klein import changed_klein, linked_klein
+from tests.families import KLEIN
 from tests.tiny import assert_one_sentence
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
@@ -33,7 +33,7 @@ def refusal(base):
     ],
 )
 def test_a_statistic_of_a_channel_that_is_unusable_or_missing_is_refused_by_its_name(tmp_path, statistic, number):
-    base, name = linked_klein(tmp_path / "base"), f"bn.{statistic}"
+    base, name = KLEIN.linked(tmp_path / "base"), f"bn.{statistic}"
     tensors = load_file(base / WEIGHTS)
     if number is None:
         del tensors[name]
@@ -49,4 +49,4 @@ def test_a_statistic_of_a_channel_that_is_unusable_or_missing_is_refused_by_its_
     [("batch_norm_eps", None), ("batch_norm_eps", -1e-4), ("batch_norm_eps", "x"), ("patch_size", [1, 4])],
 )
 def test_a_config_that_does_not_fit_the_statistics_is_refused_by_its_setting(tmp_path, setting, value):
-    assert setting in refusal(changed_klein(tmp_path / "base", "vae/config.json", **{setting: value}))
+    assert setting in refusal(KLEIN.changed(tmp_path / "base", "vae/config.json", **{setting: value}))

@@ -6,7 +6,7 @@ from diffusers import Flux2Transformer2DModel
 from torch import nn
 
 from lora.flux2.dimensions import dimensions_of
-from tests.klein import KLEIN_4B_CONFIG, KLEIN_9B_CONFIG, random_klein_transformer
+from tests.random_klein import KLEIN_4B_CONFIG, KLEIN_9B_CONFIG, random_klein_transformer
 
 CONFIGS = {
     "4B": KLEIN_4B_CONFIG,

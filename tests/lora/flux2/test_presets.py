@@ -5,14 +5,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
 from lora.training.recipe.sigmas import Shift
-from tests.klein import TINY_FLUX2
+from tests.families import KLEIN
 
 AT_1024 = 64 * 64  # tokens
 
 
 @pytest.fixture(scope="module")
 def scheduler():
-    return FlowMatchEulerDiscreteScheduler.from_pretrained(TINY_FLUX2, subfolder="scheduler")
+    return FlowMatchEulerDiscreteScheduler.from_pretrained(KLEIN.folder, subfolder="scheduler")
 
 
 @pytest.mark.parametrize("tokens", [16, 256, AT_1024, 8100])

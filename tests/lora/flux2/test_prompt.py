@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora.flux2.prompt import TEXT, encode_prompt, text_tokens, text_tokens_of, token_count
-from tests.klein import TINY_FLUX2, changed_klein, linked_klein
+from tests.families import KLEIN
 from tests.tiny import assert_one_sentence, recorded_calls
 
 TEXTS = ("a red star in a meadow", "", "<|im_end|> {{ braces }} \u00e9", "a long text, " * 40)
@@ -19,7 +19,7 @@ def test_a_prompt_is_the_pipelines_and_has_no_pooled_vector(klein, text):
         tokens, _ = klein.encode_prompt(text, max_sequence_length=text_tokens(klein))
     assert torch.equal(prompt.tokens, tokens[0])
     assert prompt.pooled is None
-    assert prompt.tokens.shape == (text_tokens_of(TINY_FLUX2), TEXT.width_of(TINY_FLUX2))
+    assert prompt.tokens.shape == (text_tokens_of(KLEIN.folder), TEXT.width_of(KLEIN.folder))
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -39,14 +39,8 @@ def test_of_a_text_that_is_too_long_its_own_end_and_that_of_the_template_are_cut
     assert token_count(klein, "a long text, " * 40) > text_tokens(klein) > token_count(klein, "short")
 
 
-@pytest.mark.parametrize(("length", "expected"), [(64, 64), (512, 512), (131072, 512)])
-def test_the_text_length_is_that_of_the_tokenizer_and_at_most_512(tmp_path, length, expected):
-    base = changed_klein(tmp_path / "base", "tokenizer/tokenizer_config.json", model_max_length=length)
-    assert text_tokens_of(base) == expected
-
-
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
-    base = linked_klein(tmp_path / "base")
+    base = KLEIN.linked(tmp_path / "base")
     (base / "tokenizer/chat_template.jinja").unlink(missing_ok=True)
     file = base / "tokenizer/tokenizer_config.json"
     config = {name: value for name, value in json.loads(file.read_text()).items() if name != "chat_template"}
@@ -57,15 +51,22 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
     assert_one_sentence(error.value, str(base / "tokenizer"), "no chat template", "expected")
 
 
+TOO_FEW_LAYERS = {"num_hidden_layers": 26, "layer_types": ["full_attention"] * 26}
+
+
 @pytest.mark.parametrize(
     ("component", "changes", "found"),
     [
-        ("text_encoder", {"num_hidden_layers": 26}, "has 26 layers: expected at least 27"),
+        (
+            "text_encoder",
+            {"num_hidden_layers": 26, "layer_types": ["full_attention"] * 26},
+            "has 26 layers: expected at least 27",
+        ),
         ("transformer", {"joint_attention_dim": 12288}, "expected 12288"),
     ],
 )
 def test_a_text_encoder_that_does_not_fit_is_refused(tmp_path, component, changes, found):
-    base = changed_klein(tmp_path / "base", f"{component}/config.json", **changes)
+    base = KLEIN.changed(tmp_path / "base", f"{component}/config.json", **changes)
     with pytest.raises(ValueError) as error:
         TEXT.width_of(base)
     assert_one_sentence(error.value, str(base / "text_encoder"), found)

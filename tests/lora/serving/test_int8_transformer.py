@@ -10,7 +10,7 @@ from lora.engine.int8 import W8A8Linear
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer, build_int8_transformer, int8_layers
 from lora.serving.lora_merger import AppliedLora, LoraMerger
-from tests.klein import random_klein_transformer
+from tests.random_klein import random_klein_transformer
 from tests.tiny import TINY_TEXT_TOKENS, random_lora, tiny_pipeline, tiny_transformer
 
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")

@@ -17,7 +17,7 @@ from lora.flux.dimensions import dimensions_of
 from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, recompute_options
 from lora.training.memory.prediction import TRANSIENT_UNITS, MemoryRequirements, activation_bytes
-from tests.klein import random_klein_transformer
+from tests.random_klein import random_klein_transformer
 from tests.tiny import FLUX_DEV_CONFIG, TINY_FLUX, all_layers, lora_parameters, save_transformer, tiny_transformer
 
 CPU = torch.device("cpu")

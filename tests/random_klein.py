@@ -1,19 +1,13 @@
-"""Helpers for tests with the embedded FLUX.2 [klein]."""
-
-import json
-import shutil
-from pathlib import Path
+"""The sizes of FLUX.2 [klein], and a small random transformer of its family with examples for it."""
 
 import torch
-from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers import Flux2Transformer2DModel
 
 from lora.base.prompt import Prompt
 from lora.dataset.encoding import Example
-from tests.tiny import HEIGHT, PROJ_OUT_GAIN, TEXT, TEXT_WIDTH, WIDTH, replace
-from weights.bases import WEIGHTS
+from tests.tiny import HEIGHT, PROJ_OUT_GAIN, TEXT, TEXT_WIDTH, WIDTH
 
-TINY_FLUX2 = WEIGHTS / "tiny-flux2"
-# The sizes of FLUX.2 [klein] 4B and 9B, as in the config.json of their transformers.
+# As in the config.json of their transformers.
 KLEIN_4B_CONFIG = {
     "patch_size": 1,
     "in_channels": 128,
@@ -34,26 +28,6 @@ KLEIN_9B_CONFIG = KLEIN_4B_CONFIG | {
     "joint_attention_dim": 12288,
 }
 CHANNELS = 16
-
-
-def tiny_klein() -> Flux2KleinPipeline:
-    """weights/tiny-flux2, in fp32 on the CPU of any machine."""
-    pipeline = Flux2KleinPipeline.from_pretrained(TINY_FLUX2, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def linked_klein(folder: Path) -> Path:
-    """weights/tiny-flux2 as a folder of links; a test may `replace` its files."""
-    shutil.copytree(TINY_FLUX2, folder, copy_function=lambda source, link: Path(link).symlink_to(source))
-    return folder
-
-
-def changed_klein(folder: Path, file: str, **changes: object) -> Path:
-    """weights/tiny-flux2 with changes to one of its JSON files."""
-    config = linked_klein(folder) / file
-    replace(config, json.dumps(json.loads(config.read_text()) | changes).encode())
-    return folder
 
 
 def random_klein_transformer(*, dtype: torch.dtype = torch.float32, blocks: int = 2) -> Flux2Transformer2DModel:
