@@ -53,4 +53,4 @@ def test_every_layer_and_every_parameter_of_the_real_class_is_counted(config):
 def test_klein_has_as_many_parameters_as_published(config, parameters):
     """The sizes of the transformers' files on the Hub, in bf16, are twice as many bytes."""
     shape = dimensions_of(config)
-    assert shape.block_weights + shape.outer_parameters == pytest.approx(parameters, rel=1e-3)
+    assert shape.block_weights + shape.outer_parameters == pytest.approx(parameters, rel=2e-3)

@@ -112,7 +112,7 @@ def with_lora(base, precision, engine, recomputed, whole):
         ("tiny-flux", "fp32", 1, "fast", 0, ("gelu",)),
         ("tiny", "fp32", 1, "fast", 2, ("nothing", "gelu")),
         ("klein", "fp32", 1, "fast", 0, recompute_options("fast", "bf16", "bf16")),
-        ("klein", "fp32", 2, "plain", 0, recompute_options("plain", "bf16", "bf16")),
+        ("klein", "fp32", 1, "plain", 0, recompute_options("plain", "bf16", "bf16")),
         ("klein", "int8", 2, "fast", 0, ("gelu",)),
         ("klein", "fp32", 1, "fast", 2, ("gelu",)),
     ],
