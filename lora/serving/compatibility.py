@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from lora.families.weightless import weightless_pipeline
-from lora.formats.foreign_models import foreign_model_hint
+from lora.formats.foreign_models import incompatible_model_hint
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import FluxLora, WeightDelta
@@ -86,12 +86,14 @@ def refuse_incompatible(lora: FluxLora, changeable: Changeable) -> None:
         found = changeable.vectors.get(name)
         if found is None or found.shape != vector.shape:
             expected = "none" if found is None else f"one of {len(found)}"
-            what = f"it has {len(vector)} numbers for {name}, this model has {expected}"
+            what = f"it has {len(vector)} numbers for {name}, this model has {expected}{_hint(lora, name)}"
             raise ValueError(f"is incompatible with this model: {what}")
     for name, delta in deltas_by_layer(lora):
         layer = changeable.layers.get(name)
         if layer is None or delta.shape != Shape(layer.in_features, layer.out_features):
-            raise ValueError(f"is incompatible with this model: {_incompatibility(name, delta.shape, layer)}")
+            raise ValueError(
+                f"is incompatible with this model: {_incompatibility(name, delta.shape, layer, _hint(lora, name))}"
+            )
 
 
 def refuse_unusable(tensors: Mapping[str, Tensor], base: Path) -> None:
@@ -99,12 +101,17 @@ def refuse_unusable(tensors: Mapping[str, Tensor], base: Path) -> None:
 
     Raises ValueError otherwise; its message is the end of a sentence.
     """
-    refuse_incompatible(convert_lora(tensors), Changeable.of(weightless_pipeline(base)))
+    refuse_incompatible(convert_lora(tensors, FLUX1), Changeable.of(weightless_pipeline(base)))
 
 
-def _incompatibility(name: str, shape: Shape, layer: nn.Linear | None) -> str:
-    down = torch.empty(1, shape.inputs, device="meta")
-    found = f"{shape.outputs} x {shape.inputs} weights{foreign_model_hint({f'{name}.lora_A': down})}"
+def _hint(lora: FluxLora, name: str) -> str:
+    """The model that a LoRA was made for, if the layer or the parameter `name` is of the transformer."""
+    shapes = {layer: delta.shape for layer, delta in lora.transformer.items()}
+    return incompatible_model_hint(shapes, FLUX1) if name.startswith("transformer.") else ""
+
+
+def _incompatibility(name: str, shape: Shape, layer: nn.Linear | None, hint: str) -> str:
+    found = f"{shape.outputs} x {shape.inputs} weights{hint}"
     if layer is None:
         return f"this model has no layer {name}, which has {found}"
     return f"{name} is for {found}, this model's are {layer.out_features} x {layer.in_features}"

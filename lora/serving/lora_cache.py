@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import FluxLora
 from lora.serving.compatibility import deltas_by_layer, vectors_by_name
@@ -41,7 +42,7 @@ class LoraCache:
         cached = self._cached.get(self._digests.get(cache_key, ""))
         if cached is None:
             digest, tensors, notes = read()
-            cached = self._cached.get(digest) or CachedLora(digest, convert_lora(tensors), notes)
+            cached = self._cached.get(digest) or CachedLora(digest, convert_lora(tensors, FLUX1), notes)
         self._store(cache_key, cached)
         return cached
 

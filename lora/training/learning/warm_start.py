@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lora.dataset.wording import counted
 from lora.formats.decompositions.relative import DependsOnBase
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import LowRankFactors, WeightDelta
@@ -36,7 +37,7 @@ def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> 
     Raises ValueError if the LoRA is not for FLUX.1, if no layer matches, or if a layer has another shape.
     """
     try:
-        lora = convert_lora(tensors)
+        lora = convert_lora(tensors, FLUX1)
     except ValueError as error:
         raise ValueError(f"resume_from cannot be used: the LoRA {error}") from error
     given = lora.transformer

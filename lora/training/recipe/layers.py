@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from lora.checks import check_text
 from lora.dataset.wording import counted
 from lora.formats.kohya import PREFIX, fused_layer
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.shapes import Shape, linear_shapes
 
 # Each set is a regular expression for whole names. In FLUX.1 they match 494, 418, 266 and 4 layers.
@@ -147,7 +148,7 @@ def _cuts_number(match: regex.Match[str], edge: int) -> bool:
 def _partial_groups(chosen: Sequence[str]) -> list[str]:
     """A note on blocks where only some layers are chosen of a group that is one fused layer in the original FLUX.1
     (trap 23)."""
-    fused = dict.fromkeys(fused_layer(name) for name in chosen)
+    fused = dict.fromkeys(fused_layer(name, FLUX1) for name in chosen)
     partial = {_block(layer.parts[0]) for layer in fused if not set(layer.parts) <= set(chosen)}
     if not partial:
         return []

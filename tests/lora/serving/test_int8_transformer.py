@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from lora.engine.int8 import W8A8Linear
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer, build_int8_transformer, int8_layers
 from lora.serving.lora_merger import AppliedLora, LoraMerger
@@ -36,7 +37,9 @@ def pipeline():
 def loras(pipeline):
     """LoRAs on every layer, in fp32, so that only the quantization rounds."""
     made = {name: random_lora(pipeline.transformer, rank=4, seed=seed) for seed, name in enumerate("ab")}
-    return {name: convert_lora({key: tensor.float() for key, tensor in lora.items()}) for name, lora in made.items()}
+    return {
+        name: convert_lora({key: tensor.float() for key, tensor in lora.items()}, FLUX1) for name, lora in made.items()
+    }
 
 
 @pytest.fixture
@@ -229,7 +232,8 @@ def test_only_layers_that_were_written_are_quantized_again(monkeypatch, pipeline
         {
             f"transformer.{layer}.lora_A.weight": loras["a"].transformer[layer].down,
             f"transformer.{layer}.lora_B.weight": loras["a"].transformer[layer].up,
-        }
+        },
+        FLUX1,
     )
     quantized = []
     whole = W8A8Linear.store_weight

@@ -6,6 +6,7 @@ from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 
 from lora.formats.kohya import kohya_tensors
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.warm_start import load_initial_lora, match_layers
 from lora.training.recipe.layers import block_layers
@@ -172,7 +173,7 @@ def test_the_layout_of_kohya_is_accepted():
         for layer in layers
         for half, shape in (("A", (2, 3072)), ("B", (3072, 2)))
     }
-    load_initial_lora(transformer, kohya_tensors(tensors))
+    load_initial_lora(transformer, kohya_tensors(tensors, FLUX1))
     for layer, delta in deltas_of(transformer).items():
         expected = delta_of(tensors, layer)
         assert (delta - expected).norm() / expected.norm() < 1e-5
