@@ -91,8 +91,16 @@ def test_the_benchmark_of_the_training_step_compares_losses_that_agree(small):
     assert printed.splitlines()[-1].startswith(f"| 64 | {train_step.SOME[-1].name} |")
 
 
-def test_the_benchmark_of_cards_measures_the_plan_of_one(small):
-    numbers, printed = small(tiers)
+def test_the_benchmark_of_the_training_step_measures_ours_alone_for_klein(small):
+    numbers, printed = small(train_step, "--base", "klein-4B")
+    ours = [arm.name for arm in train_step.SOME if arm.is_ours]
+    assert [each["arm"] for each in numbers["visits"]] == [each["arm"] for each in numbers["nearness"]] == ours
+    assert "outside the tolerance: none" in printed
+
+
+@pytest.mark.parametrize("base", ["dev", "klein-4B"])
+def test_the_benchmark_of_cards_measures_the_plan_of_one(small, base: str):
+    numbers, printed = small(tiers, "--base", base)
     (found,) = numbers["tried"]
     assert found["seconds"] > 0
     assert printed.splitlines()[-1].startswith("| 8 GB | 64 | base in fp32")
