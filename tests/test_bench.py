@@ -153,6 +153,22 @@ def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: P
     assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
 
 
+@pytest.mark.parametrize(("lora_type", "learned"), [("style", "outline"), ("general", "figures")])
+def test_the_learning_benchmark_trains_a_style_and_a_collection_of_things(small, lora_type: str, learned: str):
+    numbers, printed = small(learning, "--workers", "1", "--lora-type", lora_type, "--arms", lora_type)
+    (run,) = numbers["runs"]
+    assert (run["concept"], run["settings"]["lora_type"]) == (learned, lora_type)
+    assert all(0 <= value <= 1 for value in run["at"]["4"]["asked"] + run["real"]["asked"])
+    assert "images that show all that was asked for, %" in printed
+
+
+@pytest.mark.parametrize("flags", [("--concepts", "fox"), ("--arms", "subject")])
+def test_the_learning_benchmark_refuses_what_is_of_another_type(small, capsys, flags):
+    with pytest.raises(SystemExit):
+        small(learning, "--lora-type", "style", *flags)
+    assert f"{flags[0]} {flags[1]!r} is of another type: --lora-type style has" in capsys.readouterr().err
+
+
 @pytest.fixture
 def gpu_run_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs script/gpu-run with these flags, and before its stages one that fails and one that takes too long; returns
