@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lora.dataset.captions import PromptRule
-from lora.training.result.notice import licence
+from lora.training.result.known_bases import known_base
 
 Layout = Literal["diffusers", "kohya"]
 
@@ -79,7 +79,7 @@ def _modelspec(settings: Mapping[str, object]) -> dict[str, str]:
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.trigger_phrase": trigger,
         "modelspec.usage_hint": _usage_hint(trigger, kind),
-        "modelspec.license": licence(str(settings["base_model"])),
+        "modelspec.license": known_base(str(settings["base_model"])).terms.licence,
         "modelspec.tags": f"flux, lora, {kind}",
     }
 
