@@ -132,7 +132,7 @@ class Runner(BaseRunner):
         model: Optional[str] = Input(
             description="Base model to use, if it is installed on the server",
             default=None,
-            choices=["dev", "schnell", "krea"],
+            choices=["dev", "schnell", "krea", "klein", "klein-9b", "klein-distilled"],
         ),
         aspect_ratio: str = Input(
             description="Aspect ratio of the image; custom uses width and height",

@@ -29,8 +29,8 @@ from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE
 from script.tiny_flux.world import Scene, caption
 from script.training_flags import is_our_image, is_trained_tar, refuse_output
-from weights.bases import TINY
 from weights.caption_model import SETTING as CAPTIONER_SETTING
+from weights.catalogue import TINY
 from weights.local_files import VARIABLE as FILES_VARIABLE
 
 BASE = TINY

@@ -5,20 +5,27 @@ import sys
 
 from weights import caption_model
 from weights.base_fetching import destination_of, fetch_base
-from weights.bases import REPOSITORIES, download_folder
+from weights.bases import download_folder
+from weights.catalogue import PUBLISHED, embedded, published, published_in
 from weights.grammar.base_source import HubBase, parse_base_source
 from weights.layouts import CAPTIONER
 
 CAPTIONER_NAME = "captioner"
+NAMES = ", ".join(base.name for base in PUBLISHED)
+TERMS = "\n".join(["bases:", *(f"  {base.name:<16} {base.terms}" for base in PUBLISHED)])
 
 
 def main() -> None:
     """Parse the name, and download what is missing."""
-    parser = argparse.ArgumentParser(prog="script/download", description=__doc__)
-    names = ", ".join(REPOSITORIES)
+    parser = argparse.ArgumentParser(
+        prog="script/download",
+        description=__doc__,
+        epilog=TERMS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "base",
-        help=f"{names}, or owner/name[@revision] of a base in diffusers layout on Hugging Face; or captioner, which"
+        help=f"{NAMES}, or owner/name[@revision] of a base in diffusers layout on Hugging Face; or captioner, which"
         f" describes images without a caption: {caption_model.REPOSITORY}",
     )
     small = f"the captioner for small GPUs: {caption_model.SMALL_REPOSITORY}"
@@ -40,10 +47,10 @@ def main() -> None:
 
 def _fetch_base(name: str) -> str:
     source = _source(name)
-    base = _known_name(source) or source.repository
-    folder = download_folder(base)
+    known = published_in(source.repository)
+    folder = download_folder(known.name if known else source.repository)
     fetch_base(source, destination_of(source, folder, _log))
-    return f"use it with FLUX_BASE={base if base in REPOSITORIES else folder}"
+    return f"use it with FLUX_BASE={known.name if known else folder}"
 
 
 def _fetch_captioner(*, small: bool) -> str:
@@ -56,17 +63,16 @@ def _fetch_captioner(*, small: bool) -> str:
 
 
 def _source(name: str) -> HubBase:
+    if own := embedded(name):
+        raise ValueError(f"base is {name}, which comes with this project in weights/{own.folder}: expected {NAMES}")
+    known = published(name)
     try:
-        source = parse_base_source(name if "://" in name else f"hf://{REPOSITORIES.get(name, name)}")
+        source = parse_base_source(name if "://" in name else f"hf://{known.repository if known else name}")
     except ValueError as error:
-        raise ValueError(f"base {error}; or {', '.join(REPOSITORIES)}, {CAPTIONER_NAME}") from error
+        raise ValueError(f"base {error}; or {NAMES}, {CAPTIONER_NAME}") from error
     if not isinstance(source, HubBase):
         raise ValueError("base is the URL of a tar: expected a name on Hugging Face; FLUX_BASE_URL takes tars")
     return source
-
-
-def _known_name(source: HubBase) -> str | None:
-    return next((name for name, repository in REPOSITORIES.items() if repository == source.repository), None)
 
 
 def _log(line: str) -> None:

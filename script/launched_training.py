@@ -6,7 +6,8 @@ from pathlib import Path
 from lora.gpu import check_gpu
 from lora.training.runs.launched import Launched
 from lora.training.runs.other_ranks import run_other_rank
-from weights.bases import REPOSITORIES, SETTING, TINY, find_trainable_base
+from weights.bases import SETTING, find_trainable_base
+from weights.catalogue import NAMES
 
 
 def take_part(launched: Launched) -> int:
@@ -16,7 +17,7 @@ def take_part(launched: Launched) -> int:
 
 def find_own_base(expected: str) -> tuple[str, Path]:
     """The base that FLUX_BASE names, or else that of the first process, whose flags may have chosen it."""
-    if expected in (*REPOSITORIES, TINY) and not os.environ.get(SETTING):
+    if expected in NAMES and not os.environ.get(SETTING):
         os.environ[SETTING] = expected
     base = find_trainable_base(check_gpu)
     return base.name, base.path

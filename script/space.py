@@ -24,11 +24,12 @@ from lora.publishing.hub import (
 )
 from lora.publishing.hub_process import SpaceSettings
 from script.space_files import PAGE, write_space
-from weights.bases import REPOSITORIES, TINY
+from weights.catalogue import DEFAULT, EMBEDDED, NAMES, PUBLISHED, embedded, published, published_in
 from weights.file_choice import SUFFIX, lora_in_repository, loras_in, quoted_list
 
 LORA, NAME, TOKEN = "lora", "--name", "the token of HF_TOKEN or `hf auth login`"
 OWN_TOKEN = "SPACE_HF_TOKEN"
+OWN_BASES = " or ".join(base.name for base in EMBEDDED)
 FREE = SpaceHardware.CPU_BASIC.value  # where no published base can run
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 FILES = (".tar", ".tgz", ".tar.gz", ".safetensors")
@@ -56,11 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hardware",
         choices=[each.value for each in SpaceHardware],
-        help=f"of a new Space; default: {SpaceHardware.ZERO_A10G.value} (ZeroGPU), or {FREE} for the base {TINY}",
+        help=f"of a new Space; default: {SpaceHardware.ZERO_A10G.value} (ZeroGPU), or {FREE} for {OWN_BASES}",
     )
-    parser.add_argument(
-        "--base", choices=[*REPOSITORIES, TINY], help="the base model; by default what the LoRA's card says, or dev"
-    )
+    parser.add_argument("--base", choices=NAMES, help="the base model; by default what the LoRA's card says, or dev")
     parser.add_argument(
         "--with-token",
         action="store_true",
@@ -81,7 +80,7 @@ def _create(arguments: argparse.Namespace) -> None:
     found = read_repository(HubTarget(lora, token, True, named=LORA, token_named=TOKEN))
     _check_lora(found, lora)
     base = arguments.base or _base_of(found, lora)
-    hardware = arguments.hardware or (FREE if base == TINY else SpaceHardware.ZERO_A10G.value)
+    hardware = arguments.hardware or (FREE if embedded(base) else SpaceHardware.ZERO_A10G.value)
     space = SpaceSettings(hardware, PAGE, _variables(lora, base), secrets)
     target = HubTarget(name, token, not arguments.public, named=NAME, token_named=TOKEN, space=space)
     print(open_repository(target), flush=True)
@@ -117,34 +116,35 @@ def _check_lora(found: PublishedLora, lora: str) -> None:
 def _base_of(found: PublishedLora, lora: str) -> str:
     """The base that a LoRA's card names."""
     if not found.base_models:
-        return next(iter(REPOSITORIES))
-    for name, repository in REPOSITORIES.items():
-        if repository in found.base_models:
-            return name
+        return DEFAULT
+    for base in filter(None, map(published_in, found.base_models)):
+        return base.name
     raise ValueError(
         f"{LORA} is {lora!r}, whose card names the base {', '.join(found.base_models)}: expected one of"
-        f" {', '.join(REPOSITORIES.values())}, or --base"
+        f" {', '.join(base.repository for base in PUBLISHED)}, or --base"
     )
 
 
 def _variables(lora: str, base: str) -> dict[str, str]:
     # Both, as those of an earlier run with another base stay.
-    source = {} if base == TINY else {"FLUX_BASE_URL": f"hf://{REPOSITORIES[base]}"}
+    known = published(base)
+    source = {"FLUX_BASE_URL": f"hf://{known.repository}"} if known else {}
     return {"LORA": f"hf://{lora}", "FLUX_BASE": base, **source}
 
 
 def _upload(target: HubTarget, lora: str, base: str) -> str:
     assert target.space is not None
-    models, title = [lora, *([REPOSITORIES[base]] if base != TINY else [])], target.repository.rpartition("/")[2]
+    known, title = published(base), target.repository.rpartition("/")[2]
+    models = [lora, *([known.repository] if known else [])]
     with tempfile.TemporaryDirectory(prefix="flux-lora-space-") as name:
         folder = Path(name)
-        write_space(folder, title=title, models=models, hardware=target.space.hardware, with_tiny=base == TINY)
+        write_space(folder, title=title, models=models, hardware=target.space.hardware, own_base=embedded(base))
         return upload(target, folder, patience=Patience.for_folder(folder), interrupted=lambda: None)
 
 
 def _advice(found: PublishedLora, lora: str, base: str, hardware: str, *, with_token: bool) -> list[str]:
-    lines = []
-    needs = [*([REPOSITORIES[base]] if base != TINY else []), *([lora] if found.is_private else [])]
+    lines, known = [], published(base)
+    needs = [*([known.repository] if known and known.is_gated else []), *([lora] if found.is_private else [])]
     if with_token:
         lines.append(
             "its secret HF_TOKEN is set; only its code can read it, and its owner can remove it in its settings"
@@ -154,7 +154,7 @@ def _advice(found: PublishedLora, lora: str, base: str, hardware: str, *, with_t
             f"it reads {' and '.join(needs)} with its secret HF_TOKEN, which is not set: run this again with"
             f" --with-token, or set it in the Space's settings; a token with read access is enough"
         )
-    if hardware == FREE and base != TINY:
+    if hardware == FREE and known:
         lines.append(f"the hardware {FREE} has no GPU, which the base {base} needs: choose another in its settings")
     return lines
 

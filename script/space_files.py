@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCard, SpaceCardData
 
 from script.docker_context import files_in_context
+from weights.catalogue import EmbeddedBase
 
 ROOT = Path(__file__).resolve().parents[1]
 APP, REQUIREMENTS = "deploy/space/app.py", "deploy/space/requirements.txt"
@@ -15,14 +16,13 @@ PYTHON = "3.12"  # of ZeroGPU
 STARTUP = "1h"  # for a Space that downloads its base of 34 GB first: our choice, the Hub's default is half of it
 CODE = ("lora/", "weights/")
 ALSO = ("LICENSE", "predict.py", "script/__init__.py", "script/cog_inputs.py", "deploy/__init__.py")
-TINY = "weights/tiny-flux/"
 
 
-def write_space(folder: Path, *, title: str, models: list[str], hardware: str, with_tiny: bool) -> None:
-    """Write all files of a Space into a folder. `models` are repositories that it uses, `with_tiny` says that the
-    embedded base is one."""
+def write_space(folder: Path, *, title: str, models: list[str], hardware: str, own_base: EmbeddedBase | None) -> None:
+    """Write all files of a Space into a folder. `models` are repositories that it uses, `own_base` is the embedded base
+    if it uses one."""
     page = (path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy/space").glob("*.py"))
-    for name in (*_code(with_tiny=with_tiny), *ALSO, *page):
+    for name in (*_code(own_base), *ALSO, *page):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     shutil.copyfile(ROOT / APP, folder / Path(APP).name)
@@ -58,11 +58,8 @@ def pinned(package: str) -> str:
     return next(line.removeprefix(f"{package}==") for line in lines if line.startswith(f"{package}=="))
 
 
-def _code(*, with_tiny: bool) -> list[str]:
-    """The modules that Cog's image has too, and the embedded base if it is wanted."""
+def _code(own_base: EmbeddedBase | None) -> list[str]:
+    """The modules that Cog's image has too, and the embedded base if one is wanted."""
     in_image = sorted(files_in_context(ROOT))
-    return [
-        name
-        for name in in_image
-        if (name.startswith(CODE) and name.endswith(".py")) or (with_tiny and name.startswith(TINY))
-    ]
+    base = (f"weights/{own_base.folder}/",) if own_base else ()
+    return [name for name in in_image if (name.startswith(CODE) and name.endswith(".py")) or name.startswith(base)]

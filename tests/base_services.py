@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from tests.services import Service, a_network, send, send_head, send_json
 from tests.tiny import TINY_FLUX
-from weights.base_files import COMPONENTS, INDEX
 from weights.base_folder import Destination
+from weights.base_kind import FLUX1, INDEX, BaseKind
 
 COMMIT = "c0ffee" * 6 + "beef"
 REPOSITORY = "o/small"
@@ -22,10 +22,44 @@ LARGE = "transformer/diffusion_pytorch_model.safetensors"
 OTHERS = {"README.md": b"about it", "small.safetensors": b"in another layout", "vae/model.onnx": b"of another library"}
 
 
-def small_base(folder: Path) -> Path:
-    """A folder in diffusers layout with the configurations of tiny-flux and small weights: it can be checked only."""
-    shutil.copytree(TINY_FLUX, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    for index, component in enumerate(each for each in COMPONENTS if each.weights):
+# The configurations of FLUX.2 klein with the values that are checked, in the files of the published repositories
+KLEIN_CONFIGS: dict[str, dict[str, object]] = {
+    INDEX: {
+        "_class_name": "Flux2KleinPipeline",
+        "is_distilled": False,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "transformer": ["diffusers", "Flux2Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLFlux2"],
+    },
+    "scheduler/scheduler_config.json": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+    "text_encoder/config.json": {"model_type": "qwen3", "hidden_size": 2560},
+    "tokenizer/tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer"},
+    "tokenizer/tokenizer.json": {},
+    "tokenizer/vocab.json": {},
+    "transformer/config.json": {
+        "_class_name": "Flux2Transformer2DModel",
+        "in_channels": 128,
+        "joint_attention_dim": 7680,
+        "guidance_embeds": False,
+    },
+    "vae/config.json": {"_class_name": "AutoencoderKLFlux2"},
+}
+KLEIN_TEXTS = {"tokenizer/chat_template.jinja": "{{ messages }}", "tokenizer/merges.txt": ""}
+
+
+def small_base(folder: Path, kind: BaseKind = FLUX1) -> Path:
+    """A folder in diffusers layout with small weights, which can be checked only; of FLUX.1 with the configurations of
+    tiny-flux."""
+    if kind is FLUX1:
+        shutil.copytree(TINY_FLUX, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    else:
+        texts = {name: json.dumps(config) for name, config in KLEIN_CONFIGS.items()} | KLEIN_TEXTS
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    for index, component in enumerate(each for each in kind.components if each.weights):
         tensor = torch.randn(200, 256, generator=torch.Generator().manual_seed(index))
         save_file({"weight": tensor}, folder / component.name / component.weights)
     return folder

@@ -151,6 +151,12 @@ def test_the_layers_are_those_that_contain_one_of_the_names(only: list[str], ign
         ({"model__name_or_path": "black-forest-labs/FLUX.1-schnell"}, "model.name_or_path", "other models are not"),
         ({"model__name_or_path": None}, "model.name_or_path", "is missing: expected black-forest-labs/FLUX.1-dev"),
         ({"model__arch": "flux_kontext"}, "model.arch", "is 'flux_kontext': expected flux"),
+        ({"model__arch": "flux2_klein_4b"}, "model.name_or_path", "expected black-forest-labs/FLUX.2-klein-base-4B"),
+        (
+            {"model__name_or_path": "black-forest-labs/FLUX.2-klein-base-4B"},
+            "model.name_or_path",
+            "with the arch flux",
+        ),
         ({"model__is_flux": None}, "model.is_flux", "is missing: expected true"),
         ({"model__assistant_lora_path": "a/b"}, "model.assistant_lora_path", "is 'a/b': expected none"),
         ({"model__qtype": "uint4|a/b.safetensors"}, "model.qtype", "expected no accuracy recovery adapter"),
@@ -298,6 +304,20 @@ def test_the_upload_is_asked_for_only_if_the_job_pushes(tmp_path):
 def test_the_base_is_that_of_the_file_or_one_of_your_own(tmp_path, monkeypatch, base: str, expected: str):
     monkeypatch.setenv("FLUX_BASE", base)
     assert read_job(job(tmp_path)).base == expected
+
+
+@pytest.mark.parametrize(
+    ("arch", "repository", "expected"),
+    [
+        ("flux2_klein_4b", "black-forest-labs/FLUX.2-klein-base-4B", "klein"),
+        ("flux2_klein_9b", "black-forest-labs/FLUX.2-klein-base-9B", "klein-9b"),
+    ],
+)
+def test_a_job_for_flux_2_klein_names_its_base(tmp_path, monkeypatch, arch: str, repository: str, expected: str):
+    """With the names that ai-toolkit's own page writes."""
+    monkeypatch.delenv("FLUX_BASE", raising=False)
+    config = read_job(job(tmp_path, model__arch=arch, model__is_flux=None, model__name_or_path=repository))
+    assert config.base == expected
 
 
 def test_another_published_base_than_that_of_the_file_is_refused(tmp_path, monkeypatch):

@@ -136,7 +136,10 @@ def test_the_settings_of_a_training_here_are_its_inputs_again(monkeypatch):
         ({"weight_decay": 0.5}, "weight_decay is 0.5: expected 0.0001, which lora_type subject has"),
         ({"steps": 9999}, "steps is 9999: expected 0 to 6000"),
         ({"something_else": 1}, "something_else is not a setting of this version"),
-        ({"base_model": "folder mine"}, "base_model is 'folder mine': expected dev, krea or tiny; or set FLUX_BASE"),
+        (
+            {"base_model": "folder mine"},
+            "base_model is 'folder mine': expected dev, krea, klein, klein-9b, tiny or tiny-flux2; or set",
+        ),
     ],
 )
 def test_settings_that_this_version_would_train_otherwise_are_refused(monkeypatch, field, sentence):

@@ -12,23 +12,32 @@ import pytest
 from script.docker_context import files_in_context, is_let_in, parsed
 from script.openapi import openapi
 from tests.project_rules import imports, modules
-from weights.base_files import COMPONENTS, INDEX, MANIFEST
-from weights.bases import REPOSITORIES
+from weights.base_files import MANIFEST
+from weights.base_kind import INDEX, BaseKind
+from weights.catalogue import EMBEDDED, PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = {"LICENSE", "cog.yaml", "predict.py", "requirements.txt", "train.py"}
-TINY = ("weights/tiny-flux/", "weights/tiny-captioner/")
+TINY = (*(f"weights/{base.folder}/" for base in EMBEDDED), "weights/tiny-captioner/")
 RUNPOD = "deploy/runpod"
 SCRIPTS = ("__init__", "cog_inputs", "whole_file")  # that the worker imports
 
-BASE = ("LICENSE.md", INDEX, MANIFEST, *(f"{each.name}/{each.config}" for each in COMPONENTS))
-BASE += tuple(f"{each.name}/{each.weights}" for each in COMPONENTS if each.weights)
-BASE += tuple(f"{each.name}/{name}" for each in COMPONENTS for names in each.vocabularies for name in names)
-BASE += ("transformer/diffusion_pytorch_model-00001-of-00003.safetensors",)
+
+def files_of(kind: BaseKind) -> set[str]:
+    """The files of a downloaded base."""
+    files = {"LICENSE.md", INDEX, MANIFEST, "transformer/diffusion_pytorch_model-00001-of-00003.safetensors"}
+    for component in kind.components:
+        template = ("chat_template.jinja",) if component.has_chat_template else ()
+        vocabularies = (name for names in component.vocabularies for name in names)
+        names = (component.config, component.weights, *vocabularies, *template)
+        files |= {f"{component.name}/{name}" for name in names if name}
+    return files
+
+
 CAPTIONER = ("config.json", "tokenizer.json", "merges.txt", "spiece.model", "chat_template.jinja", "LICENSE.md")
 CAPTIONER += ("model-00001-of-00002.safetensors", "model.safetensors.index.json")
 SAFETY = ("config.json", "preprocessor_config.json", "model.safetensors")
-INSTALLED = {f"weights/{name}/{file}" for name in REPOSITORIES for file in BASE}
+INSTALLED = {f"weights/{base.name}/{file}" for base in PUBLISHED for file in files_of(base.kind)}
 INSTALLED |= {f"weights/safety/{file}" for file in SAFETY}
 INSTALLED |= {f"weights/captioner/{file}" for file in CAPTIONER}
 

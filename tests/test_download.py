@@ -8,10 +8,14 @@ from safetensors.torch import save
 
 from script import download as download_command
 from tests.base_services import LARGE, REPOSITORY, Files, Hub, downloads, files_of, small_base
-from tests.services import service
+from tests.services import send, service
 from tests.tiny import assert_one_sentence
 from weights import bases, caption_model
-from weights.bases import REPOSITORIES, find_base
+from weights.bases import find_base
+from weights.catalogue import EMBEDDED, PUBLISHED, published
+
+DEV = published("dev").repository
+KLEIN = [base for base in PUBLISHED if base.name.startswith("klein")]
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(bases, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_TOKEN", "mine")
-    with service(Hub(Files(files), repository=REPOSITORIES["dev"], token="mine")) as server:
+    with service(Hub(Files(files), repository=DEV, token="mine")) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
 
@@ -48,7 +52,7 @@ def test_the_command_that_an_error_names_makes_the_base_available(hub, monkeypat
     assert last == "use it with FLUX_BASE=dev"
     assert find_base().path == tmp_path / "weights/dev"
     count = len(downloads(hub))
-    run(monkeypatch, f"hf://{REPOSITORIES['dev']}")
+    run(monkeypatch, f"hf://{DEV}")
     assert [path for path in downloads(hub)[count:] if path.endswith(".safetensors")] == []
 
 
@@ -66,6 +70,51 @@ def test_without_access_it_says_what_to_do(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "theirs")
     message = refusal(monkeypatch, "dev")
     assert_one_sentence(message, "error: hf://black-forest-labs/FLUX.1-dev@main is not accessible", "HF_TOKEN")
+
+
+@pytest.mark.parametrize("base", KLEIN, ids=lambda base: base.name)
+def test_flux_2_klein_is_downloaded_with_its_own_files_and_resumed(monkeypatch, tmp_path, capsys, base):
+    """The single file of the original layout, beside the folders of diffusers, is not."""
+    whole = files_of(small_base(tmp_path / "small", base.kind))
+    published_files = Files({**whole, "flux-2-klein.safetensors": b"x"}, cuts={LARGE: 1000})
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setenv("HF_TOKEN", "mine" if base.is_gated else "")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    token = "mine" if base.is_gated else ""
+    with service(Hub(published_files, repository=base.repository, token=token)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        run(monkeypatch, base.name)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{base.repository} at commit ")
+    assert ("gated: it must be accepted" in first) is base.is_gated
+    assert last == f"use it with FLUX_BASE={base.name}"
+    assert files_of(tmp_path / "weights" / base.name) == whole
+    monkeypatch.setenv("FLUX_BASE", base.name)
+    assert find_base().path == tmp_path / "weights" / base.name
+
+
+def test_a_token_that_the_hub_refuses_is_not_needed_for_an_open_base(monkeypatch, tmp_path):
+    """Hugging Face answers 401 to a token that has expired, whatever is asked for."""
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setenv("HF_TOKEN", "expired")
+    with service(lambda request, _: send(request, status=401)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        message = refusal(monkeypatch, "klein")
+    assert_one_sentence(message, "is not accessible with this token", "needs no token: unset HF_TOKEN")
+    assert "accept the licence" not in message
+
+
+@pytest.mark.parametrize("base", EMBEDDED, ids=lambda base: base.name)
+def test_an_embedded_base_is_not_looked_for_on_the_hub(monkeypatch, base):
+    found = f"error: base is {base.name}, which comes with this project in weights/{base.folder}: expected dev"
+    assert_one_sentence(refusal(monkeypatch, base.name), found)
+
+
+def test_the_help_says_what_each_base_is_licensed_under_and_which_need_an_account(monkeypatch, capsys):
+    assert refusal(monkeypatch, "--help") == "0"
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "klein black-forest-labs/FLUX.2-klein-base-4B, Apache-2.0, needs no account" in lines
+    assert f"dev {DEV}, flux-1-dev-non-commercial-license, needs an account that has accepted its licence" in lines
 
 
 @pytest.mark.usefixtures("hub")

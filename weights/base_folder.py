@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from weights.base_files import UNFINISHED
+from weights.component_files import UNFINISHED
 from weights.layouts import BASE, Layout
 from weights.network.network import Network
 from weights.printed import size_text

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 
-from weights.base_files import MANIFEST, UNFINISHED
+from weights.base_files import MANIFEST
+from weights.component_files import UNFINISHED
 from weights.parallel import Progress, run_in_parallel
 
 CHUNK_BYTES = 8 * 2**20

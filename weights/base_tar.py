@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from weights.base_files import INDEX, MANIFEST, UNFINISHED, is_layout_file
+from weights.base_files import MANIFEST, is_layout_file
 from weights.base_folder import Destination, FilePart, check_room
-from weights.base_kind import check_kind
+from weights.base_kind import INDEX, check_kind
 from weights.base_manifest import Manifest, ManifestEntry, checked_entry, parse_manifest
+from weights.component_files import UNFINISHED
 from weights.grammar.base_source import TarBase
 from weights.network.client import HttpRequest
 from weights.network.stream import Changed, RemoteStream

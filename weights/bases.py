@@ -1,6 +1,5 @@
-"""The catalogue of base models: finds one on this machine and checks its files. Loads nothing."""
+"""Finds the base model that a setting or a request names on this machine, and checks its files. Loads nothing."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,24 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weights.base_fetching import cache_folder, destination_of, ensure_base
-from weights.base_files import INDEX, check_folder, weight_files
-from weights.base_kind import check_kind
+from weights.base_files import check_folder, weight_files
+from weights.base_kind import INDEX, check_kind, kind_of, named_kind
 from weights.base_manifest import check_digests
+from weights.catalogue import DEFAULT, NAMES, PUBLISHED, TRAINABLE, PublishedBase, embedded, published, published_in
 from weights.grammar.base_source import BaseSource, is_hub_name, parse_base_source
 from weights.hub_cache import cached_repository
 
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"
 URL_SETTING = "FLUX_BASE_URL"
-DEFAULT = "dev"
-# The published bases on Hugging Face. `tiny` is part of this project and needs no download.
-REPOSITORIES = {
-    "dev": "black-forest-labs/FLUX.1-dev",
-    "krea": "black-forest-labs/FLUX.1-Krea-dev",
-    "schnell": "black-forest-labs/FLUX.1-schnell",
-}
-WITHOUT_GUIDANCE = frozenset({"schnell"})
-TINY = "tiny"
 FETCHED_AGAIN = "start again, which downloads it"
 
 # Called with the name of a base, and whether it is a published one, before its files are looked for; raises an error if
@@ -65,15 +56,15 @@ def find_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
     setting, source = os.environ.get(SETTING, "").strip(), _source()
     name = setting or (_name_of(source) if source else DEFAULT)
     named = _cached_name(name) or name
-    check(named, named in REPOSITORIES)
-    if name == TINY:
-        return _existing_base(name, WEIGHTS / "tiny-flux", remedy="run script/build-tiny-flux")
-    if name in REPOSITORIES:
+    check(named, published(named) is not None)
+    if own := embedded(name):
+        return _existing_base(name, WEIGHTS / own.folder, remedy=own.remedy)
+    if known := published(name):
         if source and not (WEIGHTS / name / INDEX).is_file():
             return _fetched_base(name, source, log_line)
         if source:
             log_line(f"{URL_SETTING} is not used: the base {name} is in {WEIGHTS / name}")
-        return _existing_base(name, WEIGHTS / name, remedy=_download_steps(name))
+        return _existing_base(name, WEIGHTS / name, remedy=known.remedy)
     if source and not setting:
         return _fetched_base(name, source, log_line)
     return _named_folder(name)
@@ -82,24 +73,32 @@ def find_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
 def requested_base(model: str | None, *, served: Base, check: Check = accept) -> Base:
     """Return the base that the `model` of a request names; the one that FLUX_BASE names if the request names none.
 
-    An unpublished base, such as the embedded one, replaces missing published bases of the same kind: dev and krea take
-    guidance, schnell does not. Raises ValueError for an unknown name, what `check` raises for another base than the
-    served one, and FileNotFoundError for missing weights.
+    An unpublished base, such as an embedded one, replaces missing published bases of its kind that take guidance if it
+    does: in the place of dev and krea or of klein and klein-9b, or else in that of schnell or of klein-distilled.
+    Raises ValueError for an unknown name, what `check` raises for another base than the served one, and
+    FileNotFoundError for missing weights.
     """
     name = str(model or "").strip() or served.name  # without a schema, the value may have any type
     if name == served.name:
         return served
-    if name not in REPOSITORIES:
-        raise ValueError(f"model is {name!r}: expected {', '.join(REPOSITORIES)}, or none for {served.name}")
+    known = published(name)
+    if known is None:
+        names = ", ".join(base.name for base in PUBLISHED)
+        raise ValueError(f"model is {name!r}: expected {names}, or none for {served.name}")
     is_missing = not (WEIGHTS / name / INDEX).is_file()
-    if is_missing and served.name not in REPOSITORIES and takes_guidance(served) == (name not in WITHOUT_GUIDANCE):
+    if is_missing and published(served.name) is None and _stands_in(served, known):
         return served
     check(name, True)
     if not is_missing:
-        return Base(name, WEIGHTS / name, _download_steps(name))
+        return Base(name, WEIGHTS / name, known.remedy)
     raise FileNotFoundError(
-        f"model is {name}: weights/{name} is not installed, this server has {served.name}; {_download_steps(name)}"
+        f"model is {name}: weights/{name} is not installed, this server has {served.name}; {known.remedy}"
     )
+
+
+def _stands_in(served: Base, missing: PublishedBase) -> bool:
+    kind = kind_of(served.path)
+    return kind is missing.kind and kind.takes_guidance(served.path) == missing.takes_guidance
 
 
 def check_base(base: Base, log_line: LogLine = log_nothing) -> None:
@@ -107,16 +106,17 @@ def check_base(base: Base, log_line: LogLine = log_nothing) -> None:
     known are compared with it once, which reads all of them.
 
     Raises FileNotFoundError for a missing file and ValueError for a damaged one, with one sentence: the path, what was
-    found, what was expected and what to do. Raises ValueError for another model than FLUX.1.
+    found, what was expected and what to do. Raises ValueError for a model of no kind that can be
+    loaded, and for a published base of another kind than its name says.
     """
     try:
-        check_kind(base.path)
+        _check_kind(base.name, base.path)
     except ValueError as error:
         raise ValueError(f"the base {base.name} cannot be used: {error}") from error
     with with_remedy(base):
         check_folder(base.path)
-        published = weight_files(base.path) if base.name in REPOSITORIES else []
-        check_digests(base.path, published=published, log_line=log_line)
+        files = weight_files(base.path) if published(base.name) else []
+        check_digests(base.path, published=files, log_line=log_line)
 
 
 @contextmanager
@@ -134,20 +134,24 @@ def with_remedy(base: Base) -> Iterator[None]:
 
 
 def takes_guidance(base: Base) -> bool:
-    """Whether a base has a guidance embedding; raises OSError or ValueError if its config cannot be read."""
-    config = json.loads((base.path / "transformer" / "config.json").read_text())
-    return bool(config.get("guidance_embeds"))
+    """Whether a base takes guidance: FLUX.1 by an embedding, FLUX.2 klein in a second pass; distilled bases do not.
+
+    Raises OSError or ValueError if its configuration cannot be read.
+    """
+    return kind_of(base.path).takes_guidance(base.path)
 
 
 def find_trainable_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
     """Return the base that FLUX_BASE names after checking its files.
 
-    Raises the errors of `find_base` and `check_base`, and ValueError for a base without a guidance embedding.
+    Raises the errors of `find_base` and `check_base`, and ValueError for a distilled base, which takes no guidance.
     """
     base = find_base(check, log_line)
     check_base(base, log_line)
     if not takes_guidance(base):
-        raise ValueError(f"{SETTING} is {base.name}: this base can generate, but not be trained: expected dev or krea")
+        names = ", ".join(known.name for known in TRAINABLE)
+        found = "this base is distilled, so that it can generate, but not be trained"
+        raise ValueError(f"{SETTING} is {base.name}: {found}: expected one of {names}")
     return base
 
 
@@ -161,12 +165,13 @@ def _source() -> BaseSource | None:
 
 def _name_of(source: BaseSource) -> str:
     """Return the name of a base in the catalogue, or what its source calls it."""
-    return next((name for name, repository in REPOSITORIES.items() if repository == source.name), source.name)
+    known = published_in(source.name)
+    return known.name if known else source.name
 
 
 def _fetched_base(name: str, source: BaseSource, log_line: LogLine) -> Base:
     """Return the base that FLUX_BASE_URL names, from the cache of this machine, or downloaded into it."""
-    if _name_of(source) in REPOSITORIES and _name_of(source) != name:
+    if published_in(source.name) not in (None, published(name)):
         raise ValueError(f"{SETTING} is {name}, and {URL_SETTING} names {source.name}: expected the same base in both")
     folder = cache_folder(source)
     try:
@@ -184,9 +189,10 @@ def _named_folder(name: str) -> Base:
     if "://" in name or name.lower().startswith("hf:"):
         raise ValueError(f"{SETTING} is a URL: expected {_names()}; a URL belongs into {URL_SETTING}")
     if is_hub_name(name) and not folder.exists():
-        known = next((each for each, repository in REPOSITORIES.items() if repository == name), None)
-        expected = f"expected {_names()}; `script/download {known or name}` downloads it"
-        raise ValueError(f"{SETTING} is {name!r}, which is no folder: {expected}, then set {_setting_for(name, known)}")
+        known = published_in(name)
+        expected = f"expected {_names()}; `script/download {known.name if known else name}` downloads it"
+        value = known.name if known else download_folder(name)
+        raise ValueError(f"{SETTING} is {name!r}, which is no folder: {expected}, then set {SETTING}={value}")
     if os.sep not in name:
         raise ValueError(f"{SETTING} is {name!r}: expected {_names()}")
     if folder.is_file():
@@ -201,16 +207,12 @@ def _cached_name(setting: str) -> str | None:
     repository = cached_repository(Path(setting)) if os.sep in setting else None
     if repository is None:
         return None
-    names = (name for name, each in REPOSITORIES.items() if each.lower() == repository.lower())
-    return next(names, repository)
+    known = published_in(repository)
+    return known.name if known else repository
 
 
 def _names() -> str:
-    return f"{', '.join(REPOSITORIES)}, {TINY}, or the path of a folder"
-
-
-def _setting_for(repository: str, known: str | None) -> str:
-    return f"{SETTING}={known}" if known else f"{SETTING}={download_folder(repository)}"
+    return f"{', '.join(NAMES)}, or the path of a folder"
 
 
 def _existing_base(name: str, folder: Path, *, remedy: str) -> Base:
@@ -218,17 +220,20 @@ def _existing_base(name: str, folder: Path, *, remedy: str) -> Base:
         expected = "expected a folder in diffusers layout"
         raise FileNotFoundError(f"{SETTING} is {name}: no {INDEX} in {folder}, {expected}; {remedy}")
     try:
-        check_kind(folder)
+        _check_kind(name, folder)
     except ValueError as error:
         raise ValueError(f"{SETTING} is {name}: {error}") from error
     return Base(name, folder, remedy)
 
 
+def _check_kind(name: str, folder: Path) -> None:
+    """Raise ValueError if a folder holds no base of one kind, or one of another kind than the catalogue says."""
+    check_kind(folder)
+    known, kind = published(name) or embedded(name), named_kind(folder)
+    if known and kind and kind is not known.kind:
+        raise ValueError(f"{folder / INDEX} is that of {kind.name}: expected {known.kind.name} in this folder")
+
+
 def download_folder(name: str) -> Path:
     """Return the folder into which `script/download` puts a base: weights/ and the last part of its name."""
     return WEIGHTS / name.rpartition("/")[2]
-
-
-def _download_steps(name: str) -> str:
-    """Return instructions to download a published base. The licence must be accepted first."""
-    return f"accept the licence at huggingface.co/{REPOSITORIES[name]}, then run `script/download {name}`"

@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from weights.base_files import json_object
 from weights.base_manifest import Manifest, check_digests, read_manifest
 from weights.bases import TINY, WEIGHTS, LogLine, log_nothing
+from weights.component_files import json_object
 from weights.layouts import CONFIG, check_captioner_folder
 
 SETTING, DEVICE_SETTING = "FLUX_CAPTIONER", "FLUX_CAPTIONER_DEVICE"

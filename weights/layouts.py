@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from weights.base_files import INDEX, ComponentFiles, check_component, check_folder, is_layout_file, json_object
-from weights.base_kind import check_kind
+from weights.base_files import check_folder, is_layout_file
+from weights.base_kind import INDEX, check_kind
+from weights.component_files import ComponentFiles, check_component, json_object
 
 CONFIG, WEIGHT_FILE = "config.json", "model.safetensors"
 CAPTIONER_FILES = ComponentFiles("captioner", CONFIG, WEIGHT_FILE)

@@ -7,8 +7,9 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from weights.base_files import INDEX
-from weights.bases import REPOSITORIES, SETTING, URL_SETTING, WEIGHTS
+from weights.base_kind import INDEX
+from weights.bases import SETTING, URL_SETTING, WEIGHTS
+from weights.catalogue import DEFAULT, PUBLISHED, published
 from weights.grammar.base_source import is_hub_name
 from weights.hub_cache import find_snapshot
 
@@ -30,13 +31,13 @@ def use_cached_base(environment: MutableMapping[str, str] = os.environ, *, hub: 
         if snapshot is not None:
             environment[SETTING] = str(snapshot)
             return f"base: {repository}, from the model cache of this endpoint"
-    return f"base: {wanted or 'dev'}, as the model cache of this endpoint does not have it"
+    return f"base: {wanted or DEFAULT}, as the model cache of this endpoint does not have it"
 
 
 def _repositories(wanted: str) -> list[str]:
     """The repositories that a setting may mean, in order."""
-    if wanted in REPOSITORIES:
-        return [] if (WEIGHTS / wanted / INDEX).is_file() else [REPOSITORIES[wanted]]
+    if known := published(wanted):
+        return [] if (WEIGHTS / wanted / INDEX).is_file() else [known.repository]
     if not wanted:
-        return [] if (WEIGHTS / "dev" / INDEX).is_file() else list(REPOSITORIES.values())
+        return [] if (WEIGHTS / DEFAULT / INDEX).is_file() else [base.repository for base in PUBLISHED]
     return [wanted] if is_hub_name(wanted) and not Path(wanted).exists() else []

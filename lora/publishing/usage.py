@@ -1,6 +1,6 @@
 """How to use a LoRA with other programs, for its model card and its report page."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 LORA_FILE = "lora.safetensors"
@@ -14,9 +14,10 @@ class BaseModel:
     name: str  # in a sentence
     repository: str | None  # on the Hub; None for a base that is not there
     folder: str  # what stands for the repository where there is none
+    pipeline: str  # its class in diffusers
     steps: int  # of denoising
     guidance: float
-    side: int | None  # pixels; None for that of the pipeline
+    arguments: Mapping[str, int]  # of the pipeline, such as the size in pixels, where its own are not right
 
 
 def diffusers_usage(base: BaseModel, repository: str | None, prompt: str) -> Iterator[str]:
@@ -29,18 +30,18 @@ def diffusers_usage(base: BaseModel, repository: str | None, prompt: str) -> Ite
 
 def diffusers_program(base: BaseModel, repository: str | None, prompt: str) -> str:
     """A program that runs as it stands, with the LoRA from the Hub, or from the unpacked tar without a repository."""
-    size = "" if base.side is None else f", height={base.side}, width={base.side}"
+    arguments = "".join(f", {name}={value}" for name, value in base.arguments.items())
     base_source, lora_source = _quoted(base.repository or base.folder), _quoted(repository or TAR_FOLDER)
     return (
         "import torch\n"
-        "from diffusers import FluxPipeline\n\n"
+        f"from diffusers import {base.pipeline}\n\n"
         'device = "cuda" if torch.cuda.is_available() else "cpu"\n'
-        f"pipe = FluxPipeline.from_pretrained({base_source}, torch_dtype=torch.bfloat16)\n"
+        f"pipe = {base.pipeline}.from_pretrained({base_source}, torch_dtype=torch.bfloat16)\n"
         "pipe.to(device)  # with too little GPU memory: pipe.enable_model_cpu_offload()\n"
         f'pipe.load_lora_weights({lora_source}, weight_name="{LORA_FILE}", adapter_name="lora")\n'
         'pipe.set_adapters(["lora"], [1.0])  # the strength\n'
         f"prompt = {_quoted(prompt)}\n"
-        f"image = pipe(prompt, guidance_scale={base.guidance}, num_inference_steps={base.steps}{size}).images[0]\n"
+        f"image = pipe(prompt, guidance_scale={base.guidance}, num_inference_steps={base.steps}{arguments}).images[0]\n"
         'image.save("image.png")\n'
     )
 

@@ -5,23 +5,23 @@ from pathlib import Path
 
 from script.ai_toolkit.section import Section
 from script.ai_toolkit.understanding import Understanding, quoted
-from weights.bases import DEFAULT, REPOSITORIES, SETTING, TINY, URL_SETTING, WITHOUT_GUIDANCE
+from weights.bases import SETTING, URL_SETTING
+from weights.catalogue import DEFAULT, EMBEDDED, TRAINABLE, PublishedBase, published
 
-TRAINABLE = tuple(name for name in REPOSITORIES if name not in WITHOUT_GUIDANCE)
-OURS = ("flux", "flux1")  # values of model.arch, before a colon
+# The values of model.arch, before a colon -> the bases that ai-toolkit trains with them
+ARCHITECTURES = {
+    "flux": ("dev", "krea"),
+    "flux1": ("dev", "krea"),
+    "flux2_klein_4b": ("klein",),
+    "flux2_klein_9b": ("klein-9b",),
+}
+FLUX = "flux"  # the architecture that is_flux names
 
 
 def read_model(model: Section) -> None:
     """Choose the base, and int8 if the job quantizes."""
     _refuse_other_architectures(model)
-    named = model.get("name_or_path")
-    path = model.at("name_or_path")
-    if named is None:
-        model.report.fault(f"{path} is missing: expected {_expected()}")
-    elif not isinstance(named, str) or _base(named) is None:
-        model.report.refuse(path, named, f"{_expected()}; other models are not trained here")
-    else:
-        choose_base(str(_base(named)), path=path, found=named, report=model.report)
+    _read_name(model)
     quantize = model.get("quantize", False)
     if not isinstance(quantize, bool):
         model.report.refuse(model.at("quantize"), quantize, "true or false")
@@ -33,10 +33,31 @@ def read_model(model: Section) -> None:
     model.close()
 
 
+def _read_name(model: Section) -> None:
+    named, path = model.get("name_or_path"), model.at("name_or_path")
+    bases = [base for base in TRAINABLE if base.name in ARCHITECTURES.get(_architecture(model), ())]
+    expected = f"{' or '.join(base.repository for base in bases)}, or a folder of one of them in diffusers layout"
+    if not bases:
+        return  # the architecture is refused already
+    if named is None:
+        model.report.fault(f"{path} is missing: expected {expected}")
+    elif not isinstance(named, str) or _base(named, bases) is None:
+        model.report.refuse(
+            path, named, f"{expected}; other models are not trained here with the arch {_architecture(model)}"
+        )
+    else:
+        choose_base(str(_base(named, bases)), path=path, found=named, report=model.report)
+
+
+def _architecture(model: Section) -> str:
+    return str(model.get("arch", FLUX)).split(":")[0]
+
+
 def _refuse_other_architectures(model: Section) -> None:
     arch = model.get("arch")
-    if arch is not None and str(arch).split(":")[0] not in OURS:
-        model.report.refuse(model.at("arch"), arch, "flux; other architectures are not trained here")
+    if arch is not None and _architecture(model) not in ARCHITECTURES:
+        names = " or ".join(name for name in ARCHITECTURES if name != "flux1")
+        model.report.refuse(model.at("arch"), arch, f"{names}; other architectures are not trained here")
     elif arch is None and model.get("is_flux") is not True:
         found = model.get("is_flux")
         said = "missing" if found is None else quoted(found)
@@ -46,19 +67,15 @@ def _refuse_other_architectures(model: Section) -> None:
         model.report.note(model.at(name), model.get(name), "as here")
 
 
-def _expected() -> str:
-    return f"{' or '.join(REPOSITORIES[name] for name in TRAINABLE)}, or a folder of one of them in diffusers layout"
-
-
-def _base(named: str) -> str | None:
-    """The value of FLUX_BASE for a name on the Hub or a folder; None for another model.
+def _base(named: str, bases: list[PublishedBase]) -> str | None:
+    """The value of FLUX_BASE for the name of one of these on the Hub or for a folder; None for another model.
 
     The public trainer names a folder of its own, FLUX.1-dev, which is not on this machine.
     """
     if Path(named).is_dir():
         return str(Path(named).resolve())
     last = Path(named).name.casefold()
-    return next((name for name in TRAINABLE if REPOSITORIES[name].partition("/")[2].casefold() == last), None)
+    return next((base.name for base in bases if base.repository.partition("/")[2].casefold() == last), None)
 
 
 def choose_base(base: str, *, path: str, found: object, report: Understanding) -> None:
@@ -69,17 +86,20 @@ def choose_base(base: str, *, path: str, found: object, report: Understanding) -
         report.note(path, found, f"{SETTING} {base}")
     elif is_set in (base, found):
         report.note(path, found, f"{SETTING} {is_set}")
-    elif is_set in REPOSITORIES:
-        report.refuse(path, found, f"{REPOSITORIES[is_set]}, because {SETTING} is {is_set}: unset it, or change one")
+    elif known := published(is_set):
+        report.refuse(path, found, f"{known.repository}, because {SETTING} is {is_set}: unset it, or change one")
     else:
         report.note(path, found, f"{SETTING} {is_set}, which is set, takes its place")
 
 
 def choose_recorded_base(base: object, *, path: str, report: Understanding) -> None:
     """The same for the name of a base in a config.yaml of this trainer."""
-    if base in (*TRAINABLE, TINY):
+    names = [each.name for each in (*TRAINABLE, *EMBEDDED)]
+    if base in names:
         choose_base(str(base), path=path, found=base, report=report)
     elif os.environ.get(SETTING, "").strip() or os.environ.get(URL_SETTING, "").strip():
         report.note(path, base, f"{SETTING} or {URL_SETTING}, which is set, takes its place")
     else:
-        report.refuse(path, base, f"{', '.join(TRAINABLE)} or {TINY}; or set {SETTING}, which is {DEFAULT} if unset")
+        report.refuse(
+            path, base, f"{', '.join(names[:-1])} or {names[-1]}; or set {SETTING}, which is {DEFAULT} if unset"
+        )

@@ -68,6 +68,15 @@ def test_a_token_is_stored_as_a_secret_if_that_is_asked_for_and_is_never_shown(h
     assert "s3cret" not in f"{said}{made.files}"
 
 
+def test_a_lora_for_a_base_that_is_not_gated_needs_no_token(hub, monkeypatch, capsys):
+    card = b"---\nbase_model: black-forest-labs/FLUX.2-klein-base-4B\n---\n"
+    hub.repositories["me/my-lora"] = Repository(False, {"README.md": card, "lora.safetensors": b""})
+    command(monkeypatch, "me/my-lora")
+    url = "hf://black-forest-labs/FLUX.2-klein-base-4B"
+    assert hub.repositories[KEY].variables == {"LORA": "hf://me/my-lora", "FLUX_BASE": "klein", "FLUX_BASE_URL": url}
+    assert "token" not in capsys.readouterr().out
+
+
 def test_the_readme_tells_the_hub_how_to_run_it():
     data = SpaceCard(space_files.readme("my-lora-demo", ["me/my-lora"], "zero-a10g")).data
     assert (data.sdk, data.sdk_version, data.app_file) == ("gradio", space_files.pinned("gradio"), "app.py")

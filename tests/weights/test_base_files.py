@@ -8,8 +8,10 @@ import pytest
 from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
+from tests.base_services import small_base
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace
-from weights.base_files import check_folder, weight_files
+from weights.base_files import check_folder, is_layout_file, weight_files
+from weights.base_kind import FLUX1, KLEIN
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 T5 = "text_encoder_2/model.safetensors"
@@ -21,6 +23,12 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 95
 def base(tmp_path):
     """tiny-flux as a folder of links, which a test may replace with files."""
     return linked_base(tmp_path / "base")
+
+
+@pytest.fixture
+def klein(tmp_path):
+    """A small FLUX.2 klein, whose tokenizer has its chat template in a file of its own."""
+    return small_base(tmp_path / "base", KLEIN)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,10 @@ def test_a_complete_base_passes(base):
     check_folder(base)
 
 
+def test_a_complete_klein_passes(klein):
+    check_folder(klein)
+
+
 def test_a_base_with_shards_passes(sharded):
     check_folder(sharded)
 
@@ -81,12 +93,20 @@ def test_a_missing_file_is_named(base, name):
     assert f"{base / name} is missing" in refusal(base, FileNotFoundError)
 
 
-@pytest.mark.parametrize(
-    "component", ["transformer", "text_encoder", "text_encoder_2", "vae", "scheduler", "tokenizer"]
-)
-def test_a_missing_component_is_named(base, component):
-    shutil.rmtree(base / component)
-    assert f"{base / component}/" in refusal(base, FileNotFoundError)
+COMPONENTS = [(kind, component) for kind in (FLUX1, KLEIN) for component in kind.components]
+NAMES = [f"{kind.name} {component.name}" for kind, component in COMPONENTS]
+
+
+@pytest.mark.parametrize(("kind", "component"), COMPONENTS, ids=NAMES)
+def test_a_missing_component_is_named(tmp_path, kind, component):
+    base = linked_base(tmp_path / "base") if kind is FLUX1 else small_base(tmp_path / "base", kind)
+    check_folder(base)
+    (base / component.name / component.config).unlink()
+    assert f"{base / component.name / component.config} is missing" in refusal(base, FileNotFoundError)
+    shutil.rmtree(base / component.name)
+    assert f"{base / component.name}/" in refusal(base, FileNotFoundError)
+    change_json(base / "model_index.json", **{component.name: None})
+    assert f"has no {component.name}: expected all components of {kind.name}" in refusal(base, ValueError)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +126,35 @@ def test_a_vocabulary_in_the_older_format_is_sufficient(base, component, names):
     for name in names:
         replace(base / component / name, b"{}")
     check_folder(base)
+
+
+@pytest.mark.parametrize("content", [{"chat_template": "{{ messages }}"}, {}])
+def test_a_chat_template_may_be_in_the_configuration_of_its_tokenizer_or_beside_it(klein, content):
+    (klein / "tokenizer/chat_template.jinja").unlink()
+    change_json(klein / "tokenizer/tokenizer_config.json", **content)
+    if content:
+        check_folder(klein)
+    else:
+        assert f"{klein / 'tokenizer'} has no chat template: expected chat_template.jinja, or" in refusal(
+            klein, FileNotFoundError
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "belongs"),
+    [
+        ("tokenizer/chat_template.jinja", True),
+        ("text_encoder/model-00001-of-00002.safetensors", True),
+        ("text_encoder/generation_config.json", True),
+        ("LICENSE.md", True),
+        ("flux-2-klein-base-4b.safetensors", False),
+        ("realism.jpg", False),
+        ("transformer/flux-2-klein-base-4b.safetensors", False),
+        ("text_encoder_3/config.json", False),
+    ],
+)
+def test_of_a_repository_only_the_files_in_diffusers_layout_belong_to_a_base(path, belongs):
+    assert is_layout_file(path) is belongs
 
 
 @pytest.mark.parametrize("entry", [None, [None, None], "FluxTransformer2DModel", []])

@@ -1,13 +1,15 @@
 """The base that a setting or a request names is found. The error for a missing base says how to get it."""
 
+import json
+
 import pytest
 
 from tests.base_services import REPOSITORY, Files, Hub, files_of, small_base
 from tests.services import service
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, replace, write
 from weights import bases
+from weights.base_kind import FLUX1, INDEX, KLEIN
 from weights.bases import (
-    REPOSITORIES,
     WEIGHTS,
     Base,
     check_base,
@@ -16,6 +18,9 @@ from weights.bases import (
     requested_base,
     with_remedy,
 )
+from weights.catalogue import EMBEDDED, NAMES, PUBLISHED, published
+
+DEV = published("dev").repository
 
 
 def refusal(kind):
@@ -30,13 +35,13 @@ def test_the_tiny_base_is_found(monkeypatch):
     assert find_base() == Base("tiny", TINY_FLUX, "run script/build-tiny-flux")
 
 
-def test_a_base_without_guidance_is_not_trained(monkeypatch, tmp_path):
-    folder = linked_base(tmp_path / "base")
-    replace(folder / "transformer" / "config.json", b'{"guidance_embeds": false}')
-    monkeypatch.setenv("FLUX_BASE", str(folder))
-    assert find_base().path == folder
-    with pytest.raises(ValueError, match="can generate, but not be trained"):
-        find_trainable_base()
+@pytest.mark.parametrize("base", EMBEDDED, ids=lambda base: base.name)
+def test_an_embedded_base_is_found_by_its_name_and_trained(monkeypatch, tmp_path, base):
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_BASE", base.name)
+    assert refusal(FileNotFoundError).endswith(f"; {base.remedy}")
+    folder = small_base(tmp_path / base.folder, base.kind)
+    assert find_trainable_base() == Base(base.name, folder, base.remedy)
 
 
 def test_a_base_with_guidance_is_trained(monkeypatch):
@@ -100,18 +105,19 @@ def test_the_error_for_an_unknown_name_lists_the_known_ones(monkeypatch, name):
     monkeypatch.setenv("FLUX_BASE", name)
     message = refusal(ValueError)
     assert repr(name) in message
-    assert "dev, krea, schnell, tiny" in message
+    assert f"expected {', '.join(NAMES)}, or the path of a folder" in message
 
 
-@pytest.mark.parametrize("name", REPOSITORIES)
-def test_the_error_for_a_missing_base_says_how_to_get_it(monkeypatch, name):
-    if (WEIGHTS / name / "model_index.json").is_file():
-        pytest.skip(f"weights/{name} is on this machine")
-    monkeypatch.setenv("FLUX_BASE", name)
+@pytest.mark.parametrize("base", PUBLISHED, ids=lambda base: base.name)
+def test_the_error_for_a_missing_base_says_how_to_get_it(monkeypatch, tmp_path, base):
+    """Nobody needs an account for a base that is not gated."""
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_BASE", base.name)
     message = refusal(FileNotFoundError)
-    assert "model_index.json" in message
-    assert str(WEIGHTS / name) in message
-    assert f"accept the licence at huggingface.co/{REPOSITORIES[name]}, then run `script/download {name}`" in message
+    assert f"no model_index.json in {tmp_path / base.name}" in message
+    assert message.endswith(f"run `script/download {base.name}`")
+    licence = f"; accept the licence at huggingface.co/{base.repository}, then run `script"
+    assert (licence in message) is base.is_gated
 
 
 @pytest.mark.parametrize("setting", [None, "", "  "])
@@ -149,11 +155,12 @@ def test_what_the_machine_cannot_run_is_refused_before_its_files_are_looked_for(
     assert requested_base("dev", served=tiny, check=refuse) == tiny, "it replaces the base that is missing"
 
 
-def a_base(folder, name, *, guidance=True):
+def a_base(folder, name, *, kind=FLUX1, guidance=True):
     """The files of a base that `requested_base` reads."""
-    write(folder / "model_index.json", b"{}")
-    (folder / "transformer").mkdir()
-    write(folder / "transformer" / "config.json", b'{"guidance_embeds": %s}' % str(guidance).lower().encode())
+    index = {"_class_name": kind.pipelines[0], "is_distilled": not guidance}
+    (folder / "transformer").mkdir(parents=True)
+    write(folder / INDEX, json.dumps(index).encode())
+    write(folder / "transformer" / "config.json", json.dumps({"guidance_embeds": guidance}).encode())
     return Base(name, folder, "make it again")
 
 
@@ -161,8 +168,6 @@ def a_base(folder, name, *, guidance=True):
 def weights(monkeypatch, tmp_path):
     """A folder in place of weights/, with dev and schnell."""
     monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
-    for name in ("dev", "schnell"):
-        (tmp_path / name).mkdir()
     return {name: a_base(tmp_path / name, name, guidance=name == "dev") for name in ("dev", "schnell")}
 
 
@@ -186,15 +191,14 @@ def test_the_error_for_a_request_of_a_missing_base_says_how_to_get_it(weights):
 def test_the_error_for_an_unknown_model_lists_the_known_ones(weights):
     with pytest.raises(ValueError) as error:
         requested_base("pro", served=weights["dev"])
-    assert_one_sentence(error.value, "model is 'pro': expected dev, krea, schnell", "none for dev")
+    names = ", ".join(base.name for base in PUBLISHED)
+    assert_one_sentence(error.value, f"model is 'pro': expected {names}, or none for dev")
 
 
 def test_an_unpublished_base_replaces_missing_bases_of_its_kind(weights, tmp_path):
-    (tmp_path / "mine").mkdir()
     mine = a_base(tmp_path / "mine", "folder mine")
     assert requested_base("krea", served=mine) == mine
     assert requested_base("dev", served=mine).path == weights["dev"].path
-    (tmp_path / "fast").mkdir()
     fast = a_base(tmp_path / "fast", "folder fast", guidance=False)
     with pytest.raises(FileNotFoundError, match="this server has folder fast"):
         requested_base("krea", served=fast)
@@ -208,6 +212,26 @@ def test_the_embedded_base_does_not_replace_schnell(monkeypatch, tmp_path):
         requested_base("schnell", served=tiny)
 
 
+@pytest.mark.parametrize(
+    ("kind", "guidance", "replaced"),
+    [
+        (FLUX1, True, ["dev", "krea"]),
+        (FLUX1, False, ["schnell"]),
+        (KLEIN, True, ["klein", "klein-9b"]),
+        (KLEIN, False, ["klein-distilled"]),
+    ],
+)
+def test_an_unpublished_base_replaces_no_base_of_another_family(monkeypatch, tmp_path, kind, guidance, replaced):
+    monkeypatch.setattr(bases, "WEIGHTS", tmp_path)
+    mine = a_base(tmp_path / "mine", "folder mine", kind=kind, guidance=guidance)
+    for base in PUBLISHED:
+        if base.name in replaced:
+            assert requested_base(base.name, served=mine) == mine
+            continue
+        with pytest.raises(FileNotFoundError, match=f"model is {base.name}: weights/{base.name} is not installed"):
+            requested_base(base.name, served=mine)
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A Hub on this machine with a small base in two repositories, and an empty weights/ and cache."""
@@ -217,7 +241,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("FLUX_BASE", raising=False)
     files = Files(files_of(small_base(tmp_path / "small")))
-    hubs = [Hub(files), Hub(files, repository=REPOSITORIES["dev"])]
+    hubs = [Hub(files), Hub(files, repository=DEV)]
 
     def reply(request, server):
         next((hub for hub in hubs if hub.repository in request.path), hubs[0])(request, server)
@@ -240,7 +264,7 @@ def test_a_base_that_is_not_here_comes_from_the_url_once(hub, monkeypatch, tmp_p
 
 @pytest.mark.usefixtures("hub")
 def test_the_url_of_a_published_base_names_it(monkeypatch):
-    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORIES['dev']}")
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{DEV}")
     asked = []
     assert find_base(lambda name, is_published: asked.append((name, is_published))).name == "dev"
     assert asked == [("dev", True)], "before gigabytes are downloaded"
@@ -251,7 +275,7 @@ def test_a_setting_names_the_base_that_a_url_holds(monkeypatch):
     monkeypatch.setenv("FLUX_BASE", "krea")
     monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORY}")
     assert find_base().name == "krea"
-    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORIES['dev']}")
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{DEV}")
     assert "FLUX_BASE is krea, and FLUX_BASE_URL names black-forest-labs/FLUX.1-dev" in refusal(ValueError)
 
 
@@ -259,7 +283,7 @@ def test_nothing_is_downloaded_unasked_or_if_the_base_is_here(hub, monkeypatch, 
     (tmp_path / "weights/dev").mkdir(parents=True)
     write(tmp_path / "weights/dev/model_index.json", b"{}")
     lines = []
-    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{REPOSITORIES['dev']}")
+    monkeypatch.setenv("FLUX_BASE_URL", f"hf://{DEV}")
     assert find_base(log_line=lines.append).path == tmp_path / "weights/dev"
     assert lines == [f"FLUX_BASE_URL is not used: the base dev is in {tmp_path / 'weights/dev'}"]
     monkeypatch.setenv("FLUX_BASE", "schnell")
@@ -291,6 +315,7 @@ def test_a_url_that_does_not_work_is_refused_under_its_name(monkeypatch, url, fo
     ("name", "found"),
     [
         ("black-forest-labs/FLUX.1-dev", "`script/download dev` downloads it, then set FLUX_BASE=dev"),
+        ("black-forest-labs/flux.2-klein-base-4b", "`script/download klein` downloads it, then set FLUX_BASE=klein"),
         ("o/my-flux", f"`script/download o/my-flux` downloads it, then set FLUX_BASE={WEIGHTS / 'my-flux'}"),
         ("hf://o/my-flux", "a URL belongs into FLUX_BASE_URL"),
         ("https://h.test/a.tar?sig=s3cret", "a URL belongs into FLUX_BASE_URL"),

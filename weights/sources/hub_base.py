@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from weights.catalogue import published_in
 from weights.grammar.base_source import HubBase
 from weights.layouts import Layout
 from weights.network.client import HttpRequest
@@ -74,7 +75,11 @@ def list_base(source: HubBase, token: str, network: Network, layout: Layout) -> 
 
 
 def how_to_get_access(repository: str) -> str:
-    """Return what a person must do to download a gated or private repository."""
+    """Return what a person must do to download a repository to which access was denied: a gated or private one, or an
+    open one, for which a server that refuses a token sends nothing either."""
+    known = published_in(repository)
+    if known and not known.is_gated:
+        return f"{repository} needs no token: unset HF_TOKEN and log out with `hf auth logout`, or renew the token"
     accept = f"accept the licence at huggingface.co/{repository} with your account"
     return f"{accept}, and give a token of it with read access in HF_TOKEN, or log in with `hf auth login`"
 

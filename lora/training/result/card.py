@@ -3,13 +3,13 @@
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from lora.images.metadata import settings_in
 from lora.publishing.card import CardContents, CardImage, HeldOutLoss, Licence, card_of
-from lora.publishing.usage import BaseModel
 from lora.training.learning.summary import TrainingSummary
-from lora.training.result.notice import APACHE, licence, licence_link, model, repository
+from lora.training.result.known_bases import known_base
+from lora.training.result.terms import APACHE
 
 Values = Mapping[str, object]
 
@@ -25,9 +25,6 @@ REPORTED = (  # in report/training.json, as `TrainingSummary` has them
     *("exported_step", "exported_why", "steps_done", "steps_asked", "steps_skipped", "steps_preserving"),
     "stopped_early",
 )
-TINY, TINY_FOLDER, TINY_SIDE = "tiny", "weights/tiny-flux", 128  # in this project; pixels, which it was trained with
-STEPS, GUIDANCE = 28, 3.5  # of FLUX.1 [dev]: diffusers' own example
-OTHER_SAMPLING = {"schnell": (4, 0.0), "krea": (28, 4.5), "tiny": (20, 3.5)}  # their model cards, and script/demo
 
 
 def training_card(
@@ -39,12 +36,12 @@ def training_card(
     `settings` are those of config.yaml, `report` is report/training.json, which may be empty; `captions` are the
     prompts that were trained with. Samples are shown by their path in the tar.
     """
-    base, trigger = str(settings.get("base_model", "")), str(settings.get("trigger_word", ""))
+    base, trigger = known_base(str(settings.get("base_model", ""))), str(settings.get("trigger_word", ""))
     images = tuple(public_samples(samples, captions=captions, trigger_word=trigger))
     return card_of(
         CardContents(
-            base=base_model(base),
-            licence=Licence(licence(base), licence_link(base), licence(base) == APACHE),
+            base=base.usage,
+            licence=Licence(base.terms.licence, base.terms.link, base.terms.licence == APACHE),
             trigger_word=trigger,
             example=_example(images, settings),
             images=images,
@@ -88,13 +85,6 @@ def shown_settings(settings: Values) -> Iterator[tuple[str, str]]:
         value = settings.get(name)
         if value not in (None, "", (), []):
             yield name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def base_model(base: str) -> BaseModel:
-    """The base of this name, and how images are generated with it."""
-    steps, guidance = OTHER_SAMPLING.get(base, (STEPS, GUIDANCE))
-    folder = TINY_FOLDER if base == TINY else f"path/to/{PurePath(base).name}"
-    return BaseModel(model(base), repository(base), folder, steps, guidance, TINY_SIDE if base == TINY else None)
 
 
 def _example(images: tuple[CardImage, ...], settings: Values) -> str:

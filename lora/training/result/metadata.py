@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lora.base.family import FileIdentity
 from lora.dataset.captions import PromptRule
-from lora.training.result.notice import licence
+from lora.training.result.known_bases import known_base
 
 Layout = Literal["diffusers", "kohya"]
 
@@ -86,7 +86,7 @@ def _modelspec(settings: Mapping[str, object], identity: FileIdentity) -> dict[s
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.trigger_phrase": trigger,
         "modelspec.usage_hint": _usage_hint(trigger, kind),
-        "modelspec.license": licence(str(settings["base_model"])),
+        "modelspec.license": known_base(str(settings["base_model"])).terms.licence,
         "modelspec.tags": f"flux, lora, {kind}",
     }
 

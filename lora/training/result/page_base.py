@@ -2,11 +2,12 @@
 
 from lora.publishing.usage import diffusers_program
 from lora.reporting.contents import Base
-from lora.training.result.card import base_model
-from lora.training.result.notice import licence, model, notice
+from lora.training.result.known_bases import known_base
+from lora.training.result.notice import notice
 
 
 def page_base(base: str, *, trigger_word: str) -> Base:
     """The base of this name; the program takes the LoRA from the unpacked tar."""
     prompt = f"a photo of {trigger_word}" if trigger_word else "your prompt"
-    return Base(model(base), diffusers_program(base_model(base), None, prompt), licence(base), notice(base))
+    known = known_base(base)
+    return Base(known.usage.name, diffusers_program(known.usage, None, prompt), known.terms.licence, notice(base))

@@ -4,15 +4,13 @@ import pytest
 
 from deploy.runpod.model_cache import use_cached_base
 from tests.weights.test_hub_cache import COMMIT, OTHER, cached
-from weights import bases
-from weights.base_files import INDEX
+from weights.base_kind import INDEX
 
 
 @pytest.fixture(autouse=True)
 def without_downloaded_bases(tmp_path, monkeypatch):
     """There may be some in weights/."""
     monkeypatch.setattr("deploy.runpod.model_cache.WEIGHTS", tmp_path / "weights")
-    assert bases.REPOSITORIES["dev"] == "black-forest-labs/FLUX.1-dev"
 
 
 @pytest.mark.parametrize(
@@ -21,6 +19,8 @@ def without_downloaded_bases(tmp_path, monkeypatch):
         ("models--black-forest-labs--FLUX.1-dev", {}),
         ("models--black-forest-labs--FLUX.1-dev", {"FLUX_BASE": "dev"}),
         ("models--black-forest-labs--FLUX.1-schnell", {}),
+        ("models--black-forest-labs--FLUX.2-klein-base-4B", {}),
+        ("models--black-forest-labs--FLUX.2-klein-base-9B", {"FLUX_BASE": "klein-9b"}),
         ("models--black-forest-labs--flux.1-krea-dev", {"FLUX_BASE": "krea"}),
         ("models--me--my-base", {"FLUX_BASE": "me/my-base"}),
     ],

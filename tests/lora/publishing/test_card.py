@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from lora.publishing.card import CardContents, CardImage, HeldOutLoss, Licence, card_of, code_span
 from lora.publishing.usage import BaseModel
 
-DEV = BaseModel("FLUX.1 [dev]", "black-forest-labs/FLUX.1-dev", "path/to/dev", 28, 3.5, None)
+DEV = BaseModel("FLUX.1 [dev]", "black-forest-labs/FLUX.1-dev", "path/to/dev", "FluxPipeline", 28, 3.5, {})
 CONTENTS = CardContents(
     base=DEV,
     licence=Licence("flux-1-dev-non-commercial-license", "https://example.com/LICENSE.md", has_hub_name=False),

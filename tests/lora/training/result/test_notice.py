@@ -2,10 +2,17 @@
 
 import pytest
 
-from lora.training.result.notice import licence, licence_link, notice
-from weights.bases import REPOSITORIES, TINY
+from lora.training.result.known_bases import KNOWN, known_base
+from lora.training.result.notice import notice
+from weights.catalogue import EMBEDDED, NAMES, PUBLISHED, published
 
-NAMES = [*REPOSITORIES, TINY]
+
+def licence(base):
+    return known_base(base).terms.licence
+
+
+def licence_link(base):
+    return known_base(base).terms.link
 
 
 @pytest.mark.parametrize("base", ["dev", "krea"])
@@ -17,16 +24,38 @@ def test_a_lora_for_dev_carries_the_attribution_notice(base):
     assert text.count("OUT OF OR IN CONNECTION WITH USE OF THIS MODEL.\nThe FLUX.1 [dev] Model has been modified") == 1
     assert "granted to you directly by Black Forest Labs, Inc." in text
     assert "no official product" in text
-    assert f"https://huggingface.co/{REPOSITORIES[base]}/blob/main/LICENSE.md" in text
+    assert f"https://huggingface.co/{published(base).repository}/blob/main/LICENSE.md" in text
     assert licence(base) == "flux-1-dev-non-commercial-license"
-    assert licence_link(base) == f"https://huggingface.co/{REPOSITORIES[base]}/blob/main/LICENSE.md"
+    assert licence_link(base) == f"https://huggingface.co/{published(base).repository}/blob/main/LICENSE.md"
 
 
-@pytest.mark.parametrize("base", ["schnell", "tiny"])
+def test_a_lora_for_klein_9b_carries_the_attribution_notice_of_its_own_licence():
+    """The FLUX Non-Commercial License v2.1, which is another one than FLUX.1's."""
+    text = notice("klein-9b")
+    assert "This FLUX Model is licensed by Black Forest Labs Inc. under the FLUX Non-Commercial License. Copy" in text
+    assert text.count("OUT OF OR IN CONNECTION WITH USE OF THIS MODEL.\nThe FLUX Model has been modified") == 1
+    assert "IN NO EVENT SHALL BLACK FOREST LABS INC. BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY" in text
+    assert "FLUX.1" not in text
+    assert licence("klein-9b") == "flux-non-commercial-license"
+    assert licence_link("klein-9b") in text
+
+
+@pytest.mark.parametrize("base", ["schnell", "tiny", "klein", "klein-distilled", "tiny-flux2"])
 def test_a_lora_for_a_free_base_is_free(base):
     assert "Apache License 2.0" in notice(base)
     assert "Non-Commercial" not in notice(base)
     assert licence(base) == "Apache-2.0"
+
+
+def test_what_the_card_says_of_a_base_is_what_the_catalogue_says():
+    assert {base.name: (base.repository, base.licence) for base in PUBLISHED} == {
+        name: (base.usage.repository, base.terms.licence) for name, base in KNOWN.items() if base.usage.repository
+    }
+    assert {base.name: f"weights/{base.folder}" for base in EMBEDDED} == {
+        name: base.usage.folder for name, base in KNOWN.items() if not base.usage.repository
+    }
+    kinds = {base.name: base.kind.pipelines for base in (*PUBLISHED, *EMBEDDED)}
+    assert [name for name, base in KNOWN.items() if base.usage.pipeline not in kinds[name]] == []
 
 
 @pytest.mark.parametrize("base", NAMES)

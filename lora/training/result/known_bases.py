@@ -1,0 +1,65 @@
+"""What a NOTICE, a model card and a report say of a base, by its name in config.yaml. Knows no file.
+
+`weights/catalogue.py` has the same names for downloads, and a test holds both to each other: neither may import the
+other.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from lora.publishing.usage import BaseModel
+from lora.training.result.terms import FLUX, FLUX1_DEV, UNOFFICIAL, NonCommercialLicence, Terms, apache, unknown
+
+OWNER, BFL = "black-forest-labs", "Black Forest Labs"  # the first is its name on the Hub
+FLUX1_PIPELINE, KLEIN_PIPELINE, ANY_PIPELINE = "FluxPipeline", "Flux2KleinPipeline", "DiffusionPipeline"
+OWN = "part of the trainer that made this LoRA"
+SIZE = {"height": 128, "width": 128}  # pixels, which the embedded bases were trained with
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """A base, and the terms of LoRAs for it."""
+
+    usage: BaseModel
+    terms: Terms
+
+
+def known_base(name: str) -> KnownBase:
+    """The base of this name in config.yaml: one of `KNOWN`, or one of which only the name is known, as of a folder."""
+    last = PurePath(name).name
+    other = BaseModel(f"the base model {last}", None, f"path/to/{last}", ANY_PIPELINE, 28, 3.5, {})
+    return KNOWN.get(name) or KnownBase(other, unknown(last))
+
+
+def _on_hub(
+    name: str, repository: str, licence: NonCommercialLicence | None, pipeline: str, steps: int, guidance: float
+) -> KnownBase:
+    """A base of Black Forest Labs, under the Apache License 2.0 if `licence` is None. Steps and guidance are those of
+    its model card."""
+    repository = f"{OWNER}/{repository}"
+    terms = licence.terms(repository) if licence else apache("by Black Forest Labs, Inc.", more=UNOFFICIAL)
+    return KnownBase(BaseModel(name, repository, "", pipeline, steps, guidance, {}), terms)
+
+
+KNOWN = {
+    "dev": _on_hub(f"FLUX.1 [dev] of {BFL}", "FLUX.1-dev", FLUX1_DEV, FLUX1_PIPELINE, 28, 3.5),
+    "krea": _on_hub(f"FLUX.1 Krea [dev] of {BFL} and Krea", "FLUX.1-Krea-dev", FLUX1_DEV, FLUX1_PIPELINE, 28, 4.5),
+    "schnell": _on_hub(f"FLUX.1 [schnell] of {BFL}", "FLUX.1-schnell", None, FLUX1_PIPELINE, 4, 0.0),
+    "klein": _on_hub(f"FLUX.2 [klein] 4B Base of {BFL}", "FLUX.2-klein-base-4B", None, KLEIN_PIPELINE, 50, 4.0),
+    "klein-9b": _on_hub(f"FLUX.2 [klein] 9B Base of {BFL}", "FLUX.2-klein-base-9B", FLUX, KLEIN_PIPELINE, 50, 4.0),
+    "klein-distilled": _on_hub(f"FLUX.2 [klein] 4B of {BFL}", "FLUX.2-klein-4B", None, KLEIN_PIPELINE, 4, 1.0),
+    "tiny": KnownBase(
+        BaseModel(
+            *("tiny-flux, the small model that the trainer brings along", None, "weights/tiny-flux"),
+            *(FLUX1_PIPELINE, 20, 3.5, SIZE),  # steps and guidance of script/demo
+        ),
+        apache(OWN),
+    ),
+    "tiny-flux2": KnownBase(
+        BaseModel(
+            *("tiny-flux2, the small FLUX.2 that the trainer brings along", None, "weights/tiny-flux2"),
+            *(KLEIN_PIPELINE, 20, 4.0, SIZE),
+        ),
+        apache(OWN),
+    ),
+}
