@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weights.base_manifest import Manifest, check_digests, read_manifest
-from weights.bases import TINY, WEIGHTS, LogLine, log_nothing
+from weights.bases import WEIGHTS, LogLine, log_nothing
+from weights.catalogue import TINY
 from weights.component_files import json_object
 from weights.layouts import CONFIG, check_captioner_folder
 

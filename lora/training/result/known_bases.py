@@ -58,7 +58,7 @@ KNOWN = {
     "tiny-flux2": KnownBase(
         BaseModel(
             *("tiny-flux2, the small FLUX.2 that the trainer brings along", None, "weights/tiny-flux2"),
-            *(KLEIN_PIPELINE, 20, 4.0, SIZE),
+            *(KLEIN_PIPELINE, 20, 4.0, {**SIZE, "max_sequence_length": 48}),  # model_max_length of its tokenizer
         ),
         apache(OWN),
     ),
