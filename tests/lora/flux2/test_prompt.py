@@ -54,7 +54,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("component", "changes", "found"),
     [
-        ("text_encoder", {"num_hidden_layers": 26}, "has 26 layers: expected at least 27"),
+        ("text_encoder", {"num_hidden_layers": 26, "layer_types": None}, "has 26 layers: expected at least 27"),
         ("transformer", {"joint_attention_dim": 12288}, "expected 12288"),
     ],
 )
