@@ -83,7 +83,7 @@ class Runner(BaseRunner):
         `hf auth login`."""
         tokens = Tokens(hugging_face=get_token() or "")
         try:
-            self.trained_lora = self._load_lora(RequestedLora(reference, 1.0, TRAINED), tokens)
+            self.trained_lora = self._load_lora(RequestedLora(reference, 1.0, TRAINED), self.base, tokens)
         except ValueError as error:  # no request brings this token
             raise ValueError(str(error).replace(TOKEN_INPUT, "HF_TOKEN")) from error
         self.trained_reference = reference
@@ -212,7 +212,7 @@ class Runner(BaseRunner):
         tokens = Tokens(*(check_secret(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
         usage = Usage()
         with usage.on_loras():
-            loras = [self._load_lora(lora, tokens) for lora in prediction.loras]
+            loras = [self._load_lora(lora, base, tokens) for lora in prediction.loras]
         model = self._load_model(base)
         with workspace("predict") as folder:
             paths = predict(
@@ -235,13 +235,13 @@ class Runner(BaseRunner):
         with with_remedy(base):
             return self.models.model(base.path)
 
-    def _load_lora(self, requested: RequestedLora, tokens: Tokens) -> AppliedLora:
-        """Read a requested LoRA; the LoRA of a trained version was read in the setup, and its file may be gone."""
+    def _load_lora(self, requested: RequestedLora, base: Base, tokens: Tokens) -> AppliedLora:
+        """Read a requested LoRA for a base; that of a trained version was read in setup, and its file may be gone."""
         if self.trained_lora and requested.named == TRAINED:
             return replace(self.trained_lora, scale=requested.scale)
         readable = EVERYWHERE if requested.named == TRAINED else self.readable  # the deployment gave it, no client
         with open_lora(requested.reference, named=requested.named, tokens=tokens, readable=readable) as file:
-            cached = self.lora_cache.lora(file.cache_key, file.read)
+            cached = self.lora_cache.lora(file.cache_key, file.read, family_of(base.path).layer_names)
         for note in cached.notes:
             self.log(f"{file.named} {note}")
         return AppliedLora(cached.digest, cached.lora, requested.scale, file.named)

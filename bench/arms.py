@@ -11,6 +11,7 @@ from bench.plain_dreambooth import PLAIN_SETTINGS, add_plain_lora, train_plain
 from bench.preserving import ASKED_BY_A_TRAINING, Question, preservation_of
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.latents import PATCH
+from lora.flux.presets import PRESETS
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
@@ -18,10 +19,10 @@ from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import block_layers
-from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe
 from lora.training.recipe.sigmas import Shift
 from script.openapi import training_inputs
+from script.tiny_flux.captions import TRIGGER
 
 PLAIN = "plain"
 BATCH_SIZE = 1
@@ -61,13 +62,33 @@ PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and 
     "0.25 x 4, rate 8e-4": _preserving(0.25, 4, learning_rate=8e-4),
     "0.25 x 4, rank 32": _preserving(0.25, 4, lora_rank=32),
 }
+STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own
+    "style, preserving": Arm(preset="style", inputs={"preservation": 0.25}, weight=2),
+    "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 2.8e-4}),
+    "style, sigma as subject": Arm(preset="style", inputs={"timestep_logit_mean": 0.0}),
+}
+GENERAL_ARMS: Mapping[str, Arm] = {  # `general` with other settings than its own
+    "general, preserving": Arm(preset="general", inputs={"preservation": 0.25}, weight=2),
+    "general, twice the rate": Arm(preset="general", inputs={"learning_rate": 3e-4}),
+    "general, sigma as subject": Arm(preset="general", inputs={"timestep_logit_mean": 0.0}),
+}
 ARMS: Mapping[str, Arm | None] = {  # None is the plain loop
     PLAIN: None,
     "replicate": Arm(preset="replicate"),
     "subject": Arm(),  # 0.25 x 2
+    "style": Arm(preset="style"),
+    "general": Arm(preset="general"),
     **PRESERVATION_ARMS,
+    **STYLE_ARMS,
+    **GENERAL_ARMS,
 }
 DEFAULT_ARMS = (PLAIN, "replicate", "subject")
+
+
+def arms_of(lora_type: str) -> tuple[str, ...]:
+    """The arms that can be compared for a type: the plain loop, the public recipe, and those of its preset."""
+    presets = ("replicate", lora_type)
+    return tuple(name for name, arm in ARMS.items() if arm is None or arm.preset in presets)
 
 
 def settings_of(name: str) -> dict[str, object]:
@@ -84,6 +105,12 @@ def crops_of_arm(name: str) -> int:
     return PRESETS[arm.preset].views if arm else 1
 
 
+def dropped_text_of_arm(name: str) -> str:
+    """What replaces a dropped caption."""
+    arm = ARMS[name]
+    return TRIGGER if arm and PRESETS[arm.preset].drops_to_trigger else ""
+
+
 def word_of_arm(name: str) -> str | None:
     """The word in place of the trigger word in what preservation asks about the training images; None if it does not
     ask about them."""
@@ -96,7 +123,7 @@ def recipe_of(arm: Arm, *, steps: int, seed: int) -> Recipe:
     inputs = {name: schema.get("default") for name, schema in training_inputs(ROOT).items() if name not in FILES}
     left_open = {"lora_type": arm.preset, "learning_rate": 0, "lora_rank": 0, "steps": steps, "seed": seed}
     config = TrainConfig.checked(**{**inputs, **left_open, **arm.inputs})
-    recipe = make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
+    recipe = make_recipe(config, PRESETS[config.lora_type], images=TRAINING_IMAGES, processes=1).recipe
     return recipe if arm.weight is None else replace(recipe, preservation_weight=arm.weight)
 
 

@@ -1,10 +1,10 @@
 """How well a training learns, and what it costs: our presets compared with a plain loop, on the embedded base, in
 paired runs.
 
-Each run trains one arm on one figure with one seed. At some steps it measures the loss on new images of the figure and
-on the base's own world, at fixed noise and sigmas. At half of the steps and at the end it also generates images: with
-the trigger word, to see how close they are to the figure, and without, to see what else has changed. All arms have the
-same images, captions, batch size and number of steps. Completed runs are written to a file of JSON lines, so that an
+Each run trains one arm with one seed on one figure, style or collection of things. At some steps it measures the loss
+on new images of it and on the base's own world, at fixed noise and sigmas. At the end it also generates images: of what
+was learned, to see how right they are, and of other prompts, to see what else has changed. All arms have the same
+images, captions, batch size and number of steps. Completed runs are written to a file of JSON lines, so that an
 interrupted benchmark can resume.
 """
 
@@ -30,24 +30,26 @@ from diffusers import FluxPipeline
 
 from bench.arms import (
     ARMS,
-    DEFAULT_ARMS,
+    PLAIN,
     PRESERVATION_ARMS,
     Material,
+    arms_of,
     crops_of_arm,
+    dropped_text_of_arm,
     settings_of,
     train_arm,
     word_of_arm,
 )
-from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED, Concept
+from bench.concepts import CONCEPTS, TRAINING_IMAGES, TRAINING_SEED
 from bench.learning_tables import Run, as_markdown
 from bench.machine import machine
 from bench.measures import Evaluation, Extent, examples_of
 from bench.report import RESULTS, argument_parser
-from lora.dataset.encoding import EncodedDataset
+from bench.tasks import TASKS, TaskEvaluation
+from lora.dataset.encoding import EncodedDataset, Example
 from lora.flux.prompt import encode_prompt
 from lora.training.recipe.neutral import neutral_prompts
 from lora.training.recipe.sigmas import Shift
-from script.tiny_flux.captions import TRIGGER
 from weights.bases import WEIGHTS
 
 BASE = WEIGHTS / "tiny-flux"
@@ -56,7 +58,13 @@ SEEDS, STEPS = (1, 2, 3), 1000  # the peer's preset has 1000 steps
 
 
 FULL = Extent(STEPS, held_out=10, world=8, drawn=5, scenes=20, inference_steps=10, references=80)
+FULL_TASK = Extent(400, held_out=8, world=8, drawn=8, scenes=8, inference_steps=10, references=12)
 SMALL = Extent(4, held_out=1, world=1, drawn=1, scenes=1, inference_steps=2, references=2)
+SUBJECT = "subject"
+LEARNED = {  # the names of what is learned, by lora_type
+    SUBJECT: tuple(CONCEPTS),
+    **{kind: tuple(task.name for task in TASKS.values() if task.lora_type == kind) for kind in ("style", "general")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +83,14 @@ def main() -> None:
     arguments = _arguments()
     output = arguments.output or RESULTS / f"learning-{date.today()}.json"
     kept = output.parent / "learning.runs.jsonl"
-    extent = SMALL if arguments.small else replace(FULL, steps=arguments.steps, scenes=arguments.scenes)
-    names, seeds = (["monster"], SEEDS[:1]) if arguments.small else (arguments.concepts, SEEDS[: arguments.seeds])
-    jobs = [
-        Job(name, seed, arm, extent, arguments.images)
-        for seed, name, arm in itertools.product(seeds, names, arguments.arms)
-    ]
+    full = FULL if arguments.lora_type == SUBJECT else FULL_TASK
+    given = {name: value for name in ("steps", "scenes") if (value := getattr(arguments, name)) is not None}
+    extent = SMALL if arguments.small else replace(full, **given)
+    names, seeds = arguments.concepts or LEARNED[arguments.lora_type], SEEDS[: arguments.seeds]
+    if arguments.small:
+        names, seeds = names[:1], seeds[:1]
+    arms = arguments.arms or (PLAIN, "replicate", arguments.lora_type)
+    jobs = [Job(name, seed, arm, extent, arguments.images) for seed, name, arm in itertools.product(seeds, names, arms)]
     runs = all_runs(jobs, kept, workers=arguments.workers)
     about = machine("torch", "diffusers", "peft", "transformers", "pillow", "numpy")
     output.write_text(json.dumps({"machine": about, "extent": asdict(extent), "runs": runs}, indent=1) + "\n")
@@ -126,9 +136,9 @@ def run(job: Job) -> Run:
     """Train one arm and measure it at its steps."""
     torch.set_num_threads(1)
     began = time.perf_counter()
-    concept, pipeline = CONCEPTS[job.concept], _base()
+    pipeline = _base()
     evaluation = _evaluation(job.concept, job.extent)
-    material = _material(job.arm, concept, pipeline)
+    material = _material(job.arm, job.concept, pipeline)
     found = {0: evaluation.before}
 
     def measure(step: int) -> None:
@@ -150,13 +160,17 @@ def run(job: Job) -> Run:
     return identity_of(job) | {"seconds": seconds, "real": evaluation.real, "at": at}
 
 
-def _material(arm: str, concept: Concept, pipeline: FluxPipeline) -> Material:
-    crops, word = crops_of_arm(arm), word_of_arm(arm)
-    examples = examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, crops=crops)
-    asked = [] if word is None else examples_of(concept, TRAINING_IMAGES, TRAINING_SEED, pipeline, word=word)
+def _material(arm: str, name: str, pipeline: FluxPipeline) -> Material:
+    crops, word, asked = crops_of_arm(arm), word_of_arm(arm), list[Example]()
+    if name in TASKS:
+        examples = TASKS[name].examples(pipeline, crops=crops)
+    else:
+        examples = examples_of(CONCEPTS[name], TRAINING_IMAGES, TRAINING_SEED, pipeline, crops=crops)
+    if word is not None:
+        asked = examples_of(CONCEPTS[name], TRAINING_IMAGES, TRAINING_SEED, pipeline, word=word)
     neutral = tuple(encode_prompt(pipeline, prompt) for prompt in neutral_prompts(BASE))
-    dataset = EncodedDataset(tuple(examples), dropped=encode_prompt(pipeline, TRIGGER), neutral=neutral)
-    return Material(dataset, tuple(asked))
+    dropped = encode_prompt(pipeline, dropped_text_of_arm(arm))
+    return Material(EncodedDataset(tuple(examples), dropped=dropped, neutral=neutral), tuple(asked))
 
 
 def identity_of(job: Job) -> Run:
@@ -176,8 +190,10 @@ def _key(run: Run) -> str:
 
 
 @functools.cache
-def _evaluation(concept: str, extent: Extent) -> Evaluation:
-    return Evaluation(CONCEPTS[concept], extent, _base())
+def _evaluation(name: str, extent: Extent) -> Evaluation | TaskEvaluation:
+    if name in TASKS:
+        return TaskEvaluation(TASKS[name], extent, _base())
+    return Evaluation(CONCEPTS[name], extent, _base())
 
 
 def _base() -> FluxPipeline:
@@ -192,18 +208,27 @@ def _base() -> FluxPipeline:
 
 def _arguments() -> argparse.Namespace:
     parser = argument_parser("learning", __doc__, small="one figure, one seed, three steps, to check that it runs")
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps of each training (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=FULL.scenes, help="images without trigger (default: %(default)s)")
+    parser.add_argument("--lora-type", choices=LEARNED, default=SUBJECT, help="what is learned (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help=f"steps of each training (default: {STEPS}, but {FULL_TASK.steps})")
+    parser.add_argument("--scenes", type=int, help=f"images without trigger ({FULL.scenes}, but {FULL_TASK.scenes})")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds (default: %(default)s)")
-    parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=list(CONCEPTS), help="figures to train")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(DEFAULT_ARMS), help="arms to compare")
+    parser.add_argument("--concepts", nargs="+", choices=(*CONCEPTS, *TASKS), help="what to train of that type")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="arms to compare (default: plain, replicate, the type)")
     parser.add_argument(
         "--preservation", action="store_const", const=["subject", *PRESERVATION_ARMS], dest="arms",
         help="compare what preservation asks, its share and its weight, in place of --arms",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=2, help="processes, with one thread each (default: %(default)s)")
     parser.add_argument("--images", type=Path, help="folder for the generated images, a strip per run and step")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for flag, given, known in (
+        ("--concepts", arguments.concepts, LEARNED[arguments.lora_type]),
+        ("--arms", arguments.arms, arms_of(arguments.lora_type)),
+    ):
+        if unknown := [each for each in given or () if each not in known]:
+            of_type = f"--lora-type {arguments.lora_type} has {', '.join(known)}"
+            parser.error(f"{flag} {unknown[0]!r} is of another type: {of_type}")
+    return arguments
 
 
 if __name__ == "__main__":

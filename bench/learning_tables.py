@@ -21,6 +21,8 @@ class Measure:
     title: str
     of: Callable[[Run, str], list[float]]
     better: str  # the better direction
+    name: str = "world"  # of the values that it needs, which not every run has
+    times: float = 1  # these are multiplied by it, where they are of images
 
 
 def closed(run: Run, step: str) -> list[float]:
@@ -36,21 +38,31 @@ def world_rise(run: Run, step: str) -> list[float]:
     return [100 * (other - one) / statistics.fmean(before) for one, other in zip(before, after, strict=True)]
 
 
-def of_images(name: str, *, times: float = 100) -> Callable[[Run, str], list[float]]:
+def of_images(title: str, name: str, better: str, *, times: float = 100) -> Measure:
     """A measure of generated images."""
-    return lambda run, step: [times * value for value in run["at"][step][name]]
+    return Measure(title, lambda run, step: [times * value for value in run["at"][step][name]], better, name, times)
 
 
 MEASURES = (
     Measure("gap closed, %", closed, "higher"),
     Measure("rise of the loss on the world, %", world_rise, "lower"),
-    Measure("images without trigger, mean squared change x 1000", of_images("change", times=1000), "lower"),
-    Measure("images without trigger with the right colour, %", of_images("right_colour"), "higher"),
-    Measure("images without trigger with the right shape, %", of_images("right_shape"), "higher"),
-    Measure("images without trigger with the exact shape, %", of_images("exact_shape"), "higher"),
-    Measure("colour distance x 100", of_images("colours"), "lower"),
-    Measure("form distance x 100", of_images("form"), "lower"),
+    of_images("images without trigger, mean squared change x 1000", "change", "lower", times=1000),
+    of_images("images without trigger with the right colour, %", "right_colour", "higher"),
+    of_images("images without trigger with the right shape, %", "right_shape", "higher"),
+    of_images("images without trigger with the exact shape, %", "exact_shape", "higher"),
+    of_images("colour distance x 100", "colours", "lower"),
+    of_images("form distance x 100", "form", "lower"),
+    of_images("images that show all that was asked for, %", "asked", "higher"),
+    of_images("images with the style, %", "styled", "higher"),
+    of_images("images with the colour that was asked for, %", "asked_colour", "higher"),
+    of_images("images with the shape that was asked for, %", "asked_shape", "higher"),
+    of_images("images without trigger with the style, %", "styled_without", "lower"),
 )
+
+
+def measures_of(runs: list[Run]) -> list[Measure]:
+    """The measures that these runs have."""
+    return [measure for measure in MEASURES if all(measure.name in run["at"]["0"] for run in runs)]
 
 
 def as_markdown(runs: list[Run]) -> str:
@@ -75,19 +87,25 @@ def _over_steps(measure: Measure, runs: list[Run], arms: list[str]) -> str:
 
 
 def _at_end(runs: list[Run], arms: list[str], end: str) -> str:
-    rows = [[arm, *(_mean_of_runs(measure, runs, arm, end) for measure in MEASURES)] for arm in arms]
-    base = [_spread([statistics.fmean(measure.of(run, "0")) for run in runs]) for measure in MEASURES]
-    real = [_spread([100 * statistics.fmean(run["real"][name]) for run in runs]) for name in ("colours", "form")]
-    titles = [f"{measure.title} ({measure.better} is better)" for measure in MEASURES]
-    return table(
-        [f"at step {end}", *titles], [*rows, ["base without LoRA", *base], ["real renders", "", "", "", *real]]
-    )
+    measures = measures_of(runs)
+    rows = [[arm, *(_mean_of_runs(measure, runs, arm, end) for measure in measures)] for arm in arms]
+    base = [_spread([statistics.fmean(measure.of(run, "0")) for run in runs]) for measure in measures]
+    titles = [f"{measure.title} ({measure.better} is better)" for measure in measures]
+    rows += [["base without LoRA", *base], ["real renders", *(_of_real(measure, runs) for measure in measures)]]
+    return table([f"at step {end}", *titles], rows)
+
+
+def _of_real(measure: Measure, runs: list[Run]) -> str:
+    """What real renders reach, or nothing if that is not measured."""
+    if any(measure.name not in run["real"] for run in runs):
+        return ""
+    return _spread([measure.times * statistics.fmean(run["real"][measure.name]) for run in runs])
 
 
 def _compare(ours: str, theirs: str, runs: list[Run], end: str) -> str:
     """A table of differences between two arms, paired by figure, seed and image."""
     rows = []
-    for measure in MEASURES:
+    for measure in measures_of(runs):
         by_arm = [{_run_id(run): measure.of(run, end) for run in runs if run["arm"] == arm} for arm in (ours, theirs)]
         found = paired(*by_arm)
         errors = [f"{found.error_by_image:.2f}", f"{found.error_by_run:.2f}"]

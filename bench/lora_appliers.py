@@ -10,6 +10,7 @@ from diffusers import FluxPipeline
 from peft.tuners.lora import LoraLayer
 
 from lora.base.device import device
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_cache import LoraCache
@@ -59,7 +60,7 @@ class Ours:
 
     def _load_lora(self, path: Path, scale: float) -> AppliedLora:
         with open_lora(str(path), named="lora_weights", readable=EVERYWHERE) as file:
-            cached = self._lora_cache.lora(file.cache_key, file.read)
+            cached = self._lora_cache.lora(file.cache_key, file.read, FLUX1)
         return AppliedLora(cached.digest, cached.lora, scale, file.named)
 
 

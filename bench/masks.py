@@ -32,6 +32,7 @@ from lora.dataset.reading import Archives, read_dataset
 from lora.engine.lora_layers import fuse_lora
 from lora.families.loading import load_pipeline
 from lora.flux.latents import PATCH
+from lora.flux.presets import PRESETS
 from lora.serving.generation import generate
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.batches import Batches, NoiseSettings
@@ -127,7 +128,10 @@ def trained_and_counted(arm: Arm, extent: Extent, folder: Path) -> Counts:
     """Train one arm on a fresh base, and count what it generates with the weights that would be exported."""
     pipeline, config = load_pipeline(BASE), _config(arm, extent)
     dataset, began = _encoded(pipeline, arm, config, folder), time.perf_counter()
-    transformer, recipe = pipeline.transformer, make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
+    transformer, recipe = (
+        pipeline.transformer,
+        make_recipe(config, PRESETS[config.lora_type], images=TRAINING_IMAGES, processes=1).recipe,
+    )
     add_lora(
         transformer, layers=block_layers(transformer.config, type(transformer)), rank=recipe.lora_rank, seed=recipe.seed
     )

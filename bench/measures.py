@@ -142,7 +142,7 @@ class Evaluation:
         figures = self._generate(pipeline, [f"{TRIGGER} {BACKGROUNDS[name]}" for name in self._backgrounds])
         others = self._generate(pipeline, self._without_trigger)
         if strip:
-            _strip(figures + others).save(strip)
+            joined(figures + others).save(strip)
         pairs = zip(figures, self._backgrounds, strict=True)
         distances = [self._references.distance(image, background=name) for image, name in pairs]
         return {
@@ -208,7 +208,8 @@ def examples_of(
     return encoded(pipeline, captioned, crops=crops)
 
 
-def _strip(images: list[Image.Image]) -> Image.Image:
+def joined(images: list[Image.Image]) -> Image.Image:
+    """The images side by side."""
     strip = Image.new("RGB", (sum(image.width for image in images), images[0].height))
     for index, image in enumerate(images):
         strip.paste(image, (index * image.width, 0))

@@ -21,6 +21,7 @@ from PIL import Image
 from bench.machine import machine
 from bench.report import argument_parser, table, write_results
 from lora.families.loading import load_pipeline
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
@@ -98,7 +99,7 @@ def train(share: float, extent: Extent, tar: Path) -> None:
 def with_lora(pipeline: FluxPipeline, tar: Path, arm: str, seconds: float, extent: Extent) -> Counts:
     """Count with a LoRA at lora_scale 1; the pipeline is unchanged afterwards."""
     lora, merger = read_lora(str(tar), named="lora_weights", readable=EVERYWHERE), LoraMerger(pipeline)
-    merger.apply([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
+    merger.apply([AppliedLora(lora.digest, convert_lora(lora.tensors, FLUX1), 1.0, "lora_weights")])
     try:
         return count_images(pipeline, arm, seconds, extent)
     finally:

@@ -2,22 +2,18 @@
 
 from collections.abc import Iterable
 
-from diffusers import FluxTransformer2DModel
-
-from bench.random_flux import Sizes
+from bench.random_flux import TransformerSizes
 from bench.step_arms import Arm, script_layers
 from bench.step_loops import RANK
 from lora.base.latents import TOKEN_PIXELS
 from lora.engine.precision import MatmulPrecision, TimedMatmul
-from lora.flux.dimensions import dimensions_of
 from lora.training.memory.prediction import MemoryPrediction, MemoryRequirements
 from lora.training.memory.weights import MemoryConfiguration
-from lora.training.recipe.layers import block_layers
 from lora.training.recipe.optimizers import bytes_per_parameter
 
 
 def memory_requirements(
-    sizes: Sizes,
+    sizes: TransformerSizes,
     layers: Iterable[str],
     *,
     side: int,
@@ -26,9 +22,9 @@ def memory_requirements(
     matmuls: tuple[TimedMatmul, ...],
 ) -> MemoryRequirements:
     """The numbers from which plans are made, for a LoRA on these layers; texts and images are already encoded."""
-    shapes = block_layers(sizes.transformer, FluxTransformer2DModel)
+    shapes = sizes.layers
     return MemoryRequirements(
-        shape=dimensions_of(sizes.transformer),
+        shape=sizes.dimensions,
         image_tokens=(side // TOKEN_PIXELS) ** 2,
         text_tokens=sizes.text_tokens,
         batch_size=batch_size,
@@ -44,7 +40,7 @@ def memory_requirements(
     )
 
 
-def predicted_bytes(arm: Arm, sizes: Sizes, *, side: int, batch_size: int) -> float | None:
+def predicted_bytes(arm: Arm, sizes: TransformerSizes, *, side: int, batch_size: int) -> float | None:
     """The peak memory of the GPU that is predicted for one of our arms; None for the script's."""
     if not arm.is_ours:
         return None

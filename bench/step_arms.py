@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from bench.plain_dreambooth import TARGET_MODULES
-from bench.random_flux import Sizes, random_text_encoders, random_transformer
+from bench.random_flux import Sizes, TransformerSizes, random_text_encoders, random_transformer
 from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
 from lora.base.device import device
@@ -18,7 +18,6 @@ from lora.engine.options import Recomputed
 from lora.engine.precision import MatmulPrecision, Precision
 from lora.families.frozen_transformer import WeightPlacement
 from lora.training.learning.adapter import add_lora
-from lora.training.recipe.layers import block_layers
 
 SPREAD = 1e-3  # of B: if it were 0, the gradients of A would be 0, too
 
@@ -36,7 +35,7 @@ class Arm:
     streamed: float = 0.0  # the share of blocks whose weights stream from the host
     matmul: MatmulPrecision = "int8"  # of layers with int8 weights
 
-    def placement(self, sizes: Sizes) -> WeightPlacement:
+    def placement(self, sizes: TransformerSizes) -> WeightPlacement:
         """The precision and placement of its model."""
         blocks = sizes.transformer["num_layers"] + sizes.transformer["num_single_layers"]
         streamed = round(self.streamed * blocks)
@@ -77,7 +76,7 @@ ARMS = (
 class LoraModel:
     """A transformer with PEFT's LoRA, and the LoRA's initial weights, which are the same in all arms."""
 
-    transformer: FluxTransformer2DModel
+    transformer: ModelMixin
     parameters: list[nn.Parameter]
     initial_lora: list[Tensor]  # on the CPU, so that it takes none of the measured memory
 
@@ -101,12 +100,12 @@ class TrainingSetup:
         return self.loop.begin(inputs)
 
 
-def set_up_training(arm: Arm, sizes: Sizes) -> TrainingSetup:
+def set_up_training(arm: Arm, sizes: TransformerSizes) -> TrainingSetup:
     """Create an arm's model, LoRA and loop."""
     return configure(arm, lora_model(sizes, arm.placement(sizes)), sizes)
 
 
-def lora_model(sizes: Sizes, placement: WeightPlacement) -> LoraModel:
+def lora_model(sizes: TransformerSizes, placement: WeightPlacement) -> LoraModel:
     """Create a model with its LoRA. No loop has changed it yet."""
     transformer = random_transformer(sizes, placement)
     add_lora(transformer, layers=script_layers(sizes), rank=RANK, seed=SEED)
@@ -116,17 +115,20 @@ def lora_model(sizes: Sizes, placement: WeightPlacement) -> LoraModel:
     return LoraModel(transformer, [each for _, each in named], initial_lora)
 
 
-def configure(arm: Arm, model: LoraModel, sizes: Sizes) -> TrainingSetup:
+def configure(arm: Arm, model: LoraModel, sizes: TransformerSizes) -> TrainingSetup:
     """Let an arm train a model of its own placement. The model may have been another arm's before, if both arms are
     ours or both the script's: Accelerate replaces the transformer's `forward` for good, and we its LoRA layers."""
     model.transformer.disable_gradient_checkpointing()
     return TrainingSetup(_loop(arm, model.transformer, sizes), model)
 
 
-def script_layers(sizes: Sizes) -> list[str]:
-    """The layers that have a LoRA in the script: 342 of FLUX.1, all in blocks."""
+def script_layers(sizes: TransformerSizes) -> list[str]:
+    """The layers that have a LoRA in the script: 342 of FLUX.1, all in blocks. For a family without a script here, all
+    layers in the blocks."""
+    if not isinstance(sizes, Sizes):
+        return list(sizes.layers)
     ends = tuple(f".{module}" for module in TARGET_MODULES)
-    return [name for name in block_layers(sizes.transformer, FluxTransformer2DModel) if name.endswith(ends)]
+    return [name for name in sizes.layers if name.endswith(ends)]
 
 
 def _initial_value(name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
@@ -136,7 +138,7 @@ def _initial_value(name: str, parameter: nn.Parameter, generator: torch.Generato
     return parameter.detach().to("cpu", copy=True)
 
 
-def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
+def _loop(arm: Arm, transformer: ModelMixin, sizes: TransformerSizes) -> Loop:
     if not arm.is_ours:
         encoders = _encoders(sizes) if arm.encodes else None
         return ScriptLoop(transformer, recomputes=arm.recomputed == "blocks", encoders=encoders)
@@ -146,5 +148,5 @@ def _loop(arm: Arm, transformer: FluxTransformer2DModel, sizes: Sizes) -> Loop:
     return OurLoop(transformer)
 
 
-def _encoders(sizes: Sizes) -> TextEncoders:
+def _encoders(sizes: TransformerSizes) -> TextEncoders:
     return TextEncoders(*random_text_encoders(sizes, device(), torch.bfloat16), tokens=sizes.text_tokens)

@@ -7,7 +7,6 @@ from diffusers import FluxTransformer2DModel
 
 from bench.plain_dreambooth import EPSILON, LEARNING_RATE, MAX_GRAD_NORM, WEIGHT_DECAY
 from lora.dataset.encoding import EncodedDataset
-from lora.flux.latents import PATCH
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import Step, take_step
@@ -25,6 +24,7 @@ class Inputs:
 
     dataset: EncodedDataset
     batch_size: int
+    patch: int  # of latents in a token; see lora/base/latents.py
 
     @property
     def recipe(self) -> Recipe:
@@ -58,7 +58,7 @@ class Inputs:
         """Batches with their noise and sigmas."""
         recipe = self.recipe
         noise_settings = NoiseSettings(
-            recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT, PATCH
+            recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT, self.patch
         )
         return Batches(self.dataset, batch_size=self.batch_size, noise_settings=noise_settings, seed=recipe.seed)
 

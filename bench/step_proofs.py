@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.random_flux import Sizes
+from bench.random_flux import TransformerSizes
 from bench.report import table
 from bench.step_arms import Arm, LoraModel, lora_model
 from bench.step_loops import Inputs
@@ -52,7 +52,7 @@ class Deviation:
     is_enough: bool
 
 
-def reference_result(sizes: Sizes, inputs: Inputs) -> LossAndGradients | None:
+def reference_result(sizes: TransformerSizes, inputs: Inputs) -> LossAndGradients | None:
     """As `compute_reference`; None if there is not enough memory for a model in fp32."""
     try:
         return compute_reference(sizes, inputs)
@@ -62,7 +62,7 @@ def reference_result(sizes: Sizes, inputs: Inputs) -> LossAndGradients | None:
         return None
 
 
-def compute_reference(sizes: Sizes, inputs: Inputs) -> LossAndGradients:
+def compute_reference(sizes: TransformerSizes, inputs: Inputs) -> LossAndGradients:
     """Compute the reference with its own model, whose blocks are recomputed. Raises TypeError if a layer of a block
     does not answer in fp32, and torch.OutOfMemoryError."""
     model = lora_model(sizes, WeightPlacement("fp32", modulation_on_host=False, device=device()))

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import torch
-from diffusers import FluxTransformer2DModel
 
-from bench.random_flux import DEV, Sizes, random_dataset, random_transformer
+from bench.random_flux import BASES, TransformerSizes, random_dataset, random_transformer
 from bench.requirements import memory_requirements
 from bench.step_loops import RANK, SEED, Inputs
 from lora.base.device import device, precision
@@ -29,7 +28,6 @@ from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from lora.training.memory.configurations import GB, Plan, plans
 from lora.training.memory.requirements import weight_placement
-from lora.training.recipe.layers import block_layers
 
 CONTEXT = 0.6 * GB  # memory of a card that CUDA itself takes
 OPTIMIZER, IMAGES = "adamw8bit", 4
@@ -49,15 +47,15 @@ class CardResult:
 
 
 def main() -> None:
-    """Read GB, pixels and steps from the command line; print the result in the last line."""
-    card, side, steps = map(int, sys.argv[1:])
+    """Read base, GB, pixels and steps from the command line; print the result in the last line."""
+    base, (card, side, steps) = sys.argv[1], map(int, sys.argv[2:])
     if device().type == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (card * GB - CONTEXT) / total))
-    print(json.dumps(asdict(measure_card(DEV, card=card, side=side, steps=steps))))
+    print(json.dumps(asdict(measure_card(BASES[base], card=card, side=side, steps=steps))))
 
 
-def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResult:
+def measure_card(sizes: TransformerSizes, *, card: int, side: int, steps: int) -> CardResult:
     """Train with the best plan only, without fallbacks."""
     matmuls = fastest_matmuls(device(), rows=(side // TOKEN_PIXELS) ** 2 + sizes.text_tokens)
     plan = plan_for(sizes, card=card, side=side, matmuls=matmuls, on_gpu=device().type == "cuda")
@@ -73,9 +71,9 @@ def measure_card(sizes: Sizes, *, card: int, side: int, steps: int) -> CardResul
     return CardResult(card, side, plan.line(), plan.peak_bytes, *peaks, seconds)
 
 
-def plan_for(sizes: Sizes, *, card: int, side: int, matmuls: tuple[TimedMatmul, ...], on_gpu: bool) -> Plan:
+def plan_for(sizes: TransformerSizes, *, card: int, side: int, matmuls: tuple[TimedMatmul, ...], on_gpu: bool) -> Plan:
     """The plan for a LoRA on all layers; texts and images are already encoded."""
-    layers = block_layers(sizes.transformer, FluxTransformer2DModel)
+    layers = sizes.layers
     requirements = memory_requirements(sizes, layers, side=side, batch_size=1, optimizer=OPTIMIZER, matmuls=matmuls)
     best, *_ = plans(
         requirements,
@@ -89,12 +87,13 @@ def plan_for(sizes: Sizes, *, card: int, side: int, matmuls: tuple[TimedMatmul, 
     return best
 
 
-def _steps(plan: Plan, sizes: Sizes, side: int, steps: int) -> list[float]:
+def _steps(plan: Plan, sizes: TransformerSizes, side: int, steps: int) -> list[float]:
     """The seconds of each step, after two warm-up steps."""
-    inputs = Inputs(random_dataset(sizes, side=side, count=IMAGES, dtype=precision()), batch_size=1)
+    dataset = random_dataset(sizes, side=side, count=IMAGES, dtype=precision())
+    inputs = Inputs(dataset, batch_size=1, patch=sizes.family.latents.patch)
     recipe, placement = replace(inputs.recipe, optimizer=OPTIMIZER), weight_placement(plan)
     transformer = random_transformer(sizes, placement)
-    add_lora(transformer, layers=block_layers(sizes.transformer, FluxTransformer2DModel), rank=RANK, seed=SEED)
+    add_lora(transformer, layers=sizes.layers, rank=RANK, seed=SEED)
     fuse_lora(transformer)
     configure_blocks(
         transformer,

@@ -1,6 +1,6 @@
 """Whether a training fits into the memory of a card as its plan predicts, on a larger GPU with a memory limit.
 
-Random weights of FLUX.1's real shape, rank 16 on all layers, one image per step. The speed of a smaller card is not
+Random weights of the real shape, rank 16 on all layers, one image per step. The speed of a smaller card is not
 measured.
 """
 
@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 
 from bench.machine import machine
-from bench.random_flux import tiny_sizes
+from bench.random_flux import BASES, tiny_transformer_sizes
 from bench.report import argument_parser, table, write_results
 from bench.tier_case import CardResult, measure_card
 from lora.training.memory.configurations import GB
@@ -21,19 +21,21 @@ TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s/step")
 
 def main() -> None:
     """Measure, write the results, print a table."""
-    arguments = argument_parser("tiers", __doc__, small="one card, the tiny base's shape, without a limit").parse_args()
+    parser = argument_parser("tiers", __doc__, small="one card, a tiny shape, without a limit")
+    parser.add_argument("--base", choices=BASES, default="dev", help="(default: %(default)s)")
+    arguments = parser.parse_args()
     if arguments.small:
-        found = [measure_card(tiny_sizes(), card=8, side=64, steps=1)]
+        found = [measure_card(tiny_transformer_sizes(arguments.base), card=8, side=64, steps=1)]
     else:
-        found = [_run_in_process(card, side) for card in CARDS for side in SIDES]
+        found = [_run_in_process(arguments.base, card, side) for card in CARDS for side in SIDES]
     numbers = {"machine": machine("torch", "diffusers", "peft", "bitsandbytes"), "tried": [asdict(e) for e in found]}
-    path = write_results(numbers, name="tiers", output=arguments.output)
+    path = write_results(numbers, name=f"tiers-{arguments.base}", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(found)}")
 
 
-def _run_in_process(card: int, side: int) -> CardResult:
+def _run_in_process(base: str, card: int, side: int) -> CardResult:
     print(f"{card} GB, {side} px ...", file=sys.stderr)
-    command = [sys.executable, "-m", "bench.tier_case", str(card), str(side), str(STEPS)]
+    command = [sys.executable, "-m", "bench.tier_case", base, str(card), str(side), str(STEPS)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return CardResult(**json.loads(printed.splitlines()[-1]))
 

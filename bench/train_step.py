@@ -1,4 +1,5 @@
-"""How long a training step of FLUX.1 takes, and how much memory: ours compared with the loop of diffusers' script.
+"""How long a training step takes, and how much memory: for FLUX.1, ours compared with the loop of diffusers' script;
+for FLUX.2 [klein], ours alone.
 
 Random weights of the real shape are created on the device. All contenders have the same LoRA, optimizer, images and
 texts, and the same noise in the first step, whose losses must agree. Contenders run one after the other in one process,
@@ -10,15 +11,15 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
 
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
-from bench.random_flux import DEV, Sizes, random_dataset, tiny_sizes
+from bench.random_flux import BASES, TransformerSizes, random_dataset, tiny_transformer_sizes
 from bench.report import argument_parser, table, write_results
 from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, TrainingSetup, set_up_training
 from bench.step_loops import Inputs, Loop
@@ -28,10 +29,11 @@ from lora.base.device import device, free_memory, precision
 from lora.engine.compilation import graphs_compiled
 from lora.engine.out_of_memory import is_out_of_memory
 
+DEV = "dev"  # of the bases, the one that the script is for
 IMAGES = 16
 WARM_UPS, MIN_ROUNDS, MAX_ROUNDS = 3, 4, 25
 SECONDS = 2.5  # of the rounds of a measurement, about
-# FLOP of a step of one image without recomputed activations, by its side: performance.md 1.2, counted.
+# FLOP of a step of FLUX.1 with one image, without recomputed activations, by its side: performance.md 1.2, counted.
 STEP_FLOP = {512: 45.5e12, 768: 92.2e12, 1024: 171.1e12}
 FLOP_A_SECOND = 790e12  # of dense bf16 products on an H100 or H200 at their best (performance.md 1.2)
 GB = 1e9
@@ -86,10 +88,13 @@ def main() -> None:
     parser = argument_parser("train_step", __doc__, small="the tiny base's shape, one step each, to check that it runs")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="in pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images per step (default: %(default)s)")
+    parser.add_argument("--base", choices=BASES, default=DEV, help="(default: %(default)s)")
     arguments = parser.parse_args()
     full = full_extent(arguments.sides, batch_size=arguments.batch, arms=(*ARMS, *reversed(ARMS)))
-    small = small_extent(batch_size=arguments.batch)
-    extent, sizes = (small, tiny_sizes()) if arguments.small else (full, DEV)
+    small, base = small_extent(batch_size=arguments.batch), arguments.base
+    extent, sizes = (small, tiny_transformer_sizes(base)) if arguments.small else (full, BASES[base])
+    if base != DEV:
+        extent = replace(extent, arms=tuple(arm for arm in extent.arms if arm.is_ours))
     results = list(_in_turn(sizes, extent))
     deviations = [each for each in results if isinstance(each, Deviation)]
     numbers = {
@@ -99,12 +104,12 @@ def main() -> None:
         "refused": [asdict(each) for each in results if isinstance(each, Refused)],
         "nearness": [asdict(each) for each in deviations],
     }
-    path = write_results(numbers, name=f"train_step-batch-{extent.batch_size}", output=arguments.output)
+    path = write_results(numbers, name=f"train_step-{base}-batch-{extent.batch_size}", output=arguments.output)
     measurements = [each for each in results if isinstance(each, Measurement)]
     print(f"wrote {path}\n{as_line([each.sm_mhz for each in measurements])}\n")
     without_reference = "not compared with fp32: not enough memory for a base in fp32"
     print(as_lines(deviations) if deviations else without_reference, end="\n\n")
-    print(as_markdown(measurements, batch_size=extent.batch_size))
+    print(as_markdown(measurements, batch_size=extent.batch_size, step_flop=STEP_FLOP if base == DEV else {}))
 
 
 def full_extent(sides: Iterable[int], *, batch_size: int, arms: tuple[Arm, ...]) -> Extent:
@@ -117,7 +122,7 @@ def small_extent(*, batch_size: int) -> Extent:
     return Extent((64,), batch_size, SOME, warm_ups=1, least_rounds=1, most_rounds=1, seconds=0.0)
 
 
-def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[ArmResult]:
+def _in_turn(sizes: TransformerSizes, extent: Extent) -> Iterator[ArmResult]:
     gc.freeze()  # imported objects stay anyway, and would be scanned each time that memory is freed
     reference = reference_result(sizes, inputs_of(sizes, extent, extent.sides[0]))
     free_memory()
@@ -128,7 +133,7 @@ def _in_turn(sizes: Sizes, extent: Extent) -> Iterator[ArmResult]:
     gc.unfreeze()
 
 
-def measure(arm: Arm, sizes: Sizes, extent: Extent, reference: LossAndGradients | None) -> list[ArmResult]:
+def measure(arm: Arm, sizes: TransformerSizes, extent: Extent, reference: LossAndGradients | None) -> list[ArmResult]:
     """Measure an arm at all sizes, with its own model; compare our arms with the reference, too, at the first size."""
     try:
         setup = set_up_training(arm, sizes)
@@ -146,9 +151,10 @@ def measure(arm: Arm, sizes: Sizes, extent: Extent, reference: LossAndGradients 
     return results
 
 
-def inputs_of(sizes: Sizes, extent: Extent, side: int) -> Inputs:
+def inputs_of(sizes: TransformerSizes, extent: Extent, side: int) -> Inputs:
     """The images of one size, the same for all arms."""
-    return Inputs(random_dataset(sizes, side=side, count=IMAGES, dtype=precision()), extent.batch_size)
+    dataset = random_dataset(sizes, side=side, count=IMAGES, dtype=precision())
+    return Inputs(dataset, extent.batch_size, sizes.family.latents.patch)
 
 
 def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
@@ -157,7 +163,7 @@ def _refused(arm: Arm, side: int | None, error: RuntimeError) -> Refused:
     return Refused(arm.name, side, "out of memory")
 
 
-def measure_size(arm: Arm, setup: TrainingSetup, sizes: Sizes, side: int, extent: Extent) -> Measurement:
+def measure_size(arm: Arm, setup: TrainingSetup, sizes: TransformerSizes, side: int, extent: Extent) -> Measurement:
     """Measure an arm at one size. Raises RuntimeError if memory runs out."""
     inputs, here = inputs_of(sizes, extent, side), device()
     if here.type == "cuda":
@@ -185,19 +191,23 @@ def _step(loop: Loop, _number: int) -> None:
 TITLES = ("px", "contender", "s/step", "10 to 90 %", "speedup over", "times the lower bound", "peak", "first loss")
 
 
-def as_markdown(measurements: list[Measurement], *, batch_size: int) -> str:
-    """A table of medians over both runs of each arm, by size; arms that ran out of memory are missing."""
+def as_markdown(measurements: list[Measurement], *, batch_size: int, step_flop: Mapping[int, float] = STEP_FLOP) -> str:
+    """A table of medians over both runs of each arm, by size; arms that ran out of memory are missing. `step_flop` is
+    the FLOP of a step, by size."""
     sides = dict.fromkeys(each.side for each in measurements)
+
+    def floor(side: int) -> float:
+        return step_flop.get(side, 0.0) * batch_size / FLOP_A_SECOND
+
     titles = [title if title != "speedup over" else f"speedup over {BASELINE.name}" for title in TITLES]
-    return table(titles, [row for side in sides for row in _rows(measurements, side, batch_size)])
+    return table(titles, [row for side in sides for row in _rows(measurements, side, floor(side))])
 
 
-def _rows(measurements: list[Measurement], side: int, batch_size: int) -> Iterator[list[str]]:
+def _rows(measurements: list[Measurement], side: int, floor: float) -> Iterator[list[str]]:
     at_side = [each for each in measurements if each.side == side]
     by_arm = {arm.name: [each for each in at_side if each.arm == arm.name] for arm in ARMS}
     medians = {name: statistics.median(_seconds(found)) for name, found in by_arm.items() if found}
     baseline_loss = by_arm[BASELINE.name][0].first_loss if by_arm[BASELINE.name] else None
-    floor = STEP_FLOP.get(side, 0.0) * batch_size / FLOP_A_SECOND
     baseline = medians.get(BASELINE.name)
     for name, median in medians.items():
         ordered = sorted(_seconds(by_arm[name]))

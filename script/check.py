@@ -16,10 +16,10 @@ from typing import Any
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import Report, report_on
+from lora.flux.presets import PRESETS
 from lora.images.products import png_mark
 from lora.training.progress import print_line
 from lora.training.recipe.config import TrainConfig
-from lora.training.recipe.presets import PRESETS
 from script.caption_folder import make_folder, write_captions
 from script.config_flag import parse_with_config
 from script.dataset_sheet import dataset_sheet
@@ -69,8 +69,8 @@ def main() -> None:
 
 def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: Outputs) -> None:
     config, progress = TrainConfig.checked(**settings), Progress("inspected {count} images")
-    crops = PRESETS[config.lora_type].views
-    sizes = {"crops": crops, "batch_size": config.batch_size}
+    preset = PRESETS[config.lora_type]
+    sizes = {"crops": preset.views, "batch_size": config.batch_size}
     inspector = ReportingInspector(
         config.resolutions, **sizes, unmasked_weight=config.unmasked_weight, progress=progress
     )
@@ -79,7 +79,7 @@ def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: 
     if outputs.captions:
         dataset = _described(dataset, config, outputs)
     report = report_on(dataset, rule=config.prompt_rule, resolutions=config.resolutions)
-    outline = Outline.of(dataset, config)
+    outline = Outline.of(dataset, config, preset)
     if outputs.is_json:
         sheet = str(outputs.sheet)
         print_line(json.dumps({**report.as_json(), "training": asdict(outline), "sheet": sheet}, indent=1))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lora.base.presets import Preset
 from lora.dataset.reading import Dataset
 from lora.dataset.wording import counted
 from lora.training.learning.held_out import held_out_contents
@@ -21,12 +22,12 @@ class Outline:
     steps_per_image: float  # how often each image is seen
 
     @classmethod
-    def of(cls, dataset: Dataset, config: TrainConfig) -> "Outline":
+    def of(cls, dataset: Dataset, config: TrainConfig, preset: Preset) -> "Outline":
         """The outline of a training on these images with this configuration."""
         contents = {image.inspection.content for image in dataset.images}
         held_out = held_out_contents(contents, seed=config.seed) if config.validation else frozenset()
         trained = len(contents) - len(held_out)
-        recipe = make_recipe(config, images=trained, processes=1).recipe
+        recipe = make_recipe(config, preset, images=trained, processes=1).recipe
         per_step = config.batch_size * config.gradient_accumulation
         return cls(
             images=trained,

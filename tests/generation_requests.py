@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from lora.formats.kohya import kohya_tensors
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.images.files import DecodedImage
 from lora.images.size import Size
 from lora.serving.sources import Source
@@ -45,7 +46,7 @@ def some_loras() -> list[str]:
     transformer = tiny_pipeline().transformer
     large, small = random_lora(transformer, rank=8, seed=1), random_lora(transformer, rank=2, seed=2)
     queries = {name: tensor for name, tensor in large.items() if ".to_q." in name}
-    return [data_uri(save(each), media_type="x/y") for each in (large, queries, kohya_tensors(small))]
+    return [data_uri(save(each), media_type="x/y") for each in (large, queries, kohya_tensors(small, FLUX1))]
 
 
 class RandomRequests:

@@ -3,6 +3,7 @@
 import pytest
 import regex
 
+from lora.flux.family import FLUX1
 from lora.training.recipe.config import MAX_STEPS
 from lora.training.recipe.layers import LONGEST_PATTERN, select_layers
 from script.ai_toolkit.layers import layers_regex
@@ -100,7 +101,7 @@ def test_the_layers_are_those_that_contain_one_of_the_names(only: list[str], ign
         and not any(part in f"transformer.{name}" for part in ignored)
     ]
     pattern = layers_regex(only, ignored)
-    selected = select_layers(dict.fromkeys(LAYERS, (1, 1)), layers="all", layers_to_optimize_regex=pattern)
+    selected = select_layers(dict.fromkeys(LAYERS, (1, 1)), FLUX1, layers="all", layers_to_optimize_regex=pattern)
     assert list(selected.names) == expected
     assert len(pattern) <= LONGEST_PATTERN
     assert regex.compile(pattern)

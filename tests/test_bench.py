@@ -91,8 +91,16 @@ def test_the_benchmark_of_the_training_step_compares_losses_that_agree(small):
     assert printed.splitlines()[-1].startswith(f"| 64 | {train_step.SOME[-1].name} |")
 
 
-def test_the_benchmark_of_cards_measures_the_plan_of_one(small):
-    numbers, printed = small(tiers)
+def test_the_benchmark_of_the_training_step_measures_ours_alone_for_klein(small):
+    numbers, printed = small(train_step, "--base", "klein-4B")
+    ours = [arm.name for arm in train_step.SOME if arm.is_ours]
+    assert [each["arm"] for each in numbers["visits"]] == [each["arm"] for each in numbers["nearness"]] == ours
+    assert "outside the tolerance: none" in printed
+
+
+@pytest.mark.parametrize("base", ["dev", "klein-4B"])
+def test_the_benchmark_of_cards_measures_the_plan_of_one(small, base: str):
+    numbers, printed = small(tiers, "--base", base)
     (found,) = numbers["tried"]
     assert found["seconds"] > 0
     assert printed.splitlines()[-1].startswith("| 8 GB | 64 | base in fp32")
@@ -143,6 +151,22 @@ def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: P
     assert all(each["at"]["4"]["colours"] and each["at"]["4"]["change"] for each in numbers["runs"])
     assert all(f"| {arm} |" in printed for arm in DEFAULT_ARMS)
     assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
+
+
+@pytest.mark.parametrize(("lora_type", "learned"), [("style", "outline"), ("general", "figures")])
+def test_the_learning_benchmark_trains_a_style_and_a_collection_of_things(small, lora_type: str, learned: str):
+    numbers, printed = small(learning, "--workers", "1", "--lora-type", lora_type, "--arms", lora_type)
+    (run,) = numbers["runs"]
+    assert (run["concept"], run["settings"]["lora_type"]) == (learned, lora_type)
+    assert all(0 <= value <= 1 for value in run["at"]["4"]["asked"] + run["real"]["asked"])
+    assert "images that show all that was asked for, %" in printed
+
+
+@pytest.mark.parametrize("flags", [("--concepts", "fox"), ("--arms", "subject")])
+def test_the_learning_benchmark_refuses_what_is_of_another_type(small, capsys, flags):
+    with pytest.raises(SystemExit):
+        small(learning, "--lora-type", "style", *flags)
+    assert f"{flags[0]} {flags[1]!r} is of another type: --lora-type style has" in capsys.readouterr().err
 
 
 @pytest.fixture

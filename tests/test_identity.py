@@ -11,6 +11,7 @@ from PIL import Image
 
 from lora.families.loading import load_pipeline
 from lora.flux.sampling import SAMPLING
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
@@ -62,7 +63,7 @@ def stock(trained_tar: bytes, tmp_path_factory: pytest.TempPathFactory) -> Stock
 def test_a_fresh_process_with_stock_diffusers_generates_the_pixels_of_our_predictor(stock: StockRun):
     pipeline = load_pipeline(BASE)
     lora = read_lora(str(stock.tar), named="lora_weights")
-    LoraMerger(pipeline).apply([AppliedLora(lora.digest, convert_lora(lora.tensors), 1.0, "lora_weights")])
+    LoraMerger(pipeline).apply([AppliedLora(lora.digest, convert_lora(lora.tensors, FLUX1), 1.0, "lora_weights")])
     ours = np.asarray(next(generate(pipeline, _request())), dtype=int)
     theirs = np.asarray(Image.open(stock.image), dtype=int)
     assert np.abs(ours - theirs).max() <= 1, "W + BA is rounded once, W x and B A x twice"

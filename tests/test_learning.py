@@ -19,6 +19,8 @@ from lora.dataset.encoding import Example
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.families.loading import load_encoders, load_pipeline
 from lora.flux.latents import PATCH
+from lora.flux.presets import PRESETS
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
@@ -98,7 +100,7 @@ def train_lora(folder: Path, encoders: FluxPipeline, held_out: HeldOut, **change
     """Train as in the demo, with changed inputs."""
     transformer = base_transformer()
     config = checked_config(**{**TRAINING, **changes})
-    recipe = make_recipe(config, images=TRAINING_IMAGES, processes=1).recipe
+    recipe = make_recipe(config, PRESETS[config.lora_type], images=TRAINING_IMAGES, processes=1).recipe
     found = read_archive(ARCHIVE, into=folder, resolutions=config.resolutions, crops=recipe.views)
     dataset = replace(found, neutral_prompts=neutral_prompts(BASE)).encoded(encoders)
     add_lora(transformer, layers=all_layers(transformer), rank=recipe.lora_rank, seed=recipe.seed)
@@ -214,7 +216,7 @@ def _score_with(lora: TrainedLora, pipeline: FluxPipeline, merger: LoraMerger) -
 
 
 def _apply(merger: LoraMerger, lora: TrainedLora, scale: float) -> None:
-    merger.apply([AppliedLora(f"lora{id(lora)}", convert_lora(lora.tensors), scale, "lora_weights")])
+    merger.apply([AppliedLora(f"lora{id(lora)}", convert_lora(lora.tensors, FLUX1), scale, "lora_weights")])
 
 
 def test_the_bundled_zip_is_the_one_that_its_code_writes(tmp_path: Path):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lora.flux.presets import PRESETS
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
-from lora.training.recipe.presets import PRESETS
 from script.openapi import openapi, training_inputs, write_schema
 
 ROOT = Path(__file__).parent.parent

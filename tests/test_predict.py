@@ -113,7 +113,7 @@ def test_a_nul_character_is_refused_with_its_inputs_name(runner, name):
     ("inputs", "fragments"),
     [
         ({"promt": "a red star"}, ["promt is not an input", "expected prompt"]),
-        ({"prompt": "a red star", "x": 1}, ["x is not an input", "expected one of prompt, image, mask"]),
+        ({"prompt": "a red star", "x": 1}, ["x is not an input", "expected one of prompt, negative_prompt, image"]),
         ({}, ["prompt is None", "expected text"]),
     ],
 )
@@ -206,7 +206,7 @@ def test_the_lora_of_a_deployment_is_read_with_the_token_of_that_deployment(tmp_
     monkeypatch.setenv("HF_TOKEN", "hf_own")
 
     class Asking(Runner):
-        def _load_lora(self, requested, tokens):
+        def _load_lora(self, requested, _base, tokens):
             raise ValueError(f"{requested.reference} {tokens.hugging_face}")
 
     with pytest.raises(ValueError, match=r"^hf:me/my-lora hf_own$"):

@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
 from safetensors.torch import load
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
+from lora.families.registry import family_of_model
 from lora.families.weightless import weightless_pipeline
-from lora.flux.family import FILE_IDENTITY
+from lora.flux.family import FILE_IDENTITY, FLUX1
 from lora.flux.latents import PATCH
 from lora.formats.shapes import linear_shapes
 from lora.training.learning.adapter import add_lora, lora_tensors
@@ -102,7 +104,7 @@ def tiny_lora_transformer(*, dtype: torch.dtype = torch.float32, rank: int = 4, 
     return transformer
 
 
-def all_layers(transformer: FluxTransformer2DModel) -> tuple[str, ...]:
+def all_layers(transformer: ModelMixin) -> tuple[str, ...]:
     """All layers that a LoRA can be on."""
     return tuple(block_layers(transformer.config, type(transformer)))
 
@@ -178,10 +180,11 @@ def one_layer_lora() -> dict[str, torch.Tensor]:
     return {f"transformer.{name}.lora_{half}.weight": tensor for half, tensor in halves.items()}
 
 
-def save_transformer(transformer: FluxTransformer2DModel, base: Path, **options: object) -> None:
+def save_transformer(transformer: ModelMixin, base: Path, **options: object) -> None:
     """Save a transformer as that of a base in diffusers layout, which has no other component."""
     transformer.save_pretrained(base / "transformer", **options)
-    shutil.copy(TINY_FLUX / "model_index.json", base)
+    pipeline = family_of_model(transformer).components.pipeline.__name__
+    (base / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
 
 
 def sampling_settings(side: int, *, steps: int, guidance: float = 3.5, seed: int = 1) -> SamplingSettings:
@@ -302,6 +305,7 @@ def written(transformer: FluxTransformer2DModel, dataset: Dataset, into: Path, *
     others |= {"plan": {"precision": "bf16"}, "run": {}, "page": "<!doctype html>"}
     artifacts = TrainingArtifacts(
         identity=FILE_IDENTITY,
+        layer_names=FLUX1.layer_names,
         settings=settings,
         dataset=dataset,
         report=report_on(dataset, rule=PromptRule("TOK", "", ""), resolutions=(64,)),

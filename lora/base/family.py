@@ -18,7 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora.base.dimensions import Dimensions
 from lora.base.latents import LatentSpace
 from lora.base.modulation import LayerInput
+from lora.base.presets import Preset
 from lora.base.prompt import Prompt
+from lora.formats.layer_names.record import LayerNames
+from lora.formats.weight_deltas import Model
 
 TRANSFORMER, VAE = "transformer", "vae"  # the folders of these components in a base in diffusers layout
 
@@ -82,6 +85,8 @@ class Transformer:
     dimensions: Callable[[Mapping[str, Any]], Dimensions]  # of its configuration
     predict_velocity: PredictVelocity
     modulation_input: LayerInput | None  # of modulation layers in blocks; None if the blocks share their modulation
+    layer_sets: Mapping[str, str]  # sets of layers to train, each as a regular expression for whole names
+    loads_whole_groups: str | None  # a program that loads a LoRA only on all layers that the original model fuses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,4 +158,7 @@ class Family:
     latents: LatentSpace
     transformer: Transformer
     sampling: Sampling
+    presets: Mapping[str, Preset]  # by LORA_TYPES
+    layer_names: LayerNames  # in LoRA files
+    lora_models: Mapping[Model, str]  # the models that LoRA files may change -> their folders
     file_identity: Callable[[Mapping[str, Any]], FileIdentity]  # of LoRA files, by the transformer's configuration

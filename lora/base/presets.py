@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+LORA_TYPES = ("subject", "style", "general", "replicate")  # what every family has a preset for
+
 
 @dataclass(frozen=True, slots=True)
 class StepRule:

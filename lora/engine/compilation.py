@@ -40,8 +40,9 @@ def forward_contiguous(block: nn.Module, *inputs: object) -> Tensor | tuple[Tens
 
 def _without_view(tensor: Tensor | None) -> Tensor | None:
     """The tensor, or a copy if it is a view, as the first block's inputs are: a view would need a graph of its own."""
-    is_view = tensor is not None and tensor._base is not None
-    return tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor
+    if tensor is None or tensor._base is None:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def compile_with_dynamic_shapes(compute: Compute, fallback: "EagerFallback") -> Compute:

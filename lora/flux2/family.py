@@ -4,13 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lora.base.family import Family, FileIdentity, Transformer
+from lora.base.family import TRANSFORMER, Family, FileIdentity, Transformer
 from lora.flux2.components import COMPONENTS
 from lora.flux2.dimensions import dimensions_of
 from lora.flux2.latents import LATENTS
+from lora.flux2.presets import PRESETS
 from lora.flux2.prompt import TEXT
 from lora.flux2.sampling import SAMPLING
 from lora.flux2.velocity import predict_velocity
+from lora.formats.layer_names.flux2 import FLUX2 as LAYER_NAMES
 
 PER_TOKEN = re.compile(r"(single_)?transformer_blocks\.\d+\.(attn|ff|ff_context)\..+")
 WIDTH_OF_4B = 3072
@@ -27,6 +29,13 @@ def file_identity(config: Mapping[str, Any]) -> FileIdentity:
     )
 
 
+# In klein 4B they match 100, 100 and 80 layers. No modulation is in a block.
+LAYER_SETS = {
+    "all": r".+",
+    "no-modulation": r".+",
+    "attention": r"(single_)?transformer_blocks\.\d+\.attn\..+",
+}
+
 FLUX2 = Family(
     name="FLUX.2",
     components=COMPONENTS,
@@ -38,7 +47,12 @@ FLUX2 = Family(
         dimensions=dimensions_of,
         predict_velocity=predict_velocity,
         modulation_input=None,
+        layer_sets=LAYER_SETS,
+        loads_whole_groups=None,
     ),
     sampling=SAMPLING,
+    presets=PRESETS,
+    layer_names=LAYER_NAMES,
+    lora_models={"transformer": TRANSFORMER},
     file_identity=file_identity,
 )

@@ -1,4 +1,4 @@
-"""Read the delta of a layer's bias, and the deltas of norms. Knows no names of layers."""
+"""Read the delta of a layer's bias, and the deltas of norms. Knows no family."""
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from lora.formats.fused_layers import rows_of_parts
+from lora.formats.layer_names.record import LayerNames
 from lora.formats.tensor_keys import FileLayer
 from lora.formats.weight_deltas import LayerMapping, VectorName
 
 
-def bias_deltas(layer: FileLayer, mapping: LayerMapping) -> Iterator[tuple[VectorName, Tensor]]:
+def bias_deltas(layer: FileLayer, mapping: LayerMapping, names: LayerNames) -> Iterator[tuple[VectorName, Tensor]]:
     """Yield the deltas [out], fp32, of the biases of the layers that `mapping` names; those that are 0 are omitted.
 
     Raises ValueError with the end of a sentence for tensors that do not match each other or these layers.
@@ -19,7 +20,7 @@ def bias_deltas(layer: FileLayer, mapping: LayerMapping) -> Iterator[tuple[Vecto
     delta = _bias_delta(layer)
     if delta is None or not mapping.layers:
         return
-    heights = rows_of_parts(mapping, len(delta))
+    heights = rows_of_parts(mapping, len(delta), names)
     if heights is None:
         raise ValueError(
             f"has a bias of {len(delta)} numbers for {' and '.join(mapping.layers)}: expected one for each row"

@@ -1,12 +1,20 @@
 """Guess the model that an incompatible LoRA was made for, from the names and widths of its layers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-CONTROL = "a FLUX.1 Control model, such as Depth or Canny"
-# Patterns of tensor names -> model; the first pattern that matches any name counts.
+from lora.formats.layer_delta import weight_delta_of
+from lora.formats.layer_names.mapping import find_layer
+from lora.formats.layer_names.record import LayerNames
+from lora.formats.published_models import fit_of, published_model
+from lora.formats.shapes import Shape
+from lora.formats.tensor_keys import KEY, group_by_layer
+from lora.formats.weight_deltas import LayerMapping
+
+FLUX1, CONTROL = "FLUX.1", "a FLUX.1 Control model, such as Depth or Canny"
+# Patterns of tensor names -> model; the first pattern counts that matches any name which the own family does not have.
 NAMES = (
     (r"(query|key)_norm\.scale$|\bnorm_(added_)?[qk]\.weight", CONTROL),
     (r"lora_te2_text_model|text_encoder_2\.text_model|label_emb|conditioner", "SDXL"),
@@ -22,34 +30,72 @@ NAMES = (
     (r"noise_refiner|layers[._]\d+[._](attention|feed_forward|adaLN)", "Lumina 2 or Z-Image"),
     (r"(^|[._])transformer_blocks[._]\d+[._]attn[12]", "LTX-Video or PixArt"),
     (r"(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.", "a language model"),
+    # in diffusers HunyuanVideo has the layer names of FLUX.1, and 40 single blocks
+    (r"single_transformer_blocks[._](38|39)[._](proj_|attn[._]to_[qkv]\b)", "HunyuanVideo"),
+    (r"single_transformer_blocks[._]\d+[._](proj_mlp|proj_out|attn[._]to_[qkv]\b)|processor\.(qkv|proj)_lora", FLUX1),
+    (r"(img|txt)_mod[._]lin\b|single_blocks[._]\d+[._]modulation[._]lin\b|time_text_embed|vector_in", FLUX1),
 )
 # Stable Diffusion: the width of the text embeddings that attn2 gets.
 TEXT_WIDTHS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}
 TEXT_LAYERS = re.compile(r"attn2[._]to_[kv]\b.*(lora_A|down)")
-# Transformers with the layer names of FLUX.1: the width of the attention's input.
-WIDTHS = {1536: "SD3", 2432: "SD3.5 Large", 4096: "FLUX.2 klein", 6144: "FLUX.2"}
+# The layers whose inputs are the hidden states, in models with the layer names of FLUX's double blocks.
 TOKEN_LAYERS = re.compile(
     r"(attn[._](to_q|to_k|to_v|qkv|add_q_proj)|single_blocks[._]\d+[._]linear1)\b.*(lora_A|down)|_attn_qkv\.lora_down"
 )
-# Variants of FLUX.1: the channels of the latents and of what is concatenated to them.
-CHANNELS = {128: CONTROL, 384: "FLUX.1 Fill"}
+# The layers that the latents enter, and what is concatenated to them.
 LATENT_LAYERS = re.compile(r"(x_embedder|img_in)\b.*(lora_A|down)")
 
 
-def foreign_model_hint(tensors: Mapping[str, Tensor]) -> str:
-    """The end of a sentence that names the model, from the tensor names of a file; empty if the model is unknown."""
-    model = _by_width(tensors, TEXT_LAYERS, TEXT_WIDTHS) or _by_name(tensors)
-    model = model or _by_width(tensors, LATENT_LAYERS, CHANNELS) or _by_width(tensors, TOKEN_LAYERS, WIDTHS)
-    return f" (it was made for {model})" if model else ""
+def foreign_model_hint(tensors: Mapping[str, Tensor], own: LayerNames) -> str:
+    """The end of a sentence that names the model which a file was made for, if it was not made for the family `own`.
+    Empty if the model is unknown."""
+    inputs = {key: tensor.shape[-1] for key, tensor in tensors.items() if tensor.ndim}
+    shapes = _shapes(tensors)
+    return _hint(
+        None if fit_of(shapes, own) else published_model(shapes, own),
+        _by_width(inputs, TEXT_LAYERS, TEXT_WIDTHS),
+        _by_name(key for key in tensors if not _is_known(key, own)),
+        _by_inputs(inputs, own),
+    )
 
 
-def _by_name(tensors: Mapping[str, Tensor]) -> str | None:
-    for pattern, model in NAMES:
-        if any(re.search(pattern, name) for name in tensors):
-            return model
-    return None
+def incompatible_model_hint(shapes: Mapping[str, Shape], own: LayerNames) -> str:
+    """The same for a LoRA with the layer names of the family `own`, but not of the model that it is to be used with:
+    `shapes` are those of its weight deltas for the transformer, by layer. It may be for another model of the family."""
+    inputs = {f"{layer}.lora_A": shape.inputs for layer, shape in shapes.items()}
+    original = {own.original_name(layer): shape for layer, shape in shapes.items()}
+    return _hint(published_model(original, own), _by_inputs(inputs, own))
 
 
-def _by_width(tensors: Mapping[str, Tensor], layers: re.Pattern[str], models: Mapping[int, str]) -> str | None:
-    widths = (tensor.shape[-1] for name, tensor in tensors.items() if tensor.ndim and layers.search(name))
+def _hint(*guesses: str | None) -> str:
+    return next((f" (it was made for {model})" for model in guesses if model), "")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """The shapes of the weights that a file changes, by layer; empty if a layer's cannot be read."""
+    try:
+        layers = [layer for layer in group_by_layer(tensors).layers if not layer.is_zero]
+        deltas = {layer.name: weight_delta_of(layer, LayerMapping("transformer", ())) for layer in layers}
+    except ValueError:
+        return {}
+    return {name: delta.shape for name, delta in deltas.items() if delta}
+
+
+def _is_known(key: str, names: LayerNames) -> bool:
+    """Whether a tensor is of a layer that the family has: then its name does not tell of another model."""
+    match = KEY.fullmatch(key)
+    return match is not None and find_layer(match["layer"], names) is not None
+
+
+def _by_name(keys: Iterable[str]) -> str | None:
+    keys = tuple(keys)
+    return next((model for pattern, model in NAMES if any(re.search(pattern, key) for key in keys)), None)
+
+
+def _by_inputs(inputs: Mapping[str, int], own: LayerNames) -> str | None:
+    return _by_width(inputs, LATENT_LAYERS, own.latent_channels) or _by_width(inputs, TOKEN_LAYERS, own.widths)
+
+
+def _by_width(inputs: Mapping[str, int], layers: re.Pattern[str], models: Mapping[int, str]) -> str | None:
+    widths = (width for key, width in inputs.items() if layers.search(key))
     return next((models[width] for width in widths if width in models), None)

@@ -30,7 +30,7 @@ def weight_delta_of(layer: FileLayer, mapping: LayerMapping) -> WeightDelta | No
     """
     if "convolution" in layer.tensors:
         key = layer.tensors["convolution"].key
-        raise ValueError(f"has {key} and is for a convolution: expected only linear layers, as in FLUX.1")
+        raise ValueError(f"has {key} and is for a convolution: expected only linear layers, as in FLUX")
     kinds = layer.tensors.keys() - NEUTRAL
     if not layer.changed_by("difference"):
         kinds -= {"difference"}

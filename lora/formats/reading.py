@@ -11,6 +11,7 @@ from lora.formats.foreign_models import foreign_model_hint
 from lora.formats.fused_layers import split_fused
 from lora.formats.layer_delta import weight_delta_of
 from lora.formats.layer_names.mapping import find_layer, find_norm
+from lora.formats.layer_names.record import LayerNames
 from lora.formats.other_adapters import other_adapter_hint
 from lora.formats.tensor_keys import FileLayer, group_by_layer
 from lora.formats.weight_deltas import FluxLora, LayerMapping, Model, VectorName, WeightDelta
@@ -18,72 +19,77 @@ from lora.formats.weight_deltas import FluxLora, LayerMapping, Model, VectorName
 
 @dataclass(frozen=True, slots=True)
 class MappedLayer:
-    """A layer of a file, and the layers of FLUX.1, or the norm, that it applies to."""
+    """A layer of a file, and the layers of the model, or the norm, that it applies to."""
 
     layer: FileLayer
     mapping: LayerMapping | VectorName
 
 
-def convert_lora(tensors: Mapping[str, Tensor]) -> FluxLora:
-    """Convert the tensors of a LoRA file to weight deltas; every tensor must be used, or change nothing.
+def convert_lora(tensors: Mapping[str, Tensor], names: LayerNames) -> FluxLora:
+    """Convert the tensors of a LoRA file for a family to weight deltas; every tensor must be used, or change nothing.
 
-    Known layouts are those of diffusers and PEFT with any prefix or none, ai-toolkit, sd-scripts, ComfyUI, Black Forest
-    Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr, GLoRA), mixed or not, with or without the magnitudes of a DoRA, and
-    differences of weights, biases and norms.
+    Known layouts are those of diffusers and PEFT with any prefix or none, ai-toolkit, sd-scripts, musubi-tuner,
+    ComfyUI, Black Forest Labs, XLabs, OneTrainer and LyCORIS (LoHa, LoKr, GLoRA), mixed or not, with or without the
+    magnitudes of a DoRA, and differences of weights, biases and norms.
 
-    Raises ValueError with the end of a sentence that begins with the LoRA's name: a layer or tensor that FLUX.1 does
-    not have, one matrix of two, tensors that do not match each other, an unknown decomposition, an infinite delta.
+    Raises ValueError with the end of a sentence that begins with the LoRA's name: a layer or tensor that the family
+    does not have, one matrix of two, tensors that do not match each other, an unknown decomposition, an infinite delta.
     """
     deltas: dict[Model, dict[str, WeightDelta]] = {"transformer": {}, "clip": {}, "t5": {}}
     vectors: dict[VectorName, Tensor] = {}
-    for mapped in _map_layers(tensors):
+    for mapped in _map_layers(tensors, names):
         if isinstance(mapped.mapping, LayerMapping):
             of_model = deltas[mapped.mapping.model]
-            for layer, delta in _deltas(mapped.layer, mapped.mapping, tensors):
+            for layer, delta in _deltas(mapped.layer, mapped.mapping, tensors, names):
                 first = of_model.setdefault(layer, delta)
                 _refuse_different(first is delta or _are_equal(first, delta), layer)
-        for name, vector in _vectors(mapped.layer, mapped.mapping):
+        for name, vector in _vectors(mapped, names):
             _refuse_different(
                 torch.equal(vectors.setdefault(name, vector), vector), f"the {name.parameter} of {name.layer}"
             )
     if not any(deltas.values()) and not vectors:
-        raise ValueError("changes nothing: expected a LoRA on layers of FLUX.1")
+        raise ValueError(f"changes nothing: expected a LoRA on layers of {names.name}")
     return FluxLora(**deltas, vectors=vectors)
 
 
-def _map_layers(tensors: Mapping[str, Tensor]) -> Iterator[MappedLayer]:
-    """The layers of FLUX.1 in a file; raises ValueError if other layers change anything."""
+def _map_layers(tensors: Mapping[str, Tensor], names: LayerNames) -> Iterator[MappedLayer]:
+    """The layers of the family in a file; raises ValueError if other layers change anything."""
     file = group_by_layer(tensors)
-    mappings = {layer.name: _mapping(layer) for layer in file.layers}
+    mappings = {layer.name: _mapping(layer, names) for layer in file.layers}
     unmapped = (layer for layer in file.layers if not mappings[layer.name] and not layer.is_zero)
     unknown = [*file.unknown_keys, *(key for layer in unmapped for key in layer.keys)]
     if unknown:
         which = f" and {len(unknown) - 1} more, which do" if unknown[1:] else ", which does"
-        hints = f"{foreign_model_hint(tensors)}{other_adapter_hint(unknown)}"
-        raise ValueError(f"has {unknown[0]}{which} not match any layer of FLUX.1{hints}")
+        hints = f"{foreign_model_hint(tensors, names)}{other_adapter_hint(unknown)}"
+        raise ValueError(f"has {unknown[0]}{which} not match any layer of {names.name}{hints}")
     for layer in file.layers:
         if (mapping := mappings[layer.name]) and not (layer.is_zero and layer.has_only_differences):
             yield MappedLayer(layer, mapping)
 
 
-def _mapping(layer: FileLayer) -> LayerMapping | VectorName | None:
-    return find_layer(layer.name) or (find_norm(layer.name) if layer.has_only_differences else None)
+def _mapping(layer: FileLayer, names: LayerNames) -> LayerMapping | VectorName | None:
+    return find_layer(layer.name, names) or (find_norm(layer.name, names) if layer.has_only_differences else None)
 
 
-def _deltas(layer: FileLayer, mapping: LayerMapping, tensors: Mapping[str, Tensor]) -> list[tuple[str, WeightDelta]]:
+def _deltas(
+    layer: FileLayer, mapping: LayerMapping, tensors: Mapping[str, Tensor], names: LayerNames
+) -> list[tuple[str, WeightDelta]]:
     delta = weight_delta_of(layer, mapping)
     if delta is None or not mapping.layers or (mapping.model != "transformer" and delta.is_zero):
         return []  # ComfyUI saves zeros for a text encoder that was not trained
     _refuse_infinite(layer, delta.tensors)
     try:
-        return list(split_fused(delta, mapping))
+        return list(split_fused(delta, mapping, names))
     except ValueError as error:
-        raise ValueError(f"{error}{foreign_model_hint(tensors)}") from error
+        raise ValueError(f"{error}{foreign_model_hint(tensors, names)}") from error
 
 
-def _vectors(layer: FileLayer, mapping: LayerMapping | VectorName) -> list[tuple[VectorName, Tensor]]:
-    deltas = bias_deltas(layer, mapping) if isinstance(mapping, LayerMapping) else norm_deltas(layer, mapping)
-    found = list(deltas)
+def _vectors(mapped: MappedLayer, names: LayerNames) -> list[tuple[VectorName, Tensor]]:
+    layer, mapping = mapped.layer, mapped.mapping
+    if isinstance(mapping, VectorName):
+        found = list(norm_deltas(layer, mapping))
+    else:
+        found = list(bias_deltas(layer, mapping, names))
     _refuse_infinite(layer, tuple(vector for _, vector in found))
     return found
 

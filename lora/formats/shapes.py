@@ -1,4 +1,4 @@
-"""The shapes of a model's linear layers, the only layers that a LoRA of FLUX.1 can change."""
+"""The shapes of a model's linear layers, the only layers that a LoRA of FLUX can change."""
 
 from dataclasses import dataclass
 

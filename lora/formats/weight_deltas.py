@@ -89,7 +89,10 @@ class LowRankFactors:
 
 @dataclass(frozen=True, slots=True)
 class FluxLora:
-    """The weight deltas of a LoRA for FLUX.1, by the layer names of diffusers and transformers, without a prefix."""
+    """The weight deltas of a LoRA for a FLUX model, by the layer names of diffusers and transformers, without a prefix.
+
+    `clip` and `t5` are empty for a family without these text encoders.
+    """
 
     transformer: Mapping[str, WeightDelta]
     clip: Mapping[str, WeightDelta]  # such as text_model.encoder.layers.0.self_attn.q_proj
@@ -113,10 +116,10 @@ class VectorName:
 
 @dataclass(frozen=True, slots=True)
 class LayerMapping:
-    """The layers of FLUX.1 that a layer of a file applies to."""
+    """The layers of a model that a layer of a file applies to."""
 
     model: Model
-    layers: tuple[str, ...]  # top rows first; none for a layer that FLUX.1 does not use
+    layers: tuple[str, ...]  # top rows first; none for a layer that the model does not use
     is_swapped: bool = False  # True if the two halves of the rows are in reverse order (final_layer.adaLN_modulation)
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from lora.families.registry import family_of, family_of_model
 from lora.families.weightless import weightless_pipeline
-from lora.formats.foreign_models import foreign_model_hint
+from lora.formats.foreign_models import incompatible_model_hint
+from lora.formats.layer_names.record import LayerNames
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import FluxLora, WeightDelta
@@ -28,11 +29,12 @@ class Changeable:
 
     layers: Layers  # all linear layers, for their weights
     vectors: Vectors  # all biases, and the scales of all norms
+    names: LayerNames  # of the pipeline's family
 
     @classmethod
     def of(cls, pipeline: DiffusionPipeline) -> Self:
         """Those of a pipeline."""
-        return cls(linear_layers(pipeline), _vectors(pipeline))
+        return cls(linear_layers(pipeline), _vectors(pipeline), family_of_model(pipeline).layer_names)
 
 
 def linear_layers(pipeline: DiffusionPipeline) -> dict[str, nn.Linear]:
@@ -51,7 +53,8 @@ def name_in_model(model: str, name: str) -> str:
 
 
 def _models(pipeline: DiffusionPipeline) -> tuple[tuple[str, nn.Module], ...]:
-    return ("transformer", pipeline.transformer), ("clip", pipeline.text_encoder), ("t5", pipeline.text_encoder_2)
+    """The models that a LoRA may change, by their names in LoRA files."""
+    return tuple((model, getattr(pipeline, folder)) for model, folder in family_of_model(pipeline).lora_models.items())
 
 
 def _vectors(pipeline: DiffusionPipeline) -> dict[str, nn.Parameter]:
@@ -86,12 +89,13 @@ def refuse_incompatible(lora: FluxLora, changeable: Changeable) -> None:
         found = changeable.vectors.get(name)
         if found is None or found.shape != vector.shape:
             expected = "none" if found is None else f"one of {len(found)}"
-            what = f"it has {len(vector)} numbers for {name}, this model has {expected}"
+            what = f"it has {len(vector)} numbers for {name}, this model has {expected}{_hint(lora, name, changeable)}"
             raise ValueError(f"is incompatible with this model: {what}")
     for name, delta in deltas_by_layer(lora):
         layer = changeable.layers.get(name)
         if layer is None or delta.shape != Shape(layer.in_features, layer.out_features):
-            raise ValueError(f"is incompatible with this model: {_incompatibility(name, delta.shape, layer)}")
+            what = _incompatibility(name, delta.shape, layer, _hint(lora, name, changeable))
+            raise ValueError(f"is incompatible with this model: {what}")
 
 
 def refuse_unusable(tensors: Mapping[str, Tensor], base: Path) -> None:
@@ -99,12 +103,18 @@ def refuse_unusable(tensors: Mapping[str, Tensor], base: Path) -> None:
 
     Raises ValueError otherwise; its message is the end of a sentence.
     """
-    refuse_incompatible(convert_lora(tensors), Changeable.of(weightless_pipeline(base)))
+    lora = convert_lora(tensors, family_of(base).layer_names)
+    refuse_incompatible(lora, Changeable.of(weightless_pipeline(base)))
 
 
-def _incompatibility(name: str, shape: Shape, layer: nn.Linear | None) -> str:
-    down = torch.empty(1, shape.inputs, device="meta")
-    found = f"{shape.outputs} x {shape.inputs} weights{foreign_model_hint({f'{name}.lora_A': down})}"
+def _hint(lora: FluxLora, name: str, changeable: Changeable) -> str:
+    """The model that a LoRA was made for, if the layer or the parameter `name` is of the transformer."""
+    shapes = {layer: delta.shape for layer, delta in lora.transformer.items()}
+    return incompatible_model_hint(shapes, changeable.names) if name.startswith("transformer.") else ""
+
+
+def _incompatibility(name: str, shape: Shape, layer: nn.Linear | None, hint: str) -> str:
+    found = f"{shape.outputs} x {shape.inputs} weights{hint}"
     if layer is None:
         return f"this model has no layer {name}, which has {found}"
     return f"{name} is for {found}, this model's are {layer.out_features} x {layer.in_features}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lora.formats.layer_names.record import LayerNames
 from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import FluxLora
 from lora.serving.compatibility import deltas_by_layer, vectors_by_name
@@ -26,29 +27,34 @@ class CachedLora:
     notes: tuple[str, ...]  # each is the end of a sentence
 
 
+_Key = tuple[str, str]
+
+
 class LoraCache:
     """Keeps LoRAs by the digests of their files, and evicts the least recently used."""
 
     def __init__(self) -> None:
-        self._cached: OrderedDict[str, CachedLora] = OrderedDict()
-        self._digests: OrderedDict[str, str] = OrderedDict()  # by cache key, which is known before a file is read
+        self._cached: OrderedDict[_Key, CachedLora] = OrderedDict()  # by family and digest
+        self._digests: OrderedDict[_Key, str] = OrderedDict()  # by family and cache key, known before a file is read
 
-    def lora(self, cache_key: str, read: Read) -> CachedLora:
-        """Return the LoRA of a file; call `read` only if no LoRA with this cache key is cached.
+    def lora(self, cache_key: str, read: Read, names: LayerNames) -> CachedLora:
+        """Return the LoRA of a file for the family with these names; call `read` only if no LoRA with this cache key is
+        cached for it.
 
-        Raises ValueError with the end of a sentence if it is no LoRA for FLUX.1, and whatever `read` raises.
+        Raises ValueError with the end of a sentence if it is no LoRA for that family, and whatever `read` raises.
         """
-        cached = self._cached.get(self._digests.get(cache_key, ""))
+        cached = self._cached.get((names.name, self._digests.get((names.name, cache_key), "")))
         if cached is None:
             digest, tensors, notes = read()
-            cached = self._cached.get(digest) or CachedLora(digest, convert_lora(tensors), notes)
-        self._store(cache_key, cached)
+            known = self._cached.get((names.name, digest))
+            cached = known or CachedLora(digest, convert_lora(tensors, names), notes)
+        self._store((names.name, cache_key), (names.name, cached.digest), cached)
         return cached
 
-    def _store(self, cache_key: str, cached: CachedLora) -> None:
-        self._digests[cache_key], self._cached[cached.digest] = cached.digest, cached
-        self._digests.move_to_end(cache_key)
-        self._cached.move_to_end(cached.digest)
+    def _store(self, key: _Key, digest: _Key, cached: CachedLora) -> None:
+        self._digests[key], self._cached[digest] = cached.digest, cached
+        self._digests.move_to_end(key)
+        self._cached.move_to_end(digest)
         while len(self._digests) > MAX_CACHE_KEYS:
             self._digests.popitem(last=False)
         while len(self._cached) > 1 and sum(map(_bytes, self._cached.values())) > MAX_BYTES:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.base.device import device
+from lora.base.presets import Preset
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
@@ -26,7 +27,6 @@ from lora.training.recipe.comparison import recipe_lines
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.layers import LayerSelection, block_layers, select_layers
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
-from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.recipe import Recipe, make_recipe, preservation_of
 from lora.training.recipe.samples import SampleSettings, sample_settings, sample_side
 from lora.training.runs.process_info import Processes
@@ -80,7 +80,7 @@ def prepare(
     """Read the images, make all choices, and log them. Raises ValueError with one sentence on what is wrong, and what
     `with_captions` raises."""
     layers = _layers(config, base)
-    neutral = neutral_prompts(base) if preservation_of(config) else ()
+    neutral = _neutral_prompts(config, base)
     read = _read(config, archives, source, layers, base=base, base_name=base_name, into=into, log=log)
     recipe, processes, images = read.recipe, read.processes, with_captions(read.images, config, captioning, log.write)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
@@ -135,24 +135,32 @@ def _read(
     """Read the images, and refuse what cannot be trained before a captioner is loaded."""
     found = find_processes(base, name=base_name, log=log)
     family_of(base).text.length_of(base)  # refuses an unusable tokenizer before the images are read
-    processes, store = found.count, PixelStore(into / "dataset/pixels")
+    preset, processes, store = _preset(config, base), found.count, PixelStore(into / "dataset/pixels")
     inspector = Inspector(
         config.resolutions,
         store,
-        crops=PRESETS[config.lora_type].views,
+        crops=preset.views,
         batch_size=config.batch_size * processes,
         unmasked_weight=config.unmasked_weight,
     )
     if source.lora is not None:
-        log.write(match_layers(source.lora, layers.shapes).line())
+        log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())
     images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
     count = count_trained(images, config)
-    recipe, reasons = make_recipe(config, images=count, processes=processes)
+    recipe, reasons = make_recipe(config, preset, images=count, processes=processes)
     log.write(*config.notes)
     fitting = _plans(config, recipe, images, layers, base, found)
-    settings = recipe_lines(config, recipe, images=count, processes=processes)
+    settings = recipe_lines(config, recipe, preset, images=count, processes=processes)
     lines = (*reasons, *settings, recipe.sigma_line())
     return _Read(images, inspector, processes, recipe, reasons, lines, fitting)
+
+
+def _preset(config: TrainConfig, base: Path) -> Preset:
+    return family_of(base).presets[config.lora_type]
+
+
+def _neutral_prompts(config: TrainConfig, base: Path) -> tuple[str, ...]:
+    return neutral_prompts(base) if preservation_of(config, _preset(config, base)) else ()
 
 
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:
@@ -170,7 +178,9 @@ def _count_distinct(dataset: Dataset) -> int:
 
 def _layers(config: TrainConfig, base: Path) -> LayerSelection:
     names = block_layers(transformer_config(base), family_of(base).components.transformer)
-    return select_layers(names, layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex)
+    return select_layers(
+        names, family_of(base), layers=config.layers, layers_to_optimize_regex=config.layers_to_optimize_regex
+    )
 
 
 def _cached_bytes(config: TrainConfig, images: Dataset, base: Path) -> int:

@@ -110,10 +110,12 @@ def write_output(prepared: Prepared, trained: TrainedLora, *, folder: Path, log:
     not finite or is all zero. Checkpoints that cannot be deleted afterwards raise no error.
     """
     config, images, result = prepared.config, prepared.images, trained.result
+    family = family_of(prepared.base)
     page = final_page(result.summary, folder=folder, samples=folder / SAMPLES)
     artifacts = TrainingArtifacts(
         result=result,
-        identity=family_of(prepared.base).file_identity(transformer_config(prepared.base)),
+        identity=family.file_identity(transformer_config(prepared.base)),
+        layer_names=family.layer_names,
         settings=prepared.settings(),
         plan=trained.plan.settings(),
         dataset=images,

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from lora.flux.presets import PRESETS
 from lora.training.recipe.config import CHECKS, NO_SAMPLES, TrainConfig
 from script.ai_toolkit.model import choose_recorded_base
 from script.ai_toolkit.understanding import Understanding
@@ -48,7 +49,9 @@ def _compare(tree: dict[str, Any], report: Understanding, defaults: dict[str, An
     inputs = {**{name: defaults[name] for name in CHECKS}, **report.inputs, **report.flags}
     try:
         config = TrainConfig.checked(**{name: inputs[name] for name in CHECKS})
-        recipe = make_recipe(config, images=_count(tree, "images"), processes=_count(tree, "processes")).recipe
+        recipe = make_recipe(
+            config, PRESETS[config.lora_type], images=_count(tree, "images"), processes=_count(tree, "processes")
+        ).recipe
     except ValueError as error:
         return report.fault(str(error))
     chosen: dict[str, Any] = json.loads(json.dumps(recipe.settings()))

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from lora.base.presets import Preset
+from lora.flux.presets import PRESETS
 from lora.training.recipe.config import MAX_STEPS
-from lora.training.recipe.presets import PRESETS, Preset
 from script.ai_toolkit.layers import layers_regex
 from script.ai_toolkit.section import Section
 

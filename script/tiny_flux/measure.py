@@ -28,8 +28,12 @@ class Classification:
 
 def classify(image: Image.Image) -> Classification:
     """Return the colour nearest to the object's mean hue, and the shape whose silhouette overlaps it most."""
+    return classify_object(image, object_mask(image))
+
+
+def classify_object(image: Image.Image, mask: np.ndarray) -> Classification:
+    """Return the same for the object that `mask`, bool [H, W], shows."""
     pixels = _pixels(image)
-    mask = _object(pixels)
     if mask.mean() < SMALLEST_OBJECT:
         return Classification(None, None)
     hue = _hue(pixels[mask].mean(axis=0))

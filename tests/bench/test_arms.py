@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.arms import ARMS, DEFAULT_ARMS, Material, settings_of, train_arm, word_of_arm
+from bench.arms import (
+    ARMS,
+    DEFAULT_ARMS,
+    Material,
+    arms_of,
+    dropped_text_of_arm,
+    settings_of,
+    train_arm,
+    word_of_arm,
+)
 from tests.tiny import SHIFT, lora_parameters, tiny_dataset, tiny_prompt, tiny_transformer
 
 arms = pytest.mark.parametrize("arm", DEFAULT_ARMS)
@@ -49,3 +58,12 @@ def test_all_arms_have_different_settings_and_results():
     assert all(one != other for index, one in enumerate(settings) for other in settings[:index])
     sums = [sum(value.sum().item() for value in trained(arm, at=())[0].values()) for arm in (*DEFAULT_ARMS, *OTHERS)]
     assert len(set(sums)) == len(sums)
+
+
+def test_a_dropped_caption_becomes_what_the_preset_says():
+    assert [dropped_text_of_arm(arm) for arm in ("replicate", "subject", "style", "general")] == ["TOK", "TOK", "", ""]
+
+
+def test_a_type_is_compared_with_the_plain_loop_and_the_public_recipe_alone():
+    assert arms_of("style")[:3] == ("plain", "replicate", "style")
+    assert not {"subject", "general", "0.25 x 1"} & set(arms_of("style"))

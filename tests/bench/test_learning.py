@@ -62,3 +62,10 @@ def test_each_of_many_arms_is_compared_with_the_first_alone():
     assert [line.split(" | ")[0] for line in compared] == [
         "| 0 minus subject", "| 0.25 x 1 minus subject", "| 0.5 x 1 minus subject",
     ]  # fmt: skip
+
+
+def test_the_tables_have_only_the_measures_of_their_runs():
+    of_figure = a_run("subject", 1, after=0.15)
+    of_style = {**of_figure, "at": {step: found | {"styled": [1.0, 0.0]} for step, found in of_figure["at"].items()}}
+    assert "images with the style" not in as_markdown([of_figure])
+    assert "images with the style, %" in as_markdown([of_style])

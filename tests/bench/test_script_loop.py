@@ -12,7 +12,7 @@ from tests.tiny import recorded_calls
 
 SIZES = tiny_sizes()
 EXAMPLES = random_dataset(SIZES, side=64, count=4, dtype=torch.bfloat16).examples
-INPUTS = Inputs(EncodedDataset(EXAMPLES, dropped=EXAMPLES[0].prompt), batch_size=2)
+INPUTS = Inputs(EncodedDataset(EXAMPLES, dropped=EXAMPLES[0].prompt), batch_size=2, patch=SIZES.family.latents.patch)
 ENCODING, KEEPING, OURS = (
     next(arm for arm in ARMS if arm.name == name)
     for name in ("script, recomputing, T5 in the loop", "script", "ours bf16, recomputing")

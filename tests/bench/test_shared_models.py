@@ -13,7 +13,7 @@ from lora.dataset.encoding import EncodedDataset
 
 SIZES = tiny_sizes()
 EXAMPLES = random_dataset(SIZES, side=64, count=2, dtype=torch.bfloat16).examples
-INPUTS = Inputs(EncodedDataset(EXAMPLES, dropped=EXAMPLES[0].prompt), batch_size=1)
+INPUTS = Inputs(EncodedDataset(EXAMPLES, dropped=EXAMPLES[0].prompt), batch_size=1, patch=SIZES.family.latents.patch)
 SCRIPT, OURS, OURS_RECOMPUTING, INT8 = (
     next(arm for arm in ARMS if arm.name == name)
     for name in ("script", "ours bf16", "ours bf16, recomputing", "ours int8")

@@ -59,7 +59,8 @@ def dtypes_of_linear_layers() -> Iterator[set[torch.dtype]]:
 def test_every_linear_layer_of_the_reference_answers_in_fp32():
     sizes = tiny_sizes()
     with dtypes_of_linear_layers() as found:
-        reference_result(sizes, Inputs(random_dataset(sizes, side=32, count=1, dtype=torch.bfloat16), batch_size=1))
+        dataset = random_dataset(sizes, side=32, count=1, dtype=torch.bfloat16)
+        reference_result(sizes, Inputs(dataset, batch_size=1, patch=sizes.family.latents.patch))
     assert found == {torch.float32}
 
 

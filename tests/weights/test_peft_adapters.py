@@ -12,6 +12,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from tests.services import a_network, send, send_from, send_json, service
 from tests.tiny import assert_one_sentence
@@ -86,7 +87,7 @@ def a_tar(folder, *, folder_of_settings="any"):
 
 def changes(lora, base):
     """What a LoRA adds to each parameter."""
-    found = convert_lora(lora.tensors)
+    found = convert_lora(lora.tensors, FLUX1)
     deltas = {
         f"{name}.weight": delta.resolved(lambda layer: base[f"{layer}.weight"]).matrix(torch.device("cpu"))
         for name, delta in found.transformer.items()

@@ -1,1 +1,1 @@
-"""The names that each tool uses for the layers of FLUX.1 and of its text encoders."""
+"""The names that each tool uses for the layers of each family of models and of their text encoders."""

@@ -1,40 +1,26 @@
-"""The names of the norms of FLUX.1 and of its text encoders, in all layouts. Their scales are no matrices."""
+"""The names of the norms of transformers, and of CLIP and T5, in all layouts. Their scales are no matrices."""
 
 import re
 
+from lora.formats.layer_names.record import LayerNames
 from lora.formats.weight_deltas import VectorName
 
-# The norms in a block of the original FLUX.1 -> diffusers
-BFL_BLOCKS = {
-    "double_blocks": (
-        "transformer_blocks",
-        {
-            f"{stream}_attn.norm.{theirs}_norm": f"attn.norm_{added}{ours}"
-            for stream, added in (("img", ""), ("txt", "added_"))
-            for theirs, ours in (("query", "q"), ("key", "k"))
-        },
-    ),
-    "single_blocks": (
-        "single_transformer_blocks",
-        {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"},
-    ),
-}
 CLIP_NORMS = ("layer_norm1", "layer_norm2")
 T5_NORMS = ("layer.0.layer_norm", "layer.1.layer_norm")
 
 
-def transformer_norm(name: str, *, separator: str) -> VectorName | None:
+def transformer_norm(name: str, names: LayerNames, *, separator: str) -> VectorName | None:
     """Map a norm such as double_blocks.0.img_attn.norm.key_norm, or transformer_blocks_0_attn_norm_k with the separator
-    "_". ComfyUI adds the name of the parameter in the original FLUX.1, `scale`. None if there is no norm of this name.
+    "_". ComfyUI adds the name of the parameter in the original model, `scale`. None if there is no norm of this name.
     """
     name = name.removesuffix(f"{separator}scale")
-    for blocks, (ours, norms) in BFL_BLOCKS.items():
-        named = {norms[theirs]: norms[theirs] for theirs in norms}
-        for kind, by_name in ((blocks, norms), (ours, named)):
+    for blocks in names.blocks:
+        own = {norm: norm for norm in blocks.norms.values()}
+        for kind, by_name in ((blocks.original, blocks.norms), (blocks.diffusers, own)):
             match = re.fullmatch(rf"{kind}{re.escape(separator)}(\d+){re.escape(separator)}(.+)", name)
             for theirs, norm in by_name.items() if match else ():
                 if match and match[2] == theirs.replace(".", separator):
-                    return VectorName("transformer", f"{ours}.{int(match[1])}.{norm}", "weight")
+                    return VectorName("transformer", f"{blocks.diffusers}.{int(match[1])}.{norm}", "weight")
     return None
 
 

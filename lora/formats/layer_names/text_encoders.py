@@ -1,4 +1,4 @@
-"""The layer names of the two text encoders, CLIP and T5, in all layouts."""
+"""The layer names of the two text encoders of FLUX.1, CLIP and T5, in all layouts."""
 
 import re
 from collections.abc import Iterator

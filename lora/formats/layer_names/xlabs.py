@@ -1,4 +1,4 @@
-"""The layer names of XLabs' x-flux, whose LoRAs are in the attention processors."""
+"""The layer names of XLabs' x-flux, for FLUX.1, whose LoRAs are in the attention processors."""
 
 import re
 

@@ -9,7 +9,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora.dataset.wording import counted
+from lora.families.registry import family_of_model
 from lora.formats.decompositions.relative import DependsOnBase
+from lora.formats.layer_names.record import LayerNames
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
 from lora.formats.weight_deltas import LowRankFactors, WeightDelta
@@ -29,14 +31,15 @@ class MatchedLora:
         return f"starting from the LoRA in resume_from: {taken} used, {self.left_out} ignored"
 
 
-def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> MatchedLora:
+def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], names: LayerNames) -> MatchedLora:
     """The part of a LoRA of any known layout that is on the weights of these layers. Biases, norms and the layers of
     the text encoders are ignored, as they are not trained.
 
-    Raises ValueError if the LoRA is not for FLUX.1, if no layer matches, or if a layer has another shape.
+    Raises ValueError if the LoRA is not for the family with these names, if no layer matches, or if a layer has another
+    shape.
     """
     try:
-        lora = convert_lora(tensors)
+        lora = convert_lora(tensors, names)
     except ValueError as error:
         raise ValueError(f"resume_from cannot be used: the LoRA {error}") from error
     given = lora.transformer
@@ -59,7 +62,8 @@ def load_initial_lora(transformer: ModelMixin, tensors: Mapping[str, Tensor]) ->
     """
     layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, LoraLayer)}
     own = {name: _factors(layer) for name, layer in layers.items() if ADAPTER in layer.lora_A}
-    for name, delta in match_layers(tensors, {name: factors.shape for name, factors in own.items()}).deltas.items():
+    shapes, names = {name: factors.shape for name, factors in own.items()}, family_of_model(transformer).layer_names
+    for name, delta in match_layers(tensors, shapes, names).deltas.items():
         _fill(own[name], delta.low_rank())
 
 

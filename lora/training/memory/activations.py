@@ -13,15 +13,16 @@ OUTER, OUTER_UNDER_AUTOCAST = 1, 2  # after the blocks
 
 def most_units(shape: Dimensions, recomputed: Recomputed, *, whole_blocks: int, is_autocast: bool) -> int:
     """The largest number of units that are kept at once: those after the blocks, those that each block keeps, and those
-    that are recomputed in one block, counted as a double one. `whole_blocks` blocks are recomputed as a whole, whatever
-    `recomputed` is."""
+    that are recomputed in one block, of the kind for which these are more. `whole_blocks` blocks are recomputed as a
+    whole, whatever `recomputed` is."""
     outer = OUTER_UNDER_AUTOCAST if is_autocast else OUTER
     doubles, singles = shape.split_blocks(whole_blocks)
-    units = outer
+    units, most_recomputed = outer, 0
     for kind, whole in ((shape.double, doubles), (shape.single, singles)):
         units += whole * kind.kept["blocks"] + (kind.count - whole) * _kept(kind, recomputed, is_autocast)
-    kept = _kept(shape.double, "blocks" if whole_blocks else recomputed, is_autocast)
-    return units + _kept(shape.double, "nothing", is_autocast) - kept
+        kept = _kept(kind, "blocks" if whole_blocks else recomputed, is_autocast)
+        most_recomputed = max(most_recomputed, _kept(kind, "nothing", is_autocast) - kept)
+    return units + most_recomputed
 
 
 def _kept(kind: BlockKind, recomputed: Recomputed, is_autocast: bool) -> int:

@@ -17,7 +17,9 @@ from lora.training.memory.host import HOST_WORKSPACE, HostMemory, pinned_bytes
 from lora.training.memory.weights import BF16, FP32, MemoryConfiguration, weight_bytes
 
 LORA_BYTES = 3 * FP32  # per parameter, without the optimizer's state: its value, its gradient, its average (EMA)
-TRANSIENT_UNITS = 12  # gradients inside the widest part of a block during the backward pass
+# Gradients inside a block during the backward pass, beside that of the widest product of a token. On a CPU, 5 are
+# alive at once in FLUX.1 and 6 in FLUX.2, in a single block.
+TRANSIENT_UNITS = 8
 # The result of the widest int8 matmul, in bf16, and in int32 and fp32 at once before it is rounded to that.
 UNITS_IN_8_BITS: dict[MatmulPrecision, int] = {"int8": 5, "bf16": 0}
 WORKSPACE = 500_000_000  # of libraries, and fragmentation of the allocator
@@ -56,7 +58,8 @@ class MemoryPrediction:
 
     def running_bytes(self, configuration: MemoryConfiguration) -> float:
         """The peak after encoding: of the steps, or of what is done between them."""
-        transient = TRANSIENT_UNITS * self.requirements.unit_bytes(self._value_bytes(configuration))
+        units = self.requirements.shape.widest + TRANSIENT_UNITS
+        transient = units * self.requirements.unit_bytes(self._value_bytes(configuration))
         step = self._resident_bytes(configuration) + self._forward_bytes(configuration) + transient
         return max(step, self._bytes_between_steps(configuration))
 

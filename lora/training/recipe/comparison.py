@@ -2,24 +2,27 @@
 
 from dataclasses import replace
 
+from lora.base.presets import Preset
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.recipe import Recipe, make_recipe
 
 SHOWN = ("steps", "batch_size", "gradient_accumulation", "learning_rate", "lora_rank", "optimizer", "seed")
 
 
-def recipe_lines(config: TrainConfig, recipe: Recipe, *, images: int, processes: int) -> tuple[str, ...]:
+def recipe_lines(
+    config: TrainConfig, recipe: Recipe, preset: Preset, *, images: int, processes: int
+) -> tuple[str, ...]:
     """Lines for the log: in what the recipe differs from its preset for this number of images, and its main numbers."""
     main = ", ".join(f"{name} {getattr(recipe, name)}" for name in SHOWN)
     sizes = ",".join(map(str, config.resolutions))
     lines = [f"settings: {main}, resolution {sizes}; all of them are in config.yaml in the tar"]
-    changed = _differences(config, recipe, images=images, processes=processes)
+    changed = _differences(config, recipe, preset, images=images, processes=processes)
     if changed:
         lines.insert(0, f"other than lora_type {recipe.lora_type} would choose: {', '.join(changed)}")
     return tuple(lines)
 
 
-def _differences(config: TrainConfig, recipe: Recipe, *, images: int, processes: int) -> list[str]:
+def _differences(config: TrainConfig, recipe: Recipe, preset: Preset, *, images: int, processes: int) -> list[str]:
     left_open = replace(
         config,
         steps=0,
@@ -30,7 +33,7 @@ def _differences(config: TrainConfig, recipe: Recipe, *, images: int, processes:
         timestep_logit_mean=None,
         ema_decay=None,
     )
-    preset = make_recipe(left_open, images=images, processes=processes).recipe.settings()
+    chosen = make_recipe(left_open, preset, images=images, processes=processes).recipe.settings()
     return [
-        f"{name} {value} (it: {preset[name]})" for name, value in recipe.settings().items() if value != preset[name]
+        f"{name} {value} (it: {chosen[name]})" for name, value in recipe.settings().items() if value != chosen[name]
     ]

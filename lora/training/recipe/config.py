@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, Self
 
+from lora.base.presets import LORA_TYPES
 from lora.checks import check_bool, check_choice, check_float, check_int, check_text, short_repr
 from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
 from lora.engine.precision import Precision
 from lora.seeds import check_seed, seed_notes
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
-from lora.training.recipe.presets import PRESETS
 from lora.training.recipe.public_trainer import PublicTrainerInputs, public_trainer_checks
 
 SMALLEST_RESOLUTION, LARGEST_RESOLUTION = 64, 2048
@@ -176,7 +176,7 @@ CHECKS: dict[str, Check] = {
     "autocaption_prefix": _line(1000),
     "autocaption_suffix": _line(1000),
     "multiline_split": check_bool,
-    "lora_type": partial(check_choice, choices=tuple(PRESETS)),
+    "lora_type": partial(check_choice, choices=LORA_TYPES),
     "steps": _whole(0, MAX_STEPS),
     "training_steps": _optional(_whole(0, MAX_STEPS)),
     "learning_rate": _learning_rate,

@@ -9,18 +9,12 @@ import regex
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
+from lora.base.family import Family
 from lora.checks import check_text
 from lora.dataset.wording import counted
 from lora.formats.kohya import PREFIX, fused_layer
 from lora.formats.shapes import Shape, linear_shapes
 
-# Each set is a regular expression for whole names. In FLUX.1 they match 494, 418, 266 and 4 layers.
-LAYER_SETS = {
-    "all": r".+",
-    "no-modulation": r"(?!.*\.norm).+",
-    "attention": r"(single_)?transformer_blocks\.\d+\.attn\..+",
-    "fast": r"single_transformer_blocks\.(7|12|16|20)\.proj_out",
-}
 EVERY_LAYER = "all"
 LAYERS_INPUT, REGEX_INPUT = "layers", "layers_to_optimize_regex"  # the names of the inputs
 LONGEST_PATTERN = 512
@@ -55,7 +49,9 @@ def block_layers(config: Mapping[str, Any], kind: type[ModelMixin]) -> dict[str,
     return {name: shape for name, shape in linear_shapes(transformer).items() if "transformer_blocks." in name}
 
 
-def select_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimize_regex: str | None) -> LayerSelection:
+def select_layers(
+    shapes: Mapping[str, Shape], family: Family, *, layers: str, layers_to_optimize_regex: str | None
+) -> LayerSelection:
     """Those of `shapes` that `layers` (the name of a set, or a pattern for whole names) or the other pattern matches.
 
     `layers_to_optimize_regex` is searched for anywhere in `transformer.<name>`, as ostris/flux-dev-lora-trainer does.
@@ -65,16 +61,16 @@ def select_layers(shapes: Mapping[str, Shape], *, layers: str, layers_to_optimiz
     pattern = check_text(REGEX_INPUT, layers_to_optimize_regex or "", at_most=LONGEST_PATTERN)
     names = tuple(shapes)
     if not pattern.strip():
-        return _choice(shapes, _whole(names, layers), inside_numbers=[])
+        return _choice(shapes, family, _whole(names, family, layers), inside_numbers=[])
     if layers != EVERY_LAYER:
         raise ValueError(f"{REGEX_INPUT} and {LAYERS_INPUT} are both given: expected only one of them")
     matches = _searched(names, pattern)
-    return _choice(shapes, tuple(matches), inside_numbers=_inside_numbers(matches))
+    return _choice(shapes, family, tuple(matches), inside_numbers=_inside_numbers(matches))
 
 
-def _whole(names: Sequence[str], layers: str) -> tuple[str, ...]:
+def _whole(names: Sequence[str], family: Family, layers: str) -> tuple[str, ...]:
     typed = check_text(LAYERS_INPUT, layers, at_most=LONGEST_PATTERN)
-    pattern = _compiled(LAYERS_INPUT, LAYER_SETS.get(typed, typed))
+    pattern = _compiled(LAYERS_INPUT, family.transformer.layer_sets.get(typed, typed))
     matches = _matches(
         LAYERS_INPUT,
         lambda name, seconds: (
@@ -83,7 +79,9 @@ def _whole(names: Sequence[str], layers: str) -> tuple[str, ...]:
         names,
     )
     if not matches:
-        expected = f"expected {', '.join(LAYER_SETS)}, or a regex for whole layer names such as {names[0]}"
+        expected = (
+            f"expected {', '.join(family.transformer.layer_sets)}, or a regex for whole layer names such as {names[0]}"
+        )
         raise ValueError(f"{LAYERS_INPUT} is {_shown(typed)}, which matches none of {len(names)} layers: {expected}")
     return tuple(matches)
 
@@ -129,8 +127,10 @@ def _seconds_until(end: float) -> float:
     return min(left, SEARCH_SECONDS)
 
 
-def _choice(shapes: Mapping[str, Shape], chosen: tuple[str, ...], *, inside_numbers: list[str]) -> LayerSelection:
-    remarks = [f"LoRA on {len(chosen)} of {len(shapes)} layers", *inside_numbers, *_partial_groups(chosen)]
+def _choice(
+    shapes: Mapping[str, Shape], family: Family, chosen: tuple[str, ...], *, inside_numbers: list[str]
+) -> LayerSelection:
+    remarks = [f"LoRA on {len(chosen)} of {len(shapes)} layers", *inside_numbers, *_partial_groups(chosen, family)]
     return LayerSelection({name: shapes[name] for name in chosen}, "; ".join(remarks))
 
 
@@ -144,17 +144,20 @@ def _cuts_number(match: regex.Match[str], edge: int) -> bool:
     return match.string[edge - 1 : edge].isdigit() and match.string[edge : edge + 1].isdigit()
 
 
-def _partial_groups(chosen: Sequence[str]) -> list[str]:
-    """A note on blocks where only some layers are chosen of a group that is one fused layer in the original FLUX.1
-    (trap 23)."""
-    fused = dict.fromkeys(fused_layer(name) for name in chosen)
+def _partial_groups(chosen: Sequence[str], family: Family) -> list[str]:
+    """A note on blocks where only some layers are chosen of a group that is one fused layer in the original model, if
+    there is a program that cannot load such a LoRA (trap 23)."""
+    program = family.transformer.loads_whole_groups
+    if program is None:
+        return []
+    fused = dict.fromkeys(fused_layer(name, family.layer_names) for name in chosen)
     partial = {_block(layer.parts[0]) for layer in fused if not set(layer.parts) <= set(chosen)}
     if not partial:
         return []
     example = next(_block(name) for name in chosen if _block(name) in partial)
     return [
         f"{counted(len(partial), 'block')} with only some of to_q, to_k, to_v (and proj_mlp in single blocks), such "
-        f"as {example}: Replicate's flux-dev-lora cannot load such a LoRA, but diffusers and ComfyUI can"
+        f"as {example}: {program} cannot load such a LoRA, but diffusers and ComfyUI can"
     ]
 
 

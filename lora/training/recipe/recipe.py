@@ -4,10 +4,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from lora.base.presets import REPLICATE, Preset
 from lora.dataset.wording import counted
 from lora.training.recipe.config import TrainConfig
 from lora.training.recipe.optimizers import effective_learning_rate
-from lora.training.recipe.presets import PRESETS, Preset
 from lora.training.recipe.sigmas import STYLE_LOGIT_MEAN, SigmaRule
 
 MAX_GRAD_NORM = 1.0  # the default of diffusers' training scripts
@@ -75,9 +75,9 @@ class RecipeAndReasons(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAndReasons:
-    """The recipe for this number of images, on this number of processes that each take `batch_size` images a step."""
-    preset = PRESETS[config.lora_type]
+def make_recipe(config: TrainConfig, preset: Preset, *, images: int, processes: int) -> RecipeAndReasons:
+    """The recipe for this number of images, on this number of processes that each take `batch_size` images a step;
+    `preset` is that of the base's family for `lora_type`."""
     images_per_step = config.batch_size * config.gradient_accumulation * processes
     rank, rank_reason = _rank(config, preset, images)
     rate, rate_reason = _rate(config, preset, images=images, rank=rank, images_per_step=images_per_step)
@@ -94,7 +94,7 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
         offset_noise=preset.offset_noise,
         caption_dropout_rate=dropout,
         drops_to_trigger=preset.drops_to_trigger,
-        preservation=preservation_of(config),
+        preservation=preservation_of(config, preset),
         preservation_weight=preset.preservation_weight,
         views=preset.views,
         optimizer=config.optimizer,
@@ -117,9 +117,9 @@ def make_recipe(config: TrainConfig, *, images: int, processes: int) -> RecipeAn
     return RecipeAndReasons(recipe, tuple(filter(None, reasons)))
 
 
-def preservation_of(config: TrainConfig) -> float:
+def preservation_of(config: TrainConfig, preset: Preset) -> float:
     """The share of the steps that preserve: the input, or that of the preset."""
-    return PRESETS[config.lora_type].preservation if config.preservation is None else config.preservation
+    return preset.preservation if config.preservation is None else config.preservation
 
 
 def steps_that_preserve(steps: int, share: float) -> int:
@@ -151,7 +151,7 @@ def _rate(config: TrainConfig, preset: Preset, *, images: int, rank: int, images
         return rate, f"learning_rate {rate:g}: {config.optimizer} adapts it during training"
     if rate:
         return rate, ""
-    if preset is PRESETS["replicate"]:
+    if preset is REPLICATE:
         return preset.learning_rate, f"learning_rate {preset.learning_rate:g}: as in the public trainer"
     is_few = config.lora_type == "subject" and images <= FEW_IMAGES
     least = FEW_IMAGES_RATE if is_few else preset.learning_rate
@@ -165,7 +165,7 @@ def _steps(config: TrainConfig, preset: Preset, *, images: int, images_per_step:
     if config.steps:
         return config.steps, ""
     rule = preset.steps
-    if preset is PRESETS["replicate"]:
+    if preset is REPLICATE:
         return rule.most, f"steps {rule.most}: as in the public trainer"
     if config.lora_type == "subject" and images <= FEW_IMAGES:
         steps = max(math.ceil(FEW_IMAGES_STEPS / images_per_step), 1)

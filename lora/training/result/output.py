@@ -23,6 +23,7 @@ from lora.dataset.reading import Dataset
 from lora.dataset.report import Report
 from lora.dataset.wording import sized
 from lora.formats.kohya import kohya_tensors
+from lora.formats.layer_names.record import LayerNames
 from lora.training.checkpoints.files import Checkpoint, packed
 from lora.training.learning.history import json_lines
 from lora.training.learning.summary import TrainingResult, TrainingSummary
@@ -47,6 +48,7 @@ class TrainingArtifacts:
 
     result: TrainingResult
     identity: FileIdentity  # of the LoRA files
+    layer_names: LayerNames  # in them
     settings: Settings  # all settings that determine the LoRA, by name
     plan: Settings  # the memory plan on this machine, which does not affect the LoRA
     dataset: Dataset
@@ -132,7 +134,7 @@ def _contents(artifacts: TrainingArtifacts) -> dict[str, bytes]:
 
 def _kohya_zip(artifacts: TrainingArtifacts, captions: tuple[str, ...]) -> bytes:
     """The second LoRA file inside a zip, as clients take any .safetensors in the tar for the LoRA."""
-    tensors = kohya_tensors(artifacts.result.tensors)
+    tensors = kohya_tensors(artifacts.result.tensors, artifacts.layer_names)
     metadata = lora_metadata(artifacts.settings, artifacts.identity, tensors=tensors, captions=captions, layout="kohya")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

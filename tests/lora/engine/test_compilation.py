@@ -6,7 +6,7 @@ Most tests run the graphs as they were traced, which saves the minute that gener
 import functools
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,7 +15,6 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from lora.base.modulation import Conditions
-from lora.base.prompt import Prompt
 from lora.base.transformer import spaced_blocks
 from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled, graphs_compiled
@@ -23,18 +22,21 @@ from lora.engine.options import Recomputed
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.families.registry import precomputed_modulation
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.batches import Batch
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from tests.lora.engine.comparing import (
     CPU,
-    LossInputs,
+    FLUX1,
+    FLUX2,
+    MODELS,
+    SmallModel,
     error,
     fused,
+    inputs_of,
     loss_and_gradients,
     small_inputs,
     with_lora,
 )
-from tests.tiny import randomize_lora, tiny_example, tiny_transformer
+from tests.tiny import randomize_lora, save_transformer, tiny_transformer
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Variant:
     placement: WeightPlacement
     recomputed: Recomputed
     whole: int = 0  # blocks that are recomputed as a whole
+    model: SmallModel = FLUX1
 
     @property
     def graphs(self) -> int:
@@ -56,24 +59,41 @@ class Variant:
         return {"bf16": 2e-2, "int8": 1e-3}.get(self.placement.precision, 1e-5)
 
 
-VARIANTS = {
+OF_FLUX1 = {
     "fp32": Variant(WeightPlacement("fp32", False, CPU), "pointwise"),
     "bf16, some blocks whole": Variant(WeightPlacement("bf16", False, CPU), "gelu", whole=2),
     "nf4": Variant(WeightPlacement("nf4", False, CPU), "nothing"),
     "int8, modulation on the host, blocks streamed": Variant(WeightPlacement("int8", True, CPU, 3, "int8"), "blocks"),
 }
+VARIANTS = OF_FLUX1 | {f"FLUX.2, {name}": replace(variant, model=FLUX2) for name, variant in OF_FLUX1.items()}
+TRACED_IN_EVERY_RUN = (*OF_FLUX1, "FLUX.2, fp32")
 
 
-@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(variant, id=name, marks=[] if name in TRACED_IN_EVERY_RUN else pytest.mark.long)
+        for name, variant in VARIANTS.items()
+    ],
+)
 def variant(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def compiled_and_eager(variant, base):
+def bases(tmp_path_factory):
+    """The folder of each family's small transformer."""
+    folders = {model: tmp_path_factory.mktemp("base") for model in MODELS}
+    for model, folder in folders.items():
+        save_transformer(model.transformer(), folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def compiled_and_eager(variant, bases):
     """A transformer with compiled blocks, and the same without; graphs run as they were traced."""
     with traced_only():
-        yield compiled_and_not(variant, base)
+        yield compiled_and_not(variant, bases)
     torch._dynamo.reset()
 
 
@@ -84,8 +104,11 @@ def traced_only():
         yield
 
 
-def compiled_and_not(variant, base):
-    return [configured(load_transformer(base, variant.placement), variant, compiled) for compiled in (True, False)]
+def compiled_and_not(variant, bases):
+    return [
+        configured(load_transformer(bases[variant.model], variant.placement), variant, compiled)
+        for compiled in (True, False)
+    ]
 
 
 def configured(transformer, variant, are_compiled):
@@ -95,20 +118,16 @@ def configured(transformer, variant, are_compiled):
     return transformer
 
 
-def images(count, *, height=8, width=8):
-    """Inputs of this many images of this size in latents."""
-    examples = [tiny_example(seed=seed, height=height, width=width) for seed in range(count)]
-    latents = torch.stack([example.latents for example in examples])
-    batch = Batch(latents, Prompt.stack([example.prompt for example in examples]))
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(4))
-    return LossInputs(batch, noise, torch.linspace(0.1, 0.9, count))
+def images(model, count, *, height=8, width=8):
+    """Inputs of this many images of this size in latents of FLUX.1."""
+    examples = [model.example(seed=seed, height=height, width=width) for seed in range(count)]
+    return inputs_of(examples, torch.linspace(0.1, 0.9, count), seed=4)
 
 
 IN_EVERY_RUN = ("int8, modulation on the host, blocks streamed", "one image at a time")
-SIZES = {
-    "batches": (images(3), images(4, height=12, width=16)),  # with 17 tokens of text or more, as an int8 matmul needs
-    "one image at a time": (images(1), images(1, height=12, width=16)),
-}
+LARGER = {"height": 12, "width": 16}
+# Images of the smaller and of the larger size. Three have 17 tokens of text or more, as an int8 matmul needs.
+SIZES = {"batches": (3, 4), "one image at a time": (1, 1)}
 
 
 def precomputed_result(transformer, inputs):
@@ -119,11 +138,9 @@ def precomputed_result(transformer, inputs):
         return loss_and_gradients(transformer, inputs)
 
 
-@pytest.mark.parametrize(("first", "second"), SIZES.values(), ids=SIZES)
-def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(
-    variant, compiled_and_eager, first, second
-):
-    assert_compiled_once(variant, compiled_and_eager, first, second)
+@pytest.mark.parametrize("size", SIZES)
+def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(variant, compiled_and_eager, size):
+    assert_compiled_once(variant, compiled_and_eager, size)
 
 
 @pytest.mark.parametrize(
@@ -134,14 +151,15 @@ def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(
         for size in SIZES
     ],
 )
-def test_generated_kernels_compute_the_same(variant, size, base):
+def test_generated_kernels_compute_the_same(variant, size, bases):
     """Generating them takes from half a minute to two, hence only one case is in every run."""
-    assert_compiled_once(variant, compiled_and_not(variant, base), *SIZES[size])
+    assert_compiled_once(variant, compiled_and_not(variant, bases), size)
     torch._dynamo.reset()
 
 
-def assert_compiled_once(variant, compiled_and_eager, first, second):
-    compiled, eager = compiled_and_eager
+def assert_compiled_once(variant, compiled_and_eager, size):
+    (compiled, eager), (few, many) = compiled_and_eager, SIZES[size]
+    first, second = images(variant.model, few), images(variant.model, many, **LARGER)
     counters.clear()
     with warnings.catch_warnings(record=True) as warned:
         assert_same(precomputed_result(compiled, first), precomputed_result(eager, first), tolerance=variant.tolerance)

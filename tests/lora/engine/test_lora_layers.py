@@ -4,47 +4,60 @@ fp32."""
 import pytest
 import torch
 
-from lora.engine.lora_layers import FusedLoraLinear, is_fused
+from lora.engine.lora_layers import FusedLoraLinear, is_fused, lora_layers, without_lora
+from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import lora_tensors
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
 from lora.training.learning.state import TrainingState
 from tests.lora.engine.comparing import (
+    CPU,
+    FLUX2,
     cosine,
     error,
     fused,
     loss_and_gradients,
+    loss_of,
     small,
     small_inputs,
-    tiny_flux_with_lora,
-    world_inputs,
+    with_lora,
 )
-from tests.tiny import LAYERS, a_recipe, lora_parameters, tiny_batches, tiny_lora_transformer, trained
+from tests.tiny import a_recipe, lora_parameters, tiny_batches, tiny_lora_transformer, trained
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
 @pytest.mark.parametrize(("precision", "on_host"), [("fp32", False), ("int8", True), ("nf4", False)])
-def test_in_fp32_loss_and_gradients_are_those_of_peft(precision, on_host):
-    inputs = world_inputs()
-    reference, model = (tiny_flux_with_lora(precision, on_host=on_host) for _ in range(2))
-    found, expected = loss_and_gradients(fused(model), inputs), loss_and_gradients(reference, inputs)
+def test_in_fp32_loss_and_gradients_are_those_of_peft(folder_and_inputs, precision, on_host):
+    folder, inputs = folder_and_inputs
+    placement = WeightPlacement(precision, on_host, CPU)
+    reference, ours = (with_lora(load_transformer(folder, placement)) for _ in range(2))
+    found, expected = loss_and_gradients(fused(ours), inputs), loss_and_gradients(reference, inputs)
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert error(found, expected) < 1e-5
     assert all(gradient.any() for gradient in found.gradients.values())
 
 
-def test_in_bf16_loss_and_gradients_are_those_of_fp32():
-    inputs = small_inputs()
-    found, exact = loss_and_gradients(fused(small(BF16)), inputs), loss_and_gradients(small(FP32), inputs)
+def test_in_bf16_loss_and_gradients_are_those_of_fp32(model):
+    inputs = small_inputs(model)
+    found = loss_and_gradients(fused(small(BF16, model)), inputs)
+    exact = loss_and_gradients(small(FP32, model), inputs)
     assert found.loss == pytest.approx(exact.loss, rel=1e-3)
     assert cosine(found, exact) >= 0.999
 
 
-def test_every_layer_is_fused_and_remains_a_lora_layer_to_peft():
-    reference, fused_model = small(BF16), fused(small(BF16))
+def test_without_its_lora_a_model_computes_as_the_base_alone_bit_for_bit(model):
+    inputs, ours = small_inputs(model), fused(small(FP32, model))
+    alone = loss_of(model.transformer(dtype=BF16).to(FP32), inputs)
+    assert loss_of(ours, inputs) != alone
+    with without_lora(lora_layers(ours)):
+        assert loss_of(ours, inputs) == alone
+
+
+def test_every_layer_is_fused_and_remains_a_lora_layer_to_peft(model):
+    reference, fused_model = small(BF16, model), fused(small(BF16, model))
     assert (is_fused(reference), is_fused(fused_model)) == (False, True)
-    assert sum(isinstance(each, FusedLoraLinear) for each in fused_model.modules()) == LAYERS
+    assert sum(isinstance(each, FusedLoraLinear) for each in fused_model.modules()) == model.layers
     parameters = dict(fused_model.named_parameters())
     assert parameters.keys() == dict(reference.named_parameters()).keys()
     assert {each.dtype for each in lora_parameters(fused_model).values()} == {FP32}
@@ -53,20 +66,25 @@ def test_every_layer_is_fused_and_remains_a_lora_layer_to_peft():
     assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
 
 
-def layer_and_input():
-    """A layer of a bf16 model, and tokens as its input."""
-    layer = fused(small(BF16)).transformer_blocks[0].ff.net[0].proj
+def layer_and_input(*, bias=True):
+    """A layer of a bf16 model, with a bias or, as in FLUX.2, without one, and tokens as its input."""
+    layer = (
+        fused(small(BF16)).transformer_blocks[0].ff.net[0].proj
+        if bias
+        else fused(small(BF16, FLUX2)).transformer_blocks[0].ff.linear_in
+    )
     return layer, torch.randn(2, 5, layer.in_features, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_output_and_gradients_of_a_layer_follow_the_formula():
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_output_and_gradients_of_a_layer_follow_the_formula(bias):
     """Compared with W x + b + scale B A x in fp64; scale is not 1, as alpha differs from the rank."""
-    layer, x = layer_and_input()
+    layer, x = layer_and_input(bias=bias)
     layer.scaling["default"] = 0.5
     down, up, weight = (each.double() for each in (layer.down, layer.up, layer.base_layer.weight))
     x, weights = x.to(BF16).requires_grad_(), [down.requires_grad_(), up.requires_grad_()]
     exact = x.detach().double().requires_grad_()
-    expected = exact @ weight.T + layer.base_layer.bias.double() + 0.5 * (exact @ down.T @ up.T)
+    expected = exact @ weight.T + (layer.base_layer.bias.double() if bias else 0) + 0.5 * (exact @ down.T @ up.T)
     output_gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).to(BF16)
     expected_gradients = torch.autograd.grad(expected, [exact, *weights], output_gradient.double())
     output = layer(x)

@@ -51,10 +51,13 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
     assert_one_sentence(error.value, str(base / "tokenizer"), "no chat template", "expected")
 
 
+TOO_FEW_LAYERS = {"num_hidden_layers": 26, "layer_types": ["full_attention"] * 26}
+
+
 @pytest.mark.parametrize(
     ("component", "changes", "found"),
     [
-        ("text_encoder", {"num_hidden_layers": 26, "layer_types": None}, "has 26 layers: expected at least 27"),
+        ("text_encoder", TOO_FEW_LAYERS, "has 26 layers: expected at least 27"),
         ("transformer", {"joint_attention_dim": 12288}, "expected 12288"),
     ],
 )

@@ -1,7 +1,7 @@
 """LoRA files in every layout, each written by its trainer's own rule, with the weight deltas that they stand for.
 
-The tables are written independently of the code, from BFL's model.py, x-flux's layers.py and diffusers'
-convert_flux_to_diffusers.py.
+The tables are written independently of the code, from BFL's model.py, x-flux's layers.py, diffusers'
+convert_flux_to_diffusers.py and its conversion of FLUX.2 checkpoints (loaders/single_file_utils.py).
 """
 
 import re
@@ -42,6 +42,27 @@ OUTSIDE = {
     "final_layer.adaLN_modulation.1": "norm_out.linear",
     "final_layer.linear": "proj_out",
 }
+FLUX2_DOUBLE = {
+    **{layer: DOUBLE[layer] for layer in ("img_attn.qkv", "txt_attn.qkv", "img_attn.proj", "txt_attn.proj")},
+    "img_mlp.0": ["ff.linear_in"],
+    "img_mlp.2": ["ff.linear_out"],
+    "txt_mlp.0": ["ff_context.linear_in"],
+    "txt_mlp.2": ["ff_context.linear_out"],
+}
+FLUX2_SINGLE = {"linear1": ["attn.to_qkv_mlp_proj"], "linear2": ["attn.to_out"]}
+FLUX2_OUTSIDE = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_guidance_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_guidance_embed.timestep_embedder.linear_2",
+    "guidance_in.in_layer": "time_guidance_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_guidance_embed.guidance_embedder.linear_2",
+    "double_stream_modulation_img.lin": "double_stream_modulation_img.linear",
+    "double_stream_modulation_txt.lin": "double_stream_modulation_txt.linear",
+    "single_stream_modulation.lin": "single_stream_modulation.linear",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+    "final_layer.linear": "proj_out",
+}
 XLABS = {
     "double_blocks.{}.processor.qkv_lora1": ("transformer_blocks.{}.", DOUBLE["img_attn.qkv"]),
     "double_blocks.{}.processor.qkv_lora2": ("transformer_blocks.{}.", DOUBLE["txt_attn.qkv"]),
@@ -68,17 +89,19 @@ class WrittenLora:
 
 
 def bfl_layers(shapes: Shapes) -> Layers:
-    """The layers of the original FLUX.1, with dots, that a model of these shapes has."""
+    """The layers of the original FLUX.1 or FLUX.2, with dots, that a model of these shapes has."""
+    is_flux2 = "double_stream_modulation_img.linear" in shapes
     for kind, theirs, table in (
-        ("double_blocks", "transformer_blocks", DOUBLE),
-        ("single_blocks", "single_transformer_blocks", SINGLE),
+        ("double_blocks", "transformer_blocks", FLUX2_DOUBLE if is_flux2 else DOUBLE),
+        ("single_blocks", "single_transformer_blocks", FLUX2_SINGLE if is_flux2 else SINGLE),
     ):
         for index in range(38):
             for layer, parts in table.items():
                 names = [f"{theirs}.{index}.{part}" for part in parts]
                 if names[0] in shapes:
                     yield f"{kind}.{index}.{layer}", names
-    yield from ((ours, [theirs]) for ours, theirs in OUTSIDE.items() if theirs in shapes)
+    outside = FLUX2_OUTSIDE if is_flux2 else OUTSIDE
+    yield from ((ours, [theirs]) for ours, theirs in outside.items() if theirs in shapes)
 
 
 def onetrainer_layers(shapes: Shapes) -> Layers:
@@ -102,6 +125,18 @@ def xlabs_layers(shapes: Shapes) -> Layers:
 def diffusers_layers(shapes: Shapes) -> Layers:
     """All linear layers, none of them fused."""
     return ((name, [name]) for name in shapes)
+
+
+def fused_diffusers_layers(shapes: Shapes) -> Layers:
+    """All linear layers after `fuse_qkv_projections`, which replaces to_q and those of the text."""
+    for name in shapes:
+        block, _, part = name.rpartition("attn.")
+        if part == "to_q":
+            yield f"{block}attn.to_qkv", [f"{block}{each}" for each in DOUBLE["img_attn.qkv"]]
+        elif part == "add_q_proj":
+            yield f"{block}attn.to_added_qkv", [f"{block}{each}" for each in DOUBLE["txt_attn.qkv"]]
+        elif part not in ("to_k", "to_v", "add_k_proj", "add_v_proj"):
+            yield name, [name]
 
 
 def randn(generator: torch.Generator, *size: int) -> Tensor:
@@ -209,4 +244,13 @@ LAYOUTS = {
     "LoKr by kohya": Layout(bfl_layers, with_underscores("lora_unet_"), lokr),
     "LoKr by LyCORIS": Layout(diffusers_layers, with_underscores("lycoris_"), lokr),
     "LoKr by ai-toolkit": Layout(diffusers_layers, "transformer.{}".format, lokr),
+}
+# x-flux trains only FLUX.1, and OneTrainer has the names of diffusers for FLUX.2. Other tools share their names:
+# musubi-tuner writes "kohya", ai-toolkit "BFL by ComfyUI".
+FLUX2_LAYOUTS = {
+    **{name: layout for name, layout in LAYOUTS.items() if "XLabs" not in name and name != "OneTrainer with dots"},
+    "OneTrainer with dots": Layout(diffusers_layers, "transformer.{}".format, KOHYA),
+    "fused by diffusers": Layout(fused_diffusers_layers, "transformer.{}".format, PEFT),
+    "LoKr by ai-toolkit": Layout(bfl_layers, "diffusion_model.{}".format, lokr),
+    "LoKr fused by diffusers": Layout(fused_diffusers_layers, "transformer.{}".format, lokr),
 }

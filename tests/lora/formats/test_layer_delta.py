@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from tests.lora.formats.made import KOHYA, PEFT, lokr
 from tests.tiny import assert_one_sentence
@@ -17,7 +18,7 @@ def written(decomposition, name):
 
 def refusal(tensors):
     with pytest.raises(ValueError) as error:
-        convert_lora(tensors)
+        convert_lora(tensors, FLUX1)
     assert_one_sentence(error.value)
     return str(error.value)
 
@@ -63,7 +64,7 @@ def test_a_matrix_of_more_dimensions_is_refused():
 def test_a_1x1_convolution_is_a_matrix(decomposition):
     tensors, delta = decomposition(KOHYA_NAME, 16, 8, torch.Generator().manual_seed(0))
     convolutions = {name: tensor[..., None, None] if tensor.ndim else tensor for name, tensor in tensors.items()}
-    (found,) = convert_lora(convolutions).transformer.values()
+    (found,) = convert_lora(convolutions, FLUX1).transformer.values()
     assert torch.allclose(found.matrix(torch.device("cpu")).double(), delta(), atol=1e-5)
 
 
@@ -75,7 +76,7 @@ def test_a_layer_without_a_decomposition_is_refused(kind):
 def test_a_whole_number_is_a_valid_alpha():
     """The default of sd-scripts."""
     tensors, delta = KOHYA(KOHYA_NAME, 16, 8, torch.Generator().manual_seed(0))
-    (found,) = convert_lora(tensors | {f"{KOHYA_NAME}.alpha": torch.tensor(2)}).transformer.values()
+    (found,) = convert_lora(tensors | {f"{KOHYA_NAME}.alpha": torch.tensor(2)}, FLUX1).transformer.values()
     assert torch.allclose(found.matrix(torch.device("cpu")).double(), delta(), atol=1e-5)
 
 
@@ -83,7 +84,7 @@ def test_a_whole_number_is_a_valid_alpha():
 def test_an_alpha_that_nothing_is_multiplied_by_is_not_checked(alpha):
     """ai-toolkit stores 1e10 with a LoKr of two whole factors, which is infinity in fp16."""
     tensors = {f"{KOHYA_NAME}.lokr_w1": torch.ones(4, 2), f"{KOHYA_NAME}.lokr_w2": torch.ones(4, 4)}
-    (found,) = convert_lora(tensors | {f"{KOHYA_NAME}.alpha": torch.tensor(alpha)}).transformer.values()
+    (found,) = convert_lora(tensors | {f"{KOHYA_NAME}.alpha": torch.tensor(alpha)}, FLUX1).transformer.values()
     assert torch.equal(found.matrix(torch.device("cpu")), torch.ones(16, 8))
 
 
@@ -92,5 +93,5 @@ def test_weights_of_any_float_are_read_by_their_values(dtype):
     tensors, _ = KOHYA(KOHYA_NAME, 16, 8, torch.Generator().manual_seed(0))
     rounded = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     again = {name: tensor.float() for name, tensor in rounded.items()}
-    first, second = (next(iter(convert_lora(each).transformer.values())) for each in (rounded, again))
+    first, second = (next(iter(convert_lora(each, FLUX1).transformer.values())) for each in (rounded, again))
     assert all(map(torch.equal, first.tensors, second.tensors))

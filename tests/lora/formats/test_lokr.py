@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lora.formats.decompositions.lokr import lokr_delta
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.formats.tensor_keys import group_by_layer
 from tests.lora.formats.made import randn
@@ -80,7 +81,7 @@ def test_parts_of_a_fused_layer_keep_only_their_own_rank_if_the_first_factor_is_
     generator = torch.Generator().manual_seed(0)
     name = "lora_unet_double_blocks_0_img_attn_qkv"
     tensors = {f"{name}.lokr_w1": randn(generator, 3, 4), f"{name}.lokr_w2_a": randn(generator, 32, 2)}
-    deltas = convert_lora(tensors | {f"{name}.lokr_w2_b": randn(generator, 2, 8)}).transformer
+    deltas = convert_lora(tensors | {f"{name}.lokr_w2_b": randn(generator, 2, 8)}, FLUX1).transformer
     assert [len(delta.low_rank().down) for delta in deltas.values()] == [2, 2, 2]
 
 
@@ -98,14 +99,16 @@ def test_it_takes_no_more_memory_than_its_file():
     tall, wide = torch.ones(100_000, 1), torch.ones(1, 100_000)
     tensors = {f"{NAME}.lokr_w1_a": tall, f"{NAME}.lokr_w1_b": wide}
     tensors |= {f"{NAME}.lokr_w2_a": tall, f"{NAME}.lokr_w2_b": wide}
-    (delta,) = convert_lora(tensors).transformer.values()
+    (delta,) = convert_lora(tensors, FLUX1).transformer.values()
     assert sum(tensor.numel() for tensor in delta.tensors) == 400_000
     assert (delta.shape.outputs, delta.shape.inputs) == (10**10, 10**10)
 
 
 def test_parts_of_a_fused_layer_share_its_factors():
     name = "lora_unet_double_blocks_0_img_attn_qkv"
-    deltas = convert_lora({f"{name}.lokr_w1": torch.ones(96, 48), f"{name}.lokr_w2": torch.ones(96, 64)}).transformer
+    deltas = convert_lora(
+        {f"{name}.lokr_w1": torch.ones(96, 48), f"{name}.lokr_w2": torch.ones(96, 64)}, FLUX1
+    ).transformer
     assert len({id(delta.second.left) for delta in deltas.values()}) == 1
     assert {delta.shape.outputs for delta in deltas.values()} == {3072}
 

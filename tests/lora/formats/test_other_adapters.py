@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from tests.tiny import assert_one_sentence
 
@@ -35,11 +36,11 @@ KEYS = [
 @pytest.mark.parametrize(("key", "kind"), KEYS)
 def test_the_kind_is_named(key, kind):
     with pytest.raises(ValueError) as error:
-        convert_lora({key: torch.ones(4, 4)})
+        convert_lora({key: torch.ones(4, 4)}, FLUX1)
     assert_one_sentence(error.value, key, f"; it is {kind}", "expected a LoRA")
 
 
 def test_the_model_is_named_too():
     with pytest.raises(ValueError) as error:
-        convert_lora({"lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.oft_blocks": torch.ones(4, 4)})
+        convert_lora({"lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.oft_blocks": torch.ones(4, 4)}, FLUX1)
     assert_one_sentence(error.value, "(it was made for Stable Diffusion); it is an OFT")

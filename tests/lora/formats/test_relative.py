@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from tests.lora.formats.made import KOHYA, PEFT, loha, lokr, randn
 from tests.tiny import assert_one_sentence
@@ -31,7 +32,7 @@ def made_base(name, layers, heights):
 
 def assert_delta(tensors, expected, name, base):
     """The deltas of the layers together are `expected`, in the order of the file."""
-    deltas = convert_lora(tensors).transformer
+    deltas = convert_lora(tensors, FLUX1).transformer
     assert deltas.keys() == base.keys()
     found = torch.cat([deltas[layer].resolved(base.__getitem__).matrix(CPU) for layer in base])
     found = found.roll(len(found) // 2, 0) if name == SWAPPED else found
@@ -71,7 +72,7 @@ def test_magnitudes_that_do_not_match_the_layer_are_refused(size):
     name = "transformer.transformer_blocks.0.attn.to_q"
     tensors, _ = PEFT(name, WIDTH, WIDTH, torch.Generator().manual_seed(2))
     with pytest.raises(ValueError) as error:
-        convert_lora(tensors | {f"{name}.magnitude": torch.ones(size)})
+        convert_lora(tensors | {f"{name}.magnitude": torch.ones(size)}, FLUX1)
     assert_one_sentence(error.value, f"has {name}.magnitude of shape", "expected 8x1 or 1x8")
 
 
@@ -105,7 +106,7 @@ def test_matrices_of_a_glora_that_do_not_match_are_refused():
     name = "transformer.transformer_blocks.0.attn.to_q"
     tensors, _ = made_glora(name, WIDTH, WIDTH, torch.Generator().manual_seed(2), is_old=False)
     with pytest.raises(ValueError) as error:
-        convert_lora(tensors | {f"{name}.b1.weight": torch.ones(WIDTH, 5)})
+        convert_lora(tensors | {f"{name}.b1.weight": torch.ones(WIDTH, 5)}, FLUX1)
     assert_one_sentence(error.value, f"the matrices of the GLoRA {name}", "do not match")
 
 
@@ -116,7 +117,7 @@ def test_it_has_no_matrices_without_the_base(kind):
     tensors = made_glora(name, WIDTH, WIDTH, generator, is_old=False)[0]
     if kind == "DoRA":
         tensors = PEFT(name, WIDTH, WIDTH, generator)[0] | {f"{name}.magnitude": torch.ones(WIDTH)}
-    (delta,) = convert_lora(tensors).transformer.values()
+    (delta,) = convert_lora(tensors, FLUX1).transformer.values()
     with pytest.raises(ValueError) as error:
         delta.low_rank()
     assert_one_sentence(error.value, f"is a {kind}, whose", "depends on the base's weights: expected a plain LoRA")

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from lora.formats.layer_names.flux1 import FLUX1
+from lora.formats.layer_names.flux2 import FLUX2
 from lora.formats.reading import convert_lora
 from tests.lora.formats.made import KOHYA, PEFT, low_rank
 from tests.tiny import assert_one_sentence
@@ -45,7 +47,7 @@ NAMES = [
 @pytest.mark.parametrize(("name", "decomposition", "model", "layer"), NAMES)
 def test_a_layer_is_found_and_its_delta_is_alpha_over_rank_times_b_a(name, decomposition, model, layer):
     tensors, expected = decomposition(name, 12, 8, torch.Generator().manual_seed(0))
-    lora = convert_lora(tensors)
+    lora = convert_lora(tensors, FLUX1)
     assert not lora.transformer
     ((found, delta),) = getattr(lora, model).items()
     assert found == layer
@@ -64,7 +66,7 @@ def test_a_layer_is_found_and_its_delta_is_alpha_over_rank_times_b_a(name, decom
 def test_an_unknown_layer_is_refused_by_its_name(name):
     tensors, _ = PEFT(name, 12, 8, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError) as error:
-        convert_lora(tensors)
+        convert_lora(tensors, FLUX1)
     assert_one_sentence(error.value, name)
 
 
@@ -72,7 +74,7 @@ def test_a_layer_of_zeros_is_ignored():
     """ComfyUI saves such layers for a text encoder that was not trained."""
     clip, _ = KOHYA(NAMES[0][0], 12, 8, torch.Generator().manual_seed(0))
     t5, _ = KOHYA(NAMES[7][0], 12, 8, torch.Generator().manual_seed(0))
-    lora = convert_lora(clip | {name: torch.zeros_like(t) if "up" in name else t for name, t in t5.items()})
+    lora = convert_lora(clip | {name: torch.zeros_like(t) if "up" in name else t for name, t in t5.items()}, FLUX1)
     assert not lora.t5
     assert len(lora.clip) == 1
 
@@ -81,10 +83,10 @@ def test_a_layer_of_zeros_is_ignored():
 def test_the_projection_of_clip_is_left_out_as_flux_does_not_use_it(name):
     layer, _ = KOHYA(NAMES[0][0], 12, 8, torch.Generator().manual_seed(0))
     projection, _ = KOHYA(name, 12, 8, torch.Generator().manual_seed(0))
-    lora = convert_lora(layer | projection)
+    lora = convert_lora(layer | projection, FLUX1)
     assert len(lora.clip) == 1
     with pytest.raises(ValueError, match="changes nothing"):
-        convert_lora(projection)
+        convert_lora(projection, FLUX1)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,14 @@ def test_the_projection_of_clip_is_left_out_as_flux_does_not_use_it(name):
     ],
 )
 def test_a_norm_is_found(name, model, norm):
-    (found, delta), *_ = convert_lora({f"{name}.diff": torch.tensor([1.0, -2.0])}).vectors.items()
+    (found, delta), *_ = convert_lora({f"{name}.diff": torch.tensor([1.0, -2.0])}, FLUX1).vectors.items()
     assert (found.model, found.layer, found.parameter) == (model, norm, "weight")
     assert delta.tolist() == [1, -2]
+
+
+@pytest.mark.parametrize("name", [NAMES[0][0], "text_encoders.qwen3_4b.transformer.model.layers.0.mlp.up_proj"])
+def test_a_layer_of_a_text_encoder_is_refused_for_a_family_that_has_none(name):
+    tensors, _ = KOHYA(name, 12, 8, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError) as error:
+        convert_lora(tensors, FLUX2)
+    assert_one_sentence(error.value, name, "not match any layer of FLUX.2 klein")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
 from lora.serving.compatibility import Changeable, refuse_incompatible
@@ -37,7 +38,7 @@ def weights(pipeline, shapes):
 
 def refusal(pipeline, tensors):
     with pytest.raises(ValueError) as error:
-        refuse_incompatible(convert_lora(tensors), Changeable.of(pipeline))
+        refuse_incompatible(convert_lora(tensors, FLUX1), Changeable.of(pipeline))
     return error.value
 
 
@@ -46,7 +47,7 @@ def refusal(pipeline, tensors):
 def test_every_weight_changes_by_the_scale_times_the_delta_of_the_file(pipeline, merger, shapes, name, scale):
     made = LAYOUTS[name].make(shapes)
     before = weights(pipeline, shapes)
-    merger.apply([AppliedLora(name, convert_lora(made.tensors), scale, name)])
+    merger.apply([AppliedLora(name, convert_lora(made.tensors, FLUX1), scale, name)])
     after = weights(pipeline, shapes)
     for layer in shapes:
         expected = scale * made.deltas.get(layer, torch.zeros_like(before[layer]))

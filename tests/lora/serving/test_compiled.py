@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from lora.engine.compilation import graphs_compiled
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
 from lora.serving.compiled import compile_for_all_sizes
@@ -26,7 +27,7 @@ STREAMED = 3  # of six blocks
 
 @pytest.fixture(scope="module")
 def lora():
-    return convert_lora(random_lora(tiny_pipeline().transformer, rank=4))
+    return convert_lora(random_lora(tiny_pipeline().transformer, rank=4), FLUX1)
 
 
 class ImageGenerator:

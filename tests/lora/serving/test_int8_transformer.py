@@ -7,9 +7,11 @@ import torch
 from torch._dynamo.utils import counters
 
 from lora.engine.int8 import W8A8Linear
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer, build_int8_transformer, int8_layers
 from lora.serving.lora_merger import AppliedLora, LoraMerger
+from tests.random_klein import random_klein_transformer
 from tests.tiny import TINY_TEXT_TOKENS, random_lora, tiny_pipeline, tiny_transformer
 
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
@@ -17,6 +19,10 @@ IN_DOUBLE_BLOCKS = (
     *(*QKV, "attn.to_out.0", "ff.net.0.proj", "ff.net.2"),
     *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
     *("ff_context.net.0.proj", "ff_context.net.2"),
+)
+IN_DOUBLE_BLOCKS_OF_FLUX2 = (
+    *(*QKV, "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
 )
 IN_SINGLE_BLOCKS = (*QKV, "proj_mlp", "proj_out")
 SIZES = [{"width": 64, "height": 64}, {"width": 128, "height": 96}, {"width": 64, "height": 80}]
@@ -31,7 +37,9 @@ def pipeline():
 def loras(pipeline):
     """LoRAs on every layer, in fp32, so that only the quantization rounds."""
     made = {name: random_lora(pipeline.transformer, rank=4, seed=seed) for seed, name in enumerate("ab")}
-    return {name: convert_lora({key: tensor.float() for key, tensor in lora.items()}) for name, lora in made.items()}
+    return {
+        name: convert_lora({key: tensor.float() for key, tensor in lora.items()}, FLUX1) for name, lora in made.items()
+    }
 
 
 @pytest.fixture
@@ -107,15 +115,23 @@ def fail_at(monkeypatch, owner, name, *, call, error):
     monkeypatch.setattr(owner, name, failing)
 
 
-def test_exactly_the_layers_that_multiply_every_token_are_int8():
-    assert set(int8_layers(build_int8_transformer(tiny_transformer()))) == {
-        *(f"transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_DOUBLE_BLOCKS),
-        *(f"single_transformer_blocks.{block}.{layer}" for block in range(2) for layer in IN_SINGLE_BLOCKS),
+@pytest.mark.parametrize(
+    ("transformer", "in_double_blocks", "in_single_blocks"),
+    [
+        (tiny_transformer, IN_DOUBLE_BLOCKS, IN_SINGLE_BLOCKS),
+        (random_klein_transformer, IN_DOUBLE_BLOCKS_OF_FLUX2, ("attn.to_qkv_mlp_proj", "attn.to_out")),
+    ],
+)
+def test_exactly_the_layers_that_multiply_every_token_are_int8(transformer, in_double_blocks, in_single_blocks):
+    assert set(int8_layers(build_int8_transformer(transformer()))) == {
+        *(f"transformer_blocks.{block}.{layer}" for block in range(2) for layer in in_double_blocks),
+        *(f"single_transformer_blocks.{block}.{layer}" for block in range(2) for layer in in_single_blocks),
     }
 
 
-def test_all_other_parameters_are_shared_with_the_plain_model():
-    plain = tiny_transformer()
+@pytest.mark.parametrize("transformer", [tiny_transformer, random_klein_transformer])
+def test_all_other_parameters_are_shared_with_the_plain_model(transformer):
+    plain = transformer()
     fast = build_int8_transformer(plain)
     own = dict(plain.named_parameters())
     shared = dict(fast.named_parameters())
@@ -216,7 +232,8 @@ def test_only_layers_that_were_written_are_quantized_again(monkeypatch, pipeline
         {
             f"transformer.{layer}.lora_A.weight": loras["a"].transformer[layer].down,
             f"transformer.{layer}.lora_B.weight": loras["a"].transformer[layer].up,
-        }
+        },
+        FLUX1,
     )
     quantized = []
     whole = W8A8Linear.store_weight

@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import LowRankFactors
 from lora.serving import lora_merger as lora_merger_module
@@ -52,7 +53,7 @@ def apply(merger, loras):
 
 
 def applied(tensors, *, name, scale=1.0):
-    return AppliedLora(name, convert_lora(tensors), scale, f"loras[1] {name!r}")
+    return AppliedLora(name, convert_lora(tensors, FLUX1), scale, f"loras[1] {name!r}")
 
 
 def generated(pipeline):
@@ -163,7 +164,7 @@ def test_loras_of_all_decompositions_together_are_rounded_once(dtype):
     deltas, exact = [], original.double()
     for decomposition, scale in decompositions:
         tensors, delta = decomposition("lora_unet_double_blocks_0_img_mlp_0", 24, 16, generator)
-        deltas.append((next(iter(convert_lora(tensors).transformer.values())), scale))
+        deltas.append((next(iter(convert_lora(tensors, FLUX1).transformer.values())), scale))
         exact = exact + scale * delta()
     weight = torch.empty_like(original)
     low_rank = [ScaledFactors(delta, scale) for delta, scale in deltas if isinstance(delta, LowRankFactors)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
 from lora.serving.lora_merger import AppliedLora
@@ -36,14 +37,14 @@ def model():
 
 @pytest.fixture(scope="module")
 def lora(model):
-    return convert_lora(random_lora(model.pipeline.transformer, spread=0.1))
+    return convert_lora(random_lora(model.pipeline.transformer, spread=0.1), FLUX1)
 
 
 @pytest.fixture(scope="module")
 def huge_lora(model):
     """A LoRA whose weights are finite in the base's precision; activations are not."""
     tensors = random_lora(model.pipeline.transformer, spread=0.1)
-    return convert_lora({name: tensor.float() * HUGE for name, tensor in tensors.items()})
+    return convert_lora({name: tensor.float() * HUGE for name, tensor in tensors.items()}, FLUX1)
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_after_a_cancel_while_the_int8_transformer_is_removed_the_next_image_is_
 
 def test_an_incompatible_lora_is_refused_and_the_next_image_is_generated(model):
     before = generated(model)
-    incompatible = convert_lora(random_lora(tiny_transformer()))
+    incompatible = convert_lora(random_lora(tiny_transformer()), FLUX1)
     with pytest.raises(ValueError, match=r"^loras\[1\] 'a.tar' is incompatible with this model"):
         generated(model, loras=[AppliedLora("incompatible", incompatible, 1.0, "loras[1] 'a.tar'")])
     assert np.array_equal(generated(model), before)

@@ -10,6 +10,7 @@ from lora.families import loading
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.families.loading import load_pipeline
 from lora.families.placement import DeviceMap
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
@@ -22,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def loras():
     transformer = tiny_pipeline().transformer
-    return {name: convert_lora(random_lora(transformer, seed=seed)) for seed, name in enumerate("ab")}
+    return {name: convert_lora(random_lora(transformer, seed=seed), FLUX1) for seed, name in enumerate("ab")}
 
 
 def with_merger(streamed):

@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lora.base.prompt import Prompt
 from lora.engine.lora_layers import lora_layers, without_lora
+from lora.flux.presets import PRESETS
 from lora.flux.velocity import predict_velocity
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.preservation import STEPS
 from lora.training.recipe.neutral import NEUTRAL_PROMPTS
-from lora.training.recipe.presets import PRESETS
 from tests.tiny import all_layers
 
 GROUPS = 19  # FLUX.1 has 19 double and 38 single blocks: what is counted is one double block and two single ones

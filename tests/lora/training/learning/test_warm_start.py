@@ -6,6 +6,7 @@ from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 
 from lora.formats.kohya import kohya_tensors
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.warm_start import load_initial_lora, match_layers
 from lora.training.recipe.layers import block_layers
@@ -56,13 +57,13 @@ def test_at_the_same_rank_it_is_the_same_lora(lora):
 
 
 def test_the_number_of_matched_layers_is_reported(lora):
-    line = match_layers(lora, shapes_of(tiny_transformer())).line()
+    line = match_layers(lora, shapes_of(tiny_transformer()), FLUX1).line()
     assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 0 ignored"
 
 
 def test_biases_are_ignored_and_reported(lora):
     bias = {"transformer.transformer_blocks.0.attn.to_q.diff_b": torch.ones(32)}
-    line = match_layers(lora | bias, shapes_of(tiny_transformer())).line()
+    line = match_layers(lora | bias, shapes_of(tiny_transformer()), FLUX1).line()
     assert line == f"starting from the LoRA in resume_from: {LAYERS} layers used, 1 ignored"
 
 
@@ -124,7 +125,7 @@ def test_an_alpha_in_the_file_is_applied(lora):
 def test_layers_that_are_not_trained_are_left_out_and_counted(lora):
     shapes = shapes_of(tiny_transformer())
     queries = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_q")
-    line = match_layers(lora, {name: shapes[name] for name in queries}).line()
+    line = match_layers(lora, {name: shapes[name] for name in queries}, FLUX1).line()
     assert line == f"starting from the LoRA in resume_from: 2 layers used, {LAYERS - 2} ignored"
 
 
@@ -172,7 +173,7 @@ def test_the_layout_of_kohya_is_accepted():
         for layer in layers
         for half, shape in (("A", (2, 3072)), ("B", (3072, 2)))
     }
-    load_initial_lora(transformer, kohya_tensors(tensors))
+    load_initial_lora(transformer, kohya_tensors(tensors, FLUX1))
     for layer, delta in deltas_of(transformer).items():
         expected = delta_of(tensors, layer)
         assert (delta - expected).norm() / expected.norm() < 1e-5

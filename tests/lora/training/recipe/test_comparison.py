@@ -1,5 +1,6 @@
 """The log says in what a training differs from its preset."""
 
+from lora.flux.presets import PRESETS
 from lora.training.recipe.comparison import recipe_lines
 from lora.training.recipe.recipe import make_recipe
 from tests.tiny import checked_config
@@ -7,7 +8,9 @@ from tests.tiny import checked_config
 
 def lines(**inputs):
     config = checked_config(**inputs)
-    return recipe_lines(config, make_recipe(config, images=15, processes=1).recipe, images=15, processes=1)
+    preset = PRESETS[config.lora_type]
+    recipe = make_recipe(config, preset, images=15, processes=1).recipe
+    return recipe_lines(config, recipe, preset, images=15, processes=1)
 
 
 def test_a_training_that_leaves_everything_to_its_preset_has_only_its_main_numbers():

@@ -6,8 +6,9 @@ from time import monotonic
 import pytest
 from diffusers import FluxTransformer2DModel
 
+from lora.flux.family import FLUX1
 from lora.training.learning.adapter import lora_tensors
-from lora.training.recipe.layers import LAYER_SETS, block_layers, select_layers
+from lora.training.recipe.layers import block_layers, select_layers
 from tests.tiny import LAYERS, TINY_FLUX, assert_one_sentence, tiny_lora_transformer, tiny_transformer
 
 DEV = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True, "_class_name": "FluxTransformer2DModel"}
@@ -25,18 +26,18 @@ def names():
 
 
 def searched(names, pattern):
-    return select_layers(names, layers="all", layers_to_optimize_regex=pattern)
+    return select_layers(names, FLUX1, layers="all", layers_to_optimize_regex=pattern)
 
 
 def whole(names, layers):
-    return select_layers(names, layers=layers, layers_to_optimize_regex=None)
+    return select_layers(names, FLUX1, layers=layers, layers_to_optimize_regex=None)
 
 
 def refusal(names, *, layers="all", pattern=None):
     """The error message, which must come soon."""
     start = monotonic()
     with pytest.raises(ValueError) as error:
-        select_layers(names, layers=layers, layers_to_optimize_regex=pattern)
+        select_layers(names, FLUX1, layers=layers, layers_to_optimize_regex=pattern)
     assert monotonic() - start < SOON
     assert_one_sentence(error.value)
     assert len(str(error.value)) < 400
@@ -73,7 +74,7 @@ def test_each_set_has_as_many_layers_as_in_other_trainers(names, layers, count):
     choice = whole(names, layers)
     assert len(choice.names) == count
     assert choice.note.startswith(f"LoRA on {count} of 494 layers")
-    assert layers in LAYER_SETS
+    assert layers in FLUX1.transformer.layer_sets
 
 
 def test_the_sets_match_their_names(names):

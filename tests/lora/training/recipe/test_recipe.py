@@ -2,6 +2,7 @@
 
 import pytest
 
+from lora.flux.presets import PRESETS as FLUX1_PRESETS
 from lora.training.recipe.recipe import make_recipe
 from lora.training.recipe.sigmas import SigmaRule
 from tests.tiny import checked_config
@@ -10,7 +11,8 @@ OPEN = {"steps": 0, "learning_rate": 0, "lora_rank": 0}
 
 
 def chosen(*, images=20, processes=1, **inputs):
-    return make_recipe(checked_config(**OPEN | inputs), images=images, processes=processes)
+    config = checked_config(**OPEN | inputs)
+    return make_recipe(config, FLUX1_PRESETS[config.lora_type], images=images, processes=processes)
 
 
 def recipe(**changes):

@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 from lora.flux.family import FILE_IDENTITY
 from lora.formats.kohya import kohya_tensors
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.training.result.metadata import lora_metadata
 from tests.tiny import LAYERS, random_lora, tiny_transformer
 
@@ -92,7 +93,7 @@ def test_the_settings_of_the_training_are_in_the_metadata(tensors):
 
 def test_only_the_kohya_layout_names_the_network_module_of_kohya(tensors):
     assert "ss_network_module" not in metadata(tensors)
-    found = metadata(kohya_tensors(tensors), layout="kohya")
+    found = metadata(kohya_tensors(tensors, FLUX1), layout="kohya")
     assert found["ss_network_module"] == "networks.lora_flux"
     assert json.loads(found["ss_network_args"]) == {"layers": 26}
 
@@ -101,7 +102,7 @@ def test_only_the_kohya_layout_names_the_network_module_of_kohya(tensors):
 def test_the_hashes_are_those_of_sd_scripts(layout):
     """For a LoRA of more than 1 MiB, as the legacy hash starts there."""
     tensors = random_lora(tiny_transformer(), rank=128)
-    tensors = kohya_tensors(tensors) if layout == "kohya" else tensors
+    tensors = kohya_tensors(tensors, FLUX1) if layout == "kohya" else tensors
     found = metadata(tensors, layout=layout)
     assert len(save(tensors)) > 0x110000
     assert (found["sshs_model_hash"], found["sshs_legacy_hash"]) == sd_scripts_hashes(tensors, found)

@@ -17,6 +17,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
 from lora.formats.kohya import kohya_tensors
+from lora.formats.layer_names.flux1 import FLUX1
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.history import StepNumbers
 from lora.training.learning.summary import TrainingResult, TrainingSummary, Usage
@@ -296,7 +297,7 @@ def test_the_second_layout_is_in_a_zip_and_not_a_second_safetensors(tmp_path, fo
         assert [name for name in tar.getnames() if name.endswith(".safetensors")] == [LORA_NAME]
         inner = zipfile.ZipFile(io.BytesIO(tar.extractfile("output/flux_train_replicate/lora_kohya.zip").read()))
     (name,) = inner.namelist()
-    assert load_tensors(inner.read(name)).keys() == kohya_tensors(lora_tensors(transformer)).keys()
+    assert load_tensors(inner.read(name)).keys() == kohya_tensors(lora_tensors(transformer), FLUX1).keys()
 
 
 def test_a_full_disk_is_noticed_before_the_tar_is_written(tmp_path, found, monkeypatch):

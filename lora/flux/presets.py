@@ -1,11 +1,13 @@
-"""The presets: the settings for each kind of LoRA, for inputs that leave the choice open.
+"""The presets of FLUX.1: the settings for each kind of LoRA, for inputs that leave the choice open.
 
 docs/training.md says where the numbers come from; those for which it names no source are our choice.
 """
 
+from collections.abc import Mapping
+
 from lora.base.presets import REPLICATE, Preset, StepRule
 
-PRESETS = {
+PRESETS: Mapping[str, Preset] = {
     # A person, a pet, a thing. Captions are dropped to the trigger word, so that the word alone is enough in a prompt.
     # With crops, the subject is learned as well and other prompts change less. With FLUX's shift of sigma, it was
     # learned no better and other prompts changed more; with preservation of this share and weight, it was learned

@@ -1,0 +1,101 @@
+"""A style is recognized on renders that have it, of every shape and colour, and on no others; what they show, too."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from bench.style_measures import STYLE_MEASURES
+from bench.styles import GROUNDS, NEW_SHAPES, SHOWN_SHAPES, STYLES, new_scenes, render_styled, shown_scenes
+from lora.dataset.latents import encode_pixels
+from script.tiny_flux.measure import Classification
+from script.tiny_flux.world import BACKGROUNDS, COLOURS, SHAPES, Scene, all_scenes, render
+from tests.tiny import TINY_FLUX
+
+styles = pytest.mark.parametrize("style", STYLES)
+OF_EVERY_SHAPE = [
+    Scene(shape, colour, ground) for shape in SHAPES for colour, ground in zip(COLOURS, GROUNDS * 2, strict=True)
+]
+
+
+@pytest.fixture(scope="module")
+def autoencoded():
+    """What the autoencoder of the base makes of an image."""
+    vae = AutoencoderKL.from_pretrained(TINY_FLUX / "vae", torch_dtype=torch.float32)
+
+    def autoencode(image: Image.Image) -> Image.Image:
+        with torch.no_grad():
+            latents = encode_pixels(vae, np.asarray(image)[None])
+            decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample[0]
+        values = (decoded.permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5
+        return Image.fromarray(values.round().byte().numpy())
+
+    return autoencode
+
+
+def styled(style: str, scenes: list[Scene]) -> list[Image.Image]:
+    rng = random.Random(5)
+    return [render_styled(style, scene, rng) for scene in scenes]
+
+
+@styles
+def test_every_render_in_a_style_has_it(style):
+    measure = STYLE_MEASURES[style]
+    images = styled(style, OF_EVERY_SHAPE)
+    assert [scene for scene, image in zip(OF_EVERY_SHAPE, images, strict=True) if not measure.has_style(image)] == []
+
+
+@styles
+def test_no_render_of_the_world_has_a_style_on_any_background(style):
+    rng = random.Random(6)
+    wrong = [
+        scene
+        for scene in all_scenes()[::2]
+        if STYLE_MEASURES[style].has_style(render(scene, width=128, height=128, rng=rng))
+    ]
+    assert wrong == []
+
+
+@styles
+def test_a_style_is_not_taken_for_another_one(style):
+    others = [image for other in STYLES if other != style for image in styled(other, OF_EVERY_SHAPE[::3])]
+    assert not any(map(STYLE_MEASURES[style].has_style, others))
+
+
+@styles
+def test_the_colour_and_the_shape_of_a_render_in_a_style_are_recognized(style):
+    found = [STYLE_MEASURES[style].classify(image) for image in styled(style, OF_EVERY_SHAPE)]
+    assert found == [Classification(scene.colour, scene.shape) for scene in OF_EVERY_SHAPE]
+
+
+@styles
+def test_the_measures_hold_after_the_autoencoder_of_the_base(style, autoencoded):
+    scenes, measure, rng = OF_EVERY_SHAPE[::5], STYLE_MEASURES[style], random.Random(7)
+    images = [autoencoded(image) for image in styled(style, scenes)]
+    assert [measure.has_style(image) for image in images] == [True] * len(scenes)
+    assert [measure.classify(image) for image in images] == [Classification(s.colour, s.shape) for s in scenes]
+    plain = [autoencoded(render(scene, width=128, height=128, rng=rng)) for scene in scenes]
+    assert not any(map(measure.has_style, plain))
+
+
+@pytest.mark.parametrize("ground", BACKGROUNDS)
+@styles
+def test_an_image_without_an_object_has_no_style(style, ground):
+    colour = {"black": (16, 16, 18), "night": (24, 28, 60)}.get(ground, (246, 246, 246))
+    assert not STYLE_MEASURES[style].has_style(Image.new("RGB", (128, 128), colour))
+
+
+@styles
+def test_a_seed_always_gives_the_same_images_in_a_style(style):
+    one, other = (styled(style, new_scenes()[:3]) for _ in range(2))
+    assert [image.tobytes() for image in one] == [image.tobytes() for image in other]
+
+
+def test_a_style_is_shown_on_three_shapes_and_measured_on_the_other_two_in_every_colour():
+    assert {scene.shape for scene in shown_scenes()} == set(SHOWN_SHAPES) == set(SHAPES) - set(NEW_SHAPES)
+    for scenes, shapes in ((shown_scenes(), SHOWN_SHAPES), (new_scenes(), NEW_SHAPES)):
+        assert {(scene.shape, scene.colour) for scene in scenes} == {(s, c) for s in shapes for c in COLOURS}
+        assert {scene.background for scene in scenes} == set(GROUNDS)
