@@ -57,11 +57,7 @@ TOO_FEW_LAYERS = {"num_hidden_layers": 26, "layer_types": ["full_attention"] * 2
 @pytest.mark.parametrize(
     ("component", "changes", "found"),
     [
-        (
-            "text_encoder",
-            {"num_hidden_layers": 26, "layer_types": ["full_attention"] * 26},
-            "has 26 layers: expected at least 27",
-        ),
+        ("text_encoder", TOO_FEW_LAYERS, "has 26 layers: expected at least 27"),
         ("transformer", {"joint_attention_dim": 12288}, "expected 12288"),
     ],
 )
