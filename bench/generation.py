@@ -24,7 +24,6 @@ from bench.machine import machine
 from bench.random_flux import (
     DEV,
     LATENT_CHANNELS,
-    VAE_FACTOR,
     Sizes,
     random_lora,
     random_pipeline,
@@ -39,6 +38,7 @@ from lora.base.family import SamplingSettings
 from lora.base.prompt import Prompt
 from lora.engine.compilation import graphs_compiled
 from lora.families.frozen_transformer import WeightPlacement
+from lora.flux.latents import LATENTS
 from lora.flux.prompt import encode_prompt
 from lora.flux.sampling import SAMPLING
 from lora.training.recipe.layers import block_layers
@@ -166,7 +166,7 @@ Task = Callable[[int], object]
 
 def tasks(arm: Arm, applier: LoraApplier, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
     """The tasks to time, in this order; the number of a round determines the LoRA or its scale."""
-    latent_side = extent.side // VAE_FACTOR
+    latent_side = extent.side // LATENTS.pixels
     latents = torch.randn(1, LATENT_CHANNELS, latent_side, latent_side).to(device(), precision())
     yield "image", lambda _: generate(applier, extent, extent.steps)
     yield "text", lambda _: encode_prompt(applier.pipeline, TEXT)

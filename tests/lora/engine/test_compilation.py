@@ -146,7 +146,7 @@ def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(
 @pytest.mark.parametrize(
     ("variant", "size"),
     [
-        pytest.param(variant, size, marks=[] if (name, size) == IN_EVERY_RUN else pytest.mark.long)
+        pytest.param(variant, size, id=f"{name}-{size}", marks=[] if (name, size) == IN_EVERY_RUN else pytest.mark.long)
         for name, variant in VARIANTS.items()
         for size in SIZES
     ],
