@@ -149,6 +149,7 @@ def test_a_second_mask_of_an_image_is_named(tmp_path):
 
 def masks_of(tmp_path, members):
     """The names of the masks, by images; and the reasons by files that are not used."""
+    tmp_path.mkdir(exist_ok=True)
     dataset = read(tmp_path, members).dataset
     used = {image.name: image.mask.name if image.mask else None for image in dataset.images}
     return used, {file.name: file.reason for file in dataset.not_trained}
@@ -168,10 +169,41 @@ def test_a_mask_belongs_to_the_image_with_its_whole_name_before_one_with_its_ste
     assert used == {"1.jpg": "masks/1.jpg", "1.webp": "masks/1.webp", "2.jpg": "masks/2-MaskLabel.PNG"}
 
 
+SEVERAL = "a mask, and several images have its name: give them different names"
+
+
+@pytest.mark.parametrize("name", ["1_mask.png", "mask_1.png", "1-masklabel.png", "masks/1.png"])
+def test_a_mask_belongs_to_none_of_two_images_that_differ_in_their_suffix(tmp_path, name):
+    used, unused = masks_of(tmp_path, {"1.jpg": photo(), "1.webp": photo(1), name: mask()})
+    assert used == {"1.jpg": None, "1.webp": None}
+    assert unused == {name: SEVERAL}
+
+
+@pytest.mark.parametrize("name", ["1.webp_mask.png", "1_mask.webp", "1.webp-masklabel.png", "masks/1.webp.png"])
+def test_a_mask_beside_two_such_images_belongs_to_the_one_whose_suffix_it_has(tmp_path, name):
+    used, unused = masks_of(tmp_path, {"1.jpg": photo(), "1.webp": photo(1), name: mask()})
+    assert (used, unused) == ({"1.jpg": None, "1.webp": name}, {})
+
+
+@pytest.mark.parametrize("name", ["{}_mask.png", "masks/{}.png", "{}-masklabel.png"])
+def test_masks_of_images_that_differ_in_case_belong_to_those_in_their_own(tmp_path, name):
+    masks = {name.format("A"): mask(), name.format("a"): mask(level=200)}
+    used, _ = masks_of(tmp_path, {"a.jpg": photo(), "A.jpg": photo(1), **masks})
+    assert used == {f"{each}.jpg": name.format(each) for each in "aA"}
+    assert masks_of(tmp_path / "b", {"B.JPG": photo(), name.format("b"): mask()})[0] == {"B.JPG": name.format("b")}
+
+
 def test_a_mask_that_may_belong_to_several_images_is_named_and_used_for_none(tmp_path):
     used, unused = masks_of(tmp_path, {"a/1.jpg": photo(), "b/1.jpg": photo(1), "masks/1.png": mask()})
     assert used == {"a/1.jpg": None, "b/1.jpg": None}
-    assert unused == {"masks/1.png": "a mask, and several images have its name"}
+    assert unused == {"masks/1.png": SEVERAL}
+
+
+def test_a_cut_out_photograph_that_may_be_the_mask_of_several_images_is_not_trained(tmp_path):
+    cut = photograph("astronaut").resize(SIDES)
+    cut.putalpha(Image.open(io.BytesIO(mask())))
+    members = {"1.jpg": photo(), "1.webp": photo(1), "1_mask.png": encoded(cut)}
+    assert masks_of(tmp_path, members) == ({"1.jpg": None, "1.webp": None}, {"1_mask.png": SEVERAL})
 
 
 @pytest.mark.parametrize("name", ["masks/1.png", "1_mask.png", "1-masklabel.png"])
