@@ -32,10 +32,10 @@ class Keys:
         texts = fingerprint(base, ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
         return cls(_digest(*machine, fingerprint(base, ["vae"])), _digest(*machine, texts, str(text_tokens(encoders))))
 
-    def latents(self, content: str, crop: Crop, *, decoded_for: Crop) -> str:
-        """The key for a crop of an image. `content` is the sha256 of its file; the pixels also depend on the last crop
-        that the image was decoded for."""
-        return _digest("latents", self.images, content, str(crop), str(decoded_for))
+    def latents(self, appearance: str, crop: Crop, *, decoded_for: Crop) -> str:
+        """The key for a crop of an image. `appearance` is that of CaptionedImage; the pixels also depend on the last
+        crop that the image was decoded for."""
+        return _digest("latents", self.images, appearance, str(crop), str(decoded_for))
 
     def mask(self, content: str, mask: str, crops: Iterable[Crop]) -> str:
         """The key for the mask of an image in all of its crops; `content` and `mask` are the sha256 of their files."""

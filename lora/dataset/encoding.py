@@ -66,7 +66,7 @@ class EncodedDataset:
 def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
     """Upper bound on the bytes of the tensors of a data set and of `extra_texts` more texts, for a base model."""
     width = json.loads((base / "text_encoder_2/config.json").read_text())["d_model"]
-    crops = {ImageCrop(image.inspection.content, crop) for image in dataset.images for crop in image.inspection.crops}
+    crops = {ImageCrop(image.appearance, crop) for image in dataset.images for crop in image.inspection.crops}
     pixels = sum(each.crop.size.pixels for each in crops)
     masked = sum(crop.size.pixels for image in dataset.images if image.mask for crop in image.inspection.crops)
     texts = len(_texts(dataset)) + extra_texts
@@ -95,7 +95,7 @@ def encode_dataset(
     """
     with on_device(on, encoders.vae):
         latents = encode_images(encoders.vae, dataset.images, inspector, keys=keys, cache=cache, check=check)
-    weights = loss_weights(dataset, keys=keys, cache=cache, check=check)
+    weights = loss_weights(dataset, inspector, keys=keys, cache=cache, check=check)
     texts = _texts(dataset) | {extra.dropped, *extra.samples, *extra.neutral}
     with on_device(on, encoders.text_encoder, encoders.text_encoder_2):
         prompts = {}
@@ -124,7 +124,7 @@ def _examples(
     for crop in image.inspection.crops:
         content = image.inspection.content
         of_loss = weights_of(image, crop, weights)
-        yield Example(latents[ImageCrop(content, crop)], first, content, image.repeats, of_loss, tuple(others))
+        yield Example(latents[ImageCrop(image.appearance, crop)], first, content, image.repeats, of_loss, tuple(others))
 
 
 def _texts(dataset: Dataset) -> set[str]:

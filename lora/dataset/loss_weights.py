@@ -9,6 +9,7 @@ mask would make what is outside of it count nearly as much as without a mask.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from lora.dataset.cache import Cache, Tensors
 from lora.dataset.cache_keys import Keys
 from lora.dataset.crops import Crop
+from lora.dataset.inspection import Inspector
 from lora.dataset.masks import Mask, crops_of_mask
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.workers import map_in_order
@@ -35,7 +37,7 @@ class MaskedCrop:
 
 
 def loss_weights(
-    dataset: Dataset, *, keys: Keys, cache: Cache, check: Callable[[], None]
+    dataset: Dataset, inspector: Inspector, *, keys: Keys, cache: Cache, check: Callable[[], None]
 ) -> dict[MaskedCrop, Tensor | None]:
     """The weights [H, W] fp32 of the loss at each latent of each crop of each image with a mask; None where the mask
     selects the whole crop. `check` is called before each image, and ends the work by an exception."""
@@ -44,12 +46,12 @@ def loss_weights(
     known = [cache.get(key) for key in image_keys]
     missing = [image for image, tensors in zip(masked, known, strict=True) if tensors is None]
     weights: dict[MaskedCrop, Tensor | None] = {}
-    with quiet_pillow(), closing(map_in_order(_selected, missing)) as computed:
+    with quiet_pillow(), closing(map_in_order(partial(_selected, inspector=inspector), missing)) as computed:
         for image, key, cached in zip(masked, image_keys, known, strict=True):
             check()
             selected = cache.put(key, next(computed)) if cached is None else cached
             for each in _masked_crops(image):
-                weights[each] = _weights(selected[str(each.crop)], dataset.masks.unmasked_weight)
+                weights[each] = _weights(selected[str(each.crop)], dataset.masks.settings.unmasked_weight)
     return weights
 
 
@@ -68,11 +70,13 @@ def _key(image: CaptionedImage, keys: Keys) -> str:
     return keys.mask(image.inspection.content, image.mask.content, image.inspection.crops)
 
 
-def _selected(image: CaptionedImage) -> Tensors:
+def _selected(image: CaptionedImage, inspector: Inspector) -> Tensors:
     """How much of each latent the mask selects, from 0 to 1, [H, W] fp32 by crop."""
     assert image.mask is not None
     crops = image.inspection.crops
-    found = crops_of_mask(image.mask, image.path, image.inspection, crops, pixels_per_cell=PIXELS_OF_A_LATENT)
+    found = crops_of_mask(
+        image.mask, image.path, image.inspection, crops, pixels_per_cell=PIXELS_OF_A_LATENT, large=inspector.large
+    )
     return {
         str(crop): torch.from_numpy(np.asarray(each, dtype=np.float32) / 255)
         for crop, each in zip(crops, found, strict=True)

@@ -140,7 +140,7 @@ def _read(
         store,
         crops=PRESETS[config.lora_type].views,
         batch_size=config.batch_size * processes,
-        unmasked_weight=config.unmasked_weight,
+        masks=config.masks,
     )
     if source.lora is not None:
         log.write(match_layers(source.lora, layers.shapes).line())

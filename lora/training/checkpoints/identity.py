@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora.dataset.mask_settings import ORIGINAL, WHITE
 from lora.dataset.names import printable
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.flux.fingerprint import fingerprint
@@ -17,7 +18,11 @@ from lora.training.recipe.optimizers import warm_up_steps
 from lora.training.recipe.recipe import Recipe
 
 Json = dict[str, Any]
-FORMER = {"preservation": 0.0, "preservation_weight": 1.0}  # the values of a training whose identity lacks the fields
+FORMER = {
+    "preservation": 0.0,
+    "preservation_weight": 1.0,
+    "mask_background": ORIGINAL,
+}  # the values of a training whose identity lacks the fields
 ONLY_WITH_PRESERVATION = ("neutral_prompts", "preservation_weight")
 
 
@@ -62,10 +67,13 @@ def identity_of(
 
 
 def _masks(dataset: Dataset) -> Json:
-    """The masks, and the weight outside of them; nothing without any, so that older checkpoints can be resumed."""
+    """The masks, and what they do; nothing without any, so that older checkpoints can be resumed."""
     masks = sorted([image.inspection.content, image.mask.content] for image in dataset.images if image.mask)
-    outside = dataset.masks.unmasked_weight
-    return {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": outside} if masks else {}
+    if not masks:
+        return {}
+    fields = {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": dataset.masks.settings.unmasked_weight}
+    is_white = any(image.is_on_white for image in dataset.images)
+    return fields | {"mask_background": WHITE} if is_white else fields
 
 
 def _repeats(image: CaptionedImage) -> list[int]:
