@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from lora.dataset.archive import Member, Skipped
@@ -126,7 +127,8 @@ def _unusable_reason(mask: Mask, image: Path, original: Size, large: AbstractCon
     """Why a file is not used as a mask; empty if it is."""
     try:
         with _opened(mask, image, original, large) as decoded:
-            darkest, brightest = decoded.getextrema()
+            levels = np.asarray(decoded)
+            darkest, brightest = int(levels.min()), int(levels.max())
     except ValueError as error:
         return str(error)
     if brightest < BRIGHT:

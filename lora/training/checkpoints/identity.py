@@ -116,13 +116,17 @@ class Difference:
 def differences(found: Json, expected: Json) -> Iterator[Difference]:
     """The fields in which an identity that was read from a file differs from that of this training; what preservation
     asks only if both have it."""
-    found, expected = FORMER | found, FORMER | json.loads(json.dumps(expected))  # lists for tuples, as in `found`
+    found, expected = _completed(found), _completed(json.loads(json.dumps(expected)))  # lists for tuples, as in `found`
     is_preserving = found["preservation"] and expected["preservation"]
     for field in dict.fromkeys((*expected, *found)):
         if field in ONLY_WITH_PRESERVATION and not is_preserving:
             continue
         if found.get(field) != expected.get(field):
             yield Difference(field, found.get(field), expected.get(field))
+
+
+def _completed(identity: Json) -> Json:
+    return identity | {field: value for field, value in FORMER.items() if field not in identity}
 
 
 def folder_name(identity: Json) -> str:
