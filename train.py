@@ -116,6 +116,11 @@ def train(
         ge=0.0,
         le=1.0,
     ),
+    mask_background: str = Input(
+        description="Outside of mask files: white keeps a room out; original lets them only weight the loss",
+        default="white",
+        choices=["white", "original"],
+    ),
     preservation: Optional[float] = Input(
         description="Share of steps that keep other prompts as they are; by default lora_type chooses",
         default=None,

@@ -1,9 +1,10 @@
 """Whether masks keep a LoRA from learning the room: the demo's monster, always in the same desert, which no caption
-names, trained with and without masks on the embedded base.
+names, trained with and without masks on the embedded base, with one or several seeds.
 
 After each training, images are generated of the trigger word alone, and of it on grounds that were never shown. Counted
 are those that show the monster, those that show the ground that was asked for, and those that show the desert. An
-archive is read and encoded as in a training; all arms have the same images, captions, noise and number of steps.
+archive is read and encoded as in a training; all arms have the same images, captions, noise and number of steps. What
+arms beyond the inputs of a training show outside of the masks (bench/surroundings.py) is in the images of the archive.
 """
 
 import io
@@ -14,6 +15,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,12 @@ from PIL import Image
 
 from bench.machine import machine
 from bench.report import argument_parser, table, write_results
+from bench.surroundings import ROOM, Surroundings, blurred_room, flat_colors, other_grounds, room
 from lora.dataset.cache import MemoryCache
 from lora.dataset.cache_keys import Keys
 from lora.dataset.encoding import EncodedDataset, ExtraTexts, encode_dataset
 from lora.dataset.inspection import Inspector
+from lora.dataset.mask_settings import ORIGINAL, WHITE
 from lora.dataset.reading import Archives, read_dataset
 from lora.engine.lora_layers import fuse_lora
 from lora.families.loading import load_pipeline
@@ -53,31 +57,48 @@ from weights.bases import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = WEIGHTS / "tiny-flux"
-ROOM, OTHERS = "desert", ("meadow", "night", "white")
+OTHERS = "meadow", "night", "white"
 FRAME = 12  # pixels at the left and right of an image, which the monster does not reach
 RENDERS = 20  # of each ground, whose mean is compared
 FIRST_SEED = 1000  # different from those of the demo
-WHITE = (255, 255, 255)
 PLAIN = {"preservation": 0.0}  # of the settings of the demo, that are changed
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A way to train: with the masks as files, cut out, or without masks; and the weight outside."""
+    """A way to train: with the masks as files, or cut out; the weight outside, and what is there."""
 
     name: str
-    is_cut_out: bool
     unmasked_weight: float
+    background: str = ORIGINAL  # the input mask_background
+    is_cut_out: bool = False
+    surroundings: Surroundings = room
 
 
 ARMS = (
-    Arm("no masks", is_cut_out=False, unmasked_weight=1.0),
-    Arm("masks, 0.1 outside", is_cut_out=False, unmasked_weight=0.1),
-    Arm("masks, 0 outside", is_cut_out=False, unmasked_weight=0.0),
-    Arm("cut out, 0.1 outside", is_cut_out=True, unmasked_weight=0.1),
-    Arm("cut out, 0 outside", is_cut_out=True, unmasked_weight=0.0),
-    Arm("cut out, 1 outside", is_cut_out=True, unmasked_weight=1.0),
+    Arm("no masks", 1.0),
+    Arm("masks, original, 0.1 outside", 0.1),
+    Arm("masks, original, 0 outside", 0.0),
+    Arm("masks, white, 0.1 outside", 0.1, WHITE),
+    Arm("masks, white, 0 outside", 0.0, WHITE),
+    Arm("cut out, 0.1 outside", 0.1, is_cut_out=True),
+    Arm("cut out, 0 outside", 0.0, is_cut_out=True),
+    Arm("cut out, 1 outside", 1.0, is_cut_out=True),
+    Arm("flat colors, 0.1 outside", 0.1, surroundings=flat_colors),
+    Arm("other grounds, 0.1 outside", 0.1, surroundings=other_grounds),
+    Arm("blurred room, 0.1 outside", 0.1, surroundings=blurred_room),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """An arm with a seed."""
+
+    arm: Arm
+    seed: int
+
+
+BASE_ALONE = Arm("the base alone", 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +118,17 @@ class Counts:
     """The numbers of images by what they show."""
 
     arm: str
+    seed: int  # of the training
     seconds: float  # of the steps
     named: int  # images of prompts that name a ground which was not shown
     monsters: int  # how many of them show the monster,
     right_grounds: int  # the ground that is named,
     rooms: int  # the desert
+    whites: int  # white, although another ground is named
     unnamed: int  # images of the trigger word alone
     unnamed_monsters: int
     unnamed_rooms: int
+    unnamed_whites: int
 
 
 def main() -> None:
@@ -112,29 +136,27 @@ def main() -> None:
     parser = argument_parser("masks", __doc__, small="one step and image each, to check that it runs")
     names = [arm.name for arm in ARMS]
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="arms to compare")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[TRAINING["seed"]], help="seeds of the trainings")
     arguments = parser.parse_args()
-    extent = SMALL if arguments.small else FULL
+    extent, arms = SMALL if arguments.small else FULL, [arm for arm in ARMS if arm.name in arguments.arms]
     about = {"machine": machine("torch", "diffusers", "peft"), "extent": asdict(extent), "training": TRAINING | PLAIN}
-    found = [count_images(load_pipeline(BASE), "the base alone", 0.0, extent)]
+    found = [count_images(load_pipeline(BASE), Training(BASE_ALONE, 0), 0.0, extent)]
     with tempfile.TemporaryDirectory() as folder:
-        for number, arm in enumerate(arm for arm in ARMS if arm.name in arguments.arms):
-            found.append(trained_and_counted(arm, extent, Path(folder) / str(number)))
+        for number, (seed, arm) in enumerate(product(arguments.seeds, arms)):
+            found.append(trained_and_counted(Training(arm, seed), extent, Path(folder) / str(number)))
             numbers = {**about, "found": [asdict(each) for each in found]}  # of each arm at once, as they take minutes
             path = write_results(numbers, name="masks", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(found)}")
 
 
-def trained_and_counted(arm: Arm, extent: Extent, folder: Path) -> Counts:
+def trained_and_counted(training: Training, extent: Extent, folder: Path) -> Counts:
     """Train one arm on a fresh base, and count what it generates with the weights that would be exported."""
-    pipeline, config = load_pipeline(BASE), _config(arm, extent)
-    dataset, began = _encoded(pipeline, arm, config, folder), time.perf_counter()
-    transformer, recipe = (
-        pipeline.transformer,
-        make_recipe(config, PRESETS[config.lora_type], images=TRAINING_IMAGES, processes=1).recipe,
-    )
-    add_lora(
-        transformer, layers=block_layers(transformer.config, type(transformer)), rank=recipe.lora_rank, seed=recipe.seed
-    )
+    pipeline, config = load_pipeline(BASE), _config(training, extent)
+    dataset, began = _encoded(pipeline, training.arm, config, folder), time.perf_counter()
+    transformer, preset = pipeline.transformer, PRESETS[config.lora_type]
+    recipe = make_recipe(config, preset, images=TRAINING_IMAGES, processes=1).recipe
+    layers = block_layers(transformer.config, type(transformer))
+    add_lora(transformer, layers=layers, rank=recipe.lora_rank, seed=recipe.seed)
     fuse_lora(transformer)
     shift = Shift.of(pipeline.scheduler)
     noise = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift, PATCH)
@@ -144,22 +166,24 @@ def trained_and_counted(arm: Arm, extent: Extent, folder: Path) -> Counts:
         take_step(transformer, state, batches, recipe, process_group=SingleProcess())
     seconds = round(time.perf_counter() - began, 1)
     with state.averaged(), torch.no_grad():
-        return count_images(pipeline, arm.name, seconds, extent)
+        return count_images(pipeline, training, seconds, extent)
 
 
-def write_archive(path: Path, *, is_cut_out: bool) -> None:
-    """Write a zip of the monster in the desert, each with a caption of the trigger word alone: whole images with a mask
-    for each, or images whose transparency is that mask."""
+def write_archive(path: Path, *, is_cut_out: bool, surroundings: Surroundings = room) -> None:
+    """Write a zip of the monster in the desert, each with a caption of the trigger word alone: images with a mask for
+    each, one for each of its surroundings, or images whose transparency is that mask."""
     rng = random.Random(7)
     with zipfile.ZipFile(path, "w") as archive:
         for index in range(TRAINING_IMAGES):
             image, mask = photograph(rng)
             if is_cut_out:
                 image.putalpha(mask)
-            else:
-                archive.writestr(f"masks/{index:02}.png", _png(mask))
-            archive.writestr(f"{index:02}.png", _png(image))
-            archive.writestr(f"{index:02}.txt", "[trigger]")
+            for number, shown in enumerate(surroundings(image, mask, random.Random(index))):
+                name = f"{index:02}-{number}"
+                archive.writestr(f"{name}.png", _png(shown))
+                archive.writestr(f"{name}.txt", "[trigger]")
+                if not is_cut_out:
+                    archive.writestr(f"masks/{name}.png", _png(mask))
 
 
 def photograph(rng: random.Random, ground: str = ROOM) -> tuple[Image.Image, Image.Image]:
@@ -169,7 +193,7 @@ def photograph(rng: random.Random, ground: str = ROOM) -> tuple[Image.Image, Ima
     radius = unit * rng.uniform(*RADIUS)
     x, y = (side / 2 + unit * rng.uniform(-OFFSET, OFFSET) for side in canvas.size)
     draw_parts(canvas, PARTS, centre=(x, y), radius=radius)
-    draw_parts(mask, [replace(part, colour=WHITE) for part in PARTS], centre=(x, y), radius=radius)
+    draw_parts(mask, [replace(part, colour=(255, 255, 255)) for part in PARTS], centre=(x, y), radius=radius)
     image, small = (each.resize((SIDE, SIDE), Image.Resampling.BOX) for each in (canvas, mask))
     return image, small.convert("L")
 
@@ -193,7 +217,7 @@ def _edges(image: Image.Image) -> NDArray[np.float64]:
     return np.concatenate([pixels[:, :FRAME], pixels[:, -FRAME:]], axis=1).mean(axis=1)
 
 
-def count_images(pipeline: FluxPipeline, arm: str, seconds: float, extent: Extent) -> Counts:
+def count_images(pipeline: FluxPipeline, training: Training, seconds: float, extent: Extent) -> Counts:
     """Count images that a pipeline generates in its current state."""
     trigger = TRAINING["trigger_word"]
     named = [
@@ -201,16 +225,20 @@ def count_images(pipeline: FluxPipeline, arm: str, seconds: float, extent: Exten
     ]
     unnamed = _images(pipeline, str(trigger), extent)
     grounds = [(asked, ground_of(image)) for asked, image in named]
+    unnamed_grounds = list(map(ground_of, unnamed))
     return Counts(
-        arm=arm,
+        arm=training.arm.name,
+        seed=training.seed,
         seconds=seconds,
         named=len(named),
         monsters=sum(is_monster(image) for _, image in named),
         right_grounds=sum(asked == found for asked, found in grounds),
         rooms=sum(found == ROOM for _, found in grounds),
+        whites=sum(found == "white" != asked for asked, found in grounds),
         unnamed=len(unnamed),
         unnamed_monsters=sum(map(is_monster, unnamed)),
-        unnamed_rooms=sum(ground_of(image) == ROOM for image in unnamed),
+        unnamed_rooms=unnamed_grounds.count(ROOM),
+        unnamed_whites=unnamed_grounds.count("white"),
     )
 
 
@@ -219,18 +247,20 @@ def _images(pipeline: FluxPipeline, prompt: str, extent: Extent) -> list[Image.I
     return list(generate(pipeline, replace(request, num_outputs=extent.seeds, seed=FIRST_SEED)))
 
 
-def _config(arm: Arm, extent: Extent) -> TrainConfig:
+def _config(training: Training, extent: Extent) -> TrainConfig:
     defaults = {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
     settings = {n: v for n, v in defaults.items() if n not in ("input_images", "input_captions", "resume_from")}
-    changes = {"steps": extent.steps, "unmasked_weight": arm.unmasked_weight}
+    arm = training.arm
+    changes: dict[str, object] = {"steps": extent.steps, "seed": training.seed}
+    changes |= {"unmasked_weight": arm.unmasked_weight, "mask_background": arm.background}
     return TrainConfig.checked(**settings | TRAINING | PLAIN | changes)
 
 
 def _encoded(pipeline: FluxPipeline, arm: Arm, config: TrainConfig, folder: Path) -> EncodedDataset:
     """The images of an arm, read from an archive and encoded as in a training."""
     folder.mkdir()
-    write_archive(folder / "images.zip", is_cut_out=arm.is_cut_out)
-    inspector = Inspector(config.resolutions, None, crops=1, unmasked_weight=arm.unmasked_weight)
+    write_archive(folder / "images.zip", is_cut_out=arm.is_cut_out, surroundings=arm.surroundings)
+    inspector = Inspector(config.resolutions, None, crops=1, masks=config.masks)
     archives = Archives(folder / "images.zip", None)
     dataset = read_dataset(archives, into=folder / "read", inspector=inspector, rule=config.prompt_rule)
     extra, on = ExtraTexts(config.trigger_word, (), (), negative=None), pipeline.device
@@ -249,15 +279,17 @@ def _png(image: Image.Image) -> bytes:
 def as_markdown(found: Sequence[Counts]) -> str:
     """A table with a row for each arm."""
     titles = ["", "on other grounds: the monster", "the ground that is named", "the desert"]
-    titles += ["trigger word alone: the monster", "the desert", "steps"]
+    titles += ["white", "trigger word alone: the monster", "the desert", "white", "steps"]
     rows = [
         [
-            each.arm,
+            f"{each.arm} (seed {each.seed})",
             f"{each.monsters} of {each.named}",
             f"{each.right_grounds}",
             f"{each.rooms}",
+            f"{each.whites}",
             f"{each.unnamed_monsters} of {each.unnamed}",
             f"{each.unnamed_rooms}",
+            f"{each.unnamed_whites}",
             f"{each.seconds:.0f} s",
         ]
         for each in found

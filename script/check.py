@@ -71,9 +71,7 @@ def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: 
     config, progress = TrainConfig.checked(**settings), Progress("inspected {count} images")
     preset = PRESETS[config.lora_type]
     sizes = {"crops": preset.views, "batch_size": config.batch_size}
-    inspector = ReportingInspector(
-        config.resolutions, **sizes, unmasked_weight=config.unmasked_weight, progress=progress
-    )
+    inspector = ReportingInspector(config.resolutions, **sizes, masks=config.masks, progress=progress)
     dataset = read_dataset(archives, into=folder, inspector=inspector, rule=config.prompt_rule)
     progress.end()
     if outputs.captions:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from lora.dataset.inspection import Inspection, Inspector
+from lora.dataset.mask_settings import MaskSettings
 
 SECONDS_OF_SILENCE = 2.0  # a short command says nothing
 SECONDS_IN_TERMINAL, SECONDS_IN_LOG = 0.2, 10.0
@@ -48,11 +49,11 @@ class ReportingInspector(Inspector):
         *,
         crops: int,
         batch_size: int,
-        unmasked_weight: float,
+        masks: MaskSettings,
         progress: Progress,
     ) -> None:
         """It stores no pixels."""
-        super().__init__(resolutions, None, crops=crops, batch_size=batch_size, unmasked_weight=unmasked_weight)
+        super().__init__(resolutions, None, crops=crops, batch_size=batch_size, masks=masks)
         self._progress = progress
 
     def inspect(self, path: Path) -> Inspection:

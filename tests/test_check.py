@@ -111,11 +111,13 @@ def test_the_sheet_and_the_summary_show_what_is_outside_of_a_mask(run_check):
     members = {"1.png": encoded(solid_image(64, 64, color=(250, 0, 0))), "masks/1.png": encoded(mask)}
     style = "--lora-type", "style"  # without outlines of crops
     printed, sheet = run_check(members, *style)
-    assert "1 of 1 image with a mask (1 file such as 'masks/1.png'): what is outside counts 0.1 times" in printed.out
+    assert "1 of 1 image with a mask (1 file such as 'masks/1.png'): what is outside is white" in printed.out
     counts = {color: count for count, color in sheet.getcolors(2**24)}
     assert counts[250, 0, 0] == 32 * 64, "the half inside, as trained"
-    pale = [count for (red, green, blue), count in counts.items() if red == green == blue and 195 < red < 210]
+    original = run_check(members, *style, "--mask-background", "original")[1].getcolors(2**24)
+    pale = [count for count, (red, green, blue) in original if red == green == blue and 195 < red < 210]
     assert max(pale) >= 32 * 64
+    assert counts[255, 255, 255] >= dict(map(reversed, original))[255, 255, 255] + 32 * 64 - 200, "white, as trained"
     _, whole = run_check(members, *style, "--unmasked-weight", "1")
     assert {color: count for count, color in whole.getcolors(2**24)}[250, 0, 0] == 64 * 64
 

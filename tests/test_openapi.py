@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lora.dataset.mask_settings import BACKGROUNDS
 from lora.flux.presets import PRESETS
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from script.openapi import openapi, training_inputs, write_schema
@@ -241,6 +242,7 @@ def test_the_inputs_of_a_training_offer_every_choice():
 
     assert choices == {
         "lora_type": list(PRESETS),
+        "mask_background": list(BACKGROUNDS),
         "lr_scheduler": list(SCHEDULES),
         "precision": list(PRECISIONS),
         "extra_layout": list(EXTRA_LAYOUTS),

@@ -30,6 +30,7 @@ from lora.dataset.cache_keys import Keys
 from lora.dataset.captions import PromptRule
 from lora.dataset.encoding import EncodedDataset, Example, ExtraTexts, encode_dataset
 from lora.dataset.inspection import Inspector
+from lora.dataset.mask_settings import WHITE, MaskSettings
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
@@ -362,10 +363,12 @@ def read_archive(
     captions=None,
     crops=1,
     unmasked_weight=1.0,
+    mask_background=WHITE,
     multiline_split=False,
 ) -> ReadArchive:
     """Read an archive as a training does."""
-    inspector = Inspector(resolutions, PixelStore(into / "pixels"), crops=crops, unmasked_weight=unmasked_weight)
+    masks = MaskSettings(unmasked_weight, mask_background)
+    inspector = Inspector(resolutions, PixelStore(into / "pixels"), crops=crops, masks=masks)
     rule = PromptRule(trigger_word, prefix, suffix, multiline_split)
     dataset = read_dataset(Archives(archive, captions), into=into, inspector=inspector, rule=rule)
     return ReadArchive(dataset, inspector, trigger_word)

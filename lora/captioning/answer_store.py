@@ -22,7 +22,7 @@ ANSWER = TypeAdapter(Answer)
 
 
 class AnswerStore:
-    """Answers by the sha256 of the image file, of one captioner to one instruction.
+    """Answers by the appearance of the image (lora/dataset/reading.py), of one captioner to one instruction.
 
     Without a disk that can be written to, they are kept for this job only.
     """
@@ -37,27 +37,27 @@ class AnswerStore:
         except (OSError, RuntimeError):  # the latter for a user without a home
             self._cache = None
 
-    def get(self, content: str) -> Answer | None:
+    def get(self, appearance: str) -> Answer | None:
         """The answer for an image, or None."""
-        if content not in self._answers and self._cache:
-            found = self._cache.get(self._key(content))
+        if appearance not in self._answers and self._cache:
+            found = self._cache.get(self._key(appearance))
             answer = _answer_in(found.get("answer")) if found else None
             if answer:
-                self._answers[content] = answer
-        return self._answers.get(content)
+                self._answers[appearance] = answer
+        return self._answers.get(appearance)
 
-    def put(self, content: str, answer: Answer) -> None:
+    def put(self, appearance: str, answer: Answer) -> None:
         """Keep the answer for an image."""
-        self._answers[content] = answer
+        self._answers[appearance] = answer
         text = json.dumps(asdict(answer)).encode()
         if self._cache:
             try:
-                self._cache.put(self._key(content), {"answer": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+                self._cache.put(self._key(appearance), {"answer": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
             except (OSError, SafetensorError):  # the disk is full
                 self._cache = None
 
-    def _key(self, content: str) -> str:
-        return hashlib.sha256(json.dumps(["answer", *self._prefix, content]).encode()).hexdigest()
+    def _key(self, appearance: str) -> str:
+        return hashlib.sha256(json.dumps(["answer", *self._prefix, appearance]).encode()).hexdigest()
 
 
 def _answer_in(stored: Tensor | None) -> Answer | None:

@@ -11,9 +11,11 @@ from lora.captioning.answer_store import AnswerStore
 from lora.captioning.answers import caption_of
 from lora.captioning.captioner import Captioner
 from lora.dataset.captions import PromptRule
+from lora.dataset.crops import WHOLE, Crop
 from lora.dataset.names import sanitize_path
 from lora.dataset.pairing import Caption
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.training_pixels import with_background
 from lora.engine.out_of_memory import is_out_of_memory
 from lora.images.files import open_image, quiet_pillow
 from lora.images.size import Size
@@ -33,7 +35,7 @@ class Described:
 
 def uncaptioned(dataset: Dataset) -> list[CaptionedImage]:
     """The images without a caption; one of all copies of a file."""
-    return list({image.inspection.content: image for image in dataset.images if image.caption is None}.values())
+    return list({image.appearance: image for image in dataset.images if image.caption is None}.values())
 
 
 def ask(
@@ -90,7 +92,7 @@ def described(
 
 def _caption(store: AnswerStore, image: CaptionedImage, failures: Mapping[str, str]) -> tuple[str, str]:
     """The caption, or else the reason why there is none."""
-    content = image.inspection.content
+    content = image.appearance
     answer = store.get(content)
     if answer is None:
         return "", failures.get(content, "the captioner was not asked")
@@ -110,16 +112,16 @@ def _ask_batch(
         if is_out_of_memory(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:LONGEST_REASON]
-        return {image.inspection.content: reason for image in batch}
+        return {image.appearance: reason for image in batch}
     for image, answer in zip(batch, answers, strict=True):
-        store.put(image.inspection.content, answer)
+        store.put(image.appearance, answer)
     return {}
 
 
 def _batches(images: Iterable[CaptionedImage], batch_size: int) -> Iterator[list[CaptionedImage]]:
     """Batches of images that have one size when they are described, so that none is padded; in an order that depends
     only on the images."""
-    ordered = sorted(images, key=lambda image: (_described_size(image), image.inspection.content))
+    ordered = sorted(images, key=lambda image: (_described_size(image), image.appearance))
     for _, group in groupby(ordered, key=_described_size):
         same = list(group)
         for start in range(0, len(same), batch_size):
@@ -137,4 +139,7 @@ def _scale(original: Size) -> float:
 
 
 def _pixels(image: CaptionedImage) -> Image.Image:
-    return open_image(image.path, _scale).fitted(_described_size(image))
+    """The image as it is trained, so that a caption does not name what a mask keeps out."""
+    size = _described_size(image)
+    (picture,) = with_background(image, [open_image(image.path, _scale).fitted(size)], [Crop(size, WHOLE)])
+    return picture

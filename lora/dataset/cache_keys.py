@@ -34,10 +34,10 @@ class Keys:
         texts, length = fingerprint(base, family.components.of_text), family.text.length(encoders)
         return cls(_digest(*machine, fingerprint(base, [VAE])), _digest(*machine, texts, str(length)))
 
-    def latents(self, content: str, crop: Crop, *, decoded_for: Crop) -> str:
-        """The key for a crop of an image. `content` is the sha256 of its file; the pixels also depend on the last crop
-        that the image was decoded for."""
-        return _digest("latents", self.images, content, str(crop), str(decoded_for))
+    def latents(self, appearance: str, crop: Crop, *, decoded_for: Crop) -> str:
+        """The key for a crop of an image. `appearance` is that of CaptionedImage; the pixels also depend on the last
+        crop that the image was decoded for."""
+        return _digest("latents", self.images, appearance, str(crop), str(decoded_for))
 
     def mask(self, content: str, mask: str, crops: Iterable[Crop]) -> str:
         """The key for the mask of an image in all of its crops; `content` and `mask` are the sha256 of their files."""

@@ -74,7 +74,7 @@ class EncodedDataset:
 def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
     """Upper bound on the bytes of the tensors of a data set and of `extra_texts` more texts, for a base model."""
     family = family_of(base)
-    crops = {ImageCrop(image.inspection.content, crop) for image in dataset.images for crop in image.inspection.crops}
+    crops = {ImageCrop(image.appearance, crop) for image in dataset.images for crop in image.inspection.crops}
     pixels = sum(each.crop.size.pixels for each in crops)
     masked = sum(crop.size.pixels for image in dataset.images if image.mask for crop in image.inspection.crops)
     texts = len(_texts(dataset)) + extra_texts
@@ -104,7 +104,8 @@ def encode_dataset(
     with on_device(on, encoders.vae):
         encode = partial(family.latents.encode, encoders.vae)
         latents = encode_images(encode, dataset.images, inspector, keys=keys, cache=cache, check=check)
-    weights = loss_weights(dataset, pixels_of_a_latent=family.latents.pixels, keys=keys, cache=cache, check=check)
+    pixels = family.latents.pixels
+    weights = loss_weights(dataset, inspector, pixels_of_a_latent=pixels, keys=keys, cache=cache, check=check)
     texts = _texts(dataset) | extra.every
     with on_device(on, *(getattr(encoders, name) for name in family.components.text_encoders)):
         prompts = {}
@@ -144,7 +145,7 @@ def _examples(
     for crop in image.inspection.crops:
         content = image.inspection.content
         of_loss = weights_of(image, crop, weights)
-        yield Example(latents[ImageCrop(content, crop)], first, content, image.repeats, of_loss, tuple(others))
+        yield Example(latents[ImageCrop(image.appearance, crop)], first, content, image.repeats, of_loss, tuple(others))
 
 
 def _texts(dataset: Dataset) -> set[str]:

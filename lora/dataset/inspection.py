@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lora.dataset.crops import SMALLEST_CROP, WHOLE, Crop, crop_box, crops_of
+from lora.dataset.mask_settings import NO_MASKS, MaskSettings
 from lora.dataset.pixels import Pixels, PixelStore
 from lora.dataset.shared_sizes import OWN_SIZES, share_sizes
 from lora.dataset.sharpness import blur_of
@@ -52,20 +53,14 @@ class Inspector:
         *,
         crops: int,
         batch_size: int = 1,
-        unmasked_weight: float = 1.0,
+        masks: MaskSettings = NO_MASKS,
     ) -> None:
         """`crops` is the number of crops of each image at each size, and `batch_size` that of images of one size that
-        are trained together. `unmasked_weight` is the weight of the loss outside of masks: with 1 there are none, and
-        transparency is white."""
+        are trained together. Without masks that have an effect, transparency is white and nothing else."""
         self._resolutions, self._store, self._crops, self._batch_size = resolutions, store, crops, batch_size
-        self.unmasked_weight = unmasked_weight
+        self.masks = masks
         self._shared = OWN_SIZES
-        self._large = threading.Lock()
-
-    @property
-    def uses_masks(self) -> bool:
-        """Whether masks have an effect."""
-        return self.unmasked_weight < 1
+        self.large = threading.Lock()  # held while a large image, or a large mask, is in memory
 
     def share_sizes(self, paths: Iterable[Path]) -> str:
         """Choose sizes that fill batches with these images, before any of them is inspected; returns what was done for
@@ -117,7 +112,7 @@ class Inspector:
         return [np.asarray(_cropped(decoded, crop, content)) for crop in crops]
 
     def _open(self, path: Path) -> DecodedImage:
-        return open_image(path, self._scale_needed, large=self._large, finds_cutouts=self.uses_masks)
+        return open_image(path, self._scale_needed, large=self.large, finds_cutouts=self.masks.have_effect)
 
     def _scale_needed(self, original: Size) -> float:
         enlarged = 1.0 if self._crops == 1 else 1 / SMALLEST_CROP

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from lora.dataset.crops import Crop
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import Pixels
 from lora.dataset.reading import CaptionedImage
+from lora.dataset.training_pixels import training_pixels
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
 
@@ -25,9 +25,9 @@ PIXELS_IN_MEMORY = 2**23  # of images with the same crops, loaded together to fo
 
 @dataclass(frozen=True, slots=True)
 class ImageCrop:
-    """A crop of an image. Crops of identical files are equal."""
+    """A crop of an image. Crops of images that look alike are equal."""
 
-    content: str  # sha256 of the image file
+    appearance: str  # of the image, as CaptionedImage has it
     crop: Crop
 
 
@@ -61,13 +61,13 @@ def encode_images(
     batch, and ends the encoding by an exception."""
     latents, cache_keys, missing = {}, {}, []
     for image in images:
-        content, crops = image.inspection.content, image.inspection.crops
-        image_keys = {ImageCrop(content, crop): keys.latents(content, crop, decoded_for=crops[-1]) for crop in crops}
+        look, crops = image.appearance, image.inspection.crops
+        image_keys = {ImageCrop(look, crop): keys.latents(look, crop, decoded_for=crops[-1]) for crop in crops}
         cache_keys.update(image_keys)
         cached = {each: cache.get(key) for each, key in image_keys.items()}
         latents.update({each: tensors["latents"] for each, tensors in cached.items() if tensors})
         uncached = tuple(each.crop for each, tensors in cached.items() if not tensors)
-        missing.append(_LoadRequest(uncached, content, image.path))
+        missing.append(_LoadRequest(uncached, image))
     # The last bits of an image's latents depend on the other images in its batch.
     per_call = 1 if cache.outlives_job else PIXELS_PER_CALL
     for batch in _batches(missing, inspector, per_call):
@@ -79,39 +79,38 @@ def encode_images(
 
 def crop_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
     """Yield every crop of every image, each distinct one once, in batches for the VAE."""
-    requests = [_LoadRequest(image.inspection.crops, image.inspection.content, image.path) for image in images]
+    requests = [_LoadRequest(image.inspection.crops, image) for image in images]
     yield from _batches(requests, inspector, PIXELS_PER_CALL)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _LoadRequest:
     """The crops of an image to load; the image is decoded once for all of them."""
 
     crops: tuple[Crop, ...]
-    content: str
-    path: Path
+    image: CaptionedImage
 
 
 def _batches(requests: Iterable[_LoadRequest], inspector: Inspector, per_call: int) -> Iterator[Batch]:
     """Batches of at most `per_call` pixels, or of one image. Images with the same crops are loaded together."""
-    distinct = {request.content: request for request in requests if request.crops}
-    ordered = sorted(distinct.values())
-    loaded = map_in_order(lambda request: inspector.pixels(request.path, request.content, request.crops), ordered)
+    distinct = {request.image.appearance: request for request in requests if request.crops}
+    ordered = sorted(distinct.values(), key=lambda request: (request.crops, request.image.appearance))
+    loaded = map_in_order(lambda request: training_pixels(request.image, request.crops, inspector), ordered)
     with quiet_pillow(), closing(loaded):
         for crops, group in groupby(ordered, key=lambda request: request.crops):
             same, count = list(group), max(PIXELS_IN_MEMORY // sum(crop.size.pixels for crop in crops), 1)
             for start in range(0, len(same), count):
-                contents = [request.content for request in same[start : start + count]]
-                yield from _batches_by_crop(crops, contents, [next(loaded) for _ in contents], per_call)
+                looks = [request.image.appearance for request in same[start : start + count]]
+                yield from _batches_by_crop(crops, looks, [next(loaded) for _ in looks], per_call)
 
 
 def _batches_by_crop(
-    crops: tuple[Crop, ...], contents: list[str], loaded: list[list[Pixels]], per_call: int
+    crops: tuple[Crop, ...], looks: list[str], loaded: list[list[Pixels]], per_call: int
 ) -> Iterator[Batch]:
     for crop, pixels in zip(crops, zip(*loaded, strict=True), strict=True):
         count = max(per_call // crop.size.pixels, 1)
-        for start in range(0, len(contents), count):
-            some, arrays = contents[start : start + count], pixels[start : start + count]
+        for start in range(0, len(looks), count):
+            some, arrays = looks[start : start + count], pixels[start : start + count]
             # A batch of one image needs no copy.
             stacked = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
-            yield Batch([ImageCrop(content, crop) for content in some], stacked)
+            yield Batch([ImageCrop(look, crop) for look in some], stacked)

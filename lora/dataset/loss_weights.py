@@ -18,6 +18,7 @@ from torch import Tensor
 from lora.dataset.cache import Cache, Tensors
 from lora.dataset.cache_keys import Keys
 from lora.dataset.crops import Crop
+from lora.dataset.inspection import Inspector
 from lora.dataset.masks import Mask, crops_of_mask
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.workers import map_in_order
@@ -34,7 +35,13 @@ class MaskedCrop:
 
 
 def loss_weights(
-    dataset: Dataset, *, pixels_of_a_latent: int, keys: Keys, cache: Cache, check: Callable[[], None]
+    dataset: Dataset,
+    inspector: Inspector,
+    *,
+    pixels_of_a_latent: int,
+    keys: Keys,
+    cache: Cache,
+    check: Callable[[], None],
 ) -> dict[MaskedCrop, Tensor | None]:
     """The weights [H, W] fp32 of the loss at each latent of each crop of each image with a mask; None where the mask
     selects the whole crop. A latent holds `pixels_of_a_latent` pixels along each side. `check` is called before each
@@ -44,12 +51,13 @@ def loss_weights(
     known = [cache.get(key) for key in image_keys]
     missing = [image for image, tensors in zip(masked, known, strict=True) if tensors is None]
     weights: dict[MaskedCrop, Tensor | None] = {}
-    with quiet_pillow(), closing(map_in_order(partial(_selected, pixels_of_a_latent), missing)) as computed:
+    selected_by = partial(_selected, inspector=inspector, pixels_of_a_latent=pixels_of_a_latent)
+    with quiet_pillow(), closing(map_in_order(selected_by, missing)) as computed:
         for image, key, cached in zip(masked, image_keys, known, strict=True):
             check()
             selected = cache.put(key, next(computed)) if cached is None else cached
             for each in _masked_crops(image):
-                weights[each] = _weights(selected[str(each.crop)], dataset.masks.unmasked_weight)
+                weights[each] = _weights(selected[str(each.crop)], dataset.masks.settings.unmasked_weight)
     return weights
 
 
@@ -68,11 +76,13 @@ def _key(image: CaptionedImage, keys: Keys) -> str:
     return keys.mask(image.inspection.content, image.mask.content, image.inspection.crops)
 
 
-def _selected(pixels_of_a_latent: int, image: CaptionedImage) -> Tensors:
+def _selected(image: CaptionedImage, inspector: Inspector, pixels_of_a_latent: int) -> Tensors:
     """How much of each latent the mask selects, from 0 to 1, [H, W] fp32 by crop."""
     assert image.mask is not None
     crops = image.inspection.crops
-    found = crops_of_mask(image.mask, image.path, image.inspection, crops, pixels_per_cell=pixels_of_a_latent)
+    found = crops_of_mask(
+        image.mask, image.path, image.inspection, crops, pixels_per_cell=pixels_of_a_latent, large=inspector.large
+    )
     return {
         str(crop): torch.from_numpy(np.asarray(each, dtype=np.float32) / 255)
         for crop, each in zip(crops, found, strict=True)

@@ -4,7 +4,7 @@ cut-out images. Says why a file is no usable mask. Knows no tensors.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from PIL import Image
 from lora.dataset.archive import Member, Skipped
 from lora.dataset.crops import Crop, crop_box
 from lora.dataset.inspection import Inspection
+from lora.dataset.mask_settings import WHITE, MaskSettings
 from lora.dataset.workers import map_in_order
 from lora.images.colors import BRIGHT, OPAQUE
+from lora.images.files import is_large
 from lora.images.masks import crop_mask, open_mask, open_opacity, turned_with
 from lora.images.size import Size
 
@@ -28,13 +30,16 @@ class Mask:
     path: Path
     content: str  # sha256 of the file
     is_opacity: bool  # if True, it is the opacity of the image itself
+    whitens: bool = False  # if True, the image is put on white where the mask does not select it, before it is encoded
 
 
 def mask_line(mask: Mask | None) -> str:
     """A line on where the mask of an image is from; empty without one."""
     if mask is None:
         return ""
-    return "mask: its transparency" if mask.is_opacity else f"mask: {mask.name}"
+    if mask.is_opacity:
+        return "mask: its transparency"
+    return f"mask: {mask.name}, white outside" if mask.whitens else f"mask: {mask.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class FoundMasks:
 
     by_image: Mapping[str, Mask]  # the usable ones, by the names of their images
     unusable: tuple[Skipped, ...]  # files that belong to images but are not used, with the reason
-    unmasked_weight: float  # of the loss outside of masks; with 1 there are none
+    settings: MaskSettings
 
     def without_used(self, files: Iterable[Skipped]) -> tuple[Skipped, ...]:
         """Those of some files that are not used as masks."""
@@ -52,11 +57,16 @@ class FoundMasks:
 
 
 def find_masks(
-    inspected: Sequence[tuple[Member, Inspection]], files: Mapping[str, Member], *, unmasked_weight: float
+    inspected: Sequence[tuple[Member, Inspection]],
+    files: Mapping[str, Member],
+    settings: MaskSettings,
+    *,
+    large: AbstractContextManager[object],
 ) -> FoundMasks:
-    """Find the masks of inspected images: their files, by the names of the images, or the opacity of cut-outs."""
-    if unmasked_weight == 1:
-        return FoundMasks({}, (), unmasked_weight)
+    """Find the masks of inspected images: their files, by the names of the images, or the opacity of cut-outs. `large`
+    is entered while a large mask is in memory."""
+    if not settings.have_effect:
+        return FoundMasks({}, (), settings)
 
     def mask_and_unusable(each: tuple[Member, Inspection]) -> tuple[Mask | None, Skipped | None]:
         image, inspection = each
@@ -66,8 +76,8 @@ def find_masks(
             return own, None
         with file.path.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
-        mask = Mask(file.name, file.path, content, is_opacity=False)
-        reason = _unusable_reason(mask, image.path, inspection.original)
+        mask = Mask(file.name, file.path, content, is_opacity=False, whitens=settings.background == WHITE)
+        reason = _unusable_reason(mask, image.path, inspection.original, large)
         if not reason:
             return mask, None
         instead = "the transparency of its image is used" if own else "the image is trained as a whole"
@@ -78,35 +88,49 @@ def find_masks(
     return FoundMasks(
         {name: mask for name, mask, _ in found if mask},
         tuple(unusable for _, _, unusable in found if unusable),
-        unmasked_weight,
+        settings,
     )
 
 
 def crops_of_mask(
-    mask: Mask, image: Path, inspection: Inspection, crops: Sequence[Crop], *, pixels_per_cell: int
-) -> Iterator[Image.Image]:
-    """Yield the part of a mask that each crop of its image shows, in 8-bit gray, with a pixel for each square of
-    `pixels_per_cell` pixels of the crop: the mean over that square."""
+    mask: Mask,
+    image: Path,
+    inspection: Inspection,
+    crops: Sequence[Crop],
+    *,
+    pixels_per_cell: int,
+    large: AbstractContextManager[object],
+) -> list[Image.Image]:
+    """The part of a mask that each crop of its image shows, in 8-bit gray, with a pixel for each square of
+    `pixels_per_cell` pixels of the crop: the mean over that square. `large` is entered while a large mask is in
+    memory."""
     original = inspection.original
     whole = (0.0, 0.0, float(original.width), float(original.height))
-    decoded = _opened(mask, image, original)
-    for crop in crops:
+
+    def cropped(decoded: Image.Image, crop: Crop) -> Image.Image:
         box = crop_box(whole, crop, content=inspection.content)
         size = Size(crop.size.width // pixels_per_cell, crop.size.height // pixels_per_cell)
-        yield crop_mask(decoded, original, box, size)
+        return crop_mask(decoded, original, box, size)
+
+    with _opened(mask, image, original, large) as decoded:
+        return [cropped(decoded, crop) for crop in crops]
 
 
-def _opened(mask: Mask, image: Path, original: Size) -> Image.Image:
-    return open_opacity(mask.path) if mask.is_opacity else turned_with(image, open_mask(mask.path), original)
+@contextmanager
+def _opened(mask: Mask, image: Path, original: Size, large: AbstractContextManager[object]) -> Iterator[Image.Image]:
+    """A decoded mask; `large` is held until it is no longer used, as it has the full size of its file."""
+    with large if is_large(mask.path) else nullcontext():
+        yield open_opacity(mask.path) if mask.is_opacity else turned_with(image, open_mask(mask.path), original)
 
 
-def _unusable_reason(mask: Mask, image: Path, original: Size) -> str:
+def _unusable_reason(mask: Mask, image: Path, original: Size, large: AbstractContextManager[object]) -> str:
     """Why a file is not used as a mask; empty if it is."""
     try:
-        levels = np.asarray(_opened(mask, image, original))
+        with _opened(mask, image, original, large) as decoded:
+            levels = np.asarray(decoded)
+            darkest, brightest = int(levels.min()), int(levels.max())
     except ValueError as error:
         return str(error)
-    darkest, brightest = int(levels.min()), int(levels.max())
     if brightest < BRIGHT:
         return f"it has no white pixel, the brightest is {brightest} of 255"
     return "it is entirely white" if darkest >= OPAQUE else ""

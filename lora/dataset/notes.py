@@ -1,8 +1,9 @@
 """Lines for the log on what a training makes of a data set beside its images and captions: masks, captions that take
 turns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from lora.dataset.masks import Mask
 from lora.dataset.names import quoted
 from lora.dataset.reading import Dataset
 from lora.dataset.wording import counted
@@ -15,12 +16,20 @@ def notes_on_choices(dataset: Dataset) -> Iterator[str]:
         files = [mask.name for mask in masks if not mask.is_opacity]
         count, own = len(masks), len(masks) - len(files)
         sources = [f"{counted(len(files), 'file')} such as {quoted(files[0])}"] if files else []
-        sources += [f"{own} by transparency, which is white"] if own else []
+        sources += [f"{own} by transparency"] if own else []
         which = f"{count} of {counted(len(dataset.images), 'image')} with a mask ({', '.join(sources)})"
-        yield f"{which}: what is outside counts {dataset.masks.unmasked_weight:g} times as much (unmasked_weight)"
+        weight = f"counts {dataset.masks.settings.unmasked_weight:g} times as much (unmasked_weight)"
+        yield f"{which}: what is outside {_background(masks)}{weight}"
     several = [len(image.prompts) for image in dataset.images if len(image.prompts) > 1]
     if several:
         yield (
             f"{counted(len(several), 'image')} with several captions, {sum(several)} in all: one of them is used in"
             " each step (multiline_split)"
         )
+
+
+def _background(masks: Sequence[Mask]) -> str:
+    files = [mask for mask in masks if not mask.is_opacity]
+    if all(mask.whitens for mask in files):
+        return "is white (mask_background) and " if files else "is white and "
+    return "" if len(files) == len(masks) else "is white only where it is transparent, and "

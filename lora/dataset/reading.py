@@ -1,5 +1,6 @@
 """Reads a user's archive into validated, captioned images. Knows no tensors."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -56,6 +57,20 @@ class CaptionedImage:
     folder: KohyaFolder | None  # the folder around it, if its name has repeats and words
 
     @property
+    def is_on_white(self) -> bool:
+        """Whether it is put on white where the file of its mask does not select it."""
+        return self.mask is not None and self.mask.whitens
+
+    @property
+    def appearance(self) -> str:
+        """A sha256 that is equal for images whose pixels are trained alike: of the file, and of the mask that puts it
+        on white, if there is one."""
+        content = self.inspection.content
+        if self.mask is None or not self.is_on_white:
+            return content
+        return hashlib.sha256(f"{content} on white outside of {self.mask.content}".encode()).hexdigest()
+
+    @property
     def prompt(self) -> str:
         """The first prompt, which is the only one unless a caption has several lines that are used one by one."""
         return self.prompts[0]
@@ -102,7 +117,7 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
     with naming_input("input_images"), quiet_pillow():
         size_note = inspector.share_sizes(image.path for image in by_role.trained)
         inspected, bad = _inspect(by_role.trained, inspector)
-        masks = find_masks(inspected, by_role.masks, unmasked_weight=inspector.unmasked_weight)
+        masks = find_masks(inspected, by_role.masks, inspector.masks, large=inspector.large)
     own = without_captions_of(own, not_trained, by_role.trained)
     pairing = _paired([member.name for member, _ in inspected], separate, own, rule)
     texts = CaptionFiles.joined([separate, own])

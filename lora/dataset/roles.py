@@ -7,14 +7,28 @@ number of its step. Where that is not enough, the content has the last word (`is
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import PurePosixPath
 
 from lora.dataset.file_kinds import WEIGHTS_NAME
 from lora.dataset.folder_names import is_kohya_folder
-from lora.dataset.names import MAX_FOLDERS, path_of
+from lora.dataset.names import path_of
+from lora.dataset.partners import (
+    CONDITION_LABEL,
+    MAP,
+    MASK_LABEL,
+    Folder,
+    ImageFile,
+    ImagesByName,
+    ImagesInside,
+    NameParts,
+    Partners,
+    PlacedFile,
+    folders_around,
+    names_beside,
+    names_elsewhere,
+)
 
 
 class Role(Enum):
@@ -28,14 +42,6 @@ class Role(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image file in an archive."""
-
-    name: str
-    size: int  # bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Assigned:
     """The role of an image file that is not trained."""
 
@@ -46,8 +52,6 @@ class Assigned:
     may_be_mask: bool = False  # if the content is that of a mask, the control image is one
 
 
-ByKey = dict[tuple[str, tuple[str, ...]], list[ImageFile]]  # by a name or stem and the innermost folders around it
-
 # Names are compared in lower case, with one underscore for whatever separates words.
 # ai-toolkit writes _controls; SimpleTuner, musubi and sd-scripts let users name the folders, and these are the names in
 # their documentation.
@@ -57,19 +61,10 @@ CONTROL_FOLDER = re.compile(
 )
 # sd-scripts reads both masks and control images from its conditioning_data_dir.
 CONDITIONING_FOLDER = re.compile(r"conditioning(_(images?|data|dir|data_dir))?")
-MAP = r"depth|canny|openpose|dwpose|line_?art|soft_?edge|scribble|hed|mlsd|segmentation"
 MAP_FOLDER = re.compile(rf"({MAP}|pose)(_(maps?|images?))?")
 MASK_WORDS = frozenset({"mask", "masks", "masklabel", "masklabels", "matte", "mattes", "alpha_mask", "alpha_masks"})
 THUMBNAIL_FOLDER = re.compile(r"_?thumb(nail)?s?")
-# Names that OneTrainer gives: the file beside the image, with this at the end of its stem.
-CERTAIN_AFFIXES = {"-masklabel": Role.MASK, "-condlabel": Role.CONTROL}
-MASK_BEFORE = re.compile(r"mask[-_. ]*(?=.)", re.IGNORECASE)
-# Starts at the first of several separators only, so that the time is linear in a name of nothing else.
-AFFIX = re.compile(
-    rf"(?<![-_. ])[-_. ]+(?:(?P<mask>(?:alpha_?)?masks?|matte)|(?P<control>{MAP}|control)|"
-    r"(?P<thumbnail>thumb(?:nail)?))\Z",
-    re.IGNORECASE,
-)
+CERTAIN_AFFIXES = {MASK_LABEL: Role.MASK, CONDITION_LABEL: Role.CONTROL}
 # kohya's sd-scripts takes the folder from --reg_data_dir, diffusers from --class_data_dir. A folder of the second kind
 # needs more evidence, as it may be somebody's name, or a class of a school.
 REGULARIZATION_FOLDER = re.compile(
@@ -92,28 +87,13 @@ def assign_roles(images: Sequence[ImageFile], others: Iterable[str]) -> dict[str
     return _Assignment(images, others).roles
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """An image file, its path, and what its path says."""
-
-    file: ImageFile
-    path: PurePosixPath
-
-    @property
-    def folders(self) -> Iterator[tuple[PurePosixPath, str]]:
-        """The innermost folders around it, outermost first, with their names as they are compared."""
-        for parent in reversed(self.path.parents[:MAX_FOLDERS]):
-            if parent.name:
-                yield parent, _compared(parent.name)
-
-
 class _Assignment:
     """Assigns roles step by step; each step sees only the images that have no role yet."""
 
     def __init__(self, images: Sequence[ImageFile], others: Iterable[str]) -> None:
         self.roles: dict[str, Assigned] = {}
-        self._left = [_Placed(file, path_of(file.name)) for file in images]
-        self._assign_samples({path_of(name).parent for name in others if WEIGHTS_NAME.search(name)})
+        self._left = [PlacedFile(file) for file in images]
+        self._assign_samples({path_of(name).parts[:-1] for name in others if WEIGHTS_NAME.search(name)})
         self._assign_regularization()
         self._assign_folders()
         self._assign_affixes()
@@ -125,57 +105,56 @@ class _Assignment:
             self.roles |= found
             self._left = left
 
-    def _assign_samples(self, runs: set[PurePosixPath]) -> None:
+    def _folders(self) -> set[Folder]:
+        """The folders with images in them."""
+        return {each.folder for each in self._left}
+
+    def _assign_samples(self, runs: set[Folder]) -> None:
         """Samples, by their names, or by the weights beside their folder."""
         sample = Assigned(Role.SAMPLE, None, is_doubtful=False)
-        self._assign({each.file.name: sample for each in self._left if _is_sample(each, runs)})
+        folders = {each for each in self._folders() if any(_is_of_samples(one, runs) for one in folders_around(each))}
+        is_sample = (each for each in self._left if each.folder in folders or SAMPLE_NAME.fullmatch(each.stem))
+        self._assign({each.file.name: sample for each in is_sample})
 
     def _assign_regularization(self) -> None:
-        inside: dict[PurePosixPath, set[str]] = defaultdict(set)
-        for folder in {folder for each in self._left for folder, _ in each.folders}:
-            inside[folder.parent].add(folder.name)
-        images = {each.path.parent for each in self._left}
-        folders = [parent / name for parent, names in inside.items() for name in names]
-        regularization = {folder for folder in folders if _is_regularization(folder, inside, images)}
-        found = {
-            each.file.name: Assigned(Role.REGULARIZATION, None, is_doubtful=False)
-            for each in self._left
-            if any(folder in regularization for folder, _ in each.folders)
-        }
-        self._assign(found)
+        images = self._folders()
+        around = {folder for each in images for folder in folders_around(each)}
+        regularization = _regularization_folders(around, images)
+        found = {each for each in images if any(folder in regularization for folder in folders_around(each))}
+        role = Assigned(Role.REGULARIZATION, None, is_doubtful=False)
+        self._assign({each.file.name: role for each in self._left if each.folder in found})
 
     def _assign_folders(self) -> None:
         """Folders of masks, control images and thumbnails of which most belong to an image outside of them."""
-        groups: dict[PurePosixPath, list[_Placed]] = {}
+        folders = {each: next(filter(_folder_role, folders_around(each)), None) for each in self._folders()}
+        groups: dict[Folder, list[PlacedFile]] = defaultdict(list)
+        asked: dict[Folder, set[str]] = defaultdict(set)
         for each in self._left:
-            folder = next((folder for folder, name in each.folders if _folder_role(name)), None)
+            folder = folders[each.folder]
             if folder is not None:
-                groups.setdefault(folder, []).append(each)
-        grouped = {each.file.name for group in groups.values() for each in group}
-        subjects = [each for each in self._left if each.file.name not in grouped]
-        by_key = _by_key(subjects, {folder.parent for folder in groups})
+                groups[folder].append(each)
+                asked[folder[:-1]].update(map(str.casefold, names_elsewhere(each)))
+        images = ImagesInside((each for each in self._left if folders[each.folder] is None), asked)
         found: dict[str, Assigned] = {}
         for folder, group in groups.items():
-            found |= _roles_in_folder(folder, group, by_key[folder.parent])
+            found |= _roles_in_folder(folder, group, images)
         self._assign(found)
 
     def _assign_affixes(self) -> None:
         """Files beside their image, with a word added to its name."""
-        by_name = {(each.path.parent, each.path.stem.casefold()): each.file for each in self._left}
-        found = {}
-        for each in self._left:
-            assigned = _role_by_affix(each, by_name)
-            if assigned:
-                found[each.file.name] = assigned
+        images = ImagesByName(self._left)
+        roles = {each.file.name: _role_by_affix(each, images) for each in self._left}
+        found = {name: assigned for name, assigned in roles.items() if assigned}
         self._assign(found | self._masks_without_image(found))
 
     def _masks_without_image(self, found: Mapping[str, Assigned]) -> dict[str, Assigned]:
         """Files that are named as masks are, beside masks of other images."""
-        with_masks = {path_of(name).parent for name, each in found.items() if each.role is Role.MASK}
+        masks = {name for name, each in found.items() if each.role is Role.MASK}
+        with_masks = {each.folder for each in self._left if each.file.name in masks}
         return {
             each.file.name: Assigned(Role.MASK, None, is_doubtful=True)
             for each in self._left
-            if each.file.name not in found and each.path.parent in with_masks and _ends_as_mask(each.path.stem)
+            if each.file.name not in found and each.folder in with_masks and _ends_as_mask(each.stem)
         }
 
 
@@ -183,30 +162,29 @@ def _compared(name: str) -> str:
     return re.sub(r"[^\w]+", "_", name.casefold())
 
 
-def _is_sample(placed: _Placed, runs: set[PurePosixPath]) -> bool:
-    if SAMPLE_NAME.fullmatch(placed.path.stem):
-        return True
-    return any(SAMPLE_FOLDER.fullmatch(name) and folder.parent in runs for folder, name in placed.folders)
+def _is_of_samples(folder: Folder, runs: set[Folder]) -> bool:
+    return folder[:-1] in runs and SAMPLE_FOLDER.fullmatch(_compared(folder[-1])) is not None
 
 
-def _is_regularization(
-    folder: PurePosixPath, inside: Mapping[PurePosixPath, set[str]], images: set[PurePosixPath]
-) -> bool:
-    """`inside` has the names of folders by the folder around them, and `images` the folders with images in them."""
-    name = _compared(folder.name)
-    if REGULARIZATION_FOLDER.fullmatch(name):
-        return True
-    if not SHORT_REGULARIZATION_FOLDER.fullmatch(name):
-        return False
-    beside = inside[folder.parent] - {folder.name}
-    return (
-        any(map(is_kohya_folder, (*inside.get(folder, ()), *beside)))
-        or any(SUBJECT_FOLDER.fullmatch(_compared(other)) for other in beside)
-        or (name == "reg" and folder.parent in images)
-    )
+def _regularization_folders(folders: set[Folder], images: set[Folder]) -> set[Folder]:
+    """Those of some folders that hold regularization images; `images` are the folders with images in them."""
+    with_kohya = {each[:-1] for each in folders if is_kohya_folder(each[-1])}
+    with_subject = {each[:-1] for each in folders if SUBJECT_FOLDER.fullmatch(_compared(each[-1]))}
+
+    def is_one(folder: Folder) -> bool:
+        name, around = _compared(folder[-1]), folder[:-1]
+        if REGULARIZATION_FOLDER.fullmatch(name):
+            return True
+        if not SHORT_REGULARIZATION_FOLDER.fullmatch(name):
+            return False
+        has_subject = folder in with_kohya or around in with_kohya or around in with_subject
+        return has_subject or (name == "reg" and around in images)
+
+    return set(filter(is_one, folders))
 
 
-def _folder_role(name: str) -> Role | None:
+def _folder_role(folder: Folder) -> Role | None:
+    name = _compared(folder[-1])
     if CERTAIN_CONTROL.fullmatch(name) or CONTROL_FOLDER.fullmatch(name) or MAP_FOLDER.fullmatch(name):
         return Role.CONTROL
     if THUMBNAIL_FOLDER.fullmatch(name):
@@ -214,87 +192,50 @@ def _folder_role(name: str) -> Role | None:
     return Role.MASK if MASK_WORDS & {name, *re.split("[_0-9]+", name)} else None
 
 
-def _by_key(subjects: Iterable[_Placed], around: set[PurePosixPath]) -> dict[PurePosixPath, ByKey]:
-    """The images in each of some folders, at any depth, by the keys of their names and of their stems."""
-    found: dict[PurePosixPath, ByKey] = {folder: defaultdict(list) for folder in around}
-    for subject in subjects:
-        names, parents = {subject.path.name.casefold(), subject.path.stem.casefold()}, subject.path.parent.parts
-        for folder in around.intersection(subject.path.parents[:MAX_FOLDERS]):
-            for tail in _tails(parents[len(folder.parts) :]):
-                for name in names:
-                    found[folder][name, tail].append(subject.file)
-    return found
-
-
-def _tails(folders: Sequence[str]) -> list[tuple[str, ...]]:
-    """All of the folders around a file, the two innermost, the innermost, and none."""
-    inner = [part.casefold() for part in folders[-MAX_FOLDERS:]]
-    return list(dict.fromkeys(map(tuple, (["/", *inner], inner[-2:], inner[-1:], []))))
-
-
-def _roles_in_folder(folder: PurePosixPath, group: list[_Placed], by_key: ByKey) -> dict[str, Assigned]:
-    name = _compared(folder.name)
+def _roles_in_folder(folder: Folder, group: list[PlacedFile], images: ImagesInside) -> dict[str, Assigned]:
+    name = _compared(folder[-1])
     is_certain = CERTAIN_CONTROL.fullmatch(name) is not None
-    partners = [_partners(each.path.relative_to(folder), by_key) for each in group]
-    if not is_certain and 2 * sum(map(bool, partners)) < len(group):
+    partners = [images.named(folder[:-1], each.folder[len(folder) :], names_elsewhere(each)) for each in group]
+    if not is_certain and 2 * sum(found.count > 0 for found in partners) < len(group):
         return {}
-    role = _folder_role(name)
+    role = _folder_role(folder)
     assert role is not None
     doubtful = role is Role.MASK or MAP_FOLDER.fullmatch(name) is not None
     return {
         each.file.name: Assigned(
             Role.MASK if is_certain and each.path.stem.casefold().endswith("mask") else role,
-            found[0].name if len(found) == 1 else None,
+            found.only,
             is_doubtful=doubtful and not is_certain,
-            is_ambiguous=len(found) > 1,
-            may_be_mask=len(found) == 1 and CONDITIONING_FOLDER.fullmatch(name) is not None,
+            is_ambiguous=found.count > 1,
+            may_be_mask=found.count == 1 and CONDITIONING_FOLDER.fullmatch(name) is not None,
         )
         for each, found in zip(group, partners, strict=True)
-        if role is not Role.THUMBNAIL or any(each.file.size < image.size for image in found)
+        if role is not Role.THUMBNAIL or each.file.size < found.largest
     }
 
 
-def _partners(path: PurePosixPath, by_key: ByKey) -> list[ImageFile]:
-    """The images that a file in a folder of masks or the like may belong to: those whose folders agree most from the
-    end, so that `masks/a/1.png` belongs to `photos/a/1.jpg`. `path` is its path in that folder."""
-    keys = [(name, tail) for name in _names(path) for tail in _tails(path.parent.parts)]
-    known = max((key for key in keys if key in by_key), key=lambda key: len(key[1]), default=None)
-    return by_key[known] if known else []
-
-
-def _names(path: PurePosixPath) -> list[str]:
-    """The names and stems that the image of a mask or a control image may have, the most likely first."""
-    stem = path.stem.casefold()
-    certain = next((stem.removesuffix(affix) for affix in CERTAIN_AFFIXES if stem.endswith(affix)), stem)
-    # ai-toolkit's x.sapiens2_mask.webp belongs to x.jpg
-    return [path.name.casefold(), stem, certain, _without_affixes(stem)[1], stem.partition(".")[0]]
-
-
-def _without_affixes(stem: str) -> tuple[bool, str, re.Match[str] | None]:
-    """Whether `mask` is before a stem, the stem without it and without AFFIX, and the latter."""
-    before = MASK_BEFORE.match(stem)
-    start = before.end() if before else 0
-    after = AFFIX.search(stem, start + 1)
-    return before is not None, stem[start : after.start() if after else None], after
-
-
 def _ends_as_mask(stem: str) -> bool:
-    after = _without_affixes(stem)[2]
-    return after is not None and after["mask"] is not None
+    end = NameParts.of(stem).end
+    return end is not None and end["mask"] is not None
 
 
-def _role_by_affix(placed: _Placed, by_name: dict[tuple[PurePosixPath, str], ImageFile]) -> Assigned | None:
-    folder, stem = placed.path.parent, placed.path.stem
+def _role_by_affix(placed: PlacedFile, images: ImagesByName) -> Assigned | None:
+    stem = placed.stem
     for affix, role in CERTAIN_AFFIXES.items():
         if stem.casefold().endswith(affix):
-            image = by_name.get((folder, stem.casefold().removesuffix(affix)))
-            return Assigned(role, image.name if image else None, is_doubtful=False)
-    is_before, base, found = _without_affixes(stem)
-    image = by_name.get((folder, base.casefold()))
-    if base == stem or image is None or image.name == placed.file.name:
+            return _belonging(role, images.named(placed.folder, names_beside(placed, stem[: -len(affix)])))
+    parts = NameParts.of(stem)
+    if parts.base == stem:
         return None
-    if found and found["thumbnail"]:
-        is_smaller = placed.file.size < image.size
-        return Assigned(Role.THUMBNAIL, image.name, is_doubtful=False) if is_smaller else None
-    role = Role.CONTROL if found and found["control"] and not is_before else Role.MASK
-    return Assigned(role, image.name, is_doubtful=True)
+    found = images.named(placed.folder, names_beside(placed, parts.base))
+    if not found.count:
+        return None
+    if parts.end and parts.end["thumbnail"]:
+        is_smaller = placed.file.size < found.largest
+        return _belonging(Role.THUMBNAIL, found) if is_smaller else None
+    is_control = parts.end and parts.end["control"] and not parts.starts_as_mask
+    return _belonging(Role.CONTROL if is_control else Role.MASK, found, is_doubtful=True)
+
+
+def _belonging(role: Role, found: Partners, *, is_doubtful: bool = False) -> Assigned:
+    return Assigned(role, found.only, is_doubtful=is_doubtful, is_ambiguous=found.count > 1)

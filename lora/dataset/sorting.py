@@ -48,7 +48,7 @@ def _is_photograph_after_all(image: Member, assigned: Assigned) -> bool:
     """Whether a file is trained against its name. A cut-out with the name of a mask is the mask of its image."""
     if not (assigned.is_doubtful and is_color_photograph(image.path)):
         return False
-    is_named_for_image = assigned.role is Role.MASK and assigned.partner is not None
+    is_named_for_image = assigned.role is Role.MASK and (assigned.partner is not None or assigned.is_ambiguous)
     return not (is_named_for_image and is_cutout_file(image.path))
 
 
@@ -57,7 +57,7 @@ def _reason(assigned: Assigned, masks: Mapping[str, Member]) -> str:
     if assigned.role is not Role.MASK:
         return assigned.role.value
     if assigned.is_ambiguous:
-        return "a mask, and several images have its name"
+        return "a mask, and several images have its name: give them different names"
     if assigned.partner is None:
         return "a mask, and no image has its name"
     first = masks.get(assigned.partner)

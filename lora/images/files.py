@@ -150,6 +150,12 @@ def upright_size(path: Path) -> Size | None:
     return Size(size.height, size.width) if transpose in SWAPS_SIDES else size
 
 
+def is_large(path: Path) -> bool:
+    """Whether several such images at once could exhaust the memory, from the header; False if it cannot be read."""
+    size = upright_size(path)
+    return size is not None and size.pixels > LARGE_PIXELS
+
+
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Suppress Pillow's warnings about large images and unusual tags; errors are still raised.

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lora.images.colors import BRIGHT, OPAQUE, bands, is_cutout, opacity, rgb_on_white
+from lora.images.colors import BRIGHT, OPAQUE, WHITE, bands, is_cutout, opacity, rgb_on_white
 from lora.images.files import DAMAGE, MAX_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
 from lora.images.orientation import SWAPS_SIDES
 from lora.images.size import Box, Size, center_crop_box
 
+KEPT = BRIGHT  # of 255: from this level of a mask on, `on_white` keeps an image as it is; our choice
 PALE = 0.7  # how much of what a mask does not select is white when it is shown; our choice
 # What tells a mask from edges, poses and depths, our choice: the share of pixels that are neither black nor white, and
 # that of black and of white ones that are not at a border.
@@ -134,14 +135,27 @@ def fit_mask(mask: Image.Image, image: Size, size: Size) -> Image.Image:
 
 
 def crop_mask(mask: Image.Image, image: Size, box: Box, size: Size) -> Image.Image:
-    """Resize a box of a mask to `size` by area, center-cropped to its shape, as `fit` does with a box of the image.
+    """Resize a box of a mask to `size` by area, center-cropped to its shape, as `fit` does with a box of the image. A
+    smaller mask is enlarged without steps.
 
     `box` is in pixels of the image, of the size `image`, whatever size the mask has.
     """
     left, top, right, bottom = center_crop_box(box, size)
     x, y = mask.width / image.width, mask.height / image.height
     crop_box = left * x, top * y, right * x, bottom * y
-    return mask.resize((size.width, size.height), Image.Resampling.BOX, crop_box)
+    is_enlarged = size.width > crop_box[2] - crop_box[0] and size.height > crop_box[3] - crop_box[1]
+    resampling = Image.Resampling.BILINEAR if is_enlarged else Image.Resampling.BOX
+    return mask.resize((size.width, size.height), resampling, crop_box)
+
+
+def on_white(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """An RGB image on white where a mask of its size does not select it.
+
+    What is selected by half or more is kept whole, as gray often means that something counts less, not that it is
+    half transparent; below that the image fades into white.
+    """
+    visible = mask.point(lambda level: min(level * WHITE // KEPT, WHITE))
+    return Image.composite(image, Image.new("RGB", image.size, "white"), visible)
 
 
 def dimmed(image: Image.Image, mask: Image.Image) -> Image.Image:

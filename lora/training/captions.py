@@ -99,7 +99,7 @@ class CaptionerRun:
 
     def knows(self, image: CaptionedImage) -> bool:
         """Whether there is an answer for an image."""
-        return self.store.get(image.inspection.content) is not None
+        return self.store.get(image.appearance) is not None
 
     def ask(self, images: Sequence[CaptionedImage], placements: Sequence[CaptionerPlacement]) -> dict[str, str]:
         """Ask about images in the first placement in which that fits into memory; return why there is no answer, by
@@ -112,7 +112,7 @@ class CaptionerRun:
             if is_complete:
                 return failures
         too_little = "there was not enough memory for the captioner"
-        return {image.inspection.content: too_little for image in images if not self.knows(image)} | failures
+        return {image.appearance: too_little for image in images if not self.knows(image)} | failures
 
     def _attempt(
         self, placement: CaptionerPlacement, images: Sequence[CaptionedImage], failures: dict[str, str]

@@ -141,7 +141,7 @@ def _read(
         store,
         crops=preset.views,
         batch_size=config.batch_size * processes,
-        unmasked_weight=config.unmasked_weight,
+        masks=config.masks,
     )
     if source.lora is not None:
         log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())

@@ -24,13 +24,13 @@ LEFT_OPEN = {"steps": 0, "learning_rate": 0.0, "lora_rank": 0}  # inputs whose z
 
 
 def write_thumbnails(dataset: Dataset, inspector: Inspector, *, into: Path) -> None:
-    """Write small JPEGs of the first images, named by their content, while the image files are still there."""
+    """Write small JPEGs of the first images, named by what they show, while the image files are still there."""
     folder = into / THUMBNAILS
     folder.mkdir(exist_ok=True)
 
     def write(image: CaptionedImage) -> None:
         picture = thumbnail(preview(image, image.inspection.crops[0], inspector))  # the smallest
-        (folder / f"{image.inspection.content}.jpg").write_bytes(picture)
+        (folder / f"{image.appearance}.jpg").write_bytes(picture)
 
     with quiet_pillow():
         for _ in map_in_order(write, dataset.images[:MOST_THUMBNAILS]):
@@ -72,7 +72,7 @@ def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:
     contents = _held_out(prepared)
     for image in prepared.images.images:
         inspection = image.inspection
-        file = thumbnails / f"{inspection.content}.jpg"
+        file = thumbnails / f"{image.appearance}.jpg"
         yield TrainedImage(
             name=image.name,
             prompt=" | ".join(image.prompts),

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lora.dataset.mask_settings import ORIGINAL
 from script.ai_toolkit.model import read_model
 from script.ai_toolkit.samples import read_samples, trigger_word
 from script.ai_toolkit.section import Section
@@ -102,6 +103,7 @@ def _give_masks(dataset: Section) -> None:
     if is_used is True:
         least = dataset.get("mask_min_value", 0.0)
         dataset.give("unmasked_weight", least, field="mask_min_value", remark="what is transparent is white")
+        dataset.give("mask_background", ORIGINAL, field="alpha_mask", remark="files only weight the loss, as there")
     elif is_used is False:
         dataset.give("unmasked_weight", 1.0, field="alpha_mask", remark="no masks")
     else:

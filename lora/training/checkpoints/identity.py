@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora.base.fingerprint import fingerprint
+from lora.dataset.mask_settings import ORIGINAL, WHITE
 from lora.dataset.names import printable
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.families.registry import family_of
@@ -17,7 +18,11 @@ from lora.training.recipe.optimizers import warm_up_steps
 from lora.training.recipe.recipe import Recipe
 
 Json = dict[str, Any]
-FORMER = {"preservation": 0.0, "preservation_weight": 1.0}  # the values of a training whose identity lacks the fields
+FORMER = {
+    "preservation": 0.0,
+    "preservation_weight": 1.0,
+    "mask_background": ORIGINAL,
+}  # the values of a training whose identity lacks the fields
 FORMER_TEXT_TOKENS = 512
 ONLY_WITH_PRESERVATION = ("neutral_prompts", "preservation_weight")
 
@@ -63,10 +68,13 @@ def identity_of(
 
 
 def _masks(dataset: Dataset) -> Json:
-    """The masks, and the weight outside of them; nothing without any, so that older checkpoints can be resumed."""
+    """The masks, and what they do; nothing without any, so that older checkpoints can be resumed."""
     masks = sorted([image.inspection.content, image.mask.content] for image in dataset.images if image.mask)
-    outside = dataset.masks.unmasked_weight
-    return {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": outside} if masks else {}
+    if not masks:
+        return {}
+    fields = {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": dataset.masks.settings.unmasked_weight}
+    is_white = any(image.is_on_white for image in dataset.images)
+    return fields | {"mask_background": WHITE} if is_white else fields
 
 
 def _repeats(image: CaptionedImage) -> list[int]:
@@ -109,13 +117,17 @@ class Difference:
 def differences(found: Json, expected: Json) -> Iterator[Difference]:
     """The fields in which an identity that was read from a file differs from that of this training; what preservation
     asks only if both have it."""
-    found, expected = FORMER | found, FORMER | json.loads(json.dumps(expected))  # lists for tuples, as in `found`
+    found, expected = _completed(found), _completed(json.loads(json.dumps(expected)))  # lists for tuples, as in `found`
     is_preserving = found["preservation"] and expected["preservation"]
     for field in dict.fromkeys((*expected, *found)):
         if field in ONLY_WITH_PRESERVATION and not is_preserving:
             continue
         if found.get(field) != expected.get(field):
             yield Difference(field, found.get(field), expected.get(field))
+
+
+def _completed(identity: Json) -> Json:
+    return identity | {field: value for field, value in FORMER.items() if field not in identity}
 
 
 def folder_name(identity: Json) -> str:

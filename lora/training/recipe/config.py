@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from lora.base.presets import LORA_TYPES
 from lora.checks import check_bool, check_choice, check_float, check_int, check_text, short_repr
 from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
+from lora.dataset.mask_settings import BACKGROUNDS, MaskSettings
 from lora.engine.precision import Precision
 from lora.seeds import check_seed, seed_notes
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
@@ -42,6 +43,7 @@ class TrainConfig:
     layers: str
     layers_to_optimize_regex: str
     unmasked_weight: float  # of the loss outside of masks; 1 turns them off
+    mask_background: str  # what is outside of masks that are files
     preservation: float | None  # share of steps
     caption_dropout_rate: float | None
     timestep_logit_mean: float | None
@@ -69,6 +71,11 @@ class TrainConfig:
         """How captions become prompts."""
         affixes = self.autocaption_prefix, self.autocaption_suffix
         return PromptRule(self.trigger_word, *affixes, multiline_split=self.multiline_split)
+
+    @property
+    def masks(self) -> MaskSettings:
+        """What masks do."""
+        return MaskSettings(self.unmasked_weight, self.mask_background)
 
     @classmethod
     def checked(cls, **inputs: object) -> Self:
@@ -187,6 +194,7 @@ CHECKS: dict[str, Check] = {
     "layers": _line(512),
     "layers_to_optimize_regex": lambda name, value: check_text(name, "" if value is None else value, at_most=512),
     "unmasked_weight": _number(0.0, 1.0),
+    "mask_background": partial(check_choice, choices=BACKGROUNDS),
     "preservation": _optional(_number(0.0, 1.0)),
     "caption_dropout_rate": _optional(_number(0.0, 1.0)),
     "timestep_logit_mean": _optional(_number(-4.0, 4.0)),

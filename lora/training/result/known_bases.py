@@ -50,15 +50,25 @@ KNOWN = {
     "klein-distilled": _on_hub(f"FLUX.2 [klein] 4B of {BFL}", "FLUX.2-klein-4B", None, KLEIN_PIPELINE, 4, 1.0),
     "tiny": KnownBase(
         BaseModel(
-            *("tiny-flux, the small model that the trainer brings along", None, "weights/tiny-flux"),
-            *(FLUX1_PIPELINE, 20, 3.5, SIZE),  # steps and guidance of script/demo
+            name="tiny-flux, the small model that the trainer brings along",
+            repository=None,
+            folder="weights/tiny-flux",
+            pipeline=FLUX1_PIPELINE,
+            steps=20,  # of script/demo, and its guidance
+            guidance=3.5,
+            arguments=SIZE,
         ),
         apache(OWN),
     ),
     "tiny-flux2": KnownBase(
         BaseModel(
-            *("tiny-flux2, the small FLUX.2 that the trainer brings along", None, "weights/tiny-flux2"),
-            *(KLEIN_PIPELINE, 20, 4.0, {**SIZE, "max_sequence_length": 48}),  # model_max_length of its tokenizer
+            name="tiny-flux2, the small FLUX.2 that the trainer brings along",
+            repository=None,
+            folder="weights/tiny-flux2",
+            pipeline=KLEIN_PIPELINE,
+            steps=20,
+            guidance=4.0,
+            arguments={**SIZE, "max_sequence_length": 48},  # model_max_length of its tokenizer
         ),
         apache(OWN),
     ),

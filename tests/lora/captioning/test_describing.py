@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from lora.captioning.answer_store import AnswerStore
 from lora.captioning.describing import ask, described, uncaptioned
@@ -23,15 +24,16 @@ def store(folder, monkeypatch, tmp_path):
     return AnswerStore(folder, "Describe it.")
 
 
-def dataset_of(tmp_path, rule=RULE, **files):
-    """Images by name, of a color or with a size, too; or captions."""
+def dataset_of(tmp_path, rule=RULE, *, masks=None, **files):
+    """Images by name, of a color or with a size, too; or captions. `masks` are added by name."""
     contents = {}
     for name, value in files.items():
         color, *size = value if isinstance(value, tuple) else (value,)
         is_image = not name.endswith("_txt")
         contents[name.replace("_", ".")] = encoded(solid_image(*size, color=color)) if is_image else value
-    archive = write(tmp_path / "a.zip", zipped(contents))
-    return read_archive(archive, into=tmp_path / "into", prefix=rule.prefix, suffix=rule.suffix).dataset
+    archive = write(tmp_path / "a.zip", zipped(contents | (masks or {})))
+    options = {"prefix": rule.prefix, "suffix": rule.suffix, "unmasked_weight": 0.1 if masks else 1.0}
+    return read_archive(archive, into=tmp_path / "into", **options).dataset
 
 
 def asked(captioner, dataset, store, *, batch_size=4, check=lambda: None, rule=RULE):
@@ -112,6 +114,24 @@ def test_the_longest_side_of_a_described_image_is_768(tmp_path, store):
     )
     asked(captioner, dataset_of(tmp_path, a_png=("red", 1000, 500), b_png=("red", 96, 80)), store)
     assert sorted(seen) == [(96, 80), (768, 384)]
+
+
+def test_a_captioner_sees_white_outside_of_a_mask_and_each_mask_of_a_copy_has_an_answer_of_its_own(tmp_path, store):
+    """Else the caption names what the mask keeps out."""
+    _, captioner = speaker(red="red")
+    seen, answers = [], captioner.answers
+    captioner.answers = lambda images, instruction: seen.extend(images) or answers(images, instruction)
+    masks = {}
+    for number, box in enumerate([(0, 0, 30, 80), (60, 0, 96, 80)]):
+        mask = Image.new("L", (96, 80))
+        mask.paste(255, box)
+        masks[f"masks/{'ab'[number]}.png"] = encoded(mask)
+    dataset = dataset_of(tmp_path, a_png="red", b_png="red", masks=masks)
+    asked(captioner, dataset, store)
+    corners = {(image.getpixel((2, 40)), image.getpixel((90, 40))) for image in seen}
+    assert corners == {((255, 0, 0), (255, 255, 255)), ((255, 255, 255), (255, 0, 0))}
+    assert all(store.get(image.appearance) for image in dataset.images)
+    assert not any(store.get(image.inspection.content) for image in dataset.images)
 
 
 def test_a_reason_to_stop_is_raised_and_no_failure_of_the_image(tmp_path, store):

@@ -9,12 +9,15 @@ from PIL import Image, ImageDraw, ImageOps
 from torch.nn import functional
 
 from bench.planted import photograph
+from lora.dataset import masks
 from lora.dataset.captions import PromptRule
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.loss_weights import loss_weights, weights_of
 from lora.dataset.masks import crops_of_mask
 from lora.dataset.previews import preview
 from lora.dataset.report import report_on
+from lora.dataset.training_pixels import training_pixels
+from lora.images import files
 from lora.images.masks import crop_mask
 from lora.images.size import Size
 from tests.tiny import TINY_FLUX, encoded, noisy_image, read_archive, tiny_pipeline, write, zipped
@@ -149,6 +152,7 @@ def test_a_second_mask_of_an_image_is_named(tmp_path):
 
 def masks_of(tmp_path, members):
     """The names of the masks, by images; and the reasons by files that are not used."""
+    tmp_path.mkdir(exist_ok=True)
     dataset = read(tmp_path, members).dataset
     used = {image.name: image.mask.name if image.mask else None for image in dataset.images}
     return used, {file.name: file.reason for file in dataset.not_trained}
@@ -163,15 +167,46 @@ def test_masks_in_folders_belong_to_the_images_in_folders_of_the_same_names(tmp_
 
 def test_a_mask_belongs_to_the_image_with_its_whole_name_before_one_with_its_stem(tmp_path):
     images = {"1.jpg": photo(), "1.webp": photo(1), "2.jpg": photo(2)}
-    masks = {"masks/1.webp": mask(), "masks/1.jpg": mask(level=200), "masks/2-MaskLabel.PNG": mask(level=150)}
-    used, _ = masks_of(tmp_path, images | masks)
+    of_them = {"masks/1.webp": mask(), "masks/1.jpg": mask(level=200), "masks/2-MaskLabel.PNG": mask(level=150)}
+    used, _ = masks_of(tmp_path, images | of_them)
     assert used == {"1.jpg": "masks/1.jpg", "1.webp": "masks/1.webp", "2.jpg": "masks/2-MaskLabel.PNG"}
+
+
+SEVERAL = "a mask, and several images have its name: give them different names"
+
+
+@pytest.mark.parametrize("name", ["1_mask.png", "mask_1.png", "1-masklabel.png", "masks/1.png"])
+def test_a_mask_belongs_to_none_of_two_images_that_differ_in_their_suffix(tmp_path, name):
+    used, unused = masks_of(tmp_path, {"1.jpg": photo(), "1.webp": photo(1), name: mask()})
+    assert used == {"1.jpg": None, "1.webp": None}
+    assert unused == {name: SEVERAL}
+
+
+@pytest.mark.parametrize("name", ["1.webp_mask.png", "1_mask.webp", "1.webp-masklabel.png", "masks/1.webp.png"])
+def test_a_mask_beside_two_such_images_belongs_to_the_one_whose_suffix_it_has(tmp_path, name):
+    used, unused = masks_of(tmp_path, {"1.jpg": photo(), "1.webp": photo(1), name: mask()})
+    assert (used, unused) == ({"1.jpg": None, "1.webp": name}, {})
+
+
+@pytest.mark.parametrize("name", ["{}_mask.png", "masks/{}.png", "{}-masklabel.png"])
+def test_masks_of_images_that_differ_in_case_belong_to_those_in_their_own(tmp_path, name):
+    both = {name.format("A"): mask(), name.format("a"): mask(level=200)}
+    used, _ = masks_of(tmp_path, {"a.jpg": photo(), "A.jpg": photo(1), **both})
+    assert used == {f"{each}.jpg": name.format(each) for each in "aA"}
+    assert masks_of(tmp_path / "b", {"B.JPG": photo(), name.format("b"): mask()})[0] == {"B.JPG": name.format("b")}
 
 
 def test_a_mask_that_may_belong_to_several_images_is_named_and_used_for_none(tmp_path):
     used, unused = masks_of(tmp_path, {"a/1.jpg": photo(), "b/1.jpg": photo(1), "masks/1.png": mask()})
     assert used == {"a/1.jpg": None, "b/1.jpg": None}
-    assert unused == {"masks/1.png": "a mask, and several images have its name"}
+    assert unused == {"masks/1.png": SEVERAL}
+
+
+def test_a_cut_out_photograph_that_may_be_the_mask_of_several_images_is_not_trained(tmp_path):
+    cut = photograph("astronaut").resize(SIDES)
+    cut.putalpha(Image.open(io.BytesIO(mask())))
+    members = {"1.jpg": photo(), "1.webp": photo(1), "1_mask.png": encoded(cut)}
+    assert masks_of(tmp_path, members) == ({"1.jpg": None, "1.webp": None}, {"1_mask.png": SEVERAL})
 
 
 @pytest.mark.parametrize("name", ["masks/1.png", "1_mask.png", "1-masklabel.png"])
@@ -198,8 +233,9 @@ def test_a_cut_out_whose_mask_cannot_be_used_is_masked_by_its_transparency(tmp_p
 def test_the_report_says_how_many_images_have_a_mask_and_where_from(tmp_path):
     members = {"1.png": cut_out(), "2.jpg": photo(), "masks/2.png": mask(), "3.jpg": photo(1)}
     found = report(tmp_path, members)
-    line = "2 of 3 images with a mask (1 file such as 'masks/2.png', 1 by transparency, which is white)"
-    assert f"{line}: what is outside counts 0.1 times as much (unmasked_weight)" in found.as_text().splitlines()
+    line = "2 of 3 images with a mask (1 file such as 'masks/2.png', 1 by transparency)"
+    outside = "what is outside is white (mask_background) and counts 0.1 times as much (unmasked_weight)"
+    assert f"{line}: {outside}" in found.as_text().splitlines()
     assert "1 image without a mask, trained as a whole: '3.jpg'" in found.warnings
     assert not any("not trained, a mask" in warning for warning in found.warnings)
 
@@ -207,7 +243,9 @@ def test_the_report_says_how_many_images_have_a_mask_and_where_from(tmp_path):
 def crop_of(archive, image, crop):
     """The image and its mask at a crop, as arrays of levels [H, W]."""
     (pixels,) = archive.inspector.pixels(image.path, image.inspection.content, [crop])
-    (found,) = crops_of_mask(image.mask, image.path, image.inspection, [crop], pixels_per_cell=1)
+    (found,) = crops_of_mask(
+        image.mask, image.path, image.inspection, [crop], pixels_per_cell=1, large=archive.inspector.large
+    )
     return pixels.mean(axis=2), np.asarray(found, dtype=float)
 
 
@@ -240,13 +278,73 @@ def test_a_mask_is_reduced_by_area():
     assert np.abs(np.asarray(found, dtype=float) - expected.numpy()).max() <= 1
 
 
-def test_a_preview_is_pale_outside_of_the_mask_and_unchanged_inside(tmp_path):
-    archive = read(tmp_path, {"1.png": encoded(Image.new("RGB", SIDES, (200, 30, 60))), "masks/1.png": mask()})
+def test_the_smooth_edge_of_a_small_mask_is_enlarged_without_steps():
+    levels = np.zeros((8, 8), dtype=np.uint8)
+    levels[:, 4:] = 255
+    found = np.asarray(crop_mask(Image.fromarray(levels), Size(64, 64), (0.0, 0.0, 64.0, 64.0), Size(64, 64)), int)
+    assert np.ptp(found) == 255
+    assert np.abs(np.diff(found)).max() < 40
+
+
+def test_a_preview_is_as_trained_on_white_or_pale_outside_of_the_mask_and_unchanged_inside(tmp_path):
+    members = {"1.png": encoded(Image.new("RGB", SIDES, (200, 30, 60))), "masks/1.png": mask()}
+    for background, outside in (("white", 255), ("original", 190)):
+        (tmp_path / background).mkdir()
+        archive = read(tmp_path / background, members, mask_background=background)
+        (image,) = archive.dataset.images
+        crop = image.inspection.crops[-1]
+        shown = preview(image, crop, archive.inspector)
+        assert shown.getpixel((crop.size.width // 2, crop.size.height // 3)) == (200, 30, 60)
+        assert outside <= min(shown.getpixel((2, 2))) < outside + 20
+
+
+@pytest.mark.parametrize("name", ["masks/1.png", "1-masklabel.png", "1_mask.png"])
+def test_outside_of_the_file_of_a_mask_each_crop_is_white_and_inside_it_is_the_image(tmp_path, name):
+    archive = read(tmp_path, {"1.jpg": photo(), name: mask(), "2.jpg": photo(1)}, crops=3)
+    first, second = archive.dataset.images
+    for image in (first, second):
+        crops = image.inspection.crops
+        plain = archive.inspector.pixels(image.path, image.inspection.content, crops)
+        for crop, found, expected in zip(crops, training_pixels(image, crops, archive.inspector), plain, strict=True):
+            levels = crop_of(archive, image, crop)[1] if image.mask else np.full(expected.shape[:2], 255)
+            assert (found[levels == 0] == 255).all()
+            assert np.array_equal(found[levels > 128], expected[levels > 128])
+
+
+def test_with_the_original_background_masks_only_weight_the_loss(tmp_path):
+    archive = read(tmp_path, {"1.jpg": photo(), "masks/1.png": mask()}, mask_background="original")
     (image,) = archive.dataset.images
-    crop = image.inspection.crops[-1]
-    shown = preview(image, crop, archive.inspector)
-    assert shown.getpixel((crop.size.width // 2, crop.size.height // 3)) == (200, 30, 60)
-    assert min(shown.getpixel((2, 2))) > 190
+    (found,) = training_pixels(image, image.inspection.crops, archive.inspector)
+    (expected,) = archive.inspector.pixels(image.path, image.inspection.content, image.inspection.crops)
+    assert np.array_equal(found, expected)
+
+
+def test_the_log_says_that_what_is_outside_of_masks_is_white(tmp_path):
+    lines = {
+        "white": "is white (mask_background) and counts",
+        "original": "is white only where it is transparent, and counts",
+    }
+    for background, line in lines.items():
+        (tmp_path / background).mkdir()
+        members = {"1.png": cut_out(), "2.jpg": photo(), "masks/2.png": mask()}
+        assert (
+            f"what is outside {line} 0.1 times"
+            in report(tmp_path / background, members, mask_background=background).as_text()
+        )
+
+
+def test_one_large_mask_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    """As images are, whose lock they share."""
+    archive = read(tmp_path, {"1.jpg": photo(), "masks/1.png": mask(), "2.png": cut_out(1)})
+    opened = []
+    monkeypatch.setattr(masks, "crop_mask", lambda *_: opened.append(archive.inspector.large.locked()))
+    for limit in (128 * 96, 128 * 96 - 1):
+        monkeypatch.setattr(files, "LARGE_PIXELS", limit)
+        for image in archive.dataset.images:
+            crop_of_mask = image.mask, image.path, image.inspection, image.inspection.crops
+            crops_of_mask(*crop_of_mask, pixels_per_cell=8, large=archive.inspector.large)
+    assert opened == [False, False, True, True]
+    assert not archive.inspector.large.locked()
 
 
 @pytest.fixture(scope="module")
@@ -271,15 +369,20 @@ def test_at_a_weight_of_1_the_examples_are_those_without_masks(tmp_path, pipelin
     assert_same_examples(read(tmp_path, members | {"masks/2.png": mask()}, weight=1.0).encoded(pipeline), theirs)
 
 
-def test_neither_a_mask_nor_transparency_as_one_changes_latents(tmp_path, pipeline):
-    (tmp_path / "plain").mkdir()
-    members = {"1.png": cut_out(), "2.jpg": photo()}
-    plain = read(tmp_path / "plain", members, weight=1.0).encoded(pipeline)
-    cut, masked = read(tmp_path, members | {"masks/2.png": mask()}).encoded(pipeline).examples
-    for found, expected in zip((cut, masked), plain.examples, strict=True):
-        assert torch.equal(found.latents, expected.latents)
-    assert torch.equal(cut.weights, masked.weights)
+def test_an_image_with_a_mask_is_encoded_as_one_that_is_cut_out_or_as_it_is(tmp_path, pipeline):
+    members = {"1.png": cut_out(), "2.png": encoded(noisy_image(*SIDES)), "3.png": encoded(noisy_image(*SIDES))}
+    members |= {"masks/2.png": mask(), "masks/3.png": mask(box=(0, 0, 64, 96))}
+    cut, masked, otherwise = read(tmp_path, members).encoded(pipeline).examples
+    assert torch.equal(masked.latents, cut.latents)
+    assert torch.equal(masked.weights, cut.weights)
     assert cut.weights.shape == cut.latents.shape[1:]
+    assert not torch.equal(otherwise.latents, masked.latents), "another mask of a copy"
+    (tmp_path / "plain").mkdir()
+    plain = read(tmp_path / "plain", members, weight=1.0).encoded(pipeline).examples
+    (tmp_path / "original").mkdir()
+    original = read(tmp_path / "original", members, mask_background="original").encoded(pipeline).examples
+    assert all(torch.equal(one.latents, other.latents) for one, other in zip(plain, original, strict=True))
+    assert not torch.equal(plain[1].latents, masked.latents)
 
 
 def test_the_memory_of_masks_is_counted(tmp_path):
@@ -317,14 +420,15 @@ class AnyKeys:
         return str(parts)
 
 
-def weights(dataset, cache):
-    found = loss_weights(dataset, pixels_of_a_latent=8, keys=AnyKeys(), cache=cache, check=lambda: None)
-    return [weights_of(image, crop, found) for image in dataset.images for crop in image.inspection.crops]
+def weights(archive, cache):
+    options = {"pixels_of_a_latent": 8, "keys": AnyKeys(), "cache": cache, "check": lambda: None}
+    found = loss_weights(archive.dataset, archive.inspector, **options)
+    return [weights_of(image, crop, found) for image in archive.dataset.images for crop in image.inspection.crops]
 
 
 def test_weights_are_1_inside_and_the_given_one_outside_and_between_at_an_edge(tmp_path):
     members = {"1.jpg": photo(size=(96, 96)), "masks/1.png": encoded(_half_white(44)), "2.jpg": photo(1)}
-    found, none = weights(read(tmp_path, members, weight=0.2).dataset, Recorder())
+    found, none = weights(read(tmp_path, members, weight=0.2), Recorder())
     assert found.dtype == torch.float32
     assert found.shape == (12, 12)
     assert none is None
@@ -342,13 +446,13 @@ def _half_white(width):
 def test_masks_are_cached_by_the_content_of_image_and_mask(tmp_path):
     cache, members = Recorder(), {"1.jpg": photo(), "masks/1.png": mask(), "2.jpg": photo(), "masks/2.png": mask()}
     first = read(tmp_path, members)
-    one, copy = weights(first.dataset, cache)
+    one, copy = weights(first, cache)
     assert torch.equal(one, copy)
     puts = cache.puts
     (tmp_path / "again").mkdir()
-    weights(read(tmp_path / "again", members).dataset, cache)
+    weights(read(tmp_path / "again", members), cache)
     assert cache.puts == puts
     (tmp_path / "other").mkdir()
-    other, _ = weights(read(tmp_path / "other", {**members, "masks/1.png": mask(box=(0, 0, 64, 96))}).dataset, cache)
+    other, _ = weights(read(tmp_path / "other", {**members, "masks/1.png": mask(box=(0, 0, 64, 96))}), cache)
     assert cache.puts == puts + 1
     assert not torch.equal(other, one)

@@ -157,10 +157,15 @@ def test_roles_by_a_common_word_are_doubtful_and_others_are_not():
     [
         [name for number in range(1500) for name in (f"{number}/masks/1.png", f"{number}/1.jpg")],
         [name for number in range(1500) for name in (f"{number}/reg/1.png", f"{number}/1.jpg")],
+        [
+            *(f"{'a/' * (depth + 1)}masks/{number}.png" for depth in range(16) for number in range(300)),
+            *(f"{'a/' * 16}{number}.jpg" for number in range(5000)),
+        ],
+        [f"{folder}{number}/1.jpg" for number in range(6000) for folder in ("", "thumbs/")],
         [f"{'a/' * 1500}{number}.png" for number in range(300)],
         [f"{'- ' * 1500}{number}.png" for number in range(300)],
     ],
-    ids=["folders of masks", "folders called reg", "deep folders", "separators"],
+    ids=["folders of masks", "folders called reg", "nested masks", "thumbnails", "deep folders", "separators"],
 )
 def test_the_time_is_linear_in_the_names_whatever_they_are(names):
     start = time.process_time()

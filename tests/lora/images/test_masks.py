@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lora.images import colors
-from lora.images.masks import binarize, fit_mask, open_mask
+from lora.images.masks import binarize, fit_mask, on_white, open_mask
 from lora.images.size import Size
 from tests.tiny import encoded, write
 
@@ -90,3 +90,12 @@ def test_a_small_spot_is_preserved_at_any_size(size, enlarged):
 
 def test_dark_gray_is_black():
     assert fit_mask(Image.new("L", (96, 80), 100), Size(96, 80), Size(48, 40)).getextrema() == (0, 0)
+
+
+def test_an_image_is_kept_from_half_of_the_mask_on_and_fades_into_white_below():
+    image, levels = Image.new("RGB", (256, 1), (100, 0, 50)), np.arange(256, dtype=np.uint8)[None]
+    found = np.asarray(on_white(image, Image.fromarray(levels))).astype(int)[0]
+    assert found[0].tolist() == [255, 255, 255]
+    assert (found[128:] == (100, 0, 50)).all()
+    assert found[64].tolist() == pytest.approx([178, 128, 153], abs=2)
+    assert (np.diff(found, axis=0) <= 0).all()

@@ -137,7 +137,10 @@ def test_masks_and_captions_that_take_turns_are_inputs_of_a_training(tmp_path):
     archive = write(tmp_path / "a.zip", zipped(infos))
     (tmp_path / "default").mkdir()
     (image,) = prepared(archive, tmp_path / "default").images.images
-    assert image.mask.name == "masks/1.png"
+    assert (image.mask.name, image.is_on_white) == ("masks/1.png", True)
+    (tmp_path / "original").mkdir()
+    (image,) = prepared(archive, tmp_path / "original", mask_background="original").images.images
+    assert (image.mask.name, image.is_on_white) == ("masks/1.png", False)
     assert image.prompts == ("TOK one two",)
     (tmp_path / "changed").mkdir()
     changed = prepared(archive, tmp_path / "changed", unmasked_weight=1, multiline_split=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from lora.dataset.mask_settings import MaskSettings
 from lora.dataset.masks import FoundMasks, Mask
 from lora.training.checkpoints.identity import Difference, differences, folder_name, identity_of, refuse_mismatch
 from tests.tiny import (
@@ -205,16 +206,22 @@ def test_masks_and_the_weight_outside_are_part_of_the_identity_only_if_there_are
     first, second = dataset.images
     assert not {"masks", "unmasked_weight"} & identity(dataset, base, unmasked_weight=0.5).keys()
 
-    def with_mask(content, weight):
-        mask = Mask("masks/0.png", first.path, content, is_opacity=False)
+    def with_mask(content, weight, background="white"):
+        mask = Mask("masks/0.png", first.path, content, is_opacity=False, whitens=background == "white")
+        settings = MaskSettings(weight, background)
         return replace(
-            dataset, images=(replace(first, mask=mask), second), masks=FoundMasks({first.name: mask}, (), weight)
+            dataset, images=(replace(first, mask=mask), second), masks=FoundMasks({first.name: mask}, (), settings)
         )
 
     one = identity(with_mask("a", 0.1), base)
     assert difference(identity(with_mask("b", 0.1), base), one) == "masks"
     assert difference(identity(with_mask("a", 0.2), base), one) == "unmasked_weight"
     assert difference(identity(dataset, base), one) == "masks"
+    original = identity(with_mask("a", 0.1, "original"), base)
+    assert difference(original, one) == "mask_background"
+    assert "mask_background" not in original, "as in checkpoints from before it"
+    with pytest.raises(ValueError, match="mask_background 'original': expected 'white'"):
+        refuse_mismatch(original, one, "resume_from")
 
 
 def test_captions_that_take_turns_are_all_part_of_the_identity(dataset, base):

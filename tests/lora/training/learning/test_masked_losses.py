@@ -43,7 +43,7 @@ def transformer_on(engine):
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("engine", ["plain", "fused", pytest.param("compiled", marks=pytest.mark.long)])
 def test_the_gradient_is_exactly_zero_outside_at_a_weight_of_0(engine, batch_size, monkeypatch):
-    """Of the prediction; so what the image shows there has no effect on the LoRA."""
+    """Of the prediction; what the image shows there is still an input of it."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     transformer, predictions = transformer_on(engine), []
     transformer.proj_out.register_forward_hook(lambda _module, _args, output: predictions.append(output))
