@@ -57,7 +57,7 @@ def _reason(assigned: Assigned, masks: Mapping[str, Member]) -> str:
     if assigned.role is not Role.MASK:
         return assigned.role.value
     if assigned.is_ambiguous:
-        return "a mask, and several images have its name: give them different names"
+        return "a mask, and several images have its name (give them different names)"
     if assigned.partner is None:
         return "a mask, and no image has its name"
     first = masks.get(assigned.partner)

@@ -172,7 +172,7 @@ def test_a_mask_belongs_to_the_image_with_its_whole_name_before_one_with_its_ste
     assert used == {"1.jpg": "masks/1.jpg", "1.webp": "masks/1.webp", "2.jpg": "masks/2-MaskLabel.PNG"}
 
 
-SEVERAL = "a mask, and several images have its name: give them different names"
+SEVERAL = "a mask, and several images have its name (give them different names)"
 
 
 @pytest.mark.parametrize("name", ["1_mask.png", "mask_1.png", "1-masklabel.png", "masks/1.png"])
@@ -373,7 +373,6 @@ def test_an_image_with_a_mask_is_encoded_as_one_that_is_cut_out_or_as_it_is(tmp_
     members = {"1.png": cut_out(), "2.png": encoded(noisy_image(*SIDES)), "3.png": encoded(noisy_image(*SIDES))}
     members |= {"masks/2.png": mask(), "masks/3.png": mask(box=(0, 0, 64, 96))}
     cut, masked, otherwise = read(tmp_path, members).encoded(pipeline).examples
-    assert torch.equal(masked.latents, cut.latents)
     assert torch.equal(masked.weights, cut.weights)
     assert cut.weights.shape == cut.latents.shape[1:]
     assert not torch.equal(otherwise.latents, masked.latents), "another mask of a copy"
@@ -382,7 +381,8 @@ def test_an_image_with_a_mask_is_encoded_as_one_that_is_cut_out_or_as_it_is(tmp_
     (tmp_path / "original").mkdir()
     original = read(tmp_path / "original", members, mask_background="original").encoded(pipeline).examples
     assert all(torch.equal(one.latents, other.latents) for one, other in zip(plain, original, strict=True))
-    assert not torch.equal(plain[1].latents, masked.latents)
+    as_it_is, as_cut_out = ((masked.latents - each.latents).abs().mean() for each in (plain[1], cut))
+    assert as_cut_out < 0.1 * as_it_is, "equal but for the edge, which is scaled before the image is put on white"
 
 
 def test_the_memory_of_masks_is_counted(tmp_path):
