@@ -155,8 +155,8 @@ def trained_and_counted(training: Training, extent: Extent, folder: Path) -> Cou
     dataset, began = _encoded(pipeline, training.arm, config, folder), time.perf_counter()
     transformer, preset = pipeline.transformer, PRESETS[config.lora_type]
     recipe = make_recipe(config, preset, images=TRAINING_IMAGES, processes=1).recipe
-    layers = block_layers(transformer.config, type(transformer))
-    add_lora(transformer, layers=layers, rank=recipe.lora_rank, seed=recipe.seed)
+    layers, rank = block_layers(transformer.config, type(transformer)), recipe.lora_rank
+    add_lora(transformer, layers=layers, rank=rank, seed=recipe.seed)
     fuse_lora(transformer)
     shift = Shift.of(pipeline.scheduler)
     noise = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift, PATCH)

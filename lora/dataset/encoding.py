@@ -102,9 +102,8 @@ def encode_dataset(
     """
     family = family_of_model(encoders)
     with on_device(on, encoders.vae):
-        encode = partial(family.latents.encode, encoders.vae)
+        encode, pixels = partial(family.latents.encode, encoders.vae), family.latents.pixels
         latents = encode_images(encode, dataset.images, inspector, keys=keys, cache=cache, check=check)
-    pixels = family.latents.pixels
     weights = loss_weights(dataset, inspector, pixels_of_a_latent=pixels, keys=keys, cache=cache, check=check)
     texts = _texts(dataset) | extra.every
     with on_device(on, *(getattr(encoders, name) for name in family.components.text_encoders)):
