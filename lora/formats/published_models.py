@@ -21,14 +21,14 @@ class Fit:
     blocks: Mapping[str, int]  # number of blocks of each kind, at least
     inputs: Mapping[str, int]  # input features of the layers outside the blocks
 
-    def has_few_blocks(self, model: PublishedModel) -> bool:
-        """Whether a model has as many blocks."""
+    def fits_blocks_of(self, model: PublishedModel) -> bool:
+        """Whether a model has at least as many blocks of each kind."""
         return all(model.blocks[kind] >= number for kind, number in self.blocks.items())
 
     def is_for(self, model: PublishedModel) -> bool:
         """Whether it fits a model."""
         have_inputs = all(model.inputs.get(layer, number) == number for layer, number in self.inputs.items())
-        return self.width == model.width and have_inputs and self.has_few_blocks(model)
+        return self.width == model.width and have_inputs and self.fits_blocks_of(model)
 
 
 def published_model(shapes: Shapes, own: LayerNames) -> str | None:
@@ -46,7 +46,7 @@ def published_model(shapes: Shapes, own: LayerNames) -> str | None:
                 return model.name
     if own.name in fits:
         return None
-    return next((names.series for names, fit in found if any(map(fit.has_few_blocks, names.published))), None)
+    return next((names.series for names, fit in found if any(map(fit.fits_blocks_of, names.published))), None)
 
 
 def fit_of(shapes: Shapes, names: LayerNames) -> Fit | None:

@@ -32,6 +32,8 @@ REFUSED = [
     ("base_model.model.model.layers.0.self_attn.q_proj", 4096, "a language model"),
 ]
 
+BOTH = pytest.mark.parametrize("names", [FLUX1, FLUX2], ids=lambda names: names.name)
+
 
 @pytest.mark.parametrize(("name", "width", "model"), REFUSED)
 @pytest.mark.parametrize("names", [("lora_down", "lora_up"), ("lora_A", "lora_B")])
@@ -147,6 +149,15 @@ def test_a_lora_on_more_blocks_than_klein_has_is_for_flux_1(block, hint):
 def test_the_width_of_the_texts_tells_models_of_one_width_apart(text, hint):
     shapes = {"transformer_blocks.0.attn.to_q": Shape(3072, 3072), "context_embedder": Shape(text, 3072)}
     assert incompatible_model_hint(shapes, FLUX2) == f" (it was made for {hint})"
+
+
+@BOTH
+def test_layers_that_both_families_have_are_not_taken_for_those_of_the_other(names):
+    """Neither if something else in the file is unknown, nor if the model has an unknown size."""
+    name = "transformer_blocks.0.attn.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, 3072), f"{name}.lora_B.weight": torch.ones(3072, 2)}
+    assert foreign_model_hint(tensors | {"from.elsewhere": torch.ones(2)}, names) == ""
+    assert incompatible_model_hint({name: Shape(32, 32)}, names) == ""
 
 
 @pytest.mark.parametrize("layout", ALL.values(), ids=[*ALL])
