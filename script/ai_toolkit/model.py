@@ -94,7 +94,7 @@ def choose_base(base: str, *, path: str, found: object, report: Understanding) -
 
 def choose_recorded_base(base: object, *, path: str, report: Understanding) -> None:
     """The same for the name of a base in a config.yaml of this trainer."""
-    names = [each.name for each in (*TRAINABLE, *EMBEDDED)]
+    names = [*(each.name for each in TRAINABLE), *(each.name for each in EMBEDDED)]
     if base in names:
         choose_base(str(base), path=path, found=base, report=report)
     elif os.environ.get(SETTING, "").strip() or os.environ.get(URL_SETTING, "").strip():
