@@ -12,7 +12,6 @@ from lora.training.result.terms import FLUX, FLUX1_DEV, UNOFFICIAL, NonCommercia
 
 OWNER, BFL = "black-forest-labs", "Black Forest Labs"  # the first is its name on the Hub
 FLUX1_PIPELINE, KLEIN_PIPELINE, ANY_PIPELINE = "FluxPipeline", "Flux2KleinPipeline", "DiffusionPipeline"
-OWN = "part of the trainer that made this LoRA"
 SIZE = {"height": 128, "width": 128}  # pixels, which the embedded bases were trained with
 
 
@@ -41,6 +40,12 @@ def _on_hub(
     return KnownBase(BaseModel(name, repository, "", pipeline, steps, guidance, {}), terms)
 
 
+def _embedded(name: str, folder: str, pipeline: str, guidance: float, arguments: dict[str, int]) -> KnownBase:
+    """A base in weights/ of this project, with the steps of script/demo."""
+    usage = BaseModel(name, None, f"weights/{folder}", pipeline, 20, guidance, arguments)
+    return KnownBase(usage, apache("part of the trainer that made this LoRA"))
+
+
 KNOWN = {
     "dev": _on_hub(f"FLUX.1 [dev] of {BFL}", "FLUX.1-dev", FLUX1_DEV, FLUX1_PIPELINE, 28, 3.5),
     "krea": _on_hub(f"FLUX.1 Krea [dev] of {BFL} and Krea", "FLUX.1-Krea-dev", FLUX1_DEV, FLUX1_PIPELINE, 28, 4.5),
@@ -48,28 +53,14 @@ KNOWN = {
     "klein": _on_hub(f"FLUX.2 [klein] 4B Base of {BFL}", "FLUX.2-klein-base-4B", None, KLEIN_PIPELINE, 50, 4.0),
     "klein-9b": _on_hub(f"FLUX.2 [klein] 9B Base of {BFL}", "FLUX.2-klein-base-9B", FLUX, KLEIN_PIPELINE, 50, 4.0),
     "klein-distilled": _on_hub(f"FLUX.2 [klein] 4B of {BFL}", "FLUX.2-klein-4B", None, KLEIN_PIPELINE, 4, 1.0),
-    "tiny": KnownBase(
-        BaseModel(
-            name="tiny-flux, the small model that the trainer brings along",
-            repository=None,
-            folder="weights/tiny-flux",
-            pipeline=FLUX1_PIPELINE,
-            steps=20,  # of script/demo, and its guidance
-            guidance=3.5,
-            arguments=SIZE,
-        ),
-        apache(OWN),
+    "tiny": _embedded(
+        "tiny-flux, the small model that the trainer brings along", "tiny-flux", FLUX1_PIPELINE, 3.5, SIZE
     ),
-    "tiny-flux2": KnownBase(
-        BaseModel(
-            name="tiny-flux2, the small FLUX.2 that the trainer brings along",
-            repository=None,
-            folder="weights/tiny-flux2",
-            pipeline=KLEIN_PIPELINE,
-            steps=20,
-            guidance=4.0,
-            arguments={**SIZE, "max_sequence_length": 48},  # model_max_length of its tokenizer
-        ),
-        apache(OWN),
+    "tiny-flux2": _embedded(
+        "tiny-flux2, the small FLUX.2 that the trainer brings along",
+        "tiny-flux2",
+        KLEIN_PIPELINE,
+        4.0,
+        {**SIZE, "max_sequence_length": 48},  # model_max_length of its tokenizer; stock diffusers pads to 512
     ),
 }
