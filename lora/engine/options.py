@@ -7,7 +7,7 @@ from typing import Literal, get_args
 # own precision and, on a GPU, compiled blocks.
 Engine = Literal["plain", "fast"]
 # What is recomputed in the backward pass, from the fastest to the smallest: nothing; all but matrix products and
-# attention; additionally the product that is the input of GELU; the whole block.
+# attention; additionally the products that lead into an activation, GELU or SwiGLU; the whole block.
 Recomputed = Literal["nothing", "pointwise", "gelu", "blocks"]
 # Limit for precomputed outputs of modulation layers (lora/base/modulation.py), on the device: enough for 70 samples of
 # FLUX.1 in bf16.
