@@ -149,5 +149,5 @@ def _loop(arm: Arm, transformer: ModelMixin, sizes: TransformerSizes) -> Loop:
 
 
 def _encoders(sizes: TransformerSizes) -> TextEncoders:
-    assert isinstance(sizes, Sizes)  # only FLUX.1's have text encoders
+    assert isinstance(sizes, Sizes)  # the script trains FLUX.1
     return TextEncoders(*random_text_encoders(sizes, device(), torch.bfloat16), tokens=sizes.text_tokens)

@@ -44,7 +44,7 @@ def configure_blocks(
     graph for all sizes and another for batches of one, and rounds differently; some of its blocks in `whole`, some not,
     is twice as many. This affects training steps only: without gradients, blocks compute as before.
     """
-    plain = forward_contiguous if are_compiled else _forward_with_hooks
+    plain: Compute = forward_contiguous if are_compiled else _forward_with_hooks
     kept = plain
     if recomputed in ("pointwise", "gelu"):
         kept = _with_selective_checkpointing(plain, _shapes_of_kept_products(transformer, recomputed))
