@@ -11,6 +11,7 @@ from torch import Tensor
 from lora.dataset.wording import counted
 from lora.families.registry import family_of_model
 from lora.formats.decompositions.relative import DependsOnBase
+from lora.formats.foreign_models import incompatible_model_hint
 from lora.formats.layer_names.record import LayerNames
 from lora.formats.reading import convert_lora
 from lora.formats.shapes import Shape
@@ -47,8 +48,8 @@ def match_layers(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], nam
     if not deltas:
         found = f"resume_from is a LoRA on {counted(len(given), 'layer')}, none of which is trained"
         raise ValueError(f"{found}: expected at least one of the trained layers")
-    for name, delta in deltas.items():
-        _refuse_incompatible(name, delta, shapes[name])
+    for name in deltas:
+        _refuse_incompatible(name, shapes[name], given, names)
     vectors = [name for name in lora.vectors if name.model == "transformer"]
     return MatchedLora(deltas, len(given) - len(deltas) + len(vectors))
 
@@ -71,10 +72,12 @@ def _factors(layer: LoraLayer) -> LowRankFactors:
     return LowRankFactors(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)  # type: ignore[arg-type]
 
 
-def _refuse_incompatible(name: str, delta: WeightDelta, shape: Shape) -> None:
+def _refuse_incompatible(name: str, shape: Shape, given: Mapping[str, WeightDelta], names: LayerNames) -> None:
+    delta = given[name]
     if delta.shape != shape:
         found, expected = (f"{each.outputs} x {each.inputs}" for each in (delta.shape, shape))
-        raise ValueError(f"resume_from has {name} of shape {found}: expected {expected}")
+        hint = incompatible_model_hint({layer: each.shape for layer, each in given.items()}, names)
+        raise ValueError(f"resume_from has {name} of shape {found}{hint}: expected {expected}")
     if isinstance(delta, DependsOnBase):
         raise ValueError(f"resume_from cannot be used: the LoRA has {name}, which {delta.refusal}")
     try:

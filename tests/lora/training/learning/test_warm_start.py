@@ -7,6 +7,7 @@ from peft.tuners.lora import LoraLayer
 
 from lora.formats.kohya import kohya_tensors
 from lora.formats.layer_names.flux1 import FLUX1
+from lora.formats.shapes import Shape
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.learning.warm_start import load_initial_lora, match_layers
 from lora.training.recipe.layers import block_layers
@@ -155,6 +156,14 @@ def test_a_lora_of_another_base_is_refused_with_the_layer_that_differs(lora):
     with pytest.raises(ValueError, match=r"^resume_from has transformer_blocks.0.attn.to_q of shape 32 x 48") as error:
         with_initial_lora(lora | {name: torch.zeros(4, 48)}, rank=4)
     assert_one_sentence(error.value, "expected 32 x 32")
+
+
+def test_a_lora_of_a_model_of_another_size_is_refused_with_its_name():
+    name = "transformer_blocks.0.attn.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, 4096), f"{name}.lora_B.weight": torch.ones(4096, 2)}
+    with pytest.raises(ValueError, match="resume_from has") as error:
+        match_layers(tensors, {name: Shape(32, 32)})
+    assert_one_sentence(error.value, "4096 x 4096 (it was made for FLUX.2 klein 9B): expected 32 x 32")
 
 
 def test_the_layout_of_kohya_is_accepted():
