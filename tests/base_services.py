@@ -46,7 +46,7 @@ KLEIN_CONFIGS: dict[str, dict[str, object]] = {
     },
     "vae/config.json": {"_class_name": "AutoencoderKLFlux2"},
 }
-KLEIN_TEXTS = {"tokenizer/chat_template.jinja": "{{ messages }}", "tokenizer/merges.txt": ""}
+KLEIN_TEXTS = {"tokenizer/chat_template.jinja": "{{ messages }}", "tokenizer/merges.txt": "#version: 0.2\n"}
 
 
 def small_base(folder: Path, kind: BaseKind = FLUX1) -> Path:

@@ -76,7 +76,8 @@ def test_without_access_it_says_what_to_do(monkeypatch):
 def test_flux_2_klein_is_downloaded_with_its_own_files_and_resumed(monkeypatch, tmp_path, capsys, base):
     """The single file of the original layout, beside the folders of diffusers, is not."""
     whole = files_of(small_base(tmp_path / "small", base.kind))
-    published_files = Files({**whole, "flux-2-klein.safetensors": b"x"}, cuts={LARGE: 1000})
+    cuts = {LARGE: 1000} if base.name == "klein" else {}  # once, as the retry waits for a second
+    published_files = Files({**whole, "flux-2-klein.safetensors": b"x"}, cuts)
     monkeypatch.setattr(bases, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setenv("HF_TOKEN", "mine" if base.is_gated else "")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
