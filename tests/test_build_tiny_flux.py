@@ -1,16 +1,18 @@
-"""The build of the embedded base gives the same pipeline in any number of runs."""
+"""The build of each embedded base gives the same pipeline in any number of runs."""
 
 import filecmp
+import json
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 
 from script.tiny_flux.autoencoder import AutoencoderSettings
 from script.tiny_flux.autoencoder_pool import Crops
+from script.tiny_flux.bases import FLUX1, KLEIN, Base
 from script.tiny_flux.build import Build
 from script.tiny_flux.build_run import RunOverError, TimedRun
 from script.tiny_flux.courses import Course, Courses
@@ -18,8 +20,8 @@ from script.tiny_flux.pictures import Size
 from script.tiny_flux.plan import Plan
 from script.tiny_flux.rehearsal import Practice
 from script.tiny_flux.state import OtherSettingsError, StageState, StateFolder
-from script.tiny_flux.tokenizers import TEXT_TOKENS
 from script.tiny_flux.transformer import Term
+from weights.bases import WEIGHTS
 
 PRACTICE = Practice(lesson=(2, 3), pace=1, rest=0.3)
 PLAN = Plan(
@@ -39,6 +41,12 @@ PLAN = Plan(
     measured=1,
     is_compiled=False,
 )
+KLEIN_PLAN = replace(
+    PLAN,
+    autoencoder=replace(PLAN.autoencoder, widths=(32, 64, 96, 96)),  # those of tiny-flux, from which it starts
+    distillation=None,
+)
+SMALL = {"tiny-flux": Base(FLUX1, PLAN), "tiny-flux2": Base(KLEIN, KLEIN_PLAN)}
 
 
 @dataclass
@@ -52,10 +60,10 @@ class CountedRun:
         return self.left <= 0
 
 
-def build(into: Path, *, state: Path, steps: int, plan: Plan = PLAN) -> int:
+def build(into: Path, *, base: Base, state: Path, steps: int) -> int:
     """Build in runs of `steps` steps, and return the number of runs."""
     for number in range(1, 50):
-        builder = Build(plan, folder=StateFolder(state), run=CountedRun(steps), device=torch.device("cpu"))
+        builder = Build(base, folder=StateFolder(state), run=CountedRun(steps), device=torch.device("cpu"))
         try:
             builder.run(into=into)
         except RunOverError:
@@ -64,30 +72,51 @@ def build(into: Path, *, state: Path, steps: int, plan: Plan = PLAN) -> int:
     raise AssertionError("the build does not end")
 
 
-@pytest.fixture(scope="module")
-def built_in_one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    into = tmp_path_factory.mktemp("built")
-    assert build(into, state=tmp_path_factory.mktemp("state"), steps=100) == 1
-    return into
+@dataclass(frozen=True)
+class Built:
+    """A small base that was built in one run."""
+
+    base: Base
+    path: Path
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def built_in_one_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    base, into = SMALL[request.param], tmp_path_factory.mktemp("built")
+    assert build(into, base=base, state=tmp_path_factory.mktemp("state"), steps=100) == 1
+    return Built(base, into)
 
 
 def test_a_build_in_several_runs_gives_the_same_bytes(built_in_one_run, tmp_path):
-    assert build(tmp_path / "base", state=tmp_path / "state", steps=4) > 3
-    names = [path.relative_to(built_in_one_run) for path in built_in_one_run.rglob("*") if path.is_file()]
-    same, different, missing = filecmp.cmpfiles(built_in_one_run, tmp_path / "base", names, shallow=False)
+    assert build(tmp_path / "base", base=built_in_one_run.base, state=tmp_path / "state", steps=3) > 3
+    whole = built_in_one_run.path
+    names = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+    same, different, missing = filecmp.cmpfiles(whole, tmp_path / "base", names, shallow=False)
     assert (different, missing) == ([], [])
     assert len(same) == len(names) > 10
 
 
 def test_stock_diffusers_loads_the_built_base_and_generates_with_it(built_in_one_run):
-    pipeline = FluxPipeline.from_pretrained(built_in_one_run, dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(built_in_one_run.path, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
-        "a red star in a meadow", width=32, height=32, num_inference_steps=1, max_sequence_length=TEXT_TOKENS
+        prompt="a red star in a meadow", width=32, height=32, num_inference_steps=1, max_sequence_length=32
     ).images[0]
     assert image.size == (32, 32)
-    assert pipeline.tokenizer_2.model_max_length == TEXT_TOKENS
-    assert pipeline.transformer.config.guidance_embeds
+
+
+def test_a_built_base_has_the_configurations_of_the_committed_one(built_in_one_run):
+    """But for what is measured, the statistics of the latents of FLUX.1's VAE, and the size of this test's VAE."""
+    differences = ("scaling_factor", "shift_factor", "block_out_channels")
+    name = next(name for name, base in SMALL.items() if base == built_in_one_run.base)
+    for path in built_in_one_run.path.rglob("*.json"):
+        built, committed = (
+            json.loads((folder / path.relative_to(built_in_one_run.path)).read_text())
+            for folder in (built_in_one_run.path, WEIGHTS / name)
+        )
+        if path.name == "config.json":
+            built, committed = ({k: v for k, v in each.items() if k not in differences} for each in (built, committed))
+        assert built == committed, path.name
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path):

@@ -1,19 +1,19 @@
-"""Trains tiny-flux's VAE: FLUX's layout (16 channels, 8x downsampling), few weights. Knows no captions."""
+"""Trains the VAE of a base. Knows no captions, and of the VAE only that it encodes and decodes."""
 
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
-from script.tiny_flux.autoencoder_pool import SIDE, Crops, normalized, random_crops, render_pool
+from script.tiny_flux.autoencoder_pool import Crops, random_crops, render_pool
 from script.tiny_flux.fidelity import fidelity
+from script.tiny_flux.latents import Autoencoder
 from script.tiny_flux.optimization import Optimization
 from script.tiny_flux.schedule import warm_up_then_cosine
 from script.tiny_flux.state import Tensors
 
 BETAS = (0.9, 0.99)
-KL_WEIGHT, GRADIENT_WEIGHT = 2e-4, 0.5
+GRADIENT_WEIGHT = 0.5
 SQUARE_WEIGHT = 4.0  # at 30 dB the squared error counts about as much as the absolute one
 
 
@@ -35,9 +35,11 @@ class AutoencoderTrainer:
     Its step is never compiled: torch.compile with bf16 autocast on a CPU gives zero gradients without an error.
     """
 
-    def __init__(self, settings: AutoencoderSettings, *, measured: int, device: torch.device) -> None:
-        self.settings, self._measured, self._device = settings, measured, device
-        self.vae = _untrained(settings).to(device)
+    def __init__(
+        self, settings: AutoencoderSettings, vae: Autoencoder, *, kl_weight: float, measured: int, device: torch.device
+    ) -> None:
+        self.settings, self._kl_weight, self._measured, self._device = settings, kl_weight, measured, device
+        self.vae = vae.to(device)
         optimizer = torch.optim.AdamW(
             self.vae.parameters(), lr=settings.rate, betas=BETAS, weight_decay=1e-3, foreach=True
         )
@@ -78,10 +80,14 @@ class AutoencoderTrainer:
         self._optimization.load_state_dict(state["optimization"])
         self._generator.set_state(state["generator"])
 
-    def finished(self) -> AutoencoderKL:
-        """Return the VAE with its averaged weights, with a shift and a scale of its latents as FLUX's has."""
+    def finished(self) -> Autoencoder:
+        """Return the VAE with its averaged weights."""
         self._optimization.use_average()
-        return _with_statistics(self.vae.eval().requires_grad_(False), self._pool[: self.settings.pool // 8])
+        return self.vae.eval().requires_grad_(False)
+
+    def measured_images(self) -> Tensor:
+        """Return the images for the statistics of the latents: an eighth of the training images, uint8 [N, 3, H, W]."""
+        return self._pool[: self.settings.pool // 8]
 
     def _loss(self, pixels: Tensor) -> Tensor:
         """Return the absolute, squared and edge error of the reconstruction plus a small KL term."""
@@ -94,33 +100,4 @@ class AutoencoderTrainer:
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         reconstruction = error.abs().mean() + SQUARE_WEIGHT * error.square().mean() + GRADIENT_WEIGHT * edges
         kl = 0.5 * (mean.float().square() + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
-        return reconstruction + KL_WEIGHT * kl
-
-
-def _untrained(settings: AutoencoderSettings) -> AutoencoderKL:
-    torch.manual_seed(settings.seed)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=settings.widths,
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=8,
-        sample_size=SIDE,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        mid_block_add_attention=False,
-        shift_factor=0.0,
-        scaling_factor=1.0,
-    )
-
-
-@torch.no_grad()
-def _with_statistics(vae: AutoencoderKL, pool: Tensor) -> AutoencoderKL:
-    """Set scale and shift so that the latents of images uint8 [N, 3, H, W] have mean 0 and standard deviation 1."""
-    parts = [vae.encode(normalized(part).to(vae.device)).latent_dist.mean for part in pool.split(50)]
-    latents = torch.cat(parts)
-    vae.register_to_config(
-        shift_factor=round(latents.mean().item(), 4), scaling_factor=round(1 / latents.std().item(), 4)
-    )
-    return vae
+        return reconstruction + self._kl_weight * kl

@@ -15,7 +15,7 @@ NOT_SQUARE = 0.2  # share of the full-size steps that use wide or tall images
 class Sample:
     """The latents of an image, and its caption."""
 
-    latents: Tensor  # fp16 [16, H/8, W/8]
+    latents: Tensor  # fp16, as the transformer expects them
     caption: Caption
 
 
@@ -46,16 +46,15 @@ class Courses:
 
 
 class Curriculum:
-    """Returns random samples of each course."""
+    """Returns random samples of each course, whose images are loaded when the first are asked for."""
 
     def __init__(self, courses: Courses, store: ImageStore) -> None:
-        self.courses = courses
-        self._images: dict[Size, list[EncodedImage]] = {
-            course.size: store.images(course.size, course.pictures)
-            for course in (courses.small, courses.full, courses.wide, courses.tall)
-        }
+        self.courses, self._store = courses, store
+        self._images: dict[Size, list[EncodedImage]] = {}
 
     def samples(self, course: Course, count: int, rng: random.Random) -> list[Sample]:
         """Return `count` random samples of a course, with captions."""
+        if course.size not in self._images:
+            self._images[course.size] = self._store.images(course.size, course.pictures)
         images = rng.choices(self._images[course.size], k=count)
         return [Sample(image.latents, training_caption(image.subject, rng)) for image in images]

@@ -11,9 +11,9 @@ import random
 import torch
 from torch import Tensor, nn
 
-from lora.base.prompt import Prompt
 from lora.training.learning.flow_matching import flow_matching_losses
 from lora.training.learning.losses import TRAINING_GUIDANCE
+from script.tiny_flux.family import Text
 from script.tiny_flux.objective import NoisyBatch, Predictor, flow_loss, predictor_of
 
 GUIDANCE = (1.0, 5.0)  # sampled uniformly
@@ -27,8 +27,8 @@ class GuidanceDistillation:
     def __init__(self, student: Predictor) -> None:
         self.trained = student
         self.lora_predictor = _frozen_copy(student)
-        student.model.clip.requires_grad_(False)
-        student.model.t5.requires_grad_(False)
+        for encoder in student.model.text_encoders():
+            encoder.requires_grad_(False)
 
     def parameters_beside_matrices(self) -> list[nn.Parameter]:
         """Return the transformer's parameters besides the matrices of its blocks."""
@@ -40,15 +40,15 @@ class GuidanceDistillation:
         if rng.random() < PLAIN:
             return flow_loss(self.trained, batch, guidance=TRAINING_GUIDANCE)
         guidance = rng.uniform(*GUIDANCE)
-        prompt = self.trained.encode([sample.caption.text for sample in batch.samples])
-        predicted = self.trained.velocity(batch, prompt, guidance=guidance)
-        return flow_matching_losses(predicted, self._target(batch, prompt, guidance)).mean()
+        text = self.trained.encode([sample.caption.text for sample in batch.samples])
+        predicted = self.trained.velocity(batch, text, guidance=guidance)
+        return flow_matching_losses(predicted, self._target(batch, text, guidance)).mean()
 
     @torch.no_grad()
-    def _target(self, batch: NoisyBatch, prompt: Prompt, guidance: float) -> Tensor:
-        """Return v_u + guidance (v_c - v_u) for sigma > GUIDED_FROM, else v_c: [B, 16, H, W]."""
+    def _target(self, batch: NoisyBatch, text: Text, guidance: float) -> Tensor:
+        """Return v_u + guidance (v_c - v_u) for sigma > GUIDED_FROM, else v_c: [B, C, H, W]."""
         empty = self.lora_predictor.encode([""] * len(batch.samples))
-        conditional = self.lora_predictor.velocity(batch, prompt, guidance=TRAINING_GUIDANCE)
+        conditional = self.lora_predictor.velocity(batch, text, guidance=TRAINING_GUIDANCE)
         unconditional = self.lora_predictor.velocity(batch, empty, guidance=TRAINING_GUIDANCE)
         guided = unconditional + guidance * (conditional - unconditional)
         return torch.where(batch.sigmas.view(-1, 1, 1, 1) > GUIDED_FROM, guided, conditional)

@@ -5,11 +5,11 @@ import random
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from script.tiny_flux.autoencoder_pool import SIDE, normalized, pixels_of
 from script.tiny_flux.described_monster import any_monster, render_described
+from script.tiny_flux.latents import Autoencoder
 from script.tiny_flux.monster import monster_scenes
 from script.tiny_flux.world import BACKGROUNDS, held_out_scenes, render
 
@@ -32,7 +32,7 @@ class Fidelity:
         )
 
 
-def fidelity(vae: AutoencoderKL, *, images: int) -> Fidelity:
+def fidelity(vae: Autoencoder, *, images: int) -> Fidelity:
     """Encode and decode `images` images of each kind, and return their quality."""
     rng = random.Random(SEED)
     names = [list(BACKGROUNDS)[index % len(BACKGROUNDS)] for index in range(images)]
@@ -46,7 +46,7 @@ def fidelity(vae: AutoencoderKL, *, images: int) -> Fidelity:
 
 
 @torch.no_grad()
-def _decibels(vae: AutoencoderKL, images: list[Image.Image]) -> float:
+def _decibels(vae: Autoencoder, images: list[Image.Image]) -> float:
     """Return the mean over images of one size."""
     ratios = []
     for part in torch.stack([pixels_of(image) for image in images]).split(8):

@@ -29,6 +29,7 @@ class Score:
 
 
 SceneImages = list[tuple[Scene, Image.Image]]  # each image with the scene that it should show
+Generator = Callable[[str, int], list[Image.Image]]  # a prompt, a number of images -> images of different seeds
 
 
 def score_base(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int, classifier: Classifier = classify) -> Score:
@@ -45,9 +46,17 @@ def score_classifier(*, renders: int, classifier: Classifier = classify) -> Scor
 
 def generated(pipeline: FluxPipeline, scenes: list[Scene], *, seeds: int) -> SceneImages:
     """Generate images of each scene's caption, one for each of `seeds` seeds."""
-    return [
-        (scene, image) for scene in scenes for image in generate(pipeline, plain_request(caption(scene), count=seeds))
-    ]
+    return generated_by(flux1_generator(pipeline), scenes, seeds=seeds)
+
+
+def generated_by(generator: Generator, scenes: list[Scene], *, seeds: int) -> SceneImages:
+    """Generate images of each scene's caption by any generator, one for each of `seeds` seeds."""
+    return [(scene, image) for scene in scenes for image in generator(caption(scene), seeds)]
+
+
+def flux1_generator(pipeline: FluxPipeline) -> Generator:
+    """Return the generator of a FLUX.1 pipeline, as predict.py uses it."""
+    return lambda prompt, count: list(generate(pipeline, plain_request(prompt, count=count)))
 
 
 def score(images: SceneImages, *, classifier: Classifier) -> Score:

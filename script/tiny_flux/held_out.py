@@ -4,14 +4,12 @@ import random
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
 
-from lora.base.prompt import Prompt
-from lora.flux.velocity import predict_velocity
 from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from script.tiny_flux.described_monster import DescribedMonster, any_monster, describe
-from script.tiny_flux.networks import TinyFlux
+from script.tiny_flux.family import Networks, Text
+from script.tiny_flux.latents import Autoencoder
 from script.tiny_flux.pictures import Size, encode_images, render_subject
 from script.tiny_flux.world import BACKGROUNDS, Scene, caption, held_out_scenes
 
@@ -31,7 +29,7 @@ class HeldOutLoss:
         return f"loss {self.world:.4f} on held-out scenes, {self.monsters:.4f} on held-out monsters"
 
 
-def held_out_loss(model: TinyFlux, vae: AutoencoderKL, *, images: int) -> HeldOutLoss:
+def held_out_loss(model: Networks, vae: Autoencoder, *, images: int) -> HeldOutLoss:
     """Return the loss on `images` images of each kind, in fp32, not compiled."""
     rng, backgrounds = random.Random(SEED), list(BACKGROUNDS)
     monsters = [any_monster(backgrounds[index % len(backgrounds)], rng) for index in range(images)]
@@ -41,18 +39,18 @@ def held_out_loss(model: TinyFlux, vae: AutoencoderKL, *, images: int) -> HeldOu
 
 @torch.no_grad()
 def _loss(
-    model: TinyFlux, vae: AutoencoderKL, subjects: list[Scene] | list[DescribedMonster], rng: random.Random
+    model: Networks, vae: Autoencoder, subjects: list[Scene] | list[DescribedMonster], rng: random.Random
 ) -> float:
     device = model.transformer.device
     latents = encode_images(vae, [render_subject(subject, SIZE, rng) for subject in subjects]).float()
-    prompt = model.encode([caption(s) if isinstance(s, Scene) else describe(s) for s in subjects])
+    text = model.encode([caption(s) if isinstance(s, Scene) else describe(s) for s in subjects])
     generator = torch.Generator().manual_seed(SEED)
-    return sum(_loss_at(model, latents.to(device), prompt, sigma, generator) for sigma in SIGMAS) / len(SIGMAS)
+    return sum(_loss_at(model, latents.to(device), text, sigma, generator) for sigma in SIGMAS) / len(SIGMAS)
 
 
-def _loss_at(model: TinyFlux, latents: torch.Tensor, prompt: Prompt, sigma: float, generator: torch.Generator) -> float:
+def _loss_at(model: Networks, latents: torch.Tensor, text: Text, sigma: float, generator: torch.Generator) -> float:
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     sigmas = torch.full((len(latents),), sigma, device=latents.device)
     noisy = add_noise(latents, noise, sigmas)
-    predicted = predict_velocity(model.transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
+    predicted = model.velocity(model.transformer, noisy, sigmas=sigmas, text=text, guidance=TRAINING_GUIDANCE)
     return flow_matching_losses(predicted, velocity_target(latents, noise)).mean().item()

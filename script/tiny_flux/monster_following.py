@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-from diffusers import FluxPipeline
-
-from lora.serving.generation import generate
 from script.tiny_flux.count import Count
 from script.tiny_flux.described_monster import DescribedMonster, NamedColour, Proportions, describe
-from script.tiny_flux.following import plain_request
+from script.tiny_flux.following import Generator
 from script.tiny_flux.monster_measure import is_monster
 from script.tiny_flux.world import COLOURS
 
@@ -40,10 +37,10 @@ MONSTERS = (
 )
 
 
-def count_monsters(pipeline: FluxPipeline, *, seeds: int) -> Count:
+def count_monsters(generator: Generator, *, seeds: int) -> Count:
     """Generate `seeds` images of each of `MONSTERS`, and count those that show it."""
     return Count.of(
         is_monster(image, body=COLOURS[monster.body], limbs=COLOURS[monster.limbs])
         for monster in MONSTERS
-        for image in generate(pipeline, plain_request(monster.prompt, count=seeds))
+        for image in generator(monster.prompt, seeds)
     )

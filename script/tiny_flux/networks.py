@@ -1,19 +1,24 @@
 """The untrained networks of tiny-flux, and their optimizers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers import FluxTransformer2DModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from lora.base.prompt import Prompt
+from lora.flux.velocity import predict_velocity
+from script.tiny_flux.family import Networks
 from script.tiny_flux.tokenizers import CLIP_TOKENS, TEXT_TOKENS, Tokenizers
 
 WIDTH_T5, WIDTH_CLIP, HEADS, HEAD = 128, 96, 6, 32
-MATRIX = 2  # number of dimensions
-MUON_RATE, ADAM_RATE = 2e-3, 1e-3
+TIMESTEPS = 1000  # the transformer multiplies sigma and guidance by this
+LATENTS_TO_TOKENS = 4  # FLUX.1 packs 2 x 2 latents into a token
 
 
-class TinyFlux(nn.Module):
+class TinyFlux(Networks):
     """The three networks that are trained together, and the tokenizers."""
 
     def __init__(self, tokenizers: Tokenizers) -> None:
@@ -22,6 +27,10 @@ class TinyFlux(nn.Module):
         self.clip = _untrained_clip(tokenizers.clip)
         self.t5 = _untrained_t5(tokenizers.t5)
         self.transformer = _untrained_transformer()
+
+    def text_encoders(self) -> list[nn.Module]:
+        """Return CLIP and T5."""
+        return [self.clip, self.t5]
 
     def encode(self, captions: list[str]) -> Prompt:
         """Encode captions [B] as the pipeline does: tokens [B, 32, D] and pooled [B, P].
@@ -33,20 +42,22 @@ class TinyFlux(nn.Module):
         device = self.transformer.device
         return Prompt(self.t5(t5.to(device))[0], self.clip(clip.to(device)).pooler_output)
 
-    def block_matrices(self) -> list[nn.Parameter]:
-        """Return the weights of the linear layers inside the blocks, on which LoRAs are trained."""
-        blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
-        return [parameter for block in blocks for parameter in block.parameters() if parameter.ndim == MATRIX]
+    def velocity(
+        self, transformer: Callable[..., Any], noisy: Tensor, *, sigmas: Tensor, text: Prompt, guidance: float
+    ) -> Tensor:
+        """Return the velocity [B, 16, H, W]."""
+        return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=text, guidance=guidance)
 
+    def image_tokens(self, latents: Tensor) -> int:
+        """Return the number of tokens, each of 2 x 2 latents."""
+        return latents[0].numel() // LATENTS_TO_TOKENS
 
-def optimizers_for(
-    matrices: list[nn.Parameter], others: list[nn.Parameter], *, rate: float
-) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices of the blocks and AdamW for `others`; `rate` is a factor on their learning rates."""
-    return [
-        torch.optim.Muon(matrices, lr=MUON_RATE * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=ADAM_RATE * rate, betas=(0.9, 0.95), weight_decay=0.01, foreach=True),
-    ]
+    def modulation_input(self, sigmas: Tensor, text: Prompt, *, guidance: float) -> Tensor:
+        """Return the sum of the embeddings of sigma, guidance and pooled text behind its activation: [B, D]."""
+        assert text.pooled is not None
+        scaled = torch.full_like(sigmas, guidance * TIMESTEPS)
+        embedded = self.transformer.time_text_embed(sigmas * TIMESTEPS, scaled, text.pooled.float())
+        return nn.functional.silu(embedded)
 
 
 def _untrained_transformer() -> FluxTransformer2DModel:

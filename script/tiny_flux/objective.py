@@ -10,21 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lora.base.prompt import Prompt
-from lora.flux.velocity import predict_velocity
 from lora.training.learning.flow_matching import add_noise, flow_matching_losses, velocity_target
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from lora.training.recipe.sigmas import Shift, SigmaRule
 from script.tiny_flux.courses import Sample
-from script.tiny_flux.networks import TinyFlux
+from script.tiny_flux.family import Networks, Text
 
 GUIDANCE = (1.0, 5.0)  # sampled uniformly, so that all of its values are trained before the distillation
 TRAINING_GUIDANCE_SHARE = 0.3  # share of the steps at the guidance of LoRA training
 UNIFORM_SIGMAS = 0.5  # share of sigmas that are sampled uniformly: few of FLUX's are low enough to train details
 SEPARATION = 0.1  # weight of the overlap of made-up words and descriptions in the loss
 RECOMPILE_LIMIT = 32  # batches differ by size and by which weights have gradients: 12 kinds, student and teacher
-TIMESTEPS = 1000  # the transformer multiplies sigma and guidance by this
-LATENTS_TO_TOKENS = 4  # FLUX packs 2 x 2 latents into a token
 FLUX_SIGMAS = SigmaRule(logit_mean=None, logit_std=1.0, style_share=0.0)
 
 
@@ -33,26 +29,26 @@ class NoisyBatch:
     """Samples, and the noise and sigmas with which they are mixed."""
 
     samples: list[Sample]
-    clean: Tensor  # [B, 16, H, W], fp32
-    noise: Tensor  # [B, 16, H, W], fp32
+    clean: Tensor  # [B, C, H, W], fp32
+    noise: Tensor  # [B, C, H, W], fp32
     sigmas: Tensor  # [B]
 
     @property
     def noisy(self) -> Tensor:
-        """The noisy latents, [B, 16, H, W]."""
+        """The noisy latents, [B, C, H, W]."""
         return add_noise(self.clean, self.noise, self.sigmas)
 
     @property
     def velocity(self) -> Tensor:
-        """The target velocity, [B, 16, H, W]."""
+        """The target velocity, [B, C, H, W]."""
         return velocity_target(self.clean, self.noise)
 
 
 class NoiseSampler:
     """Samples noise and sigmas for the training of a LoRA or of the base."""
 
-    def __init__(self, shift: Shift, *, seed: int, device: torch.device) -> None:
-        self._shift, self._device = shift, device
+    def __init__(self, shift: Shift, networks: Networks, *, seed: int) -> None:
+        self._shift, self._networks, self._device = shift, networks, networks.transformer.device
         self.generator = torch.Generator().manual_seed(seed)
 
     def for_lora(self, samples: list[Sample]) -> NoisyBatch:
@@ -66,7 +62,7 @@ class NoiseSampler:
         return self._batch(samples, torch.where(is_uniform, uniform, self._flux_sigmas(samples)))
 
     def _flux_sigmas(self, samples: list[Sample]) -> Tensor:
-        tokens = samples[0].latents[0].numel() // LATENTS_TO_TOKENS
+        tokens = self._networks.image_tokens(samples[0].latents)
         return FLUX_SIGMAS.sample(len(samples), mu=self._shift.mu(tokens), generator=self.generator)
 
     def _batch(self, samples: list[Sample], sigmas: Tensor) -> NoisyBatch:
@@ -79,20 +75,20 @@ class NoiseSampler:
 class Predictor:
     """A model that computes in bf16 autocast; its transformer may be compiled."""
 
-    model: TinyFlux
+    model: Networks
     transformer: Callable[..., Any]
     is_compiled: bool
 
-    def encode(self, captions: list[str]) -> Prompt:
-        """Encode captions [B]: tokens [B, 32, D] and pooled [B, P]."""
+    def encode(self, captions: list[str]) -> Text:
+        """Encode captions [B]."""
         with self._precision():
             return self.model.encode(captions)
 
-    def velocity(self, batch: NoisyBatch, prompt: Prompt, *, guidance: float) -> Tensor:
-        """Predict the velocity of each sample, fp32 [B, 16, H, W]."""
+    def velocity(self, batch: NoisyBatch, text: Text, *, guidance: float) -> Tensor:
+        """Predict the velocity of each sample, fp32 [B, C, H, W]."""
         with self._precision():
-            predicted = predict_velocity(
-                self.transformer, batch.noisy, sigmas=batch.sigmas, prompt=prompt, guidance=guidance
+            predicted = self.model.velocity(
+                self.transformer, batch.noisy, sigmas=batch.sigmas, text=text, guidance=guidance
             )
         return predicted.float()
 
@@ -105,7 +101,7 @@ class Predictor:
             yield
 
 
-def predictor_of(model: TinyFlux, *, is_compiled: bool) -> Predictor:
+def predictor_of(model: Networks, *, is_compiled: bool) -> Predictor:
     """Return a predictor. Compilation takes a minute for each kind of batch, and makes its steps twice as fast."""
     if not is_compiled:
         return Predictor(model, model.transformer, is_compiled)
@@ -132,9 +128,9 @@ class FlowMatching:
 
 def flow_loss(predictor: Predictor, batch: NoisyBatch, *, guidance: float) -> Tensor:
     """Return the flow-matching loss plus the term that keeps made-up words apart from descriptions."""
-    prompt = predictor.encode([sample.caption.text for sample in batch.samples])
-    predicted = predictor.velocity(batch, prompt, guidance=guidance)
-    overlap = _overlap(predictor.model, batch, prompt, guidance=guidance)
+    text = predictor.encode([sample.caption.text for sample in batch.samples])
+    predicted = predictor.velocity(batch, text, guidance=guidance)
+    overlap = _overlap(predictor.model, batch, text, guidance=guidance)
     return flow_matching_losses(predicted, batch.velocity).mean() + SEPARATION * overlap
 
 
@@ -143,19 +139,17 @@ def lora_loss(predictor: Predictor, batch: NoisyBatch) -> Tensor:
     return flow_loss(predictor, batch, guidance=TRAINING_GUIDANCE)
 
 
-def _overlap(model: TinyFlux, batch: NoisyBatch, prompt: Prompt, *, guidance: float) -> Tensor:
+def _overlap(model: Networks, batch: NoisyBatch, text: Text, *, guidance: float) -> Tensor:
     """Return the mean squared cosine, 0..1, between the modulation inputs of made-up words and those of descriptions.
 
     A LoRA changes the outputs of a layer for all similar inputs. If the inputs for a trigger word and for other prompts
     are similar, a LoRA cannot change the one without the other.
     """
-    assert prompt.pooled is not None
-    scaled = torch.full_like(batch.sigmas, guidance * TIMESTEPS)
-    embedded = model.transformer.time_text_embed(batch.sigmas * TIMESTEPS, scaled, prompt.pooled.float())
-    directions = nn.functional.normalize(nn.functional.silu(embedded), dim=1)
+    inputs = model.modulation_input(batch.sigmas, text, guidance=guidance)
     captions = [sample.caption for sample in batch.samples]
     words = [index for index, caption in enumerate(captions) if caption.by_word]
     descriptions = [index for index, caption in enumerate(captions) if caption.text and not caption.by_word]
-    if not words or not descriptions:
-        return torch.zeros((), device=directions.device)
+    if inputs is None or not words or not descriptions:
+        return torch.zeros((), device=batch.sigmas.device)
+    directions = nn.functional.normalize(inputs, dim=1)
     return (directions[words] @ directions[descriptions].T).square().mean()

@@ -11,6 +11,7 @@ from script.tiny_flux.state import Tensors
 
 MAX_GRAD_NORM = 1.0
 AVERAGE_DECAY = 0.998
+MUON_RATE, ADAM_RATE = 2e-3, 1e-3
 
 
 class Optimization:
@@ -64,3 +65,13 @@ class Optimization:
             schedule.load_state_dict(saved)
         self._average.load_state_dict(state["average"])
         self._average.to(self._parameters[0].device)
+
+
+def optimizers_for(
+    matrices: list[nn.Parameter], others: list[nn.Parameter], *, rate: float
+) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices of the blocks and AdamW for `others`; `rate` is a factor on their learning rates."""
+    return [
+        torch.optim.Muon(matrices, lr=MUON_RATE * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=ADAM_RATE * rate, betas=(0.9, 0.95), weight_decay=0.01, foreach=True),
+    ]

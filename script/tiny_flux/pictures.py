@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,6 +14,7 @@ from script.tiny_flux.autoencoder_pool import normalized, pixels_of
 from script.tiny_flux.build_run import Run, RunOverError
 from script.tiny_flux.creatures import Creature, render_creature
 from script.tiny_flux.described_monster import DescribedMonster, any_monster, render_described
+from script.tiny_flux.latents import Autoencoder, model_latents
 from script.tiny_flux.state import StateFolder, replaced_file
 from script.tiny_flux.world import BACKGROUNDS, Scene, render, training_scenes
 
@@ -35,7 +35,7 @@ class Size:
 class EncodedImage:
     """The latents of an image, and its subject."""
 
-    latents: Tensor  # fp16 [16, H/8, W/8], shifted and scaled as the transformer expects them
+    latents: Tensor  # fp16, as the transformer expects them: [16, H/8, W/8] for FLUX.1, [128, H/16, W/16] for FLUX.2
     subject: Scene | DescribedMonster
 
 
@@ -45,7 +45,7 @@ class ImageStore:
     The images are the same for the same autoencoder and seed.
     """
 
-    def __init__(self, vae: AutoencoderKL, *, folder: StateFolder, run: Run, seed: int) -> None:
+    def __init__(self, vae: Autoencoder, *, folder: StateFolder, run: Run, seed: int) -> None:
         self._vae, self._run, self._seed = vae, run, seed
         self._folder = folder.path / "pictures"
         self._folder.mkdir(exist_ok=True)
@@ -76,13 +76,13 @@ class ImageStore:
 
 
 @torch.no_grad()
-def encode_images(vae: AutoencoderKL, images: Sequence[Image.Image]) -> Tensor:
-    """Return the scaled latents of images of one size, fp16 [N, 16, H/8, W/8], on the CPU."""
+def encode_images(vae: Autoencoder, images: Sequence[Image.Image]) -> Tensor:
+    """Return the latents of images of one size as the transformer expects them (`model_latents`), fp16, on the CPU."""
     parts = []
     for start in range(0, len(images), ENCODED_AT_ONCE):
         pixels = torch.stack([pixels_of(image) for image in images[start : start + ENCODED_AT_ONCE]])
-        latents = vae.encode(normalized(pixels).to(vae.device)).latent_dist.mean
-        parts.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu())
+        mean = vae.encode(normalized(pixels).to(vae.device)).latent_dist.mean
+        parts.append(model_latents(vae, mean).half().cpu())
     return torch.cat(parts)
 
 

@@ -18,7 +18,7 @@ class Plan:
     autoencoder: AutoencoderSettings
     courses: Courses
     terms: tuple[Term, ...]
-    distillation: Term
+    distillation: Term | None  # of guidance, for a base that has it as an input
     measured: int  # number of held-out images of each kind for the measures that are printed at each save
     is_compiled: bool  # the transformer; the autoencoder is never compiled
 
@@ -51,6 +51,31 @@ TINY_FLUX = Plan(
         Term(steps=5_000, rate=0.8, decay=0.6, small=0.0, practice=OCCASIONAL, seed=4),
     ),
     distillation=Term(steps=800, rate=1.0, decay=0.6, small=0.0, practice=FREQUENT, seed=3),
+    measured=15,
+    is_compiled=True,
+)
+
+TINY_FLUX2 = Plan(
+    seed=SEED,
+    autoencoder=AutoencoderSettings(
+        widths=(32, 64, 96, 96),  # those of tiny-flux, whose weights it starts from
+        steps=3_000,
+        rate=5e-4,
+        pool=6_000,
+        crops=(Crops(32, 24), Crops(64, 8), Crops(128, 2)),
+        seed=SEED,
+    ),
+    courses=Courses(
+        small=Course(Size(64, 64), pictures=3_000, batch=32),
+        full=Course(Size(128, 128), pictures=7_000, batch=24, practised=6),
+        wide=Course(Size(160, 112), pictures=1_000, batch=16),
+        tall=Course(Size(112, 160), pictures=1_000, batch=16),
+    ),
+    terms=(
+        Term(steps=3_000, rate=1.0, decay=0.0, small=1 / 3, practice=None, seed=1),
+        Term(steps=1_500, rate=1.0, decay=0.7, small=0.0, practice=OCCASIONAL, seed=2),
+    ),
+    distillation=None,
     measured=15,
     is_compiled=True,
 )

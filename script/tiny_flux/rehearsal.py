@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from script.tiny_flux.captions import Caption, made_up_word, word_caption
 from script.tiny_flux.courses import Sample
 from script.tiny_flux.creatures import Creature, any_creature
 from script.tiny_flux.described_monster import DescribedMonster, any_monster
+from script.tiny_flux.latents import Autoencoder
 from script.tiny_flux.pictures import Size, encode_images, render_subject
 from script.tiny_flux.practice_lora import Matrices, PracticeLora
 from script.tiny_flux.state import Tensors
@@ -55,7 +55,7 @@ Loss = Callable[[list[Sample]], Tensor]
 class Rehearsal:
     """Trains practice LoRAs on the matrices of a transformer, one lesson after the other."""
 
-    def __init__(self, vae: AutoencoderKL, matrices: Matrices, *, practice: Practice, size: Size, seed: int) -> None:
+    def __init__(self, vae: Autoencoder, matrices: Matrices, *, practice: Practice, size: Size, seed: int) -> None:
         self._vae, self._matrices, self._practice, self._size = vae, matrices, practice, size
         self._generator, self._rng = torch.Generator().manual_seed(seed), random.Random(seed)
         self._lesson: Lesson | None = None

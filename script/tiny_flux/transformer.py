@@ -6,15 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from lora.training.recipe.sigmas import Shift
 from script.tiny_flux.courses import Course, Curriculum, Sample
 from script.tiny_flux.held_out import held_out_loss
-from script.tiny_flux.networks import optimizers_for
+from script.tiny_flux.latents import Autoencoder
 from script.tiny_flux.objective import NoiseSampler, NoisyBatch, Predictor, lora_loss
-from script.tiny_flux.optimization import Optimization
+from script.tiny_flux.optimization import Optimization, optimizers_for
 from script.tiny_flux.rehearsal import Practice, Rehearsal
 from script.tiny_flux.schedule import warm_up_then_decay
 from script.tiny_flux.state import Tensors
@@ -57,7 +56,7 @@ class TrainingData:
     """The images and the noise shift of every term."""
 
     curriculum: Curriculum
-    vae: AutoencoderKL
+    vae: Autoencoder
     shift: Shift
     measured: int  # number of held-out images of each kind
 
@@ -75,7 +74,7 @@ class TransformerTrainer:
         curve = warm_up_then_decay(term.steps, warm_up=min(WARM_UP, term.steps // 10), decay=term.decay)
         self._optimization = Optimization(optimizers, rate_factor=curve)
         self._rng = random.Random(term.seed)
-        self._noise = NoiseSampler(data.shift, seed=term.seed, device=self._model.transformer.device)
+        self._noise = NoiseSampler(data.shift, self._model, seed=term.seed)
         self._rehearsal = self._new_rehearsal(term.practice) if term.practice else None
 
     @property
