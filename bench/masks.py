@@ -2,9 +2,8 @@
 names, trained with and without masks on the embedded base, with one or several seeds.
 
 After each training, images are generated of the trigger word alone, and of it on grounds that were never shown. Counted
-are those that show the monster, those that show the ground that was asked for, and those that show the desert. An
-archive is read and encoded as in a training; all arms have the same images, captions, noise and number of steps. What
-arms beyond the inputs of a training show outside of the masks (bench/surroundings.py) is in the images of the archive.
+are those that show the monster, the ground that was asked for, and the desert. An archive is read and encoded as in a
+training; all arms have the same images, captions, noise and steps. bench/surroundings.py makes what no input can.
 """
 
 import io
@@ -155,12 +154,12 @@ def trained_and_counted(training: Training, extent: Extent, folder: Path) -> Cou
     dataset, began = _encoded(pipeline, training.arm, config, folder), time.perf_counter()
     transformer, preset = pipeline.transformer, PRESETS[config.lora_type]
     recipe = make_recipe(config, preset, images=TRAINING_IMAGES, processes=1).recipe
-    layers, rank = block_layers(transformer.config, type(transformer)), recipe.lora_rank
-    add_lora(transformer, layers=layers, rank=rank, seed=recipe.seed)
+    layers = block_layers(transformer.config, type(transformer))
+    add_lora(transformer, layers=layers, rank=recipe.lora_rank, seed=recipe.seed)
     fuse_lora(transformer)
-    shift = Shift.of(pipeline.scheduler)
-    noise = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, shift, PATCH)
-    batches = Batches(dataset, batch_size=recipe.batch_size, noise_settings=noise, seed=recipe.seed)
+    shift, dropout = Shift.of(pipeline.scheduler), recipe.caption_dropout_rate
+    settings = NoiseSettings(recipe.sigma_rule, recipe.offset_noise, dropout, shift, PATCH)
+    batches = Batches(dataset, batch_size=recipe.batch_size, noise_settings=settings, seed=recipe.seed)
     state = TrainingState(transformer, recipe)
     for _ in range(extent.steps):
         take_step(transformer, state, batches, recipe, process_group=SingleProcess())

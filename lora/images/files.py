@@ -139,8 +139,7 @@ def is_image(path: Path) -> bool:
 
 
 def upright_size(path: Path) -> Size | None:
-    """The size of an image with its EXIF orientation applied, from its header; None if it cannot be read or is not
-    supported."""
+    """The size of an image with its EXIF orientation applied, from its header; None if it cannot be used."""
     try:
         with open_header(path) as image:
             size, transpose = Size(*image.size), upright_transpose(image)
