@@ -86,8 +86,8 @@ def _deltas(
 
 def _vectors(mapped: MappedLayer, names: LayerNames) -> list[tuple[VectorName, Tensor]]:
     layer, mapping = mapped.layer, mapped.mapping
-    is_norm = isinstance(mapping, VectorName)
-    found = list(norm_deltas(layer, mapping) if is_norm else bias_deltas(layer, mapping, names))
+    deltas = norm_deltas(layer, mapping) if isinstance(mapping, VectorName) else bias_deltas(layer, mapping, names)
+    found = list(deltas)
     _refuse_infinite(layer, tuple(vector for _, vector in found))
     return found
 
