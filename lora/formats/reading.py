@@ -86,10 +86,8 @@ def _deltas(
 
 def _vectors(mapped: MappedLayer, names: LayerNames) -> list[tuple[VectorName, Tensor]]:
     layer, mapping = mapped.layer, mapped.mapping
-    if isinstance(mapping, VectorName):
-        found = list(norm_deltas(layer, mapping))
-    else:
-        found = list(bias_deltas(layer, mapping, names))
+    deltas = norm_deltas(layer, mapping) if isinstance(mapping, VectorName) else bias_deltas(layer, mapping, names)
+    found = list(deltas)
     _refuse_infinite(layer, tuple(vector for _, vector in found))
     return found
 
