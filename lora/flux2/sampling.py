@@ -116,10 +116,8 @@ def _keep_outside(mask: Image.Image, pipeline: Flux2KleinPipeline, original: Ten
     inside = pack(max_pool2d(white[None, None], TOKEN_PIXELS))
 
     def keep(step: int, latents: Tensor) -> Tensor:
-        scheduler, following = pipeline.scheduler, step + 1
-        outside = original
-        if following < pipeline.num_timesteps:
-            outside = scheduler.scale_noise(original, scheduler.timesteps[following : following + 1], noise)
+        # The scheduler has counted the step: it adds noise for the next one, and none after the last.
+        outside = pipeline.scheduler.scale_noise(original, pipeline.scheduler.timesteps[step : step + 1], noise)
         return (1 - inside) * outside + inside * latents
 
     return keep
