@@ -250,8 +250,8 @@ def _config(training: Training, extent: Extent) -> TrainConfig:
     defaults = {name: schema.get("default") for name, schema in training_inputs(ROOT).items()}
     settings = {n: v for n, v in defaults.items() if n not in ("input_images", "input_captions", "resume_from")}
     arm = training.arm
-    changes: dict[str, object] = {"steps": extent.steps, "seed": training.seed}
-    changes |= {"unmasked_weight": arm.unmasked_weight, "mask_background": arm.background}
+    masks = {"unmasked_weight": arm.unmasked_weight, "mask_background": arm.background}
+    changes = {"steps": extent.steps, "seed": training.seed, **masks}
     return TrainConfig.checked(**settings | TRAINING | PLAIN | changes)
 
 
