@@ -16,13 +16,13 @@ from typing import Any
 from lora.dataset.inspection import Inspector
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import Report, report_on
-from lora.flux.presets import PRESETS
 from lora.images.products import png_mark
 from lora.training.progress import print_line
 from lora.training.recipe.config import TrainConfig
 from script.caption_folder import make_folder, write_captions
 from script.config_flag import parse_with_config
 from script.dataset_sheet import dataset_sheet
+from script.presets import presets_of
 from script.progress import Progress, ReportingInspector
 from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, is_our_image, refuse_output
 from script.training_outline import Outline
@@ -69,7 +69,7 @@ def main() -> None:
 
 def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: Outputs) -> None:
     config, progress = TrainConfig.checked(**settings), Progress("inspected {count} images")
-    preset = PRESETS[config.lora_type]
+    preset = presets_of()[config.lora_type]
     sizes = {"crops": preset.views, "batch_size": config.batch_size}
     inspector = ReportingInspector(config.resolutions, **sizes, masks=config.masks, progress=progress)
     dataset = read_dataset(archives, into=folder, inspector=inspector, rule=config.prompt_rule)

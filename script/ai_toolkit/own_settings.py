@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from lora.flux.presets import PRESETS
 from lora.training.recipe.config import CHECKS, NO_SAMPLES, TrainConfig
 from script.ai_toolkit.model import choose_recorded_base
 from script.ai_toolkit.understanding import Understanding
+from script.presets import presets_of
 
 MARKS = ("lora_type", "base_model")  # fields that the config.yaml of every training has
 RESOLUTIONS, BASE = "resolutions", "base_model"
@@ -49,9 +49,8 @@ def _compare(tree: dict[str, Any], report: Understanding, defaults: dict[str, An
     inputs = {**{name: defaults[name] for name in CHECKS}, **report.inputs, **report.flags}
     try:
         config = TrainConfig.checked(**{name: inputs[name] for name in CHECKS})
-        recipe = make_recipe(
-            config, PRESETS[config.lora_type], images=_count(tree, "images"), processes=_count(tree, "processes")
-        ).recipe
+        preset, images = presets_of(report.base)[config.lora_type], _count(tree, "images")
+        recipe = make_recipe(config, preset, images=images, processes=_count(tree, "processes")).recipe
     except ValueError as error:
         return report.fault(str(error))
     chosen: dict[str, Any] = json.loads(json.dumps(recipe.settings()))

@@ -3,10 +3,10 @@
 from typing import Any
 
 from lora.base.presets import Preset
-from lora.flux.presets import PRESETS
 from lora.training.recipe.config import MAX_STEPS
 from script.ai_toolkit.layers import layers_regex
 from script.ai_toolkit.section import Section
+from script.presets import presets_of
 
 RECIPE = "replicate"  # the preset with ai-toolkit's recipe, which is also that of the public trainer
 DEFAULT_RANK, DEFAULT_STEPS, DEFAULT_RATE, DEFAULT_DECAY = 4, 1000, 1e-6, 0.999
@@ -132,7 +132,8 @@ def _optimizer_params(params: Section) -> None:
 
 
 def _preset(section: Section) -> Preset:
-    return PRESETS.get(section.report.flags.get("lora_type", RECIPE), PRESETS[RECIPE])
+    presets = presets_of(section.report.base)
+    return presets.get(section.report.flags.get("lora_type", RECIPE), presets[RECIPE])
 
 
 def _schedule(train: Section) -> None:

@@ -59,7 +59,7 @@ class Recipe:
     def sigma_line(self) -> str:
         """A line for the log on the noise levels that are trained."""
         rule = self.sigma_rule
-        mean = "shifted for the image size as in FLUX" if rule.logit_mean is None else f"with mean {rule.logit_mean:g}"
+        mean = "shifted for the image size" if rule.logit_mean is None else f"with mean {rule.logit_mean:g}"
         style = f", {rule.style_share:.0%} of it with mean {STYLE_LOGIT_MEAN:g}" if rule.style_share else ""
         return f"sigma: logit-normal {mean}{style}"
 
