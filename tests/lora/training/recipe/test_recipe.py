@@ -207,7 +207,7 @@ def test_a_dropped_caption_is_the_trigger_word_or_nothing():
 
 def test_the_trained_noise_levels_are_described_in_a_line():
     sigma = recipe(lora_type="style").sigma_line()
-    assert sigma == "sigma: logit-normal shifted for the image size as in FLUX, 65% of it with mean 3"
+    assert sigma == "sigma: logit-normal shifted for the image size, 65% of it with mean 3"
     assert recipe(lora_type="replicate").sigma_line() == "sigma: logit-normal with mean 0"
 
 
