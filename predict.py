@@ -41,7 +41,7 @@ protect_new_threads()
 
 
 class Runner(BaseRunner):
-    """Generates images with FLUX.1 and the LoRAs that a request names."""
+    """Generates images with FLUX.1 or FLUX.2 [klein], and the LoRAs that a request names."""
 
     is_set_up = False
 

@@ -233,7 +233,7 @@ def train(
         description="Has no effect: LoRAs are not sent to W&B; checkpoint_every saves them here", default=100, ge=1
     ),
 ) -> TrainingOutput:
-    """Teach FLUX.1 a subject or a style from an archive of images."""
+    """Teach FLUX.1 or FLUX.2 [klein] a subject or a style from an archive of images."""
     config = TrainConfig.checked(**{name: value for name, value in locals().items() if name not in FILES})
     with workspace("train") as folder, TERMINATION.during_job():
         trackers = Trackers(chosen_trackers(config.public_trainer.wandb_target()))

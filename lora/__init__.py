@@ -1,4 +1,4 @@
-"""Trains LoRAs for FLUX.1 and generates images with them. Knows no Cog and no URL."""
+"""Trains LoRAs for FLUX.1 and FLUX.2 [klein], and generates images with them. Knows no Cog and no URL."""
 
 import logging
 
