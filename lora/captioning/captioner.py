@@ -62,7 +62,7 @@ class Captioner:
         Raises ValueError with one sentence if the folder cannot be loaded; what `is_out_of_memory` recognizes, and
         MemoryError, are not turned into it.
         """
-        os.environ.setdefault(WITHOUT_THREADS, "1")  # as in lora.flux.loading.load_encoders
+        os.environ.setdefault(WITHOUT_THREADS, "1")  # as in lora.families.loading.load_encoders
         transformers.utils.logging.disable_progress_bar()
         try:
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
