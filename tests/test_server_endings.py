@@ -25,7 +25,14 @@ SECONDS_TO_CANCEL = 5 + 2  # and a step, on a busy machine
 SECONDS_TO_STOP = 15  # the closed log is noticed at the next progress line, at most one a second
 SECONDS_TO_BEGIN = 120
 
-SHORT = {"steps": 4, "resolution": "64", "lora_rank": 2, "learning_rate": 0.01, "sample_prompts": "none"}
+SHORT = {
+    "steps": 4,
+    "resolution": "64",
+    "lora_rank": 2,
+    "learning_rate": 0.01,
+    "sample_prompts": "none",
+    "preservation": 0.0,  # its 30 images take longer than all else before the first step of a long training
+}
 ENDLESS = {**SHORT, "steps": 6000, "checkpoint_every": 6000}
 IMAGES = zipped({f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(4)})
 
@@ -85,6 +92,9 @@ PHASES = {
     "sampling": Phase(
         {**ENDLESS, "sample_prompts": "TOK\n" * 8, "resolution": "128"}, small_images, lambda j: j.has_file("samples/*")
     ),
+    "generating neutral images": Phase(
+        {**ENDLESS, "preservation": 0.25}, small_images, lambda job: "preservation: generating" in job.log
+    ),
     "stepping": Phase(ENDLESS, small_images, lambda job: "step " in job.log),
     "saving": Phase({**WIDE, "checkpoint_every": 1}, small_images, Job.is_saving),
 }
@@ -93,6 +103,7 @@ NEXT = {
     "encoding": "encoded ",
     "loading the encoders": "encoded ",
     "loading the transformer": "step ",
+    "generating neutral images": "step ",
 }
 
 

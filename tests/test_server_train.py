@@ -194,7 +194,9 @@ def test_a_cancelled_training_does_not_affect_the_next(
 ) -> None:
     images = data_uri(monster_zip.read_bytes())
     with webhook() as receiver:
-        start_training(train_server, "endless", receiver, input_images=images, **{**SHORT, "steps": 6000})
+        start_training(
+            train_server, "endless", receiver, input_images=images, **{**SHORT, "steps": 6000, "preservation": 0.0}
+        )
         wait_for(receiver, logged="/6000")
         call("POST", f"{train_server.url}/trainings/endless/cancel", {})
         wait_for(receiver, status="canceled")

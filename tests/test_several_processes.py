@@ -132,7 +132,7 @@ def last_logged_step(training: Training) -> str:
 
 def start_stepping(trainer: Trainer, **inputs: object) -> Training:
     """An endless training in two processes that has taken a step."""
-    training = trainer.start(processes=2, **{"steps": 6000, "checkpoint_every": 6000} | inputs)
+    training = trainer.start(processes=2, **{"steps": 6000, "checkpoint_every": 6000, "preservation": 0.0} | inputs)
     training.wait_for("/6000  loss ")
     return training
 

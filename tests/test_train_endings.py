@@ -42,9 +42,17 @@ class Command:
             "FLUX_LORA_CHECKPOINTS": str(folder / "checkpoints"),
             "FLUX_LORA_CACHE": str(folder / "cache"),
         }
-        flags = ("--resolution", 64, "--lora-rank", 2, "--sample-prompts", "none", "--output", self.output, *arguments)
+        small = ("--resolution", 64, "--lora-rank", 2, "--sample-prompts", "none", "--preservation", 0)
         self.process: BaseProcess = command(
-            "script.train", archive, *flags, stdout=self._log, stderr=self._log, **environment
+            "script.train",
+            archive,
+            *small,
+            "--output",
+            self.output,
+            *arguments,
+            stdout=self._log,
+            stderr=self._log,
+            **environment,
         )
 
     @property

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("warm")
 MODULE = "tests.deploy.runpod.worker_process"
 SECONDS = 240  # an idle machine takes a few
 COMPLETE = f"*/*/step-{'[0-9]' * 6}"  # checkpoints in a folder, without those that are being written
-SHORT = {"resolution": "64", "lora_rank": 2, "sample_prompts": "none", "validation": False}
+SHORT = {"resolution": "64", "lora_rank": 2, "sample_prompts": "none", "preservation": 0.0, "validation": False}
 TOKEN = "hf_secret_of_the_job"
 
 
