@@ -179,6 +179,17 @@ def test_a_published_base_is_not_served_without_a_gpu_and_nothing_is_downloaded(
     assert asked == []
 
 
+def test_the_setup_without_weights_says_what_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
+    """tests/test_server_predict.py shows such a sentence of the setup in the real server."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_BASE", "dev")
+    monkeypatch.setenv("FLUX_GPU", "optional")  # else it fails for want of a GPU first
+    with pytest.raises(FileNotFoundError) as error:
+        Runner().setup()
+    assert_one_sentence(error.value, f"no model_index.json in {tmp_path / 'dev'}", "script/download dev")
+
+
 def test_the_health_check_fails_once_a_base_was_not_restored(lora, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # each predictor creates its own
     runner = Runner()

@@ -19,7 +19,6 @@ from tests.cog_client import call, data_uri, images_of, post_prediction, when_fr
 from tests.loopback import webhook
 from tests.servers import end_of
 from tests.tiny import encoded, linked_base, replace, solid_image
-from weights.bases import WEIGHTS
 
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -155,16 +154,6 @@ def test_a_file_that_is_no_lora_is_refused_and_the_next_image_is_generated(predi
     assert "lora_weights" in response.body["error"]
     assert "\n" not in response.body["error"]
     assert images_of(predict_server, **SMALL_REQUEST)
-
-
-@pytest.mark.skipif((WEIGHTS / "dev").exists(), reason="weights/dev is there")
-def test_a_server_without_weights_fails_and_says_what_is_missing_and_how_to_get_it(monkeypatch) -> None:
-    monkeypatch.setenv("FLUX_GPU", "optional")  # else it fails for want of a GPU first
-    with pytest.raises(RuntimeError) as failure, running_server("predict", base="dev"):
-        pass
-    sentence = str(failure.value).splitlines()[-1]
-    assert f"no model_index.json in {WEIGHTS / 'dev'}" in sentence
-    assert "script/download dev" in sentence
 
 
 def test_a_server_with_truncated_weights_fails_and_says_which_file_and_what_to_do(tmp_path: Path) -> None:
