@@ -57,7 +57,8 @@ def test_train_has_flags_for_the_inputs_of_the_signature():
 
 def test_train_writes_the_tar_to_the_output_path(tmp_path: Path):
     output = tmp_path / "mine.tar"
-    run = script_train(ARCHIVE, "--steps", 3, "--resolution", 64, "--lora-rank", 2, "--output", output)
+    small = ("--steps", 3, "--resolution", 64, "--lora-rank", 2, "--sample-steps", 1)
+    run = script_train(ARCHIVE, *small, "--output", output)
     assert run.returncode == 0, run.stderr
     with tarfile.open(output) as tar:
         names = tar.getnames()
@@ -167,7 +168,8 @@ def test_train_and_check_accept_a_folder_like_an_archive(tmp_path: Path):
     (folder / ".git").mkdir()
     (folder / ".git/a.png").write_bytes(b"not the person's")
     environment = {"FLUX_LORA_FILES": ""}  # is for servers
-    run = script_train(folder, "--steps", 3, "--resolution", 64, "--lora-rank", 2, "--output", output, **environment)
+    small = ("--steps", 1, "--resolution", 64, "--lora-rank", 2, "--sample-prompts", "none")
+    run = script_train(folder, *small, "--output", output, **environment)
     assert "15 images, 15 with a caption: 15 from .txt files" in run.stdout, run.stderr
     assert output.is_file()
     checked = script_check(folder, "--output", tmp_path / "sheet.png")
