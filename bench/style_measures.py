@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from bench.styles import HATCH_PERIOD, SIDE, pastel, plum_ramp
 from script.tiny_flux.measure import SMALLEST_OBJECT, Classification, classify_object, object_mask
@@ -79,7 +79,8 @@ def hatched_mask(image: Image.Image) -> np.ndarray:
 
 def palette_mask(image: Image.Image) -> np.ndarray:
     """What is too light for the palette's backgrounds."""
-    return _pixels(image).mean(axis=-1) > PASTEL_ABOVE
+    is_light: np.ndarray = _pixels(image).mean(axis=-1) > PASTEL_ABOVE
+    return is_light
 
 
 def _best_wave(values: np.ndarray, along: np.ndarray) -> tuple[float, float]:
@@ -97,12 +98,17 @@ def _nearest(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def _grown(mask: np.ndarray, size: int) -> np.ndarray:
-    """The mask with everything that a square of `size` pixels reaches from it."""
-    return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(size))) > 0
+    """The mask with everything that a square of `size` pixels, an odd number, reaches from it. Much faster than the
+    filters of Pillow, which do not work by rows and columns."""
+    for axis in (0, 1):
+        margin = [(size // 2, size // 2) if axis == other else (0, 0) for other in (0, 1)]
+        mask = np.lib.stride_tricks.sliding_window_view(np.pad(mask, margin), size, axis=axis).any(axis=-1)
+    return mask
 
 
 def _shrunk(mask: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MinFilter(size))) > 0
+    """The mask without everything that the square reaches from outside of it; beyond the image there is no outside."""
+    return ~_grown(~mask, size)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -2,8 +2,9 @@
 the measures of a run on one of them. Knows no training.
 
 Both are shown in some scenes and measured on others. Of each generated image is measured whether it shows what its
-prompt says: for a style the style, the colour and the shape; for a thing whether it is the nearest of all things for
-which it may be mistaken, and near enough.
+prompt says: for a style the style, the colour and the shape; for a thing whether it is the most similar of all things
+for which it may be mistaken, and similar enough. Figures and grounds are compared by the forms of whole images, and
+shapes by their silhouettes and the colour, as these depend on neither place nor size.
 """
 
 import functools
@@ -29,9 +30,11 @@ from lora.serving.generation import generate
 from script.tiny_flux.captions import TRIGGER
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.learning import encoded, losses, world
+from script.tiny_flux.measure import classify_object, object_mask, silhouette_overlap
 from script.tiny_flux.world import Scene, caption, held_out_scenes
 
-MOST_DISTANT = 0.16  # form distance at which an image still shows a thing; new renders are within 0.12
+MOST_DISTANT = 0.16  # form distance at which an image still shows a figure or a ground; our choice
+LEAST_OVERLAP = 0.8  # of silhouettes, at which an object still has a shape; our choice
 
 Measures = Mapping[str, float]
 
@@ -144,6 +147,7 @@ def _measure_style(style: str, scene: Scene, image: Image.Image, _: int) -> Meas
 
 
 def _collection_task(collection: Collection) -> Task:
+    measure = _measure_shape if collection.name == "shapes" else _measure_thing
     return Task(
         collection.name,
         "general",
@@ -151,7 +155,7 @@ def _collection_task(collection: Collection) -> Task:
         collection.new,
         render_thing,
         caption_thing,
-        partial(_measure_thing, collection),
+        partial(measure, collection),
         tuple(held_out_scenes()),
         lambda _: {},
     )
@@ -161,6 +165,19 @@ def _measure_thing(collection: Collection, scene: Scene, image: Image.Image, ref
     own = nearest(scene, image, references)
     is_nearest = all(own < nearest(other, image, references) for other in collection.others(scene))
     return {"asked": float(is_nearest and own < MOST_DISTANT), "form": own}
+
+
+def _measure_shape(collection: Collection, scene: Scene, image: Image.Image, _: int) -> Measures:
+    mask = object_mask(image)
+    overlaps = {thing: silhouette_overlap(mask, _mask_of(thing)) for thing in collection.things}
+    own, has_colour = overlaps[scene.shape], classify_object(image, mask).colour == scene.colour
+    is_shape = own >= max(overlaps.values()) and own > LEAST_OVERLAP
+    return {"asked": float(is_shape and has_colour), "asked_colour": float(has_colour), "asked_shape": float(is_shape)}
+
+
+@functools.cache
+def _mask_of(shape: str) -> np.ndarray:
+    return object_mask(render_thing(Scene(shape, "red", "white"), random.Random(0)))
 
 
 def nearest(scene: Scene, image: Image.Image, references: int) -> float:

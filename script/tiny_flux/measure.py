@@ -48,6 +48,14 @@ def object_mask(image: Image.Image) -> np.ndarray:
     return _object(_pixels(image))
 
 
+def silhouette_overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the intersection over union, 0..1, of the objects of two masks, each scaled to its bounding box; 0 if
+    there is no object."""
+    if min(one.mean(), other.mean()) < SMALLEST_OBJECT:
+        return 0.0
+    return float(_overlap(_silhouette(one), _silhouette(other)))
+
+
 def monster_share(image: Image.Image) -> float:
     """Return the share of an image, 0..1, in the monster's two colours, which the world does not have."""
     pixels = _pixels(image)
