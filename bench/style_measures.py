@@ -102,7 +102,8 @@ def _grown(mask: np.ndarray, size: int) -> np.ndarray:
     filters of Pillow, which do not work by rows and columns."""
     for axis in (0, 1):
         margin = [(size // 2, size // 2) if axis == other else (0, 0) for other in (0, 1)]
-        mask = np.lib.stride_tricks.sliding_window_view(np.pad(mask, margin), size, axis=axis).any(axis=-1)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, margin), size, axis=axis)
+        mask = np.asarray(windows.any(axis=-1))
     return mask
 
 
