@@ -79,6 +79,7 @@ def test_the_chat_template_is_that_of_qwen3_but_for_the_space_before_a_message(n
     assert thinking == f"{start}<|im_start|>assistant\n"
     plain = apply(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     assert plain == f"{thinking}<think>\n\n</think>\n\n"
+    assert len(networks.tokenizer(chat_text(networks.tokenizer, "star")).input_ids) == 12 + 1
 
 
 def test_the_three_trained_layers_are_what_the_pipeline_reads_of_the_written_model(networks, pipeline):

@@ -74,6 +74,7 @@ TINY_FLUX2 = Plan(
     terms=(
         Term(steps=3_000, rate=1.0, decay=0.0, small=1 / 3, practice=None, seed=1),
         Term(steps=1_500, rate=1.0, decay=0.7, small=0.0, practice=OCCASIONAL, seed=2),
+        Term(steps=1_400, rate=1.0, decay=0.7, small=0.0, practice=OCCASIONAL, seed=3),
     ),
     distillation=None,
     measured=15,
