@@ -18,7 +18,7 @@ from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, command, run_command, s
 
 pytestmark = pytest.mark.xdist_group("warm")
 
-STEPS = 150
+STEPS = 250  # more than a second of them, after which the first line comes
 EARLY = re.compile(rf"wrote \S+ after (\d+) of {STEPS} steps; the same command with --resume does the rest")
 
 
