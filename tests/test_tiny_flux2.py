@@ -33,7 +33,7 @@ def test_the_base_follows_prompts_that_it_is_not_trained_on(pipeline):
         prompt=[caption(scene) for scene in scenes],
         width=SIDE,
         height=SIDE,
-        num_inference_steps=20,
+        num_inference_steps=10,
         max_sequence_length=pipeline.tokenizer.model_max_length,
         generator=[torch.Generator().manual_seed(index) for index in range(len(scenes))],
     ).images
