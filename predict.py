@@ -97,7 +97,7 @@ class Runner(BaseRunner):
         # What to generate
         prompt: str = Input(description="What to generate; include the trigger word of the LoRA"),
         negative_prompt: Optional[str] = Input(
-            description="What not to generate, for bases with true classifier-free guidance", default=None
+            description="What not to generate; used by klein and klein-9b with a guidance_scale above 1", default=None
         ),
         image: Optional[Path] = Input(
             description="Source image for image to image; the output has its aspect ratio", default=None
@@ -150,10 +150,13 @@ class Runner(BaseRunner):
         ),
         num_outputs: int = Input(description="Number of images", default=1, ge=1, le=4),
         num_inference_steps: Optional[int] = Input(
-            description="Number of denoising steps; 28 by default, 4 for schnell", default=None, ge=1, le=50
+            description="Number of denoising steps; 28 by default, 50 for klein, 4 for distilled bases",
+            default=None,
+            ge=1,
+            le=50,
         ),
         guidance_scale: Optional[float] = Input(
-            description="How closely to follow the prompt; 3.5 by default", default=None, ge=0.0, le=10.0
+            description="How closely to follow the prompt; 3.5 by default, 4 for klein", default=None, ge=0.0, le=10.0
         ),
         go_fast: bool = Input(
             description="Compute in 8 bits: faster on a GPU, with slightly different pixels", default=False

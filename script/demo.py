@@ -33,8 +33,7 @@ from weights.caption_model import SETTING as CAPTIONER_SETTING
 from weights.catalogue import TINY
 from weights.local_files import VARIABLE as FILES_VARIABLE
 
-BASE = TINY
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "trigger_word": "TOK",
     "lora_type": "replicate",
     "steps": 900,
@@ -52,6 +51,9 @@ PROMPTS = (*WITH_TRIGGER, *map(caption, WITHOUT_TRIGGER))
 SCALES = (0.0, 0.5, 1.0)
 SAMPLING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 100, "output_format": "png"}
 
+TRAININGS = {TINY: TRAINING, "tiny-flux2": TRAINING}  # by embedded base
+BASES = " or ".join(TRAININGS)
+
 BUSY, SECONDS_TO_BE_FREE = 409, 10
 
 
@@ -59,7 +61,11 @@ def main() -> None:
     """Train, generate, write the contact sheet, and print what it shows and its path."""
     parser = argparse.ArgumentParser(prog="script/demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/demo.png"), help="where to write the contact sheet")
-    output: Path = parser.parse_args().output
+    parser.add_argument("--base", default=TINY, help=f"the embedded base: {BASES} (default: %(default)s)")
+    arguments = parser.parse_args()
+    output, base = arguments.output, arguments.base
+    if base not in TRAININGS:
+        parser.error(f"--base is {base!r}: expected {BASES}, as the demo's images suit only the embedded bases")
     output.parent.mkdir(parents=True, exist_ok=True)
     lora = output.with_name("trained_model.tar")
     refuse_output(output, is_ours=is_our_image)
@@ -67,10 +73,10 @@ def main() -> None:
     started = time.monotonic()
     os.environ[FILES_VARIABLE] = str(lora.parent.resolve())  # the server reads the LoRA there
     os.environ[CAPTIONER_SETTING] = TINY  # the embedded captioner describes the images
-    print(f"Starting two Cog servers on the embedded base ({BASE}), one to train and one to generate ...")
-    with started_server("predict", base=BASE) as predict_server:
-        with running_server("train", base=BASE) as train_server:
-            lora.write_bytes(train(train_server, images_alone(ARCHIVE), TRAINING))
+    print(f"Starting two Cog servers on the embedded base ({base}), one to train and one to generate ...")
+    with started_server("predict", base=base) as predict_server:
+        with running_server("train", base=base) as train_server:
+            lora.write_bytes(train(train_server, images_alone(ARCHIVE), TRAININGS[base]))
         print(f"\nThe images had no captions. {captions_line(lora)}\n")
         wait_until_ready(predict_server)
         rows = generate(predict_server, lora, SAMPLING)

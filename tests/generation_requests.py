@@ -30,6 +30,7 @@ INVALID_LORAS = {
     data_uri(b"<html>", media_type="text/html"): "a web page",
     data_uri(b"\x80\x04pickle", media_type="application/x-tar"): "a pickle",
 }
+REPLACED = ("dev", "krea")  # by the embedded FLUX.1, which takes guidance as they do
 BROKEN_IMAGE = data_uri(b"\x89PNG\r\n\x1a\nbroken", media_type="image/png")
 
 
@@ -128,8 +129,8 @@ def faults(inputs: Json) -> list[str]:
         found.append("because they are two names of one input")
     if inputs.get("aspect_ratio") == "custom" and not {"width", "height"} <= inputs.keys():
         found.append("custom without width and height")
-    if inputs.get("model") == "schnell":
-        found.append("model is schnell: weights/schnell is not installed")
+    if (model := inputs.get("model")) not in (None, *REPLACED):
+        found.append(f"model is {model}: weights/{model} is not installed")
     return found
 
 

@@ -1,6 +1,7 @@
 """The demo trains and generates through the real servers, and counts what its images show."""
 
 import random
+import sys
 
 import pytest
 from PIL import Image, ImageChops
@@ -11,17 +12,21 @@ from script.demo import (
     SAMPLING,
     SCALES,
     TRAINING,
+    TRAININGS,
     WITH_TRIGGER,
     WITHOUT_TRIGGER,
     captions_line,
     generate,
     images_alone,
+    main,
     train,
     training_images,
 )
 from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, monster_caption, render_monster
 from script.tiny_flux.world import BACKGROUNDS, Scene, render
+from tests.tiny import checked_config
+from weights.catalogue import EMBEDDED
 
 CAPTIONS = [monster_caption(name, trigger="TOK a creature") for name in BACKGROUNDS]
 QUICK = TRAINING | {"steps": 4, "batch_size": 1, "resolution": "64"}
@@ -42,6 +47,24 @@ def test_the_demo_trains_and_generates_through_the_real_servers(train_server, pr
     assert [row.prompt for row in rows] == list(PROMPTS)
     assert all([*row.by_scale] == list(SCALES) and all(map(len, row.by_scale.values())) for row in rows)
     assert findings(rows, WITHOUT_TRIGGER).startswith("With the trigger word, 0 of 2 images show the monster")
+
+
+def test_each_embedded_base_has_settings_with_which_the_demo_trains_on_it():
+    assert set(TRAININGS) == {base.name for base in EMBEDDED}
+    assert all(training.keys() == TRAINING.keys() and checked_config(**training) for training in TRAININGS.values())
+
+
+@pytest.mark.parametrize("name", ["klein", "tiny-flux3", ""])
+def test_a_base_that_the_demos_images_do_not_suit_is_refused_before_anything_starts(
+    monkeypatch, capsys, tmp_path, name
+):
+    output = tmp_path / "output" / "demo.png"
+    monkeypatch.setattr(sys, "argv", ["script/demo", "--base", name, "--output", str(output)])
+    with pytest.raises(SystemExit):
+        main()
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"--base is {name!r}: expected tiny or tiny-flux2" in line
+    assert not output.parent.exists()
 
 
 def of_scene(scene: Scene, seed: int) -> Image.Image:

@@ -2,7 +2,7 @@
 page."""
 
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Comparer:
         steps: SimpleQueue[bool] = SimpleQueue()  # False: there are no more
         is_closed, number = threading.Event(), 0
 
-        def before_step(*_: object) -> None:
+        def before_step() -> None:
             if is_closed.is_set():
                 raise GenerationCancelledError
             steps.put(True)
@@ -76,10 +76,19 @@ class Comparer:
                 is_closed.set()  # and the executor waits for its thread
 
     @contextmanager
-    def _called_before_steps(self, function: Any) -> Iterator[None]:  # noqa: ANN401 (a hook, as torch types it)
-        """Inside the `with` block, this is called before each denoising step: these call the transformer once each."""
+    def _called_before_steps(self, function: Callable[[], None]) -> Iterator[None]:
+        """Inside the `with` block, in which one image is generated, this is called before each denoising step: a step
+        calls the transformer at its own timestep, twice with classifier-free guidance."""
         transformer = self._runner.models.model(self._runner.base.path).pipeline.transformer
-        hook = transformer.register_forward_pre_hook(function)
+        reached: set[float] = set()
+
+        def before_call(_transformer: object, _inputs: object, named: Mapping[str, Any]) -> None:
+            timestep = float(named["timestep"][0])
+            if timestep not in reached:
+                reached.add(timestep)
+                function()
+
+        hook = transformer.register_forward_pre_hook(before_call, with_kwargs=True)
         try:
             yield
         finally:

@@ -125,6 +125,7 @@ class Sampling:
 
     defaults: SamplingDefaults  # of a base that takes guidance
     distilled: SamplingDefaults  # of a base that is distilled for few steps
+    takes_guidance: Callable[[Any], bool]  # whether guidance changes the images of a pipeline; not if it is distilled
     needs_negative: Callable[[Any, float], bool]  # whether a pipeline needs `negative` at a guidance
     build_pipeline: Callable[
         ..., Any

@@ -118,6 +118,7 @@ def _precomputed_modulation(pipeline: FluxPipeline, prompt: Prompt, *, guidance:
 SAMPLING = Sampling(
     defaults=SamplingDefaults(steps=28, guidance=3.5),
     distilled=SamplingDefaults(steps=4, guidance=3.5),  # schnell
+    takes_guidance=lambda pipeline: bool(pipeline.transformer.config.guidance_embeds),
     needs_negative=lambda _pipeline, _guidance: False,
     build_pipeline=build_pipeline,
     generate_image=generate_image,

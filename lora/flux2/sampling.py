@@ -164,13 +164,18 @@ def _unpacked(latents: Tensor, settings: SamplingSettings) -> Tensor:
     return unpack(latents, height=settings.height // TOKEN_PIXELS, width=settings.width // TOKEN_PIXELS)
 
 
+def _takes_guidance(pipeline: Flux2KleinPipeline) -> bool:
+    return not pipeline.config.is_distilled
+
+
 def _needs_negative(pipeline: Flux2KleinPipeline, guidance: float) -> bool:
-    return guidance > 1 and not pipeline.config.is_distilled
+    return guidance > 1 and _takes_guidance(pipeline)
 
 
 SAMPLING = Sampling(
     defaults=SamplingDefaults(steps=50, guidance=4.0),  # as Flux2KleinPipeline has them
     distilled=SamplingDefaults(steps=4, guidance=1.0),  # huggingface.co/black-forest-labs/FLUX.2-klein-4B
+    takes_guidance=_takes_guidance,
     needs_negative=_needs_negative,
     build_pipeline=build_pipeline,
     generate_image=generate_image,

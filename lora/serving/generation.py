@@ -87,7 +87,7 @@ def _finite_images(pipeline: DiffusionPipeline) -> Iterator[None]:
         if not pixels.isfinite().all():
             raise FloatingPointError("the generated image has NaN or infinite pixels")
 
-    hook = pipeline.vae.decoder.register_forward_hook(refuse)  # all three pipelines decode with it
+    hook = pipeline.vae.decoder.register_forward_hook(refuse)  # all pipelines decode with it
     try:
         yield
     finally:

@@ -54,9 +54,10 @@ class Inpainting:
 def _feathered(mask: Image.Image, latent_pixels: int) -> Image.Image:
     """Return the mask with an edge that falls from white to black over two latents outside of it.
 
-    A latent at the edge may hold regenerated pixels outside of the mask, 7 in FLUX.1, so one latent is too narrow to
-    lead over to latents that were kept. White pixels stay white: all that the mask selects is regenerated. The mask is
-    dilated by one latent and averaged over as much to each side, so the fall is linear and ends at exactly 0.
+    A latent at the edge may hold regenerated pixels outside of the mask, 7 in FLUX.1 and 15 in FLUX.2, so one latent
+    is too narrow to lead over to latents that were kept. White pixels stay white: all that the mask selects is
+    regenerated. The mask is dilated by one latent and averaged over as much to each side, so the fall is linear and
+    ends at exactly 0.
     """
     average = ImageFilter.BoxBlur(latent_pixels)
     dilated = mask.filter(average).point(lambda mean: WHITE if mean else 0)

@@ -1,4 +1,5 @@
-"""Caches encoded prompts, because text encoders are expensive: T5 has a third as many weights as FLUX.1."""
+"""Caches encoded prompts, because text encoders are expensive: T5 has a third as many weights as FLUX.1, Qwen3 as many
+as FLUX.2 [klein]."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -11,7 +12,7 @@ from lora.families.registry import family_of_model
 from lora.serving.request import Request
 
 Encode = Callable[[str], Prompt]
-MAX_PROMPTS = 32  # of 4 MB each
+MAX_PROMPTS = 32  # of 4 MB each for FLUX.1, of 8 for klein, of 13 for klein 9B
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,17 @@ def test_both_images_are_those_of_the_predictor_with_the_same_seed(runner, reque
     assert [shown.text for shown, _ in steps] == expected
 
 
+def test_a_step_that_computes_the_transformer_twice_is_one_step(monkeypatch, tmp_path):
+    """As with the classifier-free guidance of FLUX.2 [klein]."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("FLUX_BASE", "tiny-flux2")
+    monkeypatch.setenv("FLUX_SAFETY", "off")
+    runner = Runner()
+    runner.setup()
+    *steps, _ = Comparer(runner).compare({"prompt": "a red star", "seed": 7, **SETTINGS})
+    assert steps == [Step(image, number) for image in ("without", "with") for number in (1, 2, 3)]
+
+
 def test_a_random_seed_is_the_same_for_both_images_and_can_be_repeated(requests, inputs):
     *_, (shown, files) = shown_by(requests, {**inputs, "seed": None})
     assert shown.seed is not None

@@ -2,7 +2,9 @@
 
 import pytest
 
+from lora.flux.family import FLUX1
 from lora.flux.sampling import SAMPLING
+from lora.flux2.family import FLUX2
 from lora.images.size import Size
 from lora.serving.request import CUSTOM, SIZES, STEP, Request, size_for_image
 from tests.tiny import assert_one_sentence
@@ -25,8 +27,8 @@ INPUTS = {
 }
 
 
-def checked(*, takes_guidance=True, **changes):
-    return Request.checked(defaults=SAMPLING.defaults_of(takes_guidance=takes_guidance), **INPUTS | changes)
+def checked(**changes):
+    return Request.checked(defaults=SAMPLING.defaults, **INPUTS | changes)
 
 
 def custom_size(width, height):
@@ -139,7 +141,13 @@ def test_two_different_guidances_are_refused():
     assert_one_sentence(error.value, "guidance_scale is 3 and guidance is 2", "expected only one of them")
 
 
-def test_the_default_number_of_steps_depends_on_the_base():
-    assert checked(num_inference_steps=None).num_inference_steps == 28
-    assert checked(num_inference_steps=None, takes_guidance=False).num_inference_steps == 4
-    assert checked(num_inference_steps=9, takes_guidance=False).num_inference_steps == 9
+@pytest.mark.parametrize(
+    ("family", "takes_guidance", "steps", "guidance"),
+    [(FLUX1, True, 28, 3.5), (FLUX1, False, 4, 3.5), (FLUX2, True, 50, 4.0), (FLUX2, False, 4, 1.0)],
+)
+def test_the_default_steps_and_guidance_depend_on_the_base(family, takes_guidance, steps, guidance):
+    defaults = family.sampling.defaults_of(takes_guidance=takes_guidance)
+    left_open = Request.checked(defaults=defaults, **INPUTS | {"num_inference_steps": None})
+    assert (left_open.num_inference_steps, left_open.guidance_scale) == (steps, guidance)
+    given = Request.checked(defaults=defaults, **INPUTS | {"num_inference_steps": 9, "guidance_scale": 2})
+    assert (given.num_inference_steps, given.guidance_scale) == (9, 2.0)
