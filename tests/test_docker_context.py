@@ -17,7 +17,7 @@ from weights.bases import REPOSITORIES
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = {"LICENSE", "cog.yaml", "predict.py", "requirements.txt", "train.py"}
-TINY = ("weights/tiny-flux/", "weights/tiny-captioner/")
+TINY = ("weights/tiny-flux/", "weights/tiny-flux2/", "weights/tiny-captioner/")
 RUNPOD = "deploy/runpod"
 SCRIPTS = ("__init__", "cog_inputs", "whole_file")  # that the worker imports
 
