@@ -3,8 +3,10 @@
 import pytest
 
 from lora.formats.layer_names.flux1 import FLUX1
+from lora.formats.layer_names.flux2 import FLUX2
 from lora.serving import lora_cache as lora_cache_module
 from lora.serving.lora_cache import LoraCache
+from tests.random_klein import random_klein_transformer
 from tests.tiny import assert_one_sentence, random_lora, tiny_transformer
 
 
@@ -49,6 +51,22 @@ def test_a_file_that_changed_is_read_again(tensors):
     assert lora_cache.lora("first", Reader("a", tensors), FLUX1).digest == "a"
     assert lora_cache.lora("second", Reader("b", tensors), FLUX1).digest == "b"
     assert lora_cache.lora("first", Reader("c", tensors), FLUX1).digest == "a"
+
+
+def test_a_file_is_read_for_each_family_of_which_there_are_bases(tensors):
+    """The cache is one for all bases of a server. The same names are other layers in another family, or none."""
+    lora_cache, read = LoraCache(), Reader("a", tensors)
+    lora_cache.lora("key", read, FLUX1)
+    with pytest.raises(ValueError) as error:
+        lora_cache.lora("key", read, FLUX2)
+    assert_one_sentence(error.value, "FLUX.1")
+    of_klein = Reader("b", random_lora(random_klein_transformer(), rank=4))
+    lora_cache.lora("other", of_klein, FLUX2)
+    with pytest.raises(ValueError) as error:
+        lora_cache.lora("other", of_klein, FLUX1)
+    assert_one_sentence(error.value, "FLUX.2")
+    assert lora_cache.lora("key", read, FLUX1).digest == "a"
+    assert (read.calls, of_klein.calls) == (2, 2)
 
 
 def test_the_least_recently_used_are_evicted_and_the_latest_stays(monkeypatch, tensors):
