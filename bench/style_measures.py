@@ -20,6 +20,7 @@ RING = 5  # pixels around an object's inside, which the outline covers
 SHARE_OF_RING = 0.6  # of it that is ink
 STROKES_GAP = 9  # pixels: closes an object over its strokes
 PERIODS = np.linspace(0.8, 1.25, 10) * HATCH_PERIOD * SIDE  # pixels
+SMALLEST_INSIDE = 0.01  # share of the image, without the edges, where strokes are looked for; our choice
 STROKES_CONTRAST, STROKES_EXPLAIN = 0.12, 0.35  # amplitude of the best wave, 0..1; share of the variance it explains
 PALETTE_DISTANCE, SHARE_OF_PALETTE = 0.16, 0.8  # in RGB of 0..1; share of pixels that are as near to the palette
 PASTEL_ABOVE = 0.55  # mean of the channels: of the plum at most 0.46, of the objects at least 0.7
@@ -51,8 +52,8 @@ def has_outline(image: Image.Image) -> bool:
 
 def has_hatching(image: Image.Image) -> bool:
     """Whether diagonal strokes of about the right period cover the object."""
-    inside = _shrunk(hatched_mask(image), 9)
-    if inside.mean() < SMALLEST_OBJECT:
+    inside = _shrunk(hatched_mask(image), 5)
+    if inside.mean() < SMALLEST_INSIDE:
         return False
     values = _pixels(image).max(axis=-1)[inside]
     rows, columns = np.nonzero(inside)
