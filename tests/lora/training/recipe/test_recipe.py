@@ -3,6 +3,7 @@
 import pytest
 
 from lora.flux.presets import PRESETS as FLUX1_PRESETS
+from lora.flux2.presets import PRESETS as KLEIN_PRESETS
 from lora.training.recipe.recipe import make_recipe
 from lora.training.recipe.sigmas import SigmaRule
 from tests.tiny import checked_config
@@ -23,7 +24,7 @@ def recipe(**changes):
 # below
 PRESETS = {
     "subject": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.25, 2.0, 0.99, True, 1e-4),
-    "style": (32, 1.4e-4, SigmaRule(None, 1.0, 0.65), 0.01, 0.10, False, 0.0, 1.0, 0.99, True, 1e-4),
+    "style": (32, 2.8e-4, SigmaRule(0.0, 1.0, 0.0), 0.01, 0.10, False, 0.0, 1.0, 0.99, True, 1e-4),
     "general": (16, 1.5e-4, SigmaRule(None, 1.0, 0.0), 0.0, 0.05, False, 0.0, 1.0, 0.995, True, 1e-2),
     "replicate": (16, 4e-4, SigmaRule(0.0, 1.0, 0.0), 0.0, 0.05, True, 0.0, 1.0, 0.99, False, 1e-2),
 }
@@ -206,8 +207,10 @@ def test_a_dropped_caption_is_the_trigger_word_or_nothing():
 
 
 def test_the_trained_noise_levels_are_described_in_a_line():
-    sigma = recipe(lora_type="style").sigma_line()
-    assert sigma == "sigma: logit-normal shifted for the image size, 65% of it with mean 3"
+    assert recipe(lora_type="general").sigma_line() == "sigma: logit-normal shifted for the image size"
+    config = checked_config(**OPEN | {"lora_type": "style"})
+    of_klein = make_recipe(config, KLEIN_PRESETS["style"], images=15, processes=1).recipe
+    assert of_klein.sigma_line() == "sigma: logit-normal shifted for the image size, 65% of it with mean 3"
     assert recipe(lora_type="replicate").sigma_line() == "sigma: logit-normal with mean 0"
 
 
