@@ -28,7 +28,7 @@ from lora.serving.usage import Usage
 from lora.threads import protect_new_threads
 from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
-from weights.bases import Base, check_base, find_base, requested_base, takes_guidance, with_remedy
+from weights.bases import Base, check_base, family_name, find_base, requested_base, takes_guidance, with_remedy
 from weights.checker import find_safety
 from weights.local_files import EVERYWHERE, ReadableFolders
 from weights.network.network import Tokens
@@ -243,7 +243,13 @@ class Runner(BaseRunner):
         if self.trained_lora and requested.named == TRAINED:
             return replace(self.trained_lora, scale=requested.scale)
         readable = EVERYWHERE if requested.named == TRAINED else self.readable  # the deployment gave it, no client
-        with open_lora(requested.reference, named=requested.named, tokens=tokens, readable=readable) as file:
+        with open_lora(
+            requested.reference,
+            named=requested.named,
+            tokens=tokens,
+            readable=readable,
+            base_model=family_name(base),
+        ) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read, family_of(base.path).layer_names)
         for note in cached.notes:
             self.log(f"{file.named} {note}")

@@ -29,7 +29,7 @@ from lora.training.stages import encode, run_training, write_output
 from lora.training.stop import Stop, Termination
 from lora.workspace import clear_folder, named_file, own_temporary_folder, workspace
 from weights.base_files import weight_files
-from weights.bases import find_base, find_trainable_base
+from weights.bases import family_name, find_base, find_trainable_base
 from weights.caption_model import find_captioner
 from weights.local_files import ReadableFolders
 from weights.network.network import Tokens
@@ -244,7 +244,9 @@ def train(
         stop = Stop(log, TERMINATION, minutes=config.time_limit, server=SERVER)
         base = find_trainable_base(check_gpu, log_line=log.write)
         captioning = Captioning(partial(find_captioner, log.write), stop.raise_if_requested)
-        archives, source = _find_files(input_images, input_captions, resume_from, folder=folder)
+        archives, source = _find_files(
+            input_images, input_captions, resume_from, folder=folder, base_model=family_name(base)
+        )
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's
             prepared = prepare(
                 config, archives, source, captioning, base=base.path, base_name=base.name, into=folder, log=log
@@ -261,7 +263,8 @@ def train(
 def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
     """Return an existing LoRA in the form of a training's output; it is read and checked as for a prediction."""
     base, reference = find_base(log_line=log.write), inputs.skip_training_and_use_pretrained_hf_lora_url
-    with open_lora(reference, named=SKIP_TRAINING, tokens=Tokens(inputs.hf_token)) as file:
+    tokens, family = Tokens(inputs.hf_token), family_name(base)
+    with open_lora(reference, named=SKIP_TRAINING, tokens=tokens, base_model=family) as file:
         lora = file.read()
         refuse_unusable(lora.tensors, base.path)
     log.write(*(f"{file.named} {note}" for note in lora.notes))
@@ -273,9 +276,10 @@ def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
 
 
 def _find_files(
-    images: object, captions: object, resume_from: object, *, folder: Path
+    images: object, captions: object, resume_from: object, *, folder: Path, base_model: str
 ) -> tuple[Archives, ResumeSource]:
-    """Find the files that a request names, and delete all other uploads; `folder` is that of the job.
+    """Find the files that a request names, and delete all other uploads; `folder` is that of the job, and a LoRA to
+    resume from must be made for `base_model`.
 
     Raises ValueError if one of them is outside of the folders that requests may read, whether or not it exists.
     """
@@ -284,6 +288,6 @@ def _find_files(
     readable = ReadableFolders.of_deployment(checkpoints_folder(), *filter(None, [UPLOADS]))
     named_file("input_images", images, readable)
     named_file("input_captions", captions, readable)
-    read = partial(read_lora, readable=readable)
+    read = partial(read_lora, readable=readable, base_model=base_model)
     source = find_resume_source(str(resume_from or ""), into=folder / "resume", read_lora=read, readable=readable)
     return Archives.from_inputs(images, captions=captions), source

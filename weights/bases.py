@@ -141,6 +141,11 @@ def takes_guidance(base: Base) -> bool:
     return kind_of(base.path).takes_guidance(base.path)
 
 
+def family_name(base: Base) -> str:
+    """Return the name of the family of a base, such as FLUX.2 klein; raises like `takes_guidance`."""
+    return kind_of(base.path).name
+
+
 def find_trainable_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
     """Return the base that FLUX_BASE names after checking its files.
 

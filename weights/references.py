@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,7 +16,7 @@ from weights.cache.store import CacheLimits, Store, default_folder
 from weights.data_uri import decode_data_uri, is_data_uri
 from weights.fetching import Fetched, Fetcher
 from weights.grammar.grammar import parse_reference
-from weights.grammar.records import Inline, LocalFile, Remote
+from weights.grammar.records import CivitaiLora, Inline, LocalFile, Remote
 from weights.local_files import ReadableFolders
 from weights.local_folder import lora_in_folder, names_folder, read_config_beside
 from weights.lora_file import parse_lora
@@ -65,14 +65,15 @@ def open_lora(
     network: Network = INTERNET,
     store: Store | None = None,
     readable: ReadableFolders | None = None,
+    base_model: str = "",
 ) -> Iterator[LoraFile]:
     """Open the file of a LoRA by any reference that weights.grammar knows, or by the absolute path of its folder.
 
     `named` is the input that contains the reference, for errors; `tokens` give access to private LoRAs; downloads are
     kept in `store`, by default this machine's cache; a file of this machine must be `readable`, by default what the
-    deployment allows. Raises ValueError, and OSError if a download cannot be written,
-    each with one sentence. `named` and the reference are also put before the message of a ValueError or OSError of the
-    block.
+    deployment allows; `base_model` is the one that it must be made for, if its host says that, such as FLUX.2 klein.
+    Raises ValueError, and OSError if a download cannot be written, each with one sentence. `named` and the reference
+    are also put before the message of a ValueError or OSError of the block.
     """
     name = f"{named} {_redacted(reference)!r}"
     with _naming_reference(name):
@@ -80,6 +81,8 @@ def open_lora(
         # a folder that may not be read is no reference at all, so that nobody learns whether it exists
         is_folder = Path(path).is_absolute() and readable.contain(Path(path)) and names_folder(path)
         record = LocalFile(Path(path)) if is_folder else parse_reference(reference)
+        if isinstance(record, CivitaiLora):
+            record = replace(record, base_model=base_model)
         if isinstance(record, Inline):
             opened = _open_inline(record)
         elif isinstance(record, LocalFile):
@@ -98,9 +101,18 @@ def read_lora(
     network: Network = INTERNET,
     store: Store | None = None,
     readable: ReadableFolders | None = None,
+    base_model: str = "",
 ) -> Lora:
     """Open and read a LoRA. Takes the arguments and raises the errors of `open_lora`."""
-    with open_lora(reference, named=named, tokens=tokens, network=network, store=store, readable=readable) as file:
+    with open_lora(
+        reference,
+        named=named,
+        tokens=tokens,
+        network=network,
+        store=store,
+        readable=readable,
+        base_model=base_model,
+    ) as file:
         return file.read()
 
 

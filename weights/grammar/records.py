@@ -20,8 +20,9 @@ class CivitaiLora:
     """A LoRA on Civitai; at least one of its two numbers is set."""
 
     model: int | None = None
-    version: int | None = None  # None: the newest one for FLUX.1; numbered independently of models
+    version: int | None = None  # None: the newest one for `base_model`; numbered independently of models
     token: str = field(default="", repr=False)  # from the URL
+    base_model: str = ""  # that it must be made for, such as FLUX.2 klein; empty: any FLUX
 
 
 @dataclass(frozen=True, slots=True)

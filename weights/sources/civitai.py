@@ -15,7 +15,7 @@ from weights.network.json_response import fetch_json
 from weights.network.network import Network
 from weights.printed import quoted
 
-FLUX = "flux.1"
+FLUX = ("flux.1", "flux.2")  # how `baseModel` starts there: Flux.1 D, Flux.2 Klein 4B
 TOKEN_INPUT = "civitai_api_token"
 LORA_TYPES = frozenset({"lora", "locon", "dora"})
 SHOWN = 5
@@ -24,15 +24,16 @@ KILOBYTE = 1024
 
 
 def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> RemoteFile:
-    """Return the file of a LoRA's version, or of the newest version for FLUX.1 if the record names none.
+    """Return the file of a LoRA's version, or of the newest version for its base model if the record names none.
 
     Raises ValueError for a LoRA of another base model, for another type of model, and unless exactly one file matches.
     The messages complete a sentence that starts with the reference.
     """
     version = _version(lora, token, network)
     base_model = _text(version.get("baseModel"))
-    if not base_model.lower().startswith(FLUX):
-        raise ValueError(f"was made for {base_model or 'an unknown model'}: expected a LoRA for FLUX.1")
+    if not _is_for(lora, version):
+        expected = lora.base_model or "FLUX.1 or FLUX.2"
+        raise ValueError(f"was made for {base_model or 'an unknown model'}: expected a LoRA for {expected}")
     file = _choose_file(_dicts(version.get("files")))
     size = file.get("sizeKB")
     if isinstance(size, int | float) and size * KILOBYTE > MAX_BYTES:
@@ -56,8 +57,13 @@ def _version(lora: CivitaiLora, token: str, network: Network) -> dict[str, Any]:
     versions = _dicts(model.get("modelVersions"))
     if not versions:
         raise ValueError(f"is the model {lora.model} on Civitai, which has no downloadable version")
-    for_flux = [entry for entry in versions if _text(entry.get("baseModel")).lower().startswith(FLUX)]
-    return (for_flux or versions)[0]
+    suitable = [entry for entry in versions if _is_for(lora, entry)]
+    return (suitable or versions)[0]
+
+
+def _is_for(lora: CivitaiLora, version: dict[str, Any]) -> bool:
+    """Whether a version was made for the base model that the record asks for, as far as Civitai's name of it tells."""
+    return _text(version.get("baseModel")).lower().startswith(lora.base_model.lower() or FLUX)
 
 
 def _check_type(model: object) -> None:

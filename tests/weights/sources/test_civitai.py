@@ -64,12 +64,30 @@ def test_a_download_url_on_another_host_is_not_used():
     assert path == f"/api/download/models/{VERSION}"
 
 
-@pytest.mark.parametrize("base", ["SDXL 1.0", "Flux.2 D", "SD 3.5", "", None])
+@pytest.mark.parametrize("base", ["SDXL 1.0", "Flux.3 D", "SD 3.5", "", None])
 def test_a_lora_for_another_base_model_is_refused_before_it_is_downloaded(base):
     """C10."""
     message = refusal(a_version(base=base))
     assert f"made for {base or 'an unknown model'}" in message
     assert "FLUX.1" in message
+
+
+KLEIN, DEV = a_version(700000, "Flux.2 Klein 4B-base"), a_version()
+
+
+@pytest.mark.parametrize(("base_model", "number"), [("FLUX.1", VERSION), ("FLUX.2 klein", 700000), ("", 700000)])
+def test_the_newest_version_is_that_for_the_family_of_the_base(base_model, number):
+    lora = CivitaiLora(MODEL, base_model=base_model)
+    versions = [a_version(800000, "SDXL 1.0"), KLEIN | {"files": [a_file(downloadUrl="")]}, DEV]
+    assert str(number) in find_file(lora, {"type": "LORA", "modelVersions": versions})[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "base_model"), [(KLEIN, "FLUX.1"), (DEV, "FLUX.2 klein"), (a_version(base="Flux.2 D"), "FLUX.2 klein")]
+)
+def test_a_version_for_another_family_than_that_of_the_base_is_refused_by_name(version, base_model):
+    message = refusal(version, CivitaiLora(None, VERSION, base_model=base_model))
+    assert message == f"was made for {version['baseModel']}: expected a LoRA for {base_model}"
 
 
 def test_the_error_for_a_model_without_a_version_for_flux_names_its_base_model():
