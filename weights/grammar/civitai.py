@@ -13,6 +13,7 @@ AIR = re.compile(
     r"civitai:(?P<model>\d{1,12})(?:@(?P<version>\d{1,12}))?(?:[.:].*)?",
     re.IGNORECASE,
 )
+ECOSYSTEMS = ("flux1", "flux2")  # the beginnings of their names; FLUX.2 dev and klein share one
 LORA_TYPES = frozenset({"lora", "lycoris", "locon", "dora"})
 NUMBER = re.compile(r"\d{1,12}")
 EXPECTED = "expected civitai.com/models/<number>, with or without ?modelVersionId=<number>, or a download link"
@@ -31,8 +32,8 @@ def read_air(reference: str) -> CivitaiLora:
     ecosystem, model_type = found["ecosystem"], found["type"]
     if model_type and model_type.lower() not in LORA_TYPES:
         raise ValueError(f"is the AIR name of a {model_type[:40]}: expected that of a lora")
-    if ecosystem and not ecosystem.lower().startswith("flux1"):
-        raise ValueError(f"is the AIR name of a LoRA for {ecosystem[:40]}: expected one for flux1")
+    if ecosystem and not ecosystem.lower().startswith(ECOSYSTEMS):
+        raise ValueError(f"is the AIR name of a LoRA for {ecosystem[:40]}: expected one for {' or '.join(ECOSYSTEMS)}")
     return CivitaiLora(int(found["model"]), int(found["version"]) if found["version"] else None)
 
 

@@ -20,7 +20,7 @@ class CivitaiLora:
     """A LoRA on Civitai; at least one of its two numbers is set."""
 
     model: int | None = None
-    version: int | None = None  # None: the newest one for FLUX.1; numbered independently of models
+    version: int | None = None  # None: the newest one for a FLUX; numbered independently of models
     token: str = field(default="", repr=False)  # from the URL
 
 

@@ -15,7 +15,9 @@ from weights.network.json_response import fetch_json
 from weights.network.network import Network
 from weights.printed import quoted
 
-FLUX = "flux.1"
+# Civitai's names of base models begin so: "Flux.1 D", "Flux.2 Klein 4B-base". Whether a LoRA fits the base that is
+# served is seen in its file.
+FLUX = ("flux.1", "flux.2 klein")
 TOKEN_INPUT = "civitai_api_token"
 LORA_TYPES = frozenset({"lora", "locon", "dora"})
 SHOWN = 5
@@ -24,7 +26,8 @@ KILOBYTE = 1024
 
 
 def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> RemoteFile:
-    """Return the file of a LoRA's version, or of the newest version for FLUX.1 if the record names none.
+    """Return the file of a LoRA's version, or of the newest version for FLUX.1 or FLUX.2 klein if the record names
+    none.
 
     Raises ValueError for a LoRA of another base model, for another type of model, and unless exactly one file matches.
     The messages complete a sentence that starts with the reference.
@@ -32,7 +35,8 @@ def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> RemoteFi
     version = _version(lora, token, network)
     base_model = _text(version.get("baseModel"))
     if not base_model.lower().startswith(FLUX):
-        raise ValueError(f"was made for {base_model or 'an unknown model'}: expected a LoRA for FLUX.1")
+        found = base_model or "an unknown model"
+        raise ValueError(f"was made for {found}: expected a LoRA for FLUX.1 or FLUX.2 klein")
     file = _choose_file(_dicts(version.get("files")))
     size = file.get("sizeKB")
     if isinstance(size, int | float) and size * KILOBYTE > MAX_BYTES:

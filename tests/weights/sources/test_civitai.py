@@ -59,6 +59,14 @@ def test_the_newest_version_for_flux_of_a_model_is_chosen():
     assert str(MODEL) not in path
 
 
+@pytest.mark.parametrize("base", ["Flux.1 S", "Flux.2 Klein 4B-base", "Flux.2 Klein 9B"])
+def test_a_lora_for_flux_is_found_whatever_the_family_of_its_base_model(base):
+    find_file(NEWEST, a_version(base=base))
+    versions = [a_version(700000, "SDXL 1.0"), a_version(base=base)]
+    path, _, _ = find_file(CivitaiLora(MODEL), {"type": "LORA", "modelVersions": versions})
+    assert str(VERSION) in path
+
+
 def test_a_download_url_on_another_host_is_not_used():
     path, _, _ = find_file(CivitaiLora(None, VERSION), a_version(files=[a_file(downloadUrl="https://evil.example/x")]))
     assert path == f"/api/download/models/{VERSION}"
@@ -69,7 +77,7 @@ def test_a_lora_for_another_base_model_is_refused_before_it_is_downloaded(base):
     """C10."""
     message = refusal(a_version(base=base))
     assert f"made for {base or 'an unknown model'}" in message
-    assert "FLUX.1" in message
+    assert "expected a LoRA for FLUX.1 or FLUX.2 klein" in message
 
 
 def test_the_error_for_a_model_without_a_version_for_flux_names_its_base_model():
