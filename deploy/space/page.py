@@ -161,7 +161,7 @@ def placeholder_of(card: LoraCard) -> str:
 
 
 def _name(reference: str) -> str:
-    return hub_repository(reference).rpartition("/")[2] or "FLUX.1 with a LoRA"
+    return hub_repository(reference).rpartition("/")[2] or "FLUX with a LoRA"
 
 
 def _introduction(reference: str) -> str:
