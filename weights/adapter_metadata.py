@@ -65,7 +65,7 @@ def read_adapters(metadata: Mapping[str, str]) -> dict[str, Adapter]:
 def read_adapter_config(config: str) -> Adapter:
     """Return the adapter that PEFT's adapter_config.json describes.
 
-    `fan_in_fan_out` has no effect, as PEFT ignores it for the linear layers of FLUX.1. Raises ValueError for settings
+    `fan_in_fan_out` has no effect, as PEFT ignores it for the linear layers of FLUX. Raises ValueError for settings
     that cannot be read, and for a kind of adapter that is no LoRA; the message completes a sentence.
     """
     if len(config) > LONGEST_CONFIG:

@@ -55,7 +55,7 @@ class TextWidth:
 class BaseKind:
     """A kind of base: what its folder contains in diffusers layout."""
 
-    name: str  # as its publisher writes it
+    name: str  # for messages
     pipelines: tuple[str, ...]  # the classes in model_index.json that have these components, and no others
     transformer: str  # the class in its configuration
     vae: str

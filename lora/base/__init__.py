@@ -1,1 +1,1 @@
-"""What all families of base models share: the record of a family, loading, placement, and the frozen transformer."""
+"""The record of a family of base models, and what all families share: devices, checked components, modulation."""

@@ -127,9 +127,8 @@ class Sampling:
     distilled: SamplingDefaults  # of a base that is distilled for few steps
     takes_guidance: Callable[[Any], bool]  # whether guidance changes the images of a pipeline; not if it is distilled
     needs_negative: Callable[[Any, float], bool]  # whether a pipeline needs `negative` at a guidance
-    build_pipeline: Callable[
-        ..., Any
-    ]  # (transformer, base, *, vae=None): for encoded prompts; without a VAE, latents only
+    # (transformer, base, *, vae=None): for encoded prompts; without a VAE, it can only generate latents
+    build_pipeline: Callable[..., Any]
     generate_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Image.Image]  # by a pipeline
     generate_latents: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Tensor]  # [C, H, W], as it trains on
     generate_from_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings, ImageSource], Image.Image]

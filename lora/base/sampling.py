@@ -3,9 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from lora.base.family import SamplingSettings
 
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]  # as diffusers calls it
+
+
+def noise_generator(settings: SamplingSettings) -> torch.Generator:
+    """The generator of an image's noise. It is on the CPU, so that the noise is the same on every machine."""
+    return torch.Generator().manual_seed(settings.seed)
 
 
 def step_callback(settings: SamplingSettings) -> StepCallback:

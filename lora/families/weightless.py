@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from transformers import PreTrainedModel
 
 from lora.base.components import wrap_loading_errors
-from lora.base.family import TRANSFORMER
+from lora.base.family import TRANSFORMER, VAE
 from lora.families.registry import family_of
 
 
@@ -21,7 +21,7 @@ def weightless_pipeline(base: Path) -> DiffusionPipeline:
     with wrap_loading_errors(base), torch.device("meta"):
         encoders = {name: _weightless_encoder(kind, base / name) for name, kind in kinds.text_encoders.items()}
         transformer = kinds.transformer.from_config(kinds.transformer.load_config(base / TRANSFORMER))
-        absent = dict.fromkeys(("scheduler", "vae", *kinds.tokenizers))
+        absent = dict.fromkeys(("scheduler", VAE, *kinds.tokenizers))
         return kinds.pipeline(**absent, **encoders, transformer=transformer)
 
 

@@ -1,1 +1,1 @@
-"""FLUX.1: load it, encode prompts, pack latents, predict velocities, sample images. Shared by training and serving."""
+"""FLUX.1: its components and sizes; encode prompts, pack latents, predict velocities, sample images, in one record."""

@@ -29,8 +29,8 @@ PRESETS: Mapping[str, Preset] = {
         weight_decay=1e-4,
         epsilon=1e-8,
     ),
-    # A style should appear without a trigger word. With most samples at high noise (arXiv 2411.14793) and half this rate,
-    # less of it was learned, and other prompts changed more (bench/learning.py, on the embedded base).
+    # A style should appear without a trigger word. With most samples at high noise (arXiv 2411.14793) and half the
+    # rate, less of it was learned, and other prompts changed more (bench/learning.py, on the embedded base).
     "style": Preset(
         learning_rate=4e-4,
         lora_rank=32,

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
@@ -22,7 +21,7 @@ from lora.base.family import ImageSource, Sampling, SamplingDefaults, SamplingSe
 from lora.base.forward import Forward, replaced_forward
 from lora.base.modulation import Conditions, PrecomputedModulation
 from lora.base.prompt import Prompt
-from lora.base.sampling import step_callback
+from lora.base.sampling import noise_generator, step_callback
 from lora.flux.latents import LATENTS, unpack
 from lora.flux.modulation import modulation_input
 
@@ -85,7 +84,7 @@ def _arguments(prompt: Prompt, settings: SamplingSettings) -> dict[str, Any]:
         "height": settings.height,
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance,
-        "generator": torch.Generator().manual_seed(settings.seed),  # on the CPU: the same noise on every machine
+        "generator": noise_generator(settings),
         "callback_on_step_end": step_callback(settings),
     }
 

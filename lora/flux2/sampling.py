@@ -21,7 +21,7 @@ from torch.nn.functional import max_pool2d
 from lora.base.family import ImageSource, Sampling, SamplingDefaults, SamplingSettings
 from lora.base.latents import TOKEN_PIXELS
 from lora.base.prompt import Prompt
-from lora.base.sampling import step_callback
+from lora.base.sampling import noise_generator, step_callback
 from lora.flux2.latents import encode_pixels, pack, unpack
 
 GRAY = 128  # of 0..255: from here on, a pixel of a mask is white, as in diffusers
@@ -93,7 +93,9 @@ def generate_from_image(
     height, width = settings.height // TOKEN_PIXELS, settings.width // TOKEN_PIXELS
     pixels = pipeline.image_processor.preprocess(source.image)
     original = encode_pixels(pipeline.vae, pixels).to(prompt.tokens)
-    noise = randn_tensor(original.shape, generator=_generator(settings), device=original.device, dtype=original.dtype)
+    noise = randn_tensor(
+        original.shape, generator=noise_generator(settings), device=original.device, dtype=original.dtype
+    )
     sigmas = last_sigmas(settings.steps, strength=source.strength)
     scheduler = pipeline.scheduler
     mu = compute_empirical_mu(height * width, settings.steps)
@@ -149,15 +151,11 @@ def _run_pipeline(
         height=settings.height,
         num_inference_steps=settings.steps,
         guidance_scale=1.0 if pipeline.config.is_distilled else settings.guidance,  # which it would warn of
-        generator=_generator(settings),
+        generator=noise_generator(settings),
         callback_on_step_end=on_step_end,
         **start,
     ).images[0]
     return image
-
-
-def _generator(settings: SamplingSettings) -> torch.Generator:
-    return torch.Generator().manual_seed(settings.seed)  # on the CPU: the same noise on every machine
 
 
 def _unpacked(latents: Tensor, settings: SamplingSettings) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from lora.formats.layer_delta import weight_delta_of
+from lora.formats.layer_names.flux1 import CONTROL
 from lora.formats.layer_names.mapping import find_layer
 from lora.formats.layer_names.record import LayerNames
 from lora.formats.published_models import fit_of, published_model
@@ -13,7 +14,7 @@ from lora.formats.shapes import Shape
 from lora.formats.tensor_keys import KEY, group_by_layer
 from lora.formats.weight_deltas import LayerMapping
 
-FLUX1, CONTROL = "FLUX.1", "a FLUX.1 Control model, such as Depth or Canny"
+FLUX1 = "FLUX.1"
 # Patterns of tensor names -> model; the first pattern counts that matches any name which the own family does not have.
 NAMES = (
     (r"(query|key)_norm\.scale$|\bnorm_(added_)?[qk]\.weight", CONTROL),

@@ -54,9 +54,10 @@ OUTSIDE = {
     "final_layer.linear": "proj_out",
     "img_in.proj": "x_embedder",  # in OneTrainer
 }
+CONTROL = "a FLUX.1 Control model, such as Depth or Canny"
 # The channels of the latents, and of what some models concatenate to them -> the model
 CHANNELS = {64: "FLUX.1"}
-MORE_CHANNELS = {128: "a FLUX.1 Control model, such as Depth or Canny", 384: "FLUX.1 Fill"}
+MORE_CHANNELS = {128: CONTROL, 384: "FLUX.1 Fill"}
 FLUX1 = LayerNames(
     name="FLUX.1",
     series="FLUX.1",

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from lora.base.latents import TOKEN_PIXELS
 
-PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base whose subjects differ from those of FLUX.1
+PROMPTS_FILE = "neutral_prompts.json"  # in the folder of a base whose subjects differ from those of published ones
 MAX_PROMPTS, LONGEST_PROMPT = 64, 1000
 LARGEST_SIDE = 512  # pixels: small images represent the base as well as large ones, in a fraction of the time
-# For FLUX.1: mostly people, which LoRAs damage first, and some of everything else.
+# For published bases: mostly people, which LoRAs damage first, and some of everything else.
 NEUTRAL_PROMPTS = (
     "a photo of a man",
     "a photo of a woman",
@@ -30,7 +30,7 @@ NEUTRAL_PROMPTS = (
 
 
 def neutral_prompts(base: Path) -> tuple[str, ...]:
-    """The prompts in `neutral_prompts.json` in the folder of a base, or those for FLUX.1 if there is no such file.
+    """The prompts in `neutral_prompts.json` in the folder of a base, or `NEUTRAL_PROMPTS` if there is no such file.
 
     Raises ValueError with one sentence if the file is no list of prompts.
     """

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by their names in trainers of FLUX.1, and optimizer state without pickle.
+"""Optimizers and learning-rate schedules by their names in trainers of FLUX, and optimizer state without pickle.
 
 Knows no file.
 """

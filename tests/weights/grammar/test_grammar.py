@@ -122,6 +122,8 @@ def test_a_file_on_hugging_face_with_its_revision(reference, expected):
         ("urn:air:flux2klein_4b:lora:civitai:618692@691639", CivitaiLora(618692, 691639)),
         ("civitai:618692@691639", CivitaiLora(618692, 691639)),
         ("urn:air:flux1:lora:civitai:618692", CivitaiLora(618692)),
+        ("urn:air:flux2:lora:civitai:618692@691639", CivitaiLora(618692, 691639)),
+        ("urn:air:flux2klein:lora:civitai:618692@691639", CivitaiLora(618692, 691639)),
         ("urn:air:flux1:lora:civitai:618692@691639.safetensors", CivitaiLora(618692, 691639)),
     ],
 )
