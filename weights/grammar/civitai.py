@@ -31,8 +31,8 @@ def read_air(reference: str) -> CivitaiLora:
     ecosystem, model_type = found["ecosystem"], found["type"]
     if model_type and model_type.lower() not in LORA_TYPES:
         raise ValueError(f"is the AIR name of a {model_type[:40]}: expected that of a lora")
-    if ecosystem and not ecosystem.lower().startswith("flux1"):
-        raise ValueError(f"is the AIR name of a LoRA for {ecosystem[:40]}: expected one for flux1")
+    if ecosystem and not ecosystem.lower().startswith(("flux1", "flux2")):
+        raise ValueError(f"is the AIR name of a LoRA for {ecosystem[:40]}: expected one for flux1 or flux2")
     return CivitaiLora(int(found["model"]), int(found["version"]) if found["version"] else None)
 
 

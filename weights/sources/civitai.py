@@ -15,7 +15,7 @@ from weights.network.json_response import fetch_json
 from weights.network.network import Network
 from weights.printed import quoted
 
-FLUX = "flux.1"
+FAMILIES = ("flux.1", "flux.2 klein")  # how the names of their base models begin there, in any case of letters
 TOKEN_INPUT = "civitai_api_token"
 LORA_TYPES = frozenset({"lora", "locon", "dora"})
 SHOWN = 5
@@ -24,15 +24,16 @@ KILOBYTE = 1024
 
 
 def find_on_civitai(lora: CivitaiLora, token: str, network: Network) -> RemoteFile:
-    """Return the file of a LoRA's version, or of the newest version for FLUX.1 if the record names none.
+    """Return the file of a LoRA's version. If the record names none, that of the newest one for FLUX.1, or for FLUX.2
+    klein if there is none for FLUX.1. Whether it suits the base that it is for is seen from its tensors.
 
     Raises ValueError for a LoRA of another base model, for another type of model, and unless exactly one file matches.
     The messages complete a sentence that starts with the reference.
     """
     version = _version(lora, token, network)
     base_model = _text(version.get("baseModel"))
-    if not base_model.lower().startswith(FLUX):
-        raise ValueError(f"was made for {base_model or 'an unknown model'}: expected a LoRA for FLUX.1")
+    if not base_model.lower().startswith(FAMILIES):
+        raise ValueError(f"was made for {base_model or 'an unknown model'}: expected a LoRA for FLUX.1 or FLUX.2 klein")
     file = _choose_file(_dicts(version.get("files")))
     size = file.get("sizeKB")
     if isinstance(size, int | float) and size * KILOBYTE > MAX_BYTES:
@@ -56,8 +57,11 @@ def _version(lora: CivitaiLora, token: str, network: Network) -> dict[str, Any]:
     versions = _dicts(model.get("modelVersions"))
     if not versions:
         raise ValueError(f"is the model {lora.model} on Civitai, which has no downloadable version")
-    for_flux = [entry for entry in versions if _text(entry.get("baseModel")).lower().startswith(FLUX)]
-    return (for_flux or versions)[0]
+    for family in FAMILIES:
+        for entry in versions:
+            if _text(entry.get("baseModel")).lower().startswith(family):
+                return entry
+    return versions[0]
 
 
 def _check_type(model: object) -> None:

@@ -119,6 +119,7 @@ def test_a_file_on_hugging_face_with_its_revision(reference, expected):
         ("https://civitai.com/api/v1/models/618692", CivitaiLora(618692)),
         ("urn:air:flux1:lora:civitai:618692@691639", CivitaiLora(618692, 691639)),
         ("air:flux1d:lora:civitai:618692@691639", CivitaiLora(618692, 691639)),
+        ("urn:air:flux2:lora:civitai:618692@691639", CivitaiLora(618692, 691639)),
         ("civitai:618692@691639", CivitaiLora(618692, 691639)),
         ("urn:air:flux1:lora:civitai:618692", CivitaiLora(618692)),
         ("urn:air:flux1:lora:civitai:618692@691639.safetensors", CivitaiLora(618692, 691639)),

@@ -59,6 +59,19 @@ def test_the_newest_version_for_flux_of_a_model_is_chosen():
     assert str(MODEL) not in path
 
 
+def test_a_lora_for_klein_is_found_and_of_a_model_for_both_families_the_version_for_flux_1():
+    """Which of the two the server has is not known here."""
+    file = a_file(downloadUrl="https://civitai.com/api/download/models/700000")
+    klein = a_version(700000, "Flux.2 Klein 4B-base", [file])
+    for lora, response, number in (
+        (NEWEST, klein, 700000),
+        (CivitaiLora(MODEL), {"type": "LORA", "modelVersions": [a_version(base="Pony"), klein]}, 700000),
+        (CivitaiLora(MODEL), {"type": "LORA", "modelVersions": [klein, a_version()]}, VERSION),
+    ):
+        path, _, _ = find_file(lora, response)
+        assert path.partition("?")[0] == f"/api/download/models/{number}"
+
+
 def test_a_download_url_on_another_host_is_not_used():
     path, _, _ = find_file(CivitaiLora(None, VERSION), a_version(files=[a_file(downloadUrl="https://evil.example/x")]))
     assert path == f"/api/download/models/{VERSION}"
@@ -69,7 +82,7 @@ def test_a_lora_for_another_base_model_is_refused_before_it_is_downloaded(base):
     """C10."""
     message = refusal(a_version(base=base))
     assert f"made for {base or 'an unknown model'}" in message
-    assert "FLUX.1" in message
+    assert "expected a LoRA for FLUX.1 or FLUX.2 klein" in message
 
 
 def test_the_error_for_a_model_without_a_version_for_flux_names_its_base_model():
