@@ -1,16 +1,19 @@
 """The predictor in this process, where no schema has checked the inputs and its internal state is visible."""
 
+import io
 import json
 import tempfile
 
 import pytest
 from cog import Path, Secret
+from PIL import Image
 from safetensors.torch import save_file
 
 import weights.bases
 from lora.images.metadata import settings_in
 from lora.serving.inputs import complete_inputs
 from predict import Runner
+from tests.families import KLEIN
 from tests.tiny import (
     TINY_FLUX,
     assert_one_sentence,
@@ -61,6 +64,10 @@ def lora(tmp_path_factory):
 
 def generated(runner, **inputs):
     return runner.run(**SMALL_REQUEST | inputs)
+
+
+def pixels(file):
+    return Image.open(file).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -154,6 +161,67 @@ def test_another_base_is_loaded_when_it_is_requested_and_both_stay_loaded(runner
     loaded = [runner.models.model(folder) for folder in (TINY_FLUX, tmp_path / "krea")]
     assert loaded[0] is not loaded[1]
     assert capsys.readouterr().out.count("settings: ") == 4
+
+
+@pytest.fixture
+def kleins(tmp_path, monkeypatch):
+    """The two kinds of FLUX.2 [klein] as installed bases of the server, whose own base is a FLUX.1."""
+    monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_GPU", "optional")
+    KLEIN.linked(tmp_path / "klein")
+    KLEIN.changed(tmp_path / "klein-distilled", "model_index.json", is_distilled=True)
+    return tmp_path
+
+
+def log_of(capsys):
+    """The notes and the settings in the log of one request."""
+    lines = capsys.readouterr().out.splitlines()
+    (settings,) = (json.loads(line.removeprefix("settings: ")) for line in lines if line.startswith("settings: "))
+    return [line for line in lines if line.startswith("note: ")], settings
+
+
+def test_a_server_has_bases_of_two_families_each_with_its_own_loras(runner, kleins, lora, tmp_path):
+    of_klein = tmp_path / "klein.safetensors"
+    save_file(random_lora(runner.models.model(kleins / "klein").pipeline.transformer, spread=0.1), of_klein)
+    own, klein = {"lora_weights": str(lora)}, {"lora_weights": str(of_klein), "model": "klein"}
+    first = [generated(runner, **given)[0].read_bytes() for given in (own, klein)]
+    for given, family in ((own | {"model": "klein"}, "FLUX.1"), (klein | {"model": None}, "FLUX.2")):
+        with pytest.raises(ValueError) as error:
+            generated(runner, **given)
+        assert_one_sentence(error.value, "lora_weights", Path(given["lora_weights"]).name, f"it was made for {family}")
+    assert [generated(runner, **given)[0].read_bytes() for given in (own, klein)] == first
+    at_zero, bare = (
+        generated(runner, **given)[0].read_bytes() for given in (klein | {"lora_scale": 0}, {"model": "klein"})
+    )
+    assert at_zero == bare != first[1]
+
+
+def test_a_negative_prompt_changes_an_image_of_klein_and_is_in_its_settings(runner, kleins, capsys):  # noqa: ARG001
+    capsys.readouterr()
+    found = []
+    for text in ("a blue heart", "", None):
+        (path,) = generated(runner, model="klein", negative_prompt=text)
+        found.append((pixels(path), settings_in(path)))
+    (led_away, settings), plain, left_open = found
+    assert led_away != plain[0]
+    assert settings["negative_prompt"] == "a blue heart"
+    assert plain == left_open
+    assert plain[1].keys() == settings.keys() - {"negative_prompt"}
+    assert plain[1]["guidance_scale"] == 4
+    assert "note: " not in capsys.readouterr().out
+
+
+def test_distilled_klein_takes_four_steps_and_notes_what_it_ignores(runner, kleins, capsys):  # noqa: ARG001
+    capsys.readouterr()
+    (path,) = generated(runner, model="klein-distilled", num_inference_steps=None)
+    plain = path.read_bytes()
+    notes, settings = log_of(capsys)
+    assert (notes, settings["num_inference_steps"], settings["guidance_scale"]) == ([], 4, 1)
+    ignored = {"negative_prompt": "a blue heart", "guidance_scale": 4}
+    (path,) = generated(runner, model="klein-distilled", num_inference_steps=None, **ignored)
+    notes, _ = log_of(capsys)
+    assert [note.split(" is ignored")[0] for note in notes] == ["note: guidance_scale 4", "note: negative_prompt"]
+    assert pixels(path) == pixels(io.BytesIO(plain))
 
 
 @without_gpu

@@ -11,6 +11,14 @@ def tiny(request):
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny):
+def loaded():
+    """The pipelines that the tests of a module have loaded, by family."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny, loaded):
     """The stock pipeline, which the tests of a module share."""
-    return tiny.pipeline()
+    if tiny.family.name not in loaded:
+        loaded[tiny.family.name] = tiny.pipeline()
+    return loaded[tiny.family.name]

@@ -69,11 +69,36 @@ def test_a_base_is_loaded_once(models, other):
     assert models.model(TINY_FLUX) is first
 
 
-def test_a_lora_on_one_base_does_not_change_another(models, other, lora):
-    bare = generated(models.model(TINY_FLUX))
-    applied = generated(models.model(other), loras=[AppliedLora("a", lora, 1.0, "a")])
-    assert not np.array_equal(applied, bare)
-    assert np.array_equal(generated(models.model(TINY_FLUX)), bare)
+def test_a_lora_on_one_base_does_not_change_another(models, tiny, tmp_path):
+    """Whether they are of one family or not."""
+    folder = tiny.linked(tmp_path / "other")
+    lora = convert_lora(random_lora(models.model(folder).pipeline.transformer, spread=0.1), tiny.family.layer_names)
+    bare = [generated(models.model(each)) for each in (TINY_FLUX, folder)]
+    applied = generated(models.model(folder), loras=[AppliedLora("a", lora, 1.0, "a")])
+    assert not np.array_equal(applied, bare[1])
+    assert all(np.array_equal(generated(models.model(each)), bare[i]) for i, each in enumerate((TINY_FLUX, folder)))
+
+
+def test_requests_in_any_order_have_the_pixels_of_a_fresh_model(tiny, pipeline):
+    tensors = [random_lora(pipeline.transformer, seed=seed, spread=0.1) for seed in (1, 2)]
+    loras = [
+        AppliedLora(str(i), convert_lora(each, tiny.family.layer_names), 1.0, "a") for i, each in enumerate(tensors)
+    ]
+    requests = [
+        {},
+        {"loras": loras},
+        {"loras": loras[:1], "go_fast": True},
+        {"negative_prompt": "a star", "loras": loras[1:]},
+        {"go_fast": True},
+        {"custom_size": (96, 64), "guidance_scale": 1.0},
+    ]
+    fresh, used = Model(tiny.folder, "plain", silent), Model(tiny.folder, "plain", silent)
+    forwards = [generated(fresh, **each) for each in requests]
+    for each in (requests[1], requests[4], requests[3]):
+        generated(used, **each)
+    backwards = [generated(used, **each) for each in reversed(requests)]
+    assert all(np.array_equal(*each) for each in zip(forwards, reversed(backwards), strict=True))
+    assert len({each.tobytes() for each in forwards}) == len(requests)
 
 
 def test_loaded_bases_stay_if_memory_suffices_for_another(models, other, monkeypatch):
