@@ -42,6 +42,7 @@ LOG = NoEffect("the log has each step")
 SAMPLES = NoEffect("samples are generated as diffusers does")
 ONE_IMAGE = NoEffect("this trainer reads images, no videos")
 OTHER_MODEL = "only FLUX.1-dev, FLUX.1-Krea-dev and FLUX.2-klein-base are trained here"
+GUIDANCE = "no training step has a second pass here, and FLUX.1-dev has guidance 1"
 LOSS = "the loss here is the mean squared error of the velocity"
 NOISE = "the noise here is that of FLUX, unchanged"
 CAPTIONS = "captions are trained as they are written"
@@ -89,7 +90,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "network": {
         **_each("conv conv_alpha", NoEffect("the blocks of FLUX have no convolutions")),
         **_each("lokr_full_rank lokr_factor old_lokr_format", NoEffect("the network is a LoRA")),
-        **_each("split_multistage_loras", NoEffect("FLUX.1 is one model")),
+        **_each("split_multistage_loras", NoEffect("FLUX is one model")),
         **_each("layer_offloading", PLAN),
         **_value("a LoRA has no dropout here", dropout=0),
         **_value("only the linear layers inside the blocks are trained here", transformer_only=True),
@@ -166,8 +167,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_off("diff_output_preservation blank_prompt_preservation", "it is --preservation 0.25 here"),
         **_each("diff_output_preservation_multiplier diff_output_preservation_class", NoEffect("it is off")),
         **_each("blank_prompt_preservation_multiplier", NoEffect("it is off")),
-        **_off("bypass_guidance_embedding do_cfg do_random_cfg", "FLUX.1-dev is trained with guidance 1 here"),
-        **_value("FLUX.1-dev is trained with guidance 1 here", cfg_scale=1, max_cfg_scale=1, cfg_rescale=1),
+        **_off("bypass_guidance_embedding do_cfg do_random_cfg", GUIDANCE),
+        **_value(GUIDANCE, cfg_scale=1, max_cfg_scale=1, cfg_rescale=1),
         **_value(CAPTIONS, prompt_dropout_prob=0, prompt_saturation_chance=0, short_and_long_captions=False),
         **_off("short_and_long_captions_encoder_split", CAPTIONS),
         **_off("unload_text_encoder", "it drops all captions"),
@@ -177,7 +178,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_off("merge_network_on_save do_paramiter_swapping standardize_images standardize_latents"),
         **_off("adapter_assist_name_or_path match_adapter_assist"),
         **_each("merge_network_on_save_strength paramiter_swapping_factor adapter_assist_type", NoEffect("it is off")),
-        **_each("switch_boundary_every", NoEffect("FLUX.1 is one model")),
+        **_each("switch_boundary_every", NoEffect("FLUX is one model")),
         **_each("validation_config", NoEffect("--validation holds images out here")),
     },
     "optimizer_params": {},
@@ -195,8 +196,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
             "assistant_lora_path lora_path inference_lora_path unconditional_lora_path", "the base has no LoRA here"
         ),
         **_off("accuracy_recovery_adapter", "the base has no LoRA here"),
-        **_off("use_flux_cfg", "FLUX.1-dev is trained with guidance 1 here"),
-        **_off("attn_masking", "FLUX.1 sees all tokens of a prompt here, as in diffusers"),
+        **_off("use_flux_cfg", GUIDANCE),
+        **_off("attn_masking", "FLUX sees all tokens of a prompt here, as in diffusers"),
         **_off("model_kwargs only_if_contains ignore_if_contains latent_space_version", OTHER_MODEL),
         **_each("use_text_encoder_1 use_text_encoder_2", Only((True,), OTHER_MODEL)),
         **_each("refiner_start_at unet_sample_size", NoEffect("it is for other models")),
@@ -205,7 +206,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_each("width height", NoEffect("samples are squares of the largest resolution")),
         **_each("seed walk_seed", NoEffect("the seeds of samples are 42, 43 and so on")),
         **_each("sample_start_step", NoEffect("samples are generated from the start on")),
-        **_each("neg", NoEffect("FLUX.1-dev takes no negative prompt")),
+        **_each("neg", NoEffect("the negative prompt of samples is empty here, as in the pipelines of diffusers")),
         **_each("sampler format network_multiplier", SAMPLES),
         **_each("guidance_rescale adapter_conditioning_scale refiner_start_at extra_values", SAMPLES),
         **_each("num_frames fps do_cfg_norm", SAMPLES),
