@@ -320,6 +320,13 @@ def test_a_job_for_flux_2_klein_names_its_base(tmp_path, monkeypatch, arch: str,
     assert config.base == expected
 
 
+@pytest.mark.parametrize("field", ["sample__neg", "network__split_multistage_loras", "train__switch_boundary_every"])
+def test_what_is_noted_of_a_job_for_flux_2_klein_is_not_about_flux_1(tmp_path, field: str):
+    klein = {"arch": "flux2_klein_4b", "name_or_path": "black-forest-labs/FLUX.2-klein-base-4B"}
+    config = read_job(job(tmp_path, model=klein, **{field: 1}))
+    assert "FLUX.1" not in config.table
+
+
 def test_another_published_base_than_that_of_the_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("FLUX_BASE", "krea")
     with pytest.raises(ValueError, match=r"expected black-forest-labs/FLUX\.1-Krea-dev, because FLUX_BASE is krea"):
