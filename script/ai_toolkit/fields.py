@@ -167,13 +167,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_off("diff_output_preservation blank_prompt_preservation", "it is --preservation 0.25 here"),
         **_each("diff_output_preservation_multiplier diff_output_preservation_class", NoEffect("it is off")),
         **_each("blank_prompt_preservation_multiplier", NoEffect("it is off")),
-<<<<<<< HEAD
-        **_off("bypass_guidance_embedding do_cfg do_random_cfg", "FLUX is trained with guidance 1 here"),
-        **_value("FLUX is trained with guidance 1 here", cfg_scale=1, max_cfg_scale=1, cfg_rescale=1),
-=======
         **_off("bypass_guidance_embedding do_cfg do_random_cfg", GUIDANCE),
         **_value(GUIDANCE, cfg_scale=1, max_cfg_scale=1, cfg_rescale=1),
->>>>>>> h-reva
         **_value(CAPTIONS, prompt_dropout_prob=0, prompt_saturation_chance=0, short_and_long_captions=False),
         **_off("short_and_long_captions_encoder_split", CAPTIONS),
         **_off("unload_text_encoder", "it drops all captions"),
@@ -201,11 +196,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
             "assistant_lora_path lora_path inference_lora_path unconditional_lora_path", "the base has no LoRA here"
         ),
         **_off("accuracy_recovery_adapter", "the base has no LoRA here"),
-<<<<<<< HEAD
-        **_off("use_flux_cfg", "FLUX is trained with guidance 1 here"),
-=======
         **_off("use_flux_cfg", GUIDANCE),
->>>>>>> h-reva
         **_off("attn_masking", "FLUX sees all tokens of a prompt here, as in diffusers"),
         **_off("model_kwargs only_if_contains ignore_if_contains latent_space_version", OTHER_MODEL),
         **_each("use_text_encoder_1 use_text_encoder_2", Only((True,), OTHER_MODEL)),
@@ -215,11 +206,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_each("width height", NoEffect("samples are squares of the largest resolution")),
         **_each("seed walk_seed", NoEffect("the seeds of samples are 42, 43 and so on")),
         **_each("sample_start_step", NoEffect("samples are generated from the start on")),
-<<<<<<< HEAD
-        **_each("neg", NoEffect("the negative prompt of samples is empty here")),
-=======
         **_each("neg", NoEffect("the negative prompt of samples is empty here, as in the pipelines of diffusers")),
->>>>>>> h-reva
         **_each("sampler format network_multiplier", SAMPLES),
         **_each("guidance_rescale adapter_conditioning_scale refiner_start_at extra_values", SAMPLES),
         **_each("num_frames fps do_cfg_norm", SAMPLES),
