@@ -13,6 +13,7 @@ from lora.training.checkpoints.files import read_checkpoint
 from lora.training.learning.data_parallel import SingleProcess
 from tests.data_parallel_steps import EXAMPLES, STEPS, run_rank, take_steps
 from tests.launched_pair import variables
+from tests.random_models import MODELS
 from tests.tiny import base_with_few_prompts
 from tests.warm_process import FORKING, SECONDS_TO_TRAIN, Trainer, Training, no_process_left, small_archive
 
@@ -30,6 +31,12 @@ SECONDS_TO_JOIN = 120
 PRESERVING = 0.67  # share of the steps: the second and the third of three
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def family(request):
+    """The name of the family of the small model."""
+    return request.param
+
+
 @pytest.fixture(scope="module", params=[0.0, PRESERVING], ids=["plain", "preserving"])
 def share(request):
     """The share of the steps that preserve."""
@@ -37,17 +44,17 @@ def share(request):
 
 
 @pytest.fixture(scope="module")
-def alone(share):
+def alone(family, share):
     """The results of a single process that takes the global batches."""
-    return take_steps(SingleProcess(), 2, share)
+    return take_steps(MODELS[family], SingleProcess(), 2, share)
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, share):
+def both(tmp_path_factory, family, share):
     """The results of each of two processes."""
     folder = tmp_path_factory.mktemp("team")
     workers = [
-        FORKING.Process(target=run_rank, args=(2, rank, 1, share, folder / "rendezvous", folder / f"{rank}"))
+        FORKING.Process(target=run_rank, args=(family, 2, rank, 1, share, folder / "rendezvous", folder / f"{rank}"))
         for rank in (0, 1)
     ]
     for worker in workers:

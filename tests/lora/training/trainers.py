@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from lora.dataset.encoding import EncodedDataset, Example
@@ -21,15 +22,8 @@ from lora.training.progress import Log
 from lora.training.recipe.recipe import Recipe
 from lora.training.recipe.samples import SampleSettings
 from lora.training.stop import Stop, Termination
-from tests.tiny import (
-    CHANNELS,
-    TINY_FLUX,
-    tiny_batches,
-    tiny_example,
-    tiny_lora_transformer,
-    tiny_preservation,
-    tiny_prompt,
-)
+from tests.random_models import FIRST_MODEL, RandomModel
+from tests.tiny import CHANNELS, TINY_FLUX, tiny_example
 
 SELDOM, SAMPLE_STEPS = 1000, 4
 
@@ -39,7 +33,7 @@ class Training:
     """A trainer, its transformer, its checkpoints and its stop file."""
 
     trainer: Trainer
-    transformer: FluxTransformer2DModel
+    transformer: ModelMixin
     store: CheckpointStore
     stop_file: Path
 
@@ -64,29 +58,31 @@ def a_training(
     sample_every: int = 1,
     checkpoint_every: int = SELDOM,
     log: Log | None = None,
-    termination: Termination | None = None,
-    minutes: int | None = None,
+    termination: Termination | int | None = None,
     checkpoint: Checkpoint | None = None,
+    model: RandomModel = FIRST_MODEL,
 ) -> Training:
-    """A trainer on the small transformer; with `base` it generates a sample."""
-    transformer = tiny_lora_transformer(rank=recipe.lora_rank)
+    """A trainer on the small transformer of a family; with `base` it generates a sample. It ends at `termination`, or
+    after as many minutes."""
+    transformer = model.lora_transformer(rank=recipe.lora_rank)
     store = CheckpointStore(folder, {"of": "a test"}, report_damage=print)
     sample_generator = None
-    preservation = tiny_preservation(transformer, recipe) if recipe.preservation else None
+    preservation = model.preservation(transformer, recipe) if recipe.preservation else None
     if base is not None:
-        prompt, settings = SamplePrompt("TOK", tiny_prompt(seed=7)), SampleSettings(("TOK",), 32, 1, SAMPLE_STEPS, 3.5)
+        prompt, settings = SamplePrompt("TOK", model.prompt(seed=7)), SampleSettings(("TOK",), 32, 1, SAMPLE_STEPS, 3.5)
         sample_generator = SampleGenerator(
             transformer, base, (prompt,), settings, negative=None, into=folder / "samples"
         )
-    log = log or a_log()
+    log, minutes = log or a_log(), termination if isinstance(termination, int) else None
+    signals = termination if isinstance(termination, Termination) else Termination()
     trainer = Trainer(
         transformer,
-        tiny_batches(recipe, dataset),
+        model.batches(recipe, dataset),
         recipe,
         Callbacks(Schedule(checkpoint_every, sample_every), held_out, sample_generator, preservation, store, None),
         process_group=SingleProcess(),
         log=log,
-        stop=Stop(log, termination or Termination(), minutes=minutes, stop_file=folder / "stop"),
+        stop=Stop(log, signals, minutes=minutes, stop_file=folder / "stop"),
     )
     if checkpoint is not None:
         trainer.load_checkpoint(checkpoint)

@@ -23,7 +23,7 @@ from lora.training.learning.validation import LOSSES, validate
 from lora.training.recipe.samples import SampleSettings
 from lora.training.stop import Stop, Termination
 from tests.families import FIRST, KLEIN, of_each_family
-from tests.lora.training.trainers import a_log
+from tests.lora.training.trainers import a_log, a_training, assert_same_checkpoint, run, stopped_in
 from tests.random_models import FIRST_MODEL, KLEIN_MODEL, with_each_model
 from tests.tiny import a_recipe, all_layers, lora_parameters, randomize_lora
 
@@ -99,10 +99,8 @@ def test_loss_and_gradients_are_those_of_a_plain_loop_with_stock_diffusers_and_p
 
 @with_each_model
 def test_accumulated_gradients_are_those_of_the_mean_over_all_samples(model):
-    transformer, recipe = (
-        trainable(model, is_fused=False),
-        a_recipe(gradient_accumulation=2, max_grad_norm=float("inf")),
-    )
+    transformer = trainable(model, is_fused=False)
+    recipe = a_recipe(gradient_accumulation=2, max_grad_norm=float("inf"))
     state, batches = TrainingState(transformer, recipe), model.batches(recipe)
     expected = torch.cat([training_losses(transformer, batches.noisy_batch(index)) for index in (0, 1)]).mean()
     gradients, found = torch.autograd.grad(expected, state.parameters), []
@@ -140,6 +138,21 @@ def test_what_a_mask_excludes_has_no_gradient_and_an_error_inside_counts_as_with
         for weights in (None, 1 - batch.weights)
     ]
     assert torch.allclose(inside + others[1], others[0], rtol=1e-5)
+
+
+@with_each_model
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, model):
+    """With preservation, validation, a mask, dropped captions and captions of several lines."""
+    recipe = a_recipe(steps=4, preservation=0.5, caption_dropout_rate=0.3)
+    dataset = model.dataset_with_a_mask(0.1, count=3)
+    several = replace(dataset.examples[1], other_prompts=(model.prompt(seed=4), model.prompt(seed=5)))
+    dataset = replace(dataset, examples=(dataset.examples[0], several, dataset.examples[2]))
+    given = {"model": model, "dataset": dataset, "held_out": (model.example(seed=100),)}
+    whole = run(a_training(tmp_path / "whole", recipe, **given)).last_checkpoint()
+    stopped = stopped_in(a_training(tmp_path / "stopped", recipe, **given), 2).last_checkpoint()
+    assert stopped.step < 4
+    resumed = run(a_training(tmp_path / "resumed", recipe, checkpoint=stopped, **given)).last_checkpoint()
+    assert_same_checkpoint(resumed, whole)
 
 
 @with_each_model

@@ -127,7 +127,7 @@ def test_checkpoints_are_saved_at_the_given_interval(tmp_path):
 
 
 def test_a_time_limit_ends_a_training_within_a_step(tmp_path, monkeypatch):
-    training = a_training(tmp_path, a_recipe(steps=STEPS), minutes=1)
+    training = a_training(tmp_path, a_recipe(steps=STEPS), termination=1)
     later = stop_module.time.monotonic() + 61
     with on_nth_call(
         training.transformer, 3, lambda: monkeypatch.setattr(stop_module.time, "monotonic", lambda: later)
