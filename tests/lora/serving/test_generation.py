@@ -7,7 +7,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
 from PIL import Image
 
 from lora.serving.generation import generate
@@ -15,14 +14,7 @@ from lora.serving.progress import Progress
 from script.tiny_flux.following import plain_request
 from script.tiny_flux.world import all_scenes, render
 from tests.generation_requests import a_source
-from tests.tiny import TINY_FLUX, noisy_image, tiny_pipeline
-
-FEATHER = 17  # from this distance to the mask on, in pixels of the generated image, the source is kept
-
-
-@pytest.fixture(scope="module")
-def pipeline():
-    return tiny_pipeline()
+from tests.tiny import noisy_image
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +68,15 @@ def test_an_image_is_generated_at_every_strength(pipeline, image, strength, step
 
 
 @pytest.mark.parametrize("strength", [0.3, 1.0])
-@pytest.mark.parametrize("size", [(64, 96), (100, 70), (300, 200)])
-def test_outside_the_mask_every_pixel_of_every_image_is_that_of_the_source_in_its_own_size(pipeline, size, strength):
+@pytest.mark.parametrize("size", [(96, 64), (100, 70), (300, 200)])
+def test_outside_the_mask_every_pixel_of_every_image_is_that_of_the_source_in_its_own_size(
+    tiny, pipeline, size, strength
+):
     """The sizes: one that is generated as it is, one that is no multiple of 16, one with more pixels than the base."""
     image = noisy_image(*size)
     native = pipeline.vae.config.sample_size
-    edge = FEATHER * max(1.0, (size[0] * size[1]) ** 0.5 / native)
+    feather = 2 * tiny.family.latents.pixels + 1  # from here on, in pixels of the generated image, the source is kept
+    edge = feather * max(1.0, (size[0] * size[1]) ** 0.5 / native)
     results = generated(pipeline, a_source(image, half(image), strength), num_outputs=2, num_inference_steps=2)
     original, kept = np.asarray(image, dtype=int), np.s_[:, math.ceil(size[0] // 2 + edge) + 1 :]
     for result in results:
@@ -129,21 +124,22 @@ def test_each_step_of_each_image_is_counted(pipeline, image, strength, masked, s
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_image_to_image_does_not_change_the_precision_of_the_weights(image, masked):
-    half_precision = FluxPipeline.from_pretrained(TINY_FLUX, dtype=torch.bfloat16)
+def test_image_to_image_does_not_change_the_precision_of_the_weights(tiny, image, masked):
+    half_precision = tiny.family.components.pipeline.from_pretrained(tiny.folder, dtype=torch.bfloat16)
     generated(half_precision, a_source(image, half(image) if masked else None, 0.5))
-    names = ("transformer", "vae", "text_encoder", "text_encoder_2")
-    components = [getattr(half_precision, name) for name in names]
+    components = [getattr(half_precision, name) for name in tiny.family.components.models]
     assert {parameter.dtype for each in components for parameter in each.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "mask"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_an_image_with_nan_or_infinite_latents_is_an_error_instead_of_black(image, kind, number):
-    broken = tiny_pipeline()
-    broken.transformer.proj_out.bias.data[0] = number
+def test_an_image_with_nan_or_infinite_latents_is_an_error_instead_of_black(tiny, image, kind, number):
+    broken = tiny.pipeline()
+    row = broken.transformer.proj_out.weight.data[0]
+    whole = row.clone()
+    row.fill_(number)
     source = None if kind == "text" else a_source(image, half(image) if kind == "mask" else None, 0.5)
     with pytest.raises(FloatingPointError):
         generated(broken, source, num_inference_steps=2)
-    broken.transformer.proj_out.bias.data[0] = 0
+    row.copy_(whole)
     assert generated(broken, source, num_inference_steps=2)

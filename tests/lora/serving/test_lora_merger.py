@@ -6,22 +6,20 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
+from lora.families.registry import family_of_model
 from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.formats.weight_deltas import LowRankFactors
 from lora.serving import lora_merger as lora_merger_module
 from lora.serving.lora_merger import AppliedLora, LoraMerger, ScaledDelta, ScaledFactors, _write
+from tests.families import FIRST
 from tests.lora.formats.made import KOHYA, loha, lokr
-from tests.tiny import TINY_TEXT_TOKENS, assert_one_sentence, random_lora, tiny_pipeline
+from tests.tiny import assert_one_sentence, random_lora
 
+with_clip = pytest.mark.parametrize("tiny", [FIRST], indirect=True)  # LoRA files may change it only in FLUX.1
 LAYER = "transformer_blocks.0.attn.to_q"
 DOWN, UP = f"transformer.{LAYER}.lora_A.weight", f"transformer.{LAYER}.lora_B.weight"
 CLIP_LAYER = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def pipeline():
-    return tiny_pipeline()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,20 +45,26 @@ def merger(pipeline):
 
 
 @pytest.fixture
-def apply(merger, loras):
+def apply(merger, loras, applied):
     """Applies some of the three LoRAs, such as a=1.0."""
     return lambda **scales: merger.apply([applied(loras[name], name=name, scale=scales[name]) for name in scales])
 
 
-def applied(tensors, *, name, scale=1.0):
-    return AppliedLora(name, convert_lora(tensors, FLUX1), scale, f"loras[1] {name!r}")
+@pytest.fixture(scope="module")
+def applied(tiny):
+    """A LoRA of these tensors."""
+
+    def make(tensors, *, name, scale=1.0):
+        return AppliedLora(name, convert_lora(tensors, tiny.family.layer_names), scale, f"loras[1] {name!r}")
+
+    return make
 
 
 def generated(pipeline):
     """Return the latents of a small image, because the VAE could hide a difference."""
     return pipeline(
         prompt="a photo of TOK",
-        max_sequence_length=TINY_TEXT_TOKENS,
+        max_sequence_length=family_of_model(pipeline).text.length(pipeline),
         width=64,
         height=64,
         num_inference_steps=2,
@@ -86,7 +90,7 @@ def without(tensors, *names):
 
 
 def every_kind(transformer):
-    """A LoRA with a bias, a norm, a full difference, a DoRA of rows, one of columns, and a GLoRA."""
+    """A LoRA with a norm, a full difference, a DoRA of rows, one of columns, a GLoRA, and a bias if there is any."""
     generator = torch.Generator().manual_seed(5)
 
     def randn(*size):
@@ -94,7 +98,8 @@ def every_kind(transformer):
 
     block, width = "transformer.transformer_blocks.0.attn", transformer.get_submodule(LAYER).in_features
     tensors = {f"{block}.to_q.lora_A.weight": randn(2, width), f"{block}.to_q.lora_B.weight": randn(width, 2)}
-    tensors |= {f"{block}.to_q.magnitude": 2 + randn(width), f"{block}.to_q.diff_b": randn(width)}
+    tensors |= {f"{block}.to_q.magnitude": 2 + randn(width)}
+    tensors |= {f"{block}.to_q.diff_b": randn(width)} if transformer.get_submodule(LAYER).bias is not None else {}
     tensors |= {f"{block}.norm_q.diff": randn(len(transformer.get_submodule(f"{LAYER[:-4]}norm_q").weight))}
     tensors |= {f"{block}.to_out.0.diff": randn(width, width)}
     qkv = "lora_unet_double_blocks_1_img_attn_qkv"
@@ -147,7 +152,7 @@ def test_several_loras_add_up(pipeline, apply, loras):
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_the_same_lora_twice_is_applied_twice(pipeline, merger, loras):
+def test_the_same_lora_twice_is_applied_twice(pipeline, merger, loras, applied):
     """C100."""
     merger.apply([applied(loras["a"], name="a"), applied(loras["a"], name="a")])
     twice = generated(pipeline)
@@ -176,7 +181,7 @@ def test_loras_of_all_decompositions_together_are_rounded_once(dtype):
     assert not torch.equal(weight, original)
 
 
-def test_every_kind_of_change_is_linear_in_the_scale_and_restored_bit_for_bit(pipeline, merger, apply, base):
+def test_every_kind_of_change_is_linear_in_the_scale_and_restored_bit_for_bit(pipeline, merger, apply, base, applied):
     """Also those that depend on the base: their deltas are computed from the original weights."""
     before, kinds = weights(pipeline), every_kind(pipeline.transformer)
     changes = {}
@@ -186,7 +191,8 @@ def test_every_kind_of_change_is_linear_in_the_scale_and_restored_bit_for_bit(pi
         after = weights(pipeline)
         changes[scale] = {name: after[name] - before[name] for name in before if not after[name].equal(before[name])}
     block = "transformer_blocks.0.attn"
-    parts = {f"{block}.to_q.weight", f"{block}.to_q.bias", f"{block}.norm_q.weight", f"{block}.to_out.0.weight"}
+    parts = {f"{block}.to_q.weight", f"{block}.norm_q.weight", f"{block}.to_out.0.weight"}
+    parts |= {f"{block}.to_q.bias"} & before.keys()
     parts |= {f"{block}.to_k.weight", *(f"transformer_blocks.1.attn.to_{part}.weight" for part in "qkv")}
     assert changes[1.0].keys() == parts
     for scale, changed in changes.items():
@@ -198,7 +204,7 @@ def test_every_kind_of_change_is_linear_in_the_scale_and_restored_bit_for_bit(pi
     assert torch.equal(generated(pipeline), base)
 
 
-def test_a_change_that_depends_on_the_base_is_added_to_other_loras_in_any_order(pipeline, merger, loras):
+def test_a_change_that_depends_on_the_base_is_added_to_other_loras_in_any_order(pipeline, merger, loras, applied):
     before, kinds = weights(pipeline), applied(every_kind(pipeline.transformer), name="kinds")
     changes = []
     for stack in ([kinds], [applied(loras["a"], name="a")], [kinds, applied(loras["a"], name="a")]):
@@ -211,7 +217,7 @@ def test_a_change_that_depends_on_the_base_is_added_to_other_loras_in_any_order(
         assert torch.allclose(changes[2][name], changes[3][name], atol=1e-6), name
 
 
-def test_a_dora_has_the_weights_that_peft_merges(pipeline, merger):
+def test_a_dora_has_the_weights_that_peft_merges(pipeline, merger, applied):
     config = LoraConfig(r=2, lora_alpha=6, use_dora=True, target_modules=["transformer_blocks.0.attn.to_q"])
     peft = get_peft_model(copy.deepcopy(pipeline.transformer), config)
     generator = torch.Generator().manual_seed(0)
@@ -227,8 +233,9 @@ def test_a_dora_has_the_weights_that_peft_merges(pipeline, merger):
     assert torch.dist(expected[f"{LAYER}.weight"], merger._originals[f"transformer.{LAYER}"].weight) > 0.1
 
 
+@with_clip
 @pytest.mark.parametrize("key", ["diff_b", "diff"])
-def test_prompts_are_encoded_anew_for_a_vector_of_a_text_encoder(merger, pipeline, key):
+def test_prompts_are_encoded_anew_for_a_vector_of_a_text_encoder(merger, pipeline, key, applied):
     layer = "self_attn.q_proj" if key == "diff_b" else "layer_norm1"
     tensors = {
         f"text_encoder.text_model.encoder.layers.0.{layer}.{key}": torch.ones(pipeline.text_encoder.config.hidden_size)
@@ -239,7 +246,7 @@ def test_prompts_are_encoded_anew_for_a_vector_of_a_text_encoder(merger, pipelin
     assert merger.on_text_encoders == ()
 
 
-def test_factors_stay_on_the_device_while_their_lora_is_applied_at_any_scale(merger, loras):
+def test_factors_stay_on_the_device_while_their_lora_is_applied_at_any_scale(merger, loras, applied):
     merger.apply([applied(loras["a"], name="a"), applied(loras["b"], name="b")])
     before = dict(merger._device_factors)
     merger.apply([applied(loras["a"], name="a", scale=0.5)])
@@ -251,7 +258,7 @@ def test_factors_stay_on_the_device_while_their_lora_is_applied_at_any_scale(mer
 
 @pytest.mark.parametrize("before", [{}, {"b": 1.0}])
 def test_a_lora_that_makes_weights_infinite_is_refused_and_the_base_is_restored(
-    pipeline, merger, apply, loras, base, before
+    pipeline, merger, apply, loras, base, before, applied
 ):
     apply(**before)
     huge = {name: torch.full_like(tensor, 1e30) for name, tensor in loras["a"].items()}
@@ -303,7 +310,8 @@ def test_loras_of_equal_rank_are_distinguished(pipeline, apply):
     assert not torch.equal(results[0], results[1])
 
 
-def test_a_lora_on_a_text_encoder_is_applied_and_removed(pipeline, merger, base):
+@with_clip
+def test_a_lora_on_a_text_encoder_is_applied_and_removed(pipeline, merger, base, applied):
     """C77."""
     width = pipeline.text_encoder.config.hidden_size
     tensors = {f"{CLIP_LAYER}.lora_A.weight": torch.ones(2, width), f"{CLIP_LAYER}.lora_B.weight": torch.ones(width, 2)}
@@ -317,7 +325,9 @@ def test_a_lora_on_a_text_encoder_is_applied_and_removed(pipeline, merger, base)
 @pytest.mark.parametrize(
     "kind", ["wrong inputs", "wrong outputs", "a block too many", "a bias of another length", "a norm too many"]
 )
-def test_an_incompatible_lora_is_refused_and_the_applied_loras_stay(pipeline, merger, apply, loras, kind, scale):
+def test_an_incompatible_lora_is_refused_and_the_applied_loras_stay(
+    pipeline, merger, apply, loras, kind, scale, applied
+):
     """C68, C73."""
     apply(b=1.0)
     before = generated(pipeline)
@@ -352,7 +362,7 @@ def test_after_an_interrupted_call_the_base_is_restored(monkeypatch, pipeline, a
     assert not torch.equal(generated(pipeline), base)
 
 
-def test_a_base_that_is_not_restored_is_noticed(pipeline, loras):
+def test_a_base_that_is_not_restored_is_noticed(pipeline, loras, applied):
     merger = LoraMerger(pipeline)
     before = weights(pipeline)[f"{LAYER}.weight"]
     merger.apply([applied(loras["a"], name="a")])

@@ -10,38 +10,37 @@ from lora.families import loading
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.families.loading import load_pipeline
 from lora.families.placement import DeviceMap
-from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from tests.lora.serving.test_int8_transformer import generated
-from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora, tiny_pipeline
+from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def loras():
-    transformer = tiny_pipeline().transformer
-    return {name: convert_lora(random_lora(transformer, seed=seed), FLUX1) for seed, name in enumerate("ab")}
+def loras(tiny, pipeline):
+    names = tiny.family.layer_names
+    return {name: convert_lora(random_lora(pipeline.transformer, seed=seed), names) for seed, name in enumerate("ab")}
 
 
-def with_merger(streamed):
+def with_merger(tiny, streamed):
     """Return a pipeline with this number of streamed blocks, and its LoraMerger."""
-    pipeline = tiny_pipeline()
-    pipeline.transformer = load_transformer(TINY_FLUX, WeightPlacement("fp32", False, CPU, streamed))
+    pipeline = tiny.pipeline()
+    pipeline.transformer = load_transformer(tiny.folder, WeightPlacement("fp32", False, CPU, streamed))
     return SimpleNamespace(pipeline=pipeline, merger=LoraMerger(pipeline))
 
 
 @pytest.fixture(scope="module", params=[1, 4, 6])
-def streaming(request):
+def streaming(tiny, request):
     """With some or all of its six blocks streamed."""
-    return with_merger(request.param)
+    return with_merger(tiny, request.param)
 
 
 @pytest.fixture(scope="module")
-def on_device():
-    return with_merger(0)
+def on_device(tiny):
+    return with_merger(tiny, 0)
 
 
 def test_images_are_the_same_whatever_is_applied_and_was_applied_before(streaming, on_device, loras):
@@ -55,8 +54,8 @@ def test_images_are_the_same_whatever_is_applied_and_was_applied_before(streamin
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
 @pytest.mark.parametrize("index", range(6))
-def test_after_a_request_that_fails_in_a_block_those_with_other_loras_are_correct(on_device, loras, error, index):
-    each = with_merger(6)
+def test_after_a_request_that_fails_in_a_block_those_with_other_loras_are_correct(tiny, on_device, loras, error, index):
+    each = with_merger(tiny, 6)
     transformer = each.pipeline.transformer
     block = [*transformer.transformer_blocks, *transformer.single_transformer_blocks][index]
     generated(each.pipeline)
@@ -70,8 +69,8 @@ def test_after_a_request_that_fails_in_a_block_those_with_other_loras_are_correc
         assert torch.equal(generated(each.pipeline), generated(on_device.pipeline))
 
 
-def test_wrongly_restored_weights_are_noticed_in_host_memory(loras):
-    each = with_merger(6)
+def test_wrongly_restored_weights_are_noticed_in_host_memory(tiny, loras):
+    each = with_merger(tiny, 6)
     each.merger.apply([AppliedLora("a", loras["a"], 1.0, "a")])
     name = next(iter(each.merger._originals))
     each.merger._originals[name].weight.add_(1)
