@@ -30,7 +30,7 @@ from script.tiny_flux.monster import ARCHIVE
 from script.tiny_flux.world import Scene, caption
 from script.training_flags import is_our_image, is_trained_tar, refuse_output
 from weights.caption_model import SETTING as CAPTIONER_SETTING
-from weights.catalogue import TINY
+from weights.catalogue import EMBEDDED, TINY
 from weights.local_files import VARIABLE as FILES_VARIABLE
 
 TRAINING: dict[str, Any] = {
@@ -51,8 +51,7 @@ PROMPTS = (*WITH_TRIGGER, *map(caption, WITHOUT_TRIGGER))
 SCALES = (0.0, 0.5, 1.0)
 SAMPLING = {"num_outputs": 2, "num_inference_steps": 20, "seed": 100, "output_format": "png"}
 
-TRAININGS = {TINY: TRAINING, "tiny-flux2": TRAINING}  # by embedded base
-BASES = " or ".join(TRAININGS)
+BASES = tuple(base.name for base in EMBEDDED)  # these settings suit each
 
 BUSY, SECONDS_TO_BE_FREE = 409, 10
 
@@ -61,11 +60,12 @@ def main() -> None:
     """Train, generate, write the contact sheet, and print what it shows and its path."""
     parser = argparse.ArgumentParser(prog="script/demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("output/demo.png"), help="where to write the contact sheet")
-    parser.add_argument("--base", default=TINY, help=f"the embedded base: {BASES} (default: %(default)s)")
+    parser.add_argument("--base", default=TINY, help=f"{' or '.join(BASES)} (default: %(default)s)")
     arguments = parser.parse_args()
     output, base = arguments.output, arguments.base
-    if base not in TRAININGS:
-        parser.error(f"--base is {base!r}: expected {BASES}, as the demo's images suit only the embedded bases")
+    if base not in BASES:
+        expected = " or ".join(BASES)
+        parser.error(f"--base is {base!r}: expected {expected}, as the demo's images suit only the embedded bases")
     output.parent.mkdir(parents=True, exist_ok=True)
     lora = output.with_name("trained_model.tar")
     refuse_output(output, is_ours=is_our_image)
@@ -76,7 +76,7 @@ def main() -> None:
     print(f"Starting two Cog servers on the embedded base ({base}), one to train and one to generate ...")
     with started_server("predict", base=base) as predict_server:
         with running_server("train", base=base) as train_server:
-            lora.write_bytes(train(train_server, images_alone(ARCHIVE), TRAININGS[base]))
+            lora.write_bytes(train(train_server, images_alone(ARCHIVE), TRAINING))
         print(f"\nThe images had no captions. {captions_line(lora)}\n")
         wait_until_ready(predict_server)
         rows = generate(predict_server, lora, SAMPLING)

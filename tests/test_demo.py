@@ -12,7 +12,6 @@ from script.demo import (
     SAMPLING,
     SCALES,
     TRAINING,
-    TRAININGS,
     WITH_TRIGGER,
     WITHOUT_TRIGGER,
     captions_line,
@@ -25,8 +24,6 @@ from script.demo import (
 from script.demo_findings import findings
 from script.tiny_flux.monster import ARCHIVE, TRAINING_IMAGES, monster_caption, render_monster
 from script.tiny_flux.world import BACKGROUNDS, Scene, render
-from tests.tiny import checked_config
-from weights.catalogue import EMBEDDED
 
 CAPTIONS = [monster_caption(name, trigger="TOK a creature") for name in BACKGROUNDS]
 QUICK = TRAINING | {"steps": 4, "batch_size": 1, "resolution": "64"}
@@ -47,11 +44,6 @@ def test_the_demo_trains_and_generates_through_the_real_servers(train_server, pr
     assert [row.prompt for row in rows] == list(PROMPTS)
     assert all([*row.by_scale] == list(SCALES) and all(map(len, row.by_scale.values())) for row in rows)
     assert findings(rows, WITHOUT_TRIGGER).startswith("With the trigger word, 0 of 2 images show the monster")
-
-
-def test_each_embedded_base_has_settings_with_which_the_demo_trains_on_it():
-    assert set(TRAININGS) == {base.name for base in EMBEDDED}
-    assert all(training.keys() == TRAINING.keys() and checked_config(**training) for training in TRAININGS.values())
 
 
 @pytest.mark.parametrize("name", ["klein", "tiny-flux3", ""])

@@ -11,33 +11,29 @@ from torch._dynamo.utils import counters
 
 from lora.engine.compilation import graphs_compiled
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
-from lora.formats.layer_names.flux1 import FLUX1
 from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.models import Model, Models
+from tests.families import FIRST, KLEIN
 from tests.lora.serving.test_int8_transformer import SIZES, generated
 from tests.tiny import TINY_FLUX, random_lora, tiny_pipeline
 
-KINDS = ("plain", "8 bits", "streamed")
+KINDS = [(FIRST, "plain"), (FIRST, "8 bits"), (FIRST, "streamed"), (KLEIN, "8 bits")]
 STREAMED = 3  # of six blocks
-
-
-@pytest.fixture(scope="module")
-def lora():
-    return convert_lora(random_lora(tiny_pipeline().transformer, rank=4), FLUX1)
 
 
 class ImageGenerator:
     """A pipeline with one kind of transformer."""
 
-    def __init__(self, kind):
-        self.pipeline = tiny_pipeline()
+    def __init__(self, tiny, kind):
+        self.family, self.pipeline = tiny.family.name, tiny.pipeline()
+        self.lora = convert_lora(random_lora(self.pipeline.transformer, rank=4), tiny.family.layer_names)
         if kind == "streamed":
             placement = WeightPlacement("fp32", False, torch.device("cpu"), STREAMED)
-            self.pipeline.transformer = load_transformer(TINY_FLUX, placement)
+            self.pipeline.transformer = load_transformer(tiny.folder, placement)
         self.merger = LoraMerger(self.pipeline)
         if kind == "8 bits":
             fast = Int8Transformer(self.pipeline, self.merger, log_line=print)
@@ -48,10 +44,10 @@ class ImageGenerator:
             self.apply = self.merger.apply
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=KINDS, ids=lambda each: f"{each[0].family.name} {each[1]}")
 def generators(request):
     """One that is compiled, after a first attempt that was cancelled, and one that is not."""
-    compiled, plain = ImageGenerator(request.param), ImageGenerator(request.param)
+    compiled, plain = ImageGenerator(*request.param), ImageGenerator(*request.param)
     with pytest.MonkeyPatch.context() as patch:
         torch._dynamo.reset()
         counters.clear()
@@ -77,17 +73,18 @@ def no_kernels(*_graph):
     raise NotImplementedError("no kernels for this chip")
 
 
-def test_each_kind_of_block_is_compiled_once(generators):  # noqa: ARG001
-    """One kind is compiled twice: its input has another memory layout after a block of the other kind."""
-    assert counters["stats"]["unique_graphs"] == 3
+def test_each_kind_of_block_is_compiled_once(generators):
+    """In FLUX.1, one kind is compiled twice: its input has another memory layout after a block of the other kind."""
+    compiled, _ = generators
+    assert counters["stats"]["unique_graphs"] == {"FLUX.1": 3, "FLUX.2": 2}[compiled.family]
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 @pytest.mark.parametrize("size", [*SIZES, {"width": 128, "height": 256}])
-def test_no_lora_and_no_size_causes_a_recompilation(generators, lora, size, scale):
+def test_no_lora_and_no_size_causes_a_recompilation(generators, size, scale):
     compiled, plain = generators
     for generator in generators:
-        generator.apply([AppliedLora("a", lora, scale, "a")])
+        generator.apply([AppliedLora("a", generator.lora, scale, "a")])
     before = graphs_compiled()
     found = generated(compiled.pipeline, **size)
     assert graphs_compiled() == before

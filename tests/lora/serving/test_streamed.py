@@ -13,6 +13,7 @@ from lora.families.placement import DeviceMap
 from lora.formats.reading import convert_lora
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
+from tests.families import FIRST, KLEIN
 from tests.lora.serving.test_int8_transformer import generated
 from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora
 
@@ -53,7 +54,7 @@ def test_images_are_the_same_whatever_is_applied_and_was_applied_before(streamin
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize(("tiny", "index"), [*((FIRST, index) for index in range(6)), (KLEIN, 1)], indirect=["tiny"])
 def test_after_a_request_that_fails_in_a_block_those_with_other_loras_are_correct(tiny, on_device, loras, error, index):
     each = with_merger(tiny, 6)
     transformer = each.pipeline.transformer
