@@ -64,8 +64,9 @@ PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and 
 }
 STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own
     "style, preserving": Arm(preset="style", inputs={"preservation": 0.25}, weight=2),
-    "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 2.8e-4}),
-    "style, sigma as subject": Arm(preset="style", inputs={"timestep_logit_mean": 0.0}),
+    "style, half the rate": Arm(preset="style", inputs={"learning_rate": 1.4e-4}),
+    "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 5.6e-4}),
+    "style, high sigma": Arm(preset="style", inputs={"timestep_logit_mean": 3.0}),
 }
 GENERAL_ARMS: Mapping[str, Arm] = {  # `general` with other settings than its own
     "general, preserving": Arm(preset="general", inputs={"preservation": 0.25}, weight=2),

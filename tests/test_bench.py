@@ -141,7 +141,7 @@ def test_the_benchmark_of_masks_counts_grounds_and_monsters(small):
     base, arm = numbers["found"]
     assert (base["named"], base["unnamed"], base["monsters"]) == (3, 1, 0)
     assert arm["seconds"] > 0
-    assert printed.splitlines()[-1].startswith("| cut out, 0.1 outside | 0 of 3 |")
+    assert printed.splitlines()[-1].startswith("| cut out, 0.1 outside (seed 42) | 0 of 3 |")
 
 
 def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path):

@@ -3,38 +3,19 @@
 import functools
 import random
 
-import numpy as np
 import pytest
-import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from bench.style_measures import STYLE_MEASURES
 from bench.styles import GROUNDS, NEW_SHAPES, SHOWN_SHAPES, STYLES, new_scenes, render_styled, shown_scenes
-from lora.dataset.latents import encode_pixels
 from script.tiny_flux.measure import Classification
 from script.tiny_flux.world import BACKGROUNDS, COLOURS, SHAPES, Scene, all_scenes, render
-from tests.tiny import TINY_FLUX
+from tests.distortions import decoded_again
 
 styles = pytest.mark.parametrize("style", STYLES)
 OF_EVERY_SHAPE = [
     Scene(shape, colour, ground) for shape in SHAPES for colour, ground in zip(COLOURS, GROUNDS * 2, strict=True)
 ]
-
-
-@pytest.fixture(scope="module")
-def autoencoded():
-    """What the autoencoder of the base makes of an image."""
-    vae = AutoencoderKL.from_pretrained(TINY_FLUX / "vae", torch_dtype=torch.float32)
-
-    def autoencode(image: Image.Image) -> Image.Image:
-        with torch.no_grad():
-            latents = encode_pixels(vae, np.asarray(image)[None])
-            decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample[0]
-        values = (decoded.permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5
-        return Image.fromarray(values.round().byte().numpy())
-
-    return autoencode
 
 
 @functools.cache
@@ -75,12 +56,12 @@ def test_the_colour_and_the_shape_of_a_render_in_a_style_are_recognized(style):
 
 
 @styles
-def test_the_measures_hold_after_the_autoencoder_of_the_base(style, autoencoded):
+def test_the_measures_hold_after_the_autoencoder_of_the_base(style):
     scenes, measure = OF_EVERY_SHAPE[::7], STYLE_MEASURES[style]
-    images = list(map(autoencoded, styled(style)[::7]))
+    images = decoded_again(styled(style)[::7])
     assert [measure.has_style(image) for image in images] == [True] * len(scenes)
     assert [measure.classify(image) for image in images] == [Classification(s.colour, s.shape) for s in scenes]
-    assert not any(map(measure.has_style, map(autoencoded, plain()[::10])))
+    assert not any(map(measure.has_style, decoded_again(plain()[::10])))
 
 
 @pytest.mark.parametrize("ground", BACKGROUNDS)
