@@ -119,8 +119,6 @@ def test_the_sheet_and_the_summary_show_what_is_outside_of_a_mask(run_check):
     assert max(pale) >= 32 * 64
     more = counts[255, 255, 255] - dict(map(reversed, original))[255, 255, 255]
     assert more >= 32 * 64 - 600, "white, as trained, but for other text on the sheet"
-        "white, as trained, but for other text on the sheet"
-    )
     _, whole = run_check(members, *style, "--unmasked-weight", "1")
     assert {color: count for count, color in whole.getcolors(2**24)}[250, 0, 0] == 64 * 64
 
