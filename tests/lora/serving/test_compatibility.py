@@ -8,13 +8,16 @@ from lora.formats.reading import convert_lora
 from lora.formats.shapes import linear_shapes
 from lora.serving.compatibility import Changeable, refuse_incompatible
 from lora.serving.lora_merger import AppliedLora, LoraMerger
-from tests.families import FIRST, TINY_BASES
+from tests.families import FIRST, KLEIN, TINY_BASES
 from tests.lora.formats.made import FLUX2_LAYOUTS, KOHYA, LAYOUTS
 from tests.tiny import assert_one_sentence, random_lora
 
 EXACT = 1e-5
 LAYOUTS_OF = {"FLUX.1": LAYOUTS, "FLUX.2": FLUX2_LAYOUTS}
-OF_EACH = [(tiny, name) for tiny in TINY_BASES for name in LAYOUTS_OF[tiny.family.name]]
+OF_EACH = [
+    *((FIRST, name, scale) for name in LAYOUTS for scale in (-1.0, 0.0, 0.5, 1.0, 2.0)),
+    *((KLEIN, name, -0.5) for name in FLUX2_LAYOUTS),
+]
 flux1 = pytest.mark.parametrize("tiny", [FIRST], indirect=True)
 
 
@@ -42,8 +45,7 @@ def refusal(pipeline, tensors):
     return error.value
 
 
-@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize(("tiny", "name"), OF_EACH, indirect=["tiny"])
+@pytest.mark.parametrize(("tiny", "name", "scale"), OF_EACH, indirect=["tiny"])
 def test_every_weight_changes_by_the_scale_times_the_delta_of_the_file(tiny, pipeline, merger, shapes, name, scale):
     made = LAYOUTS_OF[tiny.family.name][name].make(shapes)
     before = weights(pipeline, shapes)

@@ -33,7 +33,7 @@ def with_merger(tiny, streamed):
     return SimpleNamespace(pipeline=pipeline, merger=LoraMerger(pipeline))
 
 
-@pytest.fixture(scope="module", params=[1, 4, 6])
+@pytest.fixture(scope="module")
 def streaming(tiny, request):
     """With some or all of its six blocks streamed."""
     return with_merger(tiny, request.param)
@@ -44,6 +44,9 @@ def on_device(tiny):
     return with_merger(tiny, 0)
 
 
+@pytest.mark.parametrize(
+    ("tiny", "streaming"), [(FIRST, 1), (FIRST, 4), (FIRST, 6), (KLEIN, 6)], indirect=["tiny", "streaming"]
+)
 def test_images_are_the_same_whatever_is_applied_and_was_applied_before(streaming, on_device, loras):
     """Copies on the device that are older than the last write are never used."""
     for scales in ({}, {"a": 1.0}, {"b": -0.5, "a": 2.0}, {"a": 1.0}, {"a": 0.5}, {}):
@@ -79,6 +82,7 @@ def test_wrongly_restored_weights_are_noticed_in_host_memory(tiny, loras):
     assert not each.merger.is_intact
 
 
+@pytest.mark.parametrize("streaming", [6], indirect=True)
 def test_go_fast_is_refused_in_one_sentence(streaming):
     fast = Int8Transformer(streaming.pipeline, streaming.merger, log_line=print)
     with pytest.raises(ValueError) as error, fast.enabled():
