@@ -151,8 +151,7 @@ def upright_size(path: Path) -> Size | None:
 
 def is_large(path: Path) -> bool:
     """Whether several such images at once could exhaust the memory, from the header; False if it cannot be read."""
-    size = upright_size(path)
-    return size is not None and size.pixels > LARGE_PIXELS
+    return (size := upright_size(path)) is not None and size.pixels > LARGE_PIXELS
 
 
 @contextmanager
