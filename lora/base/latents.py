@@ -20,7 +20,3 @@ class LatentSpace:
     def patch(self) -> int:
         """Latent rows and columns that one token holds."""
         return TOKEN_PIXELS // self.pixels
-
-    def tokens(self, height: int, width: int) -> int:
-        """The number of tokens of latents with this height and width."""
-        return (height // self.patch) * (width // self.patch)
