@@ -11,8 +11,8 @@ from replicate.client import Client
 from replicate.exceptions import ModelError
 
 from script.cog_server import Server
-from tests.conftest import SHORT
 from tests.fake_replicate import fake_replicate
+from tests.fixtures import SHORT
 
 pytestmark = pytest.mark.xdist_group("servers")
 

@@ -1,18 +1,16 @@
 """The page of the Space in this process: what it asks of the predictor, and what it shows."""
 
+import importlib
 import tempfile
 import threading
 from pathlib import Path
 
-import gradio as gr
 import pytest
 from safetensors.torch import save_file
 
 from deploy.space.cancellations import Cancellations
 from deploy.space.card import LoraCard
 from deploy.space.generation import Comparer, Comparison, Step
-from deploy.space.page import page_of
-from deploy.space.page_requests import PageRequests
 from predict import Runner
 from tests.tiny import assert_one_sentence, random_lora, tiny_pipeline
 
@@ -45,9 +43,16 @@ def inputs(lora):
     return {"prompt": "a red star", "lora_weights": lora, "lora_scale": 2.0, "seed": 7, **SETTINGS}
 
 
+@pytest.fixture(scope="module")
+def page_requests():
+    """The module, whose import of gradio takes seconds: only the worker that runs these tests needs it."""
+    return importlib.import_module("deploy.space.page_requests")
+
+
 @pytest.fixture
-def requests(runner):
-    return PageRequests(Comparer(runner).compare, has_own_lora=False, cancellations=Cancellations())
+def requests(runner, page_requests):
+    compare = Comparer(runner).compare
+    return page_requests.PageRequests(compare, has_own_lora=False, cancellations=Cancellations())
 
 
 def file_of(runner, **inputs):
@@ -146,20 +151,21 @@ def test_one_comparison_runs_at_a_time(runner, inputs):
         ({"num_inference_steps": 51}, "num_inference_steps is 51: expected 1 to 50"),
     ],
 )
-def test_an_error_is_a_message_of_one_sentence(requests, inputs, change, sentence):
-    with pytest.raises(gr.Error) as error:
+def test_an_error_is_a_message_of_one_sentence(requests, page_requests, inputs, change, sentence):
+    with pytest.raises(page_requests.gr.Error) as error:
         list(requests.generate({**inputs, **change}, "me"))
     assert_one_sentence(error.value.message, sentence)
     assert not error.value.print_exception
 
 
-def fields_of(page):
-    """The fields of a page by their labels."""
+def fields_of(requests, *arguments):
+    """The fields of the page by their labels."""
+    page = importlib.import_module("deploy.space.page").page_of(requests, *arguments)
     return {block.label: block for block in page.blocks.values() if getattr(block, "label", None)}
 
 
 def test_the_fields_have_the_bounds_and_defaults_of_the_signature(requests):
-    fields = fields_of(page_of(requests, "hf://me/my-lora", LoraCard("TOK", ("TOK on a beach",)), DEFAULTS))
+    fields = fields_of(requests, "hf://me/my-lora", LoraCard("TOK", ("TOK on a beach",)), DEFAULTS)
     strength, steps = fields["Strength"], fields["Steps"]
     assert (strength.minimum, strength.maximum, strength.value) == (-1, 3, 1)
     assert "(lora_scale)" in strength.info
@@ -171,6 +177,6 @@ def test_the_fields_have_the_bounds_and_defaults_of_the_signature(requests):
 
 
 def test_a_page_without_a_lora_has_a_field_for_one(requests):
-    fields = fields_of(page_of(requests, "", LoraCard(), DEFAULTS))
+    fields = fields_of(requests, "", LoraCard(), DEFAULTS)
     assert "data URI" in fields["LoRA"].info
     assert not fields["Prompts of the LoRA's card"].visible
