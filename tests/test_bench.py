@@ -145,12 +145,14 @@ def test_the_benchmark_of_masks_counts_grounds_and_monsters(small):
 
 
 def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path):
-    numbers, printed = small(learning, "--workers", "1")
+    strips = tmp_path / "images" / "new"
+    numbers, printed = small(learning, "--workers", "1", "--images", str(strips))
     assert [each["arm"] for each in numbers["runs"]] == list(DEFAULT_ARMS)
     assert all(list(each["at"]) == ["0", "1", "2", "3", "4"] for each in numbers["runs"])
     assert all(each["at"]["4"]["colours"] and each["at"]["4"]["change"] for each in numbers["runs"])
     assert all(f"| {arm} |" in printed for arm in DEFAULT_ARMS)
-    assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
+    assert len(list(strips.glob("*.png"))) == len(DEFAULT_ARMS)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "images", tmp_path / "numbers.json"]
 
 
 @pytest.mark.parametrize(("lora_type", "learned"), [("style", "outline"), ("general", "figures")])
