@@ -1,14 +1,16 @@
 """The tables of a run on a GPU machine, made from its file of results, anywhere."""
 
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench import gpu_images, rates, train_step
 from bench.gpu_images import IMAGES
-from bench.gpu_steps import DEVIATION, PROFILE, STEP
+from bench.gpu_steps import DEVIATION, OURS, PRESERVATION, PROFILE, STEP
 from bench.rates import Rate
 from bench.records import Record
 from bench.report import table
 from bench.stages import END
+from bench.step_arms import PRESERVING
 from bench.step_proofs import Deviation, as_lines
 from bench.train_step import Measurement
 
@@ -18,7 +20,7 @@ GB = 1e9
 
 def as_markdown(records: Sequence[Record]) -> str:
     """All tables for which there are results."""
-    sections = (_machine, _stages, _rates, _deviations, _steps, _memory, _profiles, _images)
+    sections = (_machine, _stages, _rates, _deviations, _steps, _preservation, _memory, _profiles, _images)
     return "\n\n".join(text for section in sections if (text := section(records)))
 
 
@@ -54,6 +56,28 @@ def _deviations(records: Sequence[Record]) -> str:
 def _steps(records: Sequence[Record]) -> str:
     found = [Measurement(**each.values["measurement"]) for each in _of(records, STEP)]
     return train_step.as_markdown(found, batch_size=1) if found else ""
+
+
+def _preservation(records: Sequence[Record]) -> str:
+    """What a step costs on average where a share of the steps preserves, and the images that are generated for it."""
+    medians = {
+        (found.arm, found.side): statistics.median(found.seconds)
+        for found in (Measurement(**each.values["measurement"]) for each in _of(records, STEP))
+    }
+    return "\n\n".join(_preservation_lines(each, medians) for each in _of(records, PRESERVATION))
+
+
+def _preservation_lines(record: Record, medians: Mapping[tuple[str, int], float]) -> str:
+    share, images, seconds = (record.values[name] for name in ("share", "images", "seconds"))
+    rows = []
+    for (arm, side), preserving in medians.items():
+        plain = medians.get((OURS, side))
+        if arm == PRESERVING.name and plain is not None:
+            average = (1 - share) * plain + share * preserving
+            each = [f"{1000 * value:.0f} ms" for value in (plain, preserving, average)]
+            rows.append([str(side), *each, f"{average / plain:.2f}"])
+    titles = ["px", "plain step", "preserving step", f"average, {share:.0%} preserving", "times a plain step"]
+    return "\n\n".join([table(titles, rows), f"{images} neutral images, when compiled: {seconds:.1f} s"])
 
 
 def _memory(records: Sequence[Record]) -> str:

@@ -41,7 +41,7 @@ def test_without_a_trigger_word_a_caption_is_the_only_prompt():
 
 def test_default_samples_are_small_and_only_before_and_after_the_training():
     found = sample_settings(checked_config(resolution="512,1024"), images("a TOK"))
-    assert found == SampleSettings(("a TOK", "TOK in the desert"), 768, 0, 20, 3.5)
+    assert found == SampleSettings(("a TOK", "TOK in the desert"), 512, 0, 20, 3.5)
 
 
 def test_prompts_of_the_user_have_the_largest_training_size():
