@@ -100,7 +100,7 @@ def named_file(name: str, path: object, readable: Readable) -> Path | None:
     check_no_nul(name, str(path))
     if scheme := SCHEME.match(str(path)):
         kind = f"a data URI of {len(str(path)):,} characters" if scheme[1] else "a URL"
-        raise ValueError(f"{name} is {kind}, which no server has received: expected the path of an uploaded file")
+        raise ValueError(f"{name} is {kind}, which only a server receives: expected the path of a file")
     if not readable.contain(Path(path)):
         shown = str(path)[:LONGEST_SHOWN]
         raise ValueError(

@@ -171,12 +171,12 @@ def test_blank_text_counts_as_no_file(temporary, blank):
 
 
 @pytest.mark.parametrize("kind", ["a data URI", "a URL"])
-def test_what_no_server_has_received_is_refused_without_repeating_it(temporary, kind):
+def test_what_only_a_server_receives_is_refused_without_repeating_it(temporary, kind):
     """A data URI has megabytes, and a URL a signature."""
     value = {"a data URI": f"data:image/png;base64,{'QUJD' * 3000}", "a URL": "https://a.example/x.png?s3cret"}[kind]
     for given in (value, Path(value), value.upper()):
         with pytest.raises(ValueError) as error:
             named_file("image", given, ReadableFolders.of_uploads(temporary))
-        assert_one_sentence(error.value, f"image is {kind}", "expected the path of an uploaded file")
+        assert_one_sentence(error.value, f"image is {kind}", "expected the path of a file")
         assert len(str(error.value)) < 150
         assert "s3cret" not in str(error.value).lower()
