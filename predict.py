@@ -28,7 +28,7 @@ from lora.serving.usage import Usage
 from lora.threads import protect_new_threads
 from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
-from weights.bases import Base, check_base, family_name, find_base, requested_base, takes_guidance, with_remedy
+from weights.bases import Base, check_base, find_base, model_of, requested_base, takes_guidance, with_remedy
 from weights.checker import find_safety
 from weights.local_files import EVERYWHERE, ReadableFolders
 from weights.network.network import Tokens
@@ -248,7 +248,7 @@ class Runner(BaseRunner):
             named=requested.named,
             tokens=tokens,
             readable=readable,
-            base_model=family_name(base),
+            base_model=model_of(base),
         ) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read, family_of(base.path).layer_names)
         for note in cached.notes:

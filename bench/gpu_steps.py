@@ -44,7 +44,7 @@ class StepStages:
             Stage("reference in fp32", "reference", BUILDING_FP32, self._measure_reference, is_essential=True),
             self._stage(ours),
             Stage(f"profile of {ours.name}", "profile", PROFILING, partial(self._profile, ours)),
-            *(self._stage(by_name[name]) for name in others),
+            *(self._stage(by_name[name]) for name in others if by_name[name].is_ours or self._sizes.has_script),
             self._stage(STREAMED),
         ]
 

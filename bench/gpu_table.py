@@ -4,8 +4,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench import gpu_images, rates, train_step
+from bench.block_shapes import BlockShapes, block_shapes
 from bench.gpu_images import IMAGES
 from bench.gpu_steps import DEVIATION, OURS, PRESERVATION, PROFILE, STEP
+from bench.random_flux import BASES, FIRST
 from bench.rates import Rate
 from bench.records import Record
 from bench.report import table
@@ -14,7 +16,7 @@ from bench.step_arms import PRESERVING
 from bench.step_proofs import Deviation, as_lines
 from bench.train_step import Measurement
 
-MACHINE, RATE, CLOCK = "machine", "rate", "clock"
+MACHINE, BASE, RATE, CLOCK = "machine", "base", "rate", "clock"
 GB = 1e9
 
 
@@ -32,6 +34,15 @@ def _machine(records: Sequence[Record]) -> str:
     return "\n".join(f"{name}: {value}" for each in _of(records, MACHINE) for name, value in each.values.items())
 
 
+def _base(records: Sequence[Record]) -> str:
+    """The base of a run; an older one does not say that it was of the first."""
+    return next((str(each.values[BASE]) for each in _of(records, MACHINE) if BASE in each.values), FIRST)
+
+
+def _shapes(records: Sequence[Record]) -> BlockShapes:
+    return block_shapes(BASES[_base(records)])
+
+
 def _stages(records: Sequence[Record]) -> str:
     """Every stage and what became of it: a stage that is missing had not ended when the run did."""
     rows = []
@@ -45,7 +56,7 @@ def _stages(records: Sequence[Record]) -> str:
 def _rates(records: Sequence[Record]) -> str:
     found = [Rate(**{**each.values, "size": tuple(each.values["size"])}) for each in _of(records, RATE)]
     clocks = [f"SM clock during the rates: {each.values['sm_mhz']} MHz" for each in _of(records, CLOCK)]
-    return "\n\n".join([*clocks, rates.as_markdown(found)]) if found else ""
+    return "\n\n".join([*clocks, rates.as_markdown(found, _shapes(records))]) if found else ""
 
 
 def _deviations(records: Sequence[Record]) -> str:
@@ -55,7 +66,8 @@ def _deviations(records: Sequence[Record]) -> str:
 
 def _steps(records: Sequence[Record]) -> str:
     found = [Measurement(**each.values["measurement"]) for each in _of(records, STEP)]
-    return train_step.as_markdown(found, batch_size=1) if found else ""
+    flop = train_step.STEP_FLOP if _base(records) == train_step.DEV else {}
+    return train_step.as_markdown(found, batch_size=1, step_flop=flop) if found else ""
 
 
 def _preservation(records: Sequence[Record]) -> str:

@@ -129,7 +129,7 @@ def configure(arm: Arm, model: LoraModel, sizes: TransformerSizes) -> TrainingSe
 def script_layers(sizes: TransformerSizes) -> list[str]:
     """The layers that have a LoRA in the script: 342 of FLUX.1, all in blocks. For a family without a script here, all
     layers in the blocks."""
-    if not isinstance(sizes, Sizes):
+    if not sizes.has_script:
         return list(sizes.layers)
     ends = tuple(f".{module}" for module in TARGET_MODULES)
     return [name for name in sizes.layers if name.endswith(ends)]
@@ -154,4 +154,5 @@ def _loop(arm: Arm, transformer: ModelMixin, sizes: TransformerSizes) -> Loop:
 
 def _encoders(sizes: TransformerSizes) -> TextEncoders:
     assert isinstance(sizes, Sizes)  # the script trains FLUX.1
-    return TextEncoders(*random_text_encoders(sizes, device(), torch.bfloat16), tokens=sizes.text_tokens)
+    clip, t5 = random_text_encoders(sizes, device(), torch.bfloat16).values()
+    return TextEncoders(clip, t5, tokens=sizes.text_tokens)

@@ -60,6 +60,7 @@ class Prepared:
             **self.recipe.settings(),
             "sample_prompts": self.samples.prompts,
             "base_model": self.base_name,
+            "base_family": family_of(self.base).name,
             "images": len(self.images.images),
             "layers_trained": len(self.layers.names),
             "processes": self.processes,

@@ -9,6 +9,7 @@ from lora.dataset.previews import preview
 from lora.dataset.reading import CaptionedImage, Dataset
 from lora.dataset.wording import named
 from lora.dataset.workers import map_in_order
+from lora.families.registry import family_of
 from lora.images.files import quiet_pillow
 from lora.reporting.contents import FIXED, Fixed, Outcome, Setting, TrainedImage
 from lora.reporting.page import page_of
@@ -46,10 +47,10 @@ def held_out_line(prepared: Prepared) -> str | None:
 
 def write_fixed(prepared: Prepared, *, folder: Path) -> Path:
     """Write what is known before the first step as JSON, for the process that rewrites the page; return its path."""
-    base = prepared.base_name
+    base, family = prepared.base_name, family_of(prepared.base).name
     fixed = Fixed(
         trigger_word=prepared.config.trigger_word,
-        base=page_base(base, trigger_word=prepared.config.trigger_word),
+        base=page_base(base, family=family, trigger_word=prepared.config.trigger_word),
         steps=prepared.recipe.steps,
         images=tuple(_images(prepared, folder / THUMBNAILS)),
         warnings=prepared.report.warnings,

@@ -10,7 +10,7 @@ from script.presets import presets_of
 
 MARKS = ("lora_type", "base_model")  # fields that the config.yaml of every training has
 RESOLUTIONS, BASE = "resolutions", "base_model"
-COUNTS = ("images", "layers_trained", "processes", "plan")  # found anew by each training
+COUNTS = ("base_family", "images", "layers_trained", "processes", "plan")  # found anew by each training
 
 
 def is_own(tree: object) -> bool:

@@ -36,12 +36,13 @@ def training_card(
     `settings` are those of config.yaml, `report` is report/training.json, which may be empty; `captions` are the
     prompts that were trained with. Samples are shown by their path in the tar.
     """
-    base, trigger = known_base(str(settings.get("base_model", ""))), str(settings.get("trigger_word", ""))
+    base, family = (str(settings.get(name, "")) for name in ("base_model", "base_family"))
+    trigger, known = str(settings.get("trigger_word", "")), known_base(base, family)
     images = tuple(public_samples(samples, captions=captions, trigger_word=trigger))
     return card_of(
         CardContents(
-            base=base.usage,
-            licence=Licence(base.terms.licence, base.terms.link, base.terms.licence == APACHE),
+            base=known.usage,
+            licence=Licence(known.terms.licence, known.terms.link, known.terms.licence == APACHE),
             trigger_word=trigger,
             example=_example(images, settings),
             images=images,

@@ -18,13 +18,14 @@ def public_page(
 
     Raises ValueError, KeyError or TypeError for a report that no training wrote.
     """
-    base, steps = str(settings["base_model"]), [json.loads(line) for line in losses.splitlines()]
+    base, family = str(settings["base_model"]), str(settings.get("base_family", ""))
+    steps = [json.loads(line) for line in losses.splitlines()]
     validations: Iterable[dict[str, float]] = report["held_out_loss"]  # type: ignore[assignment] # JSON
     return page_of(
         Contents(
             fixed=Fixed(
                 trigger_word=str(settings["trigger_word"]),
-                base=page_base(base, trigger_word=str(settings["trigger_word"])),
+                base=page_base(base, family=family, trigger_word=str(settings["trigger_word"])),
                 steps=int(str(report["steps_asked"])),
                 images=(),
                 warnings=(),
