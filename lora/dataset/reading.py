@@ -73,6 +73,12 @@ class CaptionedImage:
         return hashlib.sha256(f"{content} on white outside of {self.mask.content}".encode()).hexdigest()
 
     @property
+    def looks(self) -> str:
+        """A sha256 that is equal for images that are shown alike: for their appearance, and their references."""
+        contents = (self.appearance, *(reference.content for reference in self.references))
+        return hashlib.sha256(" ".join(contents).encode()).hexdigest() if self.references else self.appearance
+
+    @property
     def prompt(self) -> str:
         """The first prompt, which is the only one unless a caption has several lines that are used one by one."""
         return self.prompts[0]

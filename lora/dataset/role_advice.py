@@ -20,9 +20,9 @@ def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
         yield f"{counted(len(names), 'image')} not trained, {reason}: {named(names)}"
     yield from _about_masks(dataset)
     if dataset.pairs:
-        count, names = counted(len(dataset.pairs), "image"), named(list(dataset.pairs))
+        before = f"{counted(len(dataset.pairs), 'image')} trained of which others are edits, by their names"
         yield (
-            f"{count} trained of which others are edits, by their names: {names}; lora_type edit, on a base of FLUX.2,"
+            f"{before}: {named(list(dataset.pairs))}; lora_type edit, on a base of FLUX.2,"
             " learns the edit from such pairs"
         )
     folders = {image.folder for image in dataset.images if image.folder}

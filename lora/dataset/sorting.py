@@ -34,13 +34,14 @@ def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
     references: defaultdict[str | None, list[Member]] = defaultdict(list)
     for image in images:
         assigned = selection.roles.get(image.name)
+        if assigned is not None and assigned.role is Role.REFERENCE:
+            references[assigned.partner].append(image)
+            continue
         maker = maker_of(image.path)
         if maker is not None:
             not_trained.append(Skipped(image.name, f"made by this project ({maker})"))
         elif assigned is None or _is_photograph_after_all(image, assigned):
             trained.append(image)
-        elif assigned.role is Role.REFERENCE:
-            references[assigned.partner].append(image)
         else:
             if assigned.may_be_mask and is_silhouette(image.path):
                 assigned = replace(assigned, role=Role.MASK)

@@ -31,6 +31,7 @@ class CardImage:
     prompt: str
     seed: int
     step: int
+    references: tuple[str, ...] = ()  # the paths of the images that it was generated beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ def _images(shown: Sequence[Shown]) -> Iterator[str]:
     for each in shown:
         yield f"{code_span(each.after.prompt)}, seed {each.after.seed}:\n"
         pictures = [each.before, each.after] if each.before else [each.after]
-        yield " ".join(f"![step {image.step}](<{image.path}>)" for image in pictures) + "\n"
+        references = [f"![reference](<{path}>)" for path in each.after.references]
+        yield " ".join([*references, *(f"![step {image.step}](<{image.path}>)" for image in pictures)]) + "\n"
 
 
 def _training(contents: CardContents) -> Iterator[str]:

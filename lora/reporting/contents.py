@@ -76,6 +76,7 @@ class Sample:
     seed: int
     step: int
     path: Path
+    references: tuple[Path, ...] = ()  # pictures that it was generated beside
 
 
 @dataclass(frozen=True, slots=True)

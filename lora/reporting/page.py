@@ -32,6 +32,7 @@ class Comparison:
     number: int
     prompt: str
     seed: int
+    references: tuple[str, ...]  # data URIs of the pictures that they were generated beside
     before: Picture
     after: Picture | None  # None before there are two
     between: tuple[Picture, ...]
@@ -78,7 +79,8 @@ def _comparisons(samples: tuple[Sample, ...]) -> Iterator[Comparison]:
             Picture(each.step, sample_uri(each.path, is_large=index in ends)) for index, each in enumerate(images)
         ]
         after = pictures[-1] if len(pictures) > 1 else None
-        yield Comparison(number, prompt, seed, pictures[0], after, tuple(pictures[1:-1]))
+        references = tuple(sample_uri(path, is_large=False) for path in images[0].references)
+        yield Comparison(number, prompt, seed, references, pictures[0], after, tuple(pictures[1:-1]))
 
 
 def _usages(fixed: Fixed) -> Iterator[Usage]:

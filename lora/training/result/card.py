@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lora.images.metadata import settings_in
 from lora.publishing.card import CardContents, CardImage, HeldOutLoss, Licence, card_of
+from lora.training.learning.samples import references_of
 from lora.training.learning.summary import TrainingSummary
 from lora.training.result.known_bases import known_base
 from lora.training.result.terms import APACHE
@@ -56,15 +57,16 @@ def training_card(
 
 def public_samples(folder: Path, *, captions: Collection[str], trigger_word: str) -> Iterator[CardImage]:
     """The sample images whose prompt is no caption; the trigger word alone, which an image without a caption is trained
-    with, is none."""
+    with, is none. With captions, those that were generated beside images of the data set are left out, too."""
     private = {" ".join(caption.split()) for caption in captions} - {trigger_word}
     for path in sorted(folder.glob("*.jpg")):
         with suppress(OSError, ValueError, KeyError):
             found = settings_in(path)
             prompt = str(found["prompt"])
-            if " ".join(prompt.split()) not in private:
+            references = tuple(f"{SAMPLES}/{each.name}" for each in references_of(found, folder))
+            if " ".join(prompt.split()) not in private and not (captions and "references" in found):
                 step, seed = int(str(found["training_step"])), int(str(found["seed"]))
-                yield CardImage(f"{SAMPLES}/{path.name}", prompt, seed, step)
+                yield CardImage(f"{SAMPLES}/{path.name}", prompt, seed, step, references)
 
 
 def summary_line(report: Values) -> str:

@@ -79,7 +79,9 @@ def _worker_input(
     return WorkerInput(
         job=job,
         plan=plan,
-        examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
+        examples=tuple(
+            (each.content, each.repeats, 1 + len(each.other_prompts), len(each.references)) for each in dataset.examples
+        ),
         samples=len(dataset.samples),
         has_negative=dataset.negative is not None,
         prompts=numbered_prompts(dataset),

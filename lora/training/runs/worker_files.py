@@ -26,7 +26,7 @@ class WorkerInput:
 
     job: Job
     plan: Plan
-    examples: tuple[tuple[str, int, int], ...]  # content, repeats and number of prompts of each
+    examples: tuple[tuple[str, int, int, int], ...]  # content, repeats, number of prompts and of references of each
     samples: int  # number of sample prompts
     has_negative: bool  # whether there is a negative prompt
     prompts: tuple[int, ...]  # their numbers, in the order of `numbered_prompts`
@@ -54,6 +54,11 @@ def write_worker_input(
     tensors = {f"latents.{number}": example.latents.contiguous() for number, example in enumerate(dataset.examples)}
     weights = {number: example.weights for number, example in enumerate(dataset.examples)}
     tensors |= {f"weights.{number}": each.contiguous() for number, each in weights.items() if each is not None}
+    tensors |= {
+        f"references.{number}.{place}": reference.contiguous()
+        for number, example in enumerate(dataset.examples)
+        for place, reference in enumerate(example.references)
+    }
     for number, prompt in zip(worker_input.prompts, _prompts(dataset), strict=True):
         tensors |= {f"{name}.{number}": tensor for name, tensor in prompt.tensors().items()}
     save_file(tensors, folder / DATA)
@@ -72,10 +77,11 @@ def read_data(folder: Path, worker_input: WorkerInput) -> EncodedDataset:
     tensors = load_file(folder / DATA)
     rest = (Prompt(tensors[f"tokens.{number}"], tensors.get(f"pooled.{number}")) for number in worker_input.prompts)
     examples = []
-    for number, (content, repeats, count) in enumerate(worker_input.examples):
+    for number, (content, repeats, count, references) in enumerate(worker_input.examples):
         prompt, *others = itertools.islice(rest, count)
         latents, weights = tensors[f"latents.{number}"], tensors.get(f"weights.{number}")
-        examples.append(Example(latents, prompt, content, repeats, weights, tuple(others)))
+        before = tuple(tensors[f"references.{number}.{place}"] for place in range(references))
+        examples.append(Example(latents, prompt, content, repeats, weights, tuple(others), before))
     samples = tuple(itertools.islice(rest, worker_input.samples))
     dropped, negative = next(rest), next(rest) if worker_input.has_negative else None
     return EncodedDataset(tuple(examples), dropped, samples, tuple(rest), negative)
