@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from lora.reporting.chart import chart_of
-from lora.reporting.contents import Contents, Fixed, Sample
+from lora.reporting.contents import Contents, Fixed, Sample, example_prompt
 from lora.reporting.pictures import data_uri, sample_uri
 from lora.reporting.whole_page import whole_page
 
@@ -85,8 +85,9 @@ def _comparisons(samples: tuple[Sample, ...]) -> Iterator[Comparison]:
 
 def _usages(fixed: Fixed) -> Iterator[Usage]:
     yield Usage("diffusers", fixed.base.program)
-    prompt = f"a photo of {fixed.trigger_word}" if fixed.trigger_word else "your prompt"
-    inputs = json.dumps({"input": {"prompt": prompt, "lora_weights": "trained_model.tar", "lora_scale": 1}})
+    references = {"reference_images": ["before.png"]} if fixed.edits else {}
+    asked = {"prompt": example_prompt(fixed.trigger_word, edits=fixed.edits), **references}
+    inputs = json.dumps({"input": {**asked, "lora_weights": "trained_model.tar", "lora_scale": 1}})
     yield Usage(
         "this package",
         "script/serve    # and, in another terminal:\n"

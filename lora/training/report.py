@@ -62,15 +62,16 @@ def held_out_line(prepared: Prepared) -> str | None:
 
 def write_fixed(prepared: Prepared, *, folder: Path) -> Path:
     """Write what is known before the first step as JSON, for the process that rewrites the page; return its path."""
-    base = prepared.base_name
+    base, trigger, edits = prepared.base_name, prepared.config.trigger_word, prepared.config.has_references
     fixed = Fixed(
-        trigger_word=prepared.config.trigger_word,
-        base=page_base(base, trigger_word=prepared.config.trigger_word),
+        trigger_word=trigger,
+        base=page_base(base, trigger_word=trigger, edits=edits),
         steps=prepared.recipe.steps,
         images=tuple(_images(prepared, folder / THUMBNAILS)),
         warnings=prepared.report.warnings,
         settings=tuple(_settings(prepared)),
         reasons=prepared.reasons,
+        edits=edits,
     )
     path = folder / FIXED_FILE
     path.write_bytes(FIXED.dump_json(fixed))

@@ -5,8 +5,10 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from lora.base.presets import EDIT
 from lora.images.metadata import settings_in
 from lora.publishing.card import CardContents, CardImage, HeldOutLoss, Licence, card_of
+from lora.reporting.contents import example_prompt
 from lora.training.learning.samples import references_of
 from lora.training.learning.summary import TrainingSummary
 from lora.training.result.known_bases import known_base
@@ -51,6 +53,7 @@ def training_card(
             held_out=_held_out(report),
             settings=tuple(shown_settings(settings)),
             repository=repository,
+            edits=settings.get("lora_type") == EDIT,
         )
     )
 
@@ -95,6 +98,8 @@ def _example(images: tuple[CardImage, ...], settings: Values) -> str:
     of_samples = [image.prompt for image in images if trigger in image.prompt]
     if of_samples:
         return of_samples[-1]
+    if settings.get("lora_type") == EDIT:
+        return example_prompt(trigger, edits=True)
     if not trigger:
         return "a photo of a lighthouse"
     return f"a picture in the style of {trigger}" if settings.get("lora_type") == "style" else f"a photo of {trigger}"
