@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 EDIT = "edit"  # what only a family has a preset for whose transformer takes references
-LORA_TYPES = ("subject", "style", "general", "replicate", EDIT)
+LORA_TYPES = ("subject", "style", "general", EDIT, "replicate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from lora.base.device import device
 from lora.base.family import VAE
 from lora.base.latents import TOKEN_PIXELS
 from lora.dataset.reading import CaptionedImage, Dataset
-from lora.dataset.references import crop_of_reference
+from lora.dataset.references import crops_of_reference
 from lora.engine.matmuls import fastest_matmuls
 from lora.engine.precision import UNTIMED
 from lora.families.frozen_transformer import WeightPlacement
@@ -46,7 +46,7 @@ def memory_requirements(
     pixels = max(size.pixels for image in dataset.images for size in image.inspection.sizes)
     trained_pixels = max(pixels, neutral_side**2) if recipe.preservation else pixels
     image_tokens, text_tokens = trained_pixels // TOKEN_PIXELS**2, family.text.length_of(base)
-    reference_tokens = max(map(_reference_pixels, dataset.images)) // TOKEN_PIXELS**2
+    reference_tokens = max(map(_reference_tokens, dataset.images))
     tokens = image_tokens + reference_tokens + text_tokens
     return MemoryRequirements(
         shape=family.transformer.dimensions(config),
@@ -66,13 +66,10 @@ def memory_requirements(
     )
 
 
-def _reference_pixels(image: CaptionedImage) -> int:
-    """The most pixels of all references of an image together that are trained at once."""
-    inspection = image.inspection
-    return max(
-        sum(crop_of_reference(reference, inspection, crop).size.pixels for reference in image.references)
-        for crop in inspection.crops
-    )
+def _reference_tokens(image: CaptionedImage) -> int:
+    """The tokens of all references of an image together, each at its largest size."""
+    crops = (crops_of_reference(reference, image.inspection) for reference in image.references)
+    return sum(max(crop.size.pixels for crop in of_one) // TOKEN_PIXELS**2 for of_one in crops)
 
 
 def free_bytes() -> int:
