@@ -67,9 +67,9 @@ def train(
         description="The word that stands for your subject or style in prompts, e.g. TOK", default="TOK"
     ),
     lora_type: str = Input(
-        description="What you train; sets everything left open. replicate is the public trainer's recipe",
+        description="Sets all left open. edit learns from pairs; replicate is the public trainer's recipe",
         default="subject",
-        choices=["subject", "style", "general", "replicate"],
+        choices=["subject", "style", "general", "edit", "replicate"],
     ),
     input_captions: Optional[Path] = Input(
         description="Captions for the images: the tar of an earlier training, or an archive of .txt files",

@@ -46,9 +46,9 @@ def findings_about_photos(images: Images, similar: Sequence[Images], *, resoluti
 
 
 def _about_copies(images: Images) -> Iterator[Finding]:
-    copies: dict[str, list[CaptionedImage]] = defaultdict(list)
+    copies: dict[tuple[str, ...], list[CaptionedImage]] = defaultdict(list)
     for image in images:
-        copies[image.inspection.content].append(image)
+        copies[image.inspection.content, *(each.content for each in image.references)].append(image)
     problem = "are the same file: keep one, or its background is learned too"
     yield from _about_groups(copies.values(), problem, mark="same file as")
 

@@ -46,7 +46,10 @@ GUIDANCE = "no training step has a second pass here, and FLUX.1-dev has guidance
 LOSS = "the loss here is the mean squared error of the velocity"
 NOISE = "the noise here is that of FLUX, unchanged"
 CAPTIONS = "captions are trained as they are written"
-CONTROLS = "this trainer takes no control images"
+CONTROLS = (
+    "a job file takes no control images here; pairs for edits are trained by --lora-type edit, with references/NAME.png"
+    " beside NAME.png"
+)
 PIXELS = "images are trained as they are, in their own shape"
 
 MAPPED = {

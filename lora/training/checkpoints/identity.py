@@ -64,6 +64,7 @@ def identity_of(
         "images": len(dataset.images),
         "images_and_captions": _digest(sorted(images)),
         **_masks(dataset),
+        **_references(dataset),
     }
 
 
@@ -75,6 +76,16 @@ def _masks(dataset: Dataset) -> Json:
     fields = {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": dataset.masks.settings.unmasked_weight}
     is_white = any(image.is_on_white for image in dataset.images)
     return fields | {"mask_background": WHITE} if is_white else fields
+
+
+def _references(dataset: Dataset) -> Json:
+    """The references of images; nothing without any, so that older checkpoints can be resumed."""
+    pairs = sorted(
+        [image.inspection.content, *(reference.content for reference in image.references)]
+        for image in dataset.images
+        if image.references
+    )
+    return {"references": f"{sum(map(len, pairs)) - len(pairs)}, {_digest(pairs)}"} if pairs else {}
 
 
 def _repeats(image: CaptionedImage) -> list[int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lora.base.modulation import Conditions
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.families.registry import precomputed_modulation
-from lora.training.learning.batches import Batch, NoisyBatch
+from lora.training.learning.batches import Batch, NoisyBatch, Sizes, sizes_of
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.learning.held_out import held_out_contents
 from lora.training.learning.losses import TRAINING_GUIDANCE, training_losses
@@ -137,9 +137,9 @@ def _noise(example: Example, index: int, number: int) -> Tensor:
 
 def _batches(points: list[_Point], batch_size: int) -> Iterator[list[_Point]]:
     """The points by the size of their images, in batches of at most `batch_size` that are as equal as possible."""
-    by_size: dict[torch.Size, list[_Point]] = defaultdict(list)
+    by_size: dict[Sizes, list[_Point]] = defaultdict(list)
     for point in points:
-        by_size[point.example.latents.shape].append(point)
+        by_size[sizes_of(point.example)].append(point)
     for same in by_size.values():
         count = math.ceil(len(same) / batch_size)
         yield from (same[first::count] for first in range(count))

@@ -4,6 +4,7 @@
 other.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -13,6 +14,7 @@ from lora.training.result.terms import FLUX, FLUX1_DEV, UNOFFICIAL, NonCommercia
 
 OWNER, BFL = "black-forest-labs", "Black Forest Labs"  # the first is its name on the Hub
 FLUX1_PIPELINE, KLEIN_PIPELINE = "FluxPipeline", "Flux2KleinPipeline"
+NO_GUIDANCE = 1.0  # the highest of a distilled base
 SIZE = {"height": 128, "width": 128}  # pixels, which the embedded bases were trained with
 
 
@@ -38,6 +40,13 @@ def _unpublished(name: str, family: str) -> KnownBase:
         f"the base model {name}", None, f"path/to/{name}", pipeline, defaults.steps, defaults.guidance, {}
     )
     return KnownBase(usage, unknown(name))
+
+
+def trainable_bases(pipelines: Collection[str]) -> tuple[str, ...]:
+    """The names of the bases that these pipelines run and that take guidance, as those that are trained do."""
+    return tuple(
+        name for name, base in KNOWN.items() if base.usage.pipeline in pipelines and base.usage.guidance > NO_GUIDANCE
+    )
 
 
 def _on_hub(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from lora.dataset.encoding import EncodedDataset
 from lora.training.memory.configurations import Plan
 from lora.training.memory.host import HostMemory
 from lora.training.memory.weights import MemoryConfiguration
@@ -11,6 +12,7 @@ from lora.training.recipe.samples import SampleSettings
 from lora.training.runs.attempt import Job
 from lora.training.runs.worker_files import (
     WorkerInput,
+    numbered_examples,
     numbered_prompts,
     read_data,
     read_worker_input,
@@ -37,7 +39,7 @@ def worker_input_for(dataset, folder):
             MemoryConfiguration("fp32", "nothing", False),
             *(6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
         ),
-        examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
+        examples=numbered_examples(dataset),
         samples=len(dataset.samples),
         has_negative=dataset.negative is not None,
         prompts=numbered_prompts(dataset),
@@ -66,6 +68,20 @@ def test_prompts_keep_their_order_and_equal_prompts_are_written_once(tmp_path):
     assert torch.equal(found.examples[2].weights, several.weights)
     assert (len(found.samples), len(found.neutral)) == (2, 3)
     assert found.neutral[2].tokens is found.samples[0].tokens
+
+
+def test_latents_and_references_that_examples_share_keep_their_order_and_are_written_once(tmp_path):
+    first, second = tiny_dataset(2).examples
+    before, other = second.latents + 1, second.latents[:, :2] - 1
+    shared = replace(first, latents=second.latents, references=(before,)), replace(second, references=(other, before))
+    dataset = EncodedDataset((*shared, first), first.prompt)
+    write_worker_input(tmp_path, worker_input_for(dataset, tmp_path), dataset, None)
+    found = read_data(tmp_path, read_worker_input(tmp_path)).examples
+    assert [len(example.references) for example in found] == [1, 2, 0]
+    for ours, theirs in zip(found, dataset.examples, strict=True):
+        assert all(map(torch.equal, (ours.latents, *ours.references), (theirs.latents, *theirs.references)))
+    tensors = 3 * first.latents.numel() + other.numel()
+    assert (tmp_path / "data.tensors").stat().st_size < 1.5 * 4 * tensors + 2 * 4 * first.prompt.tokens.numel() + 4000
 
 
 def all_prompts(dataset):
