@@ -141,6 +141,16 @@ def takes_guidance(base: Base) -> bool:
     return kind_of(base.path).takes_guidance(base.path)
 
 
+def check_takes_references(base: Base, named: str) -> None:
+    """Raise ValueError for a base that takes no reference images; the sentence begins with `named`, the input that asks
+    for them, and names the bases that take them. Raises like `takes_guidance`."""
+    if not kind_of(base.path).takes_references:
+        names = ", ".join(known.name for known in PUBLISHED if known.kind.takes_references)
+        raise ValueError(
+            f"{named} needs a base that takes reference images, and {base.name} takes none: expected {names}"
+        )
+
+
 def family_name(base: Base) -> str:
     """Return the name of the family of a base, such as FLUX.2 klein; raises like `takes_guidance`."""
     return kind_of(base.path).name
