@@ -107,6 +107,11 @@ def receive_uploads(inputs: Inputs, *, folder: Path, readable: Readable) -> dict
 
 
 def _listed_files(name: str, given: object, readable: Readable) -> Iterator[Path]:
-    for index, value in enumerate(check_list(name, given)):
+    values = check_list(name, given)
+    blank = [index for index, value in enumerate(values) if isinstance(value, str) and not value.strip()]
+    if blank and any(isinstance(value, str) for index, value in enumerate(values) if index not in blank):
+        # Cog downloads either all entries or none.
+        raise ValueError(f"{name}[{blank[0]}] is blank: expected a file, or a list without this entry")
+    for index, value in enumerate(values):
         if file := named_file(f"{name}[{index}]", value, readable):
             yield file

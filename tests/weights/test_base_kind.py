@@ -5,6 +5,7 @@ import json
 import diffusers
 import pytest
 
+from lora.families.registry import FAMILIES
 from tests.base_services import small_base
 from tests.tiny import assert_one_sentence, linked_base, replace
 from weights.base_kind import FLUX1, INDEX, KINDS, KLEIN, MODELS, TRANSFORMER, VAE, check_kind, kind_of
@@ -160,3 +161,9 @@ def test_a_published_base_in_the_folder_of_another_kind_is_refused(tmp_path):
         error.value,
         f"the base klein cannot be used: {tmp_path / 'klein' / INDEX} is that of FLUX.1: expected FLUX.2 klein",
     )
+
+
+def test_what_the_catalogue_says_of_reference_images_is_what_each_family_takes():
+    for family in FAMILIES:
+        (kind,) = (kind for kind in KINDS if set(kind.pipelines) == family.components.served_pipelines)
+        assert kind.takes_references == family.transformer.takes_references == (family.sampling.references is not None)
