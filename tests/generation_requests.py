@@ -24,7 +24,8 @@ MODES = ("RGB", "RGBA", "L", "P", "LA", "CMYK")
 MOST = {"num_inference_steps": 2, "num_outputs": 2, "width": 144, "height": 144}
 DEFAULT_STEPS = 0.2  # how often they stay if no steps are given: these 28 steps take a second on a CPU
 OTHER_FAMILY = 0.1  # how often a LoRA may be of the other family, too
-OTHER_NAMES = ("hf_lora", "hf_loras", "lora_scales", "lora_strength")  # never given: most pairs of names contradict
+# Never given: most pairs of names contradict.
+OTHER_NAMES = ("hf_lora", "hf_loras", "lora_scales", "lora_strength", "images")
 INVALID_LORAS = {
     "neither of these forms/at all": "is not a reference to a LoRA",
     "https://127.0.0.1/x.safetensors": "not allowed",
@@ -87,8 +88,8 @@ class RandomRequests:
         match name:
             case "prompt":
                 return pick.choice(PROMPTS)
-            case "image" | "mask":
-                return BROKEN_IMAGE if pick.random() < 0.1 else self._image()
+            case "image" | "mask" | "reference_images":
+                return self._files(name)
             case "lora_weights" | "extra_lora" | "replicate_weights":
                 return self._reference()
             case "loras":
@@ -97,6 +98,13 @@ class RandomRequests:
             case "num_inference_steps" | "num_outputs" | "width" | "height":
                 return pick.randint(schema["minimum"], MOST[name])
         return self._of(schema)
+
+    def _files(self, name: str) -> str | list[str]:
+        """Make a file; a list of them is mostly blank, as the base takes none."""
+        is_rare, image = self._random.random() < 0.1, self._image()
+        if name == "reference_images":
+            return [image] if is_rare else [" "]
+        return BROKEN_IMAGE if is_rare else image
 
     def _reference(self) -> str:
         pick = self._random
@@ -144,6 +152,8 @@ def faults(inputs: Json) -> list[str]:
     found = [INVALID_LORAS[reference] for reference in _references(inputs) if reference in INVALID_LORAS]
     if inputs.get("image") == BROKEN_IMAGE:
         found.append("image cannot be used")
+    if any(map(str.strip, inputs.get("reference_images", []))):
+        found.append("reference_images needs a base that takes reference images")
     if "mask" in inputs and "image" not in inputs:
         found.append("mask is given without image")
     elif inputs.get("mask") == BROKEN_IMAGE:

@@ -16,6 +16,7 @@ from tests.conftest import SHORT
 from tests.fake_replicate import fake_replicate
 from tests.families import FIRST, KLEIN, TinyBase
 from tests.servers import TrainServers
+from tests.tiny import encoded, noisy_image
 
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -80,3 +81,9 @@ def test_the_destination_runs_its_latest_version(client: Client, version: str, s
 def test_the_error_for_an_invalid_input_names_the_input(client: Client) -> None:
     with pytest.raises(ModelError, match="num_outputs"):
         client.run(TRAINER, input={**SMALL_REQUEST, "num_outputs": 5})
+
+
+def test_a_list_of_files_arrives_and_a_base_that_takes_no_reference_images_refuses_it(client: Client) -> None:
+    files = [io.BytesIO(encoded(noisy_image(64, 64, seed=seed))) for seed in (1, 2)]
+    with pytest.raises(ModelError, match="reference_images needs a base that takes reference images, and tiny takes"):
+        client.run(TRAINER, input={**SMALL_REQUEST, "reference_images": files})

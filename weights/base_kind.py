@@ -63,6 +63,7 @@ class BaseKind:
     values: tuple[ConfigValue, ...]
     text_width: TextWidth
     takes_guidance: Callable[[Path], bool]  # whether the base in a folder takes it; others can only generate
+    takes_references: bool  # whether bases of this kind see reference images beside the prompt
     sizes: Mapping[int, str] = field(default_factory=dict)  # width of the transformer -> what follows the name
 
 
@@ -106,6 +107,7 @@ FLUX1 = BaseKind(
     ),
     text_width=TextWidth("text_encoder_2/config.json", "d_model", 1),
     takes_guidance=_has_guidance_embedding,
+    takes_references=False,
 )
 KLEIN = BaseKind(
     name="FLUX.2 [klein]",
@@ -126,6 +128,7 @@ KLEIN = BaseKind(
     # the pipeline puts the states of three layers side by side
     text_width=TextWidth(TEXT, "hidden_size", 3),
     takes_guidance=_is_not_distilled,
+    takes_references=True,
     sizes={3072: "4B", 4096: "9B"},
 )
 KINDS = (FLUX1, KLEIN)

@@ -147,6 +147,16 @@ def model_of(base: Base) -> str:
     return model_name(base.path)
 
 
+def check_takes_references(base: Base, named: str) -> None:
+    """Raise ValueError for a base that takes no reference images; the sentence begins with `named`, the input that asks
+    for them, and names the bases that take them. Raises like `takes_guidance`."""
+    if not kind_of(base.path).takes_references:
+        names = ", ".join(known.name for known in PUBLISHED if known.kind.takes_references)
+        raise ValueError(
+            f"{named} needs a base that takes reference images, and {base.name} takes none: expected {names}"
+        )
+
+
 def find_trainable_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:
     """Return the base that FLUX_BASE names after checking its files.
 

@@ -166,7 +166,8 @@ def _run_pipeline(
         report(pipeline, step, time, kwargs)
         return kwargs if after_step is None else {"latents": after_step(step, kwargs["latents"])}
 
-    with _showing(pipeline.transformer, settings.references):
+    references = tuple(each.to(prompt.tokens) for each in settings.references)
+    with _showing(pipeline.transformer, references):
         image: Image.Image = pipeline(
             prompt_embeds=prompt.tokens[None],
             negative_prompt_embeds=None if negative is None else negative.tokens[None],

@@ -5,6 +5,7 @@ import json
 import diffusers
 import pytest
 
+from lora.families.registry import FAMILIES
 from tests.base_services import small_base
 from tests.tiny import assert_one_sentence, linked_base, replace
 from weights.base_kind import FLUX1, INDEX, KINDS, KLEIN, MODELS, TRANSFORMER, VAE, check_kind, kind_of, model_name
@@ -175,3 +176,9 @@ def test_what_loras_are_made_for_has_the_size_of_the_base(tmp_path, heads, name)
     values = {"num_attention_heads": heads, "attention_head_dim": 128}
     assert model_name(changed(tmp_path / "base", TRANSFORMER, KLEIN, **values)) == name
     assert model_name(linked_base(tmp_path / "flux1")) == "FLUX.1"
+
+
+def test_what_the_catalogue_says_of_reference_images_is_what_each_family_takes():
+    for family in FAMILIES:
+        (kind,) = (kind for kind in KINDS if set(kind.pipelines) == family.components.served_pipelines)
+        assert kind.takes_references == family.transformer.takes_references == (family.sampling.references is not None)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import weights.bases
 from deploy.runpod.generating import GeneratingWorker
 from deploy.runpod.inputs import Form
 from deploy.runpod.jobs import CancelledError, Job
@@ -129,9 +130,33 @@ def test_an_image_comes_as_a_data_uri_or_lies_on_the_volume(worker, volume, wher
     assert path.is_file()
 
 
+def test_reference_images_come_in_a_list_in_either_form(worker, volume, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_GPU", "optional")
+    monkeypatch.setattr(worker.runner, "trained_lora", None)  # which is for a FLUX.1
+    monkeypatch.setattr(worker.runner, "trained_reference", "")
+    KLEIN.linked(tmp_path / "klein-distilled")
+    contents = [encoded(noisy_image(64, 80, seed=seed)) for seed in (1, 2)]
+    uris = [f"data:image/png;base64,{base64.b64encode(content).decode()}" for content in contents]
+    paths = [str(write(volume / f"{index}.png", content)) for index, content in enumerate(contents)]
+    lists = {"mixed": [uris[0], " ", paths[1]], "uris": uris, "turned": uris[::-1], "none": []}
+    settings = {"model": "klein-distilled", "output_format": "png"}
+    found = {
+        name: pixels(answer(worker, reference_images=given, **settings)["images"][0])[1].tobytes()
+        for name, given in lists.items()
+    }
+    assert found["mixed"] == found["uris"]
+    assert len(set(found.values())) == 3
+
+
 @pytest.mark.parametrize(
     ("inputs", "fragments"),
     [
+        (
+            {"reference_images": ["/etc/passwd"]},
+            ["reference_images[0] is the path '/etc/passwd', outside of the folders"],
+        ),
+        ({"reference_images": "/etc/passwd"}, ["reference_images is '/etc/passwd': expected a list"]),
         ({"num_outputs": 9}, ["num_outputs is 9: expected 1 to 4"]),
         ({"image": "/etc/passwd"}, ["image is the path '/etc/passwd', outside of the folders"]),
         ({"lora_weights": "/etc/passwd"}, ["lora_weights '/etc/passwd'"]),

@@ -19,7 +19,7 @@ from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.models import Model, Models
 from tests.families import FIRST, KLEIN
 from tests.lora.serving.test_int8_transformer import SIZES, generated
-from tests.tiny import TINY_FLUX, random_lora, tiny_pipeline
+from tests.tiny import TINY_FLUX, noisy_image, random_lora, tiny_pipeline
 
 KINDS = [(FIRST, "plain"), (FIRST, "8 bits"), (FIRST, "streamed"), (KLEIN, "8 bits")]
 STREAMED = 3  # of six blocks
@@ -89,6 +89,17 @@ def test_no_lora_and_no_size_causes_a_recompilation(generators, size, scale):
     found = generated(compiled.pipeline, **size)
     assert graphs_compiled() == before
     assert torch.equal(found, generated(plain.pipeline, **size))
+
+
+@pytest.mark.parametrize("sizes", [[(64, 64)], [(80, 64), (64, 112)]], ids=["one", "two"])
+def test_no_reference_image_causes_a_recompilation(generators, sizes):
+    compiled, plain = generators
+    if compiled.family != KLEIN.family.name:
+        return  # it takes none
+    before, shown = graphs_compiled(), [noisy_image(*size) for size in sizes]
+    found = generated(compiled.pipeline, image=shown)
+    assert graphs_compiled() == before
+    assert torch.equal(found, generated(plain.pipeline, image=shown))
 
 
 def test_a_compiler_that_fails_logs_one_line_and_the_image_is_generated(monkeypatch):

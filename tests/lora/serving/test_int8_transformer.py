@@ -77,7 +77,7 @@ def weights(some):
     return {name: codes.double() * scales[:, None] for name, (codes, scales) in some.items()}
 
 
-def generated(pipeline, *, width=64, height=64):
+def generated(pipeline, *, width=64, height=64, **options):
     with torch.inference_mode():
         return pipeline(
             prompt="a red star in a meadow",
@@ -87,6 +87,7 @@ def generated(pipeline, *, width=64, height=64):
             num_inference_steps=3,
             generator=torch.Generator().manual_seed(1),
             output_type="pt",
+            **options,
         ).images
 
 
