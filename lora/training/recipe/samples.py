@@ -34,9 +34,13 @@ class SampleSettings:
     guidance: float
 
 
-def sample_settings(config: TrainConfig, images: Sequence[CaptionedImage]) -> SampleSettings:
-    """The sample images that the inputs ask for; without prompts, two of the data set's own, before and after."""
-    side, steps, guidance = sample_side(config), config.sample_steps, config.sample_guidance
+def sample_settings(
+    config: TrainConfig, images: Sequence[CaptionedImage], *, default_guidance: float
+) -> SampleSettings:
+    """The sample images that the inputs ask for; without prompts, two of the data set's own, before and after.
+    `default_guidance` is that of the base's family."""
+    side, steps = sample_side(config), config.sample_steps
+    guidance = default_guidance if config.sample_guidance is None else config.sample_guidance
     if config.sample_prompts is None:
         prompts = default_prompts(images, trigger_word=config.trigger_word)
         return SampleSettings(prompts, side if prompts else 0, 0, steps, guidance)
