@@ -184,7 +184,9 @@ def train(
         description="Steps between sample images; 0 or no prompts: only before and after", default=250, ge=0, le=6000
     ),
     sample_steps: int = Input(description="Denoising steps of sample images", default=20, ge=1, le=100),
-    sample_guidance: float = Input(description="Guidance of sample images", default=3.5, ge=0.0, le=20.0),
+    sample_guidance: Optional[float] = Input(
+        description="Guidance of sample images; 3.5 by default, 4 for klein", default=None, ge=0.0, le=20.0
+    ),
     checkpoint_every: int = Input(
         description="Maximum number of steps between checkpoints", default=250, ge=1, le=6000
     ),

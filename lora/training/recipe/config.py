@@ -62,7 +62,7 @@ class TrainConfig:
     sample_prompts: tuple[str, ...] | None  # None makes prompts from the captions
     sample_every: int
     sample_steps: int
-    sample_guidance: float
+    sample_guidance: float | None  # None is the default of the base's family
     checkpoint_every: int
     time_limit: int | None  # minutes
     keep_resume_state: bool
@@ -223,7 +223,7 @@ CHECKS: dict[str, Check] = {
     "sample_prompts": _prompts,
     "sample_every": _whole(0, MAX_STEPS),
     "sample_steps": _whole(1, 100),
-    "sample_guidance": _number(0.0, 20.0),
+    "sample_guidance": _optional(_number(0.0, 20.0)),
     "checkpoint_every": _whole(1, MAX_STEPS),
     "time_limit": _optional(_whole(1, 7 * 24 * 60)),
     "keep_resume_state": check_bool,

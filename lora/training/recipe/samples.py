@@ -47,10 +47,14 @@ class SampleSettings:
     pairs: tuple[SamplePair, ...] = ()  # one for each prompt if images have references, else none
 
 
-def sample_settings(config: TrainConfig, images: Sequence[CaptionedImage]) -> SampleSettings:
+def sample_settings(
+    config: TrainConfig, images: Sequence[CaptionedImage], *, default_guidance: float
+) -> SampleSettings:
     """The sample images that the inputs ask for; without prompts, two of the data set's own, before and after. If
-    images have references, each prompt has those of the first image, of the second, and so on in turn."""
-    side, steps, guidance = sample_side(config), config.sample_steps, config.sample_guidance
+    images have references, each prompt has those of the first image, of the second, and so on in turn.
+    `default_guidance` is that of the base's family."""
+    side, steps = sample_side(config), config.sample_steps
+    guidance = default_guidance if config.sample_guidance is None else config.sample_guidance
     prompts, every = config.sample_prompts, config.sample_every
     if prompts is None:
         own = tuple(image.prompt for image in images[:SAMPLE_PAIRS])

@@ -37,7 +37,7 @@ def worker_input_for(dataset, folder):
         job=job,
         plan=Plan(
             MemoryConfiguration("fp32", "nothing", False),
-            *(6, "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
+            *(6, "GELU", "together", "fast", 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
         ),
         examples=numbered_examples(dataset),
         samples=len(dataset.samples),
