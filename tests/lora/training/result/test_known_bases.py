@@ -10,7 +10,7 @@ from tests.families import of_each_family
 def texts(folder, **settings):
     """The card and the program of the page, for a base in a folder of the user's own."""
     settings = {"base_model": "/home/me/mine", "trigger_word": "TOK"} | settings
-    page = page_base("/home/me/mine", family=str(settings.get("base_family", "")), trigger_word="TOK")
+    page = page_base("/home/me/mine", family=str(settings.get("base_family", "")), trigger_word="TOK", edits=False)
     return training_card(settings, {}, folder, captions=(), repository=None), page.program
 
 
