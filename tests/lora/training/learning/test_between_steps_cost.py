@@ -68,10 +68,8 @@ def of_one_image(base, groups, side):
 def test_validation_and_samples_take_less_than_a_twentieth_of_a_default_training_of_1000_steps(base):
     """A subject's, which preserves. Where guidance is classifier-free, each step of an image takes two passes."""
     config, family = checked_config(), BASES[base].family
-    samples, preset = (
-        sample_settings(config, images("a TOK"), default_guidance=family.sampling.defaults.guidance),
-        family.presets["subject"],
-    )
+    guidance, preset = family.sampling.defaults.guidance, family.presets["subject"]
+    samples = sample_settings(config, images("a TOK"), default_guidance=guidance)
     small, middle = min(config.resolutions), sorted(config.resolutions)[(len(config.resolutions) - 1) // 2]
     counted = {side: passes(base, side) for side in {*config.resolutions, samples.side}}
     per_image = 2 if family.text.has_negative else 1
