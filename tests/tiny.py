@@ -336,6 +336,7 @@ class ReadArchive:
     trigger_word: str
     sample_prompts: tuple[str, ...] = ()
     neutral_prompts: tuple[str, ...] = ()
+    negative: str | None = None
 
     def encoded(
         self,
@@ -348,7 +349,7 @@ class ReadArchive:
         """Encode the data set as a training does."""
         on = encoders.device
         keys, cache = Keys.of(encoders, base, on=on), cache or MemoryCache()
-        extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts, negative=None)
+        extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts, self.negative)
         return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache, check=check)
 
 
