@@ -14,8 +14,8 @@ from lora.engine.options import chosen_engine
 from lora.families.loading import transformer_config
 from lora.families.registry import FAMILIES, family_of
 from lora.training.captions import Captioning, with_captions
-from lora.training.checkpoints.identity import identity_of
-from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
+from lora.training.checkpoints.identity import identity_of, refuse_other_base
+from lora.training.checkpoints.resume import NAMED, InitialState, ResumeSource, find_initial_state, open_store
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.held_out import count_held_out
 from lora.training.learning.warm_start import match_layers
@@ -147,6 +147,8 @@ def _read(
         batch_size=config.batch_size * processes,
         masks=config.masks,
     )
+    if source.checkpoint is not None:
+        refuse_other_base(source.checkpoint.identity, base=base_name, weights=base, named=NAMED)
     if source.lora is not None:
         log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())
     images = read_dataset(

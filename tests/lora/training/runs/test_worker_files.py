@@ -18,7 +18,8 @@ from lora.training.runs.worker_files import (
     read_worker_input,
     write_worker_input,
 )
-from tests.tiny import TINY_FLUX, a_recipe, masked, tiny_dataset, tiny_prompt
+from tests.random_models import with_each_model
+from tests.tiny import TINY_FLUX, a_recipe
 
 
 def worker_input_for(dataset, folder):
@@ -50,18 +51,21 @@ def worker_input_for(dataset, folder):
     )
 
 
-def test_prompts_keep_their_order_and_equal_prompts_are_written_once(tmp_path):
-    sample, neutral = tiny_prompt(seed=1), tuple(tiny_prompt(seed=seed) for seed in (2, 3))
-    dataset = tiny_dataset(3)
+@with_each_model
+def test_prompts_keep_their_order_and_equal_prompts_are_written_once(tmp_path, model):
+    sample, *neutral = (model.prompt(seed=seed) for seed in (1, 2, 3))
+    dataset = model.dataset(3)
     repeated = replace(dataset.examples[1], repeats=5)
-    several = replace(masked(dataset.examples[2], 0.1), other_prompts=(tiny_prompt(seed=4), tiny_prompt(seed=5)))
+    others = (model.prompt(seed=4), model.prompt(seed=5))
+    several = replace(model.masked(dataset.examples[2], 0.1), other_prompts=others)
     dataset = replace(dataset, examples=(dataset.examples[0], repeated, several))
-    dataset = replace(dataset, samples=(sample, dataset.dropped), neutral=(*neutral, sample))
+    negative = model.prompt(seed=6) if model.family.text.has_negative else None
+    dataset = replace(dataset, samples=(sample, dataset.dropped), neutral=(*neutral, sample), negative=negative)
     write_worker_input(tmp_path, worker_input_for(dataset, tmp_path), dataset, None)
     found = read_data(tmp_path, read_worker_input(tmp_path))
     for ours, theirs in zip(all_prompts(found), all_prompts(dataset), strict=True):
-        assert torch.equal(ours.tokens, theirs.tokens)
-        assert torch.equal(ours.pooled, theirs.pooled)
+        assert ours.tensors().keys() == theirs.tensors().keys()
+        assert all(torch.equal(each, theirs.tensors()[name]) for name, each in ours.tensors().items())
     assert [example.repeats for example in found.examples] == [1, 5, 1]
     assert [len(example.other_prompts) for example in found.examples] == [0, 0, 2]
     assert [example.weights is None for example in found.examples] == [True, True, False]
@@ -85,4 +89,6 @@ def test_latents_and_references_that_examples_share_keep_their_order_and_are_wri
 
 
 def all_prompts(dataset):
-    return [*(example.prompt for example in dataset.examples), dataset.dropped, *dataset.samples, *dataset.neutral]
+    of_examples = [each for example in dataset.examples for each in (example.prompt, *example.other_prompts)]
+    negatives = [dataset.negative] if dataset.negative else []
+    return [*of_examples, dataset.dropped, *dataset.samples, *negatives, *dataset.neutral]
