@@ -126,6 +126,13 @@ def test_without_a_base_the_serving_benchmark_compares_all_arms(small, monkeypat
     assert printed.splitlines()[-1].startswith("| ours, go_fast |")
 
 
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch, warm_python: Path) -> None:
+    """Benchmarks start processes that have imported everything already."""
+    monkeypatch.setattr(sys, "executable", str(warm_python))
+
+
+@pytest.mark.usefixtures("warm")
 def test_the_benchmark_of_cold_starts_leaves_no_weights(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (folder := tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -137,6 +144,7 @@ def test_the_benchmark_of_cold_starts_leaves_no_weights(small, tmp_path: Path, m
     assert not list(folder.glob("flux-lora-bench-*"))
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_preservation_benchmark_counts_what_a_lora_and_the_base_alone_generate(small):
     numbers, printed = small(preservation, "--shares", "0")
     assert [each["arm"] for each in numbers["found"]] == ["the base alone", "preservation 0"]

@@ -119,8 +119,8 @@ class Machines:
         )
         return first, second
 
-    def launch(self) -> tuple[Machine, Machine]:
-        """Start both with accelerate, as the documentation says."""
+    def launch(self, python: Path) -> tuple[Machine, Machine]:
+        """Start both with accelerate, as the documentation says, and with this Python."""
         address = ("--main_process_ip", "127.0.0.1", "--main_process_port", free_port())
         launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_machines", 2, *address, "--num_processes", 2)
         first, second = (
@@ -129,6 +129,7 @@ class Machines:
                 self.base,
                 self.given(rank),
                 launcher=(*launcher, "--machine_rank", rank, "-m"),
+                PYTHON_EXEC=str(python),
             )
             for rank in (0, 1)
         )
@@ -168,9 +169,11 @@ def difference(ours: torch.Tensor, expected: torch.Tensor) -> float:
     return ((ours - expected).norm() / expected.norm()).item()
 
 
-def test_two_launches_by_accelerate_give_the_lora_of_one_process_with_twice_the_batch_size(machines, whole_batches):
+def test_two_launches_by_accelerate_give_the_lora_of_one_process_with_twice_the_batch_size(
+    machines, whole_batches, warm_python
+):
     """The tolerance is due to Adam, which divides gradients by their own size; see test_several_processes.py."""
-    first, second = machines.launch()
+    first, second = machines.launch(warm_python)
     assert (first.exit_code(), second.exit_code()) == (0, 0), first.said + second.said
     assert "2 processes on 1 machine: 2 on " in first.said
     assert difference(first.weights(), whole_batches) <= 5e-3

@@ -12,9 +12,9 @@ from replicate.exceptions import ModelError
 
 from script.cog_server import Server
 from tests.cog_client import Json
-from tests.conftest import SHORT
 from tests.fake_replicate import fake_replicate
 from tests.families import FIRST, KLEIN, TinyBase
+from tests.fixtures import SHORT
 from tests.servers import TrainServers
 from tests.tiny import encoded, noisy_image
 

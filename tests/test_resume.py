@@ -26,6 +26,7 @@ SHORT = {
     "learning_rate": 0.01,
     "checkpoint_every": 2,
     "sample_prompts": "none",
+    "preservation": 0.0,  # its images take half of such a training; a test below is about them
 }
 
 

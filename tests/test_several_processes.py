@@ -106,8 +106,8 @@ def archive(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def trainer(tmp_path, archive) -> Trainer:
-    return Trainer(tmp_path, archive, SHORT)
+def trainer(tmp_path, archive, warm_python) -> Trainer:
+    return Trainer(tmp_path, archive, SHORT, environment={"PYTHON_EXEC": str(warm_python)})  # for torchrun's processes
 
 
 def test_a_training_in_two_processes_gives_the_lora_of_one_process_with_twice_the_batch_size(trainer):
@@ -115,8 +115,10 @@ def test_a_training_in_two_processes_gives_the_lora_of_one_process_with_twice_th
     gradients become large. Without such gradients, in the tests above, it is 1e-6. Preservation is on, so the processes
     also share the neutral images. Variables of a launcher that Cog's server inherits change nothing. On FLUX.2 [klein],
     whose worker processes also get a negative prompt; test_machines.py has the same for FLUX.1."""
-    leftovers = variables(1, 1) | {"MASTER_ADDR": "192.0.2.1"}
-    trainer = replace(trainer, base=base_with_few_prompts(trainer.folder / "base", KLEIN.folder), environment=leftovers)
+    environment = {**trainer.environment, **variables(1, 1), "MASTER_ADDR": "192.0.2.1"}
+    trainer = replace(
+        trainer, base=base_with_few_prompts(trainer.folder / "base", KLEIN.folder), environment=environment
+    )
     given = {"preservation": PRESERVING}
     parallel, alone = trainer.start(processes=2, batch_size=1, **given), trainer.start(batch_size=2, **given)
     ours, expected = trained_weights(parallel), trained_weights(alone)

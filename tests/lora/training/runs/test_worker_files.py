@@ -19,7 +19,7 @@ from lora.training.runs.worker_files import (
     write_worker_input,
 )
 from tests.random_models import with_each_model
-from tests.tiny import TINY_FLUX, a_recipe
+from tests.tiny import TINY_FLUX, a_recipe, tiny_dataset
 
 
 def worker_input_for(dataset, folder):
