@@ -87,7 +87,7 @@ def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: 
         print_line("\n".join([report.as_text(), "training", *(f"  {line}" for line in outline.lines())]))
     outputs.say(_write_sheet(dataset, inspector, report, outline, outputs.sheet))
     if outputs.captions:
-        rule, describes_empty = config.prompt_rule, config.public_trainer.autocaption
+        rule, describes_empty = config.prompt_rule, config.public_trainer.autocaption and not config.has_references
         outputs.say(write_captions(dataset, inspector, outputs.captions, rule, describes_empty=describes_empty))
 
 

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from bench import (
     cold_start,
     dataset,
+    edits,
     generation,
     gpu_run,
     learning,
@@ -160,6 +161,15 @@ def test_the_benchmark_of_masks_counts_grounds_and_monsters(small):
     assert (base["named"], base["unnamed"], base["monsters"]) == (3, 1, 0)
     assert arm["seconds"] > 0
     assert printed.splitlines()[-1].startswith("| cut out, 0.1 outside (seed 42) | 0 of 3 |")
+
+
+def test_the_benchmark_of_edits_measures_unseen_pairs_with_and_without_a_lora_and_a_reference(small):
+    numbers, printed = small(edits)
+    assert [each["images"] for each in numbers["found"]] == [1, 1, 1]
+    before, after = numbers["losses"]
+    assert before != after
+    assert numbers["found"][0]["overlap"] != numbers["found"][2]["overlap"]
+    assert printed.splitlines()[-1].startswith("| the LoRA without it | ")
 
 
 def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path):

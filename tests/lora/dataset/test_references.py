@@ -241,6 +241,10 @@ def test_references_are_no_duplicates_and_pairs_are_only_if_both_images_are(tmp_
     assert report.look_alikes == (("3.png", "4.png"),)
     assert report.worth_a_look.keys() >= {"3.png", "4.png"}
     assert not [mark for name in ("1.png", "2.png") for mark in report.worth_a_look.get(name, ()) if "png" in mark]
+    assert "same file as its reference" in report.worth_a_look["1.png"]
+    assert [line for line in report.warnings if "which teaches to change nothing" in line] == [
+        "the same file as their reference, which teaches to change nothing: '1.png'"
+    ]
 
 
 def test_the_report_names_references_and_accepts_one_instruction_for_all(tmp_path):

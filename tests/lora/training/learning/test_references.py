@@ -102,6 +102,8 @@ def test_a_batch_has_examples_whose_references_have_equal_sizes_each_with_its_ow
             example, seen = known[tuple(tokens.flatten().tolist())], seen + 1
             assert len(batch.references) == len(example.references)
             assert all(a[place].equal(b) for a, b in zip(batch.references, example.references, strict=True))
+            part = batches.noisy_batch(index, part=slice(place, place + 1)).batch.references
+            assert all(one[0].equal(every[place]) for one, every in zip(part, batch.references, strict=True))
         assert len(batch.latents) == 2
     assert seen == 16
 
