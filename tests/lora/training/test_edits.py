@@ -22,7 +22,9 @@ from lora.training.recipe.config import NO_TRIGGER, OPEN_TRIGGER
 from lora.training.recipe.samples import SamplePair, sample_settings
 from lora.training.report import write_fixed, write_sample_references, write_thumbnails
 from lora.training.result.card import public_samples, training_card
+from lora.training.result.publication import Publication, write_publication
 from script.openapi import training_inputs
+from script.presets import preset_of
 from script.training_flags import archived
 from tests.families import KLEIN
 from tests.lora.reporting.reports import some_contents
@@ -186,6 +188,29 @@ def test_samples_beside_images_of_the_data_set_are_shown_to_others_only_with_cap
     assert "![reference](<samples/reference-1-1.jpg>) ![step 0](<samples/step-000000" in card
     assert 'pipe(image=[load_image("before.png")], prompt=prompt, guidance_scale=4.0' in card
     assert "pipeline_tag: image-to-image" in card
+
+
+def test_references_of_samples_are_published_with_captions(tmp_path):
+    described = {"prompt": "make it red", "seed": 42, "training_step": 3, "references": ["reference-1-1.jpg"]}
+    jpegs = {
+        "samples/reference-1-1.jpg": encoded(noisy_image(64, 64), "JPEG"),
+        "samples/reference-2-1.jpg": encoded(noisy_image(64, 64), "JPEG"),
+        "samples/step-000003-1-seed-42-x.jpg": encoded(noisy_image(64, 64), "JPEG", exif=exif(described)),
+    }
+    settings = {"lora_type": "edit", "base_model": "klein", "trigger_word": ""}
+    publication = Publication({"lora.safetensors": b"", "captions/1.txt": b"make it red", **jpegs}, settings, {})
+    write_publication(publication, into=tmp_path, repository="me/lora", with_captions=True)
+    found = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert found == ["reference-1-1.jpg", "step-000003-1-seed-42-x.jpg"]
+
+
+def test_a_command_without_weights_refuses_edits_with_the_same_sentence(monkeypatch):
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    with pytest.raises(
+        ValueError, match=r"the base tiny takes no reference images: .* \(klein, klein-9b, tiny-flux2\)"
+    ):
+        preset_of("edit")
+    assert preset_of("edit", "klein") is KLEIN.family.presets["edit"]
 
 
 def test_a_folder_of_pairs_is_packed_with_its_references(tmp_path):
