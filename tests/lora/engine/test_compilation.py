@@ -20,7 +20,7 @@ from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled, graphs_compiled
 from lora.engine.options import Recomputed
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
-from lora.families.registry import precomputed_modulation
+from lora.families.registry import family_of_model, precomputed_modulation
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from tests.lora.engine.comparing import (
@@ -28,6 +28,7 @@ from tests.lora.engine.comparing import (
     FLUX1,
     FLUX2,
     MODELS,
+    LossAndGradients,
     SmallModel,
     error,
     fused,
@@ -36,7 +37,7 @@ from tests.lora.engine.comparing import (
     small_inputs,
     with_lora,
 )
-from tests.tiny import randomize_lora, save_transformer, tiny_transformer
+from tests.tiny import lora_parameters, randomize_lora, save_transformer, tiny_transformer
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,35 @@ def precomputed_result(transformer, inputs):
 @pytest.mark.parametrize("size", SIZES)
 def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(variant, compiled_and_eager, size):
     assert_compiled_once(variant, compiled_and_eager, size)
+
+
+@pytest.mark.parametrize("variant", [VARIANTS["FLUX.2, fp32"]], indirect=True, ids=["FLUX.2, fp32"])
+def test_reference_images_of_any_number_and_size_are_computed_by_the_same_graphs(variant, compiled_and_eager):
+    compiled, eager = compiled_and_eager
+    inputs = images(variant.model, 2)
+    result_with_references(compiled, inputs, ())
+    before = graphs_compiled()
+    for sizes in ([(3, 5)], [(8, 8), (6, 7)]):
+        shown = tuple(torch.randn(2, inputs.noise.shape[1], *size) for size in sizes)
+        found, expected = (result_with_references(each, inputs, shown) for each in (compiled, eager))
+        assert_same(found, expected, tolerance=variant.tolerance)
+    assert graphs_compiled() == before
+
+
+def result_with_references(transformer, inputs, references):
+    """A loss and its gradients beside the latents of reference images."""
+    transformer.zero_grad()
+    velocity = family_of_model(transformer).transformer.predict_velocity(
+        transformer,
+        inputs.noise,
+        sigmas=inputs.sigmas,
+        prompt=inputs.batch.prompt,
+        guidance=TRAINING_GUIDANCE,
+        references=references,
+    )
+    loss = velocity.square().mean()
+    loss.backward()
+    return LossAndGradients(loss.item(), {name: each.grad for name, each in lora_parameters(transformer).items()})
 
 
 @pytest.mark.parametrize(

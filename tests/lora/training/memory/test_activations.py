@@ -1,5 +1,7 @@
 """The counted activations are those that autograd keeps, for each recompute option; measured on a CPU, not on CUDA."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -87,7 +89,10 @@ def predict(transformer, requirements):
     pooled = torch.randn(batch_size, config.pooled_projection_dim) if "pooled_projection_dim" in config else None
     prompt = Prompt(torch.randn(batch_size, requirements.text_tokens, config.joint_attention_dim), pooled)
     noisy, sigmas = torch.randn(batch_size, config.in_channels // patch**2, side, side), torch.full((batch_size,), 0.5)
-    return family.transformer.predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=1.0)
+    given = {"sigmas": sigmas, "prompt": prompt, "guidance": 1.0}
+    if tokens := requirements.reference_tokens:
+        given["references"] = (torch.randn(batch_size, config.in_channels, 1, tokens),)
+    return family.transformer.predict_velocity(transformer, noisy, **given)
 
 
 def with_lora(base, precision, engine, recomputed, whole):
@@ -139,6 +144,16 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
         )
         transient = (shape.widest + TRANSIENT_UNITS) * unit
         assert 0.75 < alive.most / (predicted + transient) < 1.03, recomputed
+
+
+def test_tokens_of_reference_images_take_what_is_predicted_too(bases):
+    transformer, alive = with_lora(bases["klein"], "fp32", "fast", "gelu", 0), Alive()
+    requirements = replace(requirements_of(transformer, 1), reference_tokens=320)
+    with alive:
+        predict(transformer, requirements).sum().backward()
+    predicted = activation_bytes(requirements, recomputed="gelu", value_bytes=FP32, is_autocast=False)
+    transient = (requirements.shape.widest + TRANSIENT_UNITS) * requirements.unit_bytes(FP32)
+    assert 0.75 < alive.most / (predicted + transient) < 1.03
 
 
 def test_each_option_keeps_less_than_the_one_before():
