@@ -92,10 +92,9 @@ def test_no_lora_and_no_size_causes_a_recompilation(generators, size, scale):
 
 
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(80, 64), (64, 112)]], ids=["one", "two"])
+@pytest.mark.parametrize("generators", KINDS[-1:], indirect=True, ids=["FLUX.2 8 bits"])
 def test_no_reference_image_causes_a_recompilation(generators, sizes):
     compiled, plain = generators
-    if compiled.family != KLEIN.family.name:
-        return  # it takes none
     before, shown = graphs_compiled(), [noisy_image(*size) for size in sizes]
     found = generated(compiled.pipeline, image=shown)
     assert graphs_compiled() == before
