@@ -33,8 +33,8 @@ from weights.bases import (
     Base,
     check_base,
     check_takes_references,
-    family_name,
     find_base,
+    model_of,
     requested_base,
     takes_guidance,
     with_remedy,
@@ -286,7 +286,7 @@ class Runner(BaseRunner):
             named=requested.named,
             tokens=tokens,
             readable=readable,
-            base_model=family_name(base),
+            base_model=model_of(base),
         ) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read, family_of(base.path).layer_names)
         for note in cached.notes:

@@ -64,13 +64,17 @@ PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and 
 }
 STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own
     "style, preserving": Arm(preset="style", inputs={"preservation": 0.25}, weight=2),
-    "style, half the rate": Arm(preset="style", inputs={"learning_rate": 1.4e-4}),
-    "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 5.6e-4}),
+    "style, half the rate": Arm(preset="style", inputs={"learning_rate": 2e-4}),
+    "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 8e-4}),
     "style, high sigma": Arm(preset="style", inputs={"timestep_logit_mean": 3.0}),
 }
 GENERAL_ARMS: Mapping[str, Arm] = {  # `general` with other settings than its own
     "general, preserving": Arm(preset="general", inputs={"preservation": 0.25}, weight=2),
     "general, twice the rate": Arm(preset="general", inputs={"learning_rate": 3e-4}),
+    "general, twice the rate, preserving": Arm(
+        preset="general", inputs={"learning_rate": 3e-4, "preservation": 0.25}, weight=2
+    ),
+    "general, the public rate": Arm(preset="general", inputs={"learning_rate": 4e-4}),
     "general, sigma as subject": Arm(preset="general", inputs={"timestep_logit_mean": 0.0}),
 }
 ARMS: Mapping[str, Arm | None] = {  # None is the plain loop

@@ -1,45 +1,26 @@
-"""Shared fixtures: the training images, both real Cog servers on the tiny base, and one training."""
+"""How the tests are ordered and distributed. Their shared fixtures are in tests/fixtures.py."""
 
 from lora.garbage import collect_garbage_again
 
 # isort: split
 import gc
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from script.cog_server import ROOT, Server, running_server
-from tests.browsers import running_browser
-from tests.cog_client import Json, content_of, data_uri, post_training
-from tests.servers import TrainServer, isolated_train_server
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
 # The groups that take longest start first, so that no worker is left alone with one at the end.
 FIRST_GROUPS = ("learning", "servers", "warm", "soak")
-# A training that takes seconds; its learning rate is high, so that the LoRA visibly changes the images.
-SHORT = {
-    "steps": 2,
-    "resolution": "64",
-    "lora_rank": 4,
-    "batch_size": 1,
-    "seed": 1,
-    "learning_rate": 0.01,
-    "sample_prompts": "none",
-}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let the workers start groups in the order of the tests; by default, the largest group is first. Ctrl-C is as in a
-    terminal: a background job of a shell ignores it, and so would all processes of tests."""
+    terminal: a background job of a shell ignores it, and so would all processes of tests. The process that only
+    distributes tests has no fixtures, whose imports take seconds before the workers can start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.pluginmanager.hasplugin("xdist"):
         config.option.loadscopereorder = False
+    if not config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+        config.pluginmanager.import_plugin("tests.fixtures")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,64 +53,3 @@ def _rank(item: pytest.Item) -> int:
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Return a short id for bytes: they may contain the time, and ids must be the same in every worker."""
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
-
-
-@pytest.fixture(scope="session", autouse=True)
-def checkpoints_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Let the tests keep their checkpoints in this folder instead of the user's home, and name files beside it."""
-    folder = tmp_path_factory.mktemp("all-checkpoints")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLUX_LORA_CHECKPOINTS", str(folder))
-        patch.setenv("FLUX_LORA_FILES", str(tmp_path_factory.getbasetemp()))  # requests may name files in here
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServer]:
-    """A Cog server that trains, with its own folders and the embedded captioner. It is ready before and after each
-    test."""
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:  # only until it has started: other tests find no captioner
-            patch.setenv("FLUX_CAPTIONER", "tiny")
-            place = stack.enter_context(isolated_train_server(tmp_path_factory))
-        yield place
-
-
-@pytest.fixture(scope="session")
-def train_server(place: TrainServer) -> Server:
-    """The train server without its folders."""
-    return place.server
-
-
-@pytest.fixture(scope="session")
-def predict_server() -> Iterator[Server]:
-    """A Cog server that generates images."""
-    with running_server("predict", base="tiny") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")  # Playwright's event loop would be in the way of the modules after it
-def browser() -> Iterator["Browser"]:
-    """A browser for pages on disk."""
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="session")
-def monster_zip() -> Path:
-    """The training images of the example."""
-    return ROOT / "script/data/monster.zip"
-
-
-@pytest.fixture(scope="session")
-def short_training(train_server: Server, monster_zip: Path) -> Json:
-    """The response to a short training whose images are a data URI."""
-    response = post_training(train_server, input_images=data_uri(monster_zip.read_bytes()), **SHORT)
-    assert response.body.get("status") == "succeeded", response
-    return response.body
-
-
-@pytest.fixture(scope="session")
-def trained_tar(short_training: Json) -> bytes:
-    """The tar that the short training returned."""
-    return content_of(short_training["output"]["weights"])

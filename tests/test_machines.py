@@ -14,6 +14,7 @@ import torch
 
 from lora.training.checkpoints.files import read_checkpoint
 from script.launched_training import find_own_base
+from tests.families import KLEIN
 from tests.launched_pair import variables
 from tests.servers import Tar, wait_until
 from tests.tiny import base_with_few_prompts, linked_base, with_few_blocks
@@ -118,8 +119,8 @@ class Machines:
         )
         return first, second
 
-    def launch(self) -> tuple[Machine, Machine]:
-        """Start both with accelerate, as the documentation says."""
+    def launch(self, python: Path) -> tuple[Machine, Machine]:
+        """Start both with accelerate, as the documentation says, and with this Python."""
         address = ("--main_process_ip", "127.0.0.1", "--main_process_port", free_port())
         launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_machines", 2, *address, "--num_processes", 2)
         first, second = (
@@ -128,6 +129,7 @@ class Machines:
                 self.base,
                 self.given(rank),
                 launcher=(*launcher, "--machine_rank", rank, "-m"),
+                PYTHON_EXEC=str(python),
             )
             for rank in (0, 1)
         )
@@ -167,9 +169,11 @@ def difference(ours: torch.Tensor, expected: torch.Tensor) -> float:
     return ((ours - expected).norm() / expected.norm()).item()
 
 
-def test_two_launches_by_accelerate_give_the_lora_of_one_process_with_twice_the_batch_size(machines, whole_batches):
+def test_two_launches_by_accelerate_give_the_lora_of_one_process_with_twice_the_batch_size(
+    machines, whole_batches, warm_python
+):
     """The tolerance is due to Adam, which divides gradients by their own size; see test_several_processes.py."""
-    first, second = machines.launch()
+    first, second = machines.launch(warm_python)
     assert (first.exit_code(), second.exit_code()) == (0, 0), first.said + second.said
     assert "2 processes on 1 machine: 2 on " in first.said
     assert difference(first.weights(), whole_batches) <= 5e-3
@@ -220,7 +224,8 @@ def test_sigterm_on_the_second_machine_ends_both_with_the_lora_so_far_and_both_c
 
 
 def test_another_base_on_the_second_machine_is_refused_before_the_images_are_read(machines, tmp_path):
-    first, second = machines.start(bases=(machines.base, linked_base(tmp_path / "other")))
+    """Here of the other family."""
+    first, second = machines.start(bases=(machines.base, linked_base(tmp_path / "other", KLEIN.folder)))
     assert (first.exit_code(), second.exit_code()) == (1, 1)
     waiting, line = first.said.splitlines()
     assert waiting.startswith("waiting for 2 processes at 127.0.0.1:")

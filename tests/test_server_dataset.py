@@ -13,7 +13,7 @@ from safetensors.torch import load
 from lora.training.result.output import FOLDER, LORA_NAME
 from script.cog_server import ROOT, health
 from tests.cog_client import Json, call, content_of, data_uri, post_training, when_free
-from tests.conftest import SHORT
+from tests.fixtures import SHORT
 from tests.loopback import served_file
 from tests.servers import Tar, TrainServer, wait_until
 from tests.tiny import assert_one_sentence, encoded, noisy_image, solid_image, zipped

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from script.cog_server import ROOT, Server, health, running_server
 from script.openapi import training_inputs
 from tests.cog_client import CogResponse, Json, call, content_of, data_uri, post_training, when_free
-from tests.conftest import SHORT
+from tests.fixtures import SHORT
 from tests.loopback import Webhook, served_file, webhook
 from tests.servers import Tar
 from tests.tiny import one_layer_lora

@@ -142,18 +142,23 @@ def run_command(module: str, *arguments: object, **environment: str) -> subproce
 def command(module: str, *arguments: object, stdout: Path, stderr: Path, **environment: str) -> BaseProcess:
     """Start `python -m module` in the root of the repository, with its output in files."""
     given, variables = list(map(str, arguments)), os.environ | environment
-    process = FORKING.Process(target=_run_module, args=(module, given, variables, stdout, stderr))
+    process = FORKING.Process(target=_run_command, args=(module, given, variables, stdout, stderr))
     process.start()
     return process
 
 
-def _run_module(module: str, arguments: list[str], environment: Mapping[str, str], stdout: Path, stderr: Path) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(ROOT)
+def _run_command(module: str, arguments: list[str], environment: Mapping[str, str], stdout: Path, stderr: Path) -> None:
     for descriptor, path in ((1, stdout), (2, stderr)):
         with path.open("ab") as file:
             os.dup2(file.fileno(), descriptor)
+    run_module(module, arguments, environment, ROOT)
+
+
+def run_module(module: str, arguments: list[str], environment: Mapping[str, str], folder: str | Path) -> None:
+    """Run a module as `python -m` does, in a forked process that does nothing else."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have disabled it for its children
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

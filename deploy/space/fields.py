@@ -12,6 +12,7 @@ from script.cog_inputs import read_entry_point
 INPUTS = {each.name: each for each in read_entry_point(Path(predict.__file__), "Runner.run").inputs}
 LABELS = {
     "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
     "lora_weights": "LoRA",
     "lora_scale": "Strength",
     "aspect_ratio": "Aspect ratio",

@@ -37,7 +37,7 @@ LAYER_SETS = {
 }
 
 FLUX2 = Family(
-    name="FLUX.2",
+    name="FLUX.2 [klein]",
     components=COMPONENTS,
     text=TEXT,
     latents=LATENTS,

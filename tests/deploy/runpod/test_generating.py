@@ -14,6 +14,7 @@ import weights.bases
 from deploy.runpod.generating import GeneratingWorker
 from deploy.runpod.inputs import Form
 from deploy.runpod.jobs import CancelledError, Job
+from lora.images.metadata import settings_in
 from script.cog_server import ROOT
 from tests.deploy.runpod.worker_process import SMALL
 from tests.families import KLEIN
@@ -74,6 +75,29 @@ def test_the_lora_of_the_cold_start_is_applied_at_the_strength_that_a_job_asks_f
     assert with_lora != without
     named = answer(worker, lora_weights=str(volume / "lora.safetensors"), output_format="png")["images"]
     assert pixels(named[0])[1].tobytes() == pixels(answer(worker, output_format="png")["images"][0])[1].tobytes()
+
+
+def test_a_worker_for_klein_has_its_defaults_and_takes_a_negative_prompt_and_its_own_loras(
+    form, settings, volume, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # each predictor creates its own
+    transformer = KLEIN.family.components.transformer.from_pretrained(KLEIN.folder / "transformer")
+    save_file(random_lora(transformer, spread=0.1), volume / "klein.safetensors")
+    with settings.context() as patch:
+        patch.setenv("FLUX_BASE", "tiny-flux2")
+        patch.setenv("LORA", str(volume / "klein.safetensors"))
+        worker = GeneratingWorker.started(form)
+    images = {
+        name: answer(worker, output_format="png", **inputs)["images"][0]
+        for name, inputs in (("lora", {}), ("bare", {"lora_scale": 0}), ("led away", {"negative_prompt": "a heart"}))
+    }
+    assert len({pixels(uri)[1].tobytes() for uri in images.values()}) == 3
+    (uri,) = answer(worker, output_format="png", num_inference_steps=None)["images"]
+    made = settings_in(write(tmp_path / "image.png", base64.b64decode(uri.partition(",")[2])))
+    assert (made["num_inference_steps"], made["guidance_scale"], made["model"]) == (50, 4, "tiny-flux2")
+    with pytest.raises(ValueError) as error:
+        answer(worker, lora_weights=str(volume / "lora.safetensors"))
+    assert_one_sentence(error.value, "lora_weights", "it was made for FLUX.1")
 
 
 def test_progress_is_reported_but_for_the_last_step(worker, monkeypatch):

@@ -13,7 +13,7 @@ from tests.lora.formats.made import FLUX2_LAYOUTS, KOHYA, LAYOUTS
 from tests.tiny import assert_one_sentence, random_lora
 
 EXACT = 1e-5
-LAYOUTS_OF = {"FLUX.1": LAYOUTS, "FLUX.2": FLUX2_LAYOUTS}
+LAYOUTS_OF = {"FLUX.1": LAYOUTS, "FLUX.2 [klein]": FLUX2_LAYOUTS}
 OF_EACH = [
     *((FIRST, name, scale) for name in LAYOUTS for scale in (-1.0, 0.0, 0.5, 1.0, 2.0)),
     *((KLEIN, name, -0.5) for name in FLUX2_LAYOUTS),

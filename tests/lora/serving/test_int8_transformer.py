@@ -25,8 +25,8 @@ IN_DOUBLE_BLOCKS_OF_FLUX2 = (
     *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
 )
 IN_SINGLE_BLOCKS = (*QKV, "proj_mlp", "proj_out")
-INT8_LAYERS = {"FLUX.1": 44, "FLUX.2": 32}  # of the embedded bases, with 2 double and 4 single blocks
-LEAST_PSNR = {"FLUX.1": 35, "FLUX.2": 32}  # dB; klein's guidance of 4 multiplies what rounding has changed
+INT8_LAYERS = {"FLUX.1": 44, "FLUX.2 [klein]": 32}  # of the embedded bases, with 2 double and 4 single blocks
+LEAST_PSNR = {"FLUX.1": 35, "FLUX.2 [klein]": 32}  # dB; klein's guidance of 4 multiplies what rounding has changed
 SIZES = [{"width": 64, "height": 64}, {"width": 128, "height": 96}, {"width": 64, "height": 80}]
 
 

@@ -46,7 +46,7 @@ def run(folder, engine, recomputed, streamed=0):
         page=None,
     )
     configuration = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
-    plan = Plan(configuration, 6, "together", engine, 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ())
+    plan = Plan(configuration, 6, "GELU", "together", engine, 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ())
     store = CheckpointStore(folder / engine / f"{recomputed}-{streamed}", {"of": "a test"}, report_damage=print)
     stop = Stop(log, Termination(), minutes=None)
     dataset = EncodedDataset(examples, examples[0].prompt)
