@@ -100,6 +100,7 @@ class Counts:
     colors: int  # that of the instruction
     shapes: int  # that of the reference
     overlap: float  # intersection over union of the shape and where it should be, on average
+    error: float  # absolute difference of a pixel from what it should be, of 255, on average
 
 
 def main() -> None:
@@ -204,6 +205,7 @@ def counted(
         colors=sum(each.colour == pair.after.colour for each, pair in zip(seen, some, strict=True)),
         shapes=sum(each.shape == pair.after.shape for each, pair in zip(seen, some, strict=True)),
         overlap=round(float(np.mean([_overlap(*each) for each in zip(images, expected, strict=True)])), 3),
+        error=round(float(np.mean([_error(*each) for each in zip(images, expected, strict=True)])), 1),
     )
 
 
@@ -229,6 +231,11 @@ def _overlap(image: Image.Image, expected: Image.Image) -> float:
     return float(np.logical_and(one, other).sum() / max(np.logical_or(one, other).sum(), 1))
 
 
+def _error(image: Image.Image, expected: Image.Image) -> float:
+    one, other = (np.asarray(each, dtype=float) for each in (image, expected))
+    return float(np.abs(one - other).mean())
+
+
 def _recipe(extent: Extent) -> Recipe:
     return make_recipe(_config(extent.steps), PRESETS[EDIT], images=extent.pairs, processes=1).recipe
 
@@ -247,9 +254,16 @@ def _png(image: Image.Image) -> bytes:
 
 def as_markdown(found: Sequence[Counts]) -> str:
     """A table with a row for each kind of image."""
-    titles = ["", "the color of the instruction", "the shape of the reference", "overlap with where it should be"]
+    titles = ["", "the color of the instruction", "the shape of the reference"]
+    titles += ["overlap with where it should be", "error of a pixel, of 255"]
     rows = [
-        [each.kind, f"{each.colors} of {each.images}", f"{each.shapes} of {each.images}", f"{each.overlap:.2f}"]
+        [
+            each.kind,
+            f"{each.colors} of {each.images}",
+            f"{each.shapes} of {each.images}",
+            f"{each.overlap:.2f}",
+            f"{each.error:.0f}",
+        ]
         for each in found
     ]
     return table(titles, rows)

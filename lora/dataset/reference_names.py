@@ -59,15 +59,11 @@ def images_beside(file: PlacedFile) -> tuple[str, ...]:
 
 
 def images_elsewhere(file: PlacedFile) -> list[str]:
-    """The names that the image of a file in a folder of references may have, the most likely first."""
-    stem = file.stem
-    bases = [stem, NUMBER_AT_END.sub("", stem)]
-    if (found := _before(stem)) is not None:
-        bases.append(found[0])
-    return [
-        *names_elsewhere(file),
-        *(name for base in bases for name in (base, *_results(base, "_"), *_results(base, "-"))),
-    ]
+    """The names that the image of a file in a folder of references may have, the most likely first; those of results of
+    edits without what says so."""
+    found = _before(file.stem)
+    bases = [NUMBER_AT_END.sub("", file.stem), *([found[0]] if found else [])]
+    return list(dict.fromkeys([*names_elsewhere(file), *bases]))
 
 
 def in_order(name: str) -> tuple[tuple[int, str], ...]:

@@ -6,8 +6,11 @@ As with all roles, a name alone does not decide: a reference has the image that 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
 
-from lora.dataset.names import MAX_FOLDERS
+from lora.dataset.names import path_of
 from lora.dataset.partners import Folder, ImagesByName, ImagesInside, Partners, PlacedFile, names_beside
 from lora.dataset.reference_names import (
     base_of_result,
@@ -17,14 +20,27 @@ from lora.dataset.reference_names import (
     is_reference_name,
 )
 
+DEEPEST = 8  # folders from the outermost one, of which any may be of references; our choice
 Found = dict[str, Partners]  # by the name of the reference
+
+
+@dataclass(frozen=True)
+class _Result(PlacedFile):
+    """An image that is named as the result of an edit, by what it has in common with its reference."""
+
+    base: str
+
+    @cached_property
+    def path(self) -> PurePosixPath:
+        """Its path without what says that it is a result."""
+        return path_of(self.file.name).with_stem(self.base)
 
 
 def find_references(files: Sequence[PlacedFile]) -> Found:
     """The references among some image files, with the images that each may belong to: none for a file that is named as
     references beside it are."""
     found: Found = {}
-    for depth in range(1, MAX_FOLDERS + 1):
+    for depth in range(1, DEEPEST + 1):
         found |= _in_folders(_without(files, found), depth)
     found |= _beside(_without(files, found))
     found |= _without_word(_without(files, found), found)
@@ -52,13 +68,22 @@ def _in_folders(files: Sequence[PlacedFile], depth: int) -> Found:
             asked[folder[:-1]].update(map(str.casefold, images_elsewhere(each)))
         else:
             outside.append(each)
-    images = ImagesInside(outside if groups else (), asked)
+    if not (groups and outside):
+        return {}
+    results = (_Result(each.file, base) for each in outside if (base := base_of_result(each.stem)))
+    images = ImagesInside(outside, asked), ImagesInside(results, asked)
     found: Found = {}
     for folder, group in groups.items():
-        partners = [images.named(folder[:-1], each.folder[len(folder) :], images_elsewhere(each)) for each in group]
+        partners = [_partner(images, folder, each) for each in group]
         if 2 * sum(each.count > 0 for each in partners) >= len(group):
             found |= {each.file.name: partner for each, partner in zip(group, partners, strict=True)}
     return found
+
+
+def _partner(images: Iterable[ImagesInside], folder: Folder, file: PlacedFile) -> Partners:
+    """The images outside of a folder of references that a file in it may belong to."""
+    inner, names = file.folder[len(folder) :], images_elsewhere(file)
+    return next((found for some in images if (found := some.named(folder[:-1], inner, names)).count), Partners())
 
 
 def _beside(files: Sequence[PlacedFile]) -> Found:

@@ -1,5 +1,6 @@
 """A data set of pairs is read as images and their references: what each image was before the edit."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -164,6 +165,16 @@ def test_a_table_and_separate_captions_name_pairs_too(tmp_path):
     assert prompts == ["one", "three"]
 
 
+@pytest.mark.parametrize("key", ["text", "edit_prompt", "instruction", "edit_instruction"])
+def test_a_table_of_another_trainer_names_result_reference_and_instruction(tmp_path, key):
+    members = {"out/a.jpg": after(1), "out/b.jpg": after(2), "control/a.png": BEFORE, "control/b.png": BEFORE}
+    rows = [{"image_path": f"out/{name}.jpg", "control_path": f"control/{name}.png", key: name} for name in "ab"]
+    members["data.jsonl"] = "\n".join(map(json.dumps, rows))
+    dataset = read(tmp_path, members).dataset
+    assert [(image.prompt, len(image.references)) for image in dataset.images] == [("a", 1), ("b", 1)]
+    assert dataset.skipped == ()
+
+
 def both(tmp_path, image, reference, **options):
     """An image and its only reference, read from these files, and what decodes them."""
     archive = read(tmp_path, {"1.png": image, "1_reference.png": reference}, **options)
@@ -273,12 +284,14 @@ def test_encoding_keeps_each_reference_with_its_image_at_every_size(pipeline, tm
         "1_ref.png": encoded(solid_image(128, 64)),
         "2_ref.png": encoded(solid_image(128, 128, color=(9, 9, 9))),
     }
-    members["2_ref2.png"] = members["1_ref.png"]
+    members["2_ref2.png"] = members["3_ref.png"] = members["1_ref.png"]
+    members["3.png"] = encoded(solid_image(128, 64, color=(200, 9, 9)))
     archive = read(tmp_path, members, resolutions=(64, 128))
     examples = archive.encoded(pipeline).examples
     assert [[tuple(each.shape[1:]) for each in example.references] for example in examples] == [
         *([(6, 12)], [(12, 22)]),
         *([(8, 8), (6, 12)], [(16, 16), (12, 22)]),
+        *([(4, 8)], [(6, 12)]),
     ]
     assert examples[0].references[0] is examples[2].references[1]
     alone = read(tmp_path, {"1.png": members["2_ref.png"]}, with_references=False, resolutions=(64,)).encoded(pipeline)

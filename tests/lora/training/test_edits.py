@@ -139,11 +139,12 @@ def test_samples_are_beside_the_references_of_the_first_pairs_in_turn_in_their_s
     assert ready.samples.prompts == ("edit 0", "edit 1")
     assert ready.samples.pairs == (SamplePair(0, large, 1), SamplePair(1, large, 3))
     config = checked_config(lora_type="edit", resolution="64", sample_prompts="a\nb\nc\nd", sample_every=7)
-    found = sample_settings(config, images)
+    found = sample_settings(config, images, default_guidance=4.0)
     assert (found.prompts, found.every) == (("a", "b", "c", "d"), 7)
     assert [(pair.image, pair.example) for pair in found.pairs] == [(0, 0), (1, 2), (2, 4), (0, 0)]
     assert {pair.crop for pair in found.pairs} == {Crop(Size(64, 48), 0)}
-    assert sample_settings(checked_config(lora_type="edit", sample_prompts="none"), images).pairs == ()
+    none = checked_config(lora_type="edit", sample_prompts="none")
+    assert sample_settings(none, images, default_guidance=4.0).pairs == ()
 
 
 def test_the_report_page_shows_the_references_of_samples_and_images(ready, tmp_path):
@@ -189,12 +190,12 @@ def test_samples_beside_images_of_the_data_set_are_shown_to_others_only_with_cap
 
 def test_a_folder_of_pairs_is_packed_with_its_references(tmp_path):
     (folder := tmp_path / "photos").mkdir()
-    (folder / "references").mkdir()
-    for name in ("1.png", "2.png", "references/1.png", "references/2.png"):
+    (folder / "control").mkdir()
+    for name in ("1.png", "2.png", "control/1.png", "control/2.png"):
         write(folder / name, encoded(noisy_image(64, 64, seed=len(name))))
     with archived(str(folder)) as tar:
         found = prepared(tmp_path / "into", {}, archive=tar).images.images
     assert [[reference.name for reference in image.references] for image in found] == [
-        ["references/1.png"],
-        ["references/2.png"],
+        ["control/1.png"],
+        ["control/2.png"],
     ]
