@@ -62,10 +62,10 @@ PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and 
     "0.25 x 4, rate 8e-4": _preserving(0.25, 4, learning_rate=8e-4),
     "0.25 x 4, rank 32": _preserving(0.25, 4, lora_rank=32),
 }
-STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own
+STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own; at its rank of 32, its rate is 2.8e-4
     "style, preserving": Arm(preset="style", inputs={"preservation": 0.25}, weight=2),
-    "style, half the rate": Arm(preset="style", inputs={"learning_rate": 2e-4}),
-    "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 8e-4}),
+    "style, half the rate": Arm(preset="style", inputs={"learning_rate": 1.4e-4}),
+    "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 5.6e-4}),
     "style, high sigma": Arm(preset="style", inputs={"timestep_logit_mean": 3.0}),
 }
 GENERAL_ARMS: Mapping[str, Arm] = {  # `general` with other settings than its own

@@ -103,8 +103,8 @@ def all_stages(extent: Extent, loras: list[Path], *, base: str, cache: Path, bes
     folder `cache`, that of this run is written beside a file."""
     steps = StepStages(extent.images.sizes, extent.steps, profiled_steps=extent.profiled_steps)
     return [
-        Stage("machine", "machine", 2, lambda: _describe_machine(base)),
-        Stage("loading compiled code", "loading", 5, lambda: _load(cache)),
+        Stage("machine", "machine", 2, lambda: _describe_machine(base), is_essential=True),
+        Stage("loading compiled code", "loading", 5, lambda: _load(cache), is_essential=True),
         Stage("rates", "rates", 30, lambda: _measure_rates(extent.rates)),
         *steps.stages(),
         *image_stages(extent.images, loras, before=steps.release),

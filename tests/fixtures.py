@@ -25,6 +25,7 @@ SHORT = {
     "seed": 1,
     "learning_rate": 0.01,
     "sample_prompts": "none",
+    "preservation": 0.0,  # its images, and the texts of them, are no part of what such a training is for
 }
 
 

@@ -95,16 +95,20 @@ def test_the_job_that_ai_toolkits_page_writes_for_klein_is_taken_and_its_table_h
         assert meaning in row_of(config, f"{PROCESS}.{field}")
 
 
-@pytest.mark.parametrize(("steps", "is_taken"), [(2000, True), (2600, False)])
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "is_taken"),
+    [("adamw8bit", 2000, True), ("adamw8bit", 2600, False), ("adam8bit", 2000, False), ("adamw", 0, False)],
+)
 def test_another_weight_decay_is_taken_as_long_as_it_changes_the_weights_by_a_hundredth_at_most(
-    tmp_path, steps: int, is_taken: bool
+    tmp_path, optimizer: str, steps: int, is_taken: bool
 ):
     """The share is the rate times the steps times the difference, here 4e-4 times the steps times 0.0099."""
-    tree = job(tmp_path, train__optimizer_params={"weight_decay": 1e-4}, train__steps=steps)
+    changes = {"train__optimizer": optimizer, "train__steps": steps}
+    tree = job(tmp_path, train__optimizer_params={"weight_decay": 1e-4}, **changes)
     if is_taken:
         assert "by 0.8% in all" in row_of(read_job(tree), f"{PROCESS}.train.optimizer_params.weight_decay")
     else:
-        with pytest.raises(ValueError, match=r"weight_decay is 0\.0001: expected 0\.01"):
+        with pytest.raises(ValueError, match=r"weight_decay is 0\.0001: expected 0\.01"):  # steps 0 is refused, too
             read_job(tree)
 
 
@@ -160,6 +164,7 @@ def test_the_layers_are_those_that_contain_one_of_the_names(only: list[str], ign
         ({"train__train_text_encoder": True}, "train.train_text_encoder", "is true: expected false"),
         ({"train__train_unet": False}, "train.train_unet", "is false: expected true"),
         ({"train__timestep_type": "shift"}, "train.timestep_type", "is 'shift': expected sigmoid or weighted"),
+        ({"train__timestep_type": ["sigmoid"]}, "train.timestep_type", "is ['sigmoid']: expected sigmoid"),
         ({"model__model_kwargs": {"x": 1}}, "model.model_kwargs.x", "expected one of match_target_res; or remove"),
         ({"train__content_or_style": "style"}, "train.content_or_style", "is 'style': expected 'balanced'"),
         ({"train__linear_timesteps": True}, "train.linear_timesteps", "is true: expected false"),

@@ -83,7 +83,10 @@ def test_the_error_for_an_invalid_input_names_the_input(client: Client) -> None:
         client.run(TRAINER, input={**SMALL_REQUEST, "num_outputs": 5})
 
 
-def test_a_list_of_files_arrives_and_a_base_that_takes_no_reference_images_refuses_it(client: Client) -> None:
-    files = [io.BytesIO(encoded(noisy_image(64, 64, seed=seed))) for seed in (1, 2)]
+@pytest.mark.parametrize("tiny", [FIRST], indirect=True, ids=lambda tiny: tiny.family.name)
+def test_a_list_of_files_is_seen_by_a_base_that_takes_reference_images_and_refused_by_another(client: Client) -> None:
+    files = [io.BytesIO(encoded(noisy_image(96, 64, seed=seed))) for seed in (1, 2)]
+    (edited,) = client.run(TRAINER, input={**SMALL_REQUEST, "model": "klein", "reference_images": files})
+    assert Image.open(io.BytesIO(edited.read())).size == (96, 64)
     with pytest.raises(ModelError, match="reference_images needs a base that takes reference images, and tiny takes"):
         client.run(TRAINER, input={**SMALL_REQUEST, "reference_images": files})

@@ -13,7 +13,7 @@ from tests.tiny import assert_one_sentence, encoded, noisy_image, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
 
-SHORT = {"steps": 1, "resolution": "64", "lora_rank": 2}
+SHORT = {"steps": 1, "resolution": "64", "lora_rank": 2, "sample_prompts": "none", "preservation": 0.0}
 IMAGES = zipped({f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in range(2)})
 OUTSIDE = "outside of the folders that requests may read: expected an https:// URL"
 

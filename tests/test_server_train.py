@@ -17,9 +17,9 @@ from safetensors.torch import load, save
 
 from script.cog_server import ROOT, Server, health, running_server
 from script.openapi import training_inputs
-from tests.cog_client import CogResponse, Json, call, content_of, data_uri, post_training, when_free
+from tests.cog_client import CogResponse, Json, call, content_of, data_uri, post_training
 from tests.fixtures import SHORT
-from tests.loopback import Webhook, served_file, webhook
+from tests.loopback import served_file
 from tests.servers import Tar
 from tests.tiny import one_layer_lora
 from weights.bases import WEIGHTS
@@ -27,8 +27,7 @@ from weights.bases import WEIGHTS
 pytestmark = pytest.mark.xdist_group("servers")
 
 FOLDER = "output/flux_train_replicate"
-ACCEPTED, UNPROCESSABLE = 202, 422
-SECONDS_FOR_AN_EVENT = 120
+UNPROCESSABLE = 422
 TRAIN_ALONE = """
 import json, pathlib, sys, train
 inputs = json.load(sys.stdin)
@@ -187,35 +186,6 @@ def test_an_existing_lora_is_refused_for_what_a_prediction_would_refuse(
     response = post_training(train_server, **{SKIP_TRAINING: data_uri(lora)})
     assert_refused(response, naming=SKIP_TRAINING)
     assert naming in response.body["error"]
-
-
-def test_a_cancelled_training_does_not_affect_the_next(
-    train_server: Server, monster_zip: Path, trained_tar: bytes
-) -> None:
-    images = data_uri(monster_zip.read_bytes())
-    with webhook() as receiver:
-        start_training(
-            train_server, "endless", receiver, input_images=images, **{**SHORT, "steps": 6000, "preservation": 0.0}
-        )
-        wait_for(receiver, logged="/6000")
-        call("POST", f"{train_server.url}/trainings/endless/cancel", {})
-        wait_for(receiver, status="canceled")
-    response = post_training(train_server, input_images=images, **SHORT)
-    assert Tar(content_of(response.body["output"]["weights"])).files == Tar(trained_tar).files
-
-
-def start_training(server: Server, name: str, receiver: Webhook, **inputs: object) -> None:
-    """Start a training with a given ID, without waiting for its end."""
-    body = {"input": inputs, "webhook": receiver.url}
-    response = when_free("PUT", f"{server.url}/trainings/{name}", body, prefer="respond-async")
-    assert response.status == ACCEPTED, response
-
-
-def wait_for(receiver: Webhook, *, logged: str = "", status: str = "") -> None:
-    """Wait for a webhook event with both; fails if there is none for a long time."""
-    while event := receiver.events.get(timeout=SECONDS_FOR_AN_EVENT):
-        if logged in (event.get("logs") or "") and status in event["status"]:
-            return
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,16 @@ def test_a_process_has_the_arguments_environment_folder_streams_and_exit_code_of
     assert (errors, process.returncode) == ("an error\n", 7)
 
 
+def test_no_process_that_was_forked_had_threads(start):
+    """A fork would lack them, and Python 3.12 warns of it. Before that, lora/threads.py has one and starts it again."""
+    process = start("wait")
+    forked = psutil.Process(json.loads(process.stdout.readline())[0])
+    for_it_alone, for_all, of_multiprocessing = (each.num_threads() for each in forked.parents()[:3])
+    assert (for_it_alone, for_all) == (1, 1)
+    assert of_multiprocessing == (2 if sys.version_info < (3, 12) else 1)
+    process.kill()
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, 75), (signal.SIGINT, 1), (signal.SIGKILL, -signal.SIGKILL)],

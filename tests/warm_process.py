@@ -1,6 +1,7 @@
 """Trainings and commands in forked processes with warm imports, so that a test can afford many and kill them.
 
 Tests that use this module are in one xdist group, `warm`, because the process that is forked takes 8 seconds to start.
+It only imports, and has not started a thread: a forked process would lack it.
 """
 
 import multiprocessing
@@ -27,6 +28,7 @@ IMAGES = {f"{index}.png": encoded(noisy_image(64, 64, seed=index)) for index in 
 INPUTS = training_inputs(ROOT)  # read once: Python 3.11 cannot parse in two threads at a time (cpython#106905)
 SECONDS_TO_TRAIN = 240
 SECONDS_FOR_A_COMMAND = 600
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # else NumPy's import starts threads in the process that is forked
 FORKING = multiprocessing.get_context("forkserver")  # its server has run no code that a fork could break
 FORKING.set_forkserver_preload(["pytest", "train", "tests.tiny", "tests.data_parallel_steps", "tests.frozen_imports"])
 

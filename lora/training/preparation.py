@@ -147,10 +147,7 @@ def _read(
         batch_size=config.batch_size * processes,
         masks=config.masks,
     )
-    if source.checkpoint is not None:
-        refuse_other_base(source.checkpoint.identity, base=base_name, weights=base, named=NAMED)
-    if source.lora is not None:
-        log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())
+    _refuse_other_source(source, layers, base=base, base_name=base_name, log=log)
     images = read_dataset(
         archives,
         into=into / "dataset",
@@ -165,6 +162,14 @@ def _read(
     settings = recipe_lines(config, recipe, preset, images=count, processes=processes)
     lines = (*reasons, *settings, recipe.sigma_line())
     return _Read(images, inspector, processes, recipe, reasons, lines, fitting)
+
+
+def _refuse_other_source(source: ResumeSource, layers: LayerSelection, *, base: Path, base_name: str, log: Log) -> None:
+    """Raise ValueError if a checkpoint or a LoRA to resume from is of another base."""
+    if source.checkpoint is not None:
+        refuse_other_base(source.checkpoint.identity, base=base_name, weights=base, named=NAMED)
+    if source.lora is not None:
+        log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())
 
 
 def _preset(config: TrainConfig, base: Path, base_name: str) -> Preset:

@@ -12,6 +12,7 @@ from script.presets import presets_of
 
 RECIPE = "replicate"  # the preset with ai-toolkit's recipe, which is also that of the public trainer
 DEFAULT_RANK, DEFAULT_STEPS, DEFAULT_RATE, DEFAULT_DECAY = 4, 1000, 1e-6, 0.999
+ADAMW = "adamw"  # begins the names of its kinds
 BETAS = [0.9, 0.999]  # of Adam in torch, bitsandbytes and here
 EACH_BATCH, ACCUMULATION = "gradient_accumulation_steps", "gradient_accumulation"  # both are fields of ai-toolkit
 WARM_UP = "after a warm-up of 5 % of the steps, at most 50"
@@ -122,8 +123,8 @@ def _rate(train: Section) -> None:
 
 
 def _optimizer(train: Section) -> None:
-    name = train.get("optimizer", "adamw")
-    is_adamw = str(name).lower().startswith("adamw")
+    name = train.get("optimizer", ADAMW)
+    is_adamw = str(name).lower().startswith(ADAMW)
     decay = _preset(train).weight_decay
     remark = "" if is_adamw else f"with weight decay {decay:g}, which is 0 in ai-toolkit"
     train.give("optimizer", name, field="optimizer", remark=remark)
@@ -147,12 +148,13 @@ def _optimizer_params(params: Section) -> None:
 
 def _change_by_decay(params: Section, found: object) -> float:
     """The share of the weights by which all steps together shrink them more or less than with weight decay `found`;
-    infinite if that is no number."""
-    chosen = {**params.report.inputs, **params.report.flags}
+    infinite if a number is missing, or if decay is part of the gradient, as in all but AdamW."""
+    chosen = {"optimizer": "", **params.report.inputs, **params.report.flags}
     rate, steps = chosen.get("learning_rate"), chosen.get("steps")
     if not isinstance(found, int | float) or not isinstance(rate, int | float) or not isinstance(steps, int):
         return math.inf
-    return abs(_preset(params).weight_decay - found) * rate * steps
+    is_known = rate > 0 and steps > 0 and str(chosen["optimizer"]).lower().startswith(ADAMW)
+    return abs(_preset(params).weight_decay - found) * rate * steps if is_known else math.inf
 
 
 def _preset(section: Section) -> Preset:
@@ -172,7 +174,7 @@ def _schedule(train: Section) -> None:
 def _timesteps(train: Section) -> None:
     name = train.get("timestep_type", "sigmoid")
     mean, remark = TIMESTEP_TYPES.get(str(name), TIMESTEP_TYPES["sigmoid"])
-    if name not in TIMESTEP_TYPES and "timestep_logit_mean" not in train.report.flags:
+    if str(name) not in TIMESTEP_TYPES and "timestep_logit_mean" not in train.report.flags:
         advice = "the others are not there: remove it, or give --timestep-logit-mean"
         train.report.refuse(train.at("timestep_type"), name, f"{' or '.join(TIMESTEP_TYPES)}, because {advice}")
     else:

@@ -9,7 +9,7 @@ from diffusers import FluxTransformer2DModel
 
 from bench.gpu_steps import OURS, PRESERVATION, STEP, StepStages
 from bench.gpu_table import as_markdown
-from bench.random_flux import tiny_sizes, tiny_transformer_sizes
+from bench.random_flux import tiny_sizes
 from bench.records import Record
 from bench.step_arms import BASELINE, PRESERVING, set_up_training
 from bench.train_step import Measurement, inputs_of, small_extent
@@ -60,7 +60,7 @@ def test_the_preserving_arm_measures_steps_that_preserve_and_the_images_for_them
 
 @pytest.mark.parametrize("base", ["dev", "klein-4B"])
 def test_each_step_of_the_preserving_loop_has_a_preservation_loss(base):
-    sizes = tiny_transformer_sizes(base)
+    sizes = tiny_sizes(base)
     setup = set_up_training(PRESERVING, sizes)
     setup.begin(inputs_of(sizes, small_extent(batch_size=1), side=64))
     losses = [setup.loop._take_step().preservation_loss for _ in range(2)]

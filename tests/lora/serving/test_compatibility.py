@@ -91,4 +91,4 @@ def test_a_small_file_with_a_huge_delta_is_refused_before_the_delta_is_materiali
 def test_a_lora_for_the_other_family_is_refused_with_that_familys_name(tiny, pipeline):
     (other,) = (each for each in TINY_BASES if each is not tiny)
     tensors = random_lora(weightless_pipeline(other.folder).transformer.to_empty(device="cpu"))
-    assert_one_sentence(refusal(pipeline, tensors), f"it was made for {other.family.name}")
+    assert_one_sentence(refusal(pipeline, tensors), f"it was made for {other.family.layer_names.series}")

@@ -150,6 +150,14 @@ def test_neutral_prompts_are_read_where_the_input_or_the_lora_type_preserves(tmp
     assert bool(found.neutral_prompts) is bool(found.recipe.preservation) is prompts
 
 
+@of_each_family
+def test_the_settings_have_the_guidance_with_which_samples_are_generated(tmp_path, tiny):
+    archive, base = archive_of(["red", "blue"], tmp_path), {"base": tiny.folder, "base_name": tiny.folder.name}
+    for given, expected in ((None, tiny.family.sampling.defaults.guidance), (2, 2)):
+        found = prepared(archive, tmp_path / f"{given}", sample_guidance=given, **base)
+        assert found.settings()["sample_guidance"] == found.samples.guidance == expected
+
+
 def test_copies_of_an_image_count_once_and_held_out_images_do_not_count(tmp_path):
     colors = [f"#{number:02x}{number:02x}ff" for number in range(0, 208, 16)]  # 13
     dataset = read_archive(archive_of([*colors, colors[0]], tmp_path), into=tmp_path).dataset

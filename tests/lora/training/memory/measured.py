@@ -115,7 +115,7 @@ def with_lora(
 
 
 def predicted_velocity(transformer: ModelMixin, requirements: MemoryRequirements, *, device: str = "cpu") -> Tensor:
-    """A prediction with this number of tokens, from random inputs."""
+    """A prediction with this number of tokens, of which those of references are in one row, from random inputs."""
     config, family = transformer.config, family_of_model(transformer)
     patch, batch_size = family.latents.patch, requirements.batch_size
     side, channels = int(requirements.image_tokens**0.5) * patch, config.in_channels // patch**2
@@ -123,10 +123,13 @@ def predicted_velocity(transformer: ModelMixin, requirements: MemoryRequirements
     if "pooled_projection_dim" in config:
         pooled = torch.randn(batch_size, config.pooled_projection_dim, device=device)
     tokens = torch.randn(batch_size, requirements.text_tokens, config.joint_attention_dim, device=device)
+    length = requirements.reference_tokens
+    references = (torch.randn(batch_size, channels, patch, length * patch, device=device),) if length else ()
     return family.transformer.predict_velocity(
         transformer,
         torch.randn(batch_size, channels, side, side, device=device),
         sigmas=torch.full((batch_size,), 0.5, device=device),
         prompt=Prompt(tokens, pooled),
         guidance=1.0,
+        references=references,
     )

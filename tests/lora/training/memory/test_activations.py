@@ -1,6 +1,7 @@
 """The counted activations are those that autograd keeps, for each recompute option; measured on a CPU, not on CUDA."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,6 +121,18 @@ def test_in_bf16_a_gpu_keeps_what_is_counted_under_autocast_and_without(tiny, en
     found = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in parameters)
     counted = most_units(requirements.shape, "nothing", whole_blocks=0, is_autocast=is_autocast)
     assert found / requirements.unit_bytes(BF16) == pytest.approx(counted, rel=0.05)
+
+
+def test_tokens_of_reference_images_take_what_is_predicted_too(bases):
+    transformer, alive = with_lora(bases["klein"], "fp32", "fast", "gelu"), Alive()
+    for parameter in lora_parameters(transformer).values():
+        parameter.grad = torch.zeros_like(parameter)
+    requirements = replace(requirements_of(transformer, batch_size=1), reference_tokens=320)
+    with alive:
+        predicted_velocity(transformer, requirements).sum().backward()
+    predicted = activation_bytes(requirements, recomputed="gelu", value_bytes=FP32, is_autocast=False)
+    transient = (requirements.shape.widest + TRANSIENT_UNITS) * requirements.unit_bytes(FP32)
+    assert 0.75 < alive.most / (predicted + transient) < 1.03
 
 
 def test_each_option_keeps_less_than_the_one_before():

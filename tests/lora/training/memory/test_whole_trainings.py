@@ -7,10 +7,7 @@ libraries and fragmentation, as tensors alone are measured.
 from functools import partial
 
 import pytest
-import torch
 
-from lora.base.prompt import Prompt
-from lora.dataset.encoding import Example
 from lora.engine.lora_layers import lora_layers
 from lora.training.memory.prediction import WORKSPACE, MemoryPrediction
 from lora.training.memory.weights import MemoryConfiguration
@@ -34,16 +31,6 @@ class LoadedModel(RandomModel):
         return self.transformer()
 
 
-def an_example(config, patch, *, seed):
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(TEXT, config.joint_attention_dim, generator=generator)
-    pooled = None
-    if "pooled_projection_dim" in config:
-        pooled = torch.randn(config.pooled_projection_dim, generator=generator)
-    latents = torch.randn(config.in_channels // patch**2, SIDE * patch, SIDE * patch, generator=generator)
-    return Example(latents, Prompt(tokens, pooled), content=str(seed))
-
-
 def measured_bytes(tiny, transformer, recipe, folder):
     """The peak of a training: of what was there before it, and of what it allocates."""
     frozen = [each for each in tensors_of(transformer) if each is not None and not each.requires_grad]
@@ -53,7 +40,7 @@ def measured_bytes(tiny, transformer, recipe, folder):
         for copy in (getattr(layer, "down", None), getattr(layer, "up", None))
     ]
     before, alive = bytes_of([*frozen, *copies]), Alive()
-    example = partial(an_example, transformer.config, tiny.family.latents.patch)
+    example = partial(tiny.example, side=SIDE, text=TEXT)
     model = LoadedModel(family=tiny.family, base=tiny.folder, transformer=lambda: transformer, example=example)
     with alive:
         run(a_training(folder, recipe, model=model))
