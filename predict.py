@@ -21,6 +21,7 @@ from lora.serving.lora_cache import LoraCache
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model, Models
 from lora.serving.prediction import predict
+from lora.serving.reference_images import given_references
 from lora.serving.requested_loras import TRAINED, RequestedLora
 from lora.serving.safety import SafetyChecker
 from lora.serving.setup_times import StageTimer
@@ -28,7 +29,16 @@ from lora.serving.usage import Usage
 from lora.threads import protect_new_threads
 from lora.workspace import own_temporary_folder, workspace
 from weights.base_files import weight_files
-from weights.bases import Base, check_base, family_name, find_base, requested_base, takes_guidance, with_remedy
+from weights.bases import (
+    Base,
+    check_base,
+    check_takes_references,
+    find_base,
+    model_of,
+    requested_base,
+    takes_guidance,
+    with_remedy,
+)
 from weights.checker import find_safety
 from weights.local_files import EVERYWHERE, ReadableFolders
 from weights.network.network import Tokens
@@ -108,6 +118,10 @@ class Runner(BaseRunner):
         prompt_strength: float = Input(
             description="How much of image is replaced: 0 keeps it, 1 ignores it", default=0.8, ge=0.0, le=1.0
         ),
+        reference_images: list[Path] = Input(
+            description="Up to 4 images to edit, or to take people, things or a style from; used by klein bases",
+            default=[],
+        ),
         # Which LoRAs
         lora_weights: Optional[str] = Input(
             description="LoRA to apply: name on Hugging Face, Civitai or Replicate, URL, file, or data URI",
@@ -134,10 +148,24 @@ class Runner(BaseRunner):
             default=None,
             choices=["dev", "schnell", "krea", "klein", "klein-9b", "klein-distilled"],
         ),
-        aspect_ratio: str = Input(
-            description="Aspect ratio of the image; custom uses width and height",
-            default="1:1",
-            choices=["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21", "custom"],
+        aspect_ratio: Optional[str] = Input(
+            description="Aspect ratio; custom uses width and height. By default that of a reference image, or 1:1",
+            default=None,
+            choices=[
+                "1:1",
+                "16:9",
+                "21:9",
+                "3:2",
+                "2:3",
+                "4:5",
+                "5:4",
+                "3:4",
+                "4:3",
+                "9:16",
+                "9:21",
+                "match_input_image",
+                "custom",
+            ],
         ),
         width: Optional[int] = Input(
             description="Width in pixels, for aspect_ratio custom, e.g. 768", default=None, ge=64, le=1440
@@ -193,6 +221,9 @@ class Runner(BaseRunner):
             ge=-1.0,
             le=3.0,
         ),
+        images: list[Path] = Input(
+            description="Another name for reference_images, as in black-forest-labs/flux-2-klein-4b", default=[]
+        ),
     ) -> list[Path]:
         """Generate images from a prompt."""
         return self.generate({name: value for name, value in locals().items() if name != "self"})
@@ -209,8 +240,15 @@ class Runner(BaseRunner):
         uploads = ReadableFolders.of_uploads(self.files)
         inputs = receive_uploads(complete_inputs(inputs, entry=Runner.run), folder=self.files, readable=uploads)
         base = requested_base(inputs["model"], served=self.base, check=check_gpu)
-        defaults = family_of(base.path).sampling.defaults_of(takes_guidance=takes_guidance(base))
-        prediction = PredictionInputs.checked(inputs, defaults=defaults, trained=self.trained_reference)
+        if named := given_references(inputs):
+            check_takes_references(base, named)
+        sampling = family_of(base.path).sampling
+        prediction = PredictionInputs.checked(
+            inputs,
+            defaults=sampling.defaults_of(takes_guidance=takes_guidance(base)),
+            trained=self.trained_reference,
+            references=sampling.references,
+        )
         checker = None if prediction.is_checker_disabled and self.can_disable_checker else self.checker
         tokens = Tokens(*(check_secret(name, inputs[name]) for name in ("hf_api_token", "civitai_api_token")))
         usage = Usage()
@@ -248,7 +286,7 @@ class Runner(BaseRunner):
             named=requested.named,
             tokens=tokens,
             readable=readable,
-            base_model=family_name(base),
+            base_model=model_of(base),
         ) as file:
             cached = self.lora_cache.lora(file.cache_key, file.read, family_of(base.path).layer_names)
         for note in cached.notes:

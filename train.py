@@ -29,7 +29,7 @@ from lora.training.stages import encode, run_training, write_output
 from lora.training.stop import Stop, Termination
 from lora.workspace import clear_folder, named_file, own_temporary_folder, workspace
 from weights.base_files import weight_files
-from weights.bases import family_name, find_base, find_trainable_base
+from weights.bases import find_base, find_trainable_base, model_of
 from weights.caption_model import find_captioner
 from weights.local_files import ReadableFolders
 from weights.network.network import Tokens
@@ -67,9 +67,9 @@ def train(
         description="The word that stands for your subject or style in prompts, e.g. TOK", default="TOK"
     ),
     lora_type: str = Input(
-        description="What you train; sets everything left open. replicate is the public trainer's recipe",
+        description="Sets all left open. edit learns from pairs; replicate is the public trainer's recipe",
         default="subject",
-        choices=["subject", "style", "general", "replicate"],
+        choices=["subject", "style", "general", "edit", "replicate"],
     ),
     input_captions: Optional[Path] = Input(
         description="Captions for the images: the tar of an earlier training, or an archive of .txt files",
@@ -184,7 +184,9 @@ def train(
         description="Steps between sample images; 0 or no prompts: only before and after", default=250, ge=0, le=6000
     ),
     sample_steps: int = Input(description="Denoising steps of sample images", default=20, ge=1, le=100),
-    sample_guidance: float = Input(description="Guidance of sample images", default=3.5, ge=0.0, le=20.0),
+    sample_guidance: Optional[float] = Input(
+        description="Guidance of sample images; 3.5 by default, 4 for klein", default=None, ge=0.0, le=20.0
+    ),
     checkpoint_every: int = Input(
         description="Maximum number of steps between checkpoints", default=250, ge=1, le=6000
     ),
@@ -245,7 +247,7 @@ def train(
         base = find_trainable_base(check_gpu, log_line=log.write)
         captioning = Captioning(partial(find_captioner, log.write), stop.raise_if_requested)
         archives, source = _find_files(
-            input_images, input_captions, resume_from, folder=folder, base_model=family_name(base)
+            input_images, input_captions, resume_from, folder=folder, base_model=model_of(base)
         )
         with read_ahead(weight_files(base.path)):  # the encoders' while images are read, then the transformer's
             prepared = prepare(
@@ -263,8 +265,8 @@ def train(
 def _repackage(inputs: PublicTrainerInputs, *, into: Path, log: Log) -> Path:
     """Return an existing LoRA in the form of a training's output; it is read and checked as for a prediction."""
     base, reference = find_base(log_line=log.write), inputs.skip_training_and_use_pretrained_hf_lora_url
-    tokens, family = Tokens(inputs.hf_token), family_name(base)
-    with open_lora(reference, named=SKIP_TRAINING, tokens=tokens, base_model=family) as file:
+    tokens, model = Tokens(inputs.hf_token), model_of(base)
+    with open_lora(reference, named=SKIP_TRAINING, tokens=tokens, base_model=model) as file:
         lora = file.read()
         refuse_unusable(lora.tensors, base.path)
     log.write(*(f"{file.named} {note}" for note in lora.notes))

@@ -62,7 +62,7 @@ PRESERVATION_ARMS: Mapping[str, Arm] = {  # named by the share of the steps and 
     "0.25 x 4, rate 8e-4": _preserving(0.25, 4, learning_rate=8e-4),
     "0.25 x 4, rank 32": _preserving(0.25, 4, lora_rank=32),
 }
-STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own
+STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own; at its rank of 32, its rate is 2.8e-4
     "style, preserving": Arm(preset="style", inputs={"preservation": 0.25}, weight=2),
     "style, half the rate": Arm(preset="style", inputs={"learning_rate": 1.4e-4}),
     "style, twice the rate": Arm(preset="style", inputs={"learning_rate": 5.6e-4}),
@@ -71,6 +71,10 @@ STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own
 GENERAL_ARMS: Mapping[str, Arm] = {  # `general` with other settings than its own
     "general, preserving": Arm(preset="general", inputs={"preservation": 0.25}, weight=2),
     "general, twice the rate": Arm(preset="general", inputs={"learning_rate": 3e-4}),
+    "general, twice the rate, preserving": Arm(
+        preset="general", inputs={"learning_rate": 3e-4, "preservation": 0.25}, weight=2
+    ),
+    "general, the public rate": Arm(preset="general", inputs={"learning_rate": 4e-4}),
     "general, sigma as subject": Arm(preset="general", inputs={"timestep_logit_mean": 0.0}),
 }
 ARMS: Mapping[str, Arm | None] = {  # None is the plain loop

@@ -1,8 +1,8 @@
 """From the start of a process to its first image: our predictor compared with diffusers' `from_pretrained`.
 
-Random weights of FLUX.1's real shape, 34 GB in diffusers layout, are written to the disk, in the folder that TMPDIR
-names, and deleted afterwards. Each contender runs in processes of its own: first all of them from the disk, after the
-system was asked to drop the files from its cache; then, in reverse, from the system's file cache.
+Random weights of the base's real shape in diffusers layout, 34 GB of FLUX.1-dev, are written to the disk, in the folder
+that TMPDIR names, and deleted afterwards. Each contender runs in processes of its own: first all of them from the disk,
+after the system was asked to drop the files from its cache; then, in reverse, from the system's file cache.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.machine import machine
 from bench.marks import STEPS, parse_timestamps
-from bench.random_flux import DEV, TINY, random_pipeline, random_transformer
+from bench.random_flux import BASES, FIRST, Sizes, embedded_base, random_pipeline, random_transformer
 from bench.report import argument_parser, table, write_results
 from lora.base.device import device, free_memory
 from lora.families.frozen_transformer import WeightPlacement
@@ -28,7 +28,7 @@ from weights.checker import SETTING as SAFETY
 
 SIDE, SMALL_SIDE = 1024, 64  # pixels
 GB = 1e9
-NEEDED_BYTES = 40 * GB  # of the disk
+SPARE_BYTES = 6 * GB  # of the disk, beside the weights in bf16
 FROM_DISK, FROM_MEMORY = "from disk", "from memory"
 
 
@@ -77,31 +77,32 @@ class ColdStart:
 def main() -> None:
     """Measure, write the results, print a table."""
     parser = argument_parser("cold_start", __doc__, small="only the embedded base, from memory, to check that it runs")
+    parser.add_argument("--base", choices=BASES, default=FIRST, help="(default: %(default)s)")
     arguments = parser.parse_args()
     planned_starts, write, side = (SMALL, _copy_tiny, SMALL_SIDE) if arguments.small else (FULL, _write_random, SIDE)
     with tempfile.TemporaryDirectory(prefix="flux-lora-bench-") as folder:
         base = Path(folder) / "base"
-        write(base)
+        write(BASES[arguments.base], base)
         size = sum(file.stat().st_size for file in weight_files(base))
         starts = [_measure(planned, base, side) for planned in planned_starts]
     about = machine("torch", "diffusers", "transformers", "safetensors")
     settings = {"bytes": size, "side": side, "steps": STEPS}
     numbers = {"machine": about, "settings": settings, "starts": [asdict(start) for start in starts]}
-    path = write_results(numbers, name="cold_start", output=arguments.output)
+    path = write_results(numbers, name=f"cold_start-{arguments.base}", output=arguments.output)
     print(f"wrote {path}\n\n{as_markdown(starts)}")
 
 
-def _copy_tiny(base: Path) -> None:
-    shutil.copytree(TINY, base)
+def _copy_tiny(sizes: Sizes, base: Path) -> None:
+    shutil.copytree(embedded_base(sizes.family), base)
 
 
-def _write_random(base: Path) -> None:
-    free = shutil.disk_usage(base.parent).free
-    if free < NEEDED_BYTES:
-        expected = f"expected {NEEDED_BYTES / GB:.0f} GB; set TMPDIR to a folder on another disk"
+def _write_random(sizes: Sizes, base: Path) -> None:
+    free, needed = shutil.disk_usage(base.parent).free, 2 * sizes.parameters + SPARE_BYTES
+    if free < needed:
+        expected = f"expected {needed / GB:.0f} GB; set TMPDIR to a folder on another disk"
         raise SystemExit(f"{base.parent} has {free / GB:.1f} GB of free disk space: {expected}")
     print("writing weights ...", file=sys.stderr)
-    random_pipeline(DEV, random_transformer(DEV, WeightPlacement("bf16", False, device()))).save_pretrained(base)
+    random_pipeline(sizes, random_transformer(sizes, WeightPlacement("bf16", False, device()))).save_pretrained(base)
     free_memory()
 
 

@@ -1,4 +1,4 @@
-"""How long an image of FLUX.1 takes with a LoRA, and switching to another LoRA, on random weights of the real shape.
+"""How long an image takes with a LoRA, and switching to another LoRA, on random weights of the real shape.
 
 Contenders run one after the other in one process, and then again in reverse, each on a new model with the same weights.
 The error of 8 bits is measured on one velocity: with random weights, images themselves say nothing about quality.
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,8 +22,8 @@ from bench.clocks import as_line, clock_readings, median_mhz
 from bench.lora_appliers import Hotswap, LoraApplier, Ours, OursFast, Stock
 from bench.machine import machine
 from bench.random_flux import (
-    DEV,
-    LATENT_CHANNELS,
+    BASES,
+    FIRST,
     Sizes,
     random_lora,
     random_pipeline,
@@ -38,14 +38,9 @@ from lora.base.family import SamplingSettings
 from lora.base.prompt import Prompt
 from lora.engine.compilation import graphs_compiled
 from lora.families.frozen_transformer import WeightPlacement
-from lora.flux.latents import LATENTS
-from lora.flux.prompt import encode_prompt
-from lora.flux.sampling import SAMPLING
-from lora.training.recipe.layers import block_layers
 
-GUIDANCE = 3.5
 RANKS = (16, 8, 16, 4)  # of the LoRAs; every other LoRA is on attention only
-SIDE, STEPS, WARM_UP_STEPS, ROUNDS = 1024, 28, 4, 2
+SIDE, WARM_UP_STEPS, ROUNDS = 1024, 4, 2
 TEXT = "a photo of TOK"
 SEED = 0
 GB = 1e9
@@ -56,7 +51,7 @@ class Arm:
     """A contender."""
 
     name: str
-    make_applier: Callable[[FluxPipeline], LoraApplier]
+    make_applier: Callable[[DiffusionPipeline], LoraApplier]
     has_lora: bool
 
 
@@ -83,12 +78,16 @@ class Extent:
     rounds: int
 
 
-FULL = Extent(DEV, (*ARMS, *reversed(ARMS)), SIDE, STEPS, WARM_UP_STEPS, ROUNDS)
+def full(base: str) -> Extent:
+    """One of BASES, with the steps that its family takes by default."""
+    sizes = BASES[base]
+    steps = sizes.family.sampling.defaults.steps
+    return Extent(sizes, (*ARMS, *reversed(ARMS)), SIDE, steps, WARM_UP_STEPS, ROUNDS)
 
 
-def small() -> Extent:
+def small(base: str = FIRST) -> Extent:
     """A small configuration for a CPU."""
-    return Extent(tiny_sizes(), ARMS, side=64, steps=1, warm_up_steps=1, rounds=1)
+    return Extent(tiny_sizes(base), ARMS, side=64, steps=1, warm_up_steps=1, rounds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +103,22 @@ class Measurement:
     sm_mhz: float | None
 
 
-def compare(extent: Extent, *, output: Path | None) -> None:
-    """Measure, write the results, print a table."""
+def compare(base: str, *, is_small: bool, output: Path | None) -> None:
+    """Measure one of BASES, write the results, print a table."""
+    extent = small(base) if is_small else full(base)
     with tempfile.TemporaryDirectory() as folder:
         files = write_loras(extent.sizes, Path(folder))
         measurements = list(_in_turn(extent, files))
     about = machine("torch", "diffusers", "peft", "transformers", "safetensors")
-    settings = {"side": extent.side, "steps": extent.steps, "guidance": GUIDANCE, "lora_ranks": RANKS}
+    settings = {"side": extent.side, "steps": extent.steps, "guidance": _guidance(extent.sizes), "lora_ranks": RANKS}
     numbers = {"machine": about, "settings": settings, "visits": [asdict(each) for each in measurements]}
-    path = write_results(numbers, name="serving-random", output=output)
+    path = write_results(numbers, name=f"serving-random-{base}", output=output)
     print(f"wrote {path}\n{as_line([each.sm_mhz for each in measurements])}\n\n{as_markdown(measurements)}")
 
 
 def write_loras(sizes: Sizes, folder: Path) -> list[Path]:
     """Write the LoRA files. The first LoRA is on all layers that any of them is on."""
-    layers = block_layers(sizes.transformer, FluxTransformer2DModel)
+    layers = sizes.layers
     attention = {name: shape for name, shape in layers.items() if ".attn." in name}
     files = []
     for number, rank in enumerate(RANKS):
@@ -154,7 +154,7 @@ def _measure(arm: Arm, extent: Extent, files: list[Path]) -> Measurement:
     return Measurement(arm.name, ready, seconds, graphs, error, peak, median_mhz(clock))
 
 
-def random_base(sizes: Sizes) -> FluxPipeline:
+def random_base(sizes: Sizes) -> DiffusionPipeline:
     """A pipeline with random weights, in bf16 on a GPU, for one arm: each changes it."""
     here = device()
     placement = WeightPlacement("bf16" if here.type == "cuda" else "fp32", modulation_on_host=False, device=here)
@@ -166,10 +166,10 @@ Task = Callable[[int], object]
 
 def tasks(arm: Arm, applier: LoraApplier, extent: Extent, files: list[Path]) -> Iterator[tuple[str, Task]]:
     """The tasks to time, in this order; the number of a round determines the LoRA or its scale."""
-    latent_side = extent.side // LATENTS.pixels
-    latents = torch.randn(1, LATENT_CHANNELS, latent_side, latent_side).to(device(), precision())
+    vae, latent_side = applier.pipeline.vae, extent.side // applier.pipeline.vae_scale_factor
+    latents = torch.randn(1, vae.config.latent_channels, latent_side, latent_side).to(device(), precision())
     yield "image", lambda _: generate(applier, extent, extent.steps)
-    yield "text", lambda _: encode_prompt(applier.pipeline, TEXT)
+    yield "text", lambda _: extent.sizes.family.text.encode(applier.pipeline, TEXT)
     yield "decoding", lambda _: _decode(applier.pipeline, latents)
     if arm.has_lora:
         yield "another LoRA", lambda number: applier.apply({files[(number + 1) % len(files)]: 1.0})
@@ -187,24 +187,31 @@ def prepare(arm: Arm, applier: LoraApplier, extent: Extent, file: Path) -> None:
 def generate(applier: LoraApplier, extent: Extent, steps: int) -> None:
     """Generate an image, always the same."""
     with applier.generating():
-        SAMPLING.generate_image(applier.pipeline, _prompt(extent.sizes), None, _settings(extent, steps))
+        sampling = extent.sizes.family.sampling
+        sampling.generate_image(applier.pipeline, *_prompts(applier.pipeline, extent.sizes), _settings(extent, steps))
 
 
 def _settings(extent: Extent, steps: int) -> SamplingSettings:
-    side = extent.side
+    side, guidance = extent.side, _guidance(extent.sizes)
     return SamplingSettings(
-        width=side, height=side, steps=steps, guidance=GUIDANCE, seed=SEED, after_step=lambda _: None
+        width=side, height=side, steps=steps, guidance=guidance, seed=SEED, after_step=lambda _: None
     )
 
 
-def _prompt(sizes: Sizes) -> Prompt:
-    """The prompt for all arms, on the device."""
-    prompt = random_prompt(sizes, torch.Generator().manual_seed(SEED), precision())
-    return prompt.to(device())
+def _guidance(sizes: Sizes) -> float:
+    return sizes.family.sampling.defaults.guidance
+
+
+def _prompts(pipeline: DiffusionPipeline, sizes: Sizes) -> tuple[Prompt, Prompt | None]:
+    """The prompt for all arms, and the negative one if the family's guidance needs it; on the device."""
+    prompt, negative = (
+        random_prompt(sizes, torch.Generator().manual_seed(seed), precision()).to(device()) for seed in (SEED, SEED + 1)
+    )
+    return prompt, negative if sizes.family.sampling.needs_negative(pipeline, _guidance(sizes)) else None
 
 
 @torch.no_grad()
-def _decode(pipeline: FluxPipeline, latents: Tensor) -> None:
+def _decode(pipeline: DiffusionPipeline, latents: Tensor) -> None:
     pipeline.vae.decode(latents, return_dict=False)
 
 
@@ -218,14 +225,16 @@ def velocity_error(applier: LoraApplier, extent: Extent) -> float:
         return float((found - plain).norm() / plain.norm())
 
 
-def _velocity(pipeline: FluxPipeline, extent: Extent) -> Tensor:
-    """The velocity in the image's first step of one. It is the pipeline's own call of the transformer that is observed:
-    another one would have other arguments (None instead of no `joint_attention_kwargs`) and compile all blocks again.
+def _velocity(pipeline: DiffusionPipeline, extent: Extent) -> Tensor:
+    """The velocity of the prompt in the image's first step of one. It is the pipeline's own call of the transformer
+    that is observed: another one would have other arguments (None instead of no `joint_attention_kwargs`) and compile
+    all blocks again.
     """
     found: list[Tensor] = []
     hook = pipeline.transformer.register_forward_hook(lambda _model, _inputs, out: found.append(out[0].float().clone()))
     try:
-        SAMPLING.generate_latents(pipeline, _prompt(extent.sizes), None, _settings(extent, 1))
+        sampling = extent.sizes.family.sampling
+        sampling.generate_latents(pipeline, *_prompts(pipeline, extent.sizes), _settings(extent, 1))
     finally:
         hook.remove()
     return found[0]

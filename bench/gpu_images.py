@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
+from torch import nn
 
 from bench import generation
 from bench.clocks import clock_readings, median_mhz
@@ -19,6 +21,7 @@ from bench.stages import Result, Stage
 from bench.timing import seconds_each, wait_for
 from lora.base.device import device
 from lora.engine.compilation import graphs_compiled
+from lora.families.placement import GENERATION_BYTES
 
 IMAGES = "images"
 WITHOUT = "image without LoRA"
@@ -32,18 +35,19 @@ def image_stages(extent: Extent, files: Sequence[Path], *, before: Callable[[], 
 
     def measure(arm: Arm) -> Iterator[Result]:
         before()
-        yield Result(IMAGES, asdict(measure_images(arm, extent, list(files))))
+        yield Result(IMAGES, measure_images(arm, extent, list(files)))
 
     return [Stage(f"images, {arm.name}", "images", GENERATING, partial(measure, arm)) for arm in (MERGED, EAGER)]
 
 
-def measure_images(arm: Arm, extent: Extent, files: list[Path]) -> Measurement:
-    """Measure an arm with its own pipeline: first without a LoRA, then with one. `ready` is the time of the first
-    image, of few steps, including compiling."""
+def measure_images(arm: Arm, extent: Extent, files: list[Path]) -> dict[str, Any]:
+    """A measurement of an arm with its own pipeline, first without a LoRA, then with one; and the predicted peak of
+    ours. `ready` is the time of the first image, of few steps, including compiling."""
     here = device()
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     pipeline = generation.random_base(extent.sizes)
+    predicted = predicted_bytes(pipeline) if arm is MERGED else None
     with clock_readings() as clock:
         began = time.perf_counter()
         applier = arm.make_applier(pipeline)
@@ -57,18 +61,33 @@ def measure_images(arm: Arm, extent: Extent, files: list[Path]) -> Measurement:
         seconds = {WITHOUT: image} | {what: seconds_each(task, here, rounds=extent.rounds) for what, task in timed}
     graphs, error = graphs_compiled() - before, generation.velocity_error(applier, extent)
     peak = torch.cuda.max_memory_allocated() if here.type == "cuda" else None
-    return Measurement(arm.name, ready, seconds, graphs, error, peak, median_mhz(clock))
+    measured = Measurement(arm.name, ready, seconds, graphs, error, peak, median_mhz(clock))
+    return asdict(measured) | {"predicted": predicted}
+
+
+def predicted_bytes(pipeline: DiffusionPipeline) -> int:
+    """What the predictor expects to need of a GPU: all weights, and room to generate. Its copies of the weights that
+    LoRAs are merged into are not counted, as they take only memory that is free."""
+    models = [each for each in pipeline.components.values() if isinstance(each, nn.Module)]
+    return GENERATION_BYTES + sum(weight.nbytes for model in models for weight in model.parameters())
 
 
 def as_markdown(measured: list[dict[str, Any]]) -> str:
     """A table with a row for each task and a column for each arm."""
     arms = {each["arm"]: each for each in measured}
     rows = [_row(task, arms) for task in measured[0]["seconds"]]
-    peaks = [f"{each['peak_allocated'] / GB:.1f} GB" if each["peak_allocated"] else "" for each in arms.values()]
+    peaks, predicted = (
+        [_gigabytes(each.get(key)) for each in arms.values()] for key in ("peak_allocated", "predicted")
+    )
     rows.append(["ready, with compiling", *(f"{each['ready']:.1f} s" for each in arms.values()), ""])
     rows.append(["peak memory", *peaks, ""])
+    rows.append(["predicted, without copies of merged weights", *predicted, ""])
     rows.append(["graphs compiled during timing", *(str(each["graphs"]) for each in arms.values()), ""])
     return table(["task", *arms, f"speedup over {EAGER.name}"], rows)
+
+
+def _gigabytes(size: float | None) -> str:
+    return f"{size / GB:.1f} GB" if size else ""
 
 
 def _row(task: str, arms: dict[str, dict[str, Any]]) -> list[str]:

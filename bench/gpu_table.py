@@ -1,24 +1,28 @@
 """The tables of a run on a GPU machine, made from its file of results, anywhere."""
 
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench import gpu_images, rates, train_step
+from bench.block_shapes import BlockShapes, block_shapes
 from bench.gpu_images import IMAGES
-from bench.gpu_steps import DEVIATION, PROFILE, STEP
+from bench.gpu_steps import DEVIATION, OURS, PRESERVATION, PROFILE, STEP
+from bench.random_flux import BASES, FIRST
 from bench.rates import Rate
 from bench.records import Record
 from bench.report import table
 from bench.stages import END
+from bench.step_arms import PRESERVING
 from bench.step_proofs import Deviation, as_lines
 from bench.train_step import Measurement
 
-MACHINE, RATE, CLOCK = "machine", "rate", "clock"
+MACHINE, BASE, RATE, CLOCK = "machine", "base", "rate", "clock"
 GB = 1e9
 
 
 def as_markdown(records: Sequence[Record]) -> str:
     """All tables for which there are results."""
-    sections = (_machine, _stages, _rates, _deviations, _steps, _memory, _profiles, _images)
+    sections = (_machine, _stages, _rates, _deviations, _steps, _preservation, _memory, _profiles, _images)
     return "\n\n".join(text for section in sections if (text := section(records)))
 
 
@@ -28,6 +32,15 @@ def _of(records: Sequence[Record], kind: str) -> list[Record]:
 
 def _machine(records: Sequence[Record]) -> str:
     return "\n".join(f"{name}: {value}" for each in _of(records, MACHINE) for name, value in each.values.items())
+
+
+def _base(records: Sequence[Record]) -> str:
+    """The base of a run; an older one does not say that it was of the first."""
+    return next((str(each.values[BASE]) for each in _of(records, MACHINE) if BASE in each.values), FIRST)
+
+
+def _shapes(records: Sequence[Record]) -> BlockShapes:
+    return block_shapes(BASES[_base(records)])
 
 
 def _stages(records: Sequence[Record]) -> str:
@@ -43,7 +56,7 @@ def _stages(records: Sequence[Record]) -> str:
 def _rates(records: Sequence[Record]) -> str:
     found = [Rate(**{**each.values, "size": tuple(each.values["size"])}) for each in _of(records, RATE)]
     clocks = [f"SM clock during the rates: {each.values['sm_mhz']} MHz" for each in _of(records, CLOCK)]
-    return "\n\n".join([*clocks, rates.as_markdown(found)]) if found else ""
+    return "\n\n".join([*clocks, rates.as_markdown(found, _shapes(records))]) if found else ""
 
 
 def _deviations(records: Sequence[Record]) -> str:
@@ -53,7 +66,30 @@ def _deviations(records: Sequence[Record]) -> str:
 
 def _steps(records: Sequence[Record]) -> str:
     found = [Measurement(**each.values["measurement"]) for each in _of(records, STEP)]
-    return train_step.as_markdown(found, batch_size=1) if found else ""
+    flop = train_step.STEP_FLOP if _base(records) == train_step.DEV else {}
+    return train_step.as_markdown(found, batch_size=1, step_flop=flop) if found else ""
+
+
+def _preservation(records: Sequence[Record]) -> str:
+    """What a step costs on average where a share of the steps preserves, and the images that are generated for it."""
+    medians = {
+        (found.arm, found.side): statistics.median(found.seconds)
+        for found in (Measurement(**each.values["measurement"]) for each in _of(records, STEP))
+    }
+    return "\n\n".join(_preservation_lines(each, medians) for each in _of(records, PRESERVATION))
+
+
+def _preservation_lines(record: Record, medians: Mapping[tuple[str, int], float]) -> str:
+    share, images, seconds = (record.values[name] for name in ("share", "images", "seconds"))
+    rows = []
+    for (arm, side), preserving in medians.items():
+        plain = medians.get((OURS, side))
+        if arm == PRESERVING.name and plain is not None:
+            average = (1 - share) * plain + share * preserving
+            each = [f"{1000 * value:.0f} ms" for value in (plain, preserving, average)]
+            rows.append([str(side), *each, f"{average / plain:.2f}"])
+    titles = ["px", "plain step", "preserving step", f"average, {share:.0%} preserving", "times a plain step"]
+    return "\n\n".join([table(titles, rows), f"{images} neutral images, when compiled: {seconds:.1f} s"])
 
 
 def _memory(records: Sequence[Record]) -> str:

@@ -82,7 +82,9 @@ def main() -> None:
     """Run what is missing, write the results, print the tables."""
     arguments = _arguments()
     output = arguments.output or RESULTS / f"learning-{date.today()}.json"
-    kept = output.parent / "learning.runs.jsonl"
+    kept = output.with_suffix(".runs.jsonl")
+    for folder in filter(None, (output.parent, arguments.images)):
+        folder.mkdir(parents=True, exist_ok=True)
     full = FULL if arguments.lora_type == SUBJECT else FULL_TASK
     given = {name: value for name in ("steps", "scenes") if (value := getattr(arguments, name)) is not None}
     extent = SMALL if arguments.small else replace(full, **given)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
 
 from lora.base.device import device
-from lora.formats.layer_names.flux1 import FLUX1
+from lora.families.registry import family_of_model
 from lora.serving.compiled import compile_for_all_sizes
 from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_cache import LoraCache
@@ -22,7 +22,7 @@ from weights.references import open_lora
 class LoraApplier(Protocol):
     """A way to apply LoRAs."""
 
-    pipeline: FluxPipeline
+    pipeline: DiffusionPipeline
 
     def apply(self, scales: dict[Path, float]) -> None:
         """Apply these files at these scales, and no others; includes all preparation for generating an image."""
@@ -37,7 +37,7 @@ class LoraApplier(Protocol):
 class Ours:
     """As in the predictor: blocks are compiled on a GPU; files that were read are cached, and checked for changes."""
 
-    def __init__(self, pipeline: FluxPipeline) -> None:
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline = pipeline
         if device().type == "cuda":
             compile_for_all_sizes(pipeline, log_line=print)
@@ -60,14 +60,14 @@ class Ours:
 
     def _load_lora(self, path: Path, scale: float) -> AppliedLora:
         with open_lora(str(path), named="lora_weights", readable=EVERYWHERE) as file:
-            cached = self._lora_cache.lora(file.cache_key, file.read, FLUX1)
+            cached = self._lora_cache.lora(file.cache_key, file.read, family_of_model(self.pipeline).layer_names)
         return AppliedLora(cached.digest, cached.lora, scale, file.named)
 
 
 class OursFast(Ours):
     """The predictor with go_fast."""
 
-    def __init__(self, pipeline: FluxPipeline) -> None:
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
         super().__init__(pipeline)
         self._fast = Int8Transformer(pipeline, self._merger, log_line=lambda _: None)
 
@@ -87,7 +87,7 @@ class OursFast(Ours):
 class Stock:
     """LoRAs as adapters, as diffusers documents it."""
 
-    def __init__(self, pipeline: FluxPipeline) -> None:
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline = pipeline
         self._applied: list[Path] = []
 
@@ -119,7 +119,7 @@ class Hotswap(Stock):
 
     ADAPTER = "hotswapped"
 
-    def __init__(self, pipeline: FluxPipeline, *, most_rank: int) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, *, most_rank: int) -> None:
         super().__init__(pipeline)
         pipeline.enable_lora_hotswap(target_rank=most_rank)
 

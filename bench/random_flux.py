@@ -4,30 +4,33 @@ The speed of a model does not depend on what it has learned. Weights of zeros wo
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline
+from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import PreTrainedModel
 
 from lora.base.dimensions import Dimensions
-from lora.base.family import Family
+from lora.base.family import TRANSFORMER, VAE, Family
 from lora.base.prompt import Prompt
 from lora.dataset.encoding import EncodedDataset, Example
 from lora.families.frozen_transformer import WeightPlacement, build_transformer
+from lora.families.registry import family_of
 from lora.flux.family import FLUX1
 from lora.flux.prompt import MAX_TEXT_TOKENS
 from lora.flux2.family import FLUX2
 from lora.formats.shapes import Shape
 from lora.training.recipe.layers import block_layers
 from weights.bases import WEIGHTS
+from weights.catalogue import EMBEDDED
 
-TINY = WEIGHTS / "tiny-flux"
 SPREAD = 0.02  # standard deviation of weights
 LATENT_CHANNELS = 16
 FEW_TOKENS = 16
@@ -43,6 +46,7 @@ class TransformerSizes:
     family: Family
     transformer: Config
     text_tokens: int
+    has_script: bool  # whether the loop of diffusers' script (bench/script_loop.py) can train it
 
     @property
     def layers(self) -> dict[str, Shape]:
@@ -57,11 +61,18 @@ class TransformerSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes(TransformerSizes):
-    """All of FLUX.1, with the configuration of each component."""
+    """All of a base, with the configuration of each component."""
 
     vae: Config
-    clip: Config
-    t5: Config
+    text_encoders: Mapping[str, Config]  # by their folders
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights in all components."""
+        with torch.device("meta"):
+            kind = self.family.components.transformer
+            models = [kind.from_config(dict(self.transformer)), _vae(self), *_text_encoders(self, None).values()]
+        return sum(math.prod(each.shape) for model in models for each in model.parameters())
 
 
 # From the config.json files of black-forest-labs/FLUX.1-dev. Vocabularies are those of the published tokenizers.
@@ -78,57 +89,80 @@ DEV = Sizes(
         **{"use_quant_conv": False, "use_post_quant_conv": False, "sample_size": 1024},
         **{"scaling_factor": 0.3611, "shift_factor": 0.1159},
     },
-    clip={
-        **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-        **{"max_position_embeddings": 77, "projection_dim": 768, "vocab_size": 49408},
-    },
-    t5={
-        **{"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24, "vocab_size": 32128},
-        **{"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "is_encoder_decoder": False, "use_cache": False},
+    text_encoders={
+        "text_encoder": {
+            **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+            **{"max_position_embeddings": 77, "projection_dim": 768, "vocab_size": 49408},
+        },
+        "text_encoder_2": {
+            **{"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24, "vocab_size": 32128},
+            **{"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "is_encoder_decoder": False, "use_cache": False},
+        },
     },
     text_tokens=MAX_TEXT_TOKENS,
+    has_script=True,
 )
 
 
-# From the config.json files of black-forest-labs/FLUX.2-klein-base-4B and -9B.
+# From the config.json files of black-forest-labs/FLUX.2-klein-base-4B and -9B. Their text encoders: Qwen3-4B and -8B.
 _KLEIN: Config = {
     **{"patch_size": 1, "in_channels": 128, "out_channels": None, "timestep_guidance_channels": 256},
     **{"attention_head_dim": 128, "axes_dims_rope": (32, 32, 32, 32), "mlp_ratio": 3.0, "guidance_embeds": False},
 }
-KLEIN_4B = TransformerSizes(
-    family=FLUX2,
-    transformer={
-        **_KLEIN,
-        **{"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680},
-    },
-    text_tokens=MAX_TEXT_TOKENS,
+_KLEIN_VAE: Config = {
+    **{"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 32, "sample_size": 1024},
+    **{"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4},
+    **{"batch_norm_eps": 1e-4, "patch_size": (2, 2)},
+}
+_QWEN3: Config = {
+    **{"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+    **{"vocab_size": 151936, "max_position_embeddings": 40960},
+}
+
+
+def _klein(qwen3: Config, **transformer: int) -> Sizes:
+    return Sizes(
+        family=FLUX2,
+        transformer={**_KLEIN, **transformer},
+        vae=_KLEIN_VAE,
+        text_encoders={"text_encoder": {**_QWEN3, **qwen3}},
+        text_tokens=MAX_TEXT_TOKENS,
+        has_script=False,
+    )
+
+
+KLEIN_4B = _klein(
+    {"hidden_size": 2560, "intermediate_size": 9728, "tie_word_embeddings": True},
+    **{"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680},
 )
-KLEIN_9B = TransformerSizes(
-    family=FLUX2,
-    transformer={
-        **_KLEIN,
-        **{"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288},
-    },
-    text_tokens=MAX_TEXT_TOKENS,
+KLEIN_9B = _klein(
+    {"hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False},
+    **{"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288},
 )
-BASES: Mapping[str, TransformerSizes] = {"dev": DEV, "klein-4B": KLEIN_4B, "klein-9B": KLEIN_9B}
+FIRST = "dev"  # of BASES, the one that is measured by default
+BASES: Mapping[str, Sizes] = {FIRST: DEV, "klein-4B": KLEIN_4B, "klein-9B": KLEIN_9B}
 
 
-def tiny_transformer_sizes(base: str) -> TransformerSizes:
-    """A small configuration of the family of one of BASES."""
-    if BASES[base].family is FLUX1:
-        return tiny_sizes()
-    small = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 4}
-    transformer = {**_KLEIN, **small, "joint_attention_dim": 128, "axes_dims_rope": (8, 8, 8, 8)}
-    return TransformerSizes(family=FLUX2, transformer=transformer, text_tokens=FEW_TOKENS)
+def embedded_base(family: Family) -> Path:
+    """The folder of the base of a family that is a part of this project."""
+    return next(WEIGHTS / each.folder for each in EMBEDDED if family_of(WEIGHTS / each.folder) is family)
 
 
-def tiny_sizes() -> Sizes:
-    """The sizes of weights/tiny-flux, with one block of each kind and short texts, for a small configuration."""
-    components = ("transformer", "vae", "text_encoder", "text_encoder_2")
-    transformer, vae, clip, t5 = (json.loads((TINY / name / "config.json").read_text()) for name in components)
-    transformer |= {"num_layers": 1, "num_single_layers": 1}
-    return Sizes(family=FLUX1, transformer=transformer, vae=vae, clip=clip, t5=t5, text_tokens=FEW_TOKENS)
+def tiny_sizes(base: str = FIRST) -> Sizes:
+    """The sizes of the embedded base of the same family, with one block of each kind and short texts, for a small
+    configuration."""
+    full = BASES[base]
+    names = (TRANSFORMER, VAE, *full.text_encoders)
+    folder = embedded_base(full.family)
+    configs = {name: json.loads((folder / name / "config.json").read_text()) for name in names}
+    return Sizes(
+        family=full.family,
+        transformer={**configs[TRANSFORMER], "num_layers": 1, "num_single_layers": 1},
+        vae=configs[VAE],
+        text_encoders={name: configs[name] for name in full.text_encoders},
+        text_tokens=FEW_TOKENS,
+        has_script=full.has_script,
+    )
 
 
 def random_transformer(sizes: TransformerSizes, placement: WeightPlacement) -> ModelMixin:
@@ -153,26 +187,32 @@ def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tens
     return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype).mul_(SPREAD)
 
 
-def random_text_encoders(
-    sizes: Sizes, device: torch.device, dtype: torch.dtype
-) -> tuple[CLIPTextModel, T5EncoderModel]:
-    """CLIP and T5, as transformers initializes them."""
+def random_text_encoders(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> dict[str, PreTrainedModel]:
+    """The text encoders by their folders, as transformers initializes them."""
     with _seeded(), device:
-        clip = CLIPTextModel._from_config(CLIPTextConfig(**sizes.clip), dtype=dtype)
-        t5 = T5EncoderModel._from_config(T5Config(**sizes.t5), dtype=dtype)
-    return _frozen(clip), _frozen(t5)
+        return {name: _frozen(encoder) for name, encoder in _text_encoders(sizes, dtype).items()}
 
 
-def random_pipeline(sizes: Sizes, transformer: ModelMixin) -> FluxPipeline:
+def _text_encoders(sizes: Sizes, dtype: torch.dtype | None) -> dict[str, PreTrainedModel]:
+    kinds: Mapping[str, Any] = sizes.family.components.text_encoders
+    configs = {name: kind.config_class(**sizes.text_encoders[name]) for name, kind in kinds.items()}
+    return {name: kind._from_config(configs[name], dtype=dtype) for name, kind in kinds.items()}
+
+
+def _vae(sizes: Sizes) -> ModelMixin:
+    return sizes.family.components.vae.from_config(dict(sizes.vae))
+
+
+def random_pipeline(sizes: Sizes, transformer: ModelMixin) -> DiffusionPipeline:
     """A pipeline with a transformer, on its device and in its precision; tokenizers and scheduler are those of the
     embedded base."""
-    device, dtype = transformer.device, transformer.dtype
-    clip, t5 = random_text_encoders(sizes, device, dtype)
+    device, dtype, kinds = transformer.device, transformer.dtype, sizes.family.components
+    encoders = random_text_encoders(sizes, device, dtype)
     with _seeded(), device:
-        vae = _frozen(AutoencoderKL.from_config(dict(sizes.vae))).to(dtype)
-    components = {"transformer": transformer, "vae": vae, "text_encoder": clip, "text_encoder_2": t5}
-    pipeline = FluxPipeline.from_pretrained(TINY, **components)
-    pipeline.tokenizer_2.model_max_length = sizes.text_tokens
+        vae = _frozen(_vae(sizes)).to(dtype)
+    pipeline = kinds.pipeline.from_pretrained(embedded_base(sizes.family), transformer=transformer, vae=vae, **encoders)
+    *_, tokenizer = kinds.tokenizers  # of the largest text encoder, whose texts have the length
+    getattr(pipeline, tokenizer).model_max_length = sizes.text_tokens
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -1,9 +1,10 @@
-"""The speed of a device itself in the shapes of FLUX.1: matrix products in bf16, fp8 and int8, attention forward and
+"""The speed of a device itself in the shapes of a base: matrix products in bf16, fp8 and int8, attention forward and
 backward, copies. Their times, summed over the blocks, are the practical floor of a training step.
 
 Only the hardware is measured. Operands are random, and several sets of them rotate, so that none stays in a cache.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,30 +15,20 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.block_shapes import BlockShapes, block_shapes
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
 from bench.products import PRODUCTS, Product, is_possible
+from bench.random_flux import BASES, FIRST
 from bench.report import argument_parser, table, write_results
 from bench.timing import seconds_each
 from lora.base.device import device
 
 TEXT = 512  # tokens
 SIDES = {512: 1024, 768: 2304, 1024: 4096}  # pixels of a square image, and its tokens
-DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38
-# Inputs and outputs of the layers: q, k, v or the attention's output; all three at once; into and out of GELU. Of
-# single blocks: q, k, v and the input of GELU at once; the output.
-OUT, QKV, UP, DOWN, SINGLE_IN, SINGLE_OUT = (
-    (3072, 3072),
-    (3072, 9216),
-    (3072, 12288),
-    (12288, 3072),
-    (3072, 21504),
-    (15360, 3072),
-)
-SHAPES = (OUT, QKV, UP, DOWN, SINGLE_IN, SINGLE_OUT)
 BATCH = 4  # 6144 and 18432 rows are four images of 512 and of 1024 px
 ROWS = (TEXT, 1024, 1536, 2304, 2816, 4096, 4608, 6144, 18432)
-HEADS, HEAD_WIDTH = 24, 128
+WIDTH = 3072  # of all heads together in FLUX.1 and klein 4B
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "any": None}
 SETS = 3  # sets of operands, which rotate
 COPIED = 2**30  # bytes
@@ -50,6 +41,7 @@ class Extent:
 
     rows: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
+    heads: tuple[int, int]  # of attention: how many, and the width of each
     tokens: tuple[int, ...]
     batches: tuple[int, ...]
     copied: int
@@ -57,10 +49,23 @@ class Extent:
     rounds: int
 
 
-# The rows of one image of 512 and of 1024 px, alone and with its text: 30 seconds instead of minutes.
-REDUCED = Extent((TEXT, 1024, 1536, 4096, 4608), SHAPES, (1536, 4608), (1,), 2**28, 5, 20)
-FULL = Extent(ROWS, SHAPES, (1536, 2816, 4608), (1, BATCH), COPIED, 20, 50)
-SMALL = Extent((32, 64), ((48, 96), (96, 48)), (64,), (1,), 2**16, 1, 2)
+def reduced(base: str) -> Extent:
+    """The rows of one image of 512 and of 1024 px, alone and with its text: 30 seconds instead of minutes."""
+    rows = (TEXT, 1024, 1536, 4096, 4608)
+    return Extent(rows, *_shapes_of(base), (1536, 4608), (1,), 2**28, warm_ups=5, rounds=20)
+
+
+def full(base: str) -> Extent:
+    """All rows of one of BASES."""
+    return Extent(ROWS, *_shapes_of(base), (1536, 2816, 4608), (1, BATCH), COPIED, warm_ups=20, rounds=50)
+
+
+def _shapes_of(base: str) -> tuple[tuple[tuple[int, int], ...], tuple[int, int]]:
+    shapes = block_shapes(BASES[base])
+    return shapes.products, (shapes.heads, shapes.head_width)
+
+
+SMALL = Extent((32, 64), ((48, 96), (96, 48)), (24, 128), (64,), (1,), 2**16, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Rate:
 
     what: str
     way: str  # forward, or the gradient of the input
-    size: tuple[int, ...]  # rows, in, out of a product; batch, tokens of attention; bytes of a copy
+    size: tuple[int, ...]  # rows, in, out of a product; batch, tokens, width of attention; bytes of a copy
     seconds: float | None  # None if the device does not support it
     refusal: str = ""
 
@@ -78,8 +83,8 @@ class Rate:
         """FLOP of products and attention (backward 2.5 times as many: five products instead of two); bytes of copies,
         which on the device are both read and written."""
         if self.what.startswith("attention"):
-            batch, tokens = self.size
-            return 4 * batch * HEADS * tokens**2 * HEAD_WIDTH * (1.0 if self.way == "forward" else 2.5)
+            batch, tokens, *width = self.size  # an older run was of FLUX.1 and does not say so
+            return 4 * batch * tokens**2 * (width or [WIDTH])[0] * (1.0 if self.way == "forward" else 2.5)
         if self.what.startswith("copy"):
             return self.size[0] * (2.0 if self.what == ON_DEVICE else 1.0)
         rows, inputs, outputs = self.size
@@ -88,16 +93,20 @@ class Rate:
 
 def main() -> None:
     """Measure, write the results, print a table."""
-    arguments = argument_parser("rates", __doc__, small="a few tiny shapes, to check that it runs").parse_args()
-    extent, where = SMALL if arguments.small else FULL, device()
+    parser = argument_parser("rates", __doc__, small="a few tiny shapes, to check that it runs")
+    parser.add_argument("--base", choices=BASES, default=FIRST, help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    extent, where, shapes = SMALL, device(), block_shapes(BASES[arguments.base])
+    if not arguments.small:
+        extent = full(arguments.base)
     with clock_readings() as clock:
         rates = list(measure(extent, where))
     numbers = {
         **{"machine": machine("torch"), "extent": asdict(extent), "sm_mhz": median_mhz(clock)},
-        **{"rates": [asdict(rate) for rate in rates], "floors": floors(rates)},
+        **{"rates": [asdict(rate) for rate in rates], "floors": floors(rates, shapes)},
     }
-    path = write_results(numbers, name="rates", output=arguments.output)
-    print(f"wrote {path}\n{as_line([median_mhz(clock)])}\n\n{as_markdown(rates)}")
+    path = write_results(numbers, name=f"rates-{arguments.base}", output=arguments.output)
+    print(f"wrote {path}\n{as_line([median_mhz(clock)])}\n\n{as_markdown(rates, shapes)}")
 
 
 def measure(extent: Extent, where: torch.device) -> Iterator[Rate]:
@@ -151,16 +160,16 @@ def _attentions(extent: Extent, where: torch.device) -> Iterator[Rate]:
     for name in names:
         for batch in extent.batches:
             for tokens in extent.tokens:
-                operands = partial(_attention_operands, batch, tokens, where)
+                operands = partial(_attention_operands, batch, tokens, extent.heads, where)
                 attend = partial(_attend, BACKENDS[name])
-                size = (batch, tokens)
+                size = (batch, tokens, math.prod(extent.heads))
                 yield _rate(f"attention, {name}", "forward", size, operands, attend, extent, where)
                 ready = partial(_attention_result, attend, operands)
                 yield _rate(f"attention, {name}", "backward", size, ready, _gradients, extent, where)
 
 
-def _attention_operands(batch: int, tokens: int, where: torch.device) -> tuple[Tensor, ...]:
-    shape = (batch, HEADS, tokens, HEAD_WIDTH)
+def _attention_operands(batch: int, tokens: int, heads: tuple[int, int], where: torch.device) -> tuple[Tensor, ...]:
+    shape = (batch, heads[0], tokens, heads[1])
     return tuple(torch.randn(shape, device=where, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
 
 
@@ -199,42 +208,45 @@ def _copies(extent: Extent, where: torch.device) -> Iterator[Rate]:
             yield _rate(what, "forward", size, partial(buffers, host, is_pinned=is_pinned), copy, extent, where)
 
 
-def floors(rates: list[Rate]) -> dict[str, dict[int, float]]:
-    """The minimum seconds of a step of one image, by kind of product and side: all products of the blocks, forward and
-    for the gradients of inputs, and attention with the fastest backend."""
+def floors(rates: list[Rate], shapes: BlockShapes) -> dict[str, dict[int, float]]:
+    """The minimum seconds of a step of one image, by kind of product and side: all products of a base's blocks, forward
+    and for the gradients of inputs, and attention with the fastest backend."""
     known = {(rate.what, rate.way, rate.size): rate.seconds for rate in rates if rate.seconds is not None}
     found: dict[str, dict[int, float]] = {}
     for product in PRODUCTS:
         for side, image in SIDES.items():
-            seconds = _floor(known, product.name, image)
+            seconds = _floor(known, product.name, image, shapes)
             if seconds is not None:
                 found.setdefault(product.name, {})[side] = seconds
     return found
 
 
-def _floor(known: dict[tuple[str, str, tuple[int, ...]], float], product: str, image: int) -> float | None:
-    tokens = TEXT + image
-    double = [(rows, *shape) for rows in (TEXT, image) for shape in (QKV, OUT, UP, DOWN)]
-    single = [(tokens, *shape) for shape in (SINGLE_IN, SINGLE_OUT)]
-    seconds = 0.0
+def _floor(
+    known: dict[tuple[str, str, tuple[int, ...]], float], product: str, image: int, shapes: BlockShapes
+) -> float | None:
+    rows = {"text": TEXT, "image": image, "both": TEXT + image}
+    width, seconds = shapes.heads * shapes.head_width, 0.0
     for way in ("forward", "backward"):
-        attention = [
-            known[key] for key in ((f"attention, {name}", way, (1, tokens)) for name in BACKENDS) if key in known
-        ]
-        doubles, singles = ([known.get((product, way, size)) for size in sizes] for sizes in (double, single))
-        if not attention or None in doubles or None in singles:
+        keys = [(f"attention, {name}", way, (1, rows["both"], width)) for name in BACKENDS]
+        attention = [known[key] for key in keys if key in known]
+        if not attention:
             return None
-        products = DOUBLE_BLOCKS * sum(filter(None, doubles)) + SINGLE_BLOCKS * sum(filter(None, singles))
-        seconds += products + (DOUBLE_BLOCKS + SINGLE_BLOCKS) * min(attention)
+        for blocks in shapes.blocks:
+            sizes = [(rows[layer.tokens], layer.inputs, layer.outputs) for layer in blocks.layers]
+            products = [known.get((product, way, size)) for size in sizes]
+            if None in products:
+                return None
+            seconds += blocks.count * (sum(filter(None, products)) + min(attention))
     return seconds
 
 
-def as_markdown(rates: list[Rate]) -> str:
-    """Tables of the range of each kind, and of the floors."""
+def as_markdown(rates: list[Rate], shapes: BlockShapes) -> str:
+    """Tables of the range of each kind, and of the floors of a base with these shapes."""
     kinds = dict.fromkeys((rate.what, rate.way) for rate in rates)
     rows = [_row(what, way, [rate for rate in rates if (rate.what, rate.way) == (what, way)]) for what, way in kinds]
     found = table(["operation", "direction", "min TFLOP/s (copies: TB/s)", "max", "unsupported"], rows)
-    lines = [[name, *(f"{1000 * by_side[side]:.0f} ms" for side in SIDES)] for name, by_side in floors(rates).items()]
+    by_product = floors(rates, shapes)
+    lines = [[name, *(f"{1000 * by_side[side]:.0f} ms" for side in SIDES)] for name, by_side in by_product.items()]
     floor = table(["lower bound of a step", *(f"{side} px" for side in SIDES)], lines)
     return f"{found}\n\n{floor}" if lines else found
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from diffusers import FluxTransformer2DModel
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 from torch import Tensor
-from transformers import CLIPTextModel, T5EncoderModel
+from transformers import PreTrainedModel
 
 from bench.plain_dreambooth import BETAS, EPSILON, LEARNING_RATE, MAX_GRAD_NORM, TIMESTEPS, WEIGHT_DECAY
 from bench.step_loops import Inputs
@@ -31,8 +31,8 @@ WEIGHTING = "logit_normal"
 class TextEncoders:
     """Text encoders that stay on the device and encode every batch, as in the script."""
 
-    clip: CLIPTextModel
-    t5: T5EncoderModel
+    clip: PreTrainedModel
+    t5: PreTrainedModel
     tokens: int  # the text length of T5
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ class TextEncoders:
         )
         return Prompt(self.t5(tokens)[0], self.clip(pooled).pooler_output)
 
-    def _ids(self, count: int, tokens: int, model: CLIPTextModel | T5EncoderModel) -> Tensor:
+    def _ids(self, count: int, tokens: int, model: PreTrainedModel) -> Tensor:
         return torch.randint(model.config.vocab_size, (count, tokens), device=model.device)
 
 

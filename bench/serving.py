@@ -3,8 +3,8 @@ PEFT.
 
 With FLUX_BASE, on that base: both have the same LoRAs, prompts and seeds, in one process and in turn. Ours merges LoRAs
 into the weights. Stock loads each as an adapter, as the usual predictor does, and keeps it until it is removed: another
-scale is only a number, and every step of every image pays for the adapter. Without FLUX_BASE, on random weights of
-FLUX.1's shape, and compared with compiled models, too (bench/generation.py).
+scale is only a number, and every step of every image pays for the adapter. Without FLUX_BASE, on random weights of the
+shape that --base names, and compared with compiled models, too (bench/generation.py).
 """
 
 import os
@@ -16,18 +16,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from bench import generation
 from bench.lora_appliers import LoraApplier, Ours, Stock
 from bench.machine import machine
-from bench.random_flux import random_lora
+from bench.random_flux import BASES, FIRST, random_lora
 from bench.report import argument_parser, table, write_results
 from bench.timing import seconds_each
 from lora.base.device import device
 from lora.families.loading import load_pipeline
-from lora.flux.prompt import text_tokens
+from lora.families.registry import family_of_model
 from lora.training.recipe.layers import block_layers
 from weights.bases import SETTING, find_base
 
@@ -49,10 +49,15 @@ def main() -> None:
     """Measure, write the results, print a table."""
     parser = argument_parser("serving", __doc__, small="one round of small images, to check that it runs")
     parser.add_argument("--side", type=int, help="side of the images in pixels (default: that of the base)")
+    parser.add_argument("--base", choices=BASES, help=f"of the random weights, without {SETTING} (default: {FIRST})")
     arguments = parser.parse_args()
     if not os.environ.get(SETTING):
-        generation.compare(generation.small() if arguments.small else generation.FULL, output=arguments.output)
+        generation.compare(arguments.base or FIRST, is_small=arguments.small, output=arguments.output)
         return
+    if arguments.base:
+        parser.error(
+            f"--base {arguments.base} is for random weights, and {SETTING} is {os.environ[SETTING]}: unset one"
+        )
     base = find_base()
     ours, stock = Ours(load_pipeline(base.path)), Stock(load_pipeline(base.path))
     appliers: dict[str, LoraApplier] = {"ours": ours, "stock": stock}
@@ -68,7 +73,7 @@ def main() -> None:
     print(f"wrote {path}\n\n{as_markdown(seconds)}")
 
 
-def _random_loras(pipeline: FluxPipeline, folder: Path, *, count: int) -> list[Path]:
+def _random_loras(pipeline: DiffusionPipeline, folder: Path, *, count: int) -> list[Path]:
     """Files of LoRAs on all layers of the blocks, with arbitrary strengths."""
     layers = block_layers(pipeline.transformer.config, type(pipeline.transformer))
     files = [folder / f"lora{number}.safetensors" for number in range(count)]
@@ -99,11 +104,11 @@ def _rescale_and_generate(applier: LoraApplier, files: list[Path], extent: Exten
 
 def _generate(applier: LoraApplier, _files: list[Path], extent: Extent, _count: int) -> None:
     applier.pipeline(
-        "a photo of TOK",
+        prompt="a photo of TOK",
         width=extent.side,
         height=extent.side,
         num_inference_steps=extent.steps,
-        max_sequence_length=text_tokens(applier.pipeline),
+        max_sequence_length=family_of_model(applier.pipeline).text.length(applier.pipeline),
         generator=torch.Generator().manual_seed(0),
     )
 

@@ -33,7 +33,7 @@ class Stage:
     like: str  # stages of the same kind take about as long as each other
     estimate: float  # seconds, which count until a stage of its kind has been measured
     measure: Callable[[], Iterable[Result]]
-    is_essential: bool = False  # earlier stages leave enough time for it
+    is_essential: bool = False  # earlier stages that are not leave enough time for it
 
 
 class Budget:
@@ -59,7 +59,7 @@ class Budget:
 
     def refusal(self, stage: Stage, later: Sequence[Stage]) -> str:
         """Why there is not enough time for a stage, or an empty text."""
-        reserved = sum(self.expected(each) for each in later if each.is_essential)
+        reserved = 0.0 if stage.is_essential else sum(self.expected(each) for each in later if each.is_essential)
         left, expected = self.left, self.expected(stage)
         if expected + reserved <= left:
             return ""

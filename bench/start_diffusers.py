@@ -3,7 +3,7 @@
 import time
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 
 from bench.marks import PROMPT, STEPS, Timestamps, parse_arguments, print_timestamps
 
@@ -12,11 +12,15 @@ def main() -> None:
     """Load, generate an image, print the timestamps."""
     imported, arguments = time.time(), parse_arguments()
     on_gpu = torch.cuda.is_available()
-    pipeline = FluxPipeline.from_pretrained(arguments.base, torch_dtype=torch.bfloat16 if on_gpu else torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(
+        arguments.base, torch_dtype=torch.bfloat16 if on_gpu else torch.float32
+    )
     pipeline.to("cuda" if on_gpu else "cpu")
     ready = time.time()
-    length = min(512, pipeline.tokenizer_2.model_max_length)  # diffusers' default is 512 for any base
-    pipeline(PROMPT, width=arguments.side, height=arguments.side, num_inference_steps=STEPS, max_sequence_length=length)
+    tokenizer = getattr(pipeline, "tokenizer_2", pipeline.tokenizer)  # FLUX.1 has two, and this one's texts are longer
+    length = min(512, tokenizer.model_max_length)  # diffusers' default is 512 for any base
+    side = arguments.side
+    pipeline(prompt=PROMPT, width=side, height=side, num_inference_steps=STEPS, max_sequence_length=length)
     print_timestamps(Timestamps(imported, ready, time.time()))
 
 

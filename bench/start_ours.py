@@ -3,7 +3,7 @@
 import time
 
 from bench.marks import PROMPT, STEPS, Timestamps, parse_arguments, print_timestamps
-from lora.flux.sampling import SAMPLING
+from lora.families.registry import family_of
 from lora.serving.request import Request
 from predict import Runner
 
@@ -15,7 +15,7 @@ def main() -> None:
     runner.setup()
     ready = time.time()
     request = Request.checked(
-        defaults=SAMPLING.defaults,
+        defaults=family_of(runner.base.path).sampling.defaults,
         **{
             "prompt": PROMPT,
             "negative_prompt": None,

@@ -7,6 +7,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from bench.plain_dreambooth import TARGET_MODULES
+from bench.preserved_steps import PreservingLoop
 from bench.random_flux import Sizes, TransformerSizes, random_text_encoders, random_transformer
 from bench.script_loop import ScriptLoop, TextEncoders
 from bench.step_loops import RANK, SEED, Inputs, Loop, OurLoop
@@ -34,6 +35,7 @@ class Arm:
     encodes: bool = False  # encodes the texts in every step
     streamed: float = 0.0  # the share of blocks whose weights stream from the host
     matmul: MatmulPrecision = "int8"  # of layers with int8 weights
+    preserves: bool = False  # in every step
 
     def placement(self, sizes: TransformerSizes) -> WeightPlacement:
         """The precision and placement of its model."""
@@ -51,6 +53,7 @@ STREAMED = Arm(
     modulation_on_host=True,
     streamed=1.0,
 )
+PRESERVING = Arm("ours bf16, preserving in every step", "bf16", "nothing", is_ours=True, preserves=True)
 ARMS = (
     BASELINE,
     Arm("script, recomputing, T5 in the loop", "bf16", "blocks", is_ours=False, encodes=True),
@@ -60,6 +63,7 @@ ARMS = (
     Arm("ours bf16, recomputing pointwise", "bf16", "pointwise", is_ours=True),
     Arm("ours bf16, recomputing GELU", "bf16", "gelu", is_ours=True),
     Arm("ours bf16", "bf16", "nothing", is_ours=True),
+    PRESERVING,
     Arm("ours int8, recomputing", "int8", "blocks", is_ours=True),
     Arm("ours int8", "int8", "nothing", is_ours=True),
     Arm("ours int8, bf16 matmul", "int8", "nothing", is_ours=True, matmul="bf16"),
@@ -125,7 +129,7 @@ def configure(arm: Arm, model: LoraModel, sizes: TransformerSizes) -> TrainingSe
 def script_layers(sizes: TransformerSizes) -> list[str]:
     """The layers that have a LoRA in the script: 342 of FLUX.1, all in blocks. For a family without a script here, all
     layers in the blocks."""
-    if not isinstance(sizes, Sizes):
+    if not sizes.has_script:
         return list(sizes.layers)
     ends = tuple(f".{module}" for module in TARGET_MODULES)
     return [name for name in sizes.layers if name.endswith(ends)]
@@ -145,9 +149,10 @@ def _loop(arm: Arm, transformer: ModelMixin, sizes: TransformerSizes) -> Loop:
     if not is_fused(transformer):
         fuse_lora(transformer)
     configure_blocks(transformer, arm.recomputed, are_compiled=can_be_compiled(arm.placement(sizes).device))
-    return OurLoop(transformer)
+    return PreservingLoop(transformer) if arm.preserves else OurLoop(transformer)
 
 
 def _encoders(sizes: TransformerSizes) -> TextEncoders:
     assert isinstance(sizes, Sizes)  # the script trains FLUX.1
-    return TextEncoders(*random_text_encoders(sizes, device(), torch.bfloat16), tokens=sizes.text_tokens)
+    clip, t5 = random_text_encoders(sizes, device(), torch.bfloat16).values()
+    return TextEncoders(clip, t5, tokens=sizes.text_tokens)

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from diffusers import FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
 
 from bench.plain_dreambooth import EPSILON, LEARNING_RATE, MAX_GRAD_NORM, WEIGHT_DECAY
 from lora.dataset.encoding import EncodedDataset
 from lora.training.learning.batches import Batches, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import Step, take_step
+from lora.training.learning.preservation import Preservation
 from lora.training.learning.state import TrainingState
 from lora.training.recipe.recipe import Recipe
 from lora.training.recipe.sigmas import Shift, SigmaRule
@@ -54,13 +55,17 @@ class Inputs:
         )
 
     @property
+    def noise_settings(self) -> NoiseSettings:
+        """Those of the recipe."""
+        recipe = self.recipe
+        return NoiseSettings(recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT, self.patch)
+
+    @property
     def batches(self) -> Batches:
         """Batches with their noise and sigmas."""
-        recipe = self.recipe
-        noise_settings = NoiseSettings(
-            recipe.sigma_rule, recipe.offset_noise, recipe.caption_dropout_rate, SHIFT, self.patch
+        return Batches(
+            self.dataset, batch_size=self.batch_size, noise_settings=self.noise_settings, seed=self.recipe.seed
         )
-        return Batches(self.dataset, batch_size=self.batch_size, noise_settings=noise_settings, seed=recipe.seed)
 
 
 class Loop(Protocol):
@@ -76,8 +81,9 @@ class Loop(Protocol):
 class OurLoop:
     """Our training loop. A step includes updating the average of the weights (EMA), which the script does not have."""
 
-    def __init__(self, transformer: FluxTransformer2DModel) -> None:
+    def __init__(self, transformer: ModelMixin) -> None:
         self._transformer = transformer
+        self._preservation: Preservation | None = None
 
     def begin(self, inputs: Inputs) -> float:
         """Start again and take the first step."""
@@ -90,4 +96,11 @@ class OurLoop:
         self._take_step()
 
     def _take_step(self) -> Step:
-        return take_step(self._transformer, self._state, self._batches, self._recipe, process_group=SingleProcess())
+        return take_step(
+            self._transformer,
+            self._state,
+            self._batches,
+            self._recipe,
+            process_group=SingleProcess(),
+            preservation=self._preservation,
+        )

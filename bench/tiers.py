@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 
 from bench.machine import machine
-from bench.random_flux import BASES, tiny_transformer_sizes
+from bench.random_flux import BASES, tiny_sizes
 from bench.report import argument_parser, table, write_results
 from bench.tier_case import CardResult, measure_card
 from lora.training.memory.configurations import GB
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--base", choices=BASES, default="dev", help="(default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.small:
-        found = [measure_card(tiny_transformer_sizes(arguments.base), card=8, side=64, steps=1)]
+        found = [measure_card(tiny_sizes(arguments.base), card=8, side=64, steps=1)]
     else:
         found = [_run_in_process(arguments.base, card, side) for card in CARDS for side in SIDES]
     numbers = {"machine": machine("torch", "diffusers", "peft", "bitsandbytes"), "tried": [asdict(e) for e in found]}

@@ -19,7 +19,7 @@ import torch
 
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
-from bench.random_flux import BASES, TransformerSizes, random_dataset, tiny_transformer_sizes
+from bench.random_flux import BASES, TransformerSizes, random_dataset, tiny_sizes
 from bench.report import argument_parser, table, write_results
 from bench.step_arms import ARMS, BASELINE, STREAMED, Arm, TrainingSetup, set_up_training
 from bench.step_loops import Inputs, Loop
@@ -92,8 +92,8 @@ def main() -> None:
     arguments = parser.parse_args()
     full = full_extent(arguments.sides, batch_size=arguments.batch, arms=(*ARMS, *reversed(ARMS)))
     small, base = small_extent(batch_size=arguments.batch), arguments.base
-    extent, sizes = (small, tiny_transformer_sizes(base)) if arguments.small else (full, BASES[base])
-    if base != DEV:
+    extent, sizes = (small, tiny_sizes(base)) if arguments.small else (full, BASES[base])
+    if not sizes.has_script:
         extent = replace(extent, arms=tuple(arm for arm in extent.arms if arm.is_ours))
     results = list(_in_turn(sizes, extent))
     deviations = [each for each in results if isinstance(each, Deviation)]

@@ -3,6 +3,7 @@
 import atexit
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,6 +18,7 @@ FINISHED = ".finished"  # marks a folder whose job has ended well: somebody may 
 # After which a result counts as abandoned; and after which a folder is locked, so that an unlocked one is abandoned.
 SECONDS_ABANDONED, SECONDS_TO_LOCK = 8 * 24 * 3600, 2
 LONGEST_SHOWN = 300  # characters of a path in an error
+SCHEME = re.compile(r"(data:)|https?:/", re.IGNORECASE)
 
 
 class Readable(Protocol):
@@ -88,13 +90,17 @@ def named_file(name: str, path: object, readable: Readable) -> Path | None:
     """The file that a request gives as the input `name`; None if the input is missing or blank.
 
     Cog stores uploads in the temporary folder of the process, and passes any other value through unchanged. Raises
-    ValueError for a path that is not readable, whether or not a file is there.
+    ValueError for a path that is not readable, whether or not a file is there, and for a data URI or a URL, which in
+    plain Python nobody has received; the error does not repeat what is in them.
     """
     if path is None or (isinstance(path, str) and not path.strip()):
         return None
     if not isinstance(path, str | Path):
         raise ValueError(f"{name} is {short_repr(path)}: expected {readable.expected}")
     check_no_nul(name, str(path))
+    if scheme := SCHEME.match(str(path)):
+        kind = f"a data URI of {len(str(path)):,} characters" if scheme[1] else "a URL"
+        raise ValueError(f"{name} is {kind}, which only a server receives: expected the path of a file")
     if not readable.contain(Path(path)):
         shown = str(path)[:LONGEST_SHOWN]
         raise ValueError(

@@ -22,7 +22,7 @@ from lora.training.recipe.config import TrainConfig
 from script.caption_folder import make_folder, write_captions
 from script.config_flag import parse_with_config
 from script.dataset_sheet import dataset_sheet
-from script.presets import presets_of
+from script.presets import preset_of
 from script.progress import Progress, ReportingInspector
 from script.training_flags import ARCHIVE, CAPTIONS, RESUME, add_inputs, archived, is_our_image, refuse_output
 from script.training_outline import Outline
@@ -69,10 +69,12 @@ def main() -> None:
 
 def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: Outputs) -> None:
     config, progress = TrainConfig.checked(**settings), Progress("inspected {count} images")
-    preset = presets_of()[config.lora_type]
+    preset = preset_of(config.lora_type)
     sizes = {"crops": preset.views, "batch_size": config.batch_size}
     inspector = ReportingInspector(config.resolutions, **sizes, masks=config.masks, progress=progress)
-    dataset = read_dataset(archives, into=folder, inspector=inspector, rule=config.prompt_rule)
+    dataset = read_dataset(
+        archives, into=folder, inspector=inspector, rule=config.prompt_rule, with_references=config.has_references
+    )
     progress.end()
     if outputs.captions:
         dataset = _described(dataset, config, outputs)
@@ -85,7 +87,7 @@ def _check(archives: Archives, settings: dict[str, Any], folder: Path, outputs: 
         print_line("\n".join([report.as_text(), "training", *(f"  {line}" for line in outline.lines())]))
     outputs.say(_write_sheet(dataset, inspector, report, outline, outputs.sheet))
     if outputs.captions:
-        rule, describes_empty = config.prompt_rule, config.public_trainer.autocaption
+        rule, describes_empty = config.prompt_rule, config.public_trainer.autocaption and not config.has_references
         outputs.say(write_captions(dataset, inspector, outputs.captions, rule, describes_empty=describes_empty))
 
 

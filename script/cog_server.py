@@ -41,34 +41,45 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(
-    mode: Mode, *, base: str | None = None, port: int | None = None, cwd: Path | None = None
+    mode: Mode,
+    *,
+    base: str | None = None,
+    port: int | None = None,
+    cwd: Path | None = None,
+    project: Path = ROOT,
 ) -> Iterator[Server]:
     """Run a server, and wait until it is ready. Raises RuntimeError with its logs if it does not become ready."""
-    with started_server(mode, base=base, port=port, cwd=cwd) as server:
+    with started_server(mode, base=base, port=port, cwd=cwd, project=project) as server:
         wait_until_ready(server)
         yield server
 
 
 @contextlib.contextmanager
 def started_server(
-    mode: Mode, *, base: str | None = None, port: int | None = None, cwd: Path | None = None
+    mode: Mode,
+    *,
+    base: str | None = None,
+    port: int | None = None,
+    cwd: Path | None = None,
+    project: Path = ROOT,
 ) -> Iterator[Server]:
     """Start a server without waiting until it is ready, and stop it at the end of the block.
 
     `base` is its FLUX_BASE; without a port, it uses a free one. The server checks inputs by the schema in its working
-    folder. In the folder of the project, the schema is written first; in another `cwd`, it is used if it exists.
+    folder. In the folder of the project, the schema is written first; in another `cwd`, it is used if it exists. A copy
+    of the `project` may have other weights.
     """
     port = free_port() if port is None else port
     _refuse_taken(port)
     if cwd is None:
-        write_schema(ROOT)
+        write_schema(project)
     with tempfile.TemporaryDirectory(prefix="flux-lora-server-") as folder:
         output = Path(folder) / "output.log"
         with output.open("ab") as log:  # not "wb": several processes write to it
             process = subprocess.Popen(
                 [sys.executable, "-m", "cog.server.http", "--host", HOST, *MODES[mode]],
-                cwd=cwd or ROOT,
-                env=_environment(base=base, port=port),
+                cwd=cwd or project,
+                env=_environment(base=base, port=port, project=project),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # its own process group, so that its worker is stopped with it
@@ -105,16 +116,16 @@ def _refuse_taken(port: int) -> None:
             raise ValueError(f"port {port} cannot be used ({error}): expected a free port") from error
 
 
-def _environment(*, base: str | None, port: int) -> dict[str, str]:
+def _environment(*, base: str | None, port: int, project: Path) -> dict[str, str]:
     """Return the environment of a server. Cog starts its worker as `python`, so this Python comes first in PATH."""
     return {
         **os.environ,
-        "COG_PREDICT_TYPE_STUB": f"{ROOT}/predict.py:Runner",
-        "COG_TRAIN_TYPE_STUB": f"{ROOT}/train.py:train",
+        "COG_PREDICT_TYPE_STUB": f"{project}/predict.py:Runner",
+        "COG_TRAIN_TYPE_STUB": f"{project}/train.py:train",
         "PORT": str(port),
         "NO_PROXY": ",".join(filter(None, [HOST, os.environ.get("NO_PROXY")])),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH")])),
         **({"FLUX_BASE": base} if base else {}),
     }
 

@@ -20,6 +20,7 @@ FOLDER = Path(".gpu/wheels")
 NAMES = (
     *("diffusers", "importlib-metadata", "peft", "pi-heif", "prodigyopt", "regex"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
+    *("charset-normalizer", "requests", "certifi", "idna", "urllib3", "zipp", "lazy-importer"),
 )
 STRIPPED = "bitsandbytes"
 KEPT_LIBRARIES = ("libbitsandbytes_cuda130.so", "libbitsandbytes_cpu.so")  # torch 2.11 there is built for CUDA 13.0

@@ -84,12 +84,14 @@ def archived(path: str | None, *, named: str = ARCHIVE) -> Iterator[str | None]:
             refuse_saved_zip(folder)
         tar = temporary / "folder.tar"
         files = list_folder(folder)
-        selection = select_files(files)
-        packed = [file for file in files if selection.unpacks(file.name)]
+        # which files a training unpacks depends on its lora_type
+        selections = [select_files(files, with_references=each) for each in (False, True)]
+        used = {file.name for file in files if any(selection.unpacks(file.name) for selection in selections)}
+        packed = [file for file in files if file.name in used]
         Budget.of_folder(temporary).check(sum(file.size for file in packed))
         with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as output:
             for file in files:
-                _add(output, folder / file.name, file, is_used=selection.unpacks(file.name))
+                _add(output, folder / file.name, file, is_used=file.name in used)
         yield str(tar)
         shutil.rmtree(temporary, ignore_errors=True)
 

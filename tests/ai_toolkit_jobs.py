@@ -100,6 +100,46 @@ def job(folder: Path, **changes: object) -> dict[str, Any]:
     return tree
 
 
+def page_job(folder: Path, size: str = "4b") -> dict[str, Any]:
+    """A job as ai-toolkit's own page writes it for FLUX.2-klein-base once the model and the images are chosen."""
+    changes = {
+        "type": "diffusion_trainer",
+        "sqlite_db_path": "./aitk_db.db",
+        "device": "cuda",
+        "trigger_word": None,
+        "performance_log_every": 10,
+        "network": {
+            **{"type": "lora", "linear": 32, "linear_alpha": 32, "conv": 16, "conv_alpha": 16},
+            **{"lokr_full_rank": True, "lokr_factor": -1, "network_kwargs": {"ignore_if_contains": []}},
+        },
+        **{"save__dtype": "bf16", "save__save_every": 250, "save__save_format": "diffusers"},
+        **{"dataset__mask_path": None, "dataset__mask_min_value": 0.1, "dataset__default_caption": ""},
+        **{"dataset__is_reg": False, "dataset__network_weight": 1, "dataset__resolution": [512, 768, 1024]},
+        **{"dataset__controls": [], "dataset__shrink_video_to_frames": True, "dataset__num_frames": 1},
+        **{"dataset__flip_x": False, "dataset__flip_y": False, "dataset__num_repeats": 1},
+        **{f"dataset__control_path_{number}": None for number in (1, 2, 3)},
+        **{"train__steps": 3000, "train__lr": 1e-4, "train__optimizer_params": {"weight_decay": 1e-4}},
+        **{"train__timestep_type": "weighted", "train__content_or_style": "balanced", "train__loss_type": "mse"},
+        **{"train__bypass_guidance_embedding": True, "train__gradient_accumulation": 1},
+        **{"train__unload_text_encoder": False, "train__cache_text_embeddings": False},
+        **{"train__skip_first_sample": False, "train__force_first_sample": False, "train__disable_sampling": False},
+        **{"train__diff_output_preservation": False, "train__diff_output_preservation_multiplier": 1.0},
+        **{"train__diff_output_preservation_class": "person", "train__switch_boundary_every": 1},
+        "train__ema_config": {"use_ema": False, "ema_decay": 0.99},
+        "logging": {"log_every": 1, "use_ui_logger": True},
+        "model": {
+            **{"name_or_path": f"black-forest-labs/FLUX.2-klein-base-{size.upper()}", "arch": f"flux2_klein_{size}"},
+            **{"quantize": True, "qtype": "qfloat8", "quantize_te": True, "qtype_te": "qfloat8", "low_vram": True},
+            **{"layer_offloading": False, "layer_offloading_transformer_percent": 1.0, "compile": False},
+            "model_kwargs": {"match_target_res": False},
+        },
+        **{"sample__prompts": None, "sample__samples": [{"prompt": f"horse {number}"} for number in range(10)]},
+        **{"sample__sample_every": 250, "sample__sample_steps": 30, "sample__sample_start_step": 0},
+        **{"sample__num_frames": 1, "sample__fps": 1},
+    }
+    return job(folder, **changes)
+
+
 def public_trainer_job(layers: list[str]) -> dict[str, Any]:
     """A job as ostris/flux-dev-lora-trainer leaves it as config.yaml in its tar, with the layers of its regex."""
     changes = {

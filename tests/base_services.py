@@ -22,7 +22,7 @@ LARGE = "transformer/diffusion_pytorch_model.safetensors"
 OTHERS = {"README.md": b"about it", "small.safetensors": b"in another layout", "vae/model.onnx": b"of another library"}
 
 
-# The configurations of FLUX.2 klein with the values that are checked, in the files of the published repositories
+# The configurations of FLUX.2 [klein] with the values that are checked, in the files of the published repositories
 KLEIN_CONFIGS: dict[str, dict[str, object]] = {
     INDEX: {
         "_class_name": "Flux2KleinPipeline",

@@ -12,6 +12,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from lora.base.family import Family
+from lora.base.prompt import Prompt
+from lora.dataset.encoding import Example
+from lora.families.loading import transformer_config
 from lora.flux import latents as flux
 from lora.flux.family import FLUX1
 from lora.flux2 import latents as flux2
@@ -49,6 +52,17 @@ class TinyBase:
         config = self.linked(folder) / file
         replace(config, json.dumps(json.loads(config.read_text()) | changes).encode())
         return folder
+
+    def example(self, *, seed: int, side: int, text: int) -> Example:
+        """A random example of a square image, with these numbers of tokens in a row and in the prompt."""
+        config, patch = transformer_config(self.folder), self.family.latents.patch
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(text, config["joint_attention_dim"], generator=generator)
+        pooled = None
+        if "pooled_projection_dim" in config:
+            pooled = torch.randn(config["pooled_projection_dim"], generator=generator)
+        latents = torch.randn(config["in_channels"] // patch**2, side * patch, side * patch, generator=generator)
+        return Example(latents, Prompt(tokens, pooled), content=str(seed))
 
     def latents_shape(self, pipeline: DiffusionPipeline, *, height: int, width: int) -> tuple[int, int, int, int]:
         """The shape of the latents of one image with this number of tokens in each direction."""

@@ -10,7 +10,7 @@ import pytest
 from script.cog_server import ROOT, Server, running_server
 from tests.browsers import running_browser
 from tests.cog_client import Json, content_of, data_uri, post_training
-from tests.servers import TrainServer, isolated_train_server
+from tests.servers import TrainServer, TrainServers, isolated_train_server, project_with_klein
 from tests.warm_python import running_warm_python
 
 if TYPE_CHECKING:
@@ -57,9 +57,20 @@ def train_server(place: TrainServer) -> Server:
 
 
 @pytest.fixture(scope="session")
-def predict_server() -> Iterator[Server]:
-    """A Cog server that generates images."""
-    with running_server("predict", base="tiny") as server:
+def klein_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServers]:
+    """The same for the second family; a test may end the server."""
+    with ExitStack() as stack:
+        yield TrainServers(tmp_path_factory, stack, base="tiny-flux2")
+
+
+@pytest.fixture(scope="session")
+def predict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Cog server that generates images with two bases: its own, of the first family, and klein."""
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # only until it has started
+            patch.setenv("FLUX_GPU", "optional")
+            project = project_with_klein(tmp_path_factory.mktemp("project"))
+            server = stack.enter_context(running_server("predict", base="tiny", project=project))
         yield server
 
 

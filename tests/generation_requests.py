@@ -1,7 +1,8 @@
-"""Random requests to the predictor, made from the schema that it serves, each with its expected errors."""
+"""Random requests to a predictor of two families, from the schema that it serves, each with its expected errors."""
 
 import io
 import random
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +11,21 @@ from PIL import Image
 from safetensors.torch import save
 
 from lora.formats.kohya import kohya_tensors
-from lora.formats.layer_names.flux1 import FLUX1
 from lora.images.files import DecodedImage
 from lora.images.size import Size
 from lora.serving.sources import Source
 from tests.cog_client import Json, data_uri
-from tests.tiny import random_lora, tiny_pipeline
+from tests.families import FIRST, KLEIN, TINY_BASES, TinyBase
+from tests.tiny import random_lora
 
 PROMPTS = ("a red star", "", "  ", "TOK\nin\tlines", "星 ⭐ \U0001f600", "a blue square " * 300, "a drawing of TOK")
 MODES = ("RGB", "RGBA", "L", "P", "LA", "CMYK")
 # Limits for inputs that would take minutes on a CPU; other tests check the real bounds.
 MOST = {"num_inference_steps": 2, "num_outputs": 2, "width": 144, "height": 144}
 DEFAULT_STEPS = 0.2  # how often they stay if no steps are given: these 28 steps take a second on a CPU
-OTHER_NAMES = ("hf_lora", "hf_loras", "lora_scales", "lora_strength")  # never given: most pairs of names contradict
+OTHER_FAMILY = 0.1  # how often a LoRA may be of the other family, too
+# Never given: most pairs of names contradict.
+OTHER_NAMES = ("hf_lora", "hf_loras", "lora_scales", "lora_strength", "images")
 INVALID_LORAS = {
     "neither of these forms/at all": "is not a reference to a LoRA",
     "https://127.0.0.1/x.safetensors": "not allowed",
@@ -30,50 +33,63 @@ INVALID_LORAS = {
     data_uri(b"<html>", media_type="text/html"): "a web page",
     data_uri(b"\x80\x04pickle", media_type="application/x-tar"): "a pickle",
 }
-REPLACED = ("dev", "krea")  # by the embedded FLUX.1, which takes guidance as they do
+# The models that there are: by the embedded FLUX.1, which takes guidance as they do, and by klein, which is installed.
+KLEIN_MODEL = "klein"
+FAMILIES = {**dict.fromkeys((None, "dev", "krea"), FIRST.family.name), KLEIN_MODEL: KLEIN.family.name}
+OF_ANOTHER_FAMILY = ("it was made for FLUX.", "as in FLUX.")
 BROKEN_IMAGE = data_uri(b"\x89PNG\r\n\x1a\nbroken", media_type="image/png")
 
 
 @dataclass(frozen=True)
 class RandomRequest:
-    """A request and its expected errors, as parts of their sentences. A request without any must succeed."""
+    """A request and its expected errors, as parts of their sentences, one of which it has. A request without any must
+    succeed."""
 
     inputs: Json
     faults: tuple[str, ...]
 
 
-def some_loras() -> list[str]:
-    """Return LoRAs of several ranks, layers and layouts, as data URIs."""
-    transformer = tiny_pipeline().transformer
+def some_loras() -> dict[str, list[str]]:
+    """Return LoRAs of several ranks, layers and layouts for each family, as data URIs."""
+    return {tiny.family.name: list(_loras_for(tiny)) for tiny in TINY_BASES}
+
+
+def _loras_for(tiny: TinyBase) -> Iterator[str]:
+    transformer = tiny.family.components.transformer.from_pretrained(tiny.folder / "transformer")
     large, small = random_lora(transformer, rank=8, seed=1), random_lora(transformer, rank=2, seed=2)
-    queries = {name: tensor for name, tensor in large.items() if ".to_q." in name}
-    return [data_uri(save(each), media_type="x/y") for each in (large, queries, kohya_tensors(small, FLUX1))]
+    some = {name: tensor for name, tensor in large.items() if ".ff." in name}
+    for tensors in (large, some, kohya_tensors(small, tiny.family.layer_names)):
+        yield data_uri(save(tensors), media_type="x/y")
 
 
 class RandomRequests:
     """Makes random requests, the same for the same seed."""
 
-    def __init__(self, openapi: Json, loras: list[str], *, seed: int) -> None:
+    def __init__(self, openapi: Json, loras: Mapping[str, list[str]], *, seed: int) -> None:
+        """`loras` are those of each family."""
         self._schemas: dict[str, Any] = openapi["components"]["schemas"]
         self._loras, self._random, self._random_steps = loras, random.Random(seed), random.Random(seed)
+        self._family = FIRST.family.name  # of the base that the request is for
 
     def request(self) -> RandomRequest:
         """Make a request. Each input is given with a probability of one half, and most values are valid."""
         properties = self._schemas["Input"]["properties"]
         names = [name for name in properties if name not in OTHER_NAMES]
         given = [name for name in names if name == "prompt" or self._random.random() < 0.5]
-        inputs = {name: self._value(name, properties[name]) for name in given}
+        model = self._random.choice((KLEIN_MODEL, self._of(properties["model"]))) if "model" in given else None
+        self._family = FAMILIES.get(model, FIRST.family.name)
+        inputs = {name: model if name == "model" else self._value(name, properties[name]) for name in given}
         if "num_inference_steps" not in inputs and self._random_steps.random() >= DEFAULT_STEPS:
             inputs["num_inference_steps"] = self._random_steps.randint(1, MOST["num_inference_steps"])
-        return RandomRequest(inputs, tuple(faults(inputs)))
+        return RandomRequest(inputs, tuple(self._faults(inputs)))
 
     def _value(self, name: str, schema: Json) -> object:
         pick = self._random
         match name:
             case "prompt":
                 return pick.choice(PROMPTS)
-            case "image" | "mask":
-                return BROKEN_IMAGE if pick.random() < 0.1 else self._image()
+            case "image" | "mask" | "reference_images":
+                return self._files(name)
             case "lora_weights" | "extra_lora" | "replicate_weights":
                 return self._reference()
             case "loras":
@@ -83,9 +99,24 @@ class RandomRequests:
                 return pick.randint(schema["minimum"], MOST[name])
         return self._of(schema)
 
+    def _files(self, name: str) -> str | list[str]:
+        """Make a file; a list of them is mostly blank, as the base takes none."""
+        is_rare, image = self._random.random() < 0.1, self._image()
+        if name == "reference_images":
+            return [image] if is_rare else [" "]
+        return BROKEN_IMAGE if is_rare else image
+
     def _reference(self) -> str:
         pick = self._random
-        return pick.choice(list(INVALID_LORAS)) if pick.random() < 0.1 else pick.choice([*self._loras, " "])
+        if pick.random() < 0.1:
+            return pick.choice(list(INVALID_LORAS))
+        family = pick.choice(list(self._loras)) if pick.random() < OTHER_FAMILY else self._family
+        return pick.choice([*self._loras[family], " "])
+
+    def _faults(self, inputs: Json) -> list[str]:
+        """Return the expected errors of a request, as parts of their sentences."""
+        others = {lora for family, loras in self._loras.items() if family != self._family for lora in loras}
+        return faults(inputs) + list(OF_ANOTHER_FAMILY if others.intersection(_references(inputs)) else ())
 
     def _image(self) -> str:
         """Make an image of any shape and mode, as PNG, or as TIFF if PNG does not have the mode."""
@@ -117,10 +148,12 @@ class RandomRequests:
 
 
 def faults(inputs: Json) -> list[str]:
-    """Return the expected errors of a request, as parts of their sentences."""
+    """Return the expected errors of a request but for those about families, as parts of their sentences."""
     found = [INVALID_LORAS[reference] for reference in _references(inputs) if reference in INVALID_LORAS]
     if inputs.get("image") == BROKEN_IMAGE:
         found.append("image cannot be used")
+    if any(map(str.strip, inputs.get("reference_images", []))):
+        found.append("reference_images needs a base that takes reference images")
     if "mask" in inputs and "image" not in inputs:
         found.append("mask is given without image")
     elif inputs.get("mask") == BROKEN_IMAGE:
@@ -129,7 +162,7 @@ def faults(inputs: Json) -> list[str]:
         found.append("because they are two names of one input")
     if inputs.get("aspect_ratio") == "custom" and not {"width", "height"} <= inputs.keys():
         found.append("custom without width and height")
-    if (model := inputs.get("model")) not in (None, *REPLACED):
+    if (model := inputs.get("model")) not in FAMILIES:
         found.append(f"model is {model}: weights/{model} is not installed")
     return found
 

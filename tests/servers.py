@@ -1,7 +1,9 @@
-"""A train server with its own folders, and access to its state and to the tars that it makes."""
+"""A train server with its own folders, and access to its state and to the tars that it makes; the project with a second
+base, for a server of two families."""
 
 import io
 import json
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +19,13 @@ from torch import Tensor
 
 from lora.training.checkpoints.files import MANIFEST
 from lora.training.result.output import FOLDER, LORA_NAME, RUN
-from script.cog_server import Server, running_server
+from script.cog_server import ROOT, Server, running_server
 from tests.cog_client import call, content_of, data_uri, post_training, when_free
 from tests.loopback import Webhook
+from weights.catalogue import TINY
 
 ACCEPTED = 202
+KLEIN = "klein"  # the name of a published base
 OF_WORKER = "flux-lora-inputs-"
 IGNORED_PREFIXES = ("coglet", "flux-lora-server-")  # empty folders that Cog keeps for every job; the log of the server
 
@@ -113,16 +117,47 @@ class TrainServer:
 
 
 @contextmanager
-def isolated_train_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServer]:
-    """Run a train server on the tiny base, in folders that nothing else uses."""
+def isolated_train_server(tmp_path_factory: pytest.TempPathFactory, *, base: str = TINY) -> Iterator[TrainServer]:
+    """Run a train server on an embedded base, in folders that nothing else uses."""
     temporary, checkpoints, cache = map(tmp_path_factory.mktemp, ("t", "checkpoints", "cache"))
     with ExitStack() as running:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TMPDIR", str(temporary))
             patch.setenv("FLUX_LORA_CACHE", str(cache))
             patch.setenv("FLUX_LORA_CHECKPOINTS", str(checkpoints))
-            server = running.enter_context(running_server("train", base="tiny"))
+            server = running.enter_context(running_server("train", base=base))
         yield TrainServer(server, temporary, checkpoints, cache)
+
+
+class TrainServers:
+    """Runs one train server on a base, and another one after a test has ended it."""
+
+    def __init__(self, tmp_path_factory: pytest.TempPathFactory, running: ExitStack, *, base: str) -> None:
+        self._factory, self._running, self._base = tmp_path_factory, running, base
+        self._place: TrainServer | None = None
+
+    def running(self) -> TrainServer:
+        """Return a server that is ready."""
+        if self._place is None or self._place.server.process.poll() is not None:
+            self._place = self._running.enter_context(isolated_train_server(self._factory, base=self._base))
+        return self._place
+
+
+def project_with_klein(folder: Path) -> Path:
+    """Copy the project into a folder, as links, with a second base in weights/klein as `script/download klein` puts it
+    there: the embedded one. A server looks for other bases than its own only in weights/."""
+    for path in ROOT.iterdir():
+        if not path.name.startswith(".") and path.name not in ("weights", "tests"):
+            (folder / path.name).symlink_to(path)
+    (folder / "weights").mkdir()
+    for path in (ROOT / "weights").iterdir():
+        copied = folder / "weights" / path.name
+        if path.suffix == ".py":  # a module finds the folder of weights by its own, whatever link leads to it
+            shutil.copy(path, copied)
+        elif path.name != KLEIN:
+            copied.symlink_to(path)
+    (folder / "weights" / KLEIN).symlink_to(ROOT / "weights/tiny-flux2")
+    return folder
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float, look_every: float = 0.01) -> None:

@@ -7,7 +7,7 @@ from lora.flux.family import FLUX1
 from lora.training.recipe.config import MAX_STEPS
 from lora.training.recipe.layers import LONGEST_PATTERN, select_layers
 from script.ai_toolkit.layers import layers_regex
-from tests.ai_toolkit_jobs import job, public_trainer_job, read, read_job, row_of, typed_job
+from tests.ai_toolkit_jobs import job, page_job, public_trainer_job, read, read_job, row_of, typed_job
 from tests.tiny import assert_one_sentence, checked_config, write
 
 DOUBLE = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "ff.net.0.proj", "ff.net.2")
@@ -79,6 +79,39 @@ def test_the_config_of_the_public_trainer_is_taken_with_an_archive_on_the_comman
     assert "photos.zip, which is given, wins" in row_of(config, f"{PROCESS}.datasets[0].folder_path")
 
 
+@pytest.mark.parametrize(("size", "base"), [("4b", "klein"), ("9b", "klein-9b")])
+def test_the_job_that_ai_toolkits_page_writes_for_klein_is_taken_and_its_table_has_what_differs(tmp_path, size, base):
+    config = read_job(page_job(tmp_path, size))
+    checked = checked_config(**config.inputs)
+    assert (config.base, checked.steps, checked.lora_rank, checked.precision) == (base, 3000, 32, "int8")
+    assert (checked.timestep_logit_mean, checked.ema_decay, checked.caption_dropout_rate) == (0.47, 0, 0.05)
+    for field, meaning in (
+        ("train.timestep_type", "timestep_logit_mean 0.47: the nearest logit-normal"),
+        ("train.optimizer_params.weight_decay", "0.01 here, which changes the LoRA by 0.3% in all"),
+        ("train.bypass_guidance_embedding", "no effect here: FLUX.2 [klein] has no guidance embedding"),
+        ("model.model_kwargs.match_target_res", "no effect here: it is the size of control images"),
+        ("model.qtype", "no effect here: the plan chooses"),
+    ):
+        assert meaning in row_of(config, f"{PROCESS}.{field}")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "is_taken"),
+    [("adamw8bit", 2000, True), ("adamw8bit", 2600, False), ("adam8bit", 2000, False), ("adamw", 0, False)],
+)
+def test_another_weight_decay_is_taken_as_long_as_it_changes_the_weights_by_a_hundredth_at_most(
+    tmp_path, optimizer: str, steps: int, is_taken: bool
+):
+    """The share is the rate times the steps times the difference, here 4e-4 times the steps times 0.0099."""
+    changes = {"train__optimizer": optimizer, "train__steps": steps}
+    tree = job(tmp_path, train__optimizer_params={"weight_decay": 1e-4}, **changes)
+    if is_taken:
+        assert "by 0.8% in all" in row_of(read_job(tree), f"{PROCESS}.train.optimizer_params.weight_decay")
+    else:
+        with pytest.raises(ValueError, match=r"weight_decay is 0\.0001: expected 0\.01"):  # steps 0 is refused, too
+            read_job(tree)
+
+
 @pytest.mark.parametrize(
     ("only", "ignored"),
     [
@@ -130,7 +163,9 @@ def test_the_layers_are_those_that_contain_one_of_the_names(only: list[str], ign
         ({"dataset__resolution": ["big"]}, "datasets[0].resolution", "is 'big': expected sizes in pixels"),
         ({"train__train_text_encoder": True}, "train.train_text_encoder", "is true: expected false"),
         ({"train__train_unet": False}, "train.train_unet", "is false: expected true"),
-        ({"train__timestep_type": "weighted"}, "train.timestep_type", "is 'weighted': expected sigmoid"),
+        ({"train__timestep_type": "shift"}, "train.timestep_type", "is 'shift': expected sigmoid or weighted"),
+        ({"train__timestep_type": ["sigmoid"]}, "train.timestep_type", "is ['sigmoid']: expected sigmoid"),
+        ({"model__model_kwargs": {"x": 1}}, "model.model_kwargs.x", "expected one of match_target_res; or remove"),
         ({"train__content_or_style": "style"}, "train.content_or_style", "is 'style': expected 'balanced'"),
         ({"train__linear_timesteps": True}, "train.linear_timesteps", "is true: expected false"),
         ({"train__loss_type": "mae"}, "train.loss_type", "is 'mae': expected 'mse'"),
@@ -217,7 +252,7 @@ def test_several_faults_have_a_line_each(tmp_path):
     with pytest.raises(ValueError, match="has 3 faults") as refused:
         read_job(faulty)
     lines = str(refused.value).splitlines()
-    assert [line.split()[0].split(".")[-1] for line in lines[1:]] == ["linear_alpha", "lr", "arch"]
+    assert [line.split()[0].split(".")[-1] for line in lines[1:]] == ["arch", "linear_alpha", "lr"]
 
 
 def test_absent_settings_are_those_that_ai_toolkit_would_take_and_marked_as_such(tmp_path):
@@ -241,7 +276,7 @@ def test_absent_settings_are_those_that_ai_toolkit_would_take_and_marked_as_such
 
 
 def test_a_flag_wins_over_a_value_even_one_that_would_be_refused(tmp_path):
-    faulty = job(tmp_path, train__steps=9999, train__timestep_type="weighted", network__linear=500)
+    faulty = job(tmp_path, train__steps=9999, train__timestep_type="shift", network__linear=500)
     flags = {"steps": 500, "timestep_logit_mean": 1.0, "lora_rank": 16}
     config = read_job(faulty, **flags)
     assert not flags.keys() & config.inputs.keys()

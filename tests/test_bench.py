@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from bench import (
     cold_start,
     dataset,
+    edits,
     generation,
     gpu_run,
     learning,
@@ -63,8 +64,9 @@ def test_the_benchmark_of_planted_faults_finds_the_plain_ones_without_false_alar
     assert "| kind | planted fault | found |" in printed
 
 
-def test_the_serving_benchmark_times_all_tasks_of_both_contenders(small, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("FLUX_BASE", "tiny")
+@pytest.mark.parametrize("base", ["tiny", "tiny-flux2"])
+def test_the_serving_benchmark_times_all_tasks_of_both_contenders(small, monkeypatch: pytest.MonkeyPatch, base: str):
+    monkeypatch.setenv("FLUX_BASE", base)
     numbers, printed = small(serving)
     assert len(numbers["seconds"]) == 7
     assert all(len(found[name]) == 1 for found in numbers["seconds"].values() for name in ("ours", "stock"))
@@ -106,9 +108,18 @@ def test_the_benchmark_of_cards_measures_the_plan_of_one(small, base: str):
     assert printed.splitlines()[-1].startswith("| 8 GB | 64 | base in fp32")
 
 
-def test_without_a_base_the_serving_benchmark_compares_all_arms(small, monkeypatch: pytest.MonkeyPatch):
+def test_the_serving_benchmark_refuses_random_weights_beside_a_base(small, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("FLUX_BASE", "tiny")
+    with pytest.raises(SystemExit):
+        small(serving, "--base", "klein-4B")
+    assert "--base klein-4B is for random weights, and FLUX_BASE is tiny: unset one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", ["dev", "klein-4B"])
+def test_without_a_base_the_serving_benchmark_compares_all_arms(small, monkeypatch: pytest.MonkeyPatch, base: str):
     monkeypatch.delenv("FLUX_BASE", raising=False)
-    numbers, printed = small(serving)
+    numbers, printed = small(serving, "--base", base)
+    assert numbers["settings"]["guidance"] == {"dev": 3.5, "klein-4B": 4.0}[base]
     assert [each["arm"] for each in numbers["visits"]] == [arm.name for arm in generation.ARMS]
     for arm, measured in zip(generation.ARMS, numbers["visits"], strict=True):
         assert {"image", "text", "decoding"} <= measured["seconds"].keys()
@@ -127,7 +138,7 @@ def test_the_benchmark_of_cold_starts_leaves_no_weights(small, tmp_path: Path, m
     (folder := tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    numbers, printed = small(cold_start)
+    numbers, printed = small(cold_start, "--base", "klein-4B")
     assert [start["contender"] for start in numbers["starts"]] == ["diffusers", "ours"]
     assert all(0 < start["imported"] < start["ready"] < start["first_image"] for start in numbers["starts"])
     assert printed.splitlines()[-1].startswith("| ours |")
@@ -152,13 +163,24 @@ def test_the_benchmark_of_masks_counts_grounds_and_monsters(small):
     assert printed.splitlines()[-1].startswith("| cut out, 0.1 outside (seed 42) | 0 of 3 |")
 
 
+def test_the_benchmark_of_edits_measures_unseen_pairs_with_and_without_a_lora_and_a_reference(small):
+    numbers, printed = small(edits)
+    assert [each["images"] for each in numbers["found"]] == [1, 1, 1]
+    before, after = numbers["losses"]
+    assert before != after
+    assert numbers["found"][0]["overlap"] != numbers["found"][2]["overlap"]
+    assert printed.splitlines()[-1].startswith("| the LoRA without it | ")
+
+
 def test_the_learning_benchmark_trains_and_measures_every_arm(small, tmp_path: Path):
-    numbers, printed = small(learning, "--workers", "1")
+    strips = tmp_path / "images" / "new"
+    numbers, printed = small(learning, "--workers", "1", "--images", str(strips))
     assert [each["arm"] for each in numbers["runs"]] == list(DEFAULT_ARMS)
     assert all(list(each["at"]) == ["0", "1", "2", "3", "4"] for each in numbers["runs"])
     assert all(each["at"]["4"]["colours"] and each["at"]["4"]["change"] for each in numbers["runs"])
     assert all(f"| {arm} |" in printed for arm in DEFAULT_ARMS)
-    assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
+    assert len(list(strips.glob("*.png"))) == len(DEFAULT_ARMS)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "images", tmp_path / "numbers.json"]
 
 
 @pytest.mark.parametrize(("lora_type", "learned"), [("style", "outline"), ("general", "figures")])
@@ -235,6 +257,26 @@ def test_the_run_for_a_gpu_machine_measures_every_stage_and_survives_what_goes_w
     assert "| endless | skipped |  | it takes about 9999 s" in tables
     for text in ("| bf16 | forward |", "| 64 | ours bf16 |", "the device busy", "| image without LoRA |", "torch: "):
         assert text in tables
+    for text in ("1 neutral images, when compiled", "| predicted, without copies of merged weights | 5.0 GB |  |  |"):
+        assert text in tables
+
+
+def test_the_run_for_a_gpu_machine_measures_ours_of_klein_and_its_images(gpu_run_small, tmp_path: Path):
+    """The script trains FLUX.1."""
+    output = tmp_path / "results.jsonl"
+    printed = gpu_run_small("--small", "--base", "klein-4B", "--output", output)
+    records = read_records(output)
+    assert [each.values["base"] for each in records if each.kind == "machine"] == ["klein-4B"]
+    assert ended(records, "failed") == ["bad"]
+    arms = [each.values["measurement"]["arm"] for each in records if each.kind == "step"]
+    assert arms
+    assert all(arm.startswith("ours") for arm in arms)
+    deviations = [each.values for each in records if each.kind == "deviation"]
+    assert [each["arm"] for each in deviations] == arms
+    assert all(each["is_enough"] for each in deviations)
+    images = [each.values["arm"] for each in records if each.kind == "images"]
+    assert images == [generation.MERGED.name, generation.EAGER.name]
+    assert gpu_run_small("--table", output).strip() in printed
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,25 @@
 
 import tomllib
 import zipfile
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from script.gpu_wheels import MOST_BYTES, NAMES, ROOT, STRIPPED, locked_versions, size_line, strip_libraries, wheels_in
+from script.gpu_wheels import (
+    MOST_BYTES,
+    NAMES,
+    PYTHON,
+    ROOT,
+    STRIPPED,
+    locked_versions,
+    size_line,
+    strip_libraries,
+    wheels_in,
+)
 
 RECORD = "a-1.dist-info/RECORD"
 
@@ -45,6 +59,42 @@ def test_every_wheel_is_pinned_to_the_locked_version():
     assert set(pins) <= set(requirements)
     with pytest.raises(ValueError, match=r"uv\.lock has 0 versions of nothing-like-it: expected one"):
         locked_versions(lock, ["nothing-like-it"])
+
+
+THERE = ("torch", "torchvision", "transformers", "accelerate")  # and what these require
+NOT_IMPORTED = {"cog"}  # by what is measured
+
+
+def required_by(name: str) -> set[str]:
+    """The packages that an installed one requires on the GPU machine, without its extras."""
+    requirements = map(Requirement, metadata.requires(name) or [])
+    environment = {"extra": "", "python_version": PYTHON}
+    return {
+        canonicalize_name(each.name) for each in requirements if not each.marker or each.marker.evaluate(environment)
+    }
+
+
+def with_what_they_require(names: Iterable[str]) -> set[str]:
+    found, waiting = set(), [*names]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and is_installed(name):
+            waiting += required_by(name)
+        found.add(name)
+    return found
+
+
+def is_installed(name: str) -> bool:
+    """A package for another system or another Python is not."""
+    return any(metadata.distributions(name=name))
+
+
+def test_whatever_the_project_or_a_wheel_requires_is_there_or_travels():
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ours = {canonicalize_name(Requirement(each).name) for each in dependencies} - NOT_IMPORTED
+    travelling = {*NAMES, STRIPPED}
+    required = ours.union(*(required_by(name) for name in travelling if is_installed(name)))
+    assert required - travelling - with_what_they_require(THERE) == set()
 
 
 def test_more_than_can_travel_is_refused():

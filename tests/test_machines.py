@@ -14,6 +14,7 @@ import torch
 
 from lora.training.checkpoints.files import read_checkpoint
 from script.launched_training import find_own_base
+from tests.families import KLEIN
 from tests.launched_pair import variables
 from tests.servers import Tar, wait_until
 from tests.tiny import base_with_few_prompts, linked_base, with_few_blocks
@@ -223,7 +224,8 @@ def test_sigterm_on_the_second_machine_ends_both_with_the_lora_so_far_and_both_c
 
 
 def test_another_base_on_the_second_machine_is_refused_before_the_images_are_read(machines, tmp_path):
-    first, second = machines.start(bases=(machines.base, linked_base(tmp_path / "other")))
+    """Here of the other family."""
+    first, second = machines.start(bases=(machines.base, linked_base(tmp_path / "other", KLEIN.folder)))
     assert (first.exit_code(), second.exit_code()) == (1, 1)
     waiting, line = first.said.splitlines()
     assert waiting.startswith("waiting for 2 processes at 127.0.0.1:")

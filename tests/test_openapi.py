@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lora.base.presets import LORA_TYPES
 from lora.dataset.mask_settings import BACKGROUNDS
-from lora.flux.presets import PRESETS
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from script.openapi import openapi, training_inputs, write_schema
 
@@ -241,7 +241,7 @@ def test_the_inputs_of_a_training_offer_every_choice():
     choices = {name: schema["enum"] for name, schema in training_inputs(ROOT).items() if "enum" in schema}
 
     assert choices == {
-        "lora_type": list(PRESETS),
+        "lora_type": list(LORA_TYPES),
         "mask_background": list(BACKGROUNDS),
         "lr_scheduler": list(SCHEDULES),
         "precision": list(PRECISIONS),

@@ -2,7 +2,8 @@
 
 The inputs are those of replicate/flux-fine-tuner (train.py, predict.py), replicate/cog-flux (predict.py) and lucataco's
 cog-flux-dev-lora and cog-flux-dev-multi-lora. Two are known from client code only: the trainer
-replicate/fast-flux-trainer, and `lora_strength` of flux-kontext-dev-lora.
+replicate/fast-flux-trainer, and `lora_strength` of flux-kontext-dev-lora. Those for reference images of flux-2-klein-4b
+are from its page on Replicate.
 """
 
 import functools
@@ -116,6 +117,10 @@ PREDICTORS = {
         "megapixels": choice("1", "0.25", "match_input"),
     },
     "black-forest-labs/flux-kontext-dev-lora": {"lora_strength": number(None)},
+    "black-forest-labs/flux-2-klein-4b": {
+        "images": LISTED,
+        "aspect_ratio": choice("1:1", *RATIOS, "match_input_image"),
+    },
     "lucataco/flux-dev-lora": {**LUCATACO, "hf_lora": TEXT, "lora_scale": number(0.8, 0, 1)},
     "lucataco/flux-dev-multi-lora": {**LUCATACO, "hf_loras": LISTED, "lora_scales": LISTED},
 }
@@ -158,7 +163,7 @@ PEERS = {**TRAINERS, **PREDICTORS}
 # Inputs whose own names are others, or that do not work yet. All others work under their own name.
 ANOTHER_NAME = {
     **{"guidance": "guidance_scale", "hf_lora": "lora_weights", "hf_loras": "loras", "lora_strength": "lora_scale"},
-    **{"lora_scales": "loras", "training_steps": "steps"},
+    **{"lora_scales": "loras", "training_steps": "steps", "images": "reference_images"},
     **{"wandb_sample_prompts": "sample_prompts", "wandb_sample_interval": "sample_every"},
 }
 NOTED = {"wandb_save_interval"}
@@ -171,8 +176,16 @@ REFUSED_VALUES = {
     ("black-forest-labs/flux-fill-dev", "guidance"): (30, 100),
     ("black-forest-labs/flux-fill-dev", "megapixels"): ("match_input",),
 }
-# Defaults that the base or lora_type chooses, and those that docs/serving.md lists as different.
-CHOSEN = {"model", "num_inference_steps", "guidance", "guidance_scale", "caption_dropout_rate", "lora_type"}
+# Defaults that the base, lora_type or the other inputs choose, and those that docs/serving.md lists as different.
+CHOSEN = {
+    "aspect_ratio",
+    "model",
+    "num_inference_steps",
+    "guidance",
+    "guidance_scale",
+    "caption_dropout_rate",
+    "lora_type",
+}
 LISTED_AS_DIFFERENT = {"go_fast", "output_quality", "lora_scale", "guidance"}
 
 

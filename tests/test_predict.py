@@ -1,10 +1,13 @@
 """The predictor in this process, where no schema has checked the inputs and its internal state is visible."""
 
+import hashlib
 import io
 import json
 import tempfile
 
+import numpy as np
 import pytest
+import torch
 from cog import Path, Secret
 from PIL import Image
 from safetensors.torch import save_file
@@ -17,12 +20,15 @@ from tests.families import KLEIN
 from tests.tiny import (
     TINY_FLUX,
     assert_one_sentence,
+    encoded,
     linked_base,
+    noisy_image,
     random_lora,
     tiny_pipeline,
     tiny_transformer,
     without_gpu,
     without_network,
+    write,
 )
 
 # A small image.
@@ -80,12 +86,17 @@ def pixels(file):
         ("loras", 5),
         ("lora_scale", "x"),
         ("image", 5),
+        ("reference_images", "a.png"),
+        ("reference_images", [5]),
+        ("reference_images", [" ", "data:image/png;base64,aGk="]),
+        ("images", ["/etc/passwd"]),
     ],
 )
 def test_an_input_of_another_type_is_refused_with_its_name(runner, name, value):
     with pytest.raises(ValueError) as error:
         generated(runner, **{name: value})
-    assert_one_sentence(error.value, f"{name} is ", "expected")
+    item = "[0]" if name.endswith("images") and isinstance(value, list) else ""
+    assert_one_sentence(error.value, f"{name}{item} is ", "expected")
     assert "s3cret" not in str(error.value)
 
 
@@ -109,10 +120,10 @@ def test_null_leaves_an_input_open(runner):
     assert path.read_bytes() == expected_bytes
 
 
-@pytest.mark.parametrize("name", ["image", "mask", "prompt", "lora_weights", "loras"])
+@pytest.mark.parametrize("name", ["image", "mask", "prompt", "lora_weights", "loras", "reference_images"])
 def test_a_nul_character_is_refused_with_its_inputs_name(runner, name):
     with pytest.raises(ValueError) as error:
-        generated(runner, **{name: ["a\0b"] if name == "loras" else "a\0b"})
+        generated(runner, **{name: ["a\0b"] if name in ("loras", "reference_images") else "a\0b"})
     assert_one_sentence(error.value, name, "has a NUL character", "expected")
 
 
@@ -222,6 +233,81 @@ def test_distilled_klein_takes_four_steps_and_notes_what_it_ignores(runner, klei
     notes, _ = log_of(capsys)
     assert [note.split(" is ignored")[0] for note in notes] == ["note: guidance_scale 4", "note: negative_prompt"]
     assert pixels(path) == pixels(io.BytesIO(plain))
+
+
+@pytest.fixture
+def references(runner):
+    """Two uploads, of which no size is a multiple of 16; the files of a request are deleted with the next one."""
+
+    def upload():
+        contents = [encoded(noisy_image(*size, seed=seed)) for seed, size in enumerate([(70, 114), (100, 64)])]
+        return [Path(write(runner.files / f"{index}.png", content)) for index, content in enumerate(contents)]
+
+    return upload
+
+
+def test_reference_images_are_those_of_the_stock_pipeline_and_end_with_their_request(
+    runner, kleins, references, capsys
+):
+    open_shape = {"model": "klein", "aspect_ratio": None, "width": None, "height": None}
+    (path,) = generated(runner, model="klein")
+    before = pixels(path)
+    capsys.readouterr()
+    found = []
+    for name in ("reference_images", "images"):
+        (path,) = generated(runner, **open_shape, **{name: references()})
+        notes, settings = log_of(capsys)
+        assert notes == []
+        assert settings_in(path) == {key: value for key, value in (settings | {"seed": 7}).items() if key != "seeds"}
+        found.append((pixels(path), settings))
+    assert found[0] == found[1]
+    files = references()
+    assert settings["reference_images"] == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    assert (settings["aspect_ratio"], settings["width"], settings["height"]) == ("match_input_image", 64, 112)
+    pipeline = runner.models.model(kleins / "klein").pipeline
+    stock = pipeline(
+        image=[Image.open(file) for file in files],
+        prompt=SMALL_REQUEST["prompt"],
+        max_sequence_length=KLEIN.family.text.length(pipeline),
+        width=settings["width"],
+        height=settings["height"],
+        num_inference_steps=1,
+        guidance_scale=settings["guidance_scale"],
+        generator=torch.Generator().manual_seed(7),
+    ).images[0]
+    assert found[0][0] == stock.tobytes()
+    (path,) = generated(runner, model="klein")
+    assert pixels(path) == before
+
+
+def test_an_image_has_the_shape_of_the_first_reference_unless_another_is_asked_for(runner, kleins, references):  # noqa: ARG001
+    shapes = {
+        (64, 112): [{}, {"aspect_ratio": "match_input_image"}],
+        (128, 128): [{"aspect_ratio": "1:1"}],
+        (48, 80): [{"megapixels": "0.25"}],
+        (96, 64): [{"aspect_ratio": "custom", "width": 96, "height": 64}, {"image": (96, 64)}],
+    }
+    for size, given in ((size, given) for size, several in shapes.items() for given in several):
+        inputs = {"aspect_ratio": None, "width": None, "height": None, "reference_images": references()} | given
+        if "image" in given:
+            inputs["image"] = Path(write(runner.files / "image.png", encoded(noisy_image(*given["image"]))))
+        (path,) = generated(runner, model="klein-distilled", **inputs)
+        assert Image.open(path).size == size, given
+
+
+def test_go_fast_takes_reference_images(runner, kleins, references):  # noqa: ARG001
+    plain, fast, alone = (
+        np.asarray(Image.open(generated(runner, model="klein-distilled", **each)[0]), dtype=int)
+        for each in ({"reference_images": references()}, {"reference_images": references(), "go_fast": True}, {})
+    )
+    assert 0 < np.abs(fast - plain).mean() < np.abs(plain - alone).mean() / 2
+
+
+def test_a_base_that_takes_no_reference_images_refuses_them_and_names_those_that_do(runner, references):
+    with pytest.raises(ValueError) as error:
+        generated(runner, images=references())
+    assert_one_sentence(error.value, "images needs a base that takes reference images, and tiny takes none")
+    assert str(error.value).endswith("expected klein, klein-9b, klein-distilled")
 
 
 @without_gpu

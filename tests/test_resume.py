@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora.training.checkpoints.files import SUFFIX
+from tests.families import KLEIN
 from tests.servers import Tar, wait_until
 from tests.tiny import base_with_few_prompts, encoded, linked_base, noisy_image, with_few_blocks, write, zipped
 from tests.warm_process import IMAGES, SECONDS_TO_TRAIN, Trainer, Training, small_archive
@@ -83,8 +84,9 @@ def test_a_training_killed_at_twelve_random_moments_gives_the_same_lora(tmp_path
     assert [tar.files == uninterrupted_tar.files for tar in same_settings] == [True] * len(same_settings), "page too"
 
 
-def test_a_killed_training_with_preservation_gives_the_same_lora(tmp_path, archive):
-    base = with_few_blocks(base_with_few_prompts(tmp_path / "base"))
+def test_a_killed_training_of_the_other_family_with_preservation_gives_the_same_lora(tmp_path, archive):
+    """On FLUX.2 [klein], whose neutral images have a negative prompt; those above are on FLUX.1."""
+    base = with_few_blocks(base_with_few_prompts(tmp_path / "base", KLEIN.folder))
     trainers = [
         Trainer(tmp_path / name, archive, SHORT | {"preservation": 0.5}, base)
         for name in ("uninterrupted", "interrupted")

@@ -5,19 +5,21 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, sleep
 
 import psutil
 import pytest
+from safetensors.torch import save_file
 
 from script.cog_server import health
 from tests.cog_client import content_of, data_uri, post_training
+from tests.families import FIRST, KLEIN
 from tests.loopback import webhook
-from tests.servers import OF_WORKER, Tar, TrainServer, end_of, isolated_train_server, wait_until
-from tests.tiny import encoded, noisy_image, solid_image, zipped
+from tests.servers import OF_WORKER, Tar, TrainServer, TrainServers, end_of, isolated_train_server, wait_until
+from tests.tiny import assert_one_sentence, encoded, noisy_image, one_layer_lora, solid_image, zipped
 
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -113,6 +115,29 @@ def first(place: TrainServer) -> Tar:
     return place.train(IMAGES, **SHORT)
 
 
+@pytest.fixture(scope="module")
+def first_of_klein(klein_servers: TrainServers) -> Tar:
+    """The same on klein."""
+    return klein_servers.running().train(IMAGES, **SHORT)
+
+
+@pytest.fixture
+def server_to_end(
+    request: pytest.FixtureRequest, klein_servers: TrainServers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TrainServer]:
+    """A server of the family that the parameter names, which the test may end."""
+    with ExitStack() as stack:
+        if request.param == KLEIN.family.name:
+            yield klein_servers.running()
+        else:
+            yield stack.enter_context(isolated_train_server(tmp_path_factory))
+
+
+def ended_by(*endings: tuple[object, ...]) -> pytest.MarkDecorator:
+    """Each ending of a server is shown with one of the families, as each takes a server."""
+    return pytest.mark.parametrize(("server_to_end", "ending", "reason"), endings, indirect=["server_to_end"])
+
+
 def cancelled(place: TrainServer, name: str, phase: Phase, *, pauses: tuple[float, ...] = ()) -> Job:
     """A training that was cancelled in a phase, and again after each pause."""
     with webhook() as receiver:
@@ -143,6 +168,27 @@ def test_a_cancelled_training_ends_at_once_and_leaves_no_files_or_processes(plac
     assert place.train(IMAGES, **SHORT).files == first.files
 
 
+@pytest.mark.parametrize("name", ["encoding", "stepping"])
+def test_a_training_on_klein_that_is_cancelled_or_refused_does_not_affect_the_next(
+    klein_servers, first_of_klein, tmp_path, name
+):
+    """A training ends in the same way with all families; these are two phases whose models are not the same."""
+    place = klein_servers.running()
+    before, processes = place.left_over(), place.processes()
+    cancelled(place, f"klein-{name}", PHASES[name])
+    save_file(one_layer_lora(), lora_of_flux1 := tmp_path / "lora.safetensors")
+    for inputs, sentence in (
+        ({"input_images": data_uri(b"not a zip")}, "input_images "),
+        ({"input_images": data_uri(IMAGES), "resume_from": str(lora_of_flux1)}, "it was made for FLUX.1"),
+    ):
+        response = post_training(place.server, **SHORT | inputs)
+        assert response.body["status"] == "failed"
+        assert_one_sentence(response.body["error"], sentence)
+    assert place.train(IMAGES, **SHORT).files == first_of_klein.files
+    assert len(place.left_over()) <= len(before) + 1
+    assert place.processes() == processes
+
+
 @pytest.mark.parametrize("name", ["stepping", "saving", "sampling"])
 def test_a_training_cancelled_three_times_in_a_row_does_not_affect_the_next(place, first, name):
     processes = place.processes()
@@ -157,7 +203,7 @@ def test_a_cancelled_training_can_be_resumed_and_gives_the_same_lora(place):
     long = {**SHORT, "steps": 90, "checkpoint_every": 250, "seed": 5}  # the first line comes after a second
     before = place.steps_kept()
     cancelled(place, "to-go-on", Phase(long, small_images, lambda job: "/90  loss " in job.log))
-    (step,) = (Counter(place.steps_kept()) - Counter(before)).elements()
+    (step,) = new_steps(place, before)
     resumed = place.train(IMAGES, **long, resume_from="latest")
     assert 0 < step < 90
     assert f"resuming from step {step}" in place.log
@@ -176,22 +222,28 @@ def kill_server(place: TrainServer) -> None:
     place.server.process.kill()
 
 
-@contextmanager
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TrainServer, list[psutil.Process]]]:
-    """A server that a test may end, and its processes, which must be gone afterwards."""
-    with isolated_train_server(tmp_path_factory) as place:
-        yield place, [psutil.Process(number) for number in place.processes()]
+def processes_of(place: TrainServer) -> list[psutil.Process]:
+    """Those that must be gone after the server."""
+    return [psutil.Process(number) for number in place.processes()]
 
 
-@pytest.mark.parametrize("ending", [end_server, kill_server])  # for the whole group, see the next test
-def test_a_server_that_ends_leaves_a_checkpoint_of_its_last_step_and_no_worker(tmp_path_factory, ending):
-    with own_server(tmp_path_factory) as (place, processes), webhook() as receiver:
+def new_steps(place: TrainServer, before: list[int]) -> list[int]:
+    """The steps of checkpoints that there were not before."""
+    return list((Counter(place.steps_kept()) - Counter(before)).elements())
+
+
+@ended_by((FIRST.family.name, end_server, ""), (KLEIN.family.name, kill_server, ""))  # for the group, see the next test
+def test_a_server_that_ends_leaves_a_checkpoint_of_its_last_step_and_no_worker(server_to_end, ending, reason):
+    del reason  # nobody is told
+    place, processes, before = server_to_end, processes_of(server_to_end), server_to_end.steps_kept()
+    job = Job(place, len(place.log))
+    with webhook() as receiver:
         place.start("lost", receiver, IMAGES, **ENDLESS)
-        wait_until(lambda: "/6000  loss " in place.log, seconds=SECONDS_TO_BEGIN)
+        wait_until(lambda: "/6000  loss " in job.log, seconds=SECONDS_TO_BEGIN)
         ending(place)
         _, alive = psutil.wait_procs(processes, timeout=SECONDS_TO_STOP)
         assert not alive
-        (step,) = place.steps_kept()
+        (step,) = new_steps(place, before)
         assert step >= last_logged_step(place)
 
 
@@ -200,16 +252,16 @@ def last_logged_step(place: TrainServer) -> int:
     return int(lines[-1].split("/6000")[0].rpartition("step ")[2])
 
 
-@pytest.mark.parametrize(
-    ("ending", "reason"), [(end_server, "the server is shutting down"), (end_group, "SIGTERM came")]
+@ended_by(
+    (KLEIN.family.name, end_server, "the server is shutting down"), (FIRST.family.name, end_group, "SIGTERM came")
 )
-def test_a_client_that_waits_gets_the_lora_trained_so_far_when_the_server_ends(tmp_path_factory, ending, reason):
+def test_a_client_that_waits_gets_the_lora_trained_so_far_when_the_server_ends(server_to_end, ending, reason):
     """`docker stop` ends the server's process alone."""
-    with own_server(tmp_path_factory) as (place, processes):
-        tar = ended_early(place, lambda: ending(place))
-        assert tar.account["stopped_early"] == reason
-        assert place.steps_kept() == [tar.account["steps_done"]]
-        assert not psutil.wait_procs(processes, timeout=SECONDS_TO_STOP)[1]
+    place, processes, before = server_to_end, processes_of(server_to_end), server_to_end.steps_kept()
+    tar = ended_early(place, lambda: ending(place))
+    assert tar.account["stopped_early"] == reason
+    assert new_steps(place, before) == [tar.account["steps_done"]]
+    assert not psutil.wait_procs(processes, timeout=SECONDS_TO_STOP)[1]
 
 
 def test_sigterm_to_the_worker_alone_gives_the_client_a_lora_and_the_server_goes_on(place, first):

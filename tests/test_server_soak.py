@@ -1,4 +1,5 @@
-"""Two hundred random requests to one server: each succeeds or is refused for a reason, and leaves nothing behind."""
+"""Two hundred random requests to one server with a base of each family: each succeeds or is refused for a reason, and
+leaves nothing behind."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from script.cog_server import Server, health, running_server
 from tests.cog_client import CogResponse, Json, call, images_of, post_prediction, when_free
 from tests.generation_requests import RandomRequest, RandomRequests, some_loras
 from tests.loopback import webhook
-from tests.servers import ACCEPTED, end_of, wait_until
+from tests.servers import ACCEPTED, end_of, project_with_klein, wait_until
 
 pytestmark = pytest.mark.xdist_group("soak")
 
@@ -25,6 +26,7 @@ WARM = 130  # requests after which the server's memory hardly grows
 SECONDS_UNTIL_RUNNING = 0.05
 MAX_GROWTH = 0.04  # of the memory; in 500 requests it grew by 3 % up to the 350th, as the heap fragments, then no more
 PROBE = {"prompt": "a red star", "num_inference_steps": 2, "seed": 5, "output_format": "png"}
+PROBES = (PROBE, {**PROBE, "model": "klein"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Soak:
     cancelled: list[str]  # the final statuses of the cancelled requests
     memory: list[int]  # bytes of the server and its worker, after each request
     left: set[str]  # names of the files in its temporary folder
-    first: list[bytes]  # the image of a fresh server
+    first: list[bytes]  # the image of each base of a fresh server
     last: list[bytes]
     health: str
 
@@ -50,13 +52,14 @@ def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
         patch.setenv("FLUX_GPU", "optional")  # so that other bases are refused because they are not there
         # oneDNN compiles its primitives for each shape and keeps 1,024 of them, more than these requests can fill
         patch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-        with running_server("predict", base="tiny") as server:
+        project = project_with_klein(tmp_path_factory.mktemp("project"))
+        with running_server("predict", base="tiny", project=project) as server:
             yield run_requests(server, folder)
 
 
 def run_requests(server: Server, folder: Path) -> Soak:
     requests = RandomRequests(call("GET", f"{server.url}/openapi.json").body, some_loras(), seed=1)
-    first = images_of(server, **PROBE)
+    first = images_of_all_bases(server)
     responses, cancelled, memory = [], [], []
     for index in range(REQUESTS):
         request = requests.request()
@@ -66,10 +69,14 @@ def run_requests(server: Server, folder: Path) -> Soak:
         else:
             responses.append((request, post_prediction(server, **request.inputs)))
         memory.append(bytes_of(server))
-    last = images_of(server, **PROBE)
+    last = images_of_all_bases(server)
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     wait_until(lambda: health(server)["status"] != "BUSY", seconds=10)
     return Soak(responses, cancelled, memory, left, first, last, health(server)["status"])
+
+
+def images_of_all_bases(server: Server) -> list[bytes]:
+    return [image for probe in PROBES for image in images_of(server, **probe)]
 
 
 def cancel_soon(server: Server, name: str, inputs: Json, *, after: float) -> str:
@@ -106,6 +113,7 @@ def test_some_requests_succeed_some_are_refused_and_some_are_cancelled(soak: Soa
     assert len(valid) > len(soak.responses) / 4
     assert len(soak.responses) - len(valid) > len(soak.responses) / 4
     assert "canceled" in soak.cancelled
+    assert {None, "krea", "klein"} <= {request.inputs.get("model") for request in valid}
 
 
 def test_the_servers_memory_does_not_grow(soak: Soak) -> None:
@@ -119,8 +127,9 @@ def test_only_the_files_of_the_last_request_are_left(soak: Soak) -> None:
     assert len(left) == 1, soak.left
 
 
-def test_the_last_image_equals_that_of_a_fresh_server(soak: Soak) -> None:
+def test_the_last_image_of_each_base_equals_that_of_a_fresh_server(soak: Soak) -> None:
     assert soak.last == soak.first
+    assert len({*soak.first}) == len(PROBES)
 
 
 def test_the_server_is_still_ready(soak: Soak) -> None:

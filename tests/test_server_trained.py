@@ -1,4 +1,5 @@
-"""A trained version (COG_WEIGHTS) on the real Cog server, after its LoRA file has been deleted."""
+"""A trained version (COG_WEIGHTS) of klein on the real Cog server, after its LoRA file has been deleted. The server
+whose images it is compared with has klein beside its own base, and no trained version."""
 
 import io
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from safetensors.torch import save
 
 from script.cog_server import Server, running_server
 from tests.cog_client import data_uri, images_of
+from tests.families import KLEIN
 from tests.test_server_predict import SMALL_REQUEST
-from tests.tiny import random_lora, tiny_pipeline
+from tests.tiny import random_lora
 
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("servers")
 @pytest.fixture(scope="module")
 def loras() -> list[bytes]:
     """The LoRA of the trained version, and another one."""
-    transformer = tiny_pipeline().transformer
+    transformer = KLEIN.family.components.transformer.from_pretrained(KLEIN.folder / "transformer")
     return [save(random_lora(transformer, seed=seed, spread=0.1)) for seed in (1, 2)]
 
 
@@ -32,7 +34,7 @@ def server(loras: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COG_WEIGHTS", str(file))
         patch.delenv("FLUX_LORA_FILES")  # only requests may not name any file: this one comes from the deployment
-        with running_server("predict", base="tiny") as it:
+        with running_server("predict", base="tiny-flux2") as it:
             file.unlink()
             yield it
 
@@ -45,7 +47,7 @@ def other(loras: list[bytes]) -> str:
 @pytest.fixture(scope="module")
 def own_pixels(predict_server: Server, loras: list[bytes]) -> list[int]:
     """The pixels that a server without a trained version generates with its LoRA."""
-    return _pixels(predict_server, lora_weights=data_uri(loras[0]))
+    return _pixels(predict_server, model="klein", lora_weights=data_uri(loras[0]))
 
 
 def test_its_own_lora_is_applied_if_no_other_is_given(server: Server, own_pixels: list[int]) -> None:
@@ -54,7 +56,7 @@ def test_its_own_lora_is_applied_if_no_other_is_given(server: Server, own_pixels
 
 
 def test_a_given_lora_replaces_its_own(server: Server, predict_server: Server, other: str) -> None:
-    expected = _pixels(predict_server, lora_weights=other)
+    expected = _pixels(predict_server, model="klein", lora_weights=other)
     assert _pixels(server, lora_weights=other) == expected
     assert _pixels(server, replicate_weights=other) == expected
 
@@ -62,10 +64,10 @@ def test_a_given_lora_replaces_its_own(server: Server, predict_server: Server, o
 def test_extra_loras_are_applied_besides_its_own_which_lora_scale_scales(
     server: Server, predict_server: Server, loras: list[bytes], other: str
 ) -> None:
-    expected = _pixels(predict_server, lora_weights=data_uri(loras[0]), lora_scale=0.5, extra_lora=other)
+    expected = _pixels(predict_server, model="klein", lora_weights=data_uri(loras[0]), lora_scale=0.5, extra_lora=other)
     assert _pixels(server, lora_scale=0.5, extra_lora=other) == expected
     assert _pixels(server, lora_scale=0.5, loras=[f"{other}:1"]) == expected
-    assert _pixels(server, lora_scale=0) == _pixels(predict_server)
+    assert _pixels(server, lora_scale=0) == _pixels(predict_server, model="klein")
 
 
 def _pixels(server: Server, **inputs: object) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from lora.training.checkpoints.files import read_checkpoint
 from lora.training.learning.data_parallel import SingleProcess
 from tests.data_parallel_steps import EXAMPLES, STEPS, run_rank, take_steps
+from tests.families import KLEIN
 from tests.launched_pair import variables
 from tests.random_models import MODELS
 from tests.tiny import base_with_few_prompts
@@ -112,9 +113,12 @@ def trainer(tmp_path, archive, warm_python) -> Trainer:
 def test_a_training_in_two_processes_gives_the_lora_of_one_process_with_twice_the_batch_size(trainer):
     """The tolerance is due to Adam, which divides gradients by their own size, so that rounding errors in tiny
     gradients become large. Without such gradients, in the tests above, it is 1e-6. Preservation is on, so the processes
-    also share the neutral images. Variables of a launcher that Cog's server inherits change nothing."""
+    also share the neutral images. Variables of a launcher that Cog's server inherits change nothing. On FLUX.2 [klein],
+    whose worker processes also get a negative prompt; test_machines.py has the same for FLUX.1."""
     environment = {**trainer.environment, **variables(1, 1), "MASTER_ADDR": "192.0.2.1"}
-    trainer = replace(trainer, base=base_with_few_prompts(trainer.folder / "base"), environment=environment)
+    trainer = replace(
+        trainer, base=base_with_few_prompts(trainer.folder / "base", KLEIN.folder), environment=environment
+    )
     given = {"preservation": PRESERVING}
     parallel, alone = trainer.start(processes=2, batch_size=1, **given), trainer.start(batch_size=2, **given)
     ours, expected = trained_weights(parallel), trained_weights(alone)

@@ -1,4 +1,4 @@
-"""The embedded FLUX.2 klein base follows prompts with stock diffusers, and has the parts of the published model."""
+"""The embedded FLUX.2 [klein] base follows prompts with stock diffusers, and has the parts of the published model."""
 
 import itertools
 import random

@@ -34,7 +34,7 @@ from lora.dataset.mask_settings import WHITE, MaskSettings
 from lora.dataset.pixels import PixelStore
 from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import report_on
-from lora.families.registry import family_of_model
+from lora.families.registry import family_of, family_of_model
 from lora.families.weightless import weightless_pipeline
 from lora.flux.family import FILE_IDENTITY, FLUX1
 from lora.flux.latents import PATCH
@@ -117,9 +117,9 @@ def tiny_pipeline() -> FluxPipeline:
     return pipeline
 
 
-def linked_base(folder: Path) -> Path:
-    """weights/tiny-flux as a folder of links; a test may `replace` its files."""
-    shutil.copytree(TINY_FLUX, folder, copy_function=lambda source, link: Path(link).symlink_to(source))
+def linked_base(folder: Path, base: Path = TINY_FLUX) -> Path:
+    """weights/tiny-flux, or another base, as a folder of links; a test may `replace` its files."""
+    shutil.copytree(base, folder, copy_function=lambda source, link: Path(link).symlink_to(source))
     return folder
 
 
@@ -130,17 +130,19 @@ def base_with_text_length(tokens: object, folder: Path) -> Path:
     return folder
 
 
-def base_with_few_prompts(folder: Path) -> Path:
-    """weights/tiny-flux with only two neutral prompts, to save time."""
+def base_with_few_prompts(folder: Path, base: Path = TINY_FLUX) -> Path:
+    """weights/tiny-flux, or another base, with only two neutral prompts, to save time."""
     prompts = json.dumps(["a red star in a meadow", "a blue heart in the desert"])
-    replace(linked_base(folder) / "neutral_prompts.json", prompts.encode())
+    replace(linked_base(folder, base) / "neutral_prompts.json", prompts.encode())
     return folder
 
 
 def with_few_blocks(base: Path) -> Path:
-    """A base that `linked_base` made, now with only the first block of each kind, to save time: 20 linear layers."""
-    whole = FluxTransformer2DModel.from_pretrained(base / "transformer")
-    few = FluxTransformer2DModel.from_config({**whole.config, "num_layers": 1, "num_single_layers": 1})
+    """A base that `linked_base` made, now with only the first block of each kind, to save time: 20 linear layers in
+    FLUX.1, 14 in FLUX.2."""
+    kind = family_of(base).components.transformer
+    whole = kind.from_pretrained(base / "transformer")
+    few = kind.from_config({**whole.config, "num_layers": 1, "num_single_layers": 1})
     few.load_state_dict({name: whole.state_dict()[name] for name in few.state_dict()})
     shutil.rmtree(base / "transformer")
     few.save_pretrained(base / "transformer")
@@ -336,6 +338,7 @@ class ReadArchive:
     trigger_word: str
     sample_prompts: tuple[str, ...] = ()
     neutral_prompts: tuple[str, ...] = ()
+    negative: str | None = None
 
     def encoded(
         self,
@@ -348,7 +351,7 @@ class ReadArchive:
         """Encode the data set as a training does."""
         on = encoders.device
         keys, cache = Keys.of(encoders, base, on=on), cache or MemoryCache()
-        extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts, negative=None)
+        extra = ExtraTexts(self.trigger_word, self.sample_prompts, self.neutral_prompts, self.negative)
         return encode_dataset(encoders, self.dataset, self.inspector, extra, on=on, keys=keys, cache=cache, check=check)
 
 

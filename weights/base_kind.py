@@ -13,7 +13,7 @@ from weights.printed import quoted
 INDEX = "model_index.json"  # contained in every folder in diffusers layout
 CLASS = "_class_name"
 TRANSFORMER, VAE, TEXT = "transformer/config.json", "vae/config.json", "text_encoder/config.json"
-EXPECTED = "expected FLUX.1-dev, FLUX.1-Krea-dev, FLUX.1-schnell, FLUX.2 klein, or a model with such an architecture"
+EXPECTED = "expected FLUX.1-dev, FLUX.1-Krea-dev, FLUX.1-schnell, FLUX.2 [klein], or a model with such an architecture"
 MODELS = {  # other pipelines that are often taken for one of ours -> what they are called
     "FluxFillPipeline": "FLUX.1 Fill",
     "FluxKontextPipeline": "FLUX.1 Kontext",
@@ -21,7 +21,7 @@ MODELS = {  # other pipelines that are often taken for one of ours -> what they 
     "FluxControlPipeline": "FLUX.1 Canny or Depth",
     "FluxPriorReduxPipeline": "FLUX.1 Redux",
     "Flux2Pipeline": "FLUX.2-dev",
-    "Flux2KleinKVPipeline": "FLUX.2 klein KV",
+    "Flux2KleinKVPipeline": "FLUX.2 [klein] KV",
     "StableDiffusion3Pipeline": "Stable Diffusion 3",
     "StableDiffusionXLPipeline": "Stable Diffusion XL",
     "StableDiffusionPipeline": "Stable Diffusion",
@@ -63,6 +63,8 @@ class BaseKind:
     values: tuple[ConfigValue, ...]
     text_width: TextWidth
     takes_guidance: Callable[[Path], bool]  # whether the base in a folder takes it; others can only generate
+    takes_references: bool  # whether bases of this kind see reference images beside the prompt
+    sizes: Mapping[int, str] = field(default_factory=dict)  # width of the transformer -> what follows the name
 
 
 def _has_guidance_embedding(folder: Path) -> bool:
@@ -105,9 +107,10 @@ FLUX1 = BaseKind(
     ),
     text_width=TextWidth("text_encoder_2/config.json", "d_model", 1),
     takes_guidance=_has_guidance_embedding,
+    takes_references=False,
 )
 KLEIN = BaseKind(
-    name="FLUX.2 klein",
+    name="FLUX.2 [klein]",
     pipelines=("Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
     transformer="Flux2Transformer2DModel",
     vae="AutoencoderKLFlux2",
@@ -125,6 +128,8 @@ KLEIN = BaseKind(
     # the pipeline puts the states of three layers side by side
     text_width=TextWidth(TEXT, "hidden_size", 3),
     takes_guidance=_is_not_distilled,
+    takes_references=True,
+    sizes={3072: "4B", 4096: "9B"},
 )
 KINDS = (FLUX1, KLEIN)
 
@@ -145,6 +150,15 @@ def kind_of(folder: Path) -> BaseKind:
             f"{file} names no pipeline: expected {CLASS} with {' or '.join(k.pipelines[0] for k in KINDS)}"
         )
     return kind
+
+
+def model_name(folder: Path) -> str:
+    """Return the name of the kind of base that a folder holds, with its size if there are several and it is one of
+    them, such as FLUX.2 [klein] 4B; raises like `kind_of`."""
+    kind, config = kind_of(folder), _config(folder / TRANSFORMER)
+    heads, head_width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    width = heads * head_width if isinstance(heads, int) and isinstance(head_width, int) else 0
+    return f"{kind.name} {kind.sizes.get(width, '')}".strip()
 
 
 def named_kind(folder: Path) -> BaseKind | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from weights.base_fetching import cache_folder, destination_of, ensure_base
 from weights.base_files import check_folder, weight_files
-from weights.base_kind import INDEX, check_kind, kind_of, named_kind
+from weights.base_kind import INDEX, check_kind, kind_of, model_name, named_kind
 from weights.base_manifest import check_digests
 from weights.catalogue import DEFAULT, NAMES, PUBLISHED, TRAINABLE, PublishedBase, embedded, published, published_in
 from weights.grammar.base_source import BaseSource, is_hub_name, parse_base_source
 from weights.hub_cache import cached_repository
+from weights.printed import quoted
 
 WEIGHTS = Path(__file__).resolve().parent
 SETTING = "FLUX_BASE"
@@ -84,7 +85,7 @@ def requested_base(model: str | None, *, served: Base, check: Check = accept) ->
     known = published(name)
     if known is None:
         names = ", ".join(base.name for base in PUBLISHED)
-        raise ValueError(f"model is {name!r}: expected {names}, or none for {served.name}")
+        raise ValueError(f"model is {quoted(name)}: expected {names}, or none for {served.name}")
     is_missing = not (WEIGHTS / name / INDEX).is_file()
     if is_missing and published(served.name) is None and _stands_in(served, known):
         return served
@@ -134,16 +135,26 @@ def with_remedy(base: Base) -> Iterator[None]:
 
 
 def takes_guidance(base: Base) -> bool:
-    """Whether a base takes guidance: FLUX.1 by an embedding, FLUX.2 klein in a second pass; distilled bases do not.
+    """Whether a base takes guidance: FLUX.1 by an embedding, FLUX.2 [klein] in a second pass; distilled bases do not.
 
     Raises OSError or ValueError if its configuration cannot be read.
     """
     return kind_of(base.path).takes_guidance(base.path)
 
 
-def family_name(base: Base) -> str:
-    """Return the name of the family of a base, such as FLUX.2 klein; raises like `takes_guidance`."""
-    return kind_of(base.path).name
+def model_of(base: Base) -> str:
+    """Return what LoRAs for a base are made for, such as FLUX.2 [klein] 4B; raises like `takes_guidance`."""
+    return model_name(base.path)
+
+
+def check_takes_references(base: Base, named: str) -> None:
+    """Raise ValueError for a base that takes no reference images; the sentence begins with `named`, the input that asks
+    for them, and names the bases that take them. Raises like `takes_guidance`."""
+    if not kind_of(base.path).takes_references:
+        names = ", ".join(known.name for known in PUBLISHED if known.kind.takes_references)
+        raise ValueError(
+            f"{named} needs a base that takes reference images, and {base.name} takes none: expected {names}"
+        )
 
 
 def find_trainable_base(check: Check = accept, log_line: LogLine = log_nothing) -> Base:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weights.chat_template import check_chat_template
 from weights.weight_file import check_weight_file, refuse_pointer
 
-CHAT_TEMPLATE = "chat_template.jinja"  # beside a tokenizer of transformers, which also reads it from the configuration
 UNFINISHED = ".incomplete"  # suffix of an unfinished download
 MAX_JSON_BYTES = 64 * 2**20
 FILE_NAME = re.compile(r"\w[\w.-]*\.safetensors")  # a file in the same folder
@@ -45,19 +45,15 @@ def check_component(folder: Path, component: ComponentFiles) -> None:
     if component.vocabularies and not any(_all_exist(folder, names) for names in component.vocabularies):
         expected = " or ".join(" and ".join(names) for names in component.vocabularies)
         raise FileNotFoundError(f"{folder} has no vocabulary: expected {expected}")
-    if component.has_chat_template and not _has_chat_template(folder, component):
-        expected = f"expected {CHAT_TEMPLATE}, or chat_template in {component.config}"
-        raise FileNotFoundError(f"{folder} has no chat template: {expected}")
+    if component.has_chat_template:
+        config = folder / component.config
+        check_chat_template(folder, config, json_object(config))
     for file in component_weights(folder, component):
         check_weight_file(file)
 
 
 def _all_exist(folder: Path, names: tuple[str, ...]) -> bool:
     return all((folder / name).is_file() for name in names)
-
-
-def _has_chat_template(folder: Path, component: ComponentFiles) -> bool:
-    return (folder / CHAT_TEMPLATE).is_file() or bool(json_object(folder / component.config).get("chat_template"))
 
 
 def component_weights(folder: Path, component: ComponentFiles) -> list[Path]:

@@ -71,7 +71,7 @@ def open_lora(
 
     `named` is the input that contains the reference, for errors; `tokens` give access to private LoRAs; downloads are
     kept in `store`, by default this machine's cache; a file of this machine must be `readable`, by default what the
-    deployment allows; `base_model` is the one that it must be made for, if its host says that, such as FLUX.2 klein.
+    deployment allows; `base_model` is the one that it must be made for, if its host says that: FLUX.2 [klein] 4B.
     Raises ValueError, and OSError if a download cannot be written, each with one sentence. `named` and the reference
     are also put before the message of a ValueError or OSError of the block.
     """

@@ -69,7 +69,7 @@ class GeneratingWorker:
     def answer(self, job: Job) -> Answer:
         """Generate the images of a job."""
         inputs = self.form.checked(job.given)
-        inputs.update({name: self._file(name, inputs[name]) for name in self.form.named(FILE)})
+        inputs.update({name: self._files(name, inputs[name]) for name in self.form.named(FILE)})
         self.runner.job = job
         try:
             paths = [Path(path) for path in self.runner.generate(inputs)]
@@ -83,6 +83,13 @@ class GeneratingWorker:
     def must_restart(self, error: BaseException | None) -> bool:
         """Whether the GPU failed, or weights could not be restored when LoRAs were removed."""
         return is_on_gpu_failure(error, GPU_ERRORS) or not self.runner.healthcheck()
+
+    def _files(self, name: str, value: str | list[str] | None) -> CogPath | list[CogPath] | None:
+        """The file that a job gives, or all files of a list but the blank ones."""
+        if not isinstance(value, list):
+            return self._file(name, value)
+        files = (self._file(f"{name}[{index}]", item) for index, item in enumerate(value))
+        return [file for file in files if file]
 
     def _file(self, name: str, value: str | None) -> CogPath | None:
         """Put a file of the job where the predictor reads uploads; a path must be one that requests may read."""

@@ -11,16 +11,15 @@ import os
 import sys
 import tempfile
 
+from deploy.space.base_settings import base_settings
 from deploy.space.cancellations import Cancellations
 from deploy.space.card import LoraCard, hub_repository, local_card, published_card
 from deploy.space.generation import Comparer
 from deploy.space.page import LOOK, page_of
 from deploy.space.page_requests import PageRequests
 from lora.engine.options import ENGINE_VARIABLE
-from lora.families.registry import family_of
 from lora.serving.requested_loras import TRAINED
 from predict import Runner
-from weights.bases import takes_guidance
 
 SETTING, TOKEN = "LORA", "HF_TOKEN"
 GPU_SECONDS = 120  # that ZeroGPU reserves for both images: our choice, not measured
@@ -37,10 +36,9 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         sys.exit(f"error: {str(error).replace(TRAINED, SETTING, 1)}")
     compare = spaces.GPU(Comparer(runner).compare, duration=GPU_SECONDS)
-    sampling = family_of(runner.base.path).sampling
-    settings = sampling.defaults_of(takes_guidance=takes_guidance(runner.base))
-    defaults = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
-    page = page_of(PageRequests(compare, bool(reference), Cancellations()), reference, card_of(reference), defaults)
+    base = base_settings(runner.base)
+    requests = PageRequests(compare, bool(reference), base.model, Cancellations())
+    page = page_of(requests, reference, card_of(reference), base)
     page.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=1)
     page.launch(**LOOK)
 

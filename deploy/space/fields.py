@@ -6,11 +6,13 @@ from typing import Any
 import gradio as gr
 
 import predict
+from lora.serving.request import MATCH
 from script.cog_inputs import read_entry_point
 
 INPUTS = {each.name: each for each in read_entry_point(Path(predict.__file__), "Runner.run").inputs}
 LABELS = {
     "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
     "lora_weights": "LoRA",
     "lora_scale": "Strength",
     "aspect_ratio": "Aspect ratio",
@@ -30,8 +32,8 @@ def setting_field(name: str, default: float | None = None) -> gr.Dropdown | gr.S
     """The field of a choice or of a number with bounds; `default` is for an input whose signature has none."""
     settings: dict[str, Any] = INPUTS[name].settings
     value = default if settings.get("default") is None else settings["default"]
-    if choices := settings.get("choices"):
-        return gr.Dropdown(choices, value=value, label=LABELS[name], info=help_text(name))
+    if choices := [choice for choice in settings.get("choices", []) if choice != MATCH]:  # the page takes no image
+        return gr.Dropdown(choices, value=value or choices[0], label=LABELS[name], info=help_text(name))
     step = 1 if INPUTS[name].kind.name == "int" else SLIDER_STEP
     return gr.Slider(settings["ge"], settings["le"], value, step=step, label=LABELS[name], info=help_text(name))
 

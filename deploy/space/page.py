@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from deploy.space.base_settings import BaseSettings
 from deploy.space.card import LoraCard, hub_repository, published_card
 from deploy.space.fields import setting_field, text_field
 from deploy.space.page_requests import PageRequests
 from lora.publishing.card import code_span
 
-MORE = ("aspect_ratio", "megapixels", "num_inference_steps", "guidance_scale")  # which few people change
+SHAPE = ("aspect_ratio", "megapixels")
 SECONDS_KEPT = 3600  # until the file of an image is deleted, and between two deletions
 CSS = """
 .gradio-container > .main { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
@@ -46,17 +47,14 @@ class Fields:
     start: gr.Button
 
 
-def page_of(requests: PageRequests, reference: str, card: LoraCard, defaults: Mapping[str, float]) -> gr.Blocks:
-    """The page for the LoRA that the deployment names, or with a field for one if `reference` is empty.
-
-    `defaults` are those of inputs whose default depends on the base.
-    """
+def page_of(requests: PageRequests, reference: str, card: LoraCard, base: BaseSettings) -> gr.Blocks:
+    """The page for the LoRA that the deployment names, or with a field for one if `reference` is empty."""
     lifetime = (SECONDS_KEPT, SECONDS_KEPT)
     with gr.Blocks(title=_name(reference), analytics_enabled=False, delete_cache=lifetime) as page:
-        gr.Markdown(_introduction(reference))
+        gr.Markdown(introduction(reference, base))
         with gr.Row():
             with gr.Column():
-                fields = _fields(card, defaults, has_own_lora=bool(reference))
+                fields = _fields(card, base, has_own_lora=bool(reference))
             with gr.Column():
                 label = "Left without the LoRA, right with it"
                 images = gr.ImageSlider(label=label, elem_id="images", interactive=False)
@@ -65,7 +63,7 @@ def page_of(requests: PageRequests, reference: str, card: LoraCard, defaults: Ma
     return page
 
 
-def _fields(card: LoraCard, defaults: Mapping[str, float], *, has_own_lora: bool) -> Fields:
+def _fields(card: LoraCard, base: BaseSettings, *, has_own_lora: bool) -> Fields:
     lora = gr.State(None) if has_own_lora else text_field("lora_weights", placeholder="hf://owner/name")
     trigger = gr.Markdown(trigger_line(card), visible=bool(card.trigger_word))
     prompt = text_field("prompt", placeholder=placeholder_of(card), lines=2)
@@ -75,11 +73,22 @@ def _fields(card: LoraCard, defaults: Mapping[str, float], *, has_own_lora: bool
         is_random = gr.Checkbox(True, label="Random seed", info="Another seed each time", min_width=160)
         seed = gr.Number(precision=0, label="Seed", info="The same for both images (seed)", min_width=160)
     with gr.Accordion("More settings", open=False):
-        more = {name: setting_field(name, defaults.get(name)) for name in MORE}
+        more = dict(_more_settings(base))
     with gr.Row():
         cancel = gr.Button("Cancel", min_width=80, scale=1)
         start = gr.Button("Generate", variant="primary", min_width=120, scale=3)
     return Fields(lora, trigger, prompt, examples, {"lora_scale": strength, **more}, is_random, seed, cancel, start)
+
+
+def _more_settings(base: BaseSettings) -> Iterator[tuple[str, Component]]:
+    """The fields that few people change, by the names of inputs; only those that have an effect with the base."""
+    for name in SHAPE:
+        yield name, setting_field(name)
+    yield "num_inference_steps", setting_field("num_inference_steps", base.defaults.steps)
+    if base.takes_guidance:
+        yield "guidance_scale", setting_field("guidance_scale", base.defaults.guidance)
+    if base.takes_negative:
+        yield "negative_prompt", text_field("negative_prompt", placeholder="what the image should not show")
 
 
 def _connect(requests: PageRequests, fields: Fields, images: gr.ImageSlider, result: gr.Markdown) -> None:
@@ -164,7 +173,8 @@ def _name(reference: str) -> str:
     return hub_repository(reference).rpartition("/")[2] or "FLUX with a LoRA"
 
 
-def _introduction(reference: str) -> str:
+def introduction(reference: str, base: BaseSettings) -> str:
+    """What the page generates with."""
     repository = hub_repository(reference)
     link = f"[{repository}](https://huggingface.co/{repository})" if repository else "a LoRA"
-    return f"# {_name(reference)}\nThe same image without and with {link}."
+    return f"# {_name(reference)}\nThe same image without and with {link}, on the base {base.name}, a {base.model}."

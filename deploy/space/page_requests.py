@@ -39,6 +39,7 @@ class PageRequests:
 
     compare: Compare
     has_own_lora: bool  # the deployment names the LoRA; else each request does
+    base_model: str  # that a LoRA must be made for, if its host says that
     cancellations: Cancellations
 
     def generate(self, inputs: Inputs, session: str) -> Iterator[Shown]:
@@ -62,7 +63,7 @@ class PageRequests:
     def _generate(self, inputs: Inputs) -> Generator[Shown]:
         seed = check_seed("seed", inputs["seed"])  # the same for both images
         if not self.has_own_lora:
-            _fetch(str(inputs["lora_weights"] or ""))
+            _fetch(str(inputs["lora_weights"] or ""), self.base_model)
         with closing(self.compare({**inputs, "seed": seed})) as events:
             for event in events:
                 if isinstance(event, Step):
@@ -92,16 +93,16 @@ def settings_text(settings: Settings) -> str:
         "Base": settings["model"],
     }
     line = " · ".join(f"{name} **{value}**" for name, value in shown.items())
-    prompt = str(settings["prompt"])
-    return f"{line}\n\n{code_span(prompt)}" if prompt.strip() else line
+    texts = {"": str(settings["prompt"]), "without ": str(settings.get("negative_prompt", ""))}
+    return "\n\n".join([line, *(f"{word}{code_span(text)}" for word, text in texts.items() if text.strip())])
 
 
-def _fetch(reference: str) -> None:
+def _fetch(reference: str, base_model: str) -> None:
     """Download a visitor's LoRA into the cache, where the predictor finds it: on ZeroGPU, before the GPU's time
     begins."""
     if not reference.strip():
         raise ValueError(f"lora_weights is empty: {EXPECTED_LORA}")
-    with open_lora(reference, named="lora_weights"):
+    with open_lora(reference, named="lora_weights", base_model=base_model):
         pass
 
 

@@ -32,6 +32,7 @@ class Dimensions:
     double: BlockKind
     single: BlockKind
     has_biases: bool  # in the layers of the blocks
+    activation: str  # the function in the feed-forwards, as the field writes it
     widest: int  # output features of the widest layer for each token, in units of the width
     largest: int  # weights of the largest layer in a block
     outer_parameters: int  # all parameters outside the blocks

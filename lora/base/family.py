@@ -72,8 +72,10 @@ class PredictVelocity(Protocol):
         sigmas: Tensor,
         prompt: Prompt,
         guidance: float,
+        references: tuple[Tensor, ...] = (),
     ) -> Tensor:
-        """`sigmas` [B] in 0..1; all tensors are on the transformer's device."""
+        """`sigmas` [B] in 0..1; `references` are latents of reference images [B, C, H, W], of any sizes, none for a
+        family that takes none. All tensors are on the transformer's device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class Transformer:
     per_token: re.Pattern[str]  # names of the layers that multiply every token, which is nearly all of the work
     dimensions: Callable[[Mapping[str, Any]], Dimensions]  # of its configuration
     predict_velocity: PredictVelocity
+    takes_references: bool  # whether it reads reference images beside the noisy one, as for editing
     modulation_input: LayerInput | None  # of modulation layers in blocks; None if the blocks share their modulation
     layer_sets: Mapping[str, str]  # sets of layers to train, each as a regular expression for whole names
     loads_whole_groups: str | None  # a program that loads a LoRA only on all layers that the original model fuses
@@ -107,6 +110,7 @@ class SamplingSettings:
     guidance: float
     seed: int
     after_step: Callable[[int], object]  # called after each denoising step with the number of all; may raise
+    references: tuple[Tensor, ...] = ()  # latents of reference images [1, C, H, W], on any device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,14 @@ class ImageSource:
     image: Image.Image  # RGB
     mask: Image.Image | None  # L, in the same size: white is regenerated; None regenerates everything
     strength: float  # 0..1: the share of the steps that run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceEncoding:
+    """How the reference images of a request are encoded."""
+
+    fit: Callable[[Image.Image], Image.Image]  # an RGB image of any size to the size that is encoded
+    encode: Callable[[Any, Image.Image], Tensor]  # by a pipeline, from an RGB image of any size: [1, C, H, W]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +144,7 @@ class Sampling:
     generate_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Image.Image]  # by a pipeline
     generate_latents: Callable[[Any, Prompt, Prompt | None, SamplingSettings], Tensor]  # [C, H, W], as it trains on
     generate_from_image: Callable[[Any, Prompt, Prompt | None, SamplingSettings, ImageSource], Image.Image]
+    references: ReferenceEncoding | None  # None if the transformer takes none
 
     def defaults_of(self, *, takes_guidance: bool) -> SamplingDefaults:
         """The defaults of a base that takes guidance, or of one that does not."""

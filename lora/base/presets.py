@@ -1,8 +1,10 @@
 """What a preset consists of: the settings for one kind of LoRA. The presets are those of each family."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-LORA_TYPES = ("subject", "style", "general", "replicate")  # what every family has a preset for
+EDIT = "edit"  # what only a family has a preset for whose transformer takes references
+LORA_TYPES = ("subject", "style", "general", EDIT, "replicate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,17 @@ class Preset:
     ema_warms_up: bool
     weight_decay: float
     epsilon: float  # of the optimizer
+
+
+def chosen_preset(presets: Mapping[str, Preset], lora_type: str, *, base: str, others: Iterable[str]) -> Preset:
+    """The preset for a kind of LoRA among those of the family of a base. Raises ValueError if the family has none for
+    it; `others` are the names of bases that have one."""
+    if lora_type in presets:
+        return presets[lora_type]
+    raise ValueError(
+        f"lora_type is {lora_type!r}, and the base {base} takes no reference images: expected a FLUX_BASE that does"
+        f" ({', '.join(others)}), or another lora_type ({', '.join(presets)})"
+    )
 
 
 # Exactly what ostris/flux-dev-lora-trainer does.

@@ -71,7 +71,7 @@ def warnings_about_captions(dataset: Dataset, rule: PromptRule) -> Iterator[str]
     uncaptioned = [image.name for image in dataset.images if not image.caption]
     if uncaptioned and captions:
         yield f"{counted(len(uncaptioned), 'image')} without a caption: {named(uncaptioned)}"
-    if len(captions) > 1 and len(set(captions.values())) == 1:
+    if len(captions) > 1 and len(set(captions.values())) == 1 and not dataset.has_references:
         yield "all captions are the same: describe what differs between the images, not what the LoRA should learn"
     without_trigger = [name for name, text in captions.items() if not rule.mentions_trigger(text)]
     if rule.trigger_word and without_trigger and not _shared_word(_texts(dataset), rule):

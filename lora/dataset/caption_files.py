@@ -23,7 +23,8 @@ from lora.dataset.text_files import Text, decode_text
 # .caption is the default of sd-scripts; .rtf is what TextEdit saves.
 SUFFIXES = (".txt", ".caption", ".cap", ".text", ".rtf")
 RANK_OF_JSON = len(SUFFIXES)  # of a JSON file beside its image
-RANK_OF_TABLES = RANK_OF_JSON + 1
+RANK_BESIDE_REFERENCE = RANK_OF_JSON + 1  # of a file beside the reference of an image
+RANK_OF_TABLES = RANK_BESIDE_REFERENCE + 1
 MAX_CAPTION_BYTES = 64 * 1024  # 512 tokens of T5 are about 3 KiB
 MAX_TABLE_BYTES = 32 * MEBIBYTE
 MAX_TEXT_BYTES = 64 * MEBIBYTE  # in total

@@ -18,6 +18,7 @@ NAME_KEYS = (
 )
 TEXT_KEYS = ("text", "caption", "prompt", "description")
 TEXT_WORDS = ("caption", "prompt", "description", "text")  # inside of a key, as in SimpleTuner's cogvlm_caption
+INSTRUCTION_KEYS = ("instruction", "edit_instruction")  # of data sets of edits; used only if there is no caption
 TAG_KEYS = ("tags", "tag_string")  # of sd-scripts and gallery-dl; used only if there is no caption
 ENOUGH = 0.5  # of the most images that the values under one key name; our choice
 
@@ -58,7 +59,7 @@ def normalized(key: str) -> str:
 def is_text_key(key: str) -> bool:
     """Whether the value under a key may be a caption."""
     is_variant = any(word in key for word in TEXT_WORDS) and "negative" not in key
-    return key in TAG_KEYS or (is_variant and "." not in key)  # text.jpg is the name of a file
+    return key in (*INSTRUCTION_KEYS, *TAG_KEYS) or (is_variant and "." not in key)  # text.jpg is the name of a file
 
 
 def rows_of(records: Sequence[Record], images: ImageNames) -> list[Row]:
@@ -132,11 +133,11 @@ def _text_keys(keys: Iterable[str]) -> list[str]:
     """The keys of captions by preference, tags last: known ones, else one that resembles a known one; raises
     AmbiguousError if several do."""
     present = set(keys)
-    similar = sorted(key for key in present if is_text_key(key) and key not in TAG_KEYS)
+    similar = sorted(key for key in present if is_text_key(key) and key not in (*INSTRUCTION_KEYS, *TAG_KEYS))
     known = [key for key in TEXT_KEYS if key in present]
     if len(similar) > 1 and not known:
         raise AmbiguousError(f"{named(similar)} may each hold the captions: expected one of them; call it text")
-    return [*(known or similar), *TAG_KEYS]
+    return [*(known or similar or [key for key in INSTRUCTION_KEYS if key in present]), *TAG_KEYS]
 
 
 def _row(record: Record, name_keys: Sequence[str], text_keys: Sequence[str]) -> Row:

@@ -13,6 +13,7 @@ from lora.base.device import on_device
 from lora.base.prompt import Prompt
 from lora.dataset.cache import Cache
 from lora.dataset.cache_keys import Keys
+from lora.dataset.crops import Crop
 from lora.dataset.inspection import Inspector
 from lora.dataset.latents import ImageCrop, encode_images
 from lora.dataset.loss_weights import MaskedCrop, loss_weights, weights_of
@@ -34,6 +35,7 @@ class Example:
     repeats: int = 1  # how often it is in each epoch
     weights: Tensor | None = None  # [H, W] fp32, of the loss at each latent; None if all count the same
     other_prompts: tuple[Prompt, ...] = ()  # of further captions, one of which may take the place of the first
+    references: tuple[Tensor, ...] = ()  # as `latents`, in any size: what the image was before the edit, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class EncodedDataset:
 def encoded_bytes(dataset: Dataset, base: Path, *, extra_texts: int) -> int:
     """Upper bound on the bytes of the tensors of a data set and of `extra_texts` more texts, for a base model."""
     family = family_of(base)
-    crops = {ImageCrop(image.appearance, crop) for image in dataset.images for crop in image.inspection.crops}
+    crops = {each for image in dataset.images for each in _crops(image)}
     pixels = sum(each.crop.size.pixels for each in crops)
     masked = sum(crop.size.pixels for image in dataset.images if image.mask for crop in image.inspection.crops)
     texts = len(_texts(dataset)) + extra_texts
@@ -133,6 +135,13 @@ def _cut(encoders: DiffusionPipeline, dataset: Dataset) -> tuple[str, ...]:
     return tuple(f"{name} ({count} tokens)" for name, count in counts if count > text.length(encoders))
 
 
+def _crops(image: CaptionedImage) -> Iterator[ImageCrop]:
+    """Yield everything of an image that is encoded: its crops, and those of its references."""
+    for crop in image.inspection.crops:
+        yield ImageCrop.of(image, crop)
+        yield from (ImageCrop.of_reference(reference, image, crop) for reference in image.references)
+
+
 def _examples(
     image: CaptionedImage,
     latents: Mapping[ImageCrop, Tensor],
@@ -142,9 +151,19 @@ def _examples(
     """Yield an example for each crop of an image; `prompts` are those of the image."""
     first, *others = prompts
     for crop in image.inspection.crops:
-        content = image.inspection.content
-        of_loss = weights_of(image, crop, weights)
-        yield Example(latents[ImageCrop(image.appearance, crop)], first, content, image.repeats, of_loss, tuple(others))
+        yield Example(
+            latents[ImageCrop.of(image, crop)],
+            first,
+            image.inspection.content,
+            image.repeats,
+            weights_of(image, crop, weights),
+            tuple(others),
+            _references(image, crop, latents),
+        )
+
+
+def _references(image: CaptionedImage, crop: Crop, latents: Mapping[ImageCrop, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(latents[ImageCrop.of_reference(reference, image, crop)] for reference in image.references)
 
 
 def _texts(dataset: Dataset) -> set[str]:

@@ -80,15 +80,15 @@ class Inspector:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         crops = crops_of(self._sizes(decoded.original), count=self._crops)
         largest = [crop for crop in crops if crop.number == WHOLE][-1]
-        whole, reduced = _cropped(decoded, largest, content), _reduced(decoded.image)
+        whole, small = _cropped(decoded, largest, content), reduced(decoded.image)
         self._store_crops(decoded, crops, content, {largest: whole})
         return Inspection(
             content=content,
             original=decoded.original,
             crops=crops,
             blur=blur_of(whole),
-            tones=Tones.of(reduced),
-            thumbnail=Thumbnail.of(reduced),
+            tones=Tones.of(small),
+            thumbnail=Thumbnail.of(small),
             is_animated=decoded.is_animated,
             is_cutout=decoded.is_cutout,
         )
@@ -126,7 +126,7 @@ def _cropped(decoded: DecodedImage, crop: Crop, content: str) -> Image.Image:
     return decoded.fitted(crop.size, crop_box(decoded.box, crop, content=content))
 
 
-def _reduced(image: Image.Image) -> Image.Image:
+def reduced(image: Image.Image) -> Image.Image:
     """The image, reduced by a whole factor to the size that tones and thumbnail need."""
     factor = -(-max(image.size) // INSPECTED_SIDE)
     return image.reduce(factor) if factor > 1 else image

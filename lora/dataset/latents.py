@@ -1,8 +1,10 @@
-"""Encodes image crops into latents, in batches of equal size, while threads load the next images."""
+"""Encodes crops of images and of their references into latents, in batches of equal size, while threads load the next
+ones."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -15,6 +17,13 @@ from lora.dataset.crops import Crop
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import Pixels
 from lora.dataset.reading import CaptionedImage
+from lora.dataset.references import (
+    Reference,
+    appearance_of_reference,
+    crop_of_reference,
+    crops_of_reference,
+    reference_pixels,
+)
 from lora.dataset.training_pixels import training_pixels
 from lora.dataset.workers import map_in_order
 from lora.images.files import quiet_pillow
@@ -27,8 +36,19 @@ PIXELS_IN_MEMORY = 2**23  # of images with the same crops, loaded together to fo
 class ImageCrop:
     """A crop of an image. Crops of images that look alike are equal."""
 
-    appearance: str  # of the image, as CaptionedImage has it
+    appearance: str  # of the image, as CaptionedImage has it, or of a reference
     crop: Crop
+
+    @classmethod
+    def of(cls, image: CaptionedImage, crop: Crop) -> "ImageCrop":
+        """A crop of an image."""
+        return cls(image.appearance, crop)
+
+    @classmethod
+    def of_reference(cls, reference: Reference, image: CaptionedImage, crop: Crop) -> "ImageCrop":
+        """The crop of a reference for a crop of its image."""
+        looks = appearance_of_reference(reference, image.inspection)
+        return cls(looks, crop_of_reference(reference, image.inspection, crop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +77,20 @@ def encode_images(
     cache: Cache,
     check: Callable[[], None],
 ) -> dict[ImageCrop, Tensor]:
-    """Encode every crop of every image into latents [C, h, w], each distinct one once. `check` is called before each
-    batch, and ends the encoding by an exception."""
+    """Encode every crop of every image and of its references into latents [C, h, w], each distinct one once. `check` is
+    called before each batch, and ends the encoding by an exception."""
     latents, cache_keys, missing = {}, {}, []
-    for image in images:
-        look, crops = image.appearance, image.inspection.crops
+    for request in _requests(images, inspector):
+        look, crops = request.appearance, request.crops
         image_keys = {ImageCrop(look, crop): keys.latents(look, crop, decoded_for=crops[-1]) for crop in crops}
         cache_keys.update(image_keys)
         cached = {each: cache.get(key) for each, key in image_keys.items()}
         latents.update({each: tensors["latents"] for each, tensors in cached.items() if tensors})
         uncached = tuple(each.crop for each, tensors in cached.items() if not tensors)
-        missing.append(_LoadRequest(uncached, image))
+        missing.append(replace(request, crops=uncached))
     # The last bits of an image's latents depend on the other images in its batch.
     per_call = 1 if cache.outlives_job else PIXELS_PER_CALL
-    for batch in _batches(missing, inspector, per_call):
+    for batch in _batches(missing, per_call):
         check()
         for each, latent in zip(batch.crops, encode_pixels(encode, batch.pixels), strict=True):
             latents[each] = cache.put(cache_keys[each], {"latents": latent})["latents"]
@@ -79,28 +99,46 @@ def encode_images(
 
 def crop_batches(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[Batch]:
     """Yield every crop of every image, each distinct one once, in batches for the VAE."""
-    requests = [_LoadRequest(image.inspection.crops, image) for image in images]
-    yield from _batches(requests, inspector, PIXELS_PER_CALL)
+    yield from _batches((_request(image, inspector) for image in images), PIXELS_PER_CALL)
 
 
 @dataclass(frozen=True, slots=True)
 class _LoadRequest:
     """The crops of an image to load; the image is decoded once for all of them."""
 
+    appearance: str
     crops: tuple[Crop, ...]
-    image: CaptionedImage
+    load: Callable[[Sequence[Crop]], list[Pixels]]
 
 
-def _batches(requests: Iterable[_LoadRequest], inspector: Inspector, per_call: int) -> Iterator[Batch]:
+def _requests(images: Iterable[CaptionedImage], inspector: Inspector) -> Iterator[_LoadRequest]:
+    """All crops of images, and of their references."""
+    for image in images:
+        yield _request(image, inspector)
+        for reference in image.references:
+            inspection = image.inspection
+            yield _LoadRequest(
+                appearance_of_reference(reference, inspection),
+                crops_of_reference(reference, inspection),
+                partial(reference_pixels, reference, inspection, large=inspector.large),
+            )
+
+
+def _request(image: CaptionedImage, inspector: Inspector) -> _LoadRequest:
+    load = partial(training_pixels, image, inspector=inspector)
+    return _LoadRequest(image.appearance, image.inspection.crops, load)
+
+
+def _batches(requests: Iterable[_LoadRequest], per_call: int) -> Iterator[Batch]:
     """Batches of at most `per_call` pixels, or of one image. Images with the same crops are loaded together."""
-    distinct = {request.image.appearance: request for request in requests if request.crops}
-    ordered = sorted(distinct.values(), key=lambda request: (request.crops, request.image.appearance))
-    loaded = map_in_order(lambda request: training_pixels(request.image, request.crops, inspector), ordered)
+    distinct = {request.appearance: request for request in requests if request.crops}
+    ordered = sorted(distinct.values(), key=lambda request: (request.crops, request.appearance))
+    loaded = map_in_order(lambda request: request.load(request.crops), ordered)
     with quiet_pillow(), closing(loaded):
         for crops, group in groupby(ordered, key=lambda request: request.crops):
             same, count = list(group), max(PIXELS_IN_MEMORY // sum(crop.size.pixels for crop in crops), 1)
             for start in range(0, len(same), count):
-                looks = [request.image.appearance for request in same[start : start + count]]
+                looks = [request.appearance for request in same[start : start + count]]
                 yield from _batches_by_crop(crops, looks, [next(loaded) for _ in looks], per_call)
 
 

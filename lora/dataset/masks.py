@@ -5,7 +5,7 @@ cut-out images. Says why a file is no usable mask. Knows no tensors.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class Mask:
     content: str  # sha256 of the file
     is_opacity: bool  # if True, it is the opacity of the image itself
     whitens: bool = False  # if True, the image is put on white where the mask does not select it, before it is encoded
+    selected: float | None = None  # the share of white pixels, 0..1; None for an opacity, which is not measured
 
 
 def mask_line(mask: Mask | None) -> str:
@@ -77,9 +78,10 @@ def find_masks(
         with file.path.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         mask = Mask(file.name, file.path, content, is_opacity=False, whitens=settings.background == WHITE)
-        reason = _unusable_reason(mask, image.path, inspection.original, large)
-        if not reason:
-            return mask, None
+        try:
+            return replace(mask, selected=_selected_share(mask, image.path, inspection.original, large)), None
+        except ValueError as error:
+            reason = error
         instead = "the transparency of its image is used" if own else "the image is trained as a whole"
         return own, Skipped(file.name, f"{reason}; {instead}")
 
@@ -123,14 +125,14 @@ def _opened(mask: Mask, image: Path, original: Size, large: AbstractContextManag
         yield open_opacity(mask.path) if mask.is_opacity else turned_with(image, open_mask(mask.path), original)
 
 
-def _unusable_reason(mask: Mask, image: Path, original: Size, large: AbstractContextManager[object]) -> str:
-    """Why a file is not used as a mask; empty if it is."""
-    try:
-        with _opened(mask, image, original, large) as decoded:
-            levels = np.asarray(decoded)
-            darkest, brightest = int(levels.min()), int(levels.max())
-    except ValueError as error:
-        return str(error)
+def _selected_share(mask: Mask, image: Path, original: Size, large: AbstractContextManager[object]) -> float:
+    """The share of the pixels of a file that are white. Raises ValueError with the reason if it is not used as a
+    mask."""
+    with _opened(mask, image, original, large) as decoded:
+        levels = np.asarray(decoded)
+    darkest, brightest = int(levels.min()), int(levels.max())
     if brightest < BRIGHT:
-        return f"it has no white pixel, the brightest is {brightest} of 255"
-    return "it is entirely white" if darkest >= OPAQUE else ""
+        raise ValueError(f"it has no white pixel, the brightest is {brightest} of 255")
+    if darkest >= OPAQUE:
+        raise ValueError("it is entirely white")
+    return float(np.mean(levels >= BRIGHT))

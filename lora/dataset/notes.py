@@ -1,5 +1,5 @@
-"""Lines for the log on what a training makes of a data set beside its images and captions: masks, captions that take
-turns."""
+"""Lines for the log on what a training makes of a data set beside its images and captions: masks, references, captions
+that take turns."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from lora.dataset.wording import counted
 
 
 def notes_on_choices(dataset: Dataset) -> Iterator[str]:
-    """Yield a line on masks, if there are any, and one on images with several captions."""
+    """Yield a line on masks, if there are any, one on references, and one on images with several captions."""
     masks = [image.mask for image in dataset.images if image.mask]
     if masks:
         files = [mask.name for mask in masks if not mask.is_opacity]
@@ -20,6 +20,14 @@ def notes_on_choices(dataset: Dataset) -> Iterator[str]:
         which = f"{count} of {counted(len(dataset.images), 'image')} with a mask ({', '.join(sources)})"
         weight = f"counts {dataset.masks.settings.unmasked_weight:g} times as much (unmasked_weight)"
         yield f"{which}: what is outside {_background(masks)}{weight}"
+    references = [len(image.references) for image in dataset.images if image.references]
+    if references:
+        most = f", up to {max(references)} of an image" if max(references) > 1 else ""
+        first = dataset.images[0]
+        yield (
+            f"{counted(sum(references), 'reference')}{most}: the edit that makes {quoted(first.name)} of"
+            f" {quoted(first.references[0].name)} is learned, and captions are its instructions"
+        )
     several = [len(image.prompts) for image in dataset.images if len(image.prompts) > 1]
     if several:
         yield (

@@ -36,6 +36,7 @@ def findings_about_photos(images: Images, similar: Sequence[Images], *, resoluti
     """Yield the findings; `similar` holds groups of near-duplicates, `resolution` is the smallest of the training."""
     yield from _about_copies(images)
     yield from _about_near_duplicates(similar)
+    yield from _about_unchanged(images)
     yield from _about_small_images(images, resolution)
     yield from _about_blur(images)
     yield from _about_tones(images)
@@ -46,9 +47,9 @@ def findings_about_photos(images: Images, similar: Sequence[Images], *, resoluti
 
 
 def _about_copies(images: Images) -> Iterator[Finding]:
-    copies: dict[str, list[CaptionedImage]] = defaultdict(list)
+    copies: dict[tuple[str, ...], list[CaptionedImage]] = defaultdict(list)
     for image in images:
-        copies[image.inspection.content].append(image)
+        copies[image.inspection.content, *(each.content for each in image.references)].append(image)
     problem = "are the same file: keep one, or its background is learned too"
     yield from _about_groups(copies.values(), problem, mark="same file as")
 
@@ -59,6 +60,15 @@ def _about_near_duplicates(similar: Sequence[Images]) -> Iterator[Finding]:
     ]
     problem = "look almost the same: keep the best one, or their background is learned too"
     yield from _about_groups(distinct, problem, mark="looks like")
+
+
+def _about_unchanged(images: Images) -> Iterator[Finding]:
+    unchanged = [
+        image.name for image in images if image.inspection.content in {each.content for each in image.references}
+    ]
+    if unchanged:
+        sentence = f"the same file as their reference, which teaches to change nothing: {named(unchanged)}"
+        yield Finding(sentence, tuple(Mark(name, "same file as its reference") for name in unchanged))
 
 
 def _about_groups(groups: Iterable[Images], problem: str, *, mark: str) -> Iterator[Finding]:

@@ -1,29 +1,30 @@
 """Reads a user's archive into validated, captioned images. Knows no tensors."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora.dataset.archive import Member, Skipped, list_archive, unpack_archive
+from lora.dataset.archive import Member, Skipped, unpack_archive
 from lora.dataset.caption_files import CaptionFiles, GuessedEncoding, is_caption_file, read_captions
 from lora.dataset.caption_hints import SEEM_TO_BE, hint_on, hint_on_table
 from lora.dataset.captions import PromptRule
-from lora.dataset.file_kinds import ARCHIVE_NAME, NEITHER, has_image_name
+from lora.dataset.file_kinds import NEITHER
 from lora.dataset.folder_names import KohyaFolder, kohya_folders, relative_repeats
 from lora.dataset.image_names import ImageNames
 from lora.dataset.inspection import Inspection, Inspector
-from lora.dataset.limits import MAX_IMAGES
 from lora.dataset.masks import FoundMasks, Mask, find_masks
-from lora.dataset.names import Listed, is_user_file, quoted
+from lora.dataset.names import is_user_file
+from lora.dataset.pair_captions import PairCaptions
 from lora.dataset.pairing import Caption, Pairing, pair_captions
+from lora.dataset.references import Reference, inspect_references
 from lora.dataset.refusal import ContentError, naming_input
-from lora.dataset.selection import is_known, select_files
-from lora.dataset.sorting import sort_by_role, without_captions_of
+from lora.dataset.sorting import SortedFiles, without_captions_of
+from lora.dataset.unpacking import unpack_images
 from lora.dataset.wording import counted, named
 from lora.dataset.workers import map_in_order
-from lora.images.files import READABLE, is_image, quiet_pillow
+from lora.images.files import quiet_pillow
 
 LAST_RANK = 100  # of the words of a folder: after any caption file
 
@@ -55,6 +56,7 @@ class CaptionedImage:
     mask: Mask | None  # None too if masks have no effect
     repeats: int  # how often it is trained, relative to the other images
     folder: KohyaFolder | None  # the folder around it, if its name has repeats and words
+    references: tuple[Reference, ...] = ()  # what it was before the edit that is learned, in order
 
     @property
     def is_on_white(self) -> bool:
@@ -69,6 +71,12 @@ class CaptionedImage:
         if self.mask is None or not self.is_on_white:
             return content
         return hashlib.sha256(f"{content} on white outside of {self.mask.content}".encode()).hexdigest()
+
+    @property
+    def looks(self) -> str:
+        """A sha256 that is equal for images that are shown alike: for their appearance, and their references."""
+        contents = (self.appearance, *(reference.content for reference in self.references))
+        return hashlib.sha256(" ".join(contents).encode()).hexdigest() if self.references else self.appearance
 
     @property
     def prompt(self) -> str:
@@ -89,43 +97,47 @@ class Dataset:
     empty_captions: tuple[str, ...]  # caption files without a word
     size_note: str  # how sizes were chosen so that batches fill; empty if each image has its own
     masks: FoundMasks
+    pairs: tuple[str, ...] = ()  # images that would be references of others in a training of edits
+
+    @property
+    def has_references(self) -> bool:
+        """Whether the images have references, as all or none of them do."""
+        return any(image.references for image in self.images)
 
     def without_captions_by_models(self) -> "Dataset":
         """The data set without the images whose captions a person cannot have got wrong."""
         return replace(self, images=tuple(each for each in self.images if not (each.caption and each.caption.by_model)))
 
 
-def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule) -> Dataset:
-    """Unpack archives into subfolders of `into`, inspect every image, and pair it with its caption.
+def read_dataset(
+    archives: Archives, *, into: Path, inspector: Inspector, rule: PromptRule, with_references: bool = False
+) -> Dataset:
+    """Unpack archives into subfolders of `into`, inspect every image, and pair it with its caption, and with its
+    references if the LoRA is to learn edits.
 
-    Raises ValueError if an archive cannot be read, if there is no image, or if more than half of them are unusable.
+    Raises ValueError if an archive cannot be read, if there is no image, or if more than half of them are unusable;
+    with references also if an image has none or too many, or a reference has no image.
     """
     caption_members = _unpack_captions(archives.captions, into=into / "captions")
     with naming_input("input_images"), quiet_pillow():
-        listed = list_archive(archives.images, known=is_known)
-        selection = select_files(listed)
-        members = unpack_archive(archives.images, into=into / "images", wanted=selection.unpacks)
-        files = [member for member in members if not is_caption_file(member.name)]
-        images = [file for file in files if _is_candidate(file)]
-        by_role = sort_by_role(images, selection)
-        not_trained = (*selection.not_trained, *by_role.not_trained)
-        _refuse_count(by_role.trained, not_trained, listed)
-        names = ImageNames.of(image.name for image in by_role.trained)
-        own = read_captions((member for member in members if is_caption_file(member.name)), names)
+        found = unpack_images(archives.images, into=into / "images", with_references=with_references)
+        by_role, not_trained, selection = found.by_role, found.not_trained, found.selection
+        pairs = PairCaptions.of(by_role)
+        names = ImageNames.of((*(image.name for image in by_role.trained), *pairs.names))
+        own = read_captions(found.captions, names)
     with naming_input("input_captions"):
-        separate = _read_separate_captions(caption_members, names)
+        separate = pairs.retargeted(_read_separate_captions(caption_members, names))
     with naming_input("input_images"), quiet_pillow():
         size_note = inspector.share_sizes(image.path for image in by_role.trained)
-        inspected, bad = _inspect(by_role.trained, inspector)
+        inspected, references, bad = _inspect(by_role, inspector)
         masks = find_masks(inspected, by_role.masks, inspector.masks, large=inspector.large)
-    own = without_captions_of(own, not_trained, by_role.trained)
+    own = pairs.retargeted(without_captions_of(own, not_trained, by_role.trained))
     pairing = _paired([member.name for member, _ in inspected], separate, own, rule)
     texts = CaptionFiles.joined([separate, own])
-    others = _without(files, images)
-    suspected = (*_hints(others, selection.unused, names), *texts.suspected)
-    unused = _unused([Skipped(file.name, NEITHER) for file in others], selection.unused, suspected)
+    suspected = (*_hints(found.others, selection.unused, names), *texts.suspected)
+    unused = _unused([Skipped(file.name, NEITHER) for file in found.others], selection.unused, suspected)
     return Dataset(
-        _captioned(inspected, pairing, masks, rule),
+        _captioned(inspected, references, pairing, masks, rule),
         skipped=(*bad, *unused, *masks.without_used(not_trained), *texts.unreadable, *map(_skipped_hint, suspected)),
         not_trained=masks.without_used(not_trained),
         pairing=pairing,
@@ -134,11 +146,16 @@ def read_dataset(archives: Archives, *, into: Path, inspector: Inspector, rule: 
         empty_captions=texts.empty,
         size_note=size_note,
         masks=masks,
+        pairs=selection.pairs,
     )
 
 
 def _captioned(
-    inspected: list[tuple[Member, Inspection]], pairing: Pairing, masks: FoundMasks, rule: PromptRule
+    inspected: list[tuple[Member, Inspection]],
+    references: Mapping[str, tuple[Reference, ...]],
+    pairing: Pairing,
+    masks: FoundMasks,
+    rule: PromptRule,
 ) -> tuple[CaptionedImage, ...]:
     """The records of the images. An image without a caption has the words of its kohya folder."""
     folders = kohya_folders(member.name for member, _ in inspected)
@@ -148,10 +165,16 @@ def _captioned(
         folder = folders.get(member.name)
         caption = found or (_folder_caption(folder) if folder else None)
         caption = caption if caption and _has_words(caption) else None
-        prompts = rule.prompts(caption.text if caption else "")
-        mask = masks.by_image.get(member.name)
         record = CaptionedImage(
-            member.name, member.path, caption, prompts, inspection, mask, repeats[member.name], folder
+            name=member.name,
+            path=member.path,
+            caption=caption,
+            prompts=rule.prompts(caption.text if caption else ""),
+            inspection=inspection,
+            mask=masks.by_image.get(member.name),
+            repeats=repeats[member.name],
+            folder=folder,
+            references=references[member.name],
         )
         records.append(record)
     return tuple(records)
@@ -159,15 +182,6 @@ def _captioned(
 
 def _folder_caption(folder: KohyaFolder) -> Caption:
     return Caption(folder.words, f"{folder.path}/", folder.path, rank=LAST_RANK)
-
-
-def _is_candidate(file: Member) -> bool:
-    return has_image_name(file.name) or is_image(file.path)
-
-
-def _without(files: Iterable[Member], images: Iterable[Member]) -> list[Member]:
-    left_out = set(images)
-    return [file for file in files if file not in left_out]
 
 
 def _unpack_captions(archive: Path | None, *, into: Path) -> list[Member] | None:
@@ -189,39 +203,32 @@ def _read_separate_captions(members: list[Member] | None, images: ImageNames) ->
     return replace(texts, unreadable=tuple(file for file in texts.unreadable if file.reason != NEITHER))
 
 
-def _refuse_count(images: Sequence[Member], not_trained: Sequence[Skipped], listed: Sequence[Listed]) -> None:
-    if len(images) > MAX_IMAGES:
-        raise ContentError(f"holds {len(images):,} images: expected at most {MAX_IMAGES:,}")
-    inner = [file.name for file in listed if ARCHIVE_NAME.search(file.name)]
-    if not images and inner:
-        raise ContentError(f"holds no images, only the archive {inner[0]!r}: expected the images themselves; send that")
-    if not images and (first := next((file for file in not_trained if has_image_name(file.name)), None)):
-        raise ContentError(f"holds no images to train; the first is {quoted(first.name)}: {first.reason}")
-    if not images:
-        others = f"only {len(listed)} other files such as {listed[0].name!r}" if listed else "no files at all"
-        raise ContentError(f"holds no images, {others}: expected {READABLE} images")
+def _inspect(
+    files: SortedFiles, inspector: Inspector
+) -> tuple[list[tuple[Member, Inspection]], dict[str, tuple[Reference, ...]], list[Skipped]]:
+    """The images that can be used, their references by their names, and the images that cannot be used; raises
+    ContentError if the latter are more than half."""
 
-
-def _inspect(images: Sequence[Member], inspector: Inspector) -> tuple[list[tuple[Member, Inspection]], list[Skipped]]:
-    """The images that can be used, and those that cannot; raises ContentError if the latter are more than half."""
-
-    def inspected_or_skipped(member: Member) -> Inspection | Skipped:
+    def inspected_or_skipped(member: Member) -> tuple[Inspection, tuple[Reference, ...]] | Skipped:
         try:
-            return inspector.inspect(member.path)
+            inspection = inspector.inspect(member.path)
+            references = inspect_references(files.references.get(member.name, ()), inspection, large=inspector.large)
         except ValueError as error:
             return Skipped(member.name, str(error))
+        return inspection, references
 
-    inspected, bad = [], []
-    with closing(map_in_order(inspected_or_skipped, images)) as results:
-        for member, result in zip(images, results, strict=True):
-            if isinstance(result, Inspection):
-                inspected.append((member, result))
-            else:
+    inspected, found, bad = [], {}, []
+    with closing(map_in_order(inspected_or_skipped, files.trained)) as results:
+        for member, result in zip(files.trained, results, strict=True):
+            if isinstance(result, Skipped):
                 bad.append(result)
+            else:
+                inspected.append((member, result[0]))
+                found[member.name] = result[1]
     if len(bad) > len(inspected):
-        counts = f"{len(bad)} of {len(images)} images that cannot be used"
+        counts = f"{len(bad)} of {len(files.trained)} images that cannot be used"
         raise ContentError(f"holds {counts}; the first is {bad[0].name!r}: {bad[0].reason}")
-    return inspected, bad
+    return inspected, found, bad
 
 
 def _paired(names: list[str], separate: CaptionFiles, own: CaptionFiles, rule: PromptRule) -> Pairing:

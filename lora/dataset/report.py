@@ -1,7 +1,7 @@
 """The report on a data set before training: counts, sizes, prompts and warnings."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from lora.dataset.advice import warnings_about
@@ -57,8 +57,7 @@ class Report:
 
 def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...]) -> Report:
     """Report on a data set that is to be trained at `resolutions`."""
-    groups = near_duplicates([image.inspection.thumbnail for image in dataset.images])
-    similar = [[dataset.images[index] for index in group] for group in groups]
+    similar = [[dataset.images[index] for index in group] for group in _look_alikes(dataset.images)]
     findings = findings_about_photos(dataset.images, similar, resolution=min(resolutions))
     sources = Counter(_kind_of_source(image.caption) for image in dataset.images if image.caption)
     buckets = Counter(size for image in dataset.images for size in image.inspection.sizes)
@@ -74,6 +73,21 @@ def report_on(dataset: Dataset, *, rule: PromptRule, resolutions: tuple[int, ...
         prompts=_some_prompts(dataset.images),
         warnings=tuple(warnings_about(dataset, similar, rule=rule, resolutions=resolutions)),
     )
+
+
+def _look_alikes(images: Sequence[CaptionedImage]) -> list[list[int]]:
+    """Groups of images that look almost the same. Pairs do if both of their images do: one picture may be edited in
+    several ways, and several pictures may be mended to the same."""
+    groups = near_duplicates([image.inspection.thumbnail for image in images])
+    first = [image.references[0].thumbnail if image.references else None for image in images]
+    found = []
+    for group in groups:
+        thumbnails = [each for each in (first[index] for index in group) if each is not None]
+        if len(thumbnails) == len(group):
+            found += [[group[place] for place in places] for places in near_duplicates(thumbnails)]
+        else:
+            found.append(group)
+    return found
 
 
 def _marks(findings: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
@@ -94,6 +108,7 @@ def _image_entry(image: CaptionedImage) -> Json:
         "prompt": image.prompt,
         "other_prompts": list(image.prompts[1:]),
         "mask": image.mask.name if image.mask else None,
+        **({"references": [each.name for each in image.references]} if image.references else {}),
         "blur": None if inspection.blur is None else round(inspection.blur, 2),
         "tones": round(inspection.tones.range),
     }

@@ -8,6 +8,8 @@ from lora.dataset.folder_names import KohyaFolder
 from lora.dataset.reading import Dataset
 from lora.dataset.wording import counted, named
 
+LEAST_SELECTED = 0.01  # the share of an image below which a mask gets a warning; our choice
+
 
 def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
     """Yield a warning for each role of images that are not trained, then those about folders of sd-scripts."""
@@ -19,6 +21,12 @@ def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
     for reason, names in by_reason.items():
         yield f"{counted(len(names), 'image')} not trained, {reason}: {named(names)}"
     yield from _about_masks(dataset)
+    if dataset.pairs:
+        before = f"{counted(len(dataset.pairs), 'image')} trained of which others are edits, by their names"
+        yield (
+            f"{before}: {named(list(dataset.pairs))}; lora_type edit, on a base of FLUX.2,"
+            " learns the edit from such pairs"
+        )
     folders = {image.folder for image in dataset.images if image.folder}
     subjects = sorted({folder.words for folder in folders})
     if len(subjects) > 1:
@@ -31,9 +39,13 @@ def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
 
 
 def _about_masks(dataset: Dataset) -> Iterator[str]:
-    """Masks that are not used, and images without one where others have one."""
+    """Masks that are not used or select next to nothing, and images without one where others have one."""
     for mask in dataset.masks.unusable:
         yield f"the mask {mask.name!r} is not used: {mask.reason}"
+    shares = {image.mask.name: image.mask.selected for image in dataset.images if image.mask}
+    small = [f"{name} ({share:.2%} of its image)" for name, share in shares.items() if (share or 1) < LEAST_SELECTED]
+    if small:
+        yield f"masks that select next to nothing, so that next to nothing is learned from their images: {named(small)}"
     whole = [image.name for image in dataset.images if not image.mask]
     if whole and len(whole) < len(dataset.images):
         yield f"{counted(len(whole), 'image')} without a mask, trained as a whole: {named(whole)}"

@@ -29,13 +29,15 @@ from lora.dataset.partners import (
     names_beside,
     names_elsewhere,
 )
+from lora.dataset.reference_roles import find_references
 
 
 class Role(Enum):
     """What an image file is for, if not for training. The value is the reason why it is not trained."""
 
     MASK = "a mask: it belongs to an image of that name, and is not trained as one"
-    CONTROL = "a control image: only the image that it belongs to is trained"
+    CONTROL = "a control image: only the image that it belongs to is trained; lora_type edit trains with both"
+    REFERENCE = "a reference: its image is trained with it"
     REGULARIZATION = "a regularization image, not the subject: preservation does the same without such images"
     SAMPLE = "a sample of another training"
     THUMBNAIL = "a thumbnail: the image itself is there"
@@ -82,19 +84,33 @@ SAMPLE_NAME = re.compile(
 )
 
 
-def assign_roles(images: Sequence[ImageFile], others: Iterable[str]) -> dict[str, Assigned]:
-    """The roles of the images that are not trained, by name. `others` are the names of the other files."""
-    return _Assignment(images, others).roles
+def assign_roles(
+    images: Sequence[ImageFile], others: Iterable[str], *, with_references: bool = False
+) -> dict[str, Assigned]:
+    """The roles of the images that are not trained, by name. `others` are the names of the other files. With
+    references, there are more names for them than for control images, and these are references, too."""
+    roles = _Assignment(images, others, with_references=with_references).roles
+    return {name: _as_reference(each) for name, each in roles.items()} if with_references else roles
+
+
+def _as_reference(assigned: Assigned) -> Assigned:
+    """A control image is a reference of the image that it belongs to, whatever its content."""
+    if assigned.role is not Role.CONTROL or not (assigned.partner or assigned.is_ambiguous):
+        return assigned
+    return Assigned(Role.REFERENCE, assigned.partner, is_doubtful=False, is_ambiguous=assigned.is_ambiguous)
 
 
 class _Assignment:
     """Assigns roles step by step; each step sees only the images that have no role yet."""
 
-    def __init__(self, images: Sequence[ImageFile], others: Iterable[str]) -> None:
+    def __init__(self, images: Sequence[ImageFile], others: Iterable[str], *, with_references: bool) -> None:
         self.roles: dict[str, Assigned] = {}
         self._left = [PlacedFile(file) for file in images]
         self._assign_samples({path_of(name).parts[:-1] for name in others if WEIGHTS_NAME.search(name)})
         self._assign_regularization()
+        if with_references:
+            found = find_references(self._left).items()
+            self._assign({name: _belonging(Role.REFERENCE, partners) for name, partners in found})
         self._assign_folders()
         self._assign_affixes()
 

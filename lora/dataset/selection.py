@@ -8,7 +8,9 @@ from lora.dataset.caption_files import is_caption_file, is_meant_for_captions
 from lora.dataset.file_kinds import NEITHER, has_image_name, is_text, unused_reason
 from lora.dataset.limits import KIBIBYTE, MAX_BYTES_OF_A_MEMBER, MEBIBYTE
 from lora.dataset.names import Listed, is_user_file
-from lora.dataset.roles import Assigned, ImageFile, Role, assign_roles
+from lora.dataset.partners import ImageFile, PlacedFile
+from lora.dataset.reference_roles import names_of_pairs
+from lora.dataset.roles import Assigned, Role, assign_roles
 from lora.images.files import may_be_image
 
 MAX_TEXT_BYTES = 32 * MEBIBYTE  # as of a table of captions
@@ -21,6 +23,7 @@ class Selection:
 
     unused: tuple[Skipped, ...]  # files that no training uses
     not_trained: tuple[Skipped, ...]  # images that have another role by their names alone
+    pairs: tuple[str, ...]  # trained images that would be references of others in a training of edits
     roles: Mapping[str, Assigned]  # of unpacked images that are not trained, unless their content says otherwise
     left_out: frozenset[str]  # the names of all files that are not unpacked
 
@@ -34,24 +37,29 @@ def is_known(name: str) -> bool:
     return is_caption_file(name) or has_image_name(name) or is_text(name) or unused_reason(name) is not None
 
 
-def select_files(files: Sequence[Listed]) -> Selection:
-    """Select the files to unpack: images, masks, captions, and other text that a report may look into.
+def select_files(files: Sequence[Listed], *, with_references: bool = False) -> Selection:
+    """Select the files to unpack: images, masks, captions, and other text that a report may look into; with references
+    also these.
 
     Everything else counts towards no limit but that on the number of files.
     """
     reasons = {file.name: reason for file in files if (reason := _reason(file))}
     images = [ImageFile(file.name, file.size) for file in files if file.name not in reasons and _may_be_image(file)]
-    roles = assign_roles(images, others=reasons)
-    unpacked = {
-        name: each for name, each in roles.items() if each.role is Role.MASK or each.is_doubtful or each.may_be_mask
-    }
+    roles = assign_roles(images, others=reasons, with_references=with_references)
+    unpacked = {name: each for name, each in roles.items() if _is_unpacked(each)}
+    placed = () if with_references else [PlacedFile(image) for image in images if image.name not in roles]
     not_trained = [Skipped(name, each.role.value) for name, each in roles.items() if name not in unpacked]
     return Selection(
         unused=tuple(Skipped(name, reason) for name, reason in reasons.items()),
         not_trained=tuple(not_trained),
+        pairs=names_of_pairs(placed),
         roles=unpacked,
         left_out=frozenset(reasons) | {file.name for file in not_trained},
     )
+
+
+def _is_unpacked(assigned: Assigned) -> bool:
+    return assigned.role in (Role.MASK, Role.REFERENCE) or assigned.is_doubtful or assigned.may_be_mask
 
 
 def _may_be_image(file: Listed) -> bool:

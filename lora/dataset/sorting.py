@@ -1,5 +1,6 @@
-"""Sorts the unpacked image files by their roles: trained, masks of trained images, and others."""
+"""Sorts the unpacked image files by their roles: trained, masks and references of trained images, and others."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -8,6 +9,7 @@ from lora.dataset.archive import Member, Skipped
 from lora.dataset.caption_files import CaptionFiles
 from lora.dataset.names import quoted, sanitize_path
 from lora.dataset.pairing import Caption
+from lora.dataset.reference_names import in_order
 from lora.dataset.roles import Assigned, Role
 from lora.dataset.selection import Selection
 from lora.images.masks import is_color_photograph, is_cutout_file, is_silhouette
@@ -20,6 +22,7 @@ class SortedFiles:
 
     trained: tuple[Member, ...]
     masks: Mapping[str, Member]  # by the name of the trained image that each belongs to
+    references: Mapping[str | None, tuple[Member, ...]]  # likewise, in order; those of no single image by None
     not_trained: tuple[Skipped, ...]  # masks too
 
 
@@ -28,8 +31,12 @@ def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
     trained: list[Member] = []
     masks: dict[str, Member] = {}
     not_trained: list[Skipped] = []
+    references: defaultdict[str | None, list[Member]] = defaultdict(list)
     for image in images:
         assigned = selection.roles.get(image.name)
+        if assigned is not None and assigned.role is Role.REFERENCE:
+            references[assigned.partner].append(image)
+            continue
         maker = maker_of(image.path)
         if maker is not None:
             not_trained.append(Skipped(image.name, f"made by this project ({maker})"))
@@ -41,7 +48,10 @@ def sort_by_role(images: Iterable[Member], selection: Selection) -> SortedFiles:
             not_trained.append(Skipped(image.name, _reason(assigned, masks)))
             if assigned.role is Role.MASK and assigned.partner is not None:
                 masks.setdefault(assigned.partner, image)
-    return SortedFiles(tuple(trained), masks, tuple(not_trained))
+    in_their_order = {
+        name: tuple(sorted(files, key=lambda file: in_order(file.name))) for name, files in references.items()
+    }
+    return SortedFiles(tuple(trained), masks, in_their_order, tuple(not_trained))
 
 
 def _is_photograph_after_all(image: Member, assigned: Assigned) -> bool:

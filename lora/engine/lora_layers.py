@@ -6,7 +6,7 @@ precision, which are updated together before each forward pass.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class FusedLoraLinear(nn.Module, LoraLayer):
 
     down: Tensor  # [rank, in], the copy of A; not a buffer, as it is not saved
     up: Tensor  # [out, rank], the copy of B
+    copies: "LoraCopies"  # those of all layers of the transformer
 
     def __init__(self, layer: LoraLayer, *, dtype: torch.dtype) -> None:
         """Replace PEFT's layer, which must have exactly one LoRA, sharing its parameters; computes in `dtype`."""
@@ -56,7 +57,8 @@ def fuse_lora(transformer: ModelMixin) -> None:
     for name, layer in list(transformer.named_modules()):
         if isinstance(layer, LoraLayer):
             transformer.set_submodule(name, FusedLoraLinear(layer, dtype=dtype))
-    transformer.register_forward_pre_hook(_CopyUpdate([*filter(_is_fused, transformer.modules())]))
+    copies = LoraCopies([*filter(_is_fused, transformer.modules())])
+    transformer.register_forward_pre_hook(copies.update)
 
 
 def lora_layers(transformer: ModelMixin) -> list[LoraLayer]:
@@ -66,15 +68,20 @@ def lora_layers(transformer: ModelMixin) -> list[LoraLayer]:
 
 @contextmanager
 def without_lora(layers: Sequence[LoraLayer]) -> Iterator[None]:
-    """Inside the `with` block, layers compute as the base alone, bit for bit. Unlike PEFT's `disable_adapters`, this
-    leaves the parameters and their `requires_grad` unchanged."""
-    try:
+    """Inside the `with` block, the layers, which are all of a transformer, compute as the base alone, bit for bit.
+    Unlike PEFT's `disable_adapters`, this leaves the parameters and their `requires_grad` unchanged.
+
+    Fused layers multiply by copies that are zero: if they computed something else, compiled blocks would need other
+    graphs.
+    """
+    with ExitStack() as stack:
+        for copies in {layer.copies for layer in layers if isinstance(layer, FusedLoraLinear)}:
+            stack.enter_context(copies.zeroed())
         for layer in layers:
-            layer._disable_adapters = True
+            if not isinstance(layer, FusedLoraLinear):
+                stack.callback(setattr, layer, "_disable_adapters", False)
+                layer._disable_adapters = True
         yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
 
 
 def is_fused(transformer: ModelMixin) -> bool:
@@ -82,17 +89,36 @@ def is_fused(transformer: ModelMixin) -> bool:
     return any(map(_is_fused, transformer.modules()))
 
 
-class _CopyUpdate:
-    """Updates the copies of all LoRAs before each forward pass, so that code that changes the trained weights
-    (optimizer, average, checkpoint) need not know of the copies."""
+class LoraCopies:
+    """The copies of all LoRAs of a transformer, updated before each forward pass, so that code that changes the trained
+    weights (optimizer, average, checkpoint) need not know of the copies."""
 
-    def __init__(self, layers: list[FusedLoraLinear]) -> None:
+    def __init__(self, layers: Sequence[FusedLoraLinear]) -> None:
         self._master_weights: list[Tensor] = [master for layer in layers for master in layer.master_weights]
         self._copies = [copy for layer in layers for copy in (layer.down, layer.up)]
+        self._are_zero = False
+        for layer in layers:
+            layer.copies = self
 
     @torch.no_grad()
-    def __call__(self, *_: object) -> None:
-        torch._foreach_copy_(self._copies, self._master_weights)
+    def update(self, *_: object) -> None:
+        """Set the copies to the trained weights, or to zero inside of `zeroed`."""
+        if self._are_zero:
+            torch._foreach_zero_(self._copies)
+        else:
+            torch._foreach_copy_(self._copies, self._master_weights)
+
+    @contextmanager
+    def zeroed(self) -> Iterator[None]:
+        """Inside the `with` block, the copies are zero; afterwards they are the trained weights again, also for blocks
+        that are recomputed by then."""
+        try:
+            self._are_zero = True
+            self.update()
+            yield
+        finally:
+            self._are_zero = False
+            self.update()
 
 
 class _AddLora(torch.autograd.Function):

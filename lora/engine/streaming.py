@@ -34,12 +34,19 @@ class BlockStream:
         self._host_weights_of = {layer: weights for weights in self._host_weights for layer in weights.layers}
         self._current: _Slot | None = None
         self._direction = 1
+        self._has_backward = True  # whether a backward pass may follow the pass that is running
         for index, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(self._prepare, index))
 
     def includes(self, layer: nn.Module) -> TypeGuard[nn.Linear]:
         """Whether a layer's weight is to be streamed."""
         return layer in self._host_weights_of
+
+    def begin_pass(self, *_: object) -> None:
+        """Note whether gradients are enabled as a forward pass of the transformer begins. If not, no backward pass
+        follows, although the blocks may be called with gradients enabled, and the next pass begins with the first
+        block."""
+        self._has_backward = torch.is_grad_enabled()
 
     def store_weight(self, layer: nn.Linear) -> None:
         """Move a layer's weight to host memory. An empty parameter remains on the device, which shows PEFT where a LoRA
@@ -61,7 +68,7 @@ class BlockStream:
     def _following(self, index: int) -> int:
         """The index of the next block. After an interrupted pass it may be wrong, and the next weights come late."""
         last = len(self._host_weights) - 1
-        if index == last and not torch.is_grad_enabled():
+        if index == last and not self._has_backward:
             return 0
         if index in (0, last):
             self._direction = 1 if index == 0 else -1

@@ -68,6 +68,7 @@ def build_transformer(transformer: ModelMixin, source: TensorSource, placement: 
     shapes = {name: parameter.shape for name, parameter in transformer.named_parameters()}
     _replace_linears(transformer, placement)
     stream = BlockStream(spaced_blocks(transformer, placement.streamed_blocks), placement.device)
+    transformer.register_forward_pre_hook(stream.begin_pass)
     for name, tensor in source(shapes):
         module = _store_tensor(transformer, name, tensor, placement)
         if name.endswith(".weight") and stream.includes(module):

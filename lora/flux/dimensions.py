@@ -27,7 +27,8 @@ DOUBLE_LAYERS, SINGLE_LAYERS = 12, 5
 # GELU 4; inputs of the gates 2 or 1. "gelu" keeps the same without the input of GELU.
 DOUBLE_KEPT: dict[Recomputed, int] = {"nothing": 23, "pointwise": 11, "gelu": 7, "blocks": 1}
 SINGLE_KEPT: dict[Recomputed, int] = {"nothing": 19, "pointwise": 10, "gelu": 6, "blocks": 1}
-# Under autocast, norms compute in fp32 (2 units for 1), and each LoRA keeps its own copy of its input.
+# Under autocast, norms compute in fp32 (2 units for 1), and each LoRA keeps its own copy of its input; counted with
+# tensors without data.
 DOUBLE_UNDER_AUTOCAST, SINGLE_UNDER_AUTOCAST = 29, 24
 
 
@@ -59,6 +60,7 @@ def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
             kept_under_autocast=SINGLE_UNDER_AUTOCAST,
         ),
         has_biases=True,
+        activation="GELU",
         widest=4,  # the feed-forward, and proj_mlp
         largest=6 * width**2,  # norm1.linear
         outer_parameters=_outer_parameters(config, width),

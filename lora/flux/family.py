@@ -48,6 +48,7 @@ FLUX1 = Family(
         per_token=PER_TOKEN,
         dimensions=dimensions_of,
         predict_velocity=predict_velocity,
+        takes_references=False,
         modulation_input=modulation_input,
         layer_sets=LAYER_SETS,
         loads_whole_groups="Replicate's flux-dev-lora",

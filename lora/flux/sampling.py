@@ -123,4 +123,5 @@ SAMPLING = Sampling(
     generate_image=generate_image,
     generate_latents=generate_latents,
     generate_from_image=generate_from_image,
+    references=None,
 )

@@ -27,9 +27,9 @@ DOUBLE_ALL, SINGLE_ALL, SWIGLU = 10, 9, 4
 # input of SwiGLU, and in single blocks also without q, k and v, which are in one product with it.
 DOUBLE_PRODUCTS, SINGLE_PRODUCTS, SWIGLU_INPUT = 7, 6, 2
 DOUBLE_NARROW, SINGLE_NARROW = 7, 3
-# Under autocast, norms compute in fp32 (2 units for 1), and each LoRA keeps its own copy of its input: 33 and 26 in
+# Under autocast, norms compute in fp32 (2 units for 1), and each LoRA keeps its own copy of its input: 27 and 22 in
 # FLUX.2 [klein], counted with tensors without data.
-DOUBLE_UNDER_AUTOCAST, SINGLE_UNDER_AUTOCAST = 21, 14
+DOUBLE_UNDER_AUTOCAST, SINGLE_UNDER_AUTOCAST = 15, 10
 
 
 def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
@@ -42,6 +42,7 @@ def dimensions_of(config: Mapping[str, Any]) -> Dimensions:
         double=_double_kind(config["num_layers"], width, hidden),
         single=_single_kind(config["num_single_layers"], width, hidden),
         has_biases=False,
+        activation="SwiGLU",
         widest=math.ceil(fused / width),
         largest=width * fused,
         outer_parameters=_outer_parameters(config, width),

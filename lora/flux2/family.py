@@ -37,7 +37,7 @@ LAYER_SETS = {
 }
 
 FLUX2 = Family(
-    name="FLUX.2",
+    name="FLUX.2 [klein]",
     components=COMPONENTS,
     text=TEXT,
     latents=LATENTS,
@@ -46,6 +46,7 @@ FLUX2 = Family(
         per_token=PER_TOKEN,
         dimensions=dimensions_of,
         predict_velocity=predict_velocity,
+        takes_references=True,
         modulation_input=None,
         layer_sets=LAYER_SETS,
         loads_whole_groups=None,

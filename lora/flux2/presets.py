@@ -7,7 +7,7 @@ measured on klein.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lora.base.presets import REPLICATE, Preset, StepRule
+from lora.base.presets import EDIT, REPLICATE, Preset, StepRule
 
 # A person, a pet, a thing. Unlike in FLUX.1, sigma has the shift for the image size: LoRAs are also used on klein that
 # is distilled for four steps. At 1024 px all of these have a sigma above 0.76, where a logit-normal around 0 draws one
@@ -57,4 +57,16 @@ PRESETS: Mapping[str, Preset] = {
         weight_decay=1e-2,
     ),
     "replicate": REPLICATE,
+    # Before and after, with the instruction as caption. Rank, rate and steps are between those of ai-toolkit, fal and
+    # others. A dropped instruction is empty: the prompt that guidance leads away from then knows the reference, too.
+    # Crops would teach to crop, and an instruction is no word that has to be kept apart from other prompts.
+    EDIT: replace(
+        SUBJECT,
+        learning_rate=1.5e-4,
+        steps=StepRule(50, 1000, 3000),
+        drops_to_trigger=False,
+        preservation=0.0,
+        preservation_weight=1.0,
+        views=1,
+    ),
 }

@@ -1,11 +1,12 @@
-"""Generate one image from an encoded prompt, and perhaps from an image. Shared by training, for sample images, and by
-serving.
+"""Generate one image from an encoded prompt, and perhaps from an image and beside reference images. Shared by training,
+for sample images, and by serving.
 
 A pipeline's latents are packed, [1, N, C], and normalized as in lora/flux2/latents.py.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from lora.base.family import ImageSource, Sampling, SamplingDefaults, SamplingSettings
+from lora.base.family import ImageSource, ReferenceEncoding, Sampling, SamplingDefaults, SamplingSettings
+from lora.base.forward import Forward, replaced_forward
 from lora.base.latents import TOKEN_PIXELS
 from lora.base.prompt import Prompt
 from lora.base.sampling import noise_generator, step_callback
 from lora.flux2.latents import encode_pixels, pack, unpack
+from lora.flux2.velocity import with_references
 
+MAX_REFERENCE_PIXELS = 1024 * 1024  # as in Flux2KleinPipeline
 GRAY = 128  # of 0..255: from here on, a pixel of a mask is white, as in diffusers
 
 # Called after each denoising step with its number, from 0, and the latents; returns those to go on with.
@@ -52,7 +56,7 @@ def generate_image(
     """Generate an RGB image; the same seed gives the same image.
 
     Unless the base is distilled, a guidance above 1 is classifier-free guidance (arXiv 2207.12598): each step predicts
-    twice, and leads away from `negative`, which is needed then.
+    twice, and leads away from `negative`, which is needed then. Reference images are shown to both predictions.
     """
     return _run_pipeline(pipeline, prompt, negative, settings)
 
@@ -125,6 +129,24 @@ def _keep_outside(mask: Image.Image, pipeline: Flux2KleinPipeline, original: Ten
     return keep
 
 
+def fit_reference(image: Image.Image) -> Image.Image:
+    """A reference image as `Flux2KleinPipeline` resizes it: reduced to a megapixel if it has more, and cropped in the
+    center to multiples of 16 pixels."""
+    scale = min(math.sqrt(MAX_REFERENCE_PIXELS / (image.width * image.height)), 1.0)
+    if scale < 1:
+        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.LANCZOS)
+    left, top = (side % TOKEN_PIXELS // 2 for side in image.size)
+    width, height = (side // TOKEN_PIXELS * TOKEN_PIXELS for side in image.size)
+    return image.crop((left, top, left + width, top + height))
+
+
+@torch.no_grad()
+def encode_reference(pipeline: Flux2KleinPipeline, image: Image.Image) -> Tensor:
+    """The normalized latents [1, C, H, W] of an RGB image at the size of `fit_reference`, fp32 on the CPU, as training
+    encodes images. A pipeline that computes in bf16 would also normalize in bf16."""
+    return encode_pixels(pipeline.vae, pipeline.image_processor.preprocess(fit_reference(image)))
+
+
 class _StopError(Exception):
     """Ends a pipeline from within."""
 
@@ -144,18 +166,37 @@ def _run_pipeline(
         report(pipeline, step, time, kwargs)
         return kwargs if after_step is None else {"latents": after_step(step, kwargs["latents"])}
 
-    image: Image.Image = pipeline(
-        prompt_embeds=prompt.tokens[None],
-        negative_prompt_embeds=None if negative is None else negative.tokens[None],
-        width=settings.width,
-        height=settings.height,
-        num_inference_steps=settings.steps,
-        guidance_scale=1.0 if pipeline.config.is_distilled else settings.guidance,  # which it would warn of
-        generator=noise_generator(settings),
-        callback_on_step_end=on_step_end,
-        **start,
-    ).images[0]
+    references = tuple(each.to(prompt.tokens) for each in settings.references)
+    with _showing(pipeline.transformer, references):
+        image: Image.Image = pipeline(
+            prompt_embeds=prompt.tokens[None],
+            negative_prompt_embeds=None if negative is None else negative.tokens[None],
+            width=settings.width,
+            height=settings.height,
+            num_inference_steps=settings.steps,
+            guidance_scale=1.0 if pipeline.config.is_distilled else settings.guidance,  # which it would warn of
+            generator=noise_generator(settings),
+            callback_on_step_end=on_step_end,
+            **start,
+        ).images[0]
     return image
+
+
+@contextmanager
+def _showing(transformer: Flux2Transformer2DModel, references: tuple[Tensor, ...]) -> Iterator[None]:
+    """Inside the `with` block, a pipeline shows reference images to the transformer, as with its argument `image`. That
+    takes no latents, which training has, and encodes the images anew for each call. The pipeline drops the output of
+    their tokens."""
+
+    def with_tokens(forward: Forward) -> Forward:
+        def call(*, hidden_states: Tensor, img_ids: Tensor, **inputs: object) -> Any:  # noqa: ANN401 (its output)
+            noisy = {"hidden_states": hidden_states, "img_ids": img_ids}
+            return forward(**with_references(noisy, references), **inputs)
+
+        return call
+
+    with replaced_forward(transformer, with_tokens) if references else nullcontext():
+        yield
 
 
 def _unpacked(latents: Tensor, settings: SamplingSettings) -> Tensor:
@@ -179,4 +220,5 @@ SAMPLING = Sampling(
     generate_image=generate_image,
     generate_latents=generate_latents,
     generate_from_image=generate_from_image,
+    references=ReferenceEncoding(fit=fit_reference, encode=encode_reference),
 )

@@ -1,7 +1,7 @@
 """Guess the model that an incompatible LoRA was made for, from the names and widths of its layers."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
@@ -11,10 +11,11 @@ from lora.formats.layer_names.mapping import find_layer
 from lora.formats.layer_names.record import LayerNames
 from lora.formats.published_models import fit_of, published_model
 from lora.formats.shapes import Shape
-from lora.formats.tensor_keys import KEY, group_by_layer
+from lora.formats.tensor_keys import KEY, MATRIX, group_by_layer
 from lora.formats.weight_deltas import LayerMapping
 
 FLUX1 = "FLUX.1"
+IS_NORM = re.compile(r"norm_(added_)?[qk]\.weight$")
 # Patterns of tensor names -> model; the first pattern counts that matches any name which the own family does not have.
 NAMES = (
     (r"(query|key)_norm\.scale$|\bnorm_(added_)?[qk]\.weight", CONTROL),
@@ -45,11 +46,15 @@ TOKEN_LAYERS = re.compile(
 )
 # The layers that the latents enter, and what is concatenated to them.
 LATENT_LAYERS = re.compile(r"(x_embedder|img_in)\b.*(lora_A|down)")
+# Weights of blocks in the checkpoint of a whole model, whose norms have the names of those in a Control LoRA.
+WHOLE = re.compile(r"(?P<layer>(?:.+\.)?(?:\w*blocks\.\d+\..+|x_embedder|img_in))\.weight")
 
 
 def foreign_model_hint(tensors: Mapping[str, Tensor], own: LayerNames) -> str:
     """The end of a sentence that names the model which a file was made for, if it was not made for the family `own`.
     Empty if the model is unknown."""
+    if whole := _whole_shapes(tensors):
+        return _hint(*_owners(whole, tensors, own))
     inputs = {key: tensor.shape[-1] for key, tensor in tensors.items() if tensor.ndim}
     shapes = _shapes(tensors)
     return _hint(
@@ -66,6 +71,20 @@ def incompatible_model_hint(shapes: Mapping[str, Shape], own: LayerNames) -> str
     inputs = {f"{layer}.lora_A": shape.inputs for layer, shape in shapes.items()}
     original = {own.original_name(layer): shape for layer, shape in shapes.items()}
     return _hint(published_model(original, own), _by_inputs(inputs, own))
+
+
+def _owners(whole: Mapping[str, Shape], keys: Iterable[str], own: LayerNames) -> Iterator[str | None]:
+    """The models that the checkpoint of a whole model may be of, if it is of another family than `own`."""
+    if not fit_of(whole, own):
+        yield published_model(whole, own)
+        yield _by_name(key for key in keys if key.endswith(".weight") and not IS_NORM.search(key))
+
+
+def _whole_shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """The shapes of the whole weights of blocks, by layer; a LoRA has none."""
+    matrices = {key: tensor for key, tensor in tensors.items() if tensor.ndim == MATRIX and not KEY.fullmatch(key)}
+    found = ((WHOLE.fullmatch(key), *matrix.shape) for key, matrix in matrices.items())
+    return {match["layer"]: Shape(columns, rows) for match, rows, columns in found if match}
 
 
 def _hint(*guesses: str | None) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 from lora.images.colors import BRIGHT, OPAQUE, WHITE, bands, is_cutout, opacity, rgb_on_white
 from lora.images.files import DAMAGE, MAX_PIXELS, decoding_errors, open_header, refuse_size, upright_transpose
 from lora.images.orientation import SWAPS_SIDES
-from lora.images.size import Box, Size, center_crop_box
+from lora.images.size import Box, Size, center_crop_box, have_same_shape
 
 KEPT = BRIGHT  # of 255: from this level of a mask on, `on_white` keeps an image as it is; our choice
 PALE = 0.7  # how much of what a mask does not select is white when it is shown; our choice
@@ -48,18 +48,13 @@ def turned_with(image: Path, mask: Image.Image, upright: Size) -> Image.Image:
 
     `upright` is the size of the image. Raises ValueError with the reason if the mask has another shape in either case.
     """
-    if _has_shape(mask, upright):
+    if have_same_shape(Size(*mask.size), upright):
         return mask
     with open_header(image) as header:
         transpose = upright_transpose(header)
-    if transpose in SWAPS_SIDES and _has_shape(mask, Size(upright.height, upright.width)):
+    if transpose in SWAPS_SIDES and have_same_shape(Size(*mask.size), Size(upright.height, upright.width)):
         return mask.transpose(transpose)
     raise ValueError(f"{mask.width}x{mask.height} is not the shape of its image, which has {upright}")
-
-
-def _has_shape(mask: Image.Image, size: Size) -> bool:
-    """Whether a mask has the aspect ratio of a size, but for rounding its sides to pixels."""
-    return abs(mask.width * size.height - mask.height * size.width) <= size.width + size.height
 
 
 def is_silhouette(path: Path) -> bool:

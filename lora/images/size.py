@@ -30,6 +30,11 @@ def cover_scale(original: Size, size: Size) -> float:
     return max(size.width / original.width, size.height / original.height)
 
 
+def have_same_shape(first: Size, second: Size) -> bool:
+    """Whether two sizes have the same aspect ratio, but for rounding the sides of the first to pixels."""
+    return abs(first.width * second.height - first.height * second.width) <= second.width + second.height
+
+
 def fit(image: Image.Image, size: Size, box: Box | None = None) -> Image.Image:
     """Resize an image, or a box of it, to cover `size`, and center-crop it; the aspect ratio is kept."""
     crop_box = center_crop_box(box or (0.0, 0.0, image.width, image.height), size)

@@ -10,7 +10,7 @@ from lora.publishing.usage import BaseModel, comfyui_usage, diffusers_usage
 
 # `lora` with base_model and its relation is what inference providers look for, template:sd-lora what the widget of
 # diffusers' LoRAs does (huggingface.co/docs/inference-providers/register-as-a-provider, diffusers' own model cards).
-TAGS = ("flux", "lora", "diffusers", "text-to-image", "template:sd-lora")
+TAGS, WIDGET_TAG = ("flux", "lora", "diffusers"), "template:sd-lora"
 OTHER_LICENCE = "other"  # what the Hub calls a licence that is not in its list
 
 
@@ -31,6 +31,7 @@ class CardImage:
     prompt: str
     seed: int
     step: int
+    references: tuple[str, ...] = ()  # the paths of the images that it was generated beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class CardContents:
     held_out: HeldOutLoss | None
     settings: tuple[tuple[str, str], ...]
     repository: str | None  # owner/name; None in the tar
+    edits: bool = False  # whether it edits images that are given, with the prompt as the instruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,14 @@ def code_span(text: str) -> str:
 def _metadata(contents: CardContents, shown: Sequence[Shown]) -> ModelCardData:
     base, licence = contents.base.repository, contents.licence
     is_other = licence.link is not None and not licence.has_hub_name
-    tags = [*TAGS, *([f"base_model:adapter:{base}"] if base else [])]
+    task = "image-to-image" if contents.edits else "text-to-image"
+    tags = [*TAGS, task, WIDGET_TAG, *([f"base_model:adapter:{base}"] if base else [])]
     widget = [{"text": each.after.prompt, "output": {"url": each.after.path}} for each in shown]
     return ModelCardData(
         base_model=base,
         base_model_relation="adapter" if base else None,
         library_name="diffusers",
-        pipeline_tag="text-to-image",
+        pipeline_tag=task,
         license=OTHER_LICENCE if is_other else licence.name.lower() if licence.link else None,
         license_name=licence.name if is_other else None,
         license_link=licence.link if is_other else None,
@@ -117,6 +120,8 @@ def _body(contents: CardContents, shown: Sequence[Shown]) -> Iterator[str]:
     trigger = contents.trigger_word
     yield f"# {_heading(trigger)}\n"
     yield f"A LoRA for {contents.base.name}.\n"
+    if contents.edits:
+        yield "It edits images: give the image as a reference, and the instruction as the prompt.\n"
     if shown:
         yield "<Gallery />\n"
     yield "## Trigger word\n"
@@ -131,7 +136,7 @@ def _body(contents: CardContents, shown: Sequence[Shown]) -> Iterator[str]:
         "Start with strength 1, and take 0.8 if every image looks like the training images. The strength is"
         " `lora_scale` here, `strength_model` in ComfyUI, and the weight of the adapter in diffusers.\n"
     )
-    yield from diffusers_usage(contents.base, contents.repository, contents.example)
+    yield from diffusers_usage(contents.base, contents.repository, contents.example, edits=contents.edits)
     yield from comfyui_usage(contents.repository)
     yield from _training(contents)
     yield from _licence(contents)
@@ -148,7 +153,8 @@ def _images(shown: Sequence[Shown]) -> Iterator[str]:
     for each in shown:
         yield f"{code_span(each.after.prompt)}, seed {each.after.seed}:\n"
         pictures = [each.before, each.after] if each.before else [each.after]
-        yield " ".join(f"![step {image.step}](<{image.path}>)" for image in pictures) + "\n"
+        references = [f"![reference](<{path}>)" for path in each.after.references]
+        yield " ".join([*references, *(f"![step {image.step}](<{image.path}>)" for image in pictures)]) + "\n"
 
 
 def _training(contents: CardContents) -> Iterator[str]:

@@ -20,28 +20,32 @@ class BaseModel:
     arguments: Mapping[str, int]  # of the pipeline, such as the size in pixels, where its own are not right
 
 
-def diffusers_usage(base: BaseModel, repository: str | None, prompt: str) -> Iterator[str]:
+def diffusers_usage(base: BaseModel, repository: str | None, prompt: str, *, edits: bool) -> Iterator[str]:
     """The program of `diffusers_program`, and where to run it."""
     yield "### diffusers\n"
     if repository is None:
         yield "In the folder in which the tar is unpacked (`tar -xf trained_model.tar`):\n"
-    yield f"```python\n{diffusers_program(base, repository, prompt)}```\n"
+    yield f"```python\n{diffusers_program(base, repository, prompt, edits=edits)}```\n"
 
 
-def diffusers_program(base: BaseModel, repository: str | None, prompt: str) -> str:
-    """A program that runs as it stands, with the LoRA from the Hub, or from the unpacked tar without a repository."""
-    arguments = "".join(f", {name}={value}" for name, value in base.arguments.items())
+def diffusers_program(base: BaseModel, repository: str | None, prompt: str, *, edits: bool) -> str:
+    """A program that runs as it stands, with the LoRA from the Hub, or from the unpacked tar without a repository. If
+    the LoRA `edits`, the program takes the image to edit, and the prompt is the instruction."""
+    chosen = {"num_inference_steps": base.steps, **base.arguments}
+    arguments = "".join(f", {name}={value}" for name, value in chosen.items())
+    imported = "from diffusers.utils import load_image\n" if edits else ""
+    image = 'image=[load_image("before.png")], ' if edits else ""
     base_source, lora_source = _quoted(base.repository or base.folder), _quoted(repository or TAR_FOLDER)
     return (
         "import torch\n"
-        f"from diffusers import {base.pipeline}\n\n"
+        f"from diffusers import {base.pipeline}\n{imported}\n"
         'device = "cuda" if torch.cuda.is_available() else "cpu"\n'
         f"pipe = {base.pipeline}.from_pretrained({base_source}, torch_dtype=torch.bfloat16)\n"
         "pipe.to(device)  # with too little GPU memory: pipe.enable_model_cpu_offload()\n"
         f'pipe.load_lora_weights({lora_source}, weight_name="{LORA_FILE}", adapter_name="lora")\n'
         'pipe.set_adapters(["lora"], [1.0])  # the strength\n'
         f"prompt = {_quoted(prompt)}\n"
-        f"image = pipe(prompt, guidance_scale={base.guidance}, num_inference_steps={base.steps}{arguments}).images[0]\n"
+        f"image = pipe({image}prompt=prompt, guidance_scale={base.guidance}{arguments}).images[0]\n"
         'image.save("image.png")\n'
     )
 

@@ -49,6 +49,7 @@ class Fixed:
     warnings: tuple[str, ...]  # about the data set
     settings: tuple[Setting, ...]
     reasons: tuple[str, ...]  # for the choices
+    edits: bool = False  # whether the LoRA edits images that are given
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Sample:
     seed: int
     step: int
     path: Path
+    references: tuple[Path, ...] = ()  # pictures that it was generated beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +108,10 @@ class Contents:
 
 
 FIXED = TypeAdapter(Fixed)
+
+
+def example_prompt(trigger_word: str, *, edits: bool) -> str:
+    """A prompt for the snippets of the page; an instruction if the LoRA edits images."""
+    if edits:
+        return f"{trigger_word} your instruction".lstrip()
+    return f"a photo of {trigger_word}" if trigger_word else "your prompt"

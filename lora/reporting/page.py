@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from lora.reporting.chart import chart_of
-from lora.reporting.contents import Contents, Fixed, Sample
+from lora.reporting.contents import Contents, Fixed, Sample, example_prompt
 from lora.reporting.pictures import data_uri, sample_uri
 from lora.reporting.whole_page import whole_page
 
@@ -32,6 +32,7 @@ class Comparison:
     number: int
     prompt: str
     seed: int
+    references: tuple[str, ...]  # data URIs of the pictures that they were generated beside
     before: Picture
     after: Picture | None  # None before there are two
     between: tuple[Picture, ...]
@@ -78,13 +79,15 @@ def _comparisons(samples: tuple[Sample, ...]) -> Iterator[Comparison]:
             Picture(each.step, sample_uri(each.path, is_large=index in ends)) for index, each in enumerate(images)
         ]
         after = pictures[-1] if len(pictures) > 1 else None
-        yield Comparison(number, prompt, seed, pictures[0], after, tuple(pictures[1:-1]))
+        references = tuple(sample_uri(path, is_large=False) for path in images[0].references)
+        yield Comparison(number, prompt, seed, references, pictures[0], after, tuple(pictures[1:-1]))
 
 
 def _usages(fixed: Fixed) -> Iterator[Usage]:
     yield Usage("diffusers", fixed.base.program)
-    prompt = f"a photo of {fixed.trigger_word}" if fixed.trigger_word else "your prompt"
-    inputs = json.dumps({"input": {"prompt": prompt, "lora_weights": "trained_model.tar", "lora_scale": 1}})
+    references = {"reference_images": ["before.png"]} if fixed.edits else {}
+    asked = {"prompt": example_prompt(fixed.trigger_word, edits=fixed.edits), **references}
+    inputs = json.dumps({"input": {**asked, "lora_weights": "trained_model.tar", "lora_scale": 1}})
     yield Usage(
         "this package",
         "script/serve    # and, in another terminal:\n"

@@ -1,6 +1,6 @@
-"""Generates the images of a request: text to image, image to image, and inpainting. Knows no LoRA and no file."""
+"""Generates the images of a request: text to image, image to image, inpainting, and editing. Knows no LoRA."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,7 +14,8 @@ from lora.families.registry import family_of_model
 from lora.images.size import Size
 from lora.serving.progress import Progress
 from lora.serving.prompts import EncodedPrompts, encode_prompts
-from lora.serving.request import Request, size_for_image
+from lora.serving.reference_images import ReferenceImage
+from lora.serving.request import MATCH, Request, size_for_image
 from lora.serving.sources import FittedSource, Source
 
 
@@ -24,20 +25,23 @@ def generate(
     request: Request,
     source: Source | None = None,
     *,
+    references: Sequence[ReferenceImage] = (),
     prompts: EncodedPrompts | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Image.Image]:
     """Yield the images of a request, one at a time. Each image has its own seed and can be reproduced alone.
 
     With a source, the images have its shape, and no more pixels than they would have without a source. With a mask,
-    they have the source's own size, and its own pixels but for the masked part and a feathered edge. `prompts` are the
-    encoded prompts of the request, if they are available; `progress` counts the steps. Raises FloatingPointError if
-    an image has NaN or infinite pixels.
+    they have the source's own size, and its own pixels but for the masked part and a feathered edge. All images are
+    generated beside the reference images, which the base must take. `prompts` are the encoded prompts of the request,
+    if they are available; `progress` counts the steps. Raises FloatingPointError if an image has NaN or infinite
+    pixels.
     """
     family = family_of_model(pipeline)
     prompts = prompts or encode_prompts(pipeline, request, partial(family.text.encode, pipeline))
     progress = progress or Progress(lambda _: None, images=request.num_outputs)
-    size = generation_size(pipeline, request, source)
+    size = generation_size(pipeline, request, source, references)
+    encoded = _encoded(pipeline, references)
     fitted = source.fitted(size, latent_pixels=family.latents.pixels) if source else None
     for seed in request.seeds:
         settings = SamplingSettings(
@@ -47,6 +51,7 @@ def generate(
             guidance=request.guidance_scale,
             seed=seed,
             after_step=lambda steps: progress.step(of=steps),
+            references=encoded,
         )
         with _finite_images(pipeline):
             if fitted is None:
@@ -56,12 +61,27 @@ def generate(
         yield image
 
 
-def generation_size(pipeline: DiffusionPipeline, request: Request, source: Source | None) -> Size:
-    """Return the size at which the images of a request are generated, in multiples of 16 pixels."""
+def generation_size(
+    pipeline: DiffusionPipeline, request: Request, source: Source | None, references: Sequence[ReferenceImage] = ()
+) -> Size:
+    """Return the size at which the images of a request are generated, in multiples of 16 pixels.
+
+    It is that of the source, or of the first reference image if the request wants that, with no more pixels than the
+    images would have without either.
+    """
     native = pipeline.vae.config.sample_size
-    if source is None:
-        return Size(*request.size(native=native))
-    return size_for_image(source.decoded.original, megapixels=request.megapixels, native=native)
+    if source:
+        return size_for_image(source.decoded.original, megapixels=request.megapixels, native=native)
+    if references and request.aspect_ratio == MATCH:
+        return size_for_image(Size(*references[0].image.size), megapixels=request.megapixels, native=native)
+    return Size(*request.size(native=native))
+
+
+def _encoded(pipeline: DiffusionPipeline, references: Sequence[ReferenceImage]) -> tuple[Tensor, ...]:
+    """The latents of reference images, once for all images of a request."""
+    encoding = family_of_model(pipeline).sampling.references
+    assert encoding or not references
+    return tuple(encoding.encode(pipeline, each.image) for each in references) if encoding else ()
 
 
 def _generate_from_image(

@@ -20,6 +20,7 @@ from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.progress import LogLine, Progress
 from lora.serving.prompts import Prompts, encode_prompts
+from lora.serving.reference_images import ReferenceImage
 from lora.serving.request import Request
 from lora.serving.sources import Source
 from lora.serving.usage import Usage
@@ -56,7 +57,13 @@ class Model:
         self._merger.apply(loras)
 
     def generate(
-        self, request: Request, source: Source | None, loras: Sequence[AppliedLora], usage: Usage | None = None
+        self,
+        request: Request,
+        source: Source | None,
+        loras: Sequence[AppliedLora],
+        usage: Usage | None = None,
+        *,
+        references: Sequence[ReferenceImage] = (),
     ) -> Iterator[Image.Image]:
         """Yield the images of a request, one at a time, with these LoRAs applied and no others; count it in `usage`.
 
@@ -73,14 +80,17 @@ class Model:
                 encode = partial(self._prompts.encode, applied=self._merger.on_text_encoders)
                 prompts = encode_prompts(self.pipeline, request, encode)
                 with self._fast.enabled() if request.go_fast else nullcontext():
-                    yield from generate(self.pipeline, request, source, prompts=prompts, progress=progress)
+                    yield from generate(
+                        self.pipeline, request, source, references=references, prompts=prompts, progress=progress
+                    )
             usage.steps += progress.done
         except FloatingPointError as error:
             raise RuntimeError(_non_finite_sentence(loras, go_fast=request.go_fast)) from error
         except torch.OutOfMemoryError as error:
             self._fast = self._new_int8_transformer()  # the old one holds a copy of the model in int8
             free_memory()
-            wanted = f"a smaller image{', or go_fast false' if request.go_fast else ''}"
+            remedies = ["a smaller image", *(["fewer or smaller reference images"] if references else [])]
+            wanted = ", or ".join([*remedies, *(["go_fast false"] if request.go_fast else [])])
             raise RuntimeError(f"the GPU ran out of memory for this request: expected {wanted}") from error
 
     def _new_int8_transformer(self) -> Int8Transformer:

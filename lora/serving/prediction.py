@@ -60,12 +60,21 @@ def _log_settings(
 ) -> Settings:
     """Return the settings that the images depend on; log them, after a note on each input that has little effect."""
     request, source = inputs.request, inputs.source
-    size = generation_size(model.pipeline, request, source)
+    size = generation_size(model.pipeline, request, source, inputs.references)
     ignored = notes(model.pipeline, request, source, size, are_sides_given=inputs.are_sides_given)
     for note in (*inputs.seed_notes, *repetition_notes(inputs.loras), *ignored):
         log_line(f"note: {note}")
     size = source.output_size(size) if source else size
-    settings = settings_of(request, source, size, model=base_name, image=inputs.image, mask=inputs.mask, loras=loras)
+    settings = settings_of(
+        request,
+        source,
+        size,
+        model=base_name,
+        image=inputs.image,
+        mask=inputs.mask,
+        loras=loras,
+        references=inputs.references,
+    )
     log_line(f"settings: {text_of({**settings, 'seeds': request.seeds})}")
     return settings
 
@@ -80,7 +89,7 @@ def _generate_checked(
     usage: Usage,
 ) -> Mapping[int, Image.Image]:
     """Generate the images with these LoRAs, and return those that the checker allows, by their index."""
-    images = list(model.generate(inputs.request, inputs.source, loras, usage))
+    images = list(model.generate(inputs.request, inputs.source, loras, usage, references=inputs.references))
     kept = remove_blocked(images, checker)
     if blocked := [index + 1 for index in range(len(images)) if index not in kept]:
         log_line(f"blocked by the safety checker: image {', '.join(map(str, blocked))} of {len(images)}")

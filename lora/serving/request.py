@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -26,7 +26,8 @@ SIZES: dict[str, tuple[int, int]] = {
     "9:21": (640, 1536),
 }
 SIZES_FOR = 1024
-CUSTOM = "custom"
+SQUARE, CUSTOM = "1:1", "custom"
+MATCH = "match_input_image"  # the shape of the first reference image; the choice if it is left open
 MEGAPIXELS = {"1": 1.0, "0.25": 0.25}  # of the area of the public sizes
 STEP = 16  # pixels; a token of FLUX is 16 pixels square
 FORMATS = ("webp", "jpg", "png")
@@ -63,6 +64,7 @@ class Request:
         custom = inputs["aspect_ratio"] == CUSTOM
         values = {name: check(name, inputs[name]) for name, check in CHECKS.items() if custom or name not in SIDES}
         sides = {name: values.pop(name) for name in SIDES} if custom else {}
+        values["aspect_ratio"] = values["aspect_ratio"] or MATCH
         values["num_inference_steps"] = values["num_inference_steps"] or defaults.steps
         values["negative_prompt"] = values["negative_prompt"] or ""
         given = {name: values.pop(name) for name in ("guidance_scale", "guidance")}
@@ -74,6 +76,10 @@ class Request:
         """The seed of each image. 0 follows the largest seed, so that each is one that a request can have."""
         return tuple((self.seed + index) % SEEDS for index in range(self.num_outputs))
 
+    def without_match(self) -> Self:
+        """Return the request for images whose shape no reference image determines: a square one if that is open."""
+        return replace(self, aspect_ratio=SQUARE) if self.aspect_ratio == MATCH else self
+
     def settings(self) -> dict[str, object]:
         """Return the settings that an image depends on, as plain values by name, without its seed, its size, LoRAs and
         input images."""
@@ -84,7 +90,7 @@ class Request:
         """Return width and height for a base whose square image has `native` pixels a side: 1024 for FLUX.1."""
         if self.custom_size:
             return self.custom_size
-        width, height = SIZES[self.aspect_ratio]
+        width, height = SIZES[self.without_match().aspect_ratio]
         scale = native / SIZES_FOR * math.sqrt(MEGAPIXELS[self.megapixels])
         return _nearest_step(width * scale), _nearest_step(height * scale)
 
@@ -134,7 +140,7 @@ def _whole(at_least: int, at_most: int) -> Check:
 CHECKS: dict[str, Check] = {
     "prompt": partial(check_text, at_most=10_000),
     "negative_prompt": _optional(partial(check_text, at_most=10_000)),
-    "aspect_ratio": partial(check_choice, choices=(*SIZES, CUSTOM)),
+    "aspect_ratio": _optional(partial(check_choice, choices=(*SIZES, MATCH, CUSTOM))),
     "width": _optional(_whole(64, 1440)),
     "height": _optional(_whole(64, 1440)),
     "megapixels": partial(check_choice, choices=tuple(MEGAPIXELS)),

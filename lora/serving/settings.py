@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lora.images.size import Size
 from lora.serving.lora_merger import AppliedLora
+from lora.serving.reference_images import ReferenceImage
 from lora.serving.request import Request
 from lora.serving.sources import Source
 
@@ -19,11 +20,14 @@ def settings_of(
     image: Path | None,
     mask: Path | None,
     loras: Sequence[AppliedLora],
+    references: Sequence[ReferenceImage] = (),
 ) -> dict[str, object]:
     """Return all settings except the seeds, as plain values by name.
 
-    `size` is the size of the images. The files `image` and `mask` are identified by their sha256.
+    `size` is the size of the images. The files `image` and `mask`, and those of the reference images, are identified by
+    their sha256.
     """
+    reference_settings = {"reference_images": [_digest(each.file) for each in references]} if references else {}
     source_settings = (
         {"image": _digest(image), "mask": _digest(mask), "prompt_strength": source.strength} if source else {}
     )
@@ -33,6 +37,7 @@ def settings_of(
         "height": size.height,
         "model": model,
         **source_settings,
+        **reference_settings,
         "loras": [(lora.digest, lora.scale) for lora in loras if lora.scale],
     }
 

@@ -63,6 +63,12 @@ def with_captions(dataset: Dataset, config: TrainConfig, captioning: Captioning,
     count, total = sum(image.caption is None for image in dataset.images), len(dataset.images)
     if not (config.public_trainer.autocaption and count):
         return dataset
+    if config.has_references:
+        log_line(
+            f"autocaption: {count} of {total} images have no caption; for lora_type {config.lora_type} it is the"
+            " instruction, which no captioner can know"
+        )
+        return dataset
     found, alone = captioning.find(), _instead(config)
     if found is None:
         log_line(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora.base.device import device
-from lora.base.presets import Preset
+from lora.base.presets import Preset, chosen_preset
 from lora.dataset.encoding import encoded_bytes
 from lora.dataset.inspection import Inspector
 from lora.dataset.pixels import PixelStore
@@ -12,10 +12,10 @@ from lora.dataset.reading import Archives, Dataset, read_dataset
 from lora.dataset.report import Report, report_on
 from lora.engine.options import chosen_engine
 from lora.families.loading import transformer_config
-from lora.families.registry import family_of
+from lora.families.registry import FAMILIES, family_of
 from lora.training.captions import Captioning, with_captions
-from lora.training.checkpoints.identity import identity_of
-from lora.training.checkpoints.resume import InitialState, ResumeSource, find_initial_state, open_store
+from lora.training.checkpoints.identity import identity_of, refuse_other_base
+from lora.training.checkpoints.resume import NAMED, InitialState, ResumeSource, find_initial_state, open_store
 from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.held_out import count_held_out
 from lora.training.learning.warm_start import match_layers
@@ -29,6 +29,7 @@ from lora.training.recipe.layers import LayerSelection, block_layers, select_lay
 from lora.training.recipe.neutral import neutral_prompts, neutral_side
 from lora.training.recipe.recipe import Recipe, make_recipe, preservation_of
 from lora.training.recipe.samples import SampleSettings, sample_settings, sample_side
+from lora.training.result.known_bases import trainable_bases
 from lora.training.runs.process_info import Processes
 from lora.training.runs.rank_zero import find_processes
 
@@ -59,7 +60,9 @@ class Prepared:
             **self.config.settings(),
             **self.recipe.settings(),
             "sample_prompts": self.samples.prompts,
+            "sample_guidance": self.samples.guidance,
             "base_model": self.base_name,
+            "base_family": family_of(self.base).name,
             "images": len(self.images.images),
             "layers_trained": len(self.layers.names),
             "processes": self.processes,
@@ -79,9 +82,9 @@ def prepare(
 ) -> Prepared:
     """Read the images, make all choices, and log them. Raises ValueError with one sentence on what is wrong, and what
     `with_captions` raises."""
-    layers = _layers(config, base)
-    neutral = _neutral_prompts(config, base)
-    read = _read(config, archives, source, layers, base=base, base_name=base_name, into=into, log=log)
+    preset, layers = _preset(config, base, base_name), _layers(config, base)
+    neutral = neutral_prompts(base) if preservation_of(config, preset) else ()
+    read = _read(config, preset, archives, source, layers, base=base, base_name=base_name, into=into, log=log)
     recipe, processes, images = read.recipe, read.processes, with_captions(read.images, config, captioning, log.write)
     report = report_on(images, rule=config.prompt_rule, resolutions=config.resolutions)
     log.write(report.as_text(), layers.note, *read.lines)
@@ -99,7 +102,7 @@ def prepare(
         layers=layers,
         recipe=recipe,
         neutral_prompts=neutral,
-        samples=sample_settings(config, images.images),
+        samples=sample_settings(config, images.images, default_guidance=family_of(base).sampling.defaults.guidance),
         reasons=read.reasons,
         processes=processes,
         plans=read.plans,
@@ -123,6 +126,7 @@ class _Read:
 
 def _read(
     config: TrainConfig,
+    preset: Preset,
     archives: Archives,
     source: ResumeSource,
     layers: LayerSelection,
@@ -135,7 +139,7 @@ def _read(
     """Read the images, and refuse what cannot be trained before a captioner is loaded."""
     found = find_processes(base, name=base_name, log=log)
     family_of(base).text.length_of(base)  # refuses an unusable tokenizer before the images are read
-    preset, processes, store = _preset(config, base), found.count, PixelStore(into / "dataset/pixels")
+    processes, store = found.count, PixelStore(into / "dataset/pixels")
     inspector = Inspector(
         config.resolutions,
         store,
@@ -143,9 +147,14 @@ def _read(
         batch_size=config.batch_size * processes,
         masks=config.masks,
     )
-    if source.lora is not None:
-        log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())
-    images = read_dataset(archives, into=into / "dataset", inspector=inspector, rule=config.prompt_rule)
+    _refuse_other_source(source, layers, base=base, base_name=base_name, log=log)
+    images = read_dataset(
+        archives,
+        into=into / "dataset",
+        inspector=inspector,
+        rule=config.prompt_rule,
+        with_references=config.has_references,
+    )
     count = count_trained(images, config)
     recipe, reasons = make_recipe(config, preset, images=count, processes=processes)
     log.write(*config.notes)
@@ -155,12 +164,19 @@ def _read(
     return _Read(images, inspector, processes, recipe, reasons, lines, fitting)
 
 
-def _preset(config: TrainConfig, base: Path) -> Preset:
-    return family_of(base).presets[config.lora_type]
+def _refuse_other_source(source: ResumeSource, layers: LayerSelection, *, base: Path, base_name: str, log: Log) -> None:
+    """Raise ValueError if a checkpoint or a LoRA to resume from is of another base."""
+    if source.checkpoint is not None:
+        refuse_other_base(source.checkpoint.identity, base=base_name, weights=base, named=NAMED)
+    if source.lora is not None:
+        log.write(match_layers(source.lora, layers.shapes, family_of(base).layer_names).line())
 
 
-def _neutral_prompts(config: TrainConfig, base: Path) -> tuple[str, ...]:
-    return neutral_prompts(base) if preservation_of(config, _preset(config, base)) else ()
+def _preset(config: TrainConfig, base: Path, base_name: str) -> Preset:
+    """The preset of the base's family for `lora_type`; raises ValueError if it has none."""
+    able = {family.components.pipeline.__name__ for family in FAMILIES if config.lora_type in family.presets}
+    others = trainable_bases(able)
+    return chosen_preset(family_of(base).presets, config.lora_type, base=base_name, others=others)
 
 
 def count_trained(dataset: Dataset, config: TrainConfig) -> int:

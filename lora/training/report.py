@@ -3,20 +3,27 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from lora.dataset.inspection import Inspector
 from lora.dataset.masks import mask_line
-from lora.dataset.previews import preview
+from lora.dataset.previews import preview, reference_pictures
 from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.references import reference_lines
 from lora.dataset.wording import named
 from lora.dataset.workers import map_in_order
+from lora.families.registry import family_of
 from lora.images.files import quiet_pillow
+from lora.images.products import marked
 from lora.reporting.contents import FIXED, Fixed, Outcome, Setting, TrainedImage
 from lora.reporting.page import page_of
 from lora.reporting.pictures import MOST_THUMBNAILS, thumbnail
 from lora.training.learning.held_out import held_out_contents
 from lora.training.learning.live_page import contents_of
+from lora.training.learning.samples import QUALITY, REFERENCE
 from lora.training.learning.summary import TrainingSummary
 from lora.training.preparation import Prepared
+from lora.training.recipe.samples import SampleSettings
 from lora.training.result.page_base import page_base
 
 THUMBNAILS, FIXED_FILE, LIVE_PAGE = "thumbnails", "page.json", "report.html"
@@ -30,11 +37,21 @@ def write_thumbnails(dataset: Dataset, inspector: Inspector, *, into: Path) -> N
 
     def write(image: CaptionedImage) -> None:
         picture = thumbnail(preview(image, image.inspection.crops[0], inspector))  # the smallest
-        (folder / f"{image.appearance}.jpg").write_bytes(picture)
+        (folder / f"{image.looks}.jpg").write_bytes(picture)
 
     with quiet_pillow():
         for _ in map_in_order(write, dataset.images[:MOST_THUMBNAILS]):
             pass
+
+
+def write_sample_references(dataset: Dataset, inspector: Inspector, samples: SampleSettings, *, into: Path) -> None:
+    """Write the references of sample images into the folder of these, while the image files are still there."""
+    for number, pair in enumerate(samples.pairs, 1):
+        into.mkdir(exist_ok=True)
+        pictures = reference_pictures(dataset.images[pair.image], pair.crop, inspector)
+        for place, picture in enumerate(pictures, 1):
+            tags = marked(Image.Exif(), "reference of a sample")
+            picture.save(into / REFERENCE.format(number=number, place=place), "JPEG", quality=QUALITY, exif=tags)
 
 
 def held_out_line(prepared: Prepared) -> str | None:
@@ -46,15 +63,17 @@ def held_out_line(prepared: Prepared) -> str | None:
 
 def write_fixed(prepared: Prepared, *, folder: Path) -> Path:
     """Write what is known before the first step as JSON, for the process that rewrites the page; return its path."""
-    base = prepared.base_name
+    base, family = prepared.base_name, family_of(prepared.base).name
+    trigger, edits = prepared.config.trigger_word, prepared.config.has_references
     fixed = Fixed(
-        trigger_word=prepared.config.trigger_word,
-        base=page_base(base, trigger_word=prepared.config.trigger_word),
+        trigger_word=trigger,
+        base=page_base(base, family=family, trigger_word=trigger, edits=edits),
         steps=prepared.recipe.steps,
         images=tuple(_images(prepared, folder / THUMBNAILS)),
         warnings=prepared.report.warnings,
         settings=tuple(_settings(prepared)),
         reasons=prepared.reasons,
+        edits=edits,
     )
     path = folder / FIXED_FILE
     path.write_bytes(FIXED.dump_json(fixed))
@@ -72,7 +91,7 @@ def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:
     contents = _held_out(prepared)
     for image in prepared.images.images:
         inspection = image.inspection
-        file = thumbnails / f"{image.appearance}.jpg"
+        file = thumbnails / f"{image.looks}.jpg"
         yield TrainedImage(
             name=image.name,
             prompt=" | ".join(image.prompts),
@@ -85,7 +104,7 @@ def _images(prepared: Prepared, thumbnails: Path) -> Iterator[TrainedImage]:
 
 
 def _notes(prepared: Prepared, image: CaptionedImage) -> Iterator[str]:
-    """What is worth a look in an image, whether its caption is by a model, several captions, and its mask."""
+    """What is worth a look in an image, whether its caption is by a model, several captions, mask and references."""
     yield from prepared.report.worth_a_look.get(image.name, ())
     if image.caption and image.caption.by_model:
         yield f"caption by {image.caption.source}"
@@ -93,6 +112,7 @@ def _notes(prepared: Prepared, image: CaptionedImage) -> Iterator[str]:
         yield f"{len(image.prompts)} captions, one in each step"
     if image.mask:
         yield mask_line(image.mask)
+    yield from reference_lines(image.references)
 
 
 def _held_out(prepared: Prepared) -> frozenset[str]:

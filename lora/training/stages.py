@@ -18,7 +18,14 @@ from lora.training.memory.requirements import encoder_execution_device, encoder_
 from lora.training.preparation import Prepared
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
-from lora.training.report import LIVE_PAGE, final_page, held_out_line, write_fixed, write_thumbnails
+from lora.training.report import (
+    LIVE_PAGE,
+    final_page,
+    held_out_line,
+    write_fixed,
+    write_sample_references,
+    write_thumbnails,
+)
 from lora.training.result.output import TrainingArtifacts, check_tar, write_tar
 from lora.training.result.run_record import run_record
 from lora.training.runs.attempt import Job, PageFiles
@@ -45,6 +52,7 @@ def encode(prepared: Prepared, *, folder: Path, log: Log, stop: Stop) -> Encoded
     log.write(dataset.summary())
     free_memory()
     write_thumbnails(images, prepared.inspector, into=folder)
+    write_sample_references(images, prepared.inspector, prepared.samples, into=folder / SAMPLES)
     shutil.rmtree(folder / "dataset")
     stop.raise_if_requested()
     return dataset

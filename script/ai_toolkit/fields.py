@@ -43,10 +43,14 @@ SAMPLES = NoEffect("samples are generated as diffusers does")
 ONE_IMAGE = NoEffect("this trainer reads images, no videos")
 OTHER_MODEL = "only FLUX.1-dev, FLUX.1-Krea-dev and FLUX.2-klein-base are trained here"
 GUIDANCE = "no training step has a second pass here, and FLUX.1-dev has guidance 1"
+NO_GUIDANCE = "FLUX.2 [klein] has no guidance embedding"
 LOSS = "the loss here is the mean squared error of the velocity"
 NOISE = "the noise here is that of FLUX, unchanged"
 CAPTIONS = "captions are trained as they are written"
-CONTROLS = "this trainer takes no control images"
+CONTROLS = (
+    "a job file takes no control images here; pairs for edits are trained by --lora-type edit, with references/NAME.png"
+    " beside NAME.png"
+)
 PIXELS = "images are trained as they are, in their own shape"
 
 MAPPED = {
@@ -64,11 +68,12 @@ MAPPED = {
         ),
         "train": (
             "steps batch_size gradient_accumulation gradient_accumulation_steps lr unet_lr optimizer optimizer_params"
-            " lr_scheduler ema_config timestep_type disable_sampling"
+            " lr_scheduler ema_config timestep_type disable_sampling bypass_guidance_embedding"
         ),
         "optimizer_params": "weight_decay eps betas",
         "ema_config": "use_ema ema_decay",
-        "model": "name_or_path is_flux arch quantize",
+        "model": "name_or_path is_flux arch quantize model_kwargs",
+        "model_kwargs": "",
         "sample": "prompts samples sample_every guidance_scale sample_steps",
         "logging": "",
     }.items()
@@ -103,7 +108,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "save": {
         **_each("dtype", NoEffect("the LoRA is saved in bf16")),
         **_each("max_step_saves_to_keep", NoEffect("the newest checkpoints are kept, and the LoRA of the best step")),
-        **_each("save_format", NoEffect("the LoRA has the layout of diffusers, as ai-toolkit's has for FLUX")),
+        **_each("save_format", NoEffect("the LoRA has the layout of diffusers")),
     },
     "datasets": {
         **_each("caption_ext caption_type", Only(("txt", ".txt", "caption", ".caption"), "these are read here")),
@@ -167,7 +172,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_off("diff_output_preservation blank_prompt_preservation", "it is --preservation 0.25 here"),
         **_each("diff_output_preservation_multiplier diff_output_preservation_class", NoEffect("it is off")),
         **_each("blank_prompt_preservation_multiplier", NoEffect("it is off")),
-        **_off("bypass_guidance_embedding do_cfg do_random_cfg", GUIDANCE),
+        **_off("do_cfg do_random_cfg", GUIDANCE),
         **_value(GUIDANCE, cfg_scale=1, max_cfg_scale=1, cfg_rescale=1),
         **_value(CAPTIONS, prompt_dropout_prob=0, prompt_saturation_chance=0, short_and_long_captions=False),
         **_off("short_and_long_captions_encoder_split", CAPTIONS),
@@ -198,10 +203,11 @@ FIELDS: dict[str, dict[str, Rule]] = {
         **_off("accuracy_recovery_adapter", "the base has no LoRA here"),
         **_off("use_flux_cfg", GUIDANCE),
         **_off("attn_masking", "FLUX sees all tokens of a prompt here, as in diffusers"),
-        **_off("model_kwargs only_if_contains ignore_if_contains latent_space_version", OTHER_MODEL),
+        **_off("only_if_contains ignore_if_contains latent_space_version", OTHER_MODEL),
         **_each("use_text_encoder_1 use_text_encoder_2", Only((True,), OTHER_MODEL)),
         **_each("refiner_start_at unet_sample_size", NoEffect("it is for other models")),
     },
+    "model_kwargs": _each("match_target_res", NoEffect("it is the size of control images")),
     "sample": {
         **_each("width height", NoEffect("samples are squares of the largest resolution")),
         **_each("seed walk_seed", NoEffect("the seeds of samples are 42, 43 and so on")),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lora.dataset.mask_settings import ORIGINAL
-from script.ai_toolkit.model import read_model
+from script.ai_toolkit.model import has_guidance_embedding, read_model
 from script.ai_toolkit.samples import read_samples, trigger_word
 from script.ai_toolkit.section import Section
 from script.ai_toolkit.training import checkpoint_every, micro_batches, read_network, read_train
@@ -57,13 +57,13 @@ def _replaced(value: object, name: str) -> object:
 
 
 def _read_process(process: Section) -> None:
-    train, dataset = process.inner("train"), _dataset(process)
+    train, model, dataset = process.inner("train"), process.inner("model"), _dataset(process)
     of_one = micro_batches(train)
     word = trigger_word(process, dataset)
     _read_dataset(dataset)
+    read_model(model)  # before the training, whose presets are those of the base
     read_network(process.inner("network"))
-    read_train(train)
-    read_model(process.inner("model"))
+    read_train(train, has_guidance_embedding=has_guidance_embedding(model))
     _read_save(process.inner("save"), of_one)
     is_off = train.get("disable_sampling") is True
     read_samples(process.inner("sample"), is_off=is_off, trigger_word=word, micro_batches=of_one)

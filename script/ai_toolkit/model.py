@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "flux2_klein_9b": ("klein-9b",),
 }
 FLUX = "flux"  # the architecture that is_flux names
+GUIDED = (FLUX, "flux1")  # the architectures with a guidance embedding
 
 
 def read_model(model: Section) -> None:
@@ -30,7 +31,13 @@ def read_model(model: Section) -> None:
     else:
         remark = "8 bits of the base's weights" if quantize else "bf16 if it fits into memory"
         model.give("precision", "int8" if quantize else "auto", field="quantize", remark=remark)
+    model.inner("model_kwargs").close()
     model.close()
+
+
+def has_guidance_embedding(model: Section) -> bool:
+    """Whether the transformer of the architecture takes guidance as an input."""
+    return _architecture(model) in GUIDED
 
 
 def _read_name(model: Section) -> None:

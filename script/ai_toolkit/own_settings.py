@@ -6,11 +6,11 @@ from typing import Any
 from lora.training.recipe.config import CHECKS, NO_SAMPLES, TrainConfig
 from script.ai_toolkit.model import choose_recorded_base
 from script.ai_toolkit.understanding import Understanding
-from script.presets import presets_of
+from script.presets import preset_of
 
 MARKS = ("lora_type", "base_model")  # fields that the config.yaml of every training has
 RESOLUTIONS, BASE = "resolutions", "base_model"
-COUNTS = ("images", "layers_trained", "processes", "plan")  # found anew by each training
+COUNTS = ("base_family", "images", "layers_trained", "processes", "plan")  # found anew by each training
 
 
 def is_own(tree: object) -> bool:
@@ -49,7 +49,7 @@ def _compare(tree: dict[str, Any], report: Understanding, defaults: dict[str, An
     inputs = {**{name: defaults[name] for name in CHECKS}, **report.inputs, **report.flags}
     try:
         config = TrainConfig.checked(**{name: inputs[name] for name in CHECKS})
-        preset, images = presets_of(report.base)[config.lora_type], _count(tree, "images")
+        preset, images = preset_of(config.lora_type, report.base), _count(tree, "images")
         recipe = make_recipe(config, preset, images=images, processes=_count(tree, "processes")).recipe
     except ValueError as error:
         return report.fault(str(error))

@@ -80,5 +80,6 @@ class Section:
     def _unknown(self, name: str) -> None:
         known = [*MAPPED[self.kind], *FIELDS[self.kind]]
         near = difflib.get_close_matches(name, known, n=1)
-        expected = f"expected {near[0]}" if near else f"expected one of {', '.join(MAPPED[self.kind])}; or remove it"
+        names = ", ".join(MAPPED[self.kind] or FIELDS[self.kind])
+        expected = f"expected {near[0]}" if near else f"expected one of {names}; or remove it"
         self.report.fault(f"{self.at(printable(name[:80]))} is not a field that ai-toolkit has there: {expected}")

@@ -1,18 +1,30 @@
 """The settings of the training itself in a job: steps, rate, optimizer, average of the weights, network."""
 
+import math
 from typing import Any
 
 from lora.base.presets import Preset
 from lora.training.recipe.config import MAX_STEPS
+from script.ai_toolkit.fields import GUIDANCE, NO_GUIDANCE
 from script.ai_toolkit.layers import layers_regex
 from script.ai_toolkit.section import Section
 from script.presets import presets_of
 
 RECIPE = "replicate"  # the preset with ai-toolkit's recipe, which is also that of the public trainer
 DEFAULT_RANK, DEFAULT_STEPS, DEFAULT_RATE, DEFAULT_DECAY = 4, 1000, 1e-6, 0.999
+ADAMW = "adamw"  # begins the names of its kinds
 BETAS = [0.9, 0.999]  # of Adam in torch, bitsandbytes and here
 EACH_BATCH, ACCUMULATION = "gradient_accumulation_steps", "gradient_accumulation"  # both are fields of ai-toolkit
 WARM_UP = "after a warm-up of 5 % of the steps, at most 50"
+# The means of the logit-normal here, for the values of timestep_type that have one. "weighted" draws all noise levels
+# alike and weights the loss by a table of 1,000 numbers (toolkit/timestep_weighing). As a density of what is trained,
+# its mean logit is 0.47, so the logit-normal around 0.47 is the one with the least Kullback-Leibler divergence from it.
+TIMESTEP_TYPES = {
+    "sigmoid": (0.0, "sigmoid is a logit-normal around 0"),
+    "weighted": (0.47, "the nearest logit-normal; weighted draws all noise levels alike and weights the loss"),
+}
+# The share of the LoRA's weights by which another weight decay may change them during the training, at most.
+NEGLIGIBLE_DECAY = 0.01
 RISING = "linear raises the rate from a third in ai-toolkit (torch's LinearLR), and lowers it to 0 here"
 
 
@@ -72,7 +84,7 @@ def micro_batches(train: Section) -> int:
     return found if isinstance(found, int) and found >= 1 else 1
 
 
-def read_train(train: Section) -> None:
+def read_train(train: Section, *, has_guidance_embedding: bool) -> None:
     """Take the settings of section `train`, with ai-toolkit's defaults for those that are absent."""
     train.report.give("lora_type", RECIPE, path=train.path, found=None, remark="ai-toolkit's recipe")
     _steps(train)
@@ -82,6 +94,7 @@ def read_train(train: Section) -> None:
     _schedule(train)
     _average(train.inner("ema_config"))
     _timesteps(train)
+    _guidance(train, has_embedding=has_guidance_embedding)
     train.report.give(
         "validation", False, path=train.at("validation_config"), found=None, remark="trains on all images"
     )
@@ -110,8 +123,8 @@ def _rate(train: Section) -> None:
 
 
 def _optimizer(train: Section) -> None:
-    name = train.get("optimizer", "adamw")
-    is_adamw = str(name).lower().startswith("adamw")
+    name = train.get("optimizer", ADAMW)
+    is_adamw = str(name).lower().startswith(ADAMW)
     decay = _preset(train).weight_decay
     remark = "" if is_adamw else f"with weight decay {decay:g}, which is 0 in ai-toolkit"
     train.give("optimizer", name, field="optimizer", remark=remark)
@@ -125,10 +138,23 @@ def _optimizer_params(params: Section) -> None:
         found = params.get(name)
         if found == value:
             params.report.note(params.at(name), found, "as here")
+        elif name == "weight_decay" and (change := _change_by_decay(params, found)) <= NEGLIGIBLE_DECAY:
+            params.report.note(params.at(name), found, f"{value:g} here, which changes the LoRA by {change:.1%} in all")
         elif found is not None:
             params.report.refuse(params.at(name), found, f"{value}, which every training here has: change or remove it")
     for name in params.fields.keys() - expected.keys():
         params.report.refuse(params.at(name), params.get(name), "none: the optimizers here have no such setting")
+
+
+def _change_by_decay(params: Section, found: object) -> float:
+    """The share of the weights by which all steps together shrink them more or less than with weight decay `found`;
+    infinite if a number is missing, or if decay is part of the gradient, as in all but AdamW."""
+    chosen = {"optimizer": "", **params.report.inputs, **params.report.flags}
+    rate, steps = chosen.get("learning_rate"), chosen.get("steps")
+    if not isinstance(found, int | float) or not isinstance(rate, int | float) or not isinstance(steps, int):
+        return math.inf
+    is_known = rate > 0 and steps > 0 and str(chosen["optimizer"]).lower().startswith(ADAMW)
+    return abs(_preset(params).weight_decay - found) * rate * steps if is_known else math.inf
 
 
 def _preset(section: Section) -> Preset:
@@ -147,11 +173,25 @@ def _schedule(train: Section) -> None:
 
 def _timesteps(train: Section) -> None:
     name = train.get("timestep_type", "sigmoid")
-    if name != "sigmoid" and "timestep_logit_mean" not in train.report.flags:
+    mean, remark = TIMESTEP_TYPES.get(str(name), TIMESTEP_TYPES["sigmoid"])
+    if str(name) not in TIMESTEP_TYPES and "timestep_logit_mean" not in train.report.flags:
         advice = "the others are not there: remove it, or give --timestep-logit-mean"
-        train.report.refuse(train.at("timestep_type"), name, f"sigmoid, because {advice}")
+        train.report.refuse(train.at("timestep_type"), name, f"{' or '.join(TIMESTEP_TYPES)}, because {advice}")
     else:
-        train.give("timestep_logit_mean", 0.0, field="timestep_type", remark="sigmoid is a logit-normal around 0")
+        train.give("timestep_logit_mean", mean, field="timestep_type", remark=remark)
+
+
+def _guidance(train: Section, *, has_embedding: bool) -> None:
+    field = "bypass_guidance_embedding"
+    found = train.get(field)
+    if found is None:
+        return
+    if found is False:
+        train.report.note(train.at(field), found, "as here")
+    elif has_embedding:
+        train.report.refuse(train.at(field), found, f"false, because {GUIDANCE}")
+    else:
+        train.report.note(train.at(field), found, f"no effect here: {NO_GUIDANCE}")
 
 
 def _average(ema: Section) -> None:

@@ -1,4 +1,4 @@
-"""What differs between the families of models: FLUX.1, FLUX.2 klein. Knows none of them."""
+"""What differs between the families of models: FLUX.1, FLUX.2 [klein]. Knows none of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

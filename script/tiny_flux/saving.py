@@ -24,7 +24,7 @@ READABLE = 0o644  # safetensors writes files that only their owner can read
 
 
 def flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Return the scheduler of FLUX.1-dev with its published settings, which FLUX.2 klein has, too."""
+    """Return the scheduler of FLUX.1-dev with its published settings, which FLUX.2 [klein] has, too."""
     return FlowMatchEulerDiscreteScheduler(
         shift=3.0,
         use_dynamic_shifting=True,

@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from diffusers import FluxTransformer2DModel
 
-from bench.random_flux import DEV, random_dataset, random_lora, random_pipeline, random_transformer, tiny_sizes
+from bench.random_flux import (
+    DEV,
+    KLEIN_4B,
+    KLEIN_9B,
+    random_dataset,
+    random_lora,
+    random_pipeline,
+    random_transformer,
+    tiny_sizes,
+)
 from lora.families.frozen_transformer import WeightPlacement
 from lora.training.learning.adapter import add_lora, lora_tensors
 from lora.training.recipe.layers import block_layers
@@ -22,19 +30,18 @@ def sizes():
     return tiny_sizes()
 
 
-# Counted from black-forest-labs/FLUX.1-dev: performance.md 1.1.
+# FLUX.1-dev: the transformer, the VAE, CLIP and T5 (performance.md 1.1). klein: the transformer, Qwen3 and the VAE.
 @pytest.mark.parametrize(
-    ("make", "parameters"),
+    ("sizes", "parameters"),
     [
-        (lambda: FluxTransformer2DModel.from_config(dict(DEV.transformer)), 11_901_408_320),
-        (lambda: AutoencoderKL.from_config(dict(DEV.vae)), 83_819_683),
-        (lambda: CLIPTextModel(CLIPTextConfig(**DEV.clip)), 123_060_480),
-        (lambda: T5EncoderModel(T5Config(**DEV.t5)), 4_762_310_656),
+        (DEV, 11_901_408_320 + 83_819_683 + 123_060_480 + 4_762_310_656),
+        (KLEIN_4B, 3_875_544_576 + 4_022_468_096 + 84_046_115),
+        (KLEIN_9B, 9_078_581_248 + 8_190_735_360 + 84_046_115),
     ],
+    ids=["dev", "klein-4B", "klein-9B"],
 )
-def test_each_component_has_as_many_parameters_as_in_flux_dev(make, parameters):
-    with torch.device("meta"):
-        assert sum(each.numel() for each in make().parameters()) == parameters
+def test_a_base_has_as_many_parameters_as_the_published_one(sizes, parameters):
+    assert sizes.parameters == parameters
 
 
 def test_weights_are_the_same_in_every_precision(sizes):
@@ -53,9 +60,13 @@ def test_biases_are_zero_and_norms_one(sizes):
     assert {name.rpartition(".")[2] for name in vectors} == {"bias", "weight"}
 
 
-def test_a_random_pipeline_generates_an_image(sizes):
+@pytest.mark.parametrize("base", ["dev", "klein-4B"])
+def test_a_random_pipeline_generates_an_image(base):
+    sizes = tiny_sizes(base)
     pipeline = random_pipeline(sizes, random_transformer(sizes, placement("fp32")))
-    (image,) = pipeline("a red square", width=32, height=32, num_inference_steps=1, max_sequence_length=16).images
+    (image,) = pipeline(
+        prompt="a red square", width=32, height=32, num_inference_steps=1, max_sequence_length=16
+    ).images
     assert image.size == (32, 32)
 
 

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.block_shapes import block_shapes
 from bench.products import PRODUCTS, is_possible
-from bench.rates import DOWN, OUT, QKV, ROWS, SHAPES, SIDES, SINGLE_IN, SINGLE_OUT, UP, Rate, floors
+from bench.random_flux import DEV, KLEIN_4B, KLEIN_9B
+from bench.rates import ROWS, SIDES, Rate, floors
 from lora.engine.int8 import W8A8Linear
 
 CPU = torch.device("cpu")
@@ -61,33 +63,50 @@ def test_the_int8_product_transposes_and_multiplies_the_weight_as_training_does(
     assert len(ours.found) == (1 if is_forward else 2)
 
 
-def test_the_floor_is_every_product_and_attention_of_the_blocks_both_ways():
+of_each_base = pytest.mark.parametrize("sizes", [DEV, KLEIN_4B, KLEIN_9B], ids=["dev", "klein-4B", "klein-9B"])
+
+
+@of_each_base
+def test_the_floor_is_every_product_and_attention_of_the_blocks_both_ways(sizes):
+    shapes = block_shapes(sizes)
+    width = shapes.heads * shapes.head_width
     products = [
-        Rate("bf16", way, (rows, *shape), 1.0 if shape == counted else 0.0)
-        for counted in [QKV]
+        Rate("bf16", way, (rows, *shape), 1.0 if shape == (width, 3 * width) else 0.0)
         for way in ("forward", "backward")
         for rows in ROWS
-        for shape in SHAPES
+        for shape in shapes.products
     ]
     attention = [
-        Rate(f"attention, {name}", way, (1, 512 + image), seconds)
+        Rate(f"attention, {name}", way, (1, 512 + image, width), seconds)
         for way in ("forward", "backward")
         for image in SIDES.values()
         for name, seconds in (("flash", 100.0), ("cudnn", 0.0))
     ]
-    of_qkv = 2 * 2 * 19  # both ways, both streams of each double block
-    assert floors([*products, *attention]) == {"bf16": dict.fromkeys(SIDES, of_qkv)}
-    assert floors(products) == {}  # no floor is known without attention
+    of_qkv = 2 * 2 * sizes.transformer["num_layers"]  # both ways, both streams of each double block
+    assert floors([*products, *attention], shapes) == {"bf16": dict.fromkeys(SIDES, of_qkv)}
+    assert floors(products, shapes) == {}  # no floor is known without attention
 
 
-def test_the_lower_bound_counts_every_linear_layer():
-    double, single = (QKV, OUT, UP, DOWN), (SINGLE_IN, SINGLE_OUT)
-    weights = [sum(inputs * outputs for inputs, outputs in shapes) for shapes in (double, single)]
-    assert 19 * 2 * weights[0] + 38 * weights[1] == 8_606_711_808  # performance.md 1.1
+# FLUX.1: performance.md 1.1. A block of klein has an MLP of three widths with a gate, so that both streams of a double
+# block have 26 squares of the width, and a single block 13.
+@pytest.mark.parametrize(
+    ("sizes", "weights"),
+    [
+        (DEV, 8_606_711_808),
+        (KLEIN_4B, (5 * 26 + 20 * 13) * 3072**2),
+        (KLEIN_9B, (8 * 26 + 24 * 13) * 4096**2),
+    ],
+    ids=["dev", "klein-4B", "klein-9B"],
+)
+def test_the_lower_bound_counts_every_linear_layer(sizes, weights):
+    blocks = block_shapes(sizes).blocks
+    found = (each.count * sum(layer.inputs * layer.outputs for layer in each.layers) for each in blocks)
+    assert sum(found) == weights
 
 
 def test_work_is_counted_by_kind():
     assert Rate("bf16", "forward", (2, 3, 5), 1.0).work == 60
-    assert Rate("attention, any", "backward", (1, 4), 1.0).work == 2.5 * 4 * 24 * 16 * 128
+    assert Rate("attention, any", "backward", (1, 4), 1.0).work == 2.5 * 4 * 24 * 16 * 128, "of an older run"
+    assert Rate("attention, any", "backward", (1, 4, 4096), 1.0).work == 2.5 * 4 * 16 * 4096
     assert Rate("copy on the device", "forward", (8,), 1.0).work == 16
     assert Rate("copy from pinned memory", "forward", (8,), 1.0).work == 8

@@ -12,7 +12,7 @@ GB = 1e9
 BY_NAME = {arm.name: arm for arm in ARMS}
 MEASURED = [
     BY_NAME[stage.name]
-    for stage in StepStages(DEV, gpu_run.full().steps, profiled_steps=1).stages()
+    for stage in StepStages(DEV, gpu_run.full("dev").steps, profiled_steps=1).stages()
     if stage.name in BY_NAME
 ]
 

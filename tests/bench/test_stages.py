@@ -67,6 +67,13 @@ def test_an_early_stage_leaves_time_for_a_later_one_that_is_essential(tmp_path):
     assert ends["later"]["outcome"] == "done"
 
 
+def test_an_essential_stage_is_not_skipped_for_later_ones(tmp_path):
+    """The earlier answer matters more, and there would be none at all."""
+    one, two = (stage(name, like=name, estimate=60.0, is_essential=True) for name in ("one", "two"))
+    ends = run([one, two], tmp_path / "a.jsonl")
+    assert ends["one"]["outcome"] == "done"
+
+
 def test_warnings_of_a_stage_are_recorded_once(tmp_path):
     def warn():
         warnings.warn("blocks are not compiled", stacklevel=1)

@@ -9,6 +9,8 @@ from lora.publishing.hub_process import Request, SpaceSettings, answer
 from script import space, space_files
 from tests.fake_hub import READ, WRITE, Repository, fake_hub
 from tests.tiny import assert_one_sentence
+from weights.base_kind import KLEIN
+from weights.catalogue import PUBLISHED
 
 CARD = b"---\nbase_model: black-forest-labs/FLUX.1-dev\n---\n"
 KEY = "spaces/me/my-lora-demo"
@@ -68,13 +70,16 @@ def test_a_token_is_stored_as_a_secret_if_that_is_asked_for_and_is_never_shown(h
     assert "s3cret" not in f"{said}{made.files}"
 
 
-def test_a_lora_for_a_base_that_is_not_gated_needs_no_token(hub, monkeypatch, capsys):
-    card = b"---\nbase_model: black-forest-labs/FLUX.2-klein-base-4B\n---\n"
+@pytest.mark.parametrize("base", [base for base in PUBLISHED if base.kind is KLEIN], ids=lambda base: base.name)
+def test_a_public_lora_needs_a_token_only_for_a_gated_base(hub, monkeypatch, capsys, base):
+    card = f"---\nbase_model: {base.repository}\n---\n".encode()
     hub.repositories["me/my-lora"] = Repository(False, {"README.md": card, "lora.safetensors": b""})
     command(monkeypatch, "me/my-lora")
-    url = "hf://black-forest-labs/FLUX.2-klein-base-4B"
-    assert hub.repositories[KEY].variables == {"LORA": "hf://me/my-lora", "FLUX_BASE": "klein", "FLUX_BASE_URL": url}
-    assert "token" not in capsys.readouterr().out
+    url = f"hf://{base.repository}"
+    assert hub.repositories[KEY].variables == {"LORA": "hf://me/my-lora", "FLUX_BASE": base.name, "FLUX_BASE_URL": url}
+    said = capsys.readouterr().out
+    assert (f"it reads {base.repository} with its secret HF_TOKEN, which is not set" in said) is base.is_gated
+    assert base.is_gated or "token" not in said
 
 
 def test_the_readme_tells_the_hub_how_to_run_it():

@@ -3,18 +3,21 @@
 import importlib
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
+from deploy.space.base_settings import base_settings
 from deploy.space.cancellations import Cancellations
 from deploy.space.card import LoraCard
 from deploy.space.generation import Comparer, Comparison, Step
 from predict import Runner
-from tests.tiny import assert_one_sentence, random_lora, tiny_pipeline
+from tests.families import FIRST, KLEIN
+from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora, tiny_pipeline
+from weights.bases import Base, model_of
 
-DEFAULTS = {"num_inference_steps": 28, "guidance_scale": 3.5}
 SETTINGS = {"aspect_ratio": "1:1", "megapixels": "0.25", "num_inference_steps": 3, "guidance_scale": 3.5}
 
 
@@ -25,15 +28,27 @@ def lora(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory):
+@contextmanager
+def a_runner(tmp_path_factory, base):
     """The predictor creates a temporary folder for itself, and keeps it until the process ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
-        patch.setenv("FLUX_BASE", "tiny")
+        patch.setenv("FLUX_BASE", base)
         patch.setenv("FLUX_SAFETY", "off")
         runner = Runner()
         runner.setup()
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    with a_runner(tmp_path_factory, "tiny") as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def klein_runner(tmp_path_factory):
+    with a_runner(tmp_path_factory, "tiny-flux2") as runner:
         yield runner
 
 
@@ -49,10 +64,14 @@ def page_requests():
     return importlib.import_module("deploy.space.page_requests")
 
 
+def requests_to(runner, page_requests, *, has_own_lora):
+    of_base = model_of(runner.base)
+    return page_requests.PageRequests(Comparer(runner).compare, has_own_lora, of_base, Cancellations())
+
+
 @pytest.fixture
 def requests(runner, page_requests):
-    compare = Comparer(runner).compare
-    return page_requests.PageRequests(compare, has_own_lora=False, cancellations=Cancellations())
+    return requests_to(runner, page_requests, has_own_lora=False)
 
 
 def file_of(runner, **inputs):
@@ -77,15 +96,25 @@ def test_both_images_are_those_of_the_predictor_with_the_same_seed(runner, reque
     assert [shown.text for shown, _ in steps] == expected
 
 
-def test_a_step_that_computes_the_transformer_twice_is_one_step(monkeypatch, tmp_path):
+def test_a_step_that_computes_the_transformer_twice_is_one_step(klein_runner):
     """As with the classifier-free guidance of FLUX.2 [klein]."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("FLUX_BASE", "tiny-flux2")
-    monkeypatch.setenv("FLUX_SAFETY", "off")
-    runner = Runner()
-    runner.setup()
-    *steps, _ = Comparer(runner).compare({"prompt": "a red star", "seed": 7, **SETTINGS})
+    *steps, _ = Comparer(klein_runner).compare({"prompt": "a red star", "seed": 7, **SETTINGS})
     assert steps == [Step(image, number) for image in ("without", "with") for number in (1, 2, 3)]
+
+
+def test_a_negative_prompt_leads_both_images_away_and_is_shown(klein_runner, page_requests, lora):
+    requests = requests_to(klein_runner, page_requests, has_own_lora=True)
+    inputs = {"prompt": "a red star", "seed": 7, **SETTINGS}
+    (*_, (plain, bare)), (*_, (shown, files)) = (
+        shown_by(requests, {**inputs, "negative_prompt": text}) for text in ("", "a blue heart")
+    )
+    assert not {*bare} & {*files}
+    assert shown.text == f"{plain.text}\n\nwithout `a blue heart`"
+    assert "Base **tiny-flux2**" in shown.text
+    without_lora = requests_to(klein_runner, page_requests, has_own_lora=False)
+    with pytest.raises(page_requests.gr.Error) as error:
+        list(without_lora.generate({**inputs, "lora_weights": lora}, "me"))
+    assert_one_sentence(error.value.message, "lora_weights", "it was made for FLUX.1")
 
 
 def test_a_random_seed_is_the_same_for_both_images_and_can_be_repeated(requests, inputs):
@@ -164,19 +193,48 @@ def fields_of(requests, *arguments):
     return {block.label: block for block in page.blocks.values() if getattr(block, "label", None)}
 
 
+def base_in(folder):
+    """The settings of the base in a folder, which is not loaded."""
+    return base_settings(Base("mine", folder, remedy=""))
+
+
 def test_the_fields_have_the_bounds_and_defaults_of_the_signature(requests):
-    fields = fields_of(requests, "hf://me/my-lora", LoraCard("TOK", ("TOK on a beach",)), DEFAULTS)
+    fields = fields_of(requests, "hf://me/my-lora", LoraCard("TOK", ("TOK on a beach",)), base_in(TINY_FLUX))
     strength, steps = fields["Strength"], fields["Steps"]
     assert (strength.minimum, strength.maximum, strength.value) == (-1, 3, 1)
     assert "(lora_scale)" in strength.info
-    assert (steps.minimum, steps.maximum, steps.value) == (1, 50, 28)
+    assert (steps.minimum, steps.maximum) == (1, 50)
     assert fields["Aspect ratio"].value == "1:1"
     assert fields["Prompt"].placeholder == "a photo of TOK"
     assert fields["Prompts of the LoRA's card"].raw_samples == [["TOK on a beach"]]
     assert "LoRA" not in fields
 
 
+# Of each kind of base its defaults, None for a setting that has no effect, and whether it takes a negative prompt.
+@pytest.mark.parametrize(
+    ("tiny", "changes", "steps", "guidance", "takes_negative"),
+    [
+        (FIRST, {}, 28, 3.5, False),
+        (FIRST, {"guidance_embeds": False}, 4, None, False),
+        (KLEIN, {}, 50, 4, True),
+        (KLEIN, {"is_distilled": True}, 4, None, False),
+    ],
+)
+def test_the_page_has_the_settings_and_defaults_of_its_base_and_names_it(
+    requests, tmp_path, tiny, changes, steps, guidance, takes_negative
+):
+    file = "model_index.json" if "is_distilled" in changes else "transformer/config.json"
+    base = base_in(tiny.changed(tmp_path / "base", file, **changes))
+    fields = fields_of(requests, "hf://me/my-lora", LoraCard(), base)
+    assert fields["Steps"].value == steps
+    assert ("Guidance" in fields) is (guidance is not None)
+    assert guidance is None or fields["Guidance"].value == guidance
+    assert ("Negative prompt" in fields) is takes_negative
+    introduction = importlib.import_module("deploy.space.page").introduction("hf://me/my-lora", base)
+    assert introduction.endswith(f"on the base mine, a {tiny.family.name}.")
+
+
 def test_a_page_without_a_lora_has_a_field_for_one(requests):
-    fields = fields_of(requests, "", LoraCard(), DEFAULTS)
+    fields = fields_of(requests, "", LoraCard(), base_in(TINY_FLUX))
     assert "data URI" in fields["LoRA"].info
     assert not fields["Prompts of the LoRA's card"].visible

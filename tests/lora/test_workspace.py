@@ -168,3 +168,15 @@ def test_a_path_with_a_nul_character_is_refused(temporary):
 def test_blank_text_counts_as_no_file(temporary, blank):
     """Cog passes blank text through unchanged."""
     assert named_file("image", blank, ReadableFolders.of_uploads(temporary)) is None
+
+
+@pytest.mark.parametrize("kind", ["a data URI", "a URL"])
+def test_what_only_a_server_receives_is_refused_without_repeating_it(temporary, kind):
+    """A data URI has megabytes, and a URL a signature."""
+    value = {"a data URI": f"data:image/png;base64,{'QUJD' * 3000}", "a URL": "https://a.example/x.png?s3cret"}[kind]
+    for given in (value, Path(value), value.upper()):
+        with pytest.raises(ValueError) as error:
+            named_file("image", given, ReadableFolders.of_uploads(temporary))
+        assert_one_sentence(error.value, f"image is {kind}", "expected the path of a file")
+        assert len(str(error.value)) < 150
+        assert "s3cret" not in str(error.value).lower()

@@ -27,7 +27,7 @@ def base(tmp_path):
 
 @pytest.fixture
 def klein(tmp_path):
-    """A small FLUX.2 klein, whose tokenizer has its chat template in a file of its own."""
+    """A small FLUX.2 [klein], whose tokenizer has its chat template in a file of its own."""
     return small_base(tmp_path / "base", KLEIN)
 
 
@@ -138,6 +138,36 @@ def test_a_chat_template_may_be_in_the_configuration_of_its_tokenizer_or_beside_
         assert f"{klein / 'tokenizer'} has no chat template: expected chat_template.jinja, or" in refusal(
             klein, FileNotFoundError
         )
+
+
+@pytest.mark.parametrize("in_config", [False, True])
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("{% for message in messages %}{{ message.content }}", "is damaged (Unexpected end of template"),
+        ("{{ messages[7].content }}", "is damaged ("),
+        ("{{ raise_exception('tools only') }}", "is damaged (tools only)"),
+        ("<|im_start|>user", "leaves the prompt out"),
+    ],
+)
+def test_a_chat_template_through_which_no_prompt_passes_is_refused(klein, template, found, in_config):
+    file = klein / "tokenizer/chat_template.jinja"
+    if not in_config:
+        file.write_text(template)
+        assert refusal(klein, ValueError).startswith(f"{file} {found}")
+    elif template:  # without one, the error is another
+        file.unlink()
+        file = klein / "tokenizer/tokenizer_config.json"
+        change_json(file, chat_template=[{"name": "default", "template": template}])
+        assert refusal(klein, ValueError).startswith(f"{file} has a chat_template that {found}")
+
+
+def test_a_chat_template_that_is_no_text_is_refused(klein):
+    file = klein / "tokenizer/chat_template.jinja"
+    file.write_bytes(b"\xff\xfe{{ messages }}")
+    assert refusal(klein, ValueError).startswith(f"{file} is damaged: found 16 bytes that are no UTF-8")
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import json
 import diffusers
 import pytest
 
+from lora.families.registry import FAMILIES
 from tests.base_services import small_base
 from tests.tiny import assert_one_sentence, linked_base, replace
-from weights.base_kind import FLUX1, INDEX, KINDS, KLEIN, MODELS, TRANSFORMER, VAE, check_kind, kind_of
+from weights.base_kind import FLUX1, INDEX, KINDS, KLEIN, MODELS, TRANSFORMER, VAE, check_kind, kind_of, model_name
 from weights.bases import Base, check_base, find_trainable_base, takes_guidance
 
 TEXT = "text_encoder/config.json"
@@ -54,9 +55,14 @@ def test_another_model_is_refused_by_its_name(tmp_path, kind, file, values, foun
             FLUX1,
             TRANSFORMER,
             {"_class_name": KLEIN.transformer},
-            "that of FLUX.2 klein: expected all components of one",
+            "that of FLUX.2 [klein]: expected all components of one",
         ),
-        (FLUX1, VAE, {"_class_name": KLEIN.vae}, "'AutoencoderKLFlux2', that of FLUX.2 klein: expected all components"),
+        (
+            FLUX1,
+            VAE,
+            {"_class_name": KLEIN.vae},
+            "'AutoencoderKLFlux2', that of FLUX.2 [klein]: expected all components",
+        ),
         (
             FLUX1,
             TRANSFORMER,
@@ -65,7 +71,7 @@ def test_another_model_is_refused_by_its_name(tmp_path, kind, file, values, foun
         ),
         (KLEIN, INDEX, {"_class_name": "FluxPipeline"}, f"{TRANSFORMER} has the class 'Flux2Transformer2DModel'"),
         (KLEIN, TRANSFORMER, {"_class_name": FLUX1.transformer}, "that of FLUX.1: expected all components of one base"),
-        (KLEIN, VAE, {"_class_name": FLUX1.vae}, "that of FLUX.1: expected all components of one base, FLUX.2 klein"),
+        (KLEIN, VAE, {"_class_name": FLUX1.vae}, "that of FLUX.1: expected all components of one base, FLUX.2 [klein]"),
         (
             KLEIN,
             TRANSFORMER,
@@ -158,5 +164,21 @@ def test_a_published_base_in_the_folder_of_another_kind_is_refused(tmp_path):
         check_base(Base("klein", linked_base(tmp_path / "klein"), "download it"))
     assert_one_sentence(
         error.value,
-        f"the base klein cannot be used: {tmp_path / 'klein' / INDEX} is that of FLUX.1: expected FLUX.2 klein",
+        f"the base klein cannot be used: {tmp_path / 'klein' / INDEX} is that of FLUX.1: expected FLUX.2 [klein]",
     )
+
+
+@pytest.mark.parametrize(
+    ("heads", "name"),
+    [(24, "FLUX.2 [klein] 4B"), (32, "FLUX.2 [klein] 9B"), (1, "FLUX.2 [klein]"), (None, "FLUX.2 [klein]")],
+)
+def test_what_loras_are_made_for_has_the_size_of_the_base(tmp_path, heads, name):
+    values = {"num_attention_heads": heads, "attention_head_dim": 128}
+    assert model_name(changed(tmp_path / "base", TRANSFORMER, KLEIN, **values)) == name
+    assert model_name(linked_base(tmp_path / "flux1")) == "FLUX.1"
+
+
+def test_what_the_catalogue_says_of_reference_images_is_what_each_family_takes():
+    for family in FAMILIES:
+        (kind,) = (kind for kind in KINDS if set(kind.pipelines) == family.components.served_pipelines)
+        assert kind.takes_references == family.transformer.takes_references == (family.sampling.references is not None)

@@ -193,6 +193,9 @@ def test_the_error_for_an_unknown_model_lists_the_known_ones(weights):
         requested_base("pro", served=weights["dev"])
     names = ", ".join(base.name for base in PUBLISHED)
     assert_one_sentence(error.value, f"model is 'pro': expected {names}, or none for dev")
+    with pytest.raises(ValueError) as error:
+        requested_base("data:image/png;base64," * 1000, served=weights["dev"])
+    assert len(str(error.value)) < 200, "a value of megabytes is shortened"
 
 
 def test_an_unpublished_base_replaces_missing_bases_of_its_kind(weights, tmp_path):

@@ -269,8 +269,8 @@ def test_every_service_returns_the_same_lora(services, reference):
 def test_a_lora_that_civitai_has_for_another_base_model_is_refused_though_it_is_in_the_cache(services):
     network = services_network(services)
     assert_read("civitai:3", network=network, base_model="FLUX.1")
-    message = refusal("civitai:3", network=network, base_model="FLUX.2 klein")
-    assert message == "lora_weights 'civitai:3' was made for Flux.1 D: expected a LoRA for FLUX.2 klein"
+    message = refusal("civitai:3", network=network, base_model="FLUX.2 [klein]")
+    assert message == "lora_weights 'civitai:3' was made for Flux.1 D: expected a LoRA for FLUX.2 [klein]"
 
 
 @pytest.mark.parametrize("path", ["x.safetensors?X-Amz-Signature=a%2Fb", "delivery/trained_model.tar", "files/id/data"])

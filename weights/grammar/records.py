@@ -22,7 +22,7 @@ class CivitaiLora:
     model: int | None = None
     version: int | None = None  # None: the newest one for `base_model`; numbered independently of models
     token: str = field(default="", repr=False)  # from the URL
-    base_model: str = ""  # that it must be made for, such as FLUX.2 klein; empty: any FLUX
+    base_model: str = ""  # that it must be made for, such as FLUX.2 [klein] 4B; empty: any FLUX
 
 
 @dataclass(frozen=True, slots=True)

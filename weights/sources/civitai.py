@@ -3,6 +3,7 @@
 The API is documented at https://developer.civitai.com/site/reference/model-versions.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from weights.network.network import Network
 from weights.printed import quoted
 
 FLUX = ("flux.1", "flux.2")  # how `baseModel` starts there: Flux.1 D, Flux.2 Klein 4B
+SIZE = re.compile(r"(?<!\w)\d+b(?![^\W_])")  # 4b in "klein 4b-base"
 TOKEN_INPUT = "civitai_api_token"
 LORA_TYPES = frozenset({"lora", "locon", "dora"})
 SHOWN = 5
@@ -62,8 +64,12 @@ def _version(lora: CivitaiLora, token: str, network: Network) -> dict[str, Any]:
 
 
 def _is_for(lora: CivitaiLora, version: dict[str, Any]) -> bool:
-    """Whether a version was made for the base model that the record asks for, as far as Civitai's name of it tells."""
-    return _text(version.get("baseModel")).lower().startswith(lora.base_model.lower() or FLUX)
+    """Whether a version was made for the base model that the record asks for, as far as Civitai's name of it tells:
+    Flux.2 Klein 4B-base has its family, its size, and more."""
+    named, asked = (_text(text).lower() for text in (version.get("baseModel"), lora.base_model))
+    family, sizes = SIZE.sub("", asked.replace("[", "").replace("]", "")).strip(), SIZE.findall(asked)
+    fits_size = not sizes or set(SIZE.findall(named)) <= set(sizes)
+    return named.startswith(family or FLUX) and fits_size
 
 
 def _check_type(model: object) -> None:

@@ -76,5 +76,5 @@ FLUX1 = LayerNames(
         for channels, name in (CHANNELS | MORE_CHANNELS).items()
     ),
     latent_channels=MORE_CHANNELS,
-    widths=WIDTHS | {4096: "FLUX.2 klein 9B", 6144: "FLUX.2 dev"},
+    widths=WIDTHS | {4096: "FLUX.2 [klein] 9B", 6144: "FLUX.2-dev"},
 )

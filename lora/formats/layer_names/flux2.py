@@ -64,7 +64,7 @@ def _published(name: str, *, width: int, double: int, single: int, text: int) ->
 
 
 FLUX2 = LayerNames(
-    name="FLUX.2 klein",
+    name="FLUX.2 [klein]",
     series="FLUX.2",
     blocks=(DOUBLE, SINGLE),
     outside=OUTSIDE,
@@ -72,9 +72,9 @@ FLUX2 = LayerNames(
     text_layers=(),  # known trainers leave Qwen3 as it is
     text_norms=(),
     published=(  # as in the original code's src/flux2/util.py; `text` is the width of three layers of Qwen3 or Mistral
-        _published("FLUX.2 klein 4B", width=3072, double=5, single=20, text=7680),
-        _published("FLUX.2 klein 9B", width=4096, double=8, single=24, text=12288),
-        _published("FLUX.2 dev", width=6144, double=8, single=48, text=15360),
+        _published("FLUX.2 [klein] 4B", width=3072, double=5, single=20, text=7680),
+        _published("FLUX.2 [klein] 9B", width=4096, double=8, single=24, text=12288),
+        _published("FLUX.2-dev", width=6144, double=8, single=48, text=15360),
     ),
     latent_channels={64: "FLUX.1", 384: "FLUX.1 Fill"},
     widths=WIDTHS,

@@ -24,6 +24,8 @@ FORMER = {
     "mask_background": ORIGINAL,
 }  # the values of a training whose identity lacks the fields
 FORMER_TEXT_TOKENS = 512
+NAME, WEIGHTS = "base_model", "base_weights"
+ANOTHER_BASE = "train on the base of that training, or leave out "
 ONLY_WITH_PRESERVATION = ("neutral_prompts", "preservation_weight")
 
 
@@ -53,8 +55,7 @@ def identity_of(
         for image in dataset.images
     ]
     return {
-        "base_model": base,
-        "base_weights": fingerprint(weights, ["transformer"]),
+        **_base(base, weights),
         **_fields_since_preservation(recipe, neutral, family_of(weights).text.length_of(weights)),
         **settings,
         "trigger_word": config.trigger_word,
@@ -64,7 +65,13 @@ def identity_of(
         "images": len(dataset.images),
         "images_and_captions": _digest(sorted(images)),
         **_masks(dataset),
+        **_references(dataset),
     }
+
+
+def _base(name: str, weights: Path) -> Json:
+    """What the identity says of the base. Its weights tell apart families and sizes that have the same name."""
+    return {NAME: name, WEIGHTS: fingerprint(weights, ["transformer"])}
 
 
 def _masks(dataset: Dataset) -> Json:
@@ -75,6 +82,16 @@ def _masks(dataset: Dataset) -> Json:
     fields = {"masks": f"{len(masks)}, {_digest(masks)}", "unmasked_weight": dataset.masks.settings.unmasked_weight}
     is_white = any(image.is_on_white for image in dataset.images)
     return fields | {"mask_background": WHITE} if is_white else fields
+
+
+def _references(dataset: Dataset) -> Json:
+    """The references of images; nothing without any, so that older checkpoints can be resumed."""
+    pairs = sorted(
+        [image.inspection.content, *(reference.content for reference in image.references)]
+        for image in dataset.images
+        if image.references
+    )
+    return {"references": f"{sum(map(len, pairs)) - len(pairs)}, {_digest(pairs)}"} if pairs else {}
 
 
 def _repeats(image: CaptionedImage) -> list[int]:
@@ -92,6 +109,18 @@ def _fields_since_preservation(recipe: Recipe, neutral: tuple[str, ...], text_to
     if recipe.preservation and recipe.preservation_weight != 1:
         fields |= {"preservation_weight": recipe.preservation_weight}
     return fields
+
+
+def refuse_other_base(found: Json, *, base: str, weights: Path, named: str) -> None:
+    """Raise ValueError if the training with the identity `found` was on another base than this one. `refuse_mismatch`
+    would say so, too, but only once the images and captions are read."""
+    expected = _base(base, weights)
+    if found.get(NAME) != expected[NAME]:
+        name = printable(reprlib.repr(found.get(NAME)))
+        raise ValueError(f"{named} is from a training with {NAME} {name}: expected {base!r}; {ANOTHER_BASE}{named}")
+    if found.get(WEIGHTS) != expected[WEIGHTS]:
+        those = f"{WEIGHTS} of another model than {base!r}"
+        raise ValueError(f"{named} is from a training with {those}: expected the same files; {ANOTHER_BASE}{named}")
 
 
 def refuse_mismatch(found: Json, expected: Json, named: str) -> None:

@@ -18,30 +18,39 @@ from lora.dataset.encoding import EncodedDataset, Example
 from lora.training.learning.randomness import generator_for
 from lora.training.recipe.sigmas import Shift, SigmaRule
 
+Sizes = tuple[torch.Size, ...]
+
+
+def sizes_of(example: Example) -> Sizes:
+    """What is equal for all examples of a batch: the sizes of the latents and of those of each reference."""
+    return example.latents.shape, *(reference.shape for reference in example.references)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Latents of one size, and their prompts."""
+    """Latents of one size, and their prompts and references."""
 
     latents: Tensor  # [B, C, H, W] fp32
     prompt: Prompt
     weights: Tensor | None = None  # [B, H, W] fp32, of the loss at each latent; None if all count the same
+    references: tuple[Tensor, ...] = ()  # [B, C, h, w] fp32 each: the first of every image, the second, and so on
 
     @classmethod
     def of(cls, examples: Sequence[Example], prompts: Sequence[Prompt]) -> "Batch":
-        """A batch of examples of one size, each with one of its prompts."""
+        """A batch of examples of equal sizes, each with one of its prompts."""
         latents = torch.stack([example.latents for example in examples])
+        references = tuple(map(torch.stack, zip(*(example.references for example in examples), strict=True)))
         every = [example.weights for example in examples]
         if all(weights is None for weights in every):
-            return cls(latents, Prompt.stack(list(prompts)))
+            return cls(latents, Prompt.stack(list(prompts)), None, references)
         ones = torch.ones(latents.shape[2:])
         weights = torch.stack([ones if weights is None else weights for weights in every])
-        return cls(latents, Prompt.stack(list(prompts)), weights)
+        return cls(latents, Prompt.stack(list(prompts)), weights, references)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """A batch with every tensor replaced by `change(tensor)`."""
         weights = None if self.weights is None else change(self.weights)
-        return Batch(change(self.latents), self.prompt.map(change), weights)
+        return Batch(change(self.latents), self.prompt.map(change), weights, tuple(map(change, self.references)))
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device. Copies of pinned memory to a GPU are queued, without waiting for it."""
@@ -104,7 +113,7 @@ class Batches:
     """The batches of a training by index: each example once per epoch, or as often as it is repeated, in a new order in
     each epoch.
 
-    A batch has examples of one size; the last batch of a size may be smaller.
+    A batch has examples of one size, with references of one size each; the last batch of a size may be smaller.
     """
 
     def __init__(self, dataset: EncodedDataset, *, batch_size: int, noise_settings: NoiseSettings, seed: int) -> None:
@@ -185,9 +194,9 @@ class Batches:
     def _ordered(self, epoch: int) -> list[list[Example]]:
         generator, size = generator_for(self._seed, "order", epoch), self._batch_size
         examples = [example for example in self._dataset.examples for _ in range(example.repeats)]
-        by_size: dict[torch.Size, list[Example]] = defaultdict(list)
+        by_size: dict[Sizes, list[Example]] = defaultdict(list)
         for position in torch.randperm(len(examples), generator=generator).tolist():
-            by_size[examples[position].latents.shape].append(examples[position])
+            by_size[sizes_of(examples[position])].append(examples[position])
         batches = [group[start : start + size] for group in by_size.values() for start in range(0, len(group), size)]
         return [batches[position] for position in torch.randperm(len(batches), generator=generator).tolist()]
 

@@ -8,7 +8,7 @@ from lora.images.metadata import settings_in
 from lora.reporting.contents import Contents, Fixed, Outcome, Point, Sample, Validation
 from lora.reporting.page import write_page
 from lora.training.learning.history import StepNumbers
-from lora.training.learning.samples import SUFFIX
+from lora.training.learning.samples import SUFFIX, references_of
 from lora.training.learning.validation import ValidationResult
 
 
@@ -42,7 +42,7 @@ def contents_of(
         fixed=fixed,
         points=tuple(Point(step.step, step.loss, step.smoothed_loss) for step in steps),
         validations=tuple(Validation(result.step, result.mean) for result in results),
-        samples=tuple(_sample(path) for path in sorted(samples.glob(f"*{SUFFIX}"))),
+        samples=tuple(_sample(path) for path in sorted(samples.glob(f"step-*{SUFFIX}"))),
         outcome=outcome,
         is_running=is_running,
     )
@@ -50,4 +50,10 @@ def contents_of(
 
 def _sample(path: Path) -> Sample:
     settings = settings_in(path)
-    return Sample(str(settings["prompt"]), int(str(settings["seed"])), int(str(settings["training_step"])), path)
+    return Sample(
+        str(settings["prompt"]),
+        int(str(settings["seed"])),
+        int(str(settings["training_step"])),
+        path,
+        references_of(settings, path.parent),
+    )

@@ -52,10 +52,10 @@ def add_gradients(
 def training_losses(transformer: ModelMixin, noisy_batch: NoisyBatch) -> Tensor:
     """The flow-matching losses [B]: the squared errors of the predicted velocity. All but the transformer is fp32."""
     noisy_batch = noisy_batch.to(embedder_weight(transformer).device)
-    latents, noise, sigmas = noisy_batch.batch.latents, noisy_batch.noise, noisy_batch.sigmas
-    noisy = add_noise(latents, noise, sigmas)
-    predicted = velocity_with_lora(transformer, noisy, sigmas=sigmas, prompt=noisy_batch.batch.prompt)
-    return flow_matching_losses(predicted, velocity_target(latents, noise), noisy_batch.batch.weights)
+    batch, noise, sigmas = noisy_batch.batch, noisy_batch.noise, noisy_batch.sigmas
+    noisy = add_noise(batch.latents, noise, sigmas)
+    predicted = velocity_with_lora(transformer, noisy, sigmas=sigmas, prompt=batch.prompt, references=batch.references)
+    return flow_matching_losses(predicted, velocity_target(batch.latents, noise), batch.weights)
 
 
 def losses_at(transformer: ModelMixin, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:
@@ -63,13 +63,17 @@ def losses_at(transformer: ModelMixin, batch: Batch, *, noise: Tensor, sigmas: T
     return training_losses(transformer, NoisyBatch(batch, noise, sigmas))
 
 
-def velocity_with_lora(transformer: ModelMixin, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt) -> Tensor:
+def velocity_with_lora(
+    transformer: ModelMixin, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt, references: tuple[Tensor, ...] = ()
+) -> Tensor:
     """The velocity [B, C, H, W] that is predicted in training. All inputs are on the transformer's device."""
     weight = embedder_weight(transformer)
     is_mixed = weight.dtype == torch.bfloat16 and not is_fused(transformer)  # the weights of PEFT's layers are fp32
     predict_velocity = family_of_model(transformer).transformer.predict_velocity
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=is_mixed):
-        return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
+        return predict_velocity(
+            transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE, references=references
+        )
 
 
 def loss_at(transformer: ModelMixin, batch: Batch, *, noise: Tensor, sigmas: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from lora.families.registry import family_of_model, precomputed_modulation
 from lora.training.learning.batches import Batches, NoiseSettings, NoisyBatch
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.flow_matching import add_noise, flow_matching_losses
+from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.learning.losses import TRAINING_GUIDANCE, add_gradients, velocity_with_lora
 from lora.training.learning.randomness import seed_for
 from lora.training.recipe.recipe import Recipe, steps_that_preserve
@@ -155,7 +156,7 @@ class Preservation:
         pipeline = self._sampling.build_pipeline(self._transformer, self._images.base)
         generated = torch.zeros(len(indices), *self._latents.shape[1:])
         is_done = torch.zeros(len(indices))
-        with suppress(StopRequestedError), without_lora(self._layers):
+        with suppress(StopRequestedError), without_lora(self._layers), as_in_a_step(self._transformer):
             for place in range(process_group.rank, len(indices), process_group.size):
                 generated[place] = self._generate(pipeline, indices[place], stop)
                 is_done[place] = 1
@@ -183,9 +184,11 @@ class Preservation:
 def base_velocity(
     transformer: ModelMixin, noisy: Tensor, *, sigmas: Tensor, prompt: Prompt, layers: Sequence[LoraLayer]
 ) -> Tensor:
-    """The velocity [B, C, H, W] that the frozen base predicts, bit for bit, although its layers have a LoRA."""
+    """The velocity [B, C, H, W] that the frozen base predicts, bit for bit, although its layers have a LoRA. It is
+    computed by the blocks of a step, compiled if those are, which is fast, and rounds as the prediction with the LoRA.
+    """
     predict_velocity = family_of_model(transformer).transformer.predict_velocity
-    with without_lora(layers):
+    with without_lora(layers), as_in_a_step(transformer):
         return predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=TRAINING_GUIDANCE)
 
 

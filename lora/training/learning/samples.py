@@ -16,6 +16,7 @@ from lora.base.prompt import Prompt
 from lora.families.registry import family_of_model
 from lora.images.metadata import exif
 from lora.images.products import marked
+from lora.images.size import Size
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.recipe.samples import SampleSettings
 from lora.training.stop import Stop
@@ -26,12 +27,18 @@ LONGEST_SLUG = 60  # characters of a prompt in the name of a file
 IMAGE = re.compile(r"step-\d{6,12}-\d{1,4}-seed-\d{1,10}(-[a-z0-9-]{1,60})?\.jpg", re.ASCII)
 
 
+REFERENCE = "reference-{number}-{place}.jpg"  # of a sample image, by its number, and the place among its references
+IS_REFERENCE = re.compile(r"reference-\d{1,4}-\d{1,4}\.jpg", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class SamplePrompt:
-    """A prompt, as text and encoded."""
+    """A prompt, as text and encoded, with the references that its image is generated beside."""
 
     text: str
     prompt: Prompt
+    references: tuple[Tensor, ...] = ()  # latents [C, H, W] each
+    size: Size | None = None  # of the image; None for the square of the settings' side
 
 
 class SampleGenerator:
@@ -57,8 +64,9 @@ class SampleGenerator:
 
     @torch.no_grad()
     def generate(self, step: int, *, stop: Stop) -> None:
-        """Write one square image of the settings' side, rounded down to a multiple of 16, for each prompt, with the
-        seeds 42, 43 and so on: `step-000250-1-seed-42-a-photo-of-tok.jpg`. Its metadata have prompt, seed and step.
+        """Write one image for each prompt with the seeds 42, 43 and so on, in the prompt's size or else square with the
+        settings' side, rounded down to a multiple of 16: `step-000250-1-seed-42-a-photo-of-tok.jpg`. Its metadata have
+        prompt, seed and step, and the names of its references.
 
         Raises StopRequestedError between two denoising steps if there is a reason to stop, OSError if a file cannot be
         written, and torch.OutOfMemoryError if the GPU runs out of memory. The VAE is on the CPU afterwards.
@@ -104,22 +112,36 @@ class SampleGenerator:
         here = self._pipeline.transformer.device, self._pipeline.transformer.dtype
         settings, seed = self._settings, FIRST_SEED + number - 1
         negative = None if self._negative is None else self._negative.to(*here)
+        size = prompt.size or Size(self._side, self._side)
         of_image = SamplingSettings(
-            width=self._side,
-            height=self._side,
+            width=size.width,
+            height=size.height,
             steps=settings.steps,
             guidance=settings.guidance,
             seed=seed,
             after_step=lambda _: stop.raise_if_requested(),
+            references=tuple(reference[None].to(*here) for reference in prompt.references),
         )
         image = self._sampling.generate_image(self._pipeline, prompt.prompt.to(*here), negative, of_image)
         path = self._folder / _file_name(prompt.text, step=step, number=number, seed=seed)
         described = {"prompt": prompt.text, "seed": seed, "training_step": step}
         described |= {"num_inference_steps": settings.steps, "guidance": settings.guidance}
+        if prompt.references:
+            described["references"] = [
+                REFERENCE.format(number=number, place=place) for place in range(1, len(prompt.references) + 1)
+            ]
         unfinished = path.with_suffix(".unfinished")
         tags = marked(exif(described), "sample of a training")
         image.save(unfinished, "JPEG", quality=QUALITY, exif=tags)
         unfinished.replace(path)
+
+
+def references_of(settings: Mapping[str, object], folder: Path) -> tuple[Path, ...]:
+    """The files of the references of a sample image, of which `settings` are in its metadata, in the folder of samples.
+    What is not there is left out, and so are names that this module does not give: a checkpoint may be untrusted."""
+    found = settings.get("references")
+    names = map(str, found) if isinstance(found, list) else ()
+    return tuple(folder / name for name in names if IS_REFERENCE.fullmatch(name) and (folder / name).is_file())
 
 
 def _file_name(prompt: str, *, step: int, number: int, seed: int) -> str:

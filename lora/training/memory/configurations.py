@@ -26,6 +26,7 @@ class Plan:
 
     configuration: MemoryConfiguration
     blocks: int  # of the transformer
+    activation: str  # in its feed-forwards
     encoders: EncoderPlacement
     engine: Engine
     peak_bytes: float
@@ -57,7 +58,7 @@ class Plan:
         activations = {
             "nothing": "activations kept",
             "pointwise": "pointwise activations recomputed",
-            "gelu": "pointwise activations and GELU inputs recomputed",
+            "gelu": f"pointwise activations and {self.activation} inputs recomputed",
             "blocks": "whole blocks recomputed",
         }[self.configuration.recomputed]
         whole = f", {self.configuration.whole_blocks} of {self.blocks} blocks recomputed as a whole"
@@ -207,6 +208,7 @@ def _plan(budget: _Budget, configuration: MemoryConfiguration) -> Plan:
     return Plan(
         configuration,
         blocks=prediction.requirements.shape.blocks,
+        activation=prediction.requirements.shape.activation,
         encoders=encoders,
         engine=prediction.engine,
         peak_bytes=max(prediction.running_bytes(configuration), prediction.encoding_bytes(encoders)),

@@ -42,10 +42,16 @@ class MemoryRequirements:
     sample_tokens: int  # of a sample image; 0 without samples
     processes: int
     matmuls: tuple[TimedMatmul, ...]  # of int8 layers, from the fastest on
+    reference_tokens: int = 0  # of all reference images of one image together
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of one sample that the transformer computes with."""
+        return self.image_tokens + self.reference_tokens + self.text_tokens
 
     def unit_bytes(self, value_bytes: int) -> int:
         """Bytes of a value for each sample, token and channel of a block."""
-        return self.batch_size * (self.image_tokens + self.text_tokens) * self.shape.width * value_bytes
+        return self.batch_size * self.tokens * self.shape.width * value_bytes
 
 
 @dataclass(frozen=True, slots=True)

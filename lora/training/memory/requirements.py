@@ -7,7 +7,8 @@ import torch
 from lora.base.device import device
 from lora.base.family import VAE
 from lora.base.latents import TOKEN_PIXELS
-from lora.dataset.reading import Dataset
+from lora.dataset.reading import CaptionedImage, Dataset
+from lora.dataset.references import crops_of_reference
 from lora.engine.matmuls import fastest_matmuls
 from lora.engine.precision import UNTIMED
 from lora.families.frozen_transformer import WeightPlacement
@@ -45,7 +46,8 @@ def memory_requirements(
     pixels = max(size.pixels for image in dataset.images for size in image.inspection.sizes)
     trained_pixels = max(pixels, neutral_side**2) if recipe.preservation else pixels
     image_tokens, text_tokens = trained_pixels // TOKEN_PIXELS**2, family.text.length_of(base)
-    tokens = image_tokens + text_tokens
+    reference_tokens = max(map(_reference_tokens, dataset.images))
+    tokens = image_tokens + reference_tokens + text_tokens
     return MemoryRequirements(
         shape=family.transformer.dimensions(config),
         image_tokens=image_tokens,
@@ -59,8 +61,15 @@ def memory_requirements(
         is_validated=is_validated,
         sample_tokens=(sample_side // TOKEN_PIXELS) ** 2,
         processes=processes,
+        reference_tokens=reference_tokens,
         matmuls=fastest_matmuls(device(), rows=recipe.batch_size * tokens) if may_be_int8 else UNTIMED,
     )
+
+
+def _reference_tokens(image: CaptionedImage) -> int:
+    """The tokens of all references of an image together, each at its largest size."""
+    crops = (crops_of_reference(reference, image.inspection) for reference in image.references)
+    return sum(max(crop.size.pixels for crop in of_one) // TOKEN_PIXELS**2 for of_one in crops)
 
 
 def free_bytes() -> int:

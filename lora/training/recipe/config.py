@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, Self
 
-from lora.base.presets import LORA_TYPES
+from lora.base.presets import EDIT, LORA_TYPES
 from lora.checks import check_bool, check_choice, check_float, check_int, check_text, short_repr
 from lora.dataset.captions import PLACEHOLDER, PromptRule, one_line
-from lora.dataset.mask_settings import BACKGROUNDS, MaskSettings
+from lora.dataset.mask_settings import BACKGROUNDS, ORIGINAL, MaskSettings
 from lora.engine.precision import Precision
 from lora.seeds import check_seed, seed_notes
 from lora.training.recipe.choices import EXTRA_LAYOUTS, OPTIMIZERS, PRECISIONS, SCHEDULES
@@ -19,7 +19,12 @@ MAX_RESOLUTIONS, MAX_STEPS, MAX_SAMPLE_PROMPTS = 8, 6000, 8
 MIN_RATE, MAX_RATE = 1e-7, 1.0
 PRODIGY, MAX_PRODIGY_RATE = "prodigy", 10.0  # a factor, usually 1, of the rate that it finds by itself
 NO_SAMPLES = "none"
+OPEN_TRIGGER = "TOK"  # the default, which a request sends whether or not its user thought of it
 MAX_BATCH_SIZE = 256  # our choice; whether a batch fits into memory is decided by the plan
+NO_TRIGGER = (
+    f"trigger_word {OPEN_TRIGGER} is the default, and is not put into the instructions of lora_type {EDIT}; any other"
+    " word would be"
+)
 SEPARATORS = str.maketrans("", "", "-_ ")  # in names of optimizers: AdamW 8-bit
 
 Check = Callable[[str, Any], Any]
@@ -57,7 +62,7 @@ class TrainConfig:
     sample_prompts: tuple[str, ...] | None  # None makes prompts from the captions
     sample_every: int
     sample_steps: int
-    sample_guidance: float
+    sample_guidance: float | None  # None is the default of the base's family
     checkpoint_every: int
     time_limit: int | None  # minutes
     keep_resume_state: bool
@@ -77,6 +82,11 @@ class TrainConfig:
         """What masks do."""
         return MaskSettings(self.unmasked_weight, self.mask_background)
 
+    @property
+    def has_references(self) -> bool:
+        """Whether each image has references: what it was before the edit that is learned."""
+        return self.lora_type == EDIT
+
     @classmethod
     def checked(cls, **inputs: object) -> Self:
         """Check the inputs as they arrive. Raises ValueError with one sentence that names the input."""
@@ -89,6 +99,11 @@ class TrainConfig:
         theirs = PublicTrainerInputs(**{name: values.pop(name) for name in PUBLIC_TRAINER_CHECKS})
         values |= theirs.samples(values["sample_prompts"])
         notes = (*seed_notes(inputs["seed"], values["seed"]), *theirs.notes())
+        if values["lora_type"] == EDIT:
+            values["mask_background"] = ORIGINAL  # white would be learned as a part of the edit
+            if values["trigger_word"] == OPEN_TRIGGER:
+                values["trigger_word"] = ""
+                notes += (NO_TRIGGER,)
         own = {**values, "steps": steps, "resolutions": resolutions, "learning_rate": rate}
         return cls(**own, public_trainer=theirs, notes=notes)
 
@@ -208,7 +223,7 @@ CHECKS: dict[str, Check] = {
     "sample_prompts": _prompts,
     "sample_every": _whole(0, MAX_STEPS),
     "sample_steps": _whole(1, 100),
-    "sample_guidance": _number(0.0, 20.0),
+    "sample_guidance": _optional(_number(0.0, 20.0)),
     "checkpoint_every": _whole(1, MAX_STEPS),
     "time_limit": _optional(_whole(1, 7 * 24 * 60)),
     "keep_resume_state": check_bool,

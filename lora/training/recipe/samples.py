@@ -4,12 +4,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lora.dataset.crops import WHOLE, Crop
 from lora.dataset.reading import CaptionedImage
 from lora.training.recipe.config import TrainConfig
 
 # Without prompts of the user: images of at most this side, before and after the training. With the defaults of the
-# signature they are 80 forward passes, about 3.5 % of the operations of 1,000 default steps.
-LARGEST_DEFAULT_SIDE = 768
+# signature they are 80 forward passes, or 160 where guidance takes two; together with validation they are less than 5 %
+# of the operations of 1,000 default steps.
+LARGEST_DEFAULT_SIDE = 512
+SAMPLE_PAIRS = 2  # images with references that have a sample by default
 # The first that no caption names. The embedded base knows the first two.
 PLACES = (
     "in the desert",
@@ -24,6 +27,15 @@ PLACES = (
 
 
 @dataclass(frozen=True, slots=True)
+class SamplePair:
+    """The image whose references a sample image is generated beside, in the size of the image."""
+
+    image: int  # its number in the data set
+    crop: Crop  # a whole one
+    example: int  # the number of this crop among those of all images, as they are encoded
+
+
+@dataclass(frozen=True, slots=True)
 class SampleSettings:
     """The sample images of a training."""
 
@@ -32,15 +44,33 @@ class SampleSettings:
     every: int  # steps; 0 generates them only before and after the training
     steps: int  # of denoising
     guidance: float
+    pairs: tuple[SamplePair, ...] = ()  # one for each prompt if images have references, else none
 
 
-def sample_settings(config: TrainConfig, images: Sequence[CaptionedImage]) -> SampleSettings:
-    """The sample images that the inputs ask for; without prompts, two of the data set's own, before and after."""
-    side, steps, guidance = sample_side(config), config.sample_steps, config.sample_guidance
-    if config.sample_prompts is None:
-        prompts = default_prompts(images, trigger_word=config.trigger_word)
-        return SampleSettings(prompts, side if prompts else 0, 0, steps, guidance)
-    return SampleSettings(config.sample_prompts, side, config.sample_every, steps, guidance)
+def sample_settings(
+    config: TrainConfig, images: Sequence[CaptionedImage], *, default_guidance: float
+) -> SampleSettings:
+    """The sample images that the inputs ask for; without prompts, two of the data set's own, before and after. If
+    images have references, each prompt has those of the first image, of the second, and so on in turn.
+    `default_guidance` is that of the base's family."""
+    side, steps = sample_side(config), config.sample_steps
+    guidance = default_guidance if config.sample_guidance is None else config.sample_guidance
+    prompts, every = config.sample_prompts, config.sample_every
+    if prompts is None:
+        own = tuple(image.prompt for image in images[:SAMPLE_PAIRS])
+        prompts = own if config.has_references else default_prompts(images, trigger_word=config.trigger_word)
+        side, every = side if prompts else 0, 0
+    numbers = range(len(prompts)) if config.has_references else ()
+    pairs = tuple(_pair(images, number % len(images), side) for number in numbers)
+    return SampleSettings(prompts, side, every, steps, guidance, pairs)
+
+
+def _pair(images: Sequence[CaptionedImage], number: int, side: int) -> SamplePair:
+    """An image at its largest size of at most the area of a square of this side, or at its smallest."""
+    whole = [crop for crop in images[number].inspection.crops if crop.number == WHOLE]  # smallest first
+    fitting = [crop for crop in whole if crop.size.pixels <= side**2]
+    crop, before = (fitting or whole[:1])[-1], sum(len(image.inspection.crops) for image in images[:number])
+    return SamplePair(number, crop, before + images[number].inspection.crops.index(crop))
 
 
 def sample_side(config: TrainConfig) -> int:

@@ -5,8 +5,11 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from lora.base.presets import EDIT
 from lora.images.metadata import settings_in
 from lora.publishing.card import CardContents, CardImage, HeldOutLoss, Licence, card_of
+from lora.reporting.contents import example_prompt
+from lora.training.learning.samples import references_of
 from lora.training.learning.summary import TrainingSummary
 from lora.training.result.known_bases import known_base
 from lora.training.result.terms import APACHE
@@ -36,12 +39,13 @@ def training_card(
     `settings` are those of config.yaml, `report` is report/training.json, which may be empty; `captions` are the
     prompts that were trained with. Samples are shown by their path in the tar.
     """
-    base, trigger = known_base(str(settings.get("base_model", ""))), str(settings.get("trigger_word", ""))
+    base, family = (str(settings.get(name, "")) for name in ("base_model", "base_family"))
+    trigger, known = str(settings.get("trigger_word", "")), known_base(base, family)
     images = tuple(public_samples(samples, captions=captions, trigger_word=trigger))
     return card_of(
         CardContents(
-            base=base.usage,
-            licence=Licence(base.terms.licence, base.terms.link, base.terms.licence == APACHE),
+            base=known.usage,
+            licence=Licence(known.terms.licence, known.terms.link, known.terms.licence == APACHE),
             trigger_word=trigger,
             example=_example(images, settings),
             images=images,
@@ -50,21 +54,23 @@ def training_card(
             held_out=_held_out(report),
             settings=tuple(shown_settings(settings)),
             repository=repository,
+            edits=settings.get("lora_type") == EDIT,
         )
     )
 
 
 def public_samples(folder: Path, *, captions: Collection[str], trigger_word: str) -> Iterator[CardImage]:
     """The sample images whose prompt is no caption; the trigger word alone, which an image without a caption is trained
-    with, is none."""
+    with, is none. With captions, those that were generated beside images of the data set are left out, too."""
     private = {" ".join(caption.split()) for caption in captions} - {trigger_word}
     for path in sorted(folder.glob("*.jpg")):
         with suppress(OSError, ValueError, KeyError):
             found = settings_in(path)
             prompt = str(found["prompt"])
-            if " ".join(prompt.split()) not in private:
+            references = tuple(f"{SAMPLES}/{each.name}" for each in references_of(found, folder))
+            if " ".join(prompt.split()) not in private and not (captions and "references" in found):
                 step, seed = int(str(found["training_step"])), int(str(found["seed"]))
-                yield CardImage(f"{SAMPLES}/{path.name}", prompt, seed, step)
+                yield CardImage(f"{SAMPLES}/{path.name}", prompt, seed, step, references)
 
 
 def summary_line(report: Values) -> str:
@@ -93,6 +99,8 @@ def _example(images: tuple[CardImage, ...], settings: Values) -> str:
     of_samples = [image.prompt for image in images if trigger in image.prompt]
     if of_samples:
         return of_samples[-1]
+    if settings.get("lora_type") == EDIT:
+        return example_prompt(trigger, edits=True)
     if not trigger:
         return "a photo of a lighthouse"
     return f"a picture in the style of {trigger}" if settings.get("lora_type") == "style" else f"a photo of {trigger}"

@@ -4,14 +4,17 @@
 other.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from lora.families.registry import FAMILIES
 from lora.publishing.usage import BaseModel
 from lora.training.result.terms import FLUX, FLUX1_DEV, UNOFFICIAL, NonCommercialLicence, Terms, apache, unknown
 
 OWNER, BFL = "black-forest-labs", "Black Forest Labs"  # the first is its name on the Hub
-FLUX1_PIPELINE, KLEIN_PIPELINE, ANY_PIPELINE = "FluxPipeline", "Flux2KleinPipeline", "DiffusionPipeline"
+FLUX1_PIPELINE, KLEIN_PIPELINE = "FluxPipeline", "Flux2KleinPipeline"
+NO_GUIDANCE = 1.0  # the highest of a distilled base
 SIZE = {"height": 128, "width": 128}  # pixels, which the embedded bases were trained with
 
 
@@ -23,11 +26,27 @@ class KnownBase:
     terms: Terms
 
 
-def known_base(name: str) -> KnownBase:
-    """The base of this name in config.yaml: one of `KNOWN`, or one of which only the name is known, as of a folder."""
-    last = PurePath(name).name
-    other = BaseModel(f"the base model {last}", None, f"path/to/{last}", ANY_PIPELINE, 28, 3.5, {})
-    return KNOWN.get(name) or KnownBase(other, unknown(last))
+def known_base(name: str, family: str = "") -> KnownBase:
+    """The base of this name in config.yaml: one of `KNOWN`, or one of which only the name is known, as of a folder, and
+    its family, with whose defaults it generates. The config.yaml of an older version has no family."""
+    return KNOWN.get(name) or _unpublished(PurePath(name).name, family)
+
+
+def _unpublished(name: str, family: str) -> KnownBase:
+    """A base that can be trained, so it takes guidance."""
+    found = next((each for each in FAMILIES if each.name == family), FAMILIES[0])
+    defaults, pipeline = found.sampling.defaults, found.components.pipeline.__name__
+    usage = BaseModel(
+        f"the base model {name}", None, f"path/to/{name}", pipeline, defaults.steps, defaults.guidance, {}
+    )
+    return KnownBase(usage, unknown(name))
+
+
+def trainable_bases(pipelines: Collection[str]) -> tuple[str, ...]:
+    """The names of the bases that these pipelines run and that take guidance, as those that are trained do."""
+    return tuple(
+        name for name, base in KNOWN.items() if base.usage.pipeline in pipelines and base.usage.guidance > NO_GUIDANCE
+    )
 
 
 def _on_hub(
@@ -57,7 +76,7 @@ KNOWN = {
         "tiny-flux, the small model that the trainer brings along", "tiny-flux", FLUX1_PIPELINE, 3.5, SIZE
     ),
     "tiny-flux2": _embedded(
-        "tiny-flux2, the small FLUX.2 that the trainer brings along",
+        "tiny-flux2, the small FLUX.2 [klein] that the trainer brings along",
         "tiny-flux2",
         KLEIN_PIPELINE,
         4.0,

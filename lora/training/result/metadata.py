@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lora.base.family import FileIdentity
+from lora.base.presets import EDIT
 from lora.dataset.captions import PromptRule
 from lora.training.result.known_bases import known_base
 
@@ -92,6 +93,9 @@ def _modelspec(settings: Mapping[str, object], identity: FileIdentity) -> dict[s
 
 
 def _usage_hint(trigger: str, kind: str) -> str:
+    if kind == EDIT:
+        word = f", with {trigger} in it" if trigger else ""
+        return f"Give the image to edit as a reference, and the instruction as the prompt{word}"
     if not trigger:
         return "There is no trigger word: prompt as without the LoRA"
     example = f"a picture in the style of {trigger}" if kind == "style" else f"a photo of {trigger}"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lora.base.presets import EDIT
 from lora.publishing.card import CardImage
 from lora.reporting.contents import Contents, Fixed, Outcome, Point, Sample, Setting, Validation
 from lora.reporting.page import page_of
@@ -18,18 +19,21 @@ def public_page(
 
     Raises ValueError, KeyError or TypeError for a report that no training wrote.
     """
-    base, steps = str(settings["base_model"]), [json.loads(line) for line in losses.splitlines()]
+    base, family = str(settings["base_model"]), str(settings.get("base_family", ""))
+    trigger, edits = str(settings["trigger_word"]), settings.get("lora_type") == EDIT
+    steps = [json.loads(line) for line in losses.splitlines()]
     validations: Iterable[dict[str, float]] = report["held_out_loss"]  # type: ignore[assignment] # JSON
     return page_of(
         Contents(
             fixed=Fixed(
-                trigger_word=str(settings["trigger_word"]),
-                base=page_base(base, trigger_word=str(settings["trigger_word"])),
+                trigger_word=trigger,
+                base=page_base(base, family=family, trigger_word=trigger, edits=edits),
                 steps=int(str(report["steps_asked"])),
                 images=(),
                 warnings=(),
                 settings=tuple(Setting(name, value, value) for name, value in shown_settings(settings)),
                 reasons=(),
+                edits=edits,
             ),
             points=tuple(Point(step["step"], step["loss"], step["smoothed_loss"]) for step in steps),
             validations=tuple(Validation(int(each["step"]), each["loss"]) for each in validations),

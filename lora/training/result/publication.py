@@ -72,8 +72,9 @@ def write_publication(publication: Publication, *, into: Path, repository: str, 
     settings, trigger = publication.settings, str(publication.settings.get("trigger_word", ""))
     private = frozenset() if with_captions else publication.captions
     images = tuple(public_samples(into / SAMPLES, captions=private, trigger_word=trigger))
+    shown = {path for image in images for path in (image.path, *image.references)}
     for path in sorted((into / SAMPLES).glob("*")):
-        if f"{SAMPLES}/{path.name}" not in {image.path for image in images}:
+        if f"{SAMPLES}/{path.name}" not in shown:
             path.unlink()
     report = publication.report
     card = training_card(settings, report, into / SAMPLES, captions=private, repository=repository)

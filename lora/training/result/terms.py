@@ -50,7 +50,7 @@ FLUX1_DEV = NonCommercialLicence(
     "The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License."
     f" Copyright Black Forest Labs. Inc.\nIN NO EVENT SHALL BLACK FOREST LABS, INC. {NO_LIABILITY}",
 )
-# Version 2.1: LICENSE.md in the repositories of FLUX.2 klein 9B
+# Version 2.1: LICENSE.md in the repositories of FLUX.2 [klein] 9B
 FLUX = NonCommercialLicence(
     "flux-non-commercial-license",
     "FLUX Model",

@@ -3,7 +3,7 @@
 A job consists of plain values, so that it can be sent to other processes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 
@@ -151,5 +151,11 @@ def _sample_generator(job: Job, transformer: ModelMixin, dataset: EncodedDataset
     if not dataset.samples:
         return None
     prompts = tuple(starmap(SamplePrompt, zip(job.samples.prompts, dataset.samples, strict=True)))
+    if job.samples.pairs:
+        paired = zip(prompts, job.samples.pairs, strict=True)
+        prompts = tuple(
+            replace(prompt, references=dataset.examples[pair.example].references, size=pair.crop.size)
+            for prompt, pair in paired
+        )
     negative, into = dataset.negative, job.samples_folder
     return SampleGenerator(transformer, job.base, prompts, job.samples, negative=negative, into=into)

@@ -19,7 +19,7 @@ from lora.training.runs.attempt import Job, run_job
 from lora.training.runs.joining import current_groups
 from lora.training.runs.launch import train_data_parallel
 from lora.training.runs.rank_zero import train_on_all_ranks
-from lora.training.runs.worker_files import WorkerInput, numbered_prompts
+from lora.training.runs.worker_files import WorkerInput, numbered_examples, numbered_prompts
 from lora.training.stop import Stop
 
 Option = TypeVar("Option")
@@ -79,7 +79,7 @@ def _worker_input(
     return WorkerInput(
         job=job,
         plan=plan,
-        examples=tuple((each.content, each.repeats, 1 + len(each.other_prompts)) for each in dataset.examples),
+        examples=numbered_examples(dataset),
         samples=len(dataset.samples),
         has_negative=dataset.negative is not None,
         prompts=numbered_prompts(dataset),

@@ -20,13 +20,25 @@ RESULT, SUMMARY, USAGE = "lora.tensors", "summary.json", "usage.json"
 STOP, OUT_OF_MEMORY, FAILED = "stop", "out-of-memory", "failed"  # written by the parent process; by a worker process
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenExample:
+    """An example, with the numbers of its latents and weights in the file. Copies of an image share theirs."""
+
+    content: str
+    repeats: int
+    prompts: int  # how many it has
+    latents: int
+    references: tuple[int, ...]  # of their latents
+    weights: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInput:
     """Everything that a worker process needs, except for tensors."""
 
     job: Job
     plan: Plan
-    examples: tuple[tuple[str, int, int], ...]  # content, repeats and number of prompts of each
+    examples: tuple[WrittenExample, ...]
     samples: int  # number of sample prompts
     has_negative: bool  # whether there is a negative prompt
     prompts: tuple[int, ...]  # their numbers, in the order of `numbered_prompts`
@@ -47,13 +59,27 @@ def numbered_prompts(dataset: EncodedDataset) -> tuple[int, ...]:
     return tuple(numbers.setdefault(id(prompt.tokens), len(numbers)) for prompt in _prompts(dataset))
 
 
+def numbered_examples(dataset: EncodedDataset) -> tuple[WrittenExample, ...]:
+    """The examples with numbers for their tensors, in the order of `_tensors`. A tensor that several share has one."""
+    numbers = {id(tensor): number for number, tensor in enumerate(_tensors(dataset))}
+    return tuple(
+        WrittenExample(
+            each.content,
+            each.repeats,
+            1 + len(each.other_prompts),
+            numbers[id(each.latents)],
+            tuple(numbers[id(reference)] for reference in each.references),
+            None if each.weights is None else numbers[id(each.weights)],
+        )
+        for each in dataset.examples
+    )
+
+
 def write_worker_input(
     folder: Path, worker_input: WorkerInput, dataset: EncodedDataset, lora: Mapping[str, Tensor] | None
 ) -> None:
     """Write the inputs of the worker processes."""
-    tensors = {f"latents.{number}": example.latents.contiguous() for number, example in enumerate(dataset.examples)}
-    weights = {number: example.weights for number, example in enumerate(dataset.examples)}
-    tensors |= {f"weights.{number}": each.contiguous() for number, each in weights.items() if each is not None}
+    tensors = {f"example.{number}": tensor.contiguous() for number, tensor in enumerate(_tensors(dataset))}
     for number, prompt in zip(worker_input.prompts, _prompts(dataset), strict=True):
         tensors |= {f"{name}.{number}": tensor for name, tensor in prompt.tensors().items()}
     save_file(tensors, folder / DATA)
@@ -72,10 +98,12 @@ def read_data(folder: Path, worker_input: WorkerInput) -> EncodedDataset:
     tensors = load_file(folder / DATA)
     rest = (Prompt(tensors[f"tokens.{number}"], tensors.get(f"pooled.{number}")) for number in worker_input.prompts)
     examples = []
-    for number, (content, repeats, count) in enumerate(worker_input.examples):
-        prompt, *others = itertools.islice(rest, count)
-        latents, weights = tensors[f"latents.{number}"], tensors.get(f"weights.{number}")
-        examples.append(Example(latents, prompt, content, repeats, weights, tuple(others)))
+    for each in worker_input.examples:
+        prompt, *others = itertools.islice(rest, each.prompts)
+        weights = None if each.weights is None else tensors[f"example.{each.weights}"]
+        references = tuple(tensors[f"example.{number}"] for number in each.references)
+        latents = tensors[f"example.{each.latents}"]
+        examples.append(Example(latents, prompt, each.content, each.repeats, weights, tuple(others), references))
     samples = tuple(itertools.islice(rest, worker_input.samples))
     dropped, negative = next(rest), next(rest) if worker_input.has_negative else None
     return EncodedDataset(tuple(examples), dropped, samples, tuple(rest), negative)
@@ -99,6 +127,17 @@ def read_result(folder: Path) -> TrainingResult:
     return TrainingResult(
         load_file(folder / RESULT), summary, USAGE_ADAPTER.validate_json((folder / USAGE).read_bytes())
     )
+
+
+def _tensors(dataset: EncodedDataset) -> list[Tensor]:
+    """The latents and weights of all examples, each once."""
+    every = (
+        tensor
+        for each in dataset.examples
+        for tensor in (each.latents, *each.references, each.weights)
+        if tensor is not None
+    )
+    return list({id(tensor): tensor for tensor in every}.values())
 
 
 def _prompts(dataset: EncodedDataset) -> list[Prompt]:

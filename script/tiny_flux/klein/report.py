@@ -1,4 +1,4 @@
-"""Generates with a FLUX.2 klein pipeline of stock diffusers, and reports how well a base follows prompts."""
+"""Generates with a FLUX.2 [klein] pipeline of stock diffusers, and reports how well a base follows prompts."""
 
 from pathlib import Path
 

@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import weights.bases
 from deploy.runpod.generating import GeneratingWorker
 from deploy.runpod.inputs import Form
 from deploy.runpod.jobs import CancelledError, Job
+from lora.images.metadata import settings_in
 from script.cog_server import ROOT
 from tests.deploy.runpod.worker_process import SMALL
+from tests.families import KLEIN
 from tests.tiny import assert_one_sentence, encoded, noisy_image, random_lora, tiny_pipeline, tiny_transformer, write
 
 
@@ -74,6 +77,29 @@ def test_the_lora_of_the_cold_start_is_applied_at_the_strength_that_a_job_asks_f
     assert pixels(named[0])[1].tobytes() == pixels(answer(worker, output_format="png")["images"][0])[1].tobytes()
 
 
+def test_a_worker_for_klein_has_its_defaults_and_takes_a_negative_prompt_and_its_own_loras(
+    form, settings, volume, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # each predictor creates its own
+    transformer = KLEIN.family.components.transformer.from_pretrained(KLEIN.folder / "transformer")
+    save_file(random_lora(transformer, spread=0.1), volume / "klein.safetensors")
+    with settings.context() as patch:
+        patch.setenv("FLUX_BASE", "tiny-flux2")
+        patch.setenv("LORA", str(volume / "klein.safetensors"))
+        worker = GeneratingWorker.started(form)
+    images = {
+        name: answer(worker, output_format="png", **inputs)["images"][0]
+        for name, inputs in (("lora", {}), ("bare", {"lora_scale": 0}), ("led away", {"negative_prompt": "a heart"}))
+    }
+    assert len({pixels(uri)[1].tobytes() for uri in images.values()}) == 3
+    (uri,) = answer(worker, output_format="png", num_inference_steps=None)["images"]
+    made = settings_in(write(tmp_path / "image.png", base64.b64decode(uri.partition(",")[2])))
+    assert (made["num_inference_steps"], made["guidance_scale"], made["model"]) == (50, 4, "tiny-flux2")
+    with pytest.raises(ValueError) as error:
+        answer(worker, lora_weights=str(volume / "lora.safetensors"))
+    assert_one_sentence(error.value, "lora_weights", "it was made for FLUX.1")
+
+
 def test_progress_is_reported_but_for_the_last_step(worker, monkeypatch):
     monkeypatch.setattr("lora.serving.progress.SECONDS_BETWEEN_LINES", 0)
     reports = []
@@ -104,9 +130,33 @@ def test_an_image_comes_as_a_data_uri_or_lies_on_the_volume(worker, volume, wher
     assert path.is_file()
 
 
+def test_reference_images_come_in_a_list_in_either_form(worker, volume, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights.bases, "WEIGHTS", tmp_path)
+    monkeypatch.setenv("FLUX_GPU", "optional")
+    monkeypatch.setattr(worker.runner, "trained_lora", None)  # which is for a FLUX.1
+    monkeypatch.setattr(worker.runner, "trained_reference", "")
+    KLEIN.linked(tmp_path / "klein-distilled")
+    contents = [encoded(noisy_image(64, 80, seed=seed)) for seed in (1, 2)]
+    uris = [f"data:image/png;base64,{base64.b64encode(content).decode()}" for content in contents]
+    paths = [str(write(volume / f"{index}.png", content)) for index, content in enumerate(contents)]
+    lists = {"mixed": [uris[0], " ", paths[1]], "uris": uris, "turned": uris[::-1], "none": []}
+    settings = {"model": "klein-distilled", "output_format": "png"}
+    found = {
+        name: pixels(answer(worker, reference_images=given, **settings)["images"][0])[1].tobytes()
+        for name, given in lists.items()
+    }
+    assert found["mixed"] == found["uris"]
+    assert len(set(found.values())) == 3
+
+
 @pytest.mark.parametrize(
     ("inputs", "fragments"),
     [
+        (
+            {"reference_images": ["/etc/passwd"]},
+            ["reference_images[0] is the path '/etc/passwd', outside of the folders"],
+        ),
+        ({"reference_images": "/etc/passwd"}, ["reference_images is '/etc/passwd': expected a list"]),
         ({"num_outputs": 9}, ["num_outputs is 9: expected 1 to 4"]),
         ({"image": "/etc/passwd"}, ["image is the path '/etc/passwd', outside of the folders"]),
         ({"lora_weights": "/etc/passwd"}, ["lora_weights '/etc/passwd'"]),

@@ -141,15 +141,17 @@ def test_a_worker_that_cannot_start_says_why_and_ends(environment: dict[str, str
 def test_the_job_of_a_lost_worker_goes_on_and_sigterm_saves_it_and_it_is_not_trained_twice(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """RunPod gives a job whose worker was lost to another one; here the first try is the training of a test."""
-    archive = small_archive(tmp_path)
+    """RunPod gives a job whose worker was lost to another one; here the first try is the training of a test. The base
+    is klein; that of other workers here is a FLUX.1."""
+    archive, base = small_archive(tmp_path), "tiny-flux2"
     inputs = {**SHORT, "steps": 3000, "checkpoint_every": 1}
-    lost = Trainer(tmp_path, archive, inputs).start()
+    lost = Trainer(tmp_path, archive, inputs, base=base).start()
     wait_until(lambda: [*tmp_path.glob(f"checkpoints/{COMPLETE}")], seconds=SECONDS)
     lost.process.kill()
     tar = tmp_path / "loras/a-u1/trained_model.tar"
     tar.parent.mkdir(parents=True)
-    environment = environment | {"FLUX_TASK": "train", "FLUX_VOLUME": str(tmp_path), "FLUX_LORA_CHECKPOINTS": ""}
+    environment = environment | {"FLUX_BASE": base, "FLUX_TASK": "train", "FLUX_VOLUME": str(tmp_path)}
+    environment["FLUX_LORA_CHECKPOINTS"] = ""
     inputs |= {"input_images": str(archive), "hf_token": TOKEN}
     with running(tmp_path, environment) as worker:
         worker.runpod.run("a-u1", **inputs)

@@ -1,21 +1,27 @@
 """Trap 35: anything that changes a tensor changes its cache key."""
 
-import shutil
-
 import pytest
 import torch
 
 from lora.dataset import cache_keys
 from lora.dataset.cache_keys import Keys
+from lora.families.loading import load_encoders
 from lora.images.size import Size
-from tests.tiny import TINY_FLUX, tiny_pipeline
+from tests.families import FIRST, KLEIN, TINY_BASES
+from tests.tiny import TINY_FLUX, replace
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    return tiny_pipeline()
+def pipelines():
+    """The encoders of each family."""
+    return {tiny.family.name: load_encoders(tiny.folder, on=CPU) for tiny in TINY_BASES}
+
+
+@pytest.fixture
+def pipeline(pipelines):
+    return pipelines[FIRST.family.name]
 
 
 def latents_key(keys, content="a" * 64, size=(64, 96), decoded_for=(64, 96)):
@@ -50,14 +56,30 @@ def test_an_image_and_a_text_never_share_a_key(pipeline):
     assert latents_key(keys, content="a dog") != keys.prompt("a dog")
 
 
-@pytest.mark.parametrize(("component", "of_images"), [("vae", True), ("text_encoder_2", False), ("tokenizer", False)])
-def test_other_weights_change_only_the_keys_of_their_outputs(pipeline, tmp_path, component, of_images):
-    shutil.copytree(TINY_FLUX, tmp_path / "base")
-    path = next((tmp_path / "base" / component).glob("*.json"))
-    path.write_text(path.read_text() + "\n")
-    ours, theirs = Keys.of(pipeline, TINY_FLUX, on=CPU), Keys.of(pipeline, tmp_path / "base", on=CPU)
+@pytest.mark.parametrize(
+    ("tiny", "file", "of_images"),
+    [
+        (FIRST, "vae/config.json", True),
+        (FIRST, "text_encoder_2/config.json", False),
+        (FIRST, "tokenizer/tokenizer_config.json", False),
+        (KLEIN, "vae/config.json", True),
+        (KLEIN, "text_encoder/config.json", False),
+        (KLEIN, "tokenizer/chat_template.jinja", False),
+    ],
+)
+def test_other_weights_change_only_the_keys_of_their_outputs(pipelines, tmp_path, tiny, file, of_images):
+    pipeline, changed = pipelines[tiny.family.name], tiny.linked(tmp_path / "base")
+    replace(changed / file, (tiny.folder / file).read_bytes() + b"\n")
+    ours, theirs = Keys.of(pipeline, tiny.folder, on=CPU), Keys.of(pipeline, changed, on=CPU)
     assert (latents_key(ours) != latents_key(theirs)) is of_images
     assert (ours.prompt("a dog") != theirs.prompt("a dog")) is not of_images
+
+
+def test_no_key_of_one_family_serves_the_other(pipelines):
+    first, klein = (Keys.of(pipelines[tiny.family.name], tiny.folder, on=CPU) for tiny in TINY_BASES)
+    assert latents_key(first) != latents_key(klein)
+    assert first.prompt("a dog") != klein.prompt("a dog")
+    assert first.mask("a", "b", [64]) != klein.mask("a", "b", [64])
 
 
 def test_another_text_length_changes_only_the_keys_of_texts(pipeline, monkeypatch):

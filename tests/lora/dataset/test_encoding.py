@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
 
 from lora.dataset.cache import DiskCache
 from lora.dataset.encoding import encoded_bytes
@@ -183,22 +182,6 @@ def test_neutral_prompts_are_encoded_in_order(pipeline, tmp_path):
     assert read(tmp_path, [solid_image(64, 64)], 64, name="again").encoded(pipeline).neutral == ()
 
 
-def test_the_disk_cache_returns_the_encoded_tensors(pipeline, tmp_path):
-    """A later job gets the same tensors bit for bit, without encoding again."""
-    images, folder = shades(), tmp_path / "cache"
-    first = read(tmp_path, images, 64, 96).encoded(pipeline, cache=DiskCache(folder, most_bytes=2**30))
-    uncached = read(tmp_path, images, 64, 96, name="uncached").encoded(pipeline)
-    pipeline_without_encoders = without_encoders(pipeline)
-    later = read(tmp_path, images, 64, 96, name="later").encoded(
-        pipeline_without_encoders, cache=DiskCache(folder, most_bytes=2**30)
-    )
-    for one, other, third in zip(first.examples, later.examples, uncached.examples, strict=True):
-        assert torch.equal(one.latents, other.latents)
-        assert torch.allclose(one.latents, third.latents, atol=1e-3)
-        assert torch.equal(one.prompt.tokens, other.prompt.tokens)
-        assert torch.equal(one.prompt.pooled, other.prompt.pooled)
-
-
 def test_the_disk_cache_distinguishes_text_lengths(pipeline, tmp_path):
     cache = DiskCache(tmp_path / "cache", most_bytes=2**30)
     read(tmp_path, [solid_image(64, 64)], 64).encoded(pipeline, cache=cache)
@@ -208,24 +191,6 @@ def test_the_disk_cache_distinguishes_text_lengths(pipeline, tmp_path):
         read(tmp_path, [solid_image(64, 64)], 64, name="again").encoded(encoders, base=longer, cache=cache).examples
     )
     assert len(example.prompt.tokens) == 48
-
-
-def without_encoders(pipeline):
-    """A pipeline that has a device and a dtype and can count tokens, but cannot encode."""
-    encoders = ("vae", "text_encoder", "text_encoder_2")
-    found = FluxPipeline(**{**pipeline.components, "transformer": None, **dict.fromkeys(encoders)})
-    for encoder in encoders:
-        setattr(found, encoder, UnusableEncoder())
-    return found
-
-
-class UnusableEncoder:
-    """A component of such a pipeline, which can only be moved."""
-
-    device = torch.device("cpu")
-
-    def to(self, _device):
-        return self
 
 
 @pytest.mark.parametrize("passed", [0, 7])

@@ -135,6 +135,14 @@ def test_a_file_that_is_no_mask_of_its_image_is_named_and_the_image_trained_as_a
     assert [image["mask"] for image in found.images] == [None, "masks/2.png"]
 
 
+def test_a_mask_that_selects_next_to_nothing_is_used_and_named(tmp_path):
+    members = {"1.jpg": photo(), "2.jpg": photo(1), "masks/1.png": mask(box=(40, 40, 41, 41)), "masks/2.png": mask()}
+    found = report(tmp_path, members)
+    (line,) = (line for line in found.warnings if "next to nothing" in line)
+    assert line.endswith(": 'masks/1.png (0.01% of its image)'")
+    assert [image["mask"] for image in found.images] == ["masks/1.png", "masks/2.png"]
+
+
 @pytest.mark.parametrize(
     ("orphan", "members"),
     [("masks/9.png", {"masks/1.png": mask()}), ("9_mask.png", {"1_mask.png": mask()}), ("9-masklabel.png", {})],

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from lora.dataset import reading
+from lora.dataset import unpacking
 from tests.tiny import assert_one_sentence, encoded, noisy_image, read_archive, solid_image, write, zipped
 
 IMAGE = encoded(solid_image())
@@ -175,5 +175,5 @@ def test_an_archive_without_images_is_refused(tmp_path, members, found):
 
 
 def test_the_number_of_images_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MAX_IMAGES", 2)
+    monkeypatch.setattr(unpacking, "MAX_IMAGES", 2)
     assert "3 images: expected at most 2" in refusal(tmp_path, {f"{index}.png": IMAGE for index in range(3)})

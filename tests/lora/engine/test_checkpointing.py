@@ -43,6 +43,16 @@ def test_recomputing_gives_the_same_bits(model, recomputed, whole, dtype):
     assert all(torch.equal(found.gradients[name], gradient) for name, gradient in kept.gradients.items())
 
 
+@pytest.mark.parametrize("recomputed", ["blocks", "gelu"])
+def test_no_state_of_random_numbers_is_saved_for_a_block(model, monkeypatch, recomputed):
+    """Blocks draw none, and the states of a GPU are read by the host."""
+    transformer, inputs = checkpointed(fused(small(FP32, model)), recomputed), small_inputs(model)
+    saved, read = [], torch.get_rng_state
+    monkeypatch.setattr(torch, "get_rng_state", lambda: saved.append(1) or read())
+    loss_and_gradients(transformer, inputs)
+    assert not saved
+
+
 @pytest.mark.parametrize("recomputed", ["nothing", *OPTIONS])
 def test_with_each_option_bf16_is_near_fp32_under_peft(model, recomputed):
     inputs = small_inputs(model)

@@ -20,7 +20,7 @@ from lora.engine.checkpointing import configure_blocks
 from lora.engine.compilation import can_be_compiled, graphs_compiled
 from lora.engine.options import Recomputed
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
-from lora.families.registry import precomputed_modulation
+from lora.families.registry import family_of_model, precomputed_modulation
 from lora.training.learning.adapter import add_lora
 from lora.training.learning.losses import TRAINING_GUIDANCE
 from tests.lora.engine.comparing import (
@@ -28,6 +28,7 @@ from tests.lora.engine.comparing import (
     FLUX1,
     FLUX2,
     MODELS,
+    LossAndGradients,
     SmallModel,
     error,
     fused,
@@ -36,7 +37,7 @@ from tests.lora.engine.comparing import (
     small_inputs,
     with_lora,
 )
-from tests.tiny import randomize_lora, save_transformer, tiny_transformer
+from tests.tiny import lora_parameters, randomize_lora, save_transformer, tiny_transformer
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ def precomputed_result(transformer, inputs):
 @pytest.mark.parametrize("size", SIZES)
 def test_each_class_of_block_is_one_graph_for_all_sizes_with_the_same_gradients(variant, compiled_and_eager, size):
     assert_compiled_once(variant, compiled_and_eager, size)
+    if family_of_model(compiled_and_eager[0]).transformer.takes_references:
+        assert_same_with_references(variant, compiled_and_eager, size)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,32 @@ def assert_compiled_once(variant, compiled_and_eager, size):
     assert graphs_compiled() == variant.graphs
     assert_same(precomputed_result(compiled, second), precomputed_result(eager, second), tolerance=variant.tolerance)
     assert graphs_compiled() == variant.graphs, "another size is compiled again"
+
+
+def assert_same_with_references(variant, compiled_and_eager, size):
+    """Of any number and size, by the same graphs."""
+    inputs, before = images(variant.model, SIZES[size][0]), graphs_compiled()
+    for sizes in ([(3, 5)], [(8, 8), (6, 7)]):
+        shown = tuple(torch.randn(*inputs.noise.shape[:2], *each) for each in sizes)
+        found, expected = (result_with_references(each, inputs, shown) for each in compiled_and_eager)
+        assert_same(found, expected, tolerance=variant.tolerance)
+    assert graphs_compiled() == before
+
+
+def result_with_references(transformer, inputs, references):
+    """A loss and its gradients beside the latents of reference images."""
+    transformer.zero_grad()
+    velocity = family_of_model(transformer).transformer.predict_velocity(
+        transformer,
+        inputs.noise,
+        sigmas=inputs.sigmas,
+        prompt=inputs.batch.prompt,
+        guidance=TRAINING_GUIDANCE,
+        references=references,
+    )
+    loss = velocity.square().mean()
+    loss.backward()
+    return LossAndGradients(loss.item(), {name: each.grad for name, each in lora_parameters(transformer).items()})
 
 
 def assert_same(found, expected, *, tolerance=1e-5):

@@ -54,6 +54,19 @@ def test_without_its_lora_a_model_computes_as_the_base_alone_bit_for_bit(model):
         assert loss_of(ours, inputs) == alone
 
 
+def test_a_layer_has_its_lora_again_afterwards_before_the_next_forward_pass():
+    """A block that is recomputed in a backward pass may be called before it."""
+    transformer = fused(small(FP32))
+    layer, layers = transformer.transformer_blocks[0].attn.to_q, lora_layers(transformer)
+    x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(1))
+    with_its_lora = layer(x)
+    with pytest.raises(RuntimeError, match="in the midst"), without_lora(layers):
+        assert torch.equal(layer(x), layer.base_layer(x))
+        raise RuntimeError("in the midst")
+    assert torch.equal(layer(x), with_its_lora)
+    assert not torch.equal(with_its_lora, layer.base_layer(x))
+
+
 def test_every_layer_is_fused_and_remains_a_lora_layer_to_peft(model):
     reference, fused_model = small(BF16, model), fused(small(BF16, model))
     assert (is_fused(reference), is_fused(fused_model)) == (False, True)

@@ -1,5 +1,7 @@
 """Streamed blocks compute the same bits as others, forward and backward, with two slots for all."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from lora.engine.options import spaced_block_indices
 from lora.engine.streaming import BlockStream, _HostWeights, _Slot
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
+from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.learning.losses import loss_at
 from tests.lora.engine.comparing import SIGMAS, fused, loss_and_gradients, small_inputs
 from tests.tiny import all_layers, randomize_lora
@@ -116,9 +119,11 @@ def test_a_step_copies_each_block_once_per_pass_except_for_the_two_that_are_ther
     assert indices_of(copies, transformer) == [2, 3, 1, 0]
 
 
-def test_inference_copies_the_first_block_again_while_the_last_computes(model, base, copies):
+@pytest.mark.parametrize("mode", [nullcontext, as_in_a_step])
+def test_a_pass_without_a_backward_pass_copies_the_first_block_again_while_the_last_computes(model, base, copies, mode):
+    """Also one that calls the blocks as a step does, with gradients enabled."""
     transformer, inputs = with_lora(base, "fp32", False, BLOCKS), small_inputs(model)
-    with torch.no_grad():
+    with torch.no_grad(), mode(transformer):
         for _ in range(2):
             loss_at(transformer, inputs.batch, noise=inputs.noise, sigmas=SIGMAS)
     assert indices_of(copies, transformer) == [0, 1, 2, 3, 0, 1, 2, 3, 0]

@@ -59,7 +59,11 @@ def tiny_flux2() -> Flux2Transformer2DModel:
 # The configurations of the published transformers, with fewer blocks: from the config.json files of FLUX.1-dev, and
 # Klein4BParams, Klein9BParams and Flux2Params of ai-toolkit's extensions_built_in/diffusion_models/flux2/src/model.py.
 FEW = {"num_layers": 2, "num_single_layers": 2}
-FLUX2_SIZES = {"FLUX.2 klein 4B": (24, 7680), "FLUX.2 klein 9B": (32, 12288), "FLUX.2 dev": (48, 15360)}  # heads, text
+FLUX2_SIZES = {
+    "FLUX.2 [klein] 4B": (24, 7680),
+    "FLUX.2 [klein] 9B": (32, 12288),
+    "FLUX.2-dev": (48, 15360),
+}  # heads, text
 
 
 @functools.cache
@@ -71,7 +75,7 @@ def published_shapes(model: str) -> Shapes:
         heads, text = FLUX2_SIZES[model]
         return linear_shapes(
             Flux2Transformer2DModel(
-                **FEW, num_attention_heads=heads, joint_attention_dim=text, guidance_embeds=model == "FLUX.2 dev"
+                **FEW, num_attention_heads=heads, joint_attention_dim=text, guidance_embeds=model == "FLUX.2-dev"
             )
         )
 

@@ -53,6 +53,43 @@ def test_norms_of_a_control_lora_are_refused(name):
     assert_one_sentence(error.value, name, "a FLUX.1 Control model")
 
 
+NORMS = ("transformer_blocks.0.attn.norm_q.weight", "double_blocks.0.img_attn.norm.query_norm.scale")
+ORIGINAL = {  # the first blocks of klein 4B in the names of its publisher
+    "double_blocks.0.img_attn.qkv": Shape(3072, 3 * 3072),
+    "double_blocks.0.img_mlp.0": Shape(3072, 6 * 3072),
+    "single_blocks.0.linear1": Shape(3072, 9 * 3072),
+}
+
+
+def checkpoint(shapes):
+    """The whole weights of a model, with a norm that a Control LoRA has too."""
+    weights = {
+        f"{layer}.weight": torch.empty(each.outputs, each.inputs, device="meta") for layer, each in shapes.items()
+    }
+    return weights | {name: torch.ones(128) for name in NORMS}
+
+
+@pytest.mark.parametrize("own", [FLUX1, FLUX2], ids=["on FLUX.1", "on FLUX.2"])
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [(name, published_shapes(name)) for name in ("FLUX.1", "FLUX.2 [klein] 4B", "FLUX.2 [klein] 9B")]
+    + [("FLUX.2 [klein] 4B", {f"model.diffusion_model.{layer}": shape for layer, shape in ORIGINAL.items()})],
+)
+def test_the_checkpoint_of_a_whole_model_is_told_from_a_control_lora(model, shapes, own):
+    with pytest.raises(ValueError) as error:
+        convert_lora(checkpoint(shapes), own)
+    assert_one_sentence(error.value, "it is a whole weight of a model: expected a LoRA")
+    is_own = model.startswith("FLUX.1") is (own is FLUX1)
+    assert ("was made for" in str(error.value)) is not is_own
+    assert is_own or f"(it was made for {model})" in str(error.value)
+
+
+def test_the_checkpoint_of_another_model_with_such_norms_is_named():
+    layer = "transformer_blocks.0.img_mlp.net.0.proj"
+    hint = foreign_model_hint(checkpoint({layer: Shape(3072, 12288)}), FLUX2)
+    assert hint == " (it was made for Qwen-Image)"
+
+
 # The same for a LoRA on klein.
 REFUSED_FOR_KLEIN = [
     *(refused for refused in REFUSED if refused[-1] != "FLUX.2"),
@@ -78,7 +115,7 @@ def test_a_fused_layer_of_flux_2_is_refused():
     tensors = {f"{name}.lora_A.weight": torch.ones(2, 6144), f"{name}.lora_B.weight": torch.ones(9 * 6144, 2)}
     with pytest.raises(ValueError) as error:
         convert_lora(tensors, FLUX1)
-    assert_one_sentence(error.value, "55296 x 6144", "(it was made for FLUX.2 dev)")
+    assert_one_sentence(error.value, "55296 x 6144", "(it was made for FLUX.2-dev)")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +125,8 @@ def test_a_fused_layer_of_flux_2_is_refused():
         ("x_embedder", 384, "FLUX.1 Fill"),
         ("transformer_blocks.0.attn.to_q", 1536, "SD3"),
         ("transformer_blocks.0.attn.to_q", 2432, "SD3.5 Large"),
-        ("transformer_blocks.0.attn.to_q", 4096, "FLUX.2 klein 9B"),
-        ("transformer_blocks.0.attn.to_q", 6144, "FLUX.2 dev"),
+        ("transformer_blocks.0.attn.to_q", 4096, "FLUX.2 [klein] 9B"),
+        ("transformer_blocks.0.attn.to_q", 6144, "FLUX.2-dev"),
     ],
 )
 def test_models_with_the_layer_names_of_flux_are_recognized_by_their_widths(layer, width, model):
@@ -101,7 +138,7 @@ def test_a_lora_for_flux_is_not_taken_for_one_of_another_model(case):
     assert foreign_model_hint(case.layout.tensors(case.shapes), case.names) == ""
 
 
-SIZES = ("FLUX.2 klein 4B", "FLUX.2 klein 9B", "FLUX.2 dev")
+SIZES = ("FLUX.2 [klein] 4B", "FLUX.2 [klein] 9B", "FLUX.2-dev")
 TRANSLATED = {"kohya": LAYOUTS["kohya"], "BFL by ComfyUI": LAYOUTS["BFL by ComfyUI"]}
 ALL = {"diffusers": LAYOUTS["diffusers"], **TRANSLATED, "LoKr by LyCORIS": LAYOUTS["LoKr by LyCORIS"]}
 
@@ -118,7 +155,7 @@ def shapes_of(tensors, names):
 @pytest.mark.parametrize("layout", ALL.values(), ids=[*ALL])
 @pytest.mark.parametrize(("model", "own"), [("FLUX.1", FLUX2), *((size, FLUX1) for size in SIZES)])
 def test_a_lora_for_the_other_family_is_refused_by_the_name_of_its_model(layout, model, own):
-    """FLUX.1 and FLUX.2 klein 4B are equally wide."""
+    """FLUX.1 and FLUX.2 [klein] 4B are equally wide."""
     with pytest.raises(ValueError) as error:
         convert_lora(few(model, layout), own)
     assert_one_sentence(error.value, own.name, f"(it was made for {model})")
@@ -138,14 +175,14 @@ def test_a_lora_of_another_size_is_recognized_by_its_width(names, model):
     assert incompatible_model_hint(shapes, names) == f" (it was made for {model})"
 
 
-@pytest.mark.parametrize(("block", "hint"), [(4, "FLUX.2 klein 4B"), (18, "FLUX.1")])
+@pytest.mark.parametrize(("block", "hint"), [(4, "FLUX.2 [klein] 4B"), (18, "FLUX.1")])
 def test_a_lora_on_more_blocks_than_klein_has_is_for_flux_1(block, hint):
     """The attention of double blocks has the same names and shapes in both; klein 4B has 5, FLUX.1 has 19."""
     shapes = {f"transformer_blocks.{number}.attn.to_q": Shape(3072, 3072) for number in (0, block)}
     assert incompatible_model_hint(shapes, FLUX2) == f" (it was made for {hint})"
 
 
-@pytest.mark.parametrize(("text", "hint"), [(7680, "FLUX.2 klein 4B"), (4096, "FLUX.1")])
+@pytest.mark.parametrize(("text", "hint"), [(7680, "FLUX.2 [klein] 4B"), (4096, "FLUX.1")])
 def test_the_width_of_the_texts_tells_models_of_one_width_apart(text, hint):
     shapes = {"transformer_blocks.0.attn.to_q": Shape(3072, 3072), "context_embedder": Shape(text, 3072)}
     assert incompatible_model_hint(shapes, FLUX2) == f" (it was made for {hint})"

@@ -110,4 +110,4 @@ def test_a_layer_of_a_text_encoder_is_refused_for_a_family_that_has_none(name):
     tensors, _ = KOHYA(name, 12, 8, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError) as error:
         convert_lora(tensors, FLUX2)
-    assert_one_sentence(error.value, name, "not match any layer of FLUX.2 klein")
+    assert_one_sentence(error.value, name, "not match any layer of FLUX.2 [klein]")

@@ -13,7 +13,7 @@ from tests.lora.formats.made import FLUX2_LAYOUTS, KOHYA, LAYOUTS
 from tests.tiny import assert_one_sentence, random_lora
 
 EXACT = 1e-5
-LAYOUTS_OF = {"FLUX.1": LAYOUTS, "FLUX.2": FLUX2_LAYOUTS}
+LAYOUTS_OF = {"FLUX.1": LAYOUTS, "FLUX.2 [klein]": FLUX2_LAYOUTS}
 OF_EACH = [
     *((FIRST, name, scale) for name in LAYOUTS for scale in (-1.0, 0.0, 0.5, 1.0, 2.0)),
     *((KLEIN, name, -0.5) for name in FLUX2_LAYOUTS),
@@ -91,4 +91,4 @@ def test_a_small_file_with_a_huge_delta_is_refused_before_the_delta_is_materiali
 def test_a_lora_for_the_other_family_is_refused_with_that_familys_name(tiny, pipeline):
     (other,) = (each for each in TINY_BASES if each is not tiny)
     tensors = random_lora(weightless_pipeline(other.folder).transformer.to_empty(device="cpu"))
-    assert_one_sentence(refusal(pipeline, tensors), f"it was made for {other.family.name}")
+    assert_one_sentence(refusal(pipeline, tensors), f"it was made for {other.family.layer_names.series}")

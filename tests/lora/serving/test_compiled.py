@@ -19,7 +19,7 @@ from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.models import Model, Models
 from tests.families import FIRST, KLEIN
 from tests.lora.serving.test_int8_transformer import SIZES, generated
-from tests.tiny import TINY_FLUX, random_lora, tiny_pipeline
+from tests.tiny import TINY_FLUX, noisy_image, random_lora, tiny_pipeline
 
 KINDS = [(FIRST, "plain"), (FIRST, "8 bits"), (FIRST, "streamed"), (KLEIN, "8 bits")]
 CANCELLED = (FIRST, "plain")  # the kind whose first attempt is cancelled, which has nothing to do with the kind
@@ -79,7 +79,7 @@ def no_kernels(*_graph):
 def test_each_kind_of_block_is_compiled_once(generators):
     """In FLUX.1, one kind is compiled twice: its input has another memory layout after a block of the other kind."""
     compiled, _ = generators
-    assert counters["stats"]["unique_graphs"] == {"FLUX.1": 3, "FLUX.2": 2}[compiled.family]
+    assert counters["stats"]["unique_graphs"] == {"FLUX.1": 3, "FLUX.2 [klein]": 2}[compiled.family]
 
 
 @pytest.mark.parametrize(("size", "scale"), [(SIZES[0], 0.0), *((size, 1.0) for size in (*SIZES, TALL))])
@@ -91,6 +91,16 @@ def test_no_lora_and_no_size_causes_a_recompilation(generators, size, scale):
     found = generated(compiled.pipeline, **size)
     assert graphs_compiled() == before
     assert torch.equal(found, generated(plain.pipeline, **size))
+
+
+@pytest.mark.parametrize("sizes", [[(64, 64)], [(80, 64), (64, 112)]], ids=["one", "two"])
+@pytest.mark.parametrize("generators", KINDS[-1:], indirect=True, ids=["FLUX.2 8 bits"])
+def test_no_reference_image_causes_a_recompilation(generators, sizes):
+    compiled, plain = generators
+    before, shown = graphs_compiled(), [noisy_image(*size) for size in sizes]
+    found = generated(compiled.pipeline, image=shown)
+    assert graphs_compiled() == before
+    assert torch.equal(found, generated(plain.pipeline, image=shown))
 
 
 def test_a_compiler_that_fails_logs_one_line_and_the_image_is_generated(monkeypatch):

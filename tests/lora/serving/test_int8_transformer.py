@@ -25,8 +25,8 @@ IN_DOUBLE_BLOCKS_OF_FLUX2 = (
     *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
 )
 IN_SINGLE_BLOCKS = (*QKV, "proj_mlp", "proj_out")
-INT8_LAYERS = {"FLUX.1": 44, "FLUX.2": 32}  # of the embedded bases, with 2 double and 4 single blocks
-LEAST_PSNR = {"FLUX.1": 35, "FLUX.2": 32}  # dB; klein's guidance of 4 multiplies what rounding has changed
+INT8_LAYERS = {"FLUX.1": 44, "FLUX.2 [klein]": 32}  # of the embedded bases, with 2 double and 4 single blocks
+LEAST_PSNR = {"FLUX.1": 35, "FLUX.2 [klein]": 32}  # dB; klein's guidance of 4 multiplies what rounding has changed
 SIZES = [{"width": 64, "height": 64}, {"width": 128, "height": 96}, {"width": 64, "height": 80}]
 
 
@@ -77,7 +77,7 @@ def weights(some):
     return {name: codes.double() * scales[:, None] for name, (codes, scales) in some.items()}
 
 
-def generated(pipeline, *, width=64, height=64):
+def generated(pipeline, *, width=64, height=64, **options):
     with torch.inference_mode():
         return pipeline(
             prompt="a red star in a meadow",
@@ -87,6 +87,7 @@ def generated(pipeline, *, width=64, height=64):
             num_inference_steps=3,
             generator=torch.Generator().manual_seed(1),
             output_type="pt",
+            **options,
         ).images
 
 

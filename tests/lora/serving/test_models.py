@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lora.formats.reading import convert_lora
 from lora.serving import models as models_module
 from lora.serving.lora_merger import AppliedLora
 from lora.serving.models import Model, Models
+from lora.serving.reference_images import ReferenceImage
 from tests.generation_requests import a_source
 from tests.lora.serving.test_generation import request
 from tests.tiny import TINY_FLUX, assert_one_sentence, linked_base, noisy_image, random_lora, tiny_transformer
@@ -140,6 +142,12 @@ def test_an_out_of_memory_error_is_one_sentence_and_the_next_image_is_generated(
     assert str(error.value).endswith(f"expected {wanted}")
     assert_one_sentence(error.value)
     assert np.array_equal(generated(model), before)
+
+
+def test_an_out_of_memory_error_beside_reference_images_asks_for_fewer(model, monkeypatch):
+    monkeypatch.setattr(models_module, "generate", too_much)
+    with pytest.raises(RuntimeError, match=r"expected a smaller image, or fewer or smaller reference images$"):
+        list(model.generate(request(), None, [], references=[ReferenceImage(noisy_image(64, 64), Path("a.png"))]))
 
 
 def test_an_out_of_memory_error_with_go_fast_releases_the_int8_transformer(model, monkeypatch):

@@ -38,6 +38,7 @@ def inpainting(tmp_path):
         loras=(),
         seed_notes=(),
         source=a_source(image, mask, 1.0),
+        references=(),
         image=files[0],
         mask=files[1],
         are_sides_given=False,

@@ -100,7 +100,7 @@ def test_a_custom_side_out_of_bounds_is_refused_by_name(name, value):
         ("guidance", 11.0),
         ("guidance", float("nan")),
         ("aspect_ratio", "1:2"),
-        ("aspect_ratio", None),
+        ("aspect_ratio", 1),
         ("num_outputs", 0),
         ("num_outputs", 5),
         ("num_inference_steps", 0),
@@ -117,6 +117,13 @@ def test_a_bad_input_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name} ") as error:
         checked(**{name: value})
     assert_one_sentence(error.value, "expected")
+
+
+@pytest.mark.parametrize("given", [None, "match_input_image"])
+def test_an_image_is_square_if_its_shape_is_left_open_or_that_of_no_image(given):
+    assert checked(aspect_ratio=given).size(native=1024) == (1024, 1024)
+    assert checked(aspect_ratio=given).without_match() == checked(aspect_ratio="1:1")
+    assert checked(aspect_ratio="16:9").without_match() == checked(aspect_ratio="16:9")
 
 
 def test_0_follows_the_largest_seed_so_that_every_seed_is_a_valid_input():

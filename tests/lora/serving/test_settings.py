@@ -7,6 +7,7 @@ from PIL import Image
 
 from lora.images.size import Size
 from lora.serving.lora_merger import AppliedLora
+from lora.serving.reference_images import ReferenceImage
 from lora.serving.settings import settings_of
 from script.tiny_flux.following import plain_request
 from tests.generation_requests import a_source
@@ -31,6 +32,15 @@ def test_settings_contain_the_sha256_of_image_and_mask_and_the_prompt_strength(t
     assert {"image", "mask", "prompt_strength"}.isdisjoint(
         settings_of(REQUEST, None, Size(96, 96), image=None, mask=None, **NO_LORAS)
     )
+
+
+def test_settings_contain_the_sha256_of_every_reference_image_in_order(tmp_path):
+    files = [write(tmp_path / name, name.encode()) for name in ("b", "a")]
+    shown = [ReferenceImage(Image.new("RGB", (64, 48)), file) for file in files]
+    given = {"image": None, "mask": None, **NO_LORAS}
+    found = settings_of(REQUEST, None, Size(64, 48), references=shown, **given)
+    assert found["reference_images"] == [sha256(b"b"), sha256(b"a")]
+    assert "reference_images" not in settings_of(REQUEST, None, Size(64, 48), **given)
 
 
 def test_the_size_is_that_of_the_image_whatever_the_request_says():

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from lora.formats.kohya import kohya_tensors
 from lora.formats.reading import convert_lora
 from lora.serving.generation import generate
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from lora.serving.models import Model
+from lora.serving.reference_images import ReferenceImage
 from lora.serving.request import Request
 from tests.families import KLEIN
 from tests.lora.serving.test_request import INPUTS
-from tests.tiny import random_lora, recorded_calls
+from tests.tiny import noisy_image, random_lora, recorded_calls
 
 PROMPT, NEGATIVE, SEED, STEPS = "a red star in a meadow", "a blue heart in the desert", 5, 3
 SIZES = [(64, 64), (96, 64), (80, 144)]
@@ -93,6 +95,20 @@ def test_images_with_loras_are_those_of_diffusers_and_peft(tiny, pipeline, loras
     with_peft.set_adapters(list(scales), list(scales.values()))
     assert np.abs(found - stock(tiny, with_peft, given)).max() <= 1
     assert np.abs(found - pixels(generate(pipeline, given))).mean() > 1
+
+
+@pytest.mark.parametrize("tiny", [KLEIN], indirect=True)
+def test_a_lora_of_another_tool_edits_as_in_diffusers_and_peft(tiny, pipeline, loras, with_peft, tmp_path):
+    """In the layout of musubi-tuner; nothing in the file of an editing LoRA says that it is one."""
+    merger, names, given = LoraMerger(pipeline), tiny.family.layer_names, request(tiny)
+    lora = convert_lora(kohya_tensors(loras["a"], names), names)
+    shown = [ReferenceImage(noisy_image(96, 64), tmp_path), ReferenceImage(noisy_image(64, 80), tmp_path)]
+    merger.apply([AppliedLora("a", lora, 1.0, "a")])
+    found = pixels(generate(pipeline, given, references=shown))
+    merger.apply([])
+    with_peft.set_adapters(["a"], [1.0])
+    assert np.abs(found - stock(tiny, with_peft, given, image=[each.image for each in shown])).max() <= 1
+    assert np.abs(found - pixels(generate(pipeline, given, references=shown))).mean() > 1
 
 
 @pytest.mark.parametrize("tiny", [KLEIN], indirect=True)

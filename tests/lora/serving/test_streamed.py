@@ -15,7 +15,7 @@ from lora.serving.int8_transformer import Int8Transformer
 from lora.serving.lora_merger import AppliedLora, LoraMerger
 from tests.families import FIRST, KLEIN
 from tests.lora.serving.test_int8_transformer import generated
-from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora
+from tests.tiny import TINY_FLUX, assert_one_sentence, noisy_image, random_lora
 
 CPU = torch.device("cpu")
 
@@ -54,6 +54,12 @@ def test_images_are_the_same_whatever_is_applied_and_was_applied_before(streamin
             each.merger.apply([AppliedLora(name, loras[name], scale, name) for name, scale in scales.items()])
         assert torch.equal(generated(streaming.pipeline), generated(on_device.pipeline))
     assert streaming.merger.is_intact
+
+
+@pytest.mark.parametrize(("tiny", "streaming"), [(KLEIN, 5)], indirect=["tiny", "streaming"])
+def test_images_beside_reference_images_are_the_same(streaming, on_device):
+    shown = [noisy_image(80, 64), noisy_image(64, 112)]
+    assert torch.equal(generated(streaming.pipeline, image=shown), generated(on_device.pipeline, image=shown))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])

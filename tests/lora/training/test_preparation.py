@@ -4,12 +4,16 @@ import pytest
 import torch
 from PIL import Image
 
+from lora.base.fingerprint import fingerprint
 from lora.dataset.reading import Archives
 from lora.training.captions import Captioning
 from lora.training.checkpoints.resume import ResumeSource
+from lora.training.checkpoints.store import CheckpointStore
 from lora.training.learning.adapter import lora_tensors
 from lora.training.preparation import count_trained, prepare
 from lora.training.progress import Log
+from tests.families import FIRST, KLEIN, TINY_BASES, of_each_family
+from tests.random_models import MODELS
 from tests.tiny import (
     TINY_FLUX,
     assert_one_sentence,
@@ -34,26 +38,64 @@ def archive_of(colors, folder):
     return write(folder / "a.zip", zipped({f"{i}.png": encoded(solid_image(color=c)) for i, c in enumerate(colors)}))
 
 
-def prepared(archive, folder, *, resume_source=None, **inputs):
+def prepared(archive, folder, *, resume_source=None, base=TINY_FLUX, base_name="tiny", **inputs):
     return prepare(
         checked_config(resolution="64", **inputs),
         Archives(archive, None),
         resume_source or ResumeSource(),
         Captioning(lambda: None, lambda: None),
-        base=TINY_FLUX,
-        base_name="tiny",
+        base=base,
+        base_name=base_name,
         into=folder,
         log=Log(lambda _name, _value: None, None),
     )
 
 
-def refusal(lora, tmp_path):
-    """The error for an initial LoRA, which is checked before the archive, here an invalid one."""
+def refusal(lora, tmp_path, *, checkpoint=None, **base):
+    """The error for an initial LoRA or a checkpoint, which is checked before the archive, here an invalid one."""
     not_an_archive = write(tmp_path / "a.zip", b"nothing")
     with pytest.raises(ValueError) as error:
-        prepared(not_an_archive, tmp_path, resume_source=ResumeSource(lora=lora))
+        prepared(not_an_archive, tmp_path, resume_source=ResumeSource(lora=lora, checkpoint=checkpoint), **base)
     assert_one_sentence(error.value, "resume_from")
     return str(error.value)
+
+
+def checkpoint_of(base, name, folder):
+    """A checkpoint whose identity has this base, which is compared before everything else."""
+    identity = {"base_model": name, "base_weights": fingerprint(base, ["transformer"])}
+    store = CheckpointStore(folder / "run", identity, report_damage=print)
+    store.save(1, {"lora": {"a": torch.ones(3)}}, {})
+    return store.newest()
+
+
+@of_each_family
+def test_a_checkpoint_of_the_other_family_is_refused_before_the_images_are_read(tmp_path, tiny):
+    (other,) = (each for each in TINY_BASES if each is not tiny)
+    checkpoint = checkpoint_of(other.folder, other.folder.name, tmp_path)
+    said = refusal(None, tmp_path, checkpoint=checkpoint, base=tiny.folder, base_name=tiny.folder.name)
+    assert f"with base_model {other.folder.name!r}: expected {tiny.folder.name!r}; train on the base of that" in said
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "here", "sentence"),
+    [
+        (KLEIN, "klein-9b", "klein", "with base_model 'klein-9b': expected 'klein'"),
+        (FIRST, "mine", "mine", "with base_weights of another model than 'mine': expected the same files"),
+    ],
+)
+def test_a_checkpoint_of_another_size_or_of_another_model_of_the_same_name_is_refused(
+    tmp_path, there, name, here, sentence
+):
+    checkpoint = checkpoint_of(there.folder, name, tmp_path)
+    assert sentence in refusal(None, tmp_path, checkpoint=checkpoint, base=KLEIN.folder, base_name=here)
+
+
+@of_each_family
+def test_a_lora_of_the_other_family_is_refused_by_name_before_the_images_are_read(tmp_path, tiny):
+    (other,) = (each for each in MODELS.values() if each.family is not tiny.family)
+    lora = lora_tensors(other.lora_transformer())
+    said = refusal(lora, tmp_path, base=tiny.folder, base_name=tiny.folder.name)
+    assert f"(it was made for {other.family.name.split()[0]}" in said
 
 
 def test_a_lora_of_another_size_is_refused_before_the_images_are_read(tmp_path):
@@ -106,6 +148,14 @@ def test_every_choice_is_logged_once_before_anything_is_loaded(tmp_path, capsys)
 def test_neutral_prompts_are_read_where_the_input_or_the_lora_type_preserves(tmp_path, given, prompts):
     found = prepared(archive_of(["red", "blue"], tmp_path), tmp_path, **given)
     assert bool(found.neutral_prompts) is bool(found.recipe.preservation) is prompts
+
+
+@of_each_family
+def test_the_settings_have_the_guidance_with_which_samples_are_generated(tmp_path, tiny):
+    archive, base = archive_of(["red", "blue"], tmp_path), {"base": tiny.folder, "base_name": tiny.folder.name}
+    for given, expected in ((None, tiny.family.sampling.defaults.guidance), (2, 2)):
+        found = prepared(archive, tmp_path / f"{given}", sample_guidance=given, **base)
+        assert found.settings()["sample_guidance"] == found.samples.guidance == expected
 
 
 def test_copies_of_an_image_count_once_and_held_out_images_do_not_count(tmp_path):

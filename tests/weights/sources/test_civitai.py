@@ -75,7 +75,7 @@ def test_a_lora_for_another_base_model_is_refused_before_it_is_downloaded(base):
 KLEIN, DEV = a_version(700000, "Flux.2 Klein 4B-base"), a_version()
 
 
-@pytest.mark.parametrize(("base_model", "number"), [("FLUX.1", VERSION), ("FLUX.2 klein", 700000), ("", 700000)])
+@pytest.mark.parametrize(("base_model", "number"), [("FLUX.1", VERSION), ("FLUX.2 [klein]", 700000), ("", 700000)])
 def test_the_newest_version_is_that_for_the_family_of_the_base(base_model, number):
     lora = CivitaiLora(MODEL, base_model=base_model)
     versions = [a_version(800000, "SDXL 1.0"), KLEIN | {"files": [a_file(downloadUrl="")]}, DEV]
@@ -83,11 +83,41 @@ def test_the_newest_version_is_that_for_the_family_of_the_base(base_model, numbe
 
 
 @pytest.mark.parametrize(
-    ("version", "base_model"), [(KLEIN, "FLUX.1"), (DEV, "FLUX.2 klein"), (a_version(base="Flux.2 D"), "FLUX.2 klein")]
+    ("version", "base_model"),
+    [(KLEIN, "FLUX.1"), (DEV, "FLUX.2 [klein]"), (a_version(base="Flux.2 D"), "FLUX.2 [klein]")],
 )
 def test_a_version_for_another_family_than_that_of_the_base_is_refused_by_name(version, base_model):
     message = refusal(version, CivitaiLora(None, VERSION, base_model=base_model))
     assert message == f"was made for {version['baseModel']}: expected a LoRA for {base_model}"
+
+
+SIZES = [a_version(900000 + size, f"Flux.2 Klein {size}B{end}") for size in (9, 4) for end in ("", "-base")]
+
+
+@pytest.mark.parametrize(
+    ("base_model", "number"),
+    [("FLUX.2 [klein] 4B", 900004), ("FLUX.2 [klein] 9B", 900009), ("FLUX.2 [klein]", 900009), ("", 900009)],
+)
+def test_of_a_model_that_offers_both_sizes_the_newest_for_that_of_the_base_is_chosen(base_model, number):
+    versions = [DEV, *(version | {"files": [a_file(downloadUrl="")]} for version in SIZES)]
+    response = {"type": "LORA", "modelVersions": versions if base_model else versions[1:]}
+    assert str(number) in find_file(CivitaiLora(MODEL, base_model=base_model), response)[0]
+
+
+@pytest.mark.parametrize("version", SIZES)
+def test_a_version_for_another_size_than_that_of_the_base_is_refused_by_name(version):
+    for size in ("4B", "9B"):
+        lora = CivitaiLora(None, VERSION, base_model=f"FLUX.2 [klein] {size}")
+        if size in version["baseModel"]:
+            find_file(lora, version)
+        else:
+            expected = f"was made for {version['baseModel']}: expected a LoRA for FLUX.2 [klein] {size}"
+            assert refusal(version, lora) == expected
+
+
+def test_a_version_whose_base_model_has_no_size_may_be_for_any():
+    version = a_version(base="Flux.2 Klein")
+    assert find_file(CivitaiLora(None, VERSION, base_model="FLUX.2 [klein] 9B"), version)
 
 
 def test_the_error_for_a_model_without_a_version_for_flux_names_its_base_model():

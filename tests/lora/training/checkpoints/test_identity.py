@@ -10,6 +10,7 @@ import pytest
 from lora.dataset.mask_settings import MaskSettings
 from lora.dataset.masks import FoundMasks, Mask
 from lora.training.checkpoints.identity import Difference, differences, folder_name, identity_of, refuse_mismatch
+from tests.families import TINY_BASES, of_each_family
 from tests.tiny import (
     TINY_FLUX,
     a_recipe,
@@ -155,16 +156,23 @@ def test_without_preservation_the_identity_is_that_of_older_checkpoints(tmp_path
     assert not {"preservation", "neutral_prompts", "text_tokens"} & found.keys()
 
 
-def test_other_weights_under_the_same_name_are_another_training(tmp_path, dataset, base):
-    shutil.copytree(base, tmp_path / "base")
-    config = tmp_path / "base/transformer/config.json"
-    config.write_text(config.read_text() + "\n")
-    assert difference(identity(dataset, tmp_path / "base"), identity(dataset, base)) == "base_weights"
+@of_each_family
+def test_other_weights_under_the_same_name_are_another_training(tmp_path, dataset, tiny):
+    other = tiny.changed(tmp_path / "base", "transformer/config.json", _diffusers_version="0.1")
+    assert difference(identity(dataset, other), identity(dataset, tiny.folder)) == "base_weights"
 
 
-def test_another_length_of_text_is_another_training(tmp_path, dataset):
-    longer = base_with_text_length(64, tmp_path / "base")
-    assert difference(identity(dataset, longer), identity(dataset, TINY_FLUX)) == "text_tokens"
+def test_the_other_family_under_the_same_name_is_another_training(dataset):
+    """With the same layers; its checkpoints are in another folder."""
+    first, klein = (identity(dataset, each.folder) for each in TINY_BASES)
+    assert difference(first, klein) == difference(klein, first) == "base_weights"
+    assert folder_name(first) != folder_name(klein)
+
+
+@of_each_family
+def test_another_length_of_text_is_another_training(tmp_path, dataset, tiny):
+    other = tiny.changed(tmp_path / "base", f"{tiny.tokenizer}/tokenizer_config.json", model_max_length=64)
+    assert difference(identity(dataset, other), identity(dataset, tiny.folder)) == "text_tokens"
 
 
 def test_the_number_of_steps_counts_only_if_the_learning_rate_depends_on_it(dataset, base):

@@ -1,6 +1,7 @@
 """What a training computes in every family: the loss, its gradients, the target of preservation, masks, captions and
 samples are those of the stock transformer, the stock pipeline and PEFT."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -8,15 +9,16 @@ import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora.engine.lora_layers import fuse_lora, lora_layers
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.batches import Batch
+from lora.training.learning.batches import Batch, NoiseSettings
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.loop import take_step
-from lora.training.learning.losses import losses_at, training_losses
-from lora.training.learning.preservation import base_velocity
+from lora.training.learning.losses import add_gradients, losses_at, training_losses
+from lora.training.learning.preservation import NeutralImages, Preservation, base_velocity
 from lora.training.learning.samples import SampleGenerator, SamplePrompt
 from lora.training.learning.state import TrainingState
 from lora.training.learning.validation import LOSSES, validate
@@ -25,7 +27,7 @@ from lora.training.stop import Stop, Termination
 from tests.families import FIRST, KLEIN, of_each_family
 from tests.lora.training.trainers import a_log, a_training, assert_same_checkpoint, run, stopped_in
 from tests.random_models import FIRST_MODEL, KLEIN_MODEL, with_each_model
-from tests.tiny import a_recipe, all_layers, lora_parameters, randomize_lora
+from tests.tiny import SHIFT, a_recipe, all_layers, lora_parameters, randomize_lora
 
 CPU = torch.device("cpu")
 SIGMAS = torch.tensor([0.3, 0.8])
@@ -108,6 +110,58 @@ def test_accumulated_gradients_are_those_of_the_mean_over_all_samples(model):
     step = take_step(transformer, state, batches, recipe, process_group=SingleProcess())
     assert step.loss == pytest.approx(expected.item(), rel=1e-5)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found, gradients, strict=True))
+
+
+class Copies(TorchDispatchMode):
+    """Records for each copy from the host to another device whether the host goes on meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.without_waiting = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and args[0].device == CPU != kwargs.get("device", CPU):
+            self.without_waiting.append(kwargs.get("non_blocking", False))
+        if func is torch.ops.aten.copy_.default and args[1].device == CPU != args[0].device:
+            self.without_waiting.append(any(args[2:]) or kwargs.get("non_blocking", False))
+        return func(*args, **kwargs)
+
+
+@with_each_model
+def test_no_work_of_a_step_waits_for_the_device(model, monkeypatch):
+    """Up to the norm of the gradients, preservation included. A device that holds no numbers refuses to be read, so the
+    host can have waited only for a copy."""
+    transformer, recipe = trainable(model).to("meta"), a_recipe(preservation=1.0, preservation_weight=2.0)
+    state, batches = TrainingState(transformer, recipe), model.batches(recipe)
+    preservation = preservation_of(model, transformer, recipe)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no such device, and is off here
+    with Copies() as copies:
+        for work in (
+            lambda: add_gradients(
+                transformer,
+                batches,
+                range(2),
+                training_losses,
+                modulation=state.modulation,
+                process_group=SingleProcess(),
+            ),
+            lambda: preservation.add_gradients(0, process_group=SingleProcess()),
+            state.clip,
+        ):
+            work()
+    assert len(copies.without_waiting) >= 3 * 4, "three batches of latents, tokens, noise and sigmas"
+    assert all(copies.without_waiting)
+
+
+def preservation_of(model, transformer, recipe):
+    """Preservation with blank images: what is not there cannot be generated."""
+    prompts = tuple(model.example(seed=seed).prompt for seed in range(2))
+    images = NeutralImages(PACKS[model.family.name].folder, prompts, negative=None, side=32)
+    settings = NoiseSettings(recipe.sigma_rule, 0.0, 0.0, SHIFT, model.family.latents.patch)
+    preservation = Preservation(transformer, recipe, settings, images, processes=1)
+    preservation._is_generated = True
+    return preservation
 
 
 @with_each_model

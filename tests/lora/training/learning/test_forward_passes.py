@@ -1,10 +1,13 @@
-"""Validation and samples use the blocks that are compiled for training steps, and need no graphs of their own.
+"""Validation, samples and preservation use the blocks that are compiled for training steps, and need no graphs of their
+own.
 
 Most tests run the graphs as they were traced, which saves the minute that generating kernels takes.
 """
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from lora.training.learning.adapter import add_lora
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.forward_passes import as_in_a_step
 from lora.training.learning.loop import take_step
+from lora.training.learning.preservation import STEPS
 from lora.training.learning.samples import SampleGenerator, SamplePrompt
 from lora.training.learning.state import TrainingState
 from lora.training.learning.validation import LOSSES, validate
@@ -36,6 +40,7 @@ from tests.tiny import (
     tiny_batches,
     tiny_dataset,
     tiny_example,
+    tiny_preservation,
     tiny_prompt,
     tiny_transformer,
 )
@@ -109,6 +114,40 @@ def sample(transformer: FluxTransformer2DModel, base: Path, folder: Path) -> Ima
     prompt, settings = SamplePrompt("TOK", tiny_prompt(seed=7)), SampleSettings(("TOK",), 64, 0, 28, 3.5)
     SampleGenerator(transformer, base, (prompt,), settings, negative=None, into=folder).generate(1, stop=NO_STOP)
     return Image.open(folder / "step-000001-1-seed-42-tok.jpg")
+
+
+def test_preservation_needs_no_graph_beside_those_of_a_step(after_a_step):
+    """Neither for the images, which the base generates, nor for its prediction."""
+    found, expected = map(preservation_loss, (after_a_step.compiled, after_a_step.eager))
+    assert counters["stats"]["unique_graphs"] == after_a_step.graphs
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found > 0
+
+
+def preservation_loss(transformer: FluxTransformer2DModel) -> float:
+    """Of the image and the noise of the first step, with its gradients."""
+    with compiled_calls(transformer) as calls:
+        preservation = tiny_preservation(transformer, replace(RECIPE, preservation=1.0))
+        assert preservation.generate(SingleProcess(), steps=range(1), stop=NO_STOP)
+        loss = preservation.add_gradients(0, process_group=SingleProcess()).item()
+    transformer.zero_grad()
+    assert len(calls) == BLOCKS * (STEPS + 2), "of the image, of the base's prediction, and with the LoRA"
+    return loss
+
+
+@contextmanager
+def compiled_calls(transformer: FluxTransformer2DModel) -> Iterator[list[None]]:
+    """A list with an entry for each call of a block as a step calls it, inside the `with` block."""
+    calls: list[None] = []
+    as_configured = transformer._gradient_checkpointing_func
+
+    def call(*inputs):
+        calls.append(None)
+        return as_configured(*inputs)
+
+    transformer.enable_gradient_checkpointing(call)
+    yield calls
+    transformer.enable_gradient_checkpointing(as_configured)
 
 
 def test_a_pass_as_in_a_step_calls_the_blocks_with_gradients_and_has_none_itself():

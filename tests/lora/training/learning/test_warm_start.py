@@ -163,7 +163,7 @@ def test_a_lora_of_a_model_of_another_size_is_refused_with_its_name():
     tensors = {f"{name}.lora_A.weight": torch.ones(2, 4096), f"{name}.lora_B.weight": torch.ones(4096, 2)}
     with pytest.raises(ValueError, match="resume_from has") as error:
         match_layers(tensors, {name: Shape(32, 32)}, FLUX1)
-    assert_one_sentence(error.value, "4096 x 4096 (it was made for FLUX.2 klein 9B): expected 32 x 32")
+    assert_one_sentence(error.value, "4096 x 4096 (it was made for FLUX.2 [klein] 9B): expected 32 x 32")
 
 
 def test_the_layout_of_kohya_is_accepted():

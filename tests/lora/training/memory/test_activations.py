@@ -1,29 +1,26 @@
 """The counted activations are those that autograd keeps, for each recompute option; measured on a CPU, not on CUDA."""
 
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
-from lora.base.prompt import Prompt
-from lora.base.transformer import spaced_blocks
-from lora.engine.checkpointing import configure_blocks
 from lora.engine.lora_layers import fuse_lora
-from lora.families.frozen_transformer import WeightPlacement, load_transformer
-from lora.families.registry import family_of_model
 from lora.flux.dimensions import dimensions_of
-from lora.training.learning.adapter import add_lora
 from lora.training.memory.activations import KEPT, OUTER, most_units, recompute_options
-from lora.training.memory.prediction import TRANSIENT_UNITS, MemoryRequirements, activation_bytes
+from lora.training.memory.prediction import TRANSIENT_UNITS, activation_bytes
+from lora.training.memory.weights import BF16
+from tests.families import of_each_family
+from tests.lora.training.memory.measured import Alive, predicted_velocity, requirements_of, with_lora
 from tests.random_klein import random_klein_transformer
-from tests.tiny import FLUX_DEV_CONFIG, TINY_FLUX, all_layers, lora_parameters, save_transformer, tiny_transformer
+from tests.tiny import FLUX_DEV_CONFIG, TINY_FLUX, lora_parameters, save_transformer, tiny_transformer
 
-CPU = torch.device("cpu")
 FLUX_DEV = dimensions_of(FLUX_DEV_CONFIG)
 FP32 = 4
-OPERATIONS_BETWEEN_COUNTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -34,72 +31,6 @@ def bases(tmp_path_factory):
     klein = tmp_path_factory.mktemp("klein")
     save_transformer(random_klein_transformer(), klein)
     return {"tiny": folder, "tiny-flux": TINY_FLUX, "klein": klein}
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of the live tensors that operations created, and their peak."""
-
-    def __init__(self):
-        super().__init__()
-        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._calls, self.most = 0, 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        made = operation(*args, **(kwargs or {}))
-        is_view = any(each.alias_info is not None for each in operation._schema.returns)  # or written in place
-        for tensor in () if is_view else tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._calls += 1
-        if self._calls % OPERATIONS_BETWEEN_COUNTS == 0:
-            self.most = max(self.most, self.now())
-        return made
-
-    def now(self) -> int:
-        self._made = {key: each for key, each in self._made.items() if not each[0].expired()}
-        return sum(size for _, size in self._made.values())
-
-
-def requirements_of(transformer, batch_size):
-    return MemoryRequirements(
-        family_of_model(transformer).transformer.dimensions(transformer.config),
-        256,
-        128,
-        batch_size,
-        0,
-        0.0,
-        (),
-        0,
-        False,
-        False,
-        0,
-        1,
-        (),
-    )
-
-
-def predict(transformer, requirements):
-    """A prediction with this number of tokens."""
-    config, family = transformer.config, family_of_model(transformer)
-    patch = family.latents.patch
-    side, batch_size = int(requirements.image_tokens**0.5) * patch, requirements.batch_size
-    pooled = torch.randn(batch_size, config.pooled_projection_dim) if "pooled_projection_dim" in config else None
-    prompt = Prompt(torch.randn(batch_size, requirements.text_tokens, config.joint_attention_dim), pooled)
-    noisy, sigmas = torch.randn(batch_size, config.in_channels // patch**2, side, side), torch.full((batch_size,), 0.5)
-    return family.transformer.predict_velocity(transformer, noisy, sigmas=sigmas, prompt=prompt, guidance=1.0)
-
-
-def with_lora(base, precision, engine, recomputed, whole):
-    """A transformer with a LoRA whose gradients exist already, so that only activations are counted."""
-    transformer = load_transformer(base, WeightPlacement(precision, False, CPU))
-    add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)
-    if engine == "fast":
-        fuse_lora(transformer)
-    configure_blocks(transformer, recomputed, are_compiled=False, whole=spaced_blocks(transformer, whole))
-    for parameter in lora_parameters(transformer).values():
-        parameter.grad = torch.zeros_like(parameter)
-    return transformer
 
 
 @pytest.mark.parametrize(
@@ -120,10 +51,12 @@ def with_lora(base, precision, engine, recomputed, whole):
 def test_activations_take_what_is_predicted(bases, name, precision, batch_size, engine, whole, options):
     """What is kept between the two passes, and the peak of the backward pass, including gradients of activations."""
     for recomputed in options:
-        transformer = with_lora(bases[name], precision, engine, recomputed, whole)
-        requirements, alive = requirements_of(transformer, batch_size), Alive()
+        transformer = with_lora(bases[name], precision, engine, recomputed, whole=whole)
+        for parameter in lora_parameters(transformer).values():
+            parameter.grad = torch.zeros_like(parameter)  # so that only activations are counted
+        requirements, alive = requirements_of(transformer, batch_size=batch_size), Alive()
         with alive:
-            output = predict(transformer, requirements)
+            output = predicted_velocity(transformer, requirements)
             kept, alive.most = alive.now(), 0
             output.sum().backward()
         shape = requirements.shape
@@ -139,6 +72,67 @@ def test_activations_take_what_is_predicted(bases, name, precision, batch_size, 
         )
         transient = (shape.widest + TRANSIENT_UNITS) * unit
         assert 0.75 < alive.most / (predicted + transient) < 1.03, recomputed
+
+
+class FlashAttention(TorchFunctionMode):
+    """Attention as a GPU computes it, which keeps no matrix of all pairs of tokens."""
+
+    def __torch_function__(self, function, _types, args=(), kwargs=None):
+        if function is not nn.functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        heads = (kwargs[name].to(torch.bfloat16) for name in ("query", "key", "value"))
+        return torch.ops.aten._scaled_dot_product_flash_attention(*heads)[0]
+
+
+@contextmanager
+def gpu_without_data(*, is_autocast):
+    """Inside the `with` block, tensors on "cuda" have no data, and operations keep what they keep on a GPU."""
+    try:
+        torch.set_autocast_enabled("cuda", is_autocast)  # torch.autocast needs a GPU
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        with FakeTensorMode(allow_non_fake_inputs=True), FlashAttention():
+            yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
+def move_to_gpu_without_data(transformer):
+    """As `to` cannot, which keeps the parameters as objects."""
+    for module in transformer.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            moved = torch.empty_like(parameter, device="cuda")
+            module._parameters[name] = nn.Parameter(moved, requires_grad=parameter.requires_grad)
+
+
+@of_each_family
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_in_bf16_a_gpu_keeps_what_is_counted_under_autocast_and_without(tiny, engine):
+    """The saved tensors of a forward pass, without data. On a CPU, autocast computes other operations in fp32."""
+    transformer, kept, is_autocast = with_lora(tiny.folder, "bf16", "plain", "nothing"), {}, engine == "plain"
+    requirements = requirements_of(transformer, batch_size=2)
+    with gpu_without_data(is_autocast=is_autocast):
+        move_to_gpu_without_data(transformer)
+        if engine == "fast":
+            fuse_lora(transformer)
+        parameters = {each.untyped_storage()._cdata for each in transformer.parameters()}
+        hooks = lambda tensor: kept.setdefault(tensor.untyped_storage()._cdata, tensor), lambda tensor: tensor
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            predicted_velocity(transformer, requirements, device="cuda")
+    found = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in parameters)
+    counted = most_units(requirements.shape, "nothing", whole_blocks=0, is_autocast=is_autocast)
+    assert found / requirements.unit_bytes(BF16) == pytest.approx(counted, rel=0.05)
+
+
+def test_tokens_of_reference_images_take_what_is_predicted_too(bases):
+    transformer, alive = with_lora(bases["klein"], "fp32", "fast", "gelu"), Alive()
+    for parameter in lora_parameters(transformer).values():
+        parameter.grad = torch.zeros_like(parameter)
+    requirements = replace(requirements_of(transformer, batch_size=1), reference_tokens=320)
+    with alive:
+        predicted_velocity(transformer, requirements).sum().backward()
+    predicted = activation_bytes(requirements, recomputed="gelu", value_bytes=FP32, is_autocast=False)
+    transient = (requirements.shape.widest + TRANSIENT_UNITS) * requirements.unit_bytes(FP32)
+    assert 0.75 < alive.most / (predicted + transient) < 1.03
 
 
 def test_each_option_keeps_less_than_the_one_before():

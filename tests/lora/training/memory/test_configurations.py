@@ -7,22 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora.base.prompt import Prompt
 from lora.engine.linears import HostLinear
 from lora.engine.options import PRECOMPUTED_BYTES
 from lora.engine.precision import TimedMatmul
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
 from lora.flux.dimensions import dimensions_of
 from lora.training.learning.adapter import add_lora
-from lora.training.learning.batches import Batch
-from lora.training.learning.losses import loss_at
 from lora.training.memory.activations import KEPT
 from lora.training.memory.configurations import GB, plans
 from lora.training.memory.prediction import TRANSIENT_UNITS, MemoryPrediction, MemoryRequirements, lora_bytes
 from lora.training.memory.weights import MemoryConfiguration, weight_bytes
+from tests.families import FIRST, KLEIN
+from tests.lora.training.memory import measured
+from tests.lora.training.memory.measured import bytes_of, predicted_velocity, requirements_of, tensors_of
+from tests.random_klein import KLEIN_4B_CONFIG
 from tests.tiny import (
     FLUX_DEV_CONFIG,
-    TINY_FLUX,
     all_layers,
     assert_one_sentence,
     lora_parameters,
@@ -32,20 +32,22 @@ from tests.tiny import (
 
 CPU = torch.device("cpu")
 FLUX_DEV = dimensions_of(FLUX_DEV_CONFIG)
+KLEIN_4B = KLEIN.family.transformer.dimensions(KLEIN_4B_CONFIG)
 FLUX_DEV_PARAMETERS = 11_901_408_320  # reference/performance.md 1.1
 QK_NORMS = (19 * 4 + 38 * 2) * 128
 ALL_LAYERS = 85_920_000  # LoRA parameters of rank 16
 CONTEXT = 0.6  # GB that CUDA itself takes of a GPU
 T5, CLIP, VAE = 9_524_621_312, 246_120_960, 167_639_366
 WITHIN = 0.1
+PLACES = (("tiny-flux", False), ("tiny-flux", True), ("tiny-flux2", False))  # bases, and their modulation on the host
 ALONE = {"is_validated": False, "sample_tokens": 0, "processes": 1}
 INT8_FIRST = (TimedMatmul("int8", 1.0), TimedMatmul("bf16", 1.5))
 BF16_FIRST = INT8_FIRST[::-1]
 
 
-def requirements(*, pixels=1024, batch_size=1, is_preserving=False, matmuls=INT8_FIRST, **between):
+def requirements(*, shape=FLUX_DEV, pixels=1024, batch_size=1, is_preserving=False, matmuls=INT8_FIRST, **between):
     tokens = (pixels // 16) ** 2
-    each = FLUX_DEV, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving
+    each = shape, tokens, 512, batch_size, ALL_LAYERS, 8.0, (T5, CLIP), VAE, is_preserving
     return MemoryRequirements(*each, **ALONE | between, matmuls=matmuls)
 
 
@@ -166,9 +168,10 @@ def test_the_fast_engine_never_needs_more():
 
 
 def test_more_free_memory_never_gives_a_worse_plan():
-    lengths = [len(plans_for(card / 2)) for card in range(2, 300)]
+    every = [plans_for(card / 2) for card in range(2, 300)]
+    lengths = [len(plans) for plans in every]
     assert lengths == sorted(lengths)
-    placements = [("host", "in turn", "together").index(plans_for(card / 2)[0].encoders) for card in range(2, 300)]
+    placements = [("host", "in turn", "together").index(plans[0].encoders) for plans in every]
     assert placements == sorted(placements)
 
 
@@ -244,6 +247,12 @@ def test_the_line_describes_the_plan():
     assert streaming.settings()["streamed_blocks"] == count
 
 
+def test_the_line_names_the_activation_function_of_the_family():
+    for shape, function in ((FLUX_DEV, "GELU"), (KLEIN_4B, "SwiGLU")):
+        lines = [plan.line() for plan in plans_for(200, shape=shape)]
+        assert f"pointwise activations and {function} inputs recomputed" in "; ".join(lines)
+
+
 def test_the_shape_counts_every_parameter_of_flux_dev():
     counted = FLUX_DEV.modulation_rows * (FLUX_DEV.width + 1) + FLUX_DEV.block_weights + FLUX_DEV.block_rows
     assert counted + FLUX_DEV.outer_parameters + QK_NORMS == FLUX_DEV_PARAMETERS
@@ -255,33 +264,17 @@ def test_the_shape_counts_every_parameter_of_flux_dev():
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """The folders of both small transformers."""
+    """The folders of a small transformer and of the embedded ones."""
     folder = tmp_path_factory.mktemp("base")
     save_transformer(tiny_transformer(), folder)
-    return {"tiny": folder, "tiny-flux": TINY_FLUX}
+    return {"tiny": folder, "tiny-flux": FIRST.folder, "tiny-flux2": KLEIN.folder}
 
 
-def bytes_of(tensors) -> int:
-    """The bytes of distinct storages: a view costs nothing."""
-    storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def tensors_of(transformer):
-    """All tensors of the base, including tables and scales, except for weights on the host."""
-    yield from (getattr(module, "scales", None) for module in transformer.modules())
-    for parameter in transformer.parameters():
-        yield parameter
-        if (state := getattr(parameter, "quant_state", None)) is not None:
-            yield from (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-
-
-@pytest.mark.parametrize("name", ["tiny", "tiny-flux"])
-@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize(("name", "on_host"), [("tiny", False), ("tiny", True), *PLACES])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
 def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
     transformer = load_transformer(bases[name], WeightPlacement(precision, on_host, CPU))
-    shape = dimensions_of(transformer.config)
+    shape = measured.dimensions_of(transformer)
     predicted = weight_bytes(shape, MemoryConfiguration(precision, "blocks", on_host), on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
     if on_host:
@@ -289,21 +282,17 @@ def test_the_weights_take_what_is_predicted(bases, name, precision, on_host):
         assert shape.modulation_rows * shape.width * host_weight_bytes(precision) == on_host_bytes
 
 
-@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize(("name", "on_host"), PLACES)
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
 @pytest.mark.parametrize("streamed", [3, 7])
-def test_two_of_the_streamed_blocks_are_counted(precision, on_host, streamed):
-    transformer = load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU, streamed))
-    shape, batch = dimensions_of(transformer.config), tiny_flux_batch()
+def test_two_of_the_streamed_blocks_are_counted(bases, name, precision, on_host, streamed):
+    transformer = load_transformer(bases[name], WeightPlacement(precision, on_host, CPU, streamed))
+    requirements = requirements_of(transformer, batch_size=1, image_tokens=4, text_tokens=4)
     with torch.no_grad():
-        loss_at(transformer, batch, noise=torch.ones_like(batch.latents), sigmas=torch.tensor([0.5]))
-    predicted = weight_bytes(shape, MemoryConfiguration(precision, "blocks", on_host, streamed), on_gpu=False)
+        predicted_velocity(transformer, requirements)
+    configuration = MemoryConfiguration(precision, "blocks", on_host, streamed)
+    predicted = weight_bytes(requirements.shape, configuration, on_gpu=False)
     assert predicted == pytest.approx(bytes_of(tensors_of(transformer)), rel=WITHIN)
-
-
-def tiny_flux_batch():
-    """A batch of one small image with a short prompt, in the base's sizes."""
-    return Batch(torch.randn(1, 16, 4, 4), Prompt(torch.randn(1, 4, 128), torch.randn(1, 96)))
 
 
 def test_streaming_leaves_as_many_blocks_on_the_device_as_fit():
@@ -333,7 +322,7 @@ def host_weight_bytes(precision):
     return 2 if precision == "bf16" else 4
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-flux"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-flux", "tiny-flux2"])
 def test_a_lora_with_its_optimizer_takes_what_is_predicted(bases, name):
     transformer = load_transformer(bases[name], WeightPlacement("fp32", False, CPU))
     add_lora(transformer, layers=all_layers(transformer), rank=4, seed=0)

@@ -6,11 +6,11 @@ import torch
 from lora.engine.linears import HostLinear
 from lora.engine.streaming import HOST_WEIGHTS
 from lora.families.frozen_transformer import WeightPlacement, load_transformer
-from lora.flux.dimensions import dimensions_of
 from lora.training.memory.host import HOST_WORKSPACE, HostMemory, pinned_bytes
 from lora.training.memory.weights import MemoryConfiguration
+from tests.families import FIRST, TINY_BASES
+from tests.lora.training.memory.measured import dimensions_of
 from tests.lora.training.memory.test_configurations import CLIP, FLUX_DEV, GB, T5, VAE, configuration_of, plans_for
-from tests.tiny import TINY_FLUX
 
 CPU = torch.device("cpu")
 STREAMED = 3
@@ -29,15 +29,15 @@ def host_weights(layer):
 
 # Modulation layers on the host have the precision in which the model computes, which is fp32 for 8 and 4 bits on a CPU.
 @pytest.mark.parametrize(
-    ("precision", "on_host", "streamed"),
-    [("bf16", True, 0), ("bf16", True, STREAMED), ("bf16", False, STREAMED), ("int8", False, STREAMED),
-     ("nf4", False, STREAMED)],
+    ("tiny", "precision", "on_host", "streamed"),
+    [(FIRST, "bf16", True, 0), (FIRST, "bf16", True, STREAMED),
+     *((tiny, precision, False, STREAMED) for tiny in TINY_BASES for precision in ("bf16", "int8", "nf4"))],
 )  # fmt: skip
-def test_the_pinned_weights_take_what_is_predicted(precision, on_host, streamed):
-    transformer = load_transformer(TINY_FLUX, WeightPlacement(precision, on_host, CPU, streamed))
+def test_the_pinned_weights_take_what_is_predicted(tiny, precision, on_host, streamed):
+    transformer = load_transformer(tiny.folder, WeightPlacement(precision, on_host, CPU, streamed))
     found = allocations(transformer)
     configuration = MemoryConfiguration(precision, "blocks", on_host, streamed)
-    predicted = pinned_bytes(dimensions_of(transformer.config), configuration)
+    predicted = pinned_bytes(dimensions_of(transformer), configuration)
     assert predicted == sum(2 ** (size - 1).bit_length() for size in found)
     assert predicted > sum(found), "rounded up, as torch allocates pinned memory"
 
@@ -87,8 +87,8 @@ def test_if_host_memory_is_what_lacks_the_plan_is_the_one_that_needs_least_of_it
 
 def test_more_host_memory_never_gives_a_worse_plan():
     for card in (8, 12, 24):
-        lengths = [len(plans_for(card, host=host)) for host in range(2, 40)]
-        orders = [configuration_of(plans_for(card, host=host)[0]) for host in range(2, 40)]
+        every = [plans_for(card, host=host) for host in range(2, 40)]
+        lengths, orders = [len(plans) for plans in every], [configuration_of(plans[0]) for plans in every]
         assert lengths == sorted(lengths)
         assert len(dict.fromkeys(orders)) == sum(a != b for a, b in zip(orders, [None, *orders], strict=False))
 

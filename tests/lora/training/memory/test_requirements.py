@@ -77,7 +77,7 @@ def test_the_largest_training_size_counts_in_packed_tokens(transformer, dataset)
 
 
 def test_an_image_of_1024_pixels_is_4096_tokens(transformer):
-    image = SimpleNamespace(inspection=SimpleNamespace(sizes=(Size(512, 512), Size(1024, 1024))))
+    image = SimpleNamespace(inspection=SimpleNamespace(sizes=(Size(512, 512), Size(1024, 1024))), references=())
     assert requirements(transformer, SimpleNamespace(images=(image,))).image_tokens == 4096
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lora.training.recipe.samples import PLACES, SampleSettings, default_prompts, sample_settings
+from tests.families import of_each_family
 from tests.tiny import checked_config
 
 
@@ -40,15 +41,26 @@ def test_without_a_trigger_word_a_caption_is_the_only_prompt():
 
 
 def test_default_samples_are_small_and_only_before_and_after_the_training():
-    found = sample_settings(checked_config(resolution="512,1024"), images("a TOK"))
-    assert found == SampleSettings(("a TOK", "TOK in the desert"), 768, 0, 20, 3.5)
+    config = checked_config(resolution="512,1024")
+    found = sample_settings(config, images("a TOK"), default_guidance=3.5)
+    assert found == SampleSettings(("a TOK", "TOK in the desert"), 512, 0, 20, 3.5)
 
 
 def test_prompts_of_the_user_have_the_largest_training_size():
     config = checked_config(resolution="512,1024", sample_prompts="a cat", sample_every=7, sample_steps=3)
-    assert sample_settings(config, images("a TOK")) == SampleSettings(("a cat",), 1024, 7, 3, 3.5)
+    found = sample_settings(config, images("a TOK"), default_guidance=3.5)
+    assert found == SampleSettings(("a cat",), 1024, 7, 3, 3.5)
+
+
+@of_each_family
+def test_the_guidance_is_that_of_the_family_unless_it_is_given(tiny):
+    default = tiny.family.sampling.defaults.guidance
+    assert default == pytest.approx(4.0 if tiny.prompts > 1 else 3.5)
+    for given, expected in ((None, default), (0, 0), (7.5, 7.5)):
+        config = checked_config(sample_guidance=given)
+        assert sample_settings(config, images("a TOK"), default_guidance=default).guidance == expected
 
 
 def test_without_samples_there_is_no_size_that_would_need_memory():
     config = checked_config(sample_prompts="none")
-    assert sample_settings(config, images("a TOK")).side == 0
+    assert sample_settings(config, images("a TOK"), default_guidance=3.5).side == 0

@@ -10,7 +10,7 @@ from lora.training.result.run_record import run_record
 
 PLAN = Plan(
     MemoryConfiguration("fp32", "nothing", False),
-    *(6, "together", "fast", 2.5e9, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
+    *(6, "GELU", "together", "fast", 2.5e9, 0.0, 0.0, HostMemory(0, 0, 0, 0), ()),
 )
 
 

@@ -1,10 +1,8 @@
 """An attempt at a training computes as its plan says, and gives the same LoRA with either engine."""
 
 import torch
-from diffusers import FluxTransformer2DModel
 
-from lora.base.prompt import Prompt
-from lora.dataset.encoding import EncodedDataset, Example
+from lora.dataset.encoding import EncodedDataset
 from lora.engine.lora_layers import FusedLoraLinear
 from lora.families.loading import transformer_config
 from lora.training.checkpoints.resume import InitialState
@@ -18,26 +16,19 @@ from lora.training.recipe.samples import SampleSettings
 from lora.training.runs import attempt as attempt_module
 from lora.training.runs.attempt import Job, run_job
 from lora.training.stop import Stop, Termination
+from tests.families import FIRST, of_each_family
 from tests.lora.training.trainers import a_log
-from tests.tiny import TINY_FLUX, a_recipe
+from tests.tiny import a_recipe
 
 
-def an_example(config, seed):
-    """An example of the smallest size that the base accepts."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(4, config["joint_attention_dim"], generator=generator)
-    pooled = torch.randn(config["pooled_projection_dim"], generator=generator)
-    latents = torch.randn(config["in_channels"] // 4, 4, 4, generator=generator)
-    return Example(latents, Prompt(tokens, pooled), content=str(seed))
-
-
-def run(folder, engine, recomputed, streamed=0):
-    config, log = transformer_config(TINY_FLUX), a_log()
-    examples = tuple(an_example(config, seed) for seed in range(2))
+def run(folder, engine, recomputed, streamed=0, *, tiny=FIRST):
+    """The LoRA of two steps on examples of the smallest size that the base accepts."""
+    kind, log = tiny.family.components.transformer, a_log()
+    examples = tuple(tiny.example(seed=seed, side=2, text=4) for seed in range(2))
     job = Job(
         recipe=a_recipe(steps=2),
-        base=TINY_FLUX,
-        layers=tuple(block_layers(config, FluxTransformer2DModel)),
+        base=tiny.folder,
+        layers=tuple(block_layers(transformer_config(tiny.folder), kind)),
         is_validated=False,
         checkpoint_every=1000,
         samples=SampleSettings((), 64, 0, 1, 3.5),
@@ -45,8 +36,9 @@ def run(folder, engine, recomputed, streamed=0):
         samples_folder=folder / "samples",
         page=None,
     )
-    configuration = MemoryConfiguration("fp32", recomputed, modulation_on_host=streamed > 0, streamed_blocks=streamed)
-    plan = Plan(configuration, 6, "together", engine, 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ())
+    on_host = streamed > 0 and tiny.family.transformer.modulation is not None
+    configuration = MemoryConfiguration("fp32", recomputed, modulation_on_host=on_host, streamed_blocks=streamed)
+    plan = Plan(configuration, 6, "GELU", "together", engine, 0.0, 0.0, 0.0, HostMemory(0, 0, 0, 0), ())
     store = CheckpointStore(folder / engine / f"{recomputed}-{streamed}", {"of": "a test"}, report_damage=print)
     stop = Stop(log, Termination(), minutes=None)
     dataset = EncodedDataset(examples, examples[0].prompt)
@@ -68,8 +60,9 @@ def test_both_engines_give_the_same_lora_whatever_is_recomputed(tmp_path, monkey
     assert fused == [False, True, True]
 
 
-def test_streamed_blocks_give_the_same_lora_bit_for_bit(tmp_path):
-    expected, found = (run(tmp_path, "fast", "blocks", streamed) for streamed in (0, 4))
+@of_each_family
+def test_streamed_blocks_give_the_same_lora_bit_for_bit(tmp_path, tiny):
+    expected, found = (run(tmp_path, "fast", "blocks", streamed, tiny=tiny) for streamed in (0, 4))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
