@@ -100,11 +100,13 @@ class RandomRequests:
         return self._of(schema)
 
     def _files(self, name: str) -> str | list[str]:
-        """Make a file; a list of them is mostly blank, as the base takes none."""
+        """Make a file, or a list of them, which is mostly blank for a base that takes none."""
         is_rare, image = self._random.random() < 0.1, self._image()
-        if name == "reference_images":
-            return [image] if is_rare else [" "]
-        return BROKEN_IMAGE if is_rare else image
+        if name != "reference_images":
+            return BROKEN_IMAGE if is_rare else image
+        if self._family == KLEIN.family.name:
+            return [image, BROKEN_IMAGE] if is_rare else [image] * self._random.randint(1, 2)
+        return [image] if is_rare else [" "]
 
     def _reference(self) -> str:
         pick = self._random
@@ -152,8 +154,11 @@ def faults(inputs: Json) -> list[str]:
     found = [INVALID_LORAS[reference] for reference in _references(inputs) if reference in INVALID_LORAS]
     if inputs.get("image") == BROKEN_IMAGE:
         found.append("image cannot be used")
-    if any(map(str.strip, inputs.get("reference_images", []))):
+    shown = [image for image in inputs.get("reference_images", []) if image.strip()]
+    if shown and inputs.get("model") != KLEIN_MODEL:
         found.append("reference_images needs a base that takes reference images")
+    elif BROKEN_IMAGE in shown:
+        found.append("reference_images[1] cannot be used")
     if "mask" in inputs and "image" not in inputs:
         found.append("mask is given without image")
     elif inputs.get("mask") == BROKEN_IMAGE:

@@ -58,7 +58,7 @@ def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
 
 
 def run_requests(server: Server, folder: Path) -> Soak:
-    requests = RandomRequests(call("GET", f"{server.url}/openapi.json").body, some_loras(), seed=1)
+    requests = RandomRequests(call("GET", f"{server.url}/openapi.json").body, some_loras(), seed=3)
     first = images_of_all_bases(server)
     responses, cancelled, memory = [], [], []
     for index in range(REQUESTS):
@@ -114,6 +114,7 @@ def test_some_requests_succeed_some_are_refused_and_some_are_cancelled(soak: Soa
     assert len(soak.responses) - len(valid) > len(soak.responses) / 4
     assert "canceled" in soak.cancelled
     assert {None, "krea", "klein"} <= {request.inputs.get("model") for request in valid}
+    assert any(request.inputs.get("reference_images") not in (None, [" "]) for request in valid)
 
 
 def test_the_servers_memory_does_not_grow(soak: Soak) -> None:
