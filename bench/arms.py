@@ -69,10 +69,9 @@ STYLE_ARMS: Mapping[str, Arm] = {  # `style` with other settings than its own; a
     "style, high sigma": Arm(preset="style", inputs={"timestep_logit_mean": 3.0}),
 }
 GENERAL_ARMS: Mapping[str, Arm] = {  # `general` with other settings than its own
-    "general, preserving": Arm(preset="general", inputs={"preservation": 0.25}, weight=2),
-    "general, twice the rate": Arm(preset="general", inputs={"learning_rate": 3e-4}),
-    "general, twice the rate, preserving": Arm(
-        preset="general", inputs={"learning_rate": 3e-4, "preservation": 0.25}, weight=2
+    "general, not preserving": Arm(preset="general", inputs={"preservation": 0.0}),
+    "general, half the rate, not preserving": Arm(
+        preset="general", inputs={"learning_rate": 1.5e-4, "preservation": 0.0}
     ),
     "general, the public rate": Arm(preset="general", inputs={"learning_rate": 4e-4}),
     "general, sigma as subject": Arm(preset="general", inputs={"timestep_logit_mean": 0.0}),
