@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.machine import machine
 from bench.marks import STEPS, parse_timestamps
-from bench.random_flux import BASES, FIRST, Sizes, embedded_base, random_pipeline, random_transformer
+from bench.random_flux import BASES, DEFAULT_BASE, Sizes, embedded_base, random_pipeline, random_transformer
 from bench.report import argument_parser, table, write_results
 from lora.base.device import device, free_memory
 from lora.families.frozen_transformer import WeightPlacement
@@ -77,7 +77,7 @@ class ColdStart:
 def main() -> None:
     """Measure, write the results, print a table."""
     parser = argument_parser("cold_start", __doc__, small="only the embedded base, from memory, to check that it runs")
-    parser.add_argument("--base", choices=BASES, default=FIRST, help="(default: %(default)s)")
+    parser.add_argument("--base", choices=BASES, default=DEFAULT_BASE, help="(default: %(default)s)")
     arguments = parser.parse_args()
     planned_starts, write, side = (SMALL, _copy_tiny, SMALL_SIDE) if arguments.small else (FULL, _write_random, SIDE)
     with tempfile.TemporaryDirectory(prefix="flux-lora-bench-") as folder:

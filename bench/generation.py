@@ -23,7 +23,7 @@ from bench.lora_appliers import Hotswap, LoraApplier, Ours, OursFast, Stock
 from bench.machine import machine
 from bench.random_flux import (
     BASES,
-    FIRST,
+    DEFAULT_BASE,
     Sizes,
     random_lora,
     random_pipeline,
@@ -85,7 +85,7 @@ def full(base: str) -> Extent:
     return Extent(sizes, (*ARMS, *reversed(ARMS)), SIDE, steps, WARM_UP_STEPS, ROUNDS)
 
 
-def small(base: str = FIRST) -> Extent:
+def small(base: str = DEFAULT_BASE) -> Extent:
     """A small configuration for a CPU."""
     return Extent(tiny_sizes(base), ARMS, side=64, steps=1, warm_up_steps=1, rounds=1)
 

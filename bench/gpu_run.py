@@ -24,7 +24,7 @@ from bench.gpu_images import image_stages
 from bench.gpu_steps import StepStages
 from bench.gpu_table import BASE, CLOCK, MACHINE, RATE, as_markdown
 from bench.machine import machine
-from bench.random_flux import BASES, FIRST
+from bench.random_flux import BASES, DEFAULT_BASE
 from bench.records import RecordFile, read_records
 from bench.report import RESULTS
 from bench.stages import Budget, Result, Stage, run_stages
@@ -63,7 +63,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="script/gpu-run", description=__doc__)
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for everything (default: %(default).0f)")
     parser.add_argument("--small", action="store_true", help="all of it in tiny shapes, to check that it runs")
-    parser.add_argument("--base", choices=BASES, default=FIRST, help="(default: %(default)s)")
+    parser.add_argument("--base", choices=BASES, default=DEFAULT_BASE, help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, help="new file for the results (default: in bench/results)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="what an earlier run compiled (default: %(default)s)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="only print the tables of this file of results")

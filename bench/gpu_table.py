@@ -7,7 +7,7 @@ from bench import gpu_images, rates, train_step
 from bench.block_shapes import BlockShapes, block_shapes
 from bench.gpu_images import IMAGES
 from bench.gpu_steps import DEVIATION, OURS, PRESERVATION, PROFILE, STEP
-from bench.random_flux import BASES, FIRST
+from bench.random_flux import BASES, DEFAULT_BASE
 from bench.rates import Rate
 from bench.records import Record
 from bench.report import table
@@ -35,8 +35,8 @@ def _machine(records: Sequence[Record]) -> str:
 
 
 def _base(records: Sequence[Record]) -> str:
-    """The base of a run; an older one does not say that it was of the first."""
-    return next((str(each.values[BASE]) for each in _of(records, MACHINE) if BASE in each.values), FIRST)
+    """The base of a run; an older one does not say that it was the default."""
+    return next((str(each.values[BASE]) for each in _of(records, MACHINE) if BASE in each.values), DEFAULT_BASE)
 
 
 def _shapes(records: Sequence[Record]) -> BlockShapes:

@@ -5,18 +5,17 @@ from dataclasses import replace
 
 from diffusers.models.modeling_utils import ModelMixin
 
+from bench.random_flux import embedded_base
 from bench.step_loops import Inputs, OurLoop
 from bench.timing import wait_for
 from lora.base.device import device
 from lora.base.latents import TOKEN_PIXELS
-from lora.families.registry import family_of, family_of_model
+from lora.families.registry import family_of_model
 from lora.training.learning.data_parallel import SingleProcess
 from lora.training.learning.preservation import NeutralImages, Preservation
 from lora.training.progress import Log
 from lora.training.recipe.neutral import neutral_side
 from lora.training.stop import Stop, Termination
-from weights.bases import WEIGHTS
-from weights.catalogue import EMBEDDED
 
 SUBJECT = "subject"  # the type of LoRA that preserves by default
 
@@ -28,8 +27,7 @@ class PreservingLoop(OurLoop):
     def __init__(self, transformer: ModelMixin) -> None:
         super().__init__(transformer)
         self._family = family_of_model(transformer)
-        bases = (WEIGHTS / each.folder for each in EMBEDDED)
-        self._base = next(base for base in bases if family_of(base) is self._family)  # has the scheduler
+        self._base = embedded_base(self._family)  # has the scheduler
         self._stop = Stop(Log(lambda _name, _value: None, None), Termination(), minutes=None)
 
     def begin(self, inputs: Inputs) -> float:

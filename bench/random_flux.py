@@ -139,8 +139,8 @@ KLEIN_9B = _klein(
     {"hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False},
     **{"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288},
 )
-FIRST = "dev"  # of BASES, the one that is measured by default
-BASES: Mapping[str, Sizes] = {FIRST: DEV, "klein-4B": KLEIN_4B, "klein-9B": KLEIN_9B}
+DEFAULT_BASE = "dev"  # of BASES
+BASES: Mapping[str, Sizes] = {DEFAULT_BASE: DEV, "klein-4B": KLEIN_4B, "klein-9B": KLEIN_9B}
 
 
 def embedded_base(family: Family) -> Path:
@@ -148,7 +148,7 @@ def embedded_base(family: Family) -> Path:
     return next(WEIGHTS / each.folder for each in EMBEDDED if family_of(WEIGHTS / each.folder) is family)
 
 
-def tiny_sizes(base: str = FIRST) -> Sizes:
+def tiny_sizes(base: str = DEFAULT_BASE) -> Sizes:
     """The sizes of the embedded base of the same family, with one block of each kind and short texts, for a small
     configuration."""
     full = BASES[base]

@@ -19,7 +19,7 @@ from bench.block_shapes import BlockShapes, block_shapes
 from bench.clocks import as_line, clock_readings, median_mhz
 from bench.machine import machine
 from bench.products import PRODUCTS, Product, is_possible
-from bench.random_flux import BASES, FIRST
+from bench.random_flux import BASES, DEFAULT_BASE
 from bench.report import argument_parser, table, write_results
 from bench.timing import seconds_each
 from lora.base.device import device
@@ -94,7 +94,7 @@ class Rate:
 def main() -> None:
     """Measure, write the results, print a table."""
     parser = argument_parser("rates", __doc__, small="a few tiny shapes, to check that it runs")
-    parser.add_argument("--base", choices=BASES, default=FIRST, help="(default: %(default)s)")
+    parser.add_argument("--base", choices=BASES, default=DEFAULT_BASE, help="(default: %(default)s)")
     arguments = parser.parse_args()
     extent, where, shapes = SMALL, device(), block_shapes(BASES[arguments.base])
     if not arguments.small:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from bench import generation
 from bench.lora_appliers import LoraApplier, Ours, Stock
 from bench.machine import machine
-from bench.random_flux import BASES, FIRST, random_lora
+from bench.random_flux import BASES, DEFAULT_BASE, random_lora
 from bench.report import argument_parser, table, write_results
 from bench.timing import seconds_each
 from lora.base.device import device
@@ -49,10 +49,12 @@ def main() -> None:
     """Measure, write the results, print a table."""
     parser = argument_parser("serving", __doc__, small="one round of small images, to check that it runs")
     parser.add_argument("--side", type=int, help="side of the images in pixels (default: that of the base)")
-    parser.add_argument("--base", choices=BASES, help=f"of the random weights, without {SETTING} (default: {FIRST})")
+    parser.add_argument(
+        "--base", choices=BASES, help=f"of the random weights, without {SETTING} (default: {DEFAULT_BASE})"
+    )
     arguments = parser.parse_args()
     if not os.environ.get(SETTING):
-        generation.compare(arguments.base or FIRST, is_small=arguments.small, output=arguments.output)
+        generation.compare(arguments.base or DEFAULT_BASE, is_small=arguments.small, output=arguments.output)
         return
     if arguments.base:
         parser.error(

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 
 from bench.machine import machine
-from bench.random_flux import BASES, tiny_sizes
+from bench.random_flux import BASES, DEFAULT_BASE, tiny_sizes
 from bench.report import argument_parser, table, write_results
 from bench.tier_case import CardResult, measure_card
 from lora.training.memory.configurations import GB
@@ -22,7 +22,7 @@ TITLES = ("card", "px", "plan", "predicted", "allocated", "reserved", "s/step")
 def main() -> None:
     """Measure, write the results, print a table."""
     parser = argument_parser("tiers", __doc__, small="one card, a tiny shape, without a limit")
-    parser.add_argument("--base", choices=BASES, default="dev", help="(default: %(default)s)")
+    parser.add_argument("--base", choices=BASES, default=DEFAULT_BASE, help="(default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.small:
         found = [measure_card(tiny_sizes(arguments.base), card=8, side=64, steps=1)]

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 import predict
-from lora.serving.request import MATCH
+from lora.serving.request import CUSTOM, MATCH
 from script.cog_inputs import read_entry_point
 
 INPUTS = {each.name: each for each in read_entry_point(Path(predict.__file__), "Runner.run").inputs}
@@ -20,6 +20,8 @@ LABELS = {
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",
 }
+HELP = {"aspect_ratio": "Of both images"}  # in place of descriptions that name inputs which the page does not have
+NOT_OFFERED = (CUSTOM, MATCH)  # the page has no width and height, and takes no image
 SLIDER_STEP = 0.05
 
 
@@ -32,7 +34,7 @@ def setting_field(name: str, default: float | None = None) -> gr.Dropdown | gr.S
     """The field of a choice or of a number with bounds; `default` is for an input whose signature has none."""
     settings: dict[str, Any] = INPUTS[name].settings
     value = default if settings.get("default") is None else settings["default"]
-    if choices := [choice for choice in settings.get("choices", []) if choice != MATCH]:  # the page takes no image
+    if choices := [choice for choice in settings.get("choices", []) if choice not in NOT_OFFERED]:
         return gr.Dropdown(choices, value=value or choices[0], label=LABELS[name], info=help_text(name))
     step = 1 if INPUTS[name].kind.name == "int" else SLIDER_STEP
     return gr.Slider(settings["ge"], settings["le"], value, step=step, label=LABELS[name], info=help_text(name))
@@ -40,4 +42,4 @@ def setting_field(name: str, default: float | None = None) -> gr.Dropdown | gr.S
 
 def help_text(name: str) -> str:
     """The description of an input, with the name that it has in the API and in the log."""
-    return f"{INPUTS[name].settings['description']} ({name})"
+    return f"{HELP.get(name, INPUTS[name].settings['description'])} ({name})"

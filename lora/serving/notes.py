@@ -7,11 +7,10 @@ from diffusers import DiffusionPipeline
 from lora.base.family import Family
 from lora.families.registry import family_of_model
 from lora.images.size import Size
-from lora.serving.request import CUSTOM, Request
+from lora.serving.request import CUSTOM, SQUARE, Request
 from lora.serving.sources import Source
 
 BLACK = (0, 0)
-UNCHOSEN = "1:1"  # the default of aspect_ratio, which most requests with an image leave as it is
 
 
 def notes(
@@ -29,7 +28,7 @@ def notes(
     yield from _notes_on_guidance(pipeline, request)
     if request.aspect_ratio != CUSTOM and are_sides_given:
         yield f"width and height are ignored, because aspect_ratio is {request.aspect_ratio}, not {CUSTOM}"
-    if source and request.aspect_ratio not in (CUSTOM, UNCHOSEN):
+    if source and request.aspect_ratio not in (CUSTOM, SQUARE):  # a square is what an open aspect_ratio becomes
         yield f"aspect_ratio {request.aspect_ratio} is ignored, because the output has the shape of the image"
     mask = source and source.fitted_mask(size)
     if mask and mask.getextrema() == BLACK:

@@ -13,6 +13,7 @@ from deploy.space.base_settings import base_settings
 from deploy.space.cancellations import Cancellations
 from deploy.space.card import LoraCard
 from deploy.space.generation import Comparer, Comparison, Step
+from lora.serving.request import SIZES
 from predict import Runner
 from tests.families import FIRST, KLEIN
 from tests.tiny import TINY_FLUX, assert_one_sentence, random_lora, tiny_pipeline
@@ -232,6 +233,14 @@ def test_the_page_has_the_settings_and_defaults_of_its_base_and_names_it(
     assert ("Negative prompt" in fields) is takes_negative
     introduction = importlib.import_module("deploy.space.page").introduction("hf://me/my-lora", base)
     assert introduction.endswith(f"on the base mine, a {tiny.family.name}.")
+
+
+def test_every_aspect_ratio_that_the_page_offers_can_be_generated_and_its_help_names_no_input_that_is_not_there(
+    requests,
+):
+    field = fields_of(requests, "hf://me/my-lora", LoraCard(), base_in(TINY_FLUX))["Aspect ratio"]
+    assert {value for _, value in field.choices} == SIZES.keys()
+    assert field.info == "Of both images (aspect_ratio)"
 
 
 def test_a_page_without_a_lora_has_a_field_for_one(requests):
