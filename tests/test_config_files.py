@@ -130,6 +130,16 @@ def test_the_settings_of_a_training_here_are_its_inputs_again(monkeypatch):
     assert row_of(config, "views").endswith("of lora_type subject")
 
 
+def test_the_weight_of_preservation_is_compared_only_if_there_is_preservation(monkeypatch):
+    """An older version gave a `general` none, and the weight 1."""
+    monkeypatch.delenv("FLUX_BASE", raising=False)
+    config = read_job({**OWN, "lora_type": "general", "preservation": 0.0, "preservation_weight": 1.0})
+    assert config.inputs["preservation"] == 0
+    assert row_of(config, "preservation_weight").endswith("no effect without preservation")
+    with pytest.raises(ValueError, match=r"preservation_weight is 1\.0: expected 2\.0, which lora_type general has"):
+        read_job({**OWN, "lora_type": "general", "preservation": 0.25, "preservation_weight": 1.0})
+
+
 @pytest.mark.parametrize(
     ("field", "sentence"),
     [

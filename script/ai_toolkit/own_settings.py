@@ -10,6 +10,7 @@ from script.presets import preset_of
 
 MARKS = ("lora_type", "base_model")  # fields that the config.yaml of every training has
 RESOLUTIONS, BASE = "resolutions", "base_model"
+WEIGHT = "preservation_weight"  # of a loss that a training without preservation does not have
 COUNTS = ("base_family", "images", "layers_trained", "processes", "plan")  # found anew by each training
 
 
@@ -61,6 +62,8 @@ def _compare(tree: dict[str, Any], report: Understanding, defaults: dict[str, An
             report.fault(
                 f"{str(name)[:80]} is not a setting of this version: remove it, or train with the version that has it"
             )
+        elif name == WEIGHT and not recipe.preservation:
+            report.note(name, value, "no effect without preservation")
         elif value != chosen[name]:
             report.refuse(name, value, f"{chosen[name]}, which lora_type {config.lora_type} has: change or remove it")
         else:
