@@ -13,7 +13,7 @@ from lora.publishing.usage import BaseModel
 from lora.training.result.terms import FLUX, FLUX1_DEV, UNOFFICIAL, NonCommercialLicence, Terms, apache, unknown
 
 OWNER, BFL = "black-forest-labs", "Black Forest Labs"  # the first is its name on the Hub
-FLUX1_PIPELINE, KLEIN_PIPELINE = "FluxPipeline", "Flux2KleinPipeline"
+FLUX1_PIPELINE, KLEIN_PIPELINE, ANY_PIPELINE = "FluxPipeline", "Flux2KleinPipeline", "DiffusionPipeline"
 NO_GUIDANCE = 1.0  # the highest of a distilled base
 SIZE = {"height": 128, "width": 128}  # pixels, which the embedded bases were trained with
 
@@ -28,14 +28,16 @@ class KnownBase:
 
 def known_base(name: str, family: str = "") -> KnownBase:
     """The base of this name in config.yaml: one of `KNOWN`, or one of which only the name is known, as of a folder, and
-    its family, with whose defaults it generates. The config.yaml of an older version has no family."""
+    its family, with whose defaults it generates. The config.yaml of an older version has no family, though some of
+    these trained klein, too: diffusers chooses the class then, and the defaults are those of FLUX.1."""
     return KNOWN.get(name) or _unpublished(PurePath(name).name, family)
 
 
 def _unpublished(name: str, family: str) -> KnownBase:
     """A base that can be trained, so it takes guidance."""
-    found = next((each for each in FAMILIES if each.name == family), FAMILIES[0])
-    defaults, pipeline = found.sampling.defaults, found.components.pipeline.__name__
+    found = next((each for each in FAMILIES if each.name == family), None)
+    pipeline = found.components.pipeline.__name__ if found else ANY_PIPELINE
+    defaults = (found or FAMILIES[0]).sampling.defaults
     usage = BaseModel(
         f"the base model {name}", None, f"path/to/{name}", pipeline, defaults.steps, defaults.guidance, {}
     )

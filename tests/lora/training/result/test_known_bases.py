@@ -25,6 +25,7 @@ def test_a_base_of_the_users_own_generates_with_the_defaults_of_its_family(tiny,
 
 
 @pytest.mark.parametrize("settings", [{}, {"base_family": "another"}])
-def test_the_settings_of_an_older_version_name_no_family(tmp_path, settings):
+def test_the_settings_of_an_older_version_name_no_family_so_diffusers_chooses_the_pipeline(tmp_path, settings):
     for text in texts(tmp_path, **settings):
+        assert "from diffusers import DiffusionPipeline\n" in text
         assert "guidance_scale=3.5, num_inference_steps=28)" in text
