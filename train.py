@@ -67,7 +67,7 @@ def train(
         description="The word that stands for your subject or style in prompts, e.g. TOK", default="TOK"
     ),
     lora_type: str = Input(
-        description="Sets all left open. edit learns from pairs; replicate is the public trainer's recipe",
+        description="Sets what you leave open; edit learns from pairs, replicate is the public trainer's recipe",
         default="subject",
         choices=["subject", "style", "general", "edit", "replicate"],
     ),
