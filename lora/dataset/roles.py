@@ -145,7 +145,8 @@ class _Assignment:
     def _assign_references(self) -> None:
         """References of images outside of folders that have another role, or of all images if there are none such: a
         subject may be masks."""
-        outside = [each for each in self._left if not _is_in_folder_of_another_role(each.folder)]
+        others = set(filter(_has_another_role, self._folders()))
+        outside = [each for each in self._left if each.folder not in others]
         found = find_references(outside) or find_references(self._left)
         self._assign({name: _belonging(Role.REFERENCE, partners) for name, partners in found.items()})
         with_reference = {partners.only for partners in found.values()}
@@ -207,8 +208,8 @@ def _regularization_folders(folders: set[Folder], images: set[Folder]) -> set[Fo
     return set(filter(is_one, folders))
 
 
-def _is_in_folder_of_another_role(folder: Folder) -> bool:
-    """Whether a file in this folder is a mask or the like by the name of a folder around it, and no reference."""
+def _has_another_role(folder: Folder) -> bool:
+    """Whether a folder, or one around it, has the name of one for masks or the like, and none that of references."""
     around = list(folders_around(folder))
     return any(map(_folder_role, around)) and not any(is_reference_folder(compared(each[-1])) for each in around)
 
