@@ -288,6 +288,7 @@ def test_the_report_names_references_and_accepts_one_instruction_for_all(tmp_pat
         " as instructions",
     )
     assert not any("captions are the same" in warning for warning in report.warnings)
+    assert "only 2 pairs: ten or more, of different pictures, give much better results" in report.warnings
 
 
 @pytest.fixture(scope="module")
