@@ -67,7 +67,7 @@ def train(
         description="The word that stands for your subject or style in prompts, e.g. TOK", default="TOK"
     ),
     lora_type: str = Input(
-        description="Sets all left open. edit learns from pairs; replicate is the public trainer's recipe",
+        description="What you train; sets what is left open. edit takes pairs; replicate is the public recipe",
         default="subject",
         choices=["subject", "style", "general", "edit", "replicate"],
     ),

@@ -22,8 +22,10 @@ def warnings_about(
     by_people = dataset.without_captions_by_models()
     yield from missing_captions(by_people, rule)
     if len(images) < FEW_IMAGES:
-        count = counted(len(images), "image")
-        yield f"only {count}: ten or more, in different places and light, give much better results"
+        noun, kind = (
+            ("pair", "of different pictures") if dataset.has_references else ("image", "in different places and light")
+        )
+        yield f"only {counted(len(images), noun)}: ten or more, {kind}, give much better results"
     for finding in findings_about_photos(images, similar, resolution=min(resolutions)):
         yield finding.sentence
     yield from warnings_about_captions(by_people, rule)

@@ -25,8 +25,8 @@ def notes_on_choices(dataset: Dataset) -> Iterator[str]:
         most = f", up to {max(references)} of an image" if max(references) > 1 else ""
         first = dataset.images[0]
         yield (
-            f"{counted(sum(references), 'reference')}{most}: the edit that makes {quoted(first.name)} of"
-            f" {quoted(first.references[0].name)} is learned, and captions are its instructions"
+            f"{counted(sum(references), 'reference')}{most}: the LoRA learns the edit that turns"
+            f" {quoted(first.references[0].name)} into {quoted(first.name)}, with captions as instructions"
         )
     several = [len(image.prompts) for image in dataset.images if len(image.prompts) > 1]
     if several:

@@ -71,6 +71,11 @@ class NameParts:
         return cls(before is not None, stem[start : end.start() if end else None], end)
 
 
+def compared(name: str) -> str:
+    """The name of a folder in lower case, with one underscore for whatever separates words."""
+    return re.sub(r"[^\w]+", "_", name.casefold())
+
+
 def folders_around(folder: Folder) -> Iterator[Folder]:
     """A folder and those around it but the root, the outermost first; only the innermost `MAX_FOLDERS`."""
     return (folder[:depth] for depth in range(max(len(folder) - MAX_FOLDERS, 0) + 1, len(folder) + 1))

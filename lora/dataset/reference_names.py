@@ -25,6 +25,7 @@ BEFORE_AT_END = re.compile(rf"(?<![-_. ])(?P<separator>[-_. ]+)(?:{WORDS_BEFORE}
 BEFORE_AT_START = re.compile(rf"(?:{WORDS_BEFORE})\d{{0,4}}(?P<separator>[-_. ]+)(?=[^-_. ])", re.IGNORECASE)
 AFTER_AT_END = re.compile(rf"(?<![-_. ])[-_. ]+(?:{WORDS_AFTER})\Z", re.IGNORECASE)
 AFTER_AT_START = re.compile(rf"(?:{WORDS_AFTER})[-_. ]+(?=[^-_. ])", re.IGNORECASE)
+BEFORE_ALONE = re.compile(rf"(?:{WORDS_BEFORE})(?P<number>\d{{0,4}})", re.IGNORECASE)  # a folder for each pair
 NUMBER_AT_END = re.compile(r"(?<![-_. ])[-_. ]+\d{1,4}\Z")  # musubi-tuner: 1_0.png and 1_1.png in its control_directory
 
 
@@ -51,6 +52,8 @@ def base_of_result(stem: str) -> str | None:
 def images_beside(file: PlacedFile) -> tuple[str, ...]:
     """The names that the image of a reference beside it may have, the most likely first; none if the file does not have
     the name of a reference."""
+    if (alone := BEFORE_ALONE.fullmatch(file.stem)) is not None:
+        return tuple(word + number for number in dict.fromkeys((alone["number"], "")) for word in AFTER)
     found = _before(file.stem)
     if found is None:
         return ()

@@ -3,15 +3,14 @@
 As with all roles, a name alone does not decide: a reference has the image that it belongs to, or stands beside others.
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
 from lora.dataset.names import path_of
-from lora.dataset.partners import Folder, ImagesByName, ImagesInside, Partners, PlacedFile, names_beside
+from lora.dataset.partners import Folder, ImagesByName, ImagesInside, Partners, PlacedFile, compared, names_beside
 from lora.dataset.reference_names import (
     base_of_result,
     images_beside,
@@ -25,7 +24,7 @@ Found = dict[str, Partners]  # by the name of the reference
 
 
 @dataclass(frozen=True)
-class _Result(PlacedFile):
+class Result(PlacedFile):
     """An image that is named as the result of an edit, by what it has in common with its reference."""
 
     base: str
@@ -34,6 +33,11 @@ class _Result(PlacedFile):
     def path(self) -> PurePosixPath:
         """Its path without what says that it is a result."""
         return path_of(self.file.name).with_stem(self.base)
+
+
+def named_results(files: Iterable[PlacedFile]) -> Iterator[Result]:
+    """Those of some images that are named as results of edits, by what they have in common with their references."""
+    return (Result(each.file, base) for each in files if (base := base_of_result(each.stem)))
 
 
 def find_references(files: Sequence[PlacedFile]) -> Found:
@@ -63,15 +67,14 @@ def _in_folders(files: Sequence[PlacedFile], depth: int) -> Found:
     outside, asked = [], defaultdict[Folder, set[str]](set)
     for each in files:
         folder = each.folder[:depth]
-        if len(folder) == depth and is_reference_folder(re.sub(r"[^\w]+", "_", folder[-1].casefold())):
+        if len(folder) == depth and is_reference_folder(compared(folder[-1])):
             groups[folder].append(each)
             asked[folder[:-1]].update(map(str.casefold, images_elsewhere(each)))
         else:
             outside.append(each)
     if not (groups and outside):
         return {}
-    results = (_Result(each.file, base) for each in outside if (base := base_of_result(each.stem)))
-    images = ImagesInside(outside, asked), ImagesInside(results, asked)
+    images = ImagesInside(outside, asked), ImagesInside(named_results(outside), asked)
     found: Found = {}
     for folder, group in groups.items():
         partners = [_partner(images, folder, each) for each in group]

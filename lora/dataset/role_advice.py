@@ -22,10 +22,10 @@ def warnings_about_roles(dataset: Dataset, rule: PromptRule) -> Iterator[str]:
         yield f"{counted(len(names), 'image')} not trained, {reason}: {named(names)}"
     yield from _about_masks(dataset)
     if dataset.pairs:
-        before = f"{counted(len(dataset.pairs), 'image')} trained of which others are edits, by their names"
+        count = counted(len(dataset.pairs), "image")
         yield (
-            f"{before}: {named(list(dataset.pairs))}; lora_type edit, on a base of FLUX.2,"
-            " learns the edit from such pairs"
+            f"{count} trained like the others, but named as references of edits: {named(list(dataset.pairs))};"
+            " with lora_type edit, on a base of FLUX.2, a LoRA learns the edit from such pairs"
         )
     folders = {image.folder for image in dataset.images if image.folder}
     subjects = sorted({folder.words for folder in folders})

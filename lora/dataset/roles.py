@@ -25,11 +25,13 @@ from lora.dataset.partners import (
     NameParts,
     Partners,
     PlacedFile,
+    compared,
     folders_around,
     names_beside,
     names_elsewhere,
 )
-from lora.dataset.reference_roles import find_references
+from lora.dataset.reference_names import is_reference_folder
+from lora.dataset.reference_roles import Result, find_references, named_results
 
 
 class Role(Enum):
@@ -106,11 +108,11 @@ class _Assignment:
     def __init__(self, images: Sequence[ImageFile], others: Iterable[str], *, with_references: bool) -> None:
         self.roles: dict[str, Assigned] = {}
         self._left = [PlacedFile(file) for file in images]
+        self._results: list[Result] = []  # of the images with references: other roles may be named for what both share
         self._assign_samples({path_of(name).parts[:-1] for name in others if WEIGHTS_NAME.search(name)})
         self._assign_regularization()
         if with_references:
-            found = find_references(self._left).items()
-            self._assign({name: _belonging(Role.REFERENCE, partners) for name, partners in found})
+            self._assign_references()
         self._assign_folders()
         self._assign_affixes()
 
@@ -140,6 +142,16 @@ class _Assignment:
         role = Assigned(Role.REGULARIZATION, None, is_doubtful=False)
         self._assign({each.file.name: role for each in self._left if each.folder in found})
 
+    def _assign_references(self) -> None:
+        """References of images outside of folders that have another role, or of all images if there are none such: a
+        subject may be masks."""
+        others = set(filter(_has_another_role, self._folders()))
+        outside = [each for each in self._left if each.folder not in others]
+        found = find_references(outside) or find_references(self._left)
+        self._assign({name: _belonging(Role.REFERENCE, partners) for name, partners in found.items()})
+        with_reference = {partners.only for partners in found.values()}
+        self._results = list(named_results(each for each in self._left if each.file.name in with_reference))
+
     def _assign_folders(self) -> None:
         """Folders of masks, control images and thumbnails of which most belong to an image outside of them."""
         folders = {each: next(filter(_folder_role, folders_around(each)), None) for each in self._folders()}
@@ -150,7 +162,8 @@ class _Assignment:
             if folder is not None:
                 groups[folder].append(each)
                 asked[folder[:-1]].update(map(str.casefold, names_elsewhere(each)))
-        images = ImagesInside((each for each in self._left if folders[each.folder] is None), asked)
+        outside = (each for each in [*self._left, *self._results] if folders[each.folder] is None)
+        images = ImagesInside(outside, asked)
         found: dict[str, Assigned] = {}
         for folder, group in groups.items():
             found |= _roles_in_folder(folder, group, images)
@@ -158,7 +171,7 @@ class _Assignment:
 
     def _assign_affixes(self) -> None:
         """Files beside their image, with a word added to its name."""
-        images = ImagesByName(self._left)
+        images = ImagesByName([*self._left, *self._results])
         roles = {each.file.name: _role_by_affix(each, images) for each in self._left}
         found = {name: assigned for name, assigned in roles.items() if assigned}
         self._assign(found | self._masks_without_image(found))
@@ -174,21 +187,17 @@ class _Assignment:
         }
 
 
-def _compared(name: str) -> str:
-    return re.sub(r"[^\w]+", "_", name.casefold())
-
-
 def _is_of_samples(folder: Folder, runs: set[Folder]) -> bool:
-    return folder[:-1] in runs and SAMPLE_FOLDER.fullmatch(_compared(folder[-1])) is not None
+    return folder[:-1] in runs and SAMPLE_FOLDER.fullmatch(compared(folder[-1])) is not None
 
 
 def _regularization_folders(folders: set[Folder], images: set[Folder]) -> set[Folder]:
     """Those of some folders that hold regularization images; `images` are the folders with images in them."""
     with_kohya = {each[:-1] for each in folders if is_kohya_folder(each[-1])}
-    with_subject = {each[:-1] for each in folders if SUBJECT_FOLDER.fullmatch(_compared(each[-1]))}
+    with_subject = {each[:-1] for each in folders if SUBJECT_FOLDER.fullmatch(compared(each[-1]))}
 
     def is_one(folder: Folder) -> bool:
-        name, around = _compared(folder[-1]), folder[:-1]
+        name, around = compared(folder[-1]), folder[:-1]
         if REGULARIZATION_FOLDER.fullmatch(name):
             return True
         if not SHORT_REGULARIZATION_FOLDER.fullmatch(name):
@@ -199,8 +208,14 @@ def _regularization_folders(folders: set[Folder], images: set[Folder]) -> set[Fo
     return set(filter(is_one, folders))
 
 
+def _has_another_role(folder: Folder) -> bool:
+    """Whether a folder, or one around it, has the name of one for masks or the like, and none that of references."""
+    around = list(folders_around(folder))
+    return any(map(_folder_role, around)) and not any(is_reference_folder(compared(each[-1])) for each in around)
+
+
 def _folder_role(folder: Folder) -> Role | None:
-    name = _compared(folder[-1])
+    name = compared(folder[-1])
     if CERTAIN_CONTROL.fullmatch(name) or CONTROL_FOLDER.fullmatch(name) or MAP_FOLDER.fullmatch(name):
         return Role.CONTROL
     if THUMBNAIL_FOLDER.fullmatch(name):
@@ -209,7 +224,7 @@ def _folder_role(folder: Folder) -> Role | None:
 
 
 def _roles_in_folder(folder: Folder, group: list[PlacedFile], images: ImagesInside) -> dict[str, Assigned]:
-    name = _compared(folder[-1])
+    name = compared(folder[-1])
     is_certain = CERTAIN_CONTROL.fullmatch(name) is not None
     partners = [images.named(folder[:-1], each.folder[len(folder) :], names_elsewhere(each)) for each in group]
     if not is_certain and 2 * sum(found.count > 0 for found in partners) < len(group):

@@ -65,8 +65,8 @@ def with_captions(dataset: Dataset, config: TrainConfig, captioning: Captioning,
         return dataset
     if config.has_references:
         log_line(
-            f"autocaption: {count} of {total} images have no caption; for lora_type {config.lora_type} it is the"
-            " instruction, which no captioner can know"
+            f"autocaption: {count} of {total} images have no caption; for lora_type {config.lora_type} a caption is"
+            " the instruction, which no captioner can know"
         )
         return dataset
     found, alone = captioning.find(), _instead(config)

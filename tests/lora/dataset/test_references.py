@@ -79,6 +79,11 @@ def paired(tmp_path, names, **options):
         {"x_edited.png": ["x.png"], "y_edited.png": ["y.png"]},
         {"after_1.png": ["before_1.png"], "after_2.png": ["before_2.png"]},
         {"1.png": ["1-condlabel.png"], "2.png": ["2_depth.png"]},
+        {"1/after.png": ["1/before.png", "1/before2.png"], "2/After.JPG": ["2/Before.png"]},
+        {"end.png": ["start.png"]},
+        {"output1.png": ["input1.png"], "output2.png": ["input2.png"]},
+        {"images/1.png": ["control/1.png", "depth/1.png"], "images/2.png": ["control/2.png", "depth/2.png"]},
+        {"masks/1.png": ["control/1.png"], "masks/2.png": ["control/2.png"]},
     ],
 )
 def test_references_are_found_by_the_conventions_of_trainers_of_edits(tmp_path, names):
@@ -103,7 +108,7 @@ def test_pairs_that_are_trained_as_single_images_are_reported(tmp_path):
     assert len(dataset.images) == 4
     (warning,) = (line for line in report_on(dataset, rule=RULE, resolutions=(64,)).warnings if "lora_type" in line)
     assert warning.startswith(
-        "2 images trained of which others are edits, by their names: 'a_start.png', 'b_start.png'"
+        "2 images trained like the others, but named as references of edits: 'a_start.png', 'b_start.png'"
     )
 
 
@@ -224,13 +229,25 @@ def test_a_reference_is_turned_upright_and_put_on_white(tmp_path):
     assert (pixels == 255).all()
 
 
-def test_an_image_with_a_reference_may_have_a_mask_that_only_weights_its_loss(tmp_path):
-    mask = Image.new("L", (96, 80))
-    mask.paste(255, (0, 0, 48, 80))
-    members = {"1.png": after(), "1_reference.png": BEFORE, "1_mask.png": encoded(mask)}
+@pytest.mark.parametrize(
+    ("image", "reference", "mask"),
+    [
+        ("1.png", "1_reference.png", "1_mask.png"),
+        ("images/1.png", "control/1.png", "masks/1.png"),
+        ("1.png", "references/1.png", "masks/1.png"),
+        ("1_end.png", "1_start.png", "1_end_mask.png"),
+        ("1_end.png", "1_start.png", "1_mask.png"),
+        ("1_end.png", "1_start.png", "masks/1.png"),
+    ],
+)
+def test_an_image_with_a_reference_may_have_a_mask_that_only_weights_its_loss(tmp_path, image, reference, mask):
+    half = Image.new("L", (96, 80))
+    half.paste(255, (0, 0, 48, 80))
+    members = {image: after(), reference: BEFORE, mask: encoded(half)}
     archive = read(tmp_path, members, masks=MaskSettings(0.1, ORIGINAL))
-    (image,) = archive.dataset.images
-    assert (image.mask.name, [each.name for each in image.references]) == ("1_mask.png", ["1_reference.png"])
+    (found,) = archive.dataset.images
+    assert (found.name, found.mask and found.mask.name) == (image, mask)
+    assert [each.name for each in found.references] == [reference]
     assert archive.dataset.skipped == ()
 
 
@@ -267,10 +284,11 @@ def test_the_report_names_references_and_accepts_one_instruction_for_all(tmp_pat
         ["1_ref.png", "1_ref2.png"],
     ]
     assert report.notes == (
-        "4 references, up to 2 of an image: the edit that makes '0.png' of '0_ref.png' is learned, and captions are its"
-        " instructions",
+        "4 references, up to 2 of an image: the LoRA learns the edit that turns '0_ref.png' into '0.png', with captions"
+        " as instructions",
     )
     assert not any("captions are the same" in warning for warning in report.warnings)
+    assert "only 2 pairs: ten or more, of different pictures, give much better results" in report.warnings
 
 
 @pytest.fixture(scope="module")
