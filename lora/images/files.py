@@ -118,8 +118,8 @@ def decoding_errors(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ValueError(f"too large: expected at most {MAX_PIXELS:,} pixels") from error
     except DAMAGE as error:
-        reason = " ".join(str(error).replace(str(path), "it").split())
-        raise ValueError(f"cannot be decoded ({reason or 'it is damaged'})") from error
+        found = "no such file" if isinstance(error, FileNotFoundError) else str(error).replace(str(path), "it")
+        raise ValueError(f"cannot be decoded ({' '.join(found.split()) or 'it is damaged'})") from error
 
 
 def may_be_image(head: bytes) -> bool:

@@ -231,6 +231,11 @@ def test_a_missing_palette_is_refused(tmp_path):
     assert reason(tmp_path, content[:start] + content[end:]) == "cannot be decoded (it is damaged)"
 
 
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"^cannot be decoded \(no such file\)$"):
+        open_image(tmp_path / "missing.png")
+
+
 def test_names_in_a_heic_that_are_not_text_are_refused(tmp_path):
     """These would crash pi-heif and the process."""
     content = heic("orientation-6")
