@@ -15,6 +15,7 @@ from lora.reporting.whole_page import whole_page
 FOLDER = Path(__file__).parent
 MARK = "flux-lora report"  # in the page's head: a file with it may be replaced by a newer page
 SECONDS_BETWEEN_RELOADS = 20  # of a page that is opened while the training runs
+POST = "curl -X POST localhost:5000/predictions -H 'Content-Type: application/json' -d @-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +86,22 @@ def _comparisons(samples: tuple[Sample, ...]) -> Iterator[Comparison]:
 
 def _usages(fixed: Fixed) -> Iterator[Usage]:
     yield Usage("diffusers", fixed.base.program)
-    references = {"reference_images": ["before.png"]} if fixed.edits else {}
-    asked = {"prompt": example_prompt(fixed.trigger_word, edits=fixed.edits), **references}
-    inputs = json.dumps({"input": {**asked, "lora_weights": "trained_model.tar", "lora_scale": 1}})
-    yield Usage(
-        "this package",
-        "script/serve    # and, in another terminal:\n"
-        "curl -X POST localhost:5000/predictions -H 'Content-Type: application/json' -d @- <<'END'\n"
-        f"{inputs}\nEND\n",
+    prompt = example_prompt(fixed.trigger_word, edits=fixed.edits)
+    inputs = {"prompt": prompt, "lora_weights": "trained_model.tar", "lora_scale": 1}
+    request = _edit_request(inputs) if fixed.edits else f"{POST} <<'END'\n{json.dumps({'input': inputs})}\nEND\n"
+    yield Usage("this package", f"script/serve    # and, in another terminal:\n{request}")
+
+
+def _edit_request(inputs: dict[str, object]) -> str:
+    """A request with an image to edit, which a server takes as a data URI, not as a path."""
+    return (
+        f"python3 - <<'END' | {POST}\n"
+        "import base64, json\n"
+        'before = base64.b64encode(open("before.png", "rb").read()).decode()\n'
+        f"inputs = {inputs}\n"
+        'inputs["reference_images"] = ["data:image/png;base64," + before]\n'
+        'print(json.dumps({"input": inputs}))\n'
+        "END\n"
     )
 
 

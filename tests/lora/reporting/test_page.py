@@ -1,11 +1,14 @@
 """The report page: self-contained, the same for the same training, and safe whatever its texts are."""
 
 import dataclasses
+import html
+import json
 import re
+import subprocess
 
 import pytest
 
-from lora.reporting.contents import FIXED
+from lora.reporting.contents import FIXED, example_prompt
 from lora.reporting.page import page_of, write_page
 from tests.lora.reporting.reports import HOSTILE, RIGHT_TO_LEFT, some_contents
 
@@ -36,6 +39,22 @@ def test_the_page_says_what_came_of_the_training_and_how_to_use_it(tmp_path):
 
 def test_the_trigger_word_is_in_the_examples(tmp_path):
     assert page_of(some_contents(tmp_path)).count("a photo of TOK") == 1, "diffusers has a program of its own"
+
+
+def test_the_example_of_an_edit_sends_its_image_in_the_request(tmp_path):
+    """A server refuses paths. The trigger word, which may be anything, stays text."""
+    contents, word = some_contents(tmp_path), "`touch x` $(touch x)'\\nEND\\n"
+    page = page_of(
+        dataclasses.replace(contents, fixed=dataclasses.replace(contents.fixed, trigger_word=word, edits=True))
+    )
+    (program,) = re.findall(r"python3 - <<'END'.*?\nEND\n", html.unescape(page), flags=re.DOTALL)
+    (tmp_path / "before.png").write_bytes(b"an image")
+    command = re.sub(r"\| curl .*", "", program)
+    printed = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True, text=True).stdout
+    inputs = json.loads(printed)["input"]
+    assert inputs["reference_images"] == ["data:image/png;base64,YW4gaW1hZ2U="]
+    assert inputs["prompt"] == example_prompt(word, edits=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_same_contents_give_the_same_page(tmp_path):
