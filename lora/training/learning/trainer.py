@@ -200,10 +200,10 @@ class Trainer:
         best = min((known.mean for known in self._validation_results if known.step), default=None)
         self._validation_results.append(result)
         first = self._validation_results[0].mean
-        count = len(self._held_out)
+        count = counted(len(self._held_out), "held out image")
         ratio = f", {result.mean / first:.3f} times the loss before training" if step else ""
         self._log.numbers(step, {"validation_loss": result.mean})
-        self._log.write(f"step {step}: validation loss {result.mean:.4f} on {count} held out images{ratio}")
+        self._log.write(f"step {step}: validation loss {result.mean:.4f} on {count}{ratio}")
         if step and (best is None or result.mean < best):
             self._saver.save_best(step, self._state.average_tensors(), {"mean": result.mean})
 

@@ -204,9 +204,13 @@ def _warnings(recipe: Recipe, *, images: int, images_per_step: int, are_steps_gi
             f"preservation {recipe.preservation:g} of {counted(recipe.steps, 'step')} is less than one step: it is off"
         )
     if are_steps_given and exposures > MAX_EXPOSURES:
-        notes.append(f"each image is seen {exposures:.0f} times: above {MAX_EXPOSURES}, LoRAs may overfit")
+        notes.append(
+            f"each image is seen {counted(round(exposures), 'time')}: above {MAX_EXPOSURES}, LoRAs may overfit"
+        )
     if are_steps_given and exposures < MIN_EXPOSURES:
-        notes.append(f"each image is seen {exposures:.0f} times: below {MIN_EXPOSURES}, LoRAs may underfit")
+        notes.append(
+            f"each image is seen {counted(round(exposures), 'time')}: below {MIN_EXPOSURES}, LoRAs may underfit"
+        )
     rate_times_steps = recipe.learning_rate * recipe.steps * math.sqrt(recipe.lora_rank / RANK_OF_RATES)
     if recipe.optimizer in ADAM_OPTIMIZERS and not MIN_RATE_TIMES_STEPS <= rate_times_steps <= MAX_RATE_TIMES_STEPS:
         usual = f"{MIN_RATE_TIMES_STEPS} to {MAX_RATE_TIMES_STEPS} is usual"
