@@ -167,7 +167,7 @@ def test_the_report_page_shows_the_references_of_samples_and_images(ready, tmp_p
     )
     page = page_of(shown)
     assert page.count('alt="Reference 2"') == 2
-    assert "&#34;reference_images&#34;: [&#34;before.png&#34;]" in page
+    assert "inputs[&#34;reference_images&#34;] = [&#34;data:image/png;base64,&#34; + before]" in page
     assert "Reference" not in page_of(contents)
 
 
