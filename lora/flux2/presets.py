@@ -30,29 +30,24 @@ SUBJECT = Preset(
     epsilon=1e-8,
 )
 
+# What is no subject is trained on whole images, without preservation, and its captions are dropped to nothing.
+WHOLE_IMAGES = replace(SUBJECT, drops_to_trigger=False, preservation=0.0, preservation_weight=1.0, views=1)
+
 PRESETS: Mapping[str, Preset] = {
     "subject": SUBJECT,
     # Style is decided at high noise. The empty prompt learns it, too: guidance exaggerates what that prompt lacks.
     "style": replace(
-        SUBJECT,
+        WHOLE_IMAGES,
         learning_rate=2e-4,
         steps=StepRule(40, 500, 1500),
         style_share=0.65,
         caption_dropout_rate=0.1,
-        drops_to_trigger=False,
-        preservation=0.0,
-        preservation_weight=1.0,
-        views=1,
     ),
     # Many images of different things.
     "general": replace(
-        SUBJECT,
+        WHOLE_IMAGES,
         learning_rate=1.5e-4,
         steps=StepRule(25, 1000, 4000),
-        drops_to_trigger=False,
-        preservation=0.0,
-        preservation_weight=1.0,
-        views=1,
         ema_decay=0.995,
         weight_decay=1e-2,
     ),
@@ -61,12 +56,8 @@ PRESETS: Mapping[str, Preset] = {
     # others. A dropped instruction is empty: the prompt that guidance leads away from then knows the reference, too.
     # Crops would teach to crop, and an instruction is no word that has to be kept apart from other prompts.
     EDIT: replace(
-        SUBJECT,
+        WHOLE_IMAGES,
         learning_rate=1.5e-4,
         steps=StepRule(50, 1000, 3000),
-        drops_to_trigger=False,
-        preservation=0.0,
-        preservation_weight=1.0,
-        views=1,
     ),
 }

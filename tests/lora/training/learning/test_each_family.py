@@ -113,7 +113,7 @@ def test_accumulated_gradients_are_those_of_the_mean_over_all_samples(model):
 
 
 class Copies(TorchDispatchMode):
-    """Records for each copy from the host to another device whether the host goes on meanwhile."""
+    """Records for each copy from the host to another device whether the host goes on without waiting for it."""
 
     def __init__(self):
         super().__init__()
